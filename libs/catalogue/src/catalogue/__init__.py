@@ -1,0 +1,1 @@
+"""What can be generated and what it costs."""

@@ -1,0 +1,196 @@
+"""What generation announces, and the commands it takes.
+
+Every event carries ``version``, the number of state changes of the generation so far: a reader keeps the highest.
+"""
+
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+from uuid import UUID
+
+from contracts.message import Message, Service
+from contracts.values import Kind, MediaProperties, OutputClaim
+
+FailureCode = Literal[
+    "invalid_input",  # the work can never succeed as asked: the user's error
+    "execution_failed",  # the worker ran and failed
+    "execution_timeout",  # it ran longer than the model's limit
+    "provider_unavailable",  # the provider lost or refused it too many times
+    "output_missing",  # said to be done, but no file was ever found
+    "output_rejected",  # a file was found, and is not what was asked for
+    "deadline_exceeded",  # the order's own deadline passed
+]
+
+
+class CancelGeneration(Message, frozen=True, kw_only=True):
+    """A user wants a generation stopped. It may come before the generation is known here, and is kept until it is."""
+
+    subject: ClassVar[str] = "generation.command.cancel-generation.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("gateway",)
+    consumers: ClassVar[tuple[Service, ...]] = ("generation", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    requested_at: datetime
+
+
+class GenerationQueued(Message, frozen=True, kw_only=True):
+    """A funded order waits for its turn."""
+
+    subject: ClassVar[str] = "generation.event.generation-queued.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    version: int
+    lane: str
+
+
+class GenerationDispatched(Message, frozen=True, kw_only=True):
+    """An attempt was accepted by the provider."""
+
+    subject: ClassVar[str] = "generation.event.generation-dispatched.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    version: int
+    attempt_id: UUID
+    attempt_number: int
+    endpoint_id: str
+    provider_job_id: str
+    submitted_at: datetime
+
+
+class GenerationStarted(Message, frozen=True, kw_only=True):
+    """A worker began to render."""
+
+    subject: ClassVar[str] = "generation.event.generation-started.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    version: int
+    attempt_id: UUID
+    attempt_number: int
+    started_at: datetime
+
+
+class AttemptFailed(Message, frozen=True, kw_only=True):
+    """One attempt came to nothing. With ``retry_at`` another will be made under the same reservation."""
+
+    subject: ClassVar[str] = "generation.event.attempt-failed.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    version: int
+    attempt_id: UUID
+    attempt_number: int
+    code: FailureCode
+    detail: str
+    retry_at: datetime | None = None
+
+
+class OutputReady(Message, frozen=True, kw_only=True):
+    """A worker says that it uploaded a file: storage is to verify it and move it to the library."""
+
+    subject: ClassVar[str] = "generation.event.output-ready.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("storage", "gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    version: int
+    kind: Kind
+    claim: OutputClaim
+    expected_width_pixels: int
+    expected_height_pixels: int
+    expected_duration_ms: int | None = None
+    max_size_bytes: int
+    callback_received_at: datetime | None = None
+
+
+class OutputSought(Message, frozen=True, kw_only=True):
+    """The provider gave no answer or a failure: did any attempt leave a file? Storage alone can look.
+
+    ``claims`` lists every attempt's deterministic key, newest first. Storage answers asset-stored for the first that
+    verifies, and output-missing if none is there.
+    """
+
+    subject: ClassVar[str] = "generation.event.output-sought.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("storage", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    version: int
+    kind: Kind
+    claims: tuple[OutputClaim, ...]
+    expected_width_pixels: int
+    expected_height_pixels: int
+    expected_duration_ms: int | None = None
+    max_size_bytes: int
+
+
+class GenerationCompleted(Message, frozen=True, kw_only=True):
+    """A verified object exists. Billing captures ``capture_credits``, unless the credits went back before (``late``)."""
+
+    subject: ClassVar[str] = "generation.event.generation-completed.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("billing", "gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    version: int
+    attempt_number: int
+    asset_id: UUID
+    capture_credits: int
+    late: bool
+    media: MediaProperties
+    worker_seconds: float | None = None
+    worker_report: dict[str, Any] | None = None
+    completed_at: datetime
+
+
+class GenerationFailed(Message, frozen=True, kw_only=True):
+    """No file will come: the credits go back."""
+
+    subject: ClassVar[str] = "generation.event.generation-failed.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("billing", "gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    version: int
+    code: FailureCode
+    detail: str
+    failed_at: datetime
+
+
+class GenerationCancelling(Message, frozen=True, kw_only=True):
+    """A cancel was accepted, and the provider is being told to stop."""
+
+    subject: ClassVar[str] = "generation.event.generation-cancelling.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    version: int
+
+
+class GenerationCancelled(Message, frozen=True, kw_only=True):
+    """The user's cancel won: the credits go back."""
+
+    subject: ClassVar[str] = "generation.event.generation-cancelled.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("billing", "gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    version: int
+    cancelled_at: datetime

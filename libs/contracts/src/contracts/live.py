@@ -1,0 +1,20 @@
+"""Lossy, immediate news on core NATS: never stored, never through an outbox. Losing one loses nothing."""
+
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+PROGRESS_SUBJECT: Final = "live.generation.progress.v1"
+
+
+class GenerationProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a worker is. Sent at most once a second for each attempt."""
+
+    generation_id: UUID
+    user_id: UUID
+    attempt_number: int
+    percent: int
+    step: int | None = None
+    steps: int | None = None
+    stage: str | None = None

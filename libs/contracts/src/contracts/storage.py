@@ -1,0 +1,106 @@
+"""What storage announces, and the commands it takes."""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from contracts.message import Message, Service
+from contracts.values import MediaProperties
+
+RejectionCode = Literal[
+    "not_found",  # no object under the stated key
+    "size_mismatch",  # other than stated, or larger than allowed
+    "checksum_mismatch",
+    "undecodable",  # truncated, or no picture or video at all
+    "wrong_kind",  # a picture where a video was asked for, or the other way round
+    "wrong_dimensions",
+]
+
+
+class VerifyInputs(Message, frozen=True, kw_only=True):
+    """A queued order starts from files that its user uploaded: are they there, and are they what they should be?
+
+    ``uploads`` maps the parameter's name to the upload; its object key is ``{user_id}/{upload_id}`` in the uploads
+    bucket, so that an upload of another user cannot be named.
+    """
+
+    subject: ClassVar[str] = "storage.command.verify-inputs.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("generation",)
+    consumers: ClassVar[tuple[Service, ...]] = ("storage", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    uploads: dict[str, UUID]
+
+
+class InputsVerified(Message, frozen=True, kw_only=True):
+    """Every upload of an order decodes as a picture within the limits. ``object_keys`` maps parameter to key."""
+
+    subject: ClassVar[str] = "storage.event.inputs-verified.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("storage",)
+    consumers: ClassVar[tuple[Service, ...]] = ("generation", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    object_keys: dict[str, str]
+
+
+class InputsRejected(Message, frozen=True, kw_only=True):
+    """An upload of an order is missing or is no usable picture: the order cannot succeed as asked."""
+
+    subject: ClassVar[str] = "storage.event.inputs-rejected.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("storage",)
+    consumers: ClassVar[tuple[Service, ...]] = ("generation", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    parameter: str
+    code: RejectionCode
+    detail: str
+
+
+class AssetStored(Message, frozen=True, kw_only=True):
+    """A file was checked, decoded and written to the library under its final key."""
+
+    subject: ClassVar[str] = "storage.event.asset-stored.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("storage",)
+    consumers: ClassVar[tuple[Service, ...]] = ("generation", "gateway", "auditor")
+
+    asset_id: UUID
+    generation_id: UUID
+    user_id: UUID
+    attempt_id: UUID
+    attempt_number: int
+    object_key: str
+    poster_object_key: str
+    size_bytes: int
+    sha256: str
+    media: MediaProperties
+    stored_at: datetime
+
+
+class AssetRejected(Message, frozen=True, kw_only=True):
+    """A file that a worker claimed is not what was asked for."""
+
+    subject: ClassVar[str] = "storage.event.asset-rejected.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("storage",)
+    consumers: ClassVar[tuple[Service, ...]] = ("generation", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    attempt_id: UUID
+    attempt_number: int
+    code: RejectionCode
+    detail: str
+
+
+class OutputMissing(Message, frozen=True, kw_only=True):
+    """Storage looked under every key that was named and found no file that verifies."""
+
+    subject: ClassVar[str] = "storage.event.output-missing.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("storage",)
+    consumers: ClassVar[tuple[Service, ...]] = ("generation", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    sought_version: int

@@ -1,0 +1,1 @@
+"""Transactional outbox, relay, inbox, batch consumers, dead letters and broker-amnesia recovery."""

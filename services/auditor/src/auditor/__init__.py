@@ -1,0 +1,1 @@
+"""Flight recorder and continuous proof."""

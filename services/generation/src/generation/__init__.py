@@ -1,0 +1,1 @@
+"""The fair queue and the only driver of RunPod."""

@@ -1,0 +1,1 @@
+"""Stripe and crypto: credits are bought here."""
