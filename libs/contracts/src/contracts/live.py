@@ -18,3 +18,7 @@ class GenerationProgress(msgspec.Struct, frozen=True, kw_only=True):
     step: int | None = None
     steps: int | None = None
     stage: str | None = None
+
+
+GATEWAY_PROJECTED_PREFIX: Final = "live.gateway.projected.v1"
+"""``<prefix>.<user id>``: a gateway replica wrote something new for that user; the others' open streams look again."""
