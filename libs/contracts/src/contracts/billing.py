@@ -9,7 +9,7 @@ from contracts.values import GenerationOrder, LedgerLine
 
 
 class CreditsReserved(Message, frozen=True, kw_only=True):
-    """The price of an order moved from available to reserved. Carries the whole order: generation needs nothing else."""
+    """The price of an order moved from available to reserved. Carries the whole order, all that generation needs."""
 
     subject: ClassVar[str] = "billing.event.credits-reserved.v1"
     producers: ClassVar[tuple[Service, ...]] = ("billing",)

@@ -30,8 +30,8 @@ class GenerationOrder(msgspec.Struct, frozen=True, kw_only=True):
     """One validated, priced request for a clip or a picture: everything that generation needs to make it.
 
     ``parameters`` are complete (defaults filled in) and valid against the catalogue's schema of ``model_id``.
-    ``expires_at`` is the deadline: an order that is not delivered by then is failed and its credits released. ``uploads``
-    maps each parameter that names an uploaded file to the upload.
+    ``expires_at`` is the deadline: an order that is not delivered by then is failed and its credits released.
+    ``uploads`` maps each parameter that names an uploaded file to the upload.
     """
 
     generation_id: UUID
@@ -50,7 +50,7 @@ class LedgerLine(msgspec.Struct, frozen=True, kw_only=True):
     """One movement of one user's credits, as it appears on the statement.
 
     ``line_number`` counts 1, 2, 3, ... per user without gaps. ``available_after_credits`` of line N is that of line
-    N-1 plus ``available_delta_credits``; the same holds for reserved and receivable: the statement adds up line by line.
+    N-1 plus ``available_delta_credits``; the same holds for reserved and receivable: it adds up line by line.
     """
 
     line_number: int
