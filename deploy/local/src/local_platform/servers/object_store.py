@@ -1,0 +1,228 @@
+"""An S3 server (SeaweedFS, from a wheel) that stands in for R2, with the same restricted identities."""
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from local_platform.guardian import GUARDIAN
+from local_platform.servers.binaries import program, temporary_directory
+from local_platform.servers.ports import free_port
+from local_platform.servers.processes import ChildProcess, ServerFailedError, port_was_taken
+
+BUCKETS: Final = ("incoming", "library", "uploads")
+REGION: Final = "auto"
+
+IDENTITIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "generation": ("Write:incoming", "Read:uploads"),
+    "storage": ("Read:incoming", "Read:uploads", "Read:library", "Write:library"),
+    "gateway": ("Read:library", "Write:uploads"),
+    "admin": ("Admin",),
+}
+"""What each token may do: the same lines as the three R2 tokens of production, plus an administrator."""
+
+_START_TIMEOUT_SECONDS = 60.0
+_START_TRIES = 3
+_STOP_TIMEOUT_SECONDS = 2.0
+"""After that it is killed: what was acknowledged is in files, and its own farewell takes 10 s."""
+
+_LISTENERS = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
+
+
+class S3Server:
+    """One SeaweedFS server (master, volume, filer, S3 in one process) on 127.0.0.1.
+
+    ``credentials`` maps identity to (access key, secret key). The buckets exist and a signed write works when
+    :meth:`start` returns.
+    """
+
+    def __init__(self, directory: Path, *, port: int | None = None) -> None:
+        self.directory = directory
+        self.log_file = directory / "s3.log"
+        self.region = REGION
+        self.credentials = {name: (secrets.token_hex(10), secrets.token_urlsafe(30)) for name in IDENTITIES}
+        self._fixed_port = port
+        self._ports: dict[str, int] = {}
+        self._process: ChildProcess | None = None
+
+    @property
+    def endpoint_url(self) -> str:
+        """Base address; path-style."""
+        return f"http://127.0.0.1:{self._ports['s3']}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        assert self._process is not None, "the server does not run"
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Whether the server runs."""
+        return self._process is not None and self._process.alive()
+
+    async def start(self) -> None:
+        """Start, create the buckets, and return when a signed request works.
+
+        Raises ServerFailedError with the end of the log.
+        """
+        await asyncio.to_thread(self.start_blocking)
+
+    async def stop(self) -> None:
+        """Stop in order; the objects stay."""
+        await asyncio.to_thread(self.stop_blocking)
+
+    async def restart(self) -> None:
+        """Stop and start on the same port with the same objects."""
+        await self.stop()
+        await self.start()
+
+    def start_blocking(self) -> None:
+        """:meth:`start` for callers without an event loop."""
+        assert not self.alive(), "already running"
+        (self.directory / "objects").mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, _START_TRIES + 1):
+            if not self._ports or (self._fixed_port is None and attempt > 1):
+                self._ports = {name: free_port() for name in _LISTENERS}
+                if self._fixed_port is not None:
+                    self._ports["s3"] = self._fixed_port
+            try:
+                self._launch()
+            except ServerFailedError as error:
+                if self._fixed_port is not None or not port_was_taken(error) or attempt == _START_TRIES:
+                    raise
+            else:
+                return
+
+    def stop_blocking(self) -> None:
+        """:meth:`stop` for callers without an event loop."""
+        if self._process is not None:
+            self._process.stop(signal.SIGTERM, _STOP_TIMEOUT_SECONDS)
+            self._process = None
+            self._remove_sockets()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None, "the server does not run"
+        self._process.kill()
+        self._process = None
+        self._remove_sockets()
+
+    def client(self, identity: str) -> Any:
+        """A synchronous boto3 client of one identity, for scripts and tests."""
+        access_key, secret_key = self.credentials[identity]
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                retries={"total_max_attempts": 1},
+                connect_timeout=2,
+                read_timeout=10,
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                proxies={},
+            ),
+        )
+
+    def _launch(self) -> None:
+        identities = self.directory / "identities.json"
+        identities.touch(mode=0o600)
+        identities.write_text(json.dumps(self._identities(), indent=2))
+        process = ChildProcess(
+            [program("weed"), "-logtostderr=true", "-v=0", *self._arguments(identities)],
+            log_file=self.log_file,
+            environment={
+                "PATH": os.defpath,
+                "HOME": str(self.directory),
+                # One volume per bucket at first, not seven: a machine for trying things out has little to store.
+                "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+                "GOMAXPROCS": "4",
+                "GOMEMLIMIT": "400MiB",
+            },
+            directory=self.directory,
+        )
+        admin = self.client("admin")
+        writer = self.client("generation")
+        process.wait_until(lambda: _is_usable(admin, writer), _START_TIMEOUT_SECONDS)
+        self._process = process
+
+    def _arguments(self, identities: Path) -> list[str]:
+        # Socket paths are limited to about 100 characters, which a directory of tests can exceed.
+        sockets = temporary_directory("reelhouse-s3-")
+        for path in self._sockets():
+            GUARDIAN.remove(path)
+        ports = self._ports
+        return [
+            "server",
+            f"-dir={self.directory / 'objects'}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-master.port={ports['master']}",
+            f"-master.port.grpc={ports['master_grpc']}",
+            "-master.volumeSizeLimitMB=256",
+            "-master.telemetry=false",
+            "-master.electionTimeout=1s",
+            f"-volume.port={ports['volume']}",
+            f"-volume.port.grpc={ports['volume_grpc']}",
+            "-volume.max=200",
+            "-volume.minFreeSpace=1",
+            "-volume.preStopSeconds=0",
+            "-filer",
+            f"-filer.port={ports['filer']}",
+            f"-filer.port.grpc={ports['filer_grpc']}",
+            f"-filer.localSocket={sockets / 'filer.sock'}",
+            "-s3",
+            f"-s3.port={ports['s3']}",
+            f"-s3.port.grpc={ports['s3_grpc']}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            f"-s3.localSocket={sockets / 's3.sock'}",
+            f"-s3.config={identities}",
+        ]
+
+    def _remove_sockets(self) -> None:
+        for path in self._sockets():
+            path.unlink(missing_ok=True)
+
+    def _sockets(self) -> list[Path]:
+        """Sockets whose place the server does not let us choose."""
+        names = ("master", "volume", "filer", "s3")
+        return [Path(f"/tmp/seaweedfs-{name}-grpc-{self._ports[f'{name}_grpc']}.sock") for name in names]  # noqa: S108
+
+    def _identities(self) -> dict[str, Any]:
+        return {
+            "identities": [
+                {
+                    "name": name,
+                    "credentials": [{"accessKey": self.credentials[name][0], "secretKey": self.credentials[name][1]}],
+                    "actions": list(actions),
+                }
+                for name, actions in IDENTITIES.items()
+            ]
+        }
+
+
+def _is_usable(admin: Any, writer: Any) -> bool:
+    """Create what is missing and write one object: an S3 port that answers may still have no volume to write to."""
+    try:
+        present = {bucket["Name"] for bucket in admin.list_buckets()["Buckets"]}
+        for bucket in BUCKETS:
+            if bucket not in present:
+                admin.create_bucket(Bucket=bucket)
+        writer.put_object(Bucket="incoming", Key=".ready", Body=b"ready")
+        admin.delete_object(Bucket="incoming", Key=".ready")
+    except (BotoCoreError, ClientError):
+        return False
+    return True

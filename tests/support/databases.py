@@ -1,0 +1,113 @@
+"""Databases for tests: migrated once per session and combination of services, then cloned for each test."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from local_platform import provision
+from local_platform.servers import PostgresServer
+
+
+class Database:
+    """One test's own database. ``dsns`` maps role (``billing``, ``billing_migrator``, ...) to connection string."""
+
+    def __init__(self, name: str, dsns: dict[str, str], superuser_dsn: str) -> None:
+        self.name = name
+        self.dsns = dsns
+        self.superuser_dsn = superuser_dsn
+        self._engines: list[AsyncEngine] = []
+
+    def dsn(self, role: str) -> str:
+        """Connection string of ``role``."""
+        return self.dsns[role]
+
+    def engine(self, role: str, **options: Any) -> AsyncEngine:
+        """A new SQLAlchemy engine for ``role``, disposed of when the test ends. Each call is a separate pool."""
+        return self._engine(self.dsns[role], options)
+
+    def superuser_engine(self, **options: Any) -> AsyncEngine:
+        """A new engine that may do anything: to look behind the scenes and to tamper."""
+        return self._engine(self.superuser_dsn, options)
+
+    async def dispose(self) -> None:
+        """Close every connection of every engine."""
+        for engine in self._engines:
+            await engine.dispose()
+
+    def _engine(self, dsn: str, options: dict[str, Any]) -> AsyncEngine:
+        engine = create_async_engine(
+            dsn.replace("postgresql://", "postgresql+asyncpg://", 1),
+            json_serializer=lambda value: msgspec.json.encode(value).decode(),
+            json_deserializer=msgspec.json.decode,
+            **options,
+        )
+        self._engines.append(engine)
+        return engine
+
+
+class DatabaseFactory:
+    """Makes databases on one server."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._passwords = provision.new_passwords()
+        self._templates: dict[tuple[str, ...], str] = {}
+        self._numbers = count(1)
+
+    async def make(self, services: tuple[str, ...]) -> Database:
+        """A clone of the template in which ``services`` are migrated (made first, if it is not there yet)."""
+        template = await self._template(tuple(sorted(set(services))))
+        name = f"test_{next(self._numbers)}"
+        connection = await asyncpg.connect(self._server.dsn())
+        try:
+            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            for statement in provision.database_statements(name):
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+        dsns = provision.role_dsns(self._server.dsn(), name, self._passwords)
+        return Database(name, dsns, self._server.dsn(name))
+
+    async def drop(self, database: Database) -> None:
+        """Remove the database, whoever is still connected."""
+        connection = await asyncpg.connect(self._server.dsn())
+        try:
+            await connection.execute(f"DROP DATABASE {database.name} WITH (FORCE)")
+        finally:
+            await connection.close()
+
+    async def _template(self, services: tuple[str, ...]) -> str:
+        if services not in self._templates:
+            name = "_".join(("template", *services))
+            dsns = await provision.provision_database(self._server.dsn(), name, self._passwords)
+            if services:
+                await provision.migrate_all(dsns, services)
+            self._templates[services] = name
+        return self._templates[services]
+
+
+@pytest.fixture(scope="session")
+def database_factory(postgres_server: PostgresServer) -> DatabaseFactory:
+    """The factory behind ``make_database``; remembers templates for the whole session."""
+    return DatabaseFactory(postgres_server)
+
+
+@pytest.fixture
+async def make_database(database_factory: DatabaseFactory) -> AsyncIterator[Callable[..., Awaitable[Database]]]:
+    """``await make_database("billing", "gateway")``: a database with these migrated; no service means schemas only."""
+    made: list[Database] = []
+
+    async def make(*services: str) -> Database:
+        database = await database_factory.make(services)
+        made.append(database)
+        return database
+
+    yield make
+    for database in made:
+        await database.dispose()
+        await database_factory.drop(database)

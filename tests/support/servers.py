@@ -1,0 +1,54 @@
+"""Fixtures that start real servers. Each starts only when a test asks for it."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from local_platform.servers import NatsServer, PostgresServer, S3Server
+from tests.support.folders import removed_at_exit
+
+if TYPE_CHECKING:
+    from messaging.settings import BrokerSettings
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the whole session; take a database of your own with ``make_database``."""
+    with removed_at_exit("reelhouse-test-postgres-") as directory:
+        server = PostgresServer(directory)
+        server.start_blocking()
+        yield server
+        server.stop_blocking("immediate")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 server for the whole session, with the buckets and identities of the platform. Use keys of your own."""
+    with removed_at_exit("reelhouse-test-s3-") as directory:
+        server = S3Server(directory)
+        server.start_blocking()
+        yield server
+        server.stop_blocking()
+
+
+@pytest.fixture
+def nats_server() -> Iterator[NatsServer]:
+    """A NATS server with an empty store and the permissions of every service switched on."""
+    with removed_at_exit("reelhouse-test-nats-") as directory:
+        server = NatsServer(directory)
+        server.start_blocking()
+        yield server
+        server.stop_blocking()
+
+
+@pytest.fixture
+def broker_settings(nats_server: NatsServer) -> "Callable[[str], BrokerSettings]":
+    """``broker_settings("billing")``: how that service reaches the broker of this test."""
+
+    from messaging.settings import BrokerSettings
+
+    def settings(service: str) -> BrokerSettings:
+        return BrokerSettings(url=nats_server.url, user=service, password=nats_server.users[service])
+
+    return settings
