@@ -95,19 +95,19 @@ def _alive(group: int) -> bool:
     return True
 
 
-def _signal(group: int, number: int) -> None:
+def _send(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
 def _end(groups: dict[int, int]) -> None:
     for group, number in groups.items():
-        _signal(group, number)
+        _send(group, number)
     deadline = time.monotonic() + _GRACE_SECONDS
     while any(_alive(group) for group in groups) and time.monotonic() < deadline:
         time.sleep(0.05)
     for group in groups:
-        _signal(group, signal.SIGKILL)
+        _send(group, signal.SIGKILL)
 
 
 def _remove(paths: set[str]) -> None:
@@ -120,8 +120,8 @@ def _remove(paths: set[str]) -> None:
 
 
 def _main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
     groups: dict[int, int] = {}
     paths: set[str] = set()
     for line in sys.stdin:

@@ -159,6 +159,7 @@ class PostgresServer:
             user=user,
             group=group,
             extra_groups=[] if run_as else None,
+            start_new_session=True,  # Ctrl-C in the terminal is for us, who then stop things in order
             check=False,
         )
         if completed.returncode != 0:

@@ -1,0 +1,120 @@
+# Reelhouse: everything starts here. `make help` lists the targets.
+# Needs only make, a Python >= 3.11 and a package index; works with nothing but PATH and HOME in the environment.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# Which platform: two of different names can run side by side.
+NAME ?= local
+# Extra arguments for `python -m local_platform`, pytest or a benchmark, e.g. ARGS="--port gateway=8000".
+ARGS ?=
+
+UV_VERSION := 0.13.9
+UV := .tools/bin/uv
+RUN := .venv/bin
+
+# The first of these that runs and is new enough; a shim that exists but points nowhere is passed over.
+PYTHON := $(shell for candidate in python3.13 python3.12 python3.11 python3; do \
+	"$$candidate" -c 'import sys, venv, ensurepip; sys.version_info >= (3, 11) or sys.exit(1); print(sys.executable)' \
+	2>/dev/null && break; done)
+
+# No interpreter is downloaded and no environment of somebody else's is used.
+export UV_PYTHON_DOWNLOADS := never
+export UV_PYTHON := $(PYTHON)
+unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
+
+MEMBER_PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml deploy/local/pyproject.toml)
+
+##@ Run
+.PHONY: demo up down status token
+demo: install ## Install, start everything, show the whole job end to end, stop (needs no keys, no Docker, no GPU)
+	@$(RUN)/python -m local_platform demo --name $(NAME)-demo $(ARGS)
+
+up: install ## Start the platform NAME (default local) and leave it running until Ctrl-C
+	@$(RUN)/python -m local_platform up --name $(NAME) $(ARGS)
+
+down: install ## Stop the platform NAME
+	@$(RUN)/python -m local_platform down --name $(NAME)
+
+status: install ## Say what runs where in the platform NAME
+	@$(RUN)/python -m local_platform status --name $(NAME)
+
+token: install ## Print a development token for the platform NAME
+	@$(RUN)/python -m local_platform token --name $(NAME) $(ARGS)
+
+##@ Check
+.PHONY: test lint types unit
+test: lint types ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
+	$(RUN)/pytest $(ARGS)
+
+lint: install ## Formatting, lint and the rules of the architecture
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/lint-imports
+
+types: install ## Static types, strict
+	$(RUN)/mypy
+
+unit: install ## Only the tests that need no servers
+	$(RUN)/pytest $(wildcard tests/*/unit) tests/contracts tests/architecture $(ARGS)
+
+.PHONY: format
+format: install ## Format the code and sort the imports
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+##@ Measure and break
+.PHONY: bench bench-smoke faults-ledger
+bench: install ## Every benchmark, each as a ratio against a peer and a limit
+	$(RUN)/python -m benchmarks $(ARGS)
+
+bench-smoke: install ## Overhead of the platform per generation at 1 and 20 requests/s, and memory per process
+	$(RUN)/python -m benchmarks.smoke $(ARGS)
+
+faults-ledger: install ## A million transfers with 20 workers under a running conservation check
+	$(RUN)/python -m tests.faults.ledger $(ARGS)
+
+##@ Documents
+.PHONY: docs
+docs: install ## Generate docs/asyncapi.json from the contracts
+	$(RUN)/python -m contracts.asyncapi docs/asyncapi.json
+
+##@ Set up
+.PHONY: install lock clean help
+install: .venv/.installed gpu-endpoint/.venv/.installed ## Install everything into .venv and gpu-endpoint/.venv
+
+lock: $(UV) ## Resolve the dependencies again after a pyproject.toml changed
+	$(UV) lock
+	cd gpu-endpoint && ../$(UV) lock
+
+$(UV):
+	@test -n "$(PYTHON)" || { \
+		echo "No usable Python found: Reelhouse needs Python 3.11 or newer with venv and ensurepip." >&2; \
+		echo "Install one (Debian: apt install python3 python3-venv; macOS: brew install python) and try again." >&2; \
+		exit 1; }
+	@echo "Installing uv $(UV_VERSION) into .tools (Python: $(PYTHON))"
+	@rm -rf .tools
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+
+# The stamp lies inside the environment: whoever deletes the one deletes the other.
+.venv/.installed: pyproject.toml uv.lock $(MEMBER_PROJECTS) | $(UV)
+	$(UV) sync --all-packages --frozen
+	@touch $@
+
+gpu-endpoint/.venv/.installed: gpu-endpoint/pyproject.toml gpu-endpoint/uv.lock | $(UV)
+	cd gpu-endpoint && ../$(UV) sync --frozen
+	@touch $@
+
+clean: ## Remove the environments, the caches and the logs of stopped platforms
+	@for file in .reelhouse/*/platform.json; do \
+		test ! -e "$$file" || { echo "$$file: stop that platform first (make down NAME=...)" >&2; exit 1; }; done
+	rm -rf .venv .tools gpu-endpoint/.venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .reelhouse
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
