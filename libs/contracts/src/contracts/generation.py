@@ -137,7 +137,7 @@ class OutputSought(Message, frozen=True, kw_only=True):
 
 
 class GenerationCompleted(Message, frozen=True, kw_only=True):
-    """A verified object exists. Billing captures ``capture_credits``, or nothing if the credits went back (``late``)."""
+    """A verified object exists. Billing captures ``capture_credits``, or nothing if they went back (``late``)."""
 
     subject: ClassVar[str] = "generation.event.generation-completed.v1"
     producers: ClassVar[tuple[Service, ...]] = ("generation",)

@@ -49,7 +49,9 @@ class StripeAccount:
             raise StripeError(400, "invalid_request_error", "mode=payment and line_items are required")
         expires_at = int(form.get("expires_at", time.time() + 86400))
         if not time.time() + 1790 <= expires_at <= time.time() + 86410:
-            message = "The `expires_at` timestamp must be between 30 minutes and 24 hours from Checkout Session creation."
+            message = (
+                "The `expires_at` timestamp must be between 30 minutes and 24 hours from Checkout Session creation."
+            )
             raise StripeError(400, "invalid_request_error", message)
         session = objects.checkout_session(form, self.public_url)
         self.sessions[session["id"]] = session
@@ -103,16 +105,25 @@ class StripeAccount:
                 self.expire(session["id"])
 
     def refund(
-        self, intent_id: str, amount: int | None, reason: str | None, metadata: dict[str, Any], status: str = "succeeded"
+        self,
+        intent_id: str,
+        amount: int | None,
+        reason: str | None,
+        metadata: dict[str, Any],
+        status: str = "succeeded",
     ) -> dict[str, Any]:
         """Give back part or all of a charge, through the API or in the dashboard."""
         charge = self.charge_of(intent_id)
         left = charge["amount"] - charge["amount_refunded"]
         wanted = left if amount is None else amount
         if left == 0:
-            raise StripeError(400, "invalid_request_error", "Charge has already been refunded.", "charge_already_refunded")
+            raise StripeError(
+                400, "invalid_request_error", "Charge has already been refunded.", "charge_already_refunded"
+            )
         if not 0 < wanted <= left:
-            raise StripeError(400, "invalid_request_error", f"Refund amount is greater than unrefunded amount ({left}).")
+            raise StripeError(
+                400, "invalid_request_error", f"Refund amount is greater than unrefunded amount ({left})."
+            )
         refund = objects.refund(charge, wanted, reason, metadata) | {"status": status}
         self.refunds[refund["id"]] = refund
         charge["amount_refunded"] += wanted

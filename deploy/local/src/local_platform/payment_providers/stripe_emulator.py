@@ -115,7 +115,9 @@ class StripeEmulator:
         recorded = self._idempotent.get(key) if key else None
         if recorded is not None:
             if recorded.request_digest != digest:
-                message = "Keys for idempotent requests can only be used with the same parameters they were first used with."
+                message = (
+                    "Keys for idempotent requests can only be used with the same parameters they were first used with."
+                )
                 return JSONResponse(StripeError(400, "idempotency_error", message).body, 400)
             return JSONResponse(recorded.body, recorded.status or 200, {"idempotent-replayed": "true"})
         failure = self._take_failure(request)
@@ -219,7 +221,9 @@ class StripeEmulator:
             return HTMLResponse("<h1>No such checkout</h1>", 404)
         amount = f"{session['amount_total'] / 100:.2f} {html.escape(session['currency'].upper())}"
         choices = {"card": "Pay by card", "delayed": "Pay by bank debit (settles later)", "abandon": "Let it expire"}
-        buttons = "".join(f'<button name="method" value="{value}">{label}</button> ' for value, label in choices.items())
+        buttons = "".join(
+            f'<button name="method" value="{value}">{label}</button> ' for value, label in choices.items()
+        )
         page = f"<!doctype html><title>Emulated checkout</title><h1>{amount}</h1><p>{session['status']}</p>"
         return HTMLResponse(f'{page}<form method="post">{buttons}</form>')
 

@@ -1,8 +1,9 @@
 """Sending webhooks as providers do, and, on request, as they do on a bad day."""
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,3 +113,16 @@ class WebhookSender:
         except httpx.HTTPError:
             return False
         return 200 <= response.status_code < 300
+
+
+def closing(sender: WebhookSender) -> Callable[[Any], contextlib.AbstractAsyncContextManager[None]]:
+    """A Starlette lifespan that ends the sender's retries with the application."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await sender.close()
+
+    return lifespan

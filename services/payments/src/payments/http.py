@@ -1,0 +1,58 @@
+"""The webhook ingress: prove the sender, keep the event, answer. What it means is found out later."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Final
+
+import structlog
+from litestar import Litestar, Request, post
+from litestar.params import Parameter
+from litestar.response import Response
+from messaging.transaction import Transactions
+from prometheus_client import Counter
+from service_runtime.litestar_problems import install_litestar_handlers
+
+from contracts.payments import Provider
+from payments import handlers
+from payments.driver import events_total
+from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderNotConfigured
+from payments.providers.interface import PaymentProvider
+
+MAX_WEBHOOK_BYTES: Final = 256 * 1024
+"""The largest event of these providers is a few tens of kilobytes."""
+
+log = structlog.get_logger(__name__)
+
+refused_total = Counter("payments_webhooks_refused_total", "Webhooks that were refused.", ["provider", "code"])
+
+
+def build_app(
+    transactions: Transactions, providers: Mapping[Provider, PaymentProvider], wake: Callable[[], None]
+) -> Litestar:
+    """The public application: one route, ``POST /webhooks/{provider}``."""
+
+    @post("/webhooks/{provider_name:str}", status_code=200)
+    async def receive(
+        request: Request[None, None, None],  # type: ignore[type-var]
+        provider_name: Annotated[str, Parameter(max_length=20)],
+    ) -> Response[None]:
+        provider = next((one for name, one in providers.items() if name == provider_name), None)
+        if provider is None:
+            raise ProviderNotConfigured(f"no provider '{provider_name}' is configured here")
+        body = await request.body()
+        try:
+            event = provider.read_webhook(request.headers, body)
+        except (InvalidWebhookSignature, MalformedWebhook) as refusal:
+            refused_total.labels(provider.name, refusal.code).inc()
+            log.warning("webhook_refused", provider=provider.name, code=refusal.code)
+            raise
+        async with transactions.begin() as tx:
+            if await handlers.store_event(tx, provider.name, event, "webhook", wake):
+                events_total.labels(provider.name, "webhook").inc()
+        return Response(None, status_code=200)
+
+    return Litestar(
+        route_handlers=[receive],
+        exception_handlers=install_litestar_handlers(),
+        request_max_body_size=MAX_WEBHOOK_BYTES,
+        openapi_config=None,
+    )

@@ -1,0 +1,166 @@
+"""The only wiring of payments: ``python -m payments.main serve|migrate|reviews|resolve|refund``."""
+
+import argparse
+import asyncio
+from datetime import timedelta
+from uuid import UUID
+
+from catalogue.credit_packs import load_credit_packs
+from messaging.runtime import Messaging
+from messaging.settings import BrokerSettings
+from messaging.transaction import Transactions
+from pydantic import SecretStr
+from service_runtime.database import create_engine
+from service_runtime.lifecycle import HttpServer, run_service
+from service_runtime.logging import configure_logging
+from service_runtime.loops import every
+from service_runtime.migrations import migrate
+
+from contracts.payments import Provider
+from payments import operations, queries
+from payments.consumers import subscriptions
+from payments.driver import Driver
+from payments.handlers import Policy
+from payments.http import build_app
+from payments.providers.btcpay import BtcPay
+from payments.providers.interface import PaymentProvider
+from payments.providers.nowpayments import NowPayments
+from payments.providers.stripe_checkout import StripeCheckout
+from payments.reconciliation import Reconciliation
+from payments.settings import Settings
+
+
+def build_providers(settings: Settings) -> dict[Provider, PaymentProvider]:
+    """The providers whose credentials are set."""
+    providers: dict[Provider, PaymentProvider] = {}
+    if settings.stripe_api_key is not None:
+        providers["stripe"] = StripeCheckout(
+            api_key=settings.stripe_api_key.get_secret_value(),
+            webhook_secrets=_plain(settings.stripe_webhook_secrets),
+            success_url=settings.checkout_success_url,
+            cancel_url=settings.checkout_cancel_url,
+            api_base=settings.stripe_api_base,
+        )
+    if settings.btcpay_url and settings.btcpay_api_key and settings.btcpay_store_id:
+        providers["btcpay"] = BtcPay(
+            base_url=settings.btcpay_url,
+            api_key=settings.btcpay_api_key.get_secret_value(),
+            store_id=settings.btcpay_store_id,
+            webhook_secrets=_plain(settings.btcpay_webhook_secrets),
+            success_url=settings.checkout_success_url,
+        )
+    if settings.nowpayments_api_key and settings.nowpayments_email and settings.nowpayments_password:
+        providers["nowpayments"] = NowPayments(
+            base_url=settings.nowpayments_url,
+            api_key=settings.nowpayments_api_key.get_secret_value(),
+            ipn_secrets=_plain(settings.nowpayments_ipn_secrets),
+            email=settings.nowpayments_email,
+            password=settings.nowpayments_password.get_secret_value(),
+            ipn_callback_url=f"{settings.public_base_url.rstrip('/')}/webhooks/nowpayments",
+            success_url=settings.checkout_success_url,
+        )
+    return providers
+
+
+def _plain(secrets: list[SecretStr] | None) -> tuple[str, ...]:
+    return tuple(secret.get_secret_value() for secret in secrets or ())
+
+
+async def serve(settings: Settings) -> None:
+    """Run the service until it is told to stop."""
+    engine = create_engine(settings)
+    providers = build_providers(settings)
+    policy = Policy(
+        packs={pack.id: pack for pack in load_credit_packs()},
+        providers=frozenset(providers),
+        max_open_payments=settings.max_open_payments,
+        lifetime=timedelta(seconds=settings.payment_lifetime_seconds),
+    )
+    due = asyncio.Event()
+    messaging = Messaging(
+        service="payments",
+        engine=engine,
+        broker_settings=BrokerSettings(
+            url=settings.nats_url,
+            user=settings.nats_user,
+            password=settings.nats_password.get_secret_value(),
+            replicas=settings.stream_replicas,
+        ),
+        subscriptions=subscriptions(policy, due.set),
+    )
+    driver = Driver(messaging.transactions, providers)
+    reconciliation = Reconciliation(
+        messaging.transactions,
+        providers,
+        timedelta(seconds=settings.events_sweep_seconds),
+        timedelta(seconds=settings.compare_sweep_seconds),
+        due.set,
+    )
+    await run_service(
+        "payments",
+        settings,
+        components=[
+            *messaging.components(),
+            every("driver", settings.poll_seconds, driver.drive, wake=due),
+            every("reconciliation", min(30.0, settings.events_sweep_seconds), reconciliation.sweep),
+        ],
+        http=[
+            HttpServer(build_app(messaging.transactions, providers, due.set), settings.http_host, settings.http_port)
+        ],
+        readiness=messaging.readiness(),
+        on_stop=engine.dispose,
+    )
+
+
+async def operate(settings: Settings, arguments: argparse.Namespace) -> None:
+    """One act of an operator, in one transaction; the running service carries it on."""
+    engine = create_engine(settings)
+    try:
+        async with Transactions(engine, producer="payments").begin() as tx:
+            if arguments.command == "reviews":
+                print(await queries.open_reviews(tx.connection))  # noqa: T201 - a command's output
+            elif arguments.command == "resolve":
+                await operations.resolve_review(
+                    tx, arguments.review, arguments.resolution, arguments.actor, arguments.note
+                )
+            else:
+                refund_id = await operations.order_refund(
+                    tx, arguments.payment, arguments.amount_cents, arguments.actor, arguments.note, arguments.manual
+                )
+                print(f"refund {refund_id} is ordered")  # noqa: T201 - a command's output
+    finally:
+        await engine.dispose()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m payments.main", description="Stripe and crypto payments.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="run the service")
+    commands.add_parser("migrate", help="bring the schema up to date (PAYMENTS_MIGRATION_DATABASE_URL)")
+    commands.add_parser("reviews", help="list what waits for a person's decision")
+    resolve = commands.add_parser("resolve", help="decide a review")
+    resolve.add_argument("--review", type=UUID, required=True)
+    resolve.add_argument("--resolution", choices=["credited", "dismissed"], required=True)
+    refund = commands.add_parser("refund", help="give money back, and take the credits")
+    refund.add_argument("--payment", type=UUID, required=True)
+    refund.add_argument("--amount-cents", type=int, required=True)
+    refund.add_argument("--manual", action="store_true", help="it was paid out by hand already (crypto)")
+    for command in (resolve, refund):
+        command.add_argument("--actor", required=True, help="who decides")
+        command.add_argument("--note", required=True, help="why")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Entry point of every command."""
+    arguments = _arguments()
+    if arguments.command == "migrate":
+        migrate("payments")
+        return
+    settings = Settings()
+    configure_logging("payments", settings)
+    asyncio.run(serve(settings) if arguments.command == "serve" else operate(settings, arguments))
+
+
+if __name__ == "__main__":
+    main()

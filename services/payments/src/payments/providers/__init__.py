@@ -1,0 +1,1 @@
+"""The providers through which credits are bought, behind one small interface."""

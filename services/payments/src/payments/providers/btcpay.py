@@ -1,0 +1,169 @@
+"""BTCPay Server, self-hosted: invoices of the Greenfield API.
+
+BTCPay judges confirmations by the store's own policy; ``Settled`` is its last word. An invoice that expired half paid,
+or was paid after its time, is never credited by itself: a person decides.
+"""
+
+import hashlib
+import hmac
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+from uuid import UUID
+
+import httpx
+import msgspec
+
+from contracts.payments import Provider
+from payments.domain import CheckoutState, Mismatch, Snapshot
+from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderRefused
+from payments.providers.http_calls import call_json
+from payments.providers.interface import Checkout, Order, ProviderEvent
+
+_STATES: dict[str, CheckoutState] = {
+    "New": "open",
+    "Processing": "processing",
+    "Settled": "paid",
+    "Expired": "expired",
+    "Invalid": "failed",
+}
+_MISMATCHES: dict[str, Mismatch] = {"PaidPartial": "underpaid", "PaidLate": "late", "PaidOver": "overpaid"}
+
+
+class _Delivery(msgspec.Struct):
+    """The part of a webhook body that every type of invoice event has."""
+
+    deliveryId: str
+    type: str
+    invoiceId: str
+    originalDeliveryId: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class BtcPay:
+    """One store of a BTCPay Server."""
+
+    name: Provider = "btcpay"
+
+    def __init__(
+        self, base_url: str, api_key: str, store_id: str, webhook_secrets: tuple[str, ...], success_url: str
+    ) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=base_url, headers={"Authorization": f"token {api_key}"}, timeout=httpx.Timeout(15.0)
+        )
+        self._invoices = f"/api/v1/stores/{store_id}/invoices"
+        self._webhook_secrets = webhook_secrets
+        self._success_url = success_url
+
+    async def open_checkout(self, order: Order) -> Checkout:
+        """Find the invoice with our order id, or create it: Greenfield has no idempotency key."""
+        found = await call_json(self._client, "GET", self._invoices, params={"orderId": str(order.payment_id)})
+        if found:
+            return Checkout(reference=found[0]["id"], url=found[0]["checkoutLink"])
+        minutes = max(5, int((order.expires_at - order.created_at).total_seconds() // 60))
+        invoice = await call_json(
+            self._client,
+            "POST",
+            self._invoices,
+            json={
+                "amount": _amount(order.price_cents),
+                "currency": order.currency.upper(),
+                "metadata": {"orderId": str(order.payment_id), "itemDesc": order.title},
+                "checkout": {"expirationMinutes": minutes, "redirectURL": self._success_url},
+            },
+        )
+        return Checkout(reference=invoice["id"], url=invoice["checkoutLink"])
+
+    async def look_up(self, order: Order) -> Snapshot:
+        """The invoice, and what arrived for it over all payment methods."""
+        if order.provider_reference is None:
+            raise ProviderRefused("no invoice was created yet")
+        invoice = await call_json(self._client, "GET", f"{self._invoices}/{order.provider_reference}")
+        return await self._snapshot(invoice)
+
+    async def _snapshot(self, invoice: dict[str, Any]) -> Snapshot:
+        paid_cents = 0
+        mismatch = _MISMATCHES.get(invoice.get("additionalStatus", "None"))
+        if invoice["status"] in ("Settled", "Processing") or mismatch is not None:
+            methods = await call_json(self._client, "GET", f"{self._invoices}/{invoice['id']}/payment-methods")
+            # Each method's total is in its coin, and its rate is the invoice's currency per coin.
+            paid = sum((Decimal(str(m["totalPaid"])) * Decimal(str(m["rate"])) for m in methods), Decimal(0))
+            paid_cents = int((paid * 100).quantize(Decimal(1), ROUND_HALF_UP))
+        state = _STATES[invoice["status"]]
+        if state == "paid" and mismatch is None:
+            # Settled in full by BTCPay's judgement: rounding of coins must not turn that into an underpayment.
+            paid_cents = _cents(invoice["amount"])
+        return Snapshot(
+            reference=invoice["id"],
+            state=state,
+            paid_cents=paid_cents,
+            currency=invoice["currency"].lower(),
+            mismatch=mismatch,
+            detail=invoice.get("additionalStatus"),
+        )
+
+    async def refund(self, order: Order, refund_id: UUID, amount_cents: int) -> str:
+        """Crypto goes back to an address that only the buyer can give: an operator does it and records it here."""
+        raise ProviderRefused("crypto refunds are paid out by an operator and then recorded")
+
+    def read_webhook(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent:
+        """Check ``BTCPay-Sig: sha256=HMAC-SHA256(body)``; redeliveries carry the id of the first delivery."""
+        given = headers.get("btcpay-sig", "")
+        expected = [f"sha256={hmac.new(s.encode(), body, hashlib.sha256).hexdigest()}" for s in self._webhook_secrets]
+        if not any(hmac.compare_digest(given.encode(), one.encode()) for one in expected):
+            raise InvalidWebhookSignature("BTCPay-Sig is missing or was not made with an active secret")
+        try:
+            delivery = msgspec.json.decode(body, type=_Delivery)
+        except msgspec.DecodeError as error:
+            raise MalformedWebhook("not an invoice event") from error
+        return ProviderEvent(
+            event_id=delivery.originalDeliveryId or delivery.deliveryId,
+            event_type=delivery.type,
+            payment_id=_uuid((delivery.metadata or {}).get("orderId")),
+            reference=delivery.invoiceId,
+            body=body,
+        )
+
+    async def find_payment(self, event: ProviderEvent) -> UUID | None:
+        """The invoice carries our payment's id as its order id."""
+        if event.reference is None:
+            return None
+        invoice = await call_json(self._client, "GET", f"{self._invoices}/{event.reference}")
+        return _uuid((invoice.get("metadata") or {}).get("orderId"))
+
+    async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
+        """BTCPay keeps no list of failed deliveries across webhooks: open payments are looked up instead."""
+        for event in ():
+            yield event
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self._client.aclose()
+
+    async def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot]]:
+        """Every invoice created since then."""
+        page_size, skip = 100, 0
+        while True:
+            parameters = {"startDate": int(since.timestamp()), "skip": skip, "take": page_size}
+            invoices = await call_json(self._client, "GET", self._invoices, params=parameters)
+            for invoice in invoices:
+                yield _uuid((invoice.get("metadata") or {}).get("orderId")), await self._snapshot(invoice)
+            if len(invoices) < page_size:
+                return
+            skip += page_size
+
+
+def _amount(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02d}"
+
+
+def _cents(amount: Any) -> int:
+    return int((Decimal(str(amount)) * 100).quantize(Decimal(1), ROUND_HALF_UP))
+
+
+def _uuid(value: Any) -> UUID | None:
+    try:
+        return UUID(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,31 @@
+"""One way to call a provider's JSON API over httpx, and to tell which failures repeating may help."""
+
+from typing import Any, Final
+
+import httpx
+
+from payments.errors import ProviderRefused, ProviderUnavailable
+
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+"""No answer that we ask for is larger; one that is would be an attack or a mistake."""
+
+
+async def call_json(client: httpx.AsyncClient, method: str, path: str, **arguments: Any) -> Any:
+    """Send one request and return the decoded JSON body.
+
+    Raises ``ProviderUnavailable`` on network errors, 408, 425, 429 and 5xx; ``ProviderRefused`` on any other 4xx.
+    """
+    try:
+        response = await client.request(method, path, **arguments)
+    except httpx.HTTPError as error:
+        raise ProviderUnavailable(f"{method} {path}: {type(error).__name__}") from error
+    if response.status_code in (408, 425, 429) or response.status_code >= 500:
+        raise ProviderUnavailable(f"{method} {path}: {response.status_code}")
+    if response.status_code >= 400:
+        raise ProviderRefused(f"{method} {path}: {response.status_code}")
+    if len(response.content) > MAX_ANSWER_BYTES:
+        raise ProviderRefused(f"{method} {path}: an answer of {len(response.content)} bytes")
+    try:
+        return response.json()
+    except ValueError as error:
+        raise ProviderUnavailable(f"{method} {path}: the answer is not JSON") from error

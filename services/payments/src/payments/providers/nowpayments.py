@@ -1,0 +1,209 @@
+"""NOWPayments, hosted: an invoice for each payment, under which the buyer may make several payments in coins."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any, Final
+from uuid import UUID
+
+import httpx
+
+from contracts.payments import Provider
+from payments.domain import Mismatch, ProviderRefund, Snapshot
+from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderRefused
+from payments.providers.http_calls import call_json
+from payments.providers.interface import Checkout, Order, ProviderEvent
+
+OVERPAID_FROM: Final = Decimal("1.01")
+"""Coins are divisible and fees vary: a surplus below one percent is no overpayment."""
+
+_WAITING = ("waiting", "confirming", "confirmed", "sending")
+
+
+class NowPayments:
+    """One NOWPayments account. Listing needs its login besides the API key, by the provider's design."""
+
+    name: Provider = "nowpayments"
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        ipn_secrets: tuple[str, ...],
+        email: str,
+        password: str,
+        ipn_callback_url: str,
+        success_url: str,
+    ) -> None:
+        self._client = httpx.AsyncClient(base_url=base_url, headers={"x-api-key": api_key}, timeout=httpx.Timeout(15.0))
+        self._ipn_secrets = ipn_secrets
+        self._login = {"email": email, "password": password}
+        self._ipn_callback_url = ipn_callback_url
+        self._success_url = success_url
+
+    async def open_checkout(self, order: Order) -> Checkout:
+        """Create an invoice under our payment's id.
+
+        There is no idempotency key and no search by order id. Should an answer be lost, a second invoice is made; a
+        payment under either one carries our order id and is found, and one payment of ours is credited once.
+        """
+        invoice = await call_json(
+            self._client,
+            "POST",
+            "/v1/invoice",
+            json={
+                "price_amount": float(Decimal(order.price_cents) / 100),
+                "price_currency": order.currency,
+                "order_id": str(order.payment_id),
+                "order_description": order.title,
+                "ipn_callback_url": self._ipn_callback_url,
+                "success_url": self._success_url,
+            },
+        )
+        return Checkout(reference=str(invoice["id"]), url=invoice["invoice_url"])
+
+    async def look_up(self, order: Order) -> Snapshot:
+        """All coin payments under the invoice, taken together."""
+        if order.provider_reference is None:
+            raise ProviderRefused("no invoice was created yet")
+        coins = [coin async for coin in self._list({"invoiceId": order.provider_reference})]
+        coins = [coin for coin in coins if coin.get("order_id") == str(order.payment_id)]
+        return _snapshot(order.provider_reference, order.currency, coins)
+
+    async def refund(self, order: Order, refund_id: UUID, amount_cents: int) -> str:
+        """Crypto goes back to an address that only the buyer can give: an operator does it and records it here."""
+        raise ProviderRefused("crypto refunds are paid out by an operator and then recorded")
+
+    def read_webhook(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent:
+        """Check ``x-nowpayments-sig``, an HMAC-SHA512 over the body with its keys sorted.
+
+        The provider sends no event id: the digest of the body stands for it, so that a repetition is known as one.
+        """
+        try:
+            notification = json.loads(body, parse_float=_Raw, parse_int=_Raw)
+            canonical = _canonical(notification).encode()
+        except (ValueError, RecursionError) as error:
+            raise MalformedWebhook("the body is not JSON") from error
+        if not isinstance(notification, dict):
+            raise MalformedWebhook("the body is not a JSON object")
+        given = headers.get("x-nowpayments-sig", "")
+        expected = [hmac.new(secret.encode(), canonical, hashlib.sha512).hexdigest() for secret in self._ipn_secrets]
+        if not any(hmac.compare_digest(given.encode(), one.encode()) for one in expected):
+            raise InvalidWebhookSignature("x-nowpayments-sig is missing or was not made with an active secret")
+        return ProviderEvent(
+            event_id=hashlib.sha256(canonical).hexdigest(),
+            event_type=f"payment.{notification.get('payment_status')}",
+            payment_id=_uuid(notification.get("order_id")),
+            reference=str(notification.get("payment_id")),
+            body=body,
+        )
+
+    async def find_payment(self, event: ProviderEvent) -> UUID | None:
+        """The coin payment carries our payment's id as its order id."""
+        if event.reference is None:
+            return None
+        coin = await call_json(self._client, "GET", f"/v1/payment/{event.reference}")
+        return _uuid(coin.get("order_id"))
+
+    async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
+        """NOWPayments keeps no list of failed notifications: open payments are looked up instead."""
+        for event in ():
+            yield event
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self._client.aclose()
+
+    async def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot]]:
+        """Every invoice that received coins since then."""
+        by_order: dict[str, list[dict[str, Any]]] = {}
+        async for coin in self._list({"dateFrom": since.date().isoformat()}):
+            by_order.setdefault(str(coin.get("order_id")), []).append(coin)
+        for order_id, coins in by_order.items():
+            yield _uuid(order_id), _snapshot(str(coins[0].get("invoice_id")), str(coins[0]["price_currency"]), coins)
+
+    async def _list(self, filters: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+        token = (await call_json(self._client, "POST", "/v1/auth", json=self._login))["token"]
+        page = 0
+        while True:
+            parameters: dict[str, str | int] = {"limit": 100, "page": page, **filters}
+            listed = await call_json(
+                self._client,
+                "GET",
+                "/v1/payment/",
+                params=parameters,
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            for coin in listed["data"]:
+                yield coin
+            page += 1
+            if page >= int(listed["pagesCount"]):
+                return
+
+
+def _snapshot(reference: str, currency: str, coins: list[dict[str, Any]]) -> Snapshot:
+    """One view over every coin payment of an invoice: what is finished counts, what is still on its way waits."""
+    finished = [coin for coin in coins if coin["payment_status"] in ("finished", "refunded")]
+    partial = [coin for coin in coins if coin["payment_status"] == "partially_paid"]
+    waiting = [coin for coin in coins if coin["payment_status"] in _WAITING]
+    refunds = tuple(
+        ProviderRefund(str(coin["payment_id"]), _fiat_cents(coin), "succeeded")
+        for coin in coins
+        if coin["payment_status"] == "refunded"
+    )
+    paid_cents = sum(_fiat_cents(coin) for coin in (*finished, *partial))
+    mismatch: Mismatch | None = None
+    if finished:
+        if len(finished) > 1 or partial or _ratio(finished[0]) >= OVERPAID_FROM:
+            mismatch = "overpaid"
+        return Snapshot(reference, "paid", paid_cents, currency.lower(), None, mismatch, None, refunds)
+    if partial:
+        return Snapshot(reference, "expired", paid_cents, currency.lower(), None, "underpaid", "partially_paid")
+    if any(coin["payment_status"] != "waiting" for coin in waiting):
+        return Snapshot(reference, "processing", 0, currency.lower())
+    if waiting or not coins:
+        return Snapshot(reference, "open", 0, currency.lower())
+    expired = all(coin["payment_status"] == "expired" for coin in coins)
+    return Snapshot(reference, "expired" if expired else "failed", 0, currency.lower())
+
+
+def _ratio(coin: dict[str, Any]) -> Decimal:
+    asked = Decimal(str(coin["pay_amount"]))
+    return Decimal(str(coin["actually_paid"])) / asked if asked else Decimal(1)
+
+
+def _fiat_cents(coin: dict[str, Any]) -> int:
+    """What arrived, in the invoice's currency: the price in proportion, and exactly the price within one percent."""
+    price_cents = Decimal(str(coin["price_amount"])) * 100
+    ratio = _ratio(coin)
+    if coin["payment_status"] in ("finished", "refunded") and ratio < OVERPAID_FROM:
+        ratio = Decimal(1)
+    return int((price_cents * ratio).quantize(Decimal(1), ROUND_HALF_UP))
+
+
+class _Raw(str):
+    """A number exactly as it was written: printing it from a float could change it, and with it the signature."""
+
+    __slots__ = ()
+
+
+def _canonical(value: Any) -> str:
+    """JSON with keys sorted at every depth, no spaces, numbers as they came: what the provider signs."""
+    if isinstance(value, _Raw):
+        return str(value)
+    if isinstance(value, dict):
+        members = (f"{json.dumps(key, ensure_ascii=False)}:{_canonical(value[key])}" for key in sorted(value))
+        return "{" + ",".join(members) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(_canonical(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _uuid(value: Any) -> UUID | None:
+    try:
+        return UUID(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

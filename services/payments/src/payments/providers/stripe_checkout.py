@@ -1,0 +1,307 @@
+"""Stripe: one Checkout Session for each payment, through stripe-python's asynchronous client.
+
+Money is believed only when the re-fetched session says ``payment_status=paid``. Refunds and disputes are read from
+their own lists, by PaymentIntent, so that those made in the dashboard count like ours.
+"""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import stripe
+
+from contracts.payments import Provider
+from payments.domain import CheckoutState, DisputeState, ProviderDispute, ProviderRefund, RefundState, Snapshot
+from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderRefused, ProviderUnavailable
+from payments.providers.interface import Checkout, Order, ProviderEvent
+
+SIGNATURE_TOLERANCE_SECONDS: Final = 300
+"""Stripe's own default: an older signature may be a replay."""
+
+SHORTEST_SESSION_SECONDS: Final = 30 * 60
+"""Stripe refuses a Checkout Session that expires sooner."""
+
+EVENT_TYPES: Final[tuple[str, ...]] = (
+    "checkout.session.completed",
+    "checkout.session.async_payment_succeeded",
+    "checkout.session.async_payment_failed",
+    "checkout.session.expired",
+    "refund.created",
+    "refund.updated",
+    "refund.failed",
+    "charge.dispute.created",
+    "charge.dispute.updated",
+    "charge.dispute.funds_withdrawn",
+    "charge.dispute.funds_reinstated",
+    "charge.dispute.closed",
+    "radar.early_fraud_warning.created",
+)
+"""The events to subscribe the webhook endpoint to, and the ones that are asked for when deliveries were missed."""
+
+_REFUND_STATES: Final[dict[str, RefundState]] = {
+    "pending": "pending",
+    "requires_action": "pending",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "canceled": "failed",
+}
+
+T = TypeVar("T")
+
+
+class StripeCheckout:
+    """The Stripe account behind one restricted key. ``webhook_secrets`` holds one or, while rotating, two."""
+
+    name: Provider = "stripe"
+
+    def __init__(
+        self,
+        api_key: str,
+        webhook_secrets: Sequence[str],
+        success_url: str,
+        cancel_url: str,
+        api_base: str | None = None,
+        timeout_seconds: float = 20.0,
+    ) -> None:
+        self._transport = stripe.HTTPXClient(timeout=timeout_seconds)
+        self._client = stripe.StripeClient(
+            api_key,
+            base_addresses={"api": api_base} if api_base else {},
+            http_client=self._transport,
+            max_network_retries=1,
+        )
+        self._webhook_secrets = tuple(webhook_secrets)
+        self._success_url = success_url
+        self._cancel_url = cancel_url
+
+    async def open_checkout(self, order: Order) -> Checkout:
+        """Create the session under the payment's id as idempotency key.
+
+        A key replays even a recorded 500, and lives for a day: after a failed try the session is looked for by our
+        reference first, and only if none exists is another key used.
+        """
+        try:
+            return await self._create_session(order, str(order.payment_id))
+        except ProviderUnavailable:
+            found = await self._find_session(order)
+            if found is not None:
+                return found
+            return await self._create_session(order, f"{order.payment_id}-{int(time.time()) // 60}")
+
+    async def _create_session(self, order: Order, idempotency_key: str) -> Checkout:
+        expires_at = max(int(order.expires_at.timestamp()), int(time.time()) + SHORTEST_SESSION_SECONDS + 30)
+        metadata = {"payment_id": str(order.payment_id), "user_id": str(order.user_id)}
+        # Stripe compares the parameters of a repeated key: all of them must be derived from the order alone, and the
+        # expiry is, unless so little of it is left that Stripe would refuse it anyway.
+        session = await _asked(
+            self._client.v1.checkout.sessions.create_async(
+                {
+                    "mode": "payment",
+                    "client_reference_id": str(order.payment_id),
+                    "metadata": metadata,
+                    "payment_intent_data": {"metadata": metadata},
+                    "line_items": [
+                        {
+                            "quantity": 1,
+                            "price_data": {
+                                "currency": order.currency,
+                                "unit_amount": order.price_cents,
+                                "product_data": {"name": order.title},
+                            },
+                        }
+                    ],
+                    "success_url": self._success_url,
+                    "cancel_url": self._cancel_url,
+                    "expires_at": expires_at,
+                },
+                {"idempotency_key": idempotency_key},
+            )
+        )
+        if session.url is None:
+            raise ProviderRefused("the new Checkout Session has no page")
+        return Checkout(reference=session.id, url=session.url)
+
+    async def _find_session(self, order: Order) -> Checkout | None:
+        created = {"gte": int(order.created_at.timestamp()) - 60}
+        page = await _asked(self._client.v1.checkout.sessions.list_async({"created": created, "limit": 100}))  # type: ignore[typeddict-item]
+        async for session in _all_of(page):
+            if session.client_reference_id == str(order.payment_id) and session.url:
+                return Checkout(reference=session.id, url=session.url)
+        return None
+
+    async def look_up(self, order: Order) -> Snapshot:
+        """The session with its PaymentIntent, and every refund and dispute of it."""
+        if order.provider_reference is None:
+            raise ProviderRefused("no Checkout Session was opened yet")
+        session = await _asked(
+            self._client.v1.checkout.sessions.retrieve_async(order.provider_reference, {"expand": ["payment_intent"]})
+        )
+        intent = session.payment_intent
+        intent_id = intent if isinstance(intent, str) or intent is None else intent.id
+        refunds: list[ProviderRefund] = []
+        disputes: list[ProviderDispute] = []
+        if session.payment_status == "paid" and intent_id is not None:
+            by_intent = {"payment_intent": intent_id, "limit": 100}
+            found = await _asked(self._client.v1.refunds.list_async(by_intent))  # type: ignore[arg-type]
+            refunds = [_refund(refund) async for refund in _all_of(found)]
+            disputed = await _asked(self._client.v1.disputes.list_async(by_intent))  # type: ignore[arg-type]
+            disputes = [_dispute(dispute) async for dispute in _all_of(disputed)]
+        return _snapshot(session, refunds, disputes)
+
+    async def refund(self, order: Order, refund_id: UUID, amount_cents: int) -> str:
+        """Refund part or all of the PaymentIntent; the refund's own id is the idempotency key."""
+        if order.charge_reference is None:
+            raise ProviderRefused("the payment has no PaymentIntent to refund")
+        refund = await _asked(
+            self._client.v1.refunds.create_async(
+                {
+                    "payment_intent": order.charge_reference,
+                    "amount": amount_cents,
+                    "metadata": {"payment_id": str(order.payment_id), "refund_id": str(refund_id)},
+                },
+                {"idempotency_key": str(refund_id)},
+            )
+        )
+        return refund.id
+
+    def read_webhook(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent:
+        """Check ``Stripe-Signature`` against each active secret, then read the event."""
+        signature = headers.get("stripe-signature", "")
+        for secret in self._webhook_secrets:
+            try:
+                event = stripe.Webhook.construct_event(body, signature, secret, SIGNATURE_TOLERANCE_SECONDS)
+            except stripe.SignatureVerificationError:
+                continue
+            except ValueError as error:
+                raise MalformedWebhook("the body is not JSON") from error
+            return _event(event, body)
+        raise InvalidWebhookSignature("no active secret made this signature in the last 300 seconds")
+
+    async def find_payment(self, event: ProviderEvent) -> UUID | None:
+        """Go from a refund, dispute or warning to its PaymentIntent, whose metadata carries our payment's id."""
+        reference = event.reference
+        if reference is None:
+            return None
+        if reference.startswith(("ch_", "py_")):
+            charge = await _asked(self._client.v1.charges.retrieve_async(reference))
+            intent = charge.payment_intent
+            reference = intent if isinstance(intent, str) or intent is None else intent.id
+        if reference is None or not reference.startswith("pi_"):
+            return None
+        intent_found = await _asked(self._client.v1.payment_intents.retrieve_async(reference))
+        return _uuid((intent_found.metadata or {}).get("payment_id"))
+
+    async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
+        """Events of the types that we take, which Stripe could not deliver (kept by Stripe for 30 days)."""
+        page = await _asked(
+            self._client.v1.events.list_async(
+                {
+                    "delivery_success": False,
+                    "types": list(EVENT_TYPES),
+                    "created": {"gte": int(since.timestamp())},
+                    "limit": 100,
+                }
+            )
+        )
+        async for event in _all_of(page):
+            yield _event(event, str(event).encode())
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self._transport.close_async()
+
+    async def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot]]:
+        """Every session since then, with refunds and disputes joined by PaymentIntent: three listings in all."""
+        window = {"created": {"gte": int(since.timestamp())}, "limit": 100}
+        refunds: dict[str, list[ProviderRefund]] = {}
+        disputes: dict[str, list[ProviderDispute]] = {}
+        found = await _asked(self._client.v1.refunds.list_async(window))  # type: ignore[arg-type]
+        async for refund in _all_of(found):
+            refunds.setdefault(str(refund.payment_intent), []).append(_refund(refund))
+        disputed = await _asked(self._client.v1.disputes.list_async(window))  # type: ignore[arg-type]
+        async for dispute in _all_of(disputed):
+            disputes.setdefault(str(dispute.payment_intent), []).append(_dispute(dispute))
+        sessions = await _asked(self._client.v1.checkout.sessions.list_async(window))  # type: ignore[arg-type]
+        async for session in _all_of(sessions):
+            intent = str(session.payment_intent)
+            payment_id = _uuid(session.client_reference_id)
+            yield payment_id, _snapshot(session, refunds.get(intent, []), disputes.get(intent, []))
+
+
+async def _asked(call: Awaitable[T]) -> T:
+    """Await a call of the SDK, and say which failures repeating may help."""
+    try:
+        return await call
+    except (stripe.APIConnectionError, stripe.RateLimitError) as error:
+        raise ProviderUnavailable(type(error).__name__) from error
+    except stripe.StripeError as error:
+        if error.http_status is None or error.http_status >= 500 or error.http_status == 409:
+            raise ProviderUnavailable(f"{type(error).__name__} {error.http_status}") from error
+        raise ProviderRefused(f"{type(error).__name__} {error.http_status}: {error.user_message}") from error
+
+
+async def _all_of(page: Any) -> AsyncIterator[Any]:
+    """Every object of a paged list; a page that cannot be read is the provider being unavailable."""
+    pages = page.auto_paging_iter()
+    while True:
+        try:
+            item = await _asked(anext(pages))
+        except StopAsyncIteration:
+            return
+        yield item
+
+
+def _snapshot(session: Any, refunds: Sequence[ProviderRefund], disputes: Sequence[ProviderDispute]) -> Snapshot:
+    intent = session.payment_intent
+    intent_status = None if isinstance(intent, str) or intent is None else intent.status
+    return Snapshot(
+        reference=session.id,
+        state=_state(session.status, session.payment_status, intent_status),
+        paid_cents=session.amount_total if session.payment_status == "paid" else 0,
+        currency=session.currency,
+        charge_reference=intent if isinstance(intent, str) or intent is None else intent.id,
+        refunds=tuple(refunds),
+        disputes=tuple(disputes),
+    )
+
+
+def _state(status: str | None, payment_status: str, intent_status: str | None) -> CheckoutState:
+    if payment_status == "paid":
+        return "paid"
+    if status == "expired":
+        return "expired"
+    if status == "open":
+        return "open"
+    # Complete but unpaid: a delayed method, until its PaymentIntent falls back to asking for another one.
+    return "failed" if intent_status in ("requires_payment_method", "canceled") else "processing"
+
+
+def _refund(refund: Any) -> ProviderRefund:
+    return ProviderRefund(refund.id, refund.amount, _REFUND_STATES.get(refund.status, "pending"))
+
+
+def _dispute(dispute: Any) -> ProviderDispute:
+    state: DisputeState = "open"
+    if dispute.status.startswith("warning_"):
+        state = "warning"
+    elif dispute.status in ("won", "prevented"):
+        state = "won"
+    elif dispute.status == "lost":
+        state = "lost"
+    return ProviderDispute(dispute.id, dispute.amount, state)
+
+
+def _event(event: Any, body: bytes) -> ProviderEvent:
+    subject = event.data.object.to_dict() if hasattr(event.data.object, "to_dict") else dict(event.data.object)
+    payment_id = _uuid(subject.get("client_reference_id")) or _uuid((subject.get("metadata") or {}).get("payment_id"))
+    reference = subject.get("payment_intent") or subject.get("charge") or subject.get("id")
+    return ProviderEvent(event.id, event.type, payment_id, reference, body)
+
+
+def _uuid(value: Any) -> UUID | None:
+    try:
+        return UUID(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
