@@ -1,0 +1,413 @@
+"""The rules of the ledger: pure, synchronous, integers only.
+
+An :class:`Account` is one user's credits while their row is locked; a :class:`Book` collects what the transaction will
+write. The functions decide one message at a time, in order of arrival, and change both.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal, get_args
+from uuid import UUID
+
+from billing.errors import CaptureExceedsReservation, InvalidAmount
+from contracts.billing import ClawBackCredits, GrantCredits
+from contracts.values import LedgerLine, MovementReason
+
+PlatformAccount = Literal["platform:issued", "platform:revenue", "platform:expired", "platform:refunded"]
+LedgerAccount = Literal["user:available", "user:reserved", "user:receivable"] | PlatformAccount
+ReservationStatus = Literal["held", "captured", "released"]
+RefusalCode = Literal["insufficient_credits", "account_frozen"]
+
+MOVEMENT_REASONS: tuple[str, ...] = get_args(MovementReason)
+PLATFORM_ACCOUNTS: tuple[str, ...] = get_args(PlatformAccount)
+USER_ACCOUNTS: tuple[str, ...] = ("user:available", "user:reserved", "user:receivable")
+
+BOUGHT_REASONS: frozenset[MovementReason] = frozenset({"purchase", "dispute_won", "refund_failed"})
+"""Grants that a user paid for. All others are promotional, and are spent first."""
+
+RETURNED_REASONS: frozenset[MovementReason] = frozenset({"dispute_won", "refund_failed"})
+"""Grants that undo a clawback: they come back out of what was refunded, and are not issued anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posting:
+    """One leg of a transfer. The legs of a transfer add up to zero.
+
+    ``user:receivable`` is what a user owes, so its postings are negative: 40 credits owed are a balance of -40 there.
+    """
+
+    transfer_id: UUID
+    account: LedgerAccount
+    amount_credits: int
+    reason: MovementReason
+    user_id: UUID | None
+    line_number: int | None
+    generation_id: UUID | None
+    payment_id: UUID | None
+    grant_id: UUID | None
+    clawback_id: UUID | None
+    note: str | None
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """What a transfer was made for."""
+
+    generation_id: UUID | None = None
+    payment_id: UUID | None = None
+    grant_id: UUID | None = None
+    clawback_id: UUID | None = None
+    note: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Grant:
+    """Credits that arrived together. ``remaining_credits`` are those that are neither spent, reserved nor gone."""
+
+    grant_id: UUID
+    reason: MovementReason
+    remaining_credits: int
+    payment_id: UUID | None
+    expires_at: datetime | None
+    granted_at: datetime
+
+    @property
+    def spending_order(self) -> tuple[bool, bool, float, datetime, UUID]:
+        """Promotional before bought, soonest expiry first, then the oldest."""
+        expires = self.expires_at
+        return (
+            self.reason in BOUGHT_REASONS,
+            expires is None,
+            expires.timestamp() if expires else 0.0,
+            self.granted_at,
+            self.grant_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The part of a reservation that came out of one grant."""
+
+    grant_id: UUID
+    amount_credits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Credits set aside for one generation. ``draws`` are in spending order and add up to the amount."""
+
+    reservation_id: UUID
+    generation_id: UUID
+    user_id: UUID
+    amount_credits: int
+    deadline_at: datetime
+    reserved_at: datetime
+    draws: tuple[Draw, ...]
+    status: ReservationStatus = "held"
+    captured_credits: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """The one end of a reservation: what was charged and what went back."""
+
+    reservation_id: UUID
+    amount_credits: int
+    status: Literal["captured", "released"]
+    captured_credits: int
+    released_credits: int
+    resolved_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An order that could not be funded. The verdict stands: the same generation is never reserved later."""
+
+    generation_id: UUID
+    user_id: UUID
+    code: RefusalCode
+    required_credits: int
+    available_credits: int
+    refused_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clawback:
+    """Credits of a payment taken back: ``taken_credits`` at once, ``receivable_credits`` owed."""
+
+    clawback_id: UUID
+    user_id: UUID
+    payment_id: UUID
+    reason: Literal["refund", "dispute"]
+    taken_credits: int
+    receivable_credits: int
+    note: str | None
+    clawed_back_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """What was left of a grant when its time came."""
+
+    grant: Grant
+    line: LedgerLine
+
+
+@dataclass(slots=True)
+class Book:
+    """What one transaction writes, in the order in which it was decided. ``occurred_at`` is the database's clock."""
+
+    occurred_at: datetime
+    new_id: Callable[[], UUID]
+    postings: list[Posting] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """One user's credits. At all times the grants' remainders add up to what is available.
+
+    While anything is owed nothing is available: what arrives settles the debt first.
+    """
+
+    user_id: UUID
+    available_credits: int = 0
+    reserved_credits: int = 0
+    receivable_credits: int = 0
+    line_number: int = 0
+    grants: dict[UUID, Grant] = field(default_factory=dict)
+    changed_grants: set[UUID] = field(default_factory=set)
+
+    def draw(self, amount_credits: int, order: Iterable[Grant] | None = None) -> tuple[Draw, ...]:
+        """Take ``amount_credits`` out of the grants, in spending order unless told otherwise."""
+        draws: list[Draw] = []
+        missing = amount_credits
+        for grant in order if order is not None else sorted(self.grants.values(), key=lambda g: g.spending_order):
+            taken = min(missing, grant.remaining_credits)
+            if taken:
+                grant.remaining_credits -= taken
+                self.changed_grants.add(grant.grant_id)
+                draws.append(Draw(grant.grant_id, taken))
+                missing -= taken
+            if not missing:
+                break
+        assert missing == 0, f"the grants of user {self.user_id} hold {missing} credits less than are available"
+        return tuple(draws)
+
+    def put_back(self, draws: Iterable[Draw]) -> None:
+        """Return credits to the grants that they were drawn from."""
+        for draw in draws:
+            self.grants[draw.grant_id].remaining_credits += draw.amount_credits
+            self.changed_grants.add(draw.grant_id)
+
+
+def move(
+    book: Book,
+    account: Account,
+    reason: MovementReason,
+    cause: Cause,
+    *,
+    available: int = 0,
+    reserved: int = 0,
+    receivable: int = 0,
+    platform: PlatformAccount | None = None,
+) -> LedgerLine:
+    """Write one transfer: the changes to a user's balances, and what balances them on a platform account."""
+    account.available_credits += available
+    account.reserved_credits += reserved
+    account.receivable_credits += receivable
+    account.line_number += 1
+    assert account.available_credits >= 0, "available credits would be negative"
+    assert account.reserved_credits >= 0, "reserved credits would be negative"
+    assert account.receivable_credits >= 0, "receivable credits would be negative"
+    transfer_id = book.new_id()
+    legs: tuple[tuple[LedgerAccount | None, int], ...] = (
+        ("user:available", available),
+        ("user:reserved", reserved),
+        ("user:receivable", -receivable),
+        (platform, receivable - available - reserved),
+    )
+    for name, amount in legs:
+        if amount:
+            assert name is not None, f"a transfer for {reason} does not add up to zero"
+            of_user = name in USER_ACCOUNTS
+            book.postings.append(
+                Posting(
+                    transfer_id=transfer_id,
+                    account=name,
+                    amount_credits=amount,
+                    reason=reason,
+                    user_id=account.user_id if of_user else None,
+                    line_number=account.line_number if of_user else None,
+                    generation_id=cause.generation_id,
+                    payment_id=cause.payment_id,
+                    grant_id=cause.grant_id,
+                    clawback_id=cause.clawback_id,
+                    note=cause.note,
+                    occurred_at=book.occurred_at,
+                )
+            )
+    return LedgerLine(
+        line_number=account.line_number,
+        transfer_id=transfer_id,
+        user_id=account.user_id,
+        reason=reason,
+        available_delta_credits=available,
+        reserved_delta_credits=reserved,
+        receivable_delta_credits=receivable,
+        available_after_credits=account.available_credits,
+        reserved_after_credits=account.reserved_credits,
+        receivable_after_credits=account.receivable_credits,
+        generation_id=cause.generation_id,
+        payment_id=cause.payment_id,
+        note=cause.note,
+        occurred_at=book.occurred_at,
+    )
+
+
+def expire_due(book: Book, account: Account) -> list[Expiry]:
+    """Take away what is left of the grants whose time has come. What is reserved stays until it is resolved."""
+    expiries: list[Expiry] = []
+    for grant in sorted(account.grants.values(), key=lambda g: g.spending_order):
+        lost = grant.remaining_credits
+        if lost and grant.expires_at is not None and grant.expires_at <= book.occurred_at:
+            account.draw(lost, [grant])
+            cause = Cause(grant_id=grant.grant_id, payment_id=grant.payment_id)
+            line = move(book, account, "expiry", cause, available=-lost, platform="platform:expired")
+            expiries.append(Expiry(grant, line))
+    return expiries
+
+
+def reserve(
+    book: Book, account: Account, generation_id: UUID, price_credits: int, deadline_at: datetime
+) -> tuple[Reservation, LedgerLine] | Refusal:
+    """Set credits aside for an order, or refuse it. Raises InvalidAmount for a price below one credit."""
+    if price_credits < 1:
+        raise InvalidAmount(f"an order (generation {generation_id})", price_credits)
+    frozen = account.receivable_credits > 0
+    if frozen or price_credits > account.available_credits:
+        return Refusal(
+            generation_id=generation_id,
+            user_id=account.user_id,
+            code="account_frozen" if frozen else "insufficient_credits",
+            required_credits=price_credits,
+            available_credits=account.available_credits,
+            refused_at=book.occurred_at,
+        )
+    reservation = Reservation(
+        reservation_id=book.new_id(),
+        generation_id=generation_id,
+        user_id=account.user_id,
+        amount_credits=price_credits,
+        deadline_at=deadline_at,
+        reserved_at=book.occurred_at,
+        draws=account.draw(price_credits),
+    )
+    cause = Cause(generation_id=generation_id)
+    line = move(book, account, "reserve", cause, available=-price_credits, reserved=price_credits)
+    return reservation, line
+
+
+def resolve(
+    book: Book, account: Account, reservation: Reservation, status: Literal["captured", "released"], captured: int
+) -> tuple[Resolution, tuple[LedgerLine, ...]]:
+    """End a held reservation: charge ``captured`` credits of it and give back the rest.
+
+    Promotional credits are charged before bought ones. Raises InvalidAmount and CaptureExceedsReservation.
+    """
+    assert reservation.status == "held", "only a held reservation can be resolved"
+    if captured < 0:
+        raise InvalidAmount(f"a capture (generation {reservation.generation_id})", captured)
+    if captured > reservation.amount_credits:
+        raise CaptureExceedsReservation(reservation.generation_id, captured, reservation.amount_credits)
+    cause = Cause(generation_id=reservation.generation_id)
+    released = reservation.amount_credits - captured
+    lines: list[LedgerLine] = []
+    if captured:
+        lines.append(move(book, account, "capture", cause, reserved=-captured, platform="platform:revenue"))
+    if released:
+        account.put_back(_not_charged(reservation.draws, captured))
+        lines.append(move(book, account, "release", cause, available=released, reserved=-released))
+        lines += (expiry.line for expiry in expire_due(book, account))
+        lines += _settle(book, account, cause)
+    resolution = Resolution(
+        reservation_id=reservation.reservation_id,
+        amount_credits=reservation.amount_credits,
+        status=status,
+        captured_credits=captured,
+        released_credits=released,
+        resolved_at=book.occurred_at,
+    )
+    return resolution, tuple(lines)
+
+
+def resolved(reservation: Reservation, resolution: Resolution) -> Reservation:
+    """The reservation as it is after its resolution."""
+    return replace(reservation, status=resolution.status, captured_credits=resolution.captured_credits)
+
+
+def grant(book: Book, account: Account, command: GrantCredits) -> tuple[Grant, tuple[LedgerLine, ...]]:
+    """Add credits, then settle what the user owes out of them. Raises InvalidAmount below one credit."""
+    if command.amount_credits < 1:
+        raise InvalidAmount(f"grant {command.grant_id}", command.amount_credits)
+    added = Grant(
+        grant_id=command.grant_id,
+        reason=command.reason,
+        remaining_credits=command.amount_credits,
+        payment_id=command.payment_id,
+        expires_at=command.expires_at,
+        granted_at=book.occurred_at,
+    )
+    account.grants[added.grant_id] = added
+    account.changed_grants.add(added.grant_id)
+    cause = Cause(grant_id=command.grant_id, payment_id=command.payment_id, note=command.note)
+    source: PlatformAccount = "platform:refunded" if command.reason in RETURNED_REASONS else "platform:issued"
+    lines = [move(book, account, command.reason, cause, available=command.amount_credits, platform=source)]
+    lines += (expiry.line for expiry in expire_due(book, account))
+    lines += _settle(book, account, cause)
+    return added, tuple(lines)
+
+
+def claw_back(book: Book, account: Account, command: ClawBackCredits) -> tuple[Clawback, LedgerLine]:
+    """Take back the credits of a payment: what is available at once, the rest as a debt.
+
+    The payment's own grants give first, then the others in spending order. Raises InvalidAmount below one credit.
+    """
+    if command.amount_credits < 1:
+        raise InvalidAmount(f"clawback {command.clawback_id}", command.amount_credits)
+    taken = min(command.amount_credits, account.available_credits)
+    owed = command.amount_credits - taken
+    own_first = sorted(account.grants.values(), key=lambda g: (g.payment_id != command.payment_id, g.spending_order))
+    account.draw(taken, own_first)
+    cause = Cause(clawback_id=command.clawback_id, payment_id=command.payment_id, note=command.note)
+    line = move(book, account, command.reason, cause, available=-taken, receivable=owed, platform="platform:refunded")
+    clawback = Clawback(
+        clawback_id=command.clawback_id,
+        user_id=command.user_id,
+        payment_id=command.payment_id,
+        reason=command.reason,
+        taken_credits=taken,
+        receivable_credits=owed,
+        note=command.note,
+        clawed_back_at=book.occurred_at,
+    )
+    return clawback, line
+
+
+def _settle(book: Book, account: Account, cause: Cause) -> list[LedgerLine]:
+    """Pay what the user owes out of what just became available."""
+    amount = min(account.receivable_credits, account.available_credits)
+    if not amount:
+        return []
+    account.draw(amount)
+    return [move(book, account, "receivable_settled", cause, available=-amount, receivable=-amount)]
+
+
+def _not_charged(draws: tuple[Draw, ...], captured: int) -> Iterable[Draw]:
+    """What is left of the draws after the first ``captured`` credits of them were charged."""
+    for draw in draws:
+        charged = min(captured, draw.amount_credits)
+        captured -= charged
+        if draw.amount_credits > charged:
+            yield Draw(draw.grant_id, draw.amount_credits - charged)

@@ -1,0 +1,87 @@
+"""What the ledger refuses to do. Each is a mistake of the sender: repeating the message cannot help."""
+
+from typing import ClassVar
+from uuid import UUID
+
+
+class LedgerError(Exception):
+    """A command or event that contradicts what the ledger already holds. It ends in the dead letters, named by code."""
+
+    code: ClassVar[str]
+    retryable: ClassVar[bool] = False
+
+
+class InvalidAmount(LedgerError):
+    """Credits move in whole, positive amounts."""
+
+    code = "invalid_amount"
+
+    def __init__(self, what: str, amount_credits: int) -> None:
+        super().__init__(f"{what} of {amount_credits} credits")
+
+
+class ConflictingOrder(LedgerError):
+    """A generation that already has a verdict was requested again for another user or at another price."""
+
+    code = "conflicting_order"
+
+    def __init__(self, generation_id: UUID) -> None:
+        super().__init__(f"generation {generation_id} was requested before with other content")
+
+
+class ForeignReservation(LedgerError):
+    """An outcome names another user than the one whose credits are reserved."""
+
+    code = "foreign_reservation"
+
+    def __init__(self, generation_id: UUID, user_id: UUID) -> None:
+        super().__init__(f"the reservation of generation {generation_id} does not belong to user {user_id}")
+
+
+class CaptureExceedsReservation(LedgerError):
+    """More was to be charged than was reserved."""
+
+    code = "capture_exceeds_reservation"
+
+    def __init__(self, generation_id: UUID, capture_credits: int, reserved_credits: int) -> None:
+        super().__init__(
+            f"generation {generation_id} asks to capture {capture_credits} of {reserved_credits} reserved credits"
+        )
+
+
+class ConflictingCapture(LedgerError):
+    """A captured generation was completed again at another price."""
+
+    code = "conflicting_capture"
+
+    def __init__(self, generation_id: UUID, capture_credits: int, captured_credits: int) -> None:
+        super().__init__(
+            f"generation {generation_id} asks to capture {capture_credits} credits; {captured_credits} were captured before"
+        )
+
+
+class ConflictingGrant(LedgerError):
+    """A grant id was used again with other content."""
+
+    code = "conflicting_grant"
+
+    def __init__(self, grant_id: UUID) -> None:
+        super().__init__(f"grant {grant_id} was made before with other content")
+
+
+class PaymentAlreadyGranted(LedgerError):
+    """A payment was to be credited a second time under another grant id."""
+
+    code = "payment_already_granted"
+
+    def __init__(self, payment_id: UUID, reason: str) -> None:
+        super().__init__(f"payment {payment_id} was credited before for {reason}")
+
+
+class ConflictingClawback(LedgerError):
+    """A clawback id was used again with other content."""
+
+    code = "conflicting_clawback"
+
+    def __init__(self, clawback_id: UUID) -> None:
+        super().__init__(f"clawback {clawback_id} was made before with other content")

@@ -1,0 +1,307 @@
+"""One function per command or reaction. Each takes a whole batch: lock, decide in order of arrival, write, announce.
+
+Nothing here commits: the transaction belongs to the caller, and the messages leave with it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from billing import domain, metrics, repository
+from billing.domain import Account, Book, Reservation
+from billing.errors import (
+    ConflictingCapture,
+    ConflictingClawback,
+    ConflictingGrant,
+    ConflictingOrder,
+    ForeignReservation,
+    PaymentAlreadyGranted,
+)
+from contracts.billing import (
+    ClawBackCredits,
+    CreditsCaptured,
+    CreditsClawedBack,
+    CreditsExpired,
+    CreditsGranted,
+    CreditsRefused,
+    CreditsReleased,
+    CreditsReserved,
+    GrantCredits,
+)
+from contracts.gateway import GenerationRequested
+from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
+from contracts.message import Message
+from messaging.ids import new_id
+from messaging.received import Received
+from messaging.transaction import Transaction
+
+Outcome = GenerationCompleted | GenerationFailed | GenerationCancelled
+
+OVERDUE_SLACK = timedelta(minutes=15)
+"""How long after an order's own deadline its reservation counts as overdue: time for the outcome to travel."""
+
+
+async def reserve(tx: Transaction, batch: Sequence[Received[GenerationRequested]]) -> None:
+    """Fund orders, or refuse them. An order that already has a verdict is left as it is.
+
+    Raises InvalidAmount and ConflictingOrder.
+    """
+    connection = tx.connection
+    accounts, book = await _open_accounts(tx, (message.payload.order.user_id for message in batch))
+    verdicts = await repository.find_verdicts(connection, [message.payload.order.generation_id for message in batch])
+    reservations: list[Reservation] = []
+    refusals: list[domain.Refusal] = []
+    for message in batch:
+        order = message.payload.order
+        asked = repository.Verdict(order.user_id, order.price_credits)
+        known = verdicts.get(order.generation_id)
+        if known == asked:
+            continue
+        if known is not None:
+            raise ConflictingOrder(order.generation_id)
+        verdicts[order.generation_id] = asked
+        deadline = order.expires_at + OVERDUE_SLACK
+        verdict = domain.reserve(book, accounts[order.user_id], order.generation_id, order.price_credits, deadline)
+        event: Message
+        if isinstance(verdict, domain.Refusal):
+            refusals.append(verdict)
+            event = _refused(verdict)
+        else:
+            reservation, line = verdict
+            reservations.append(reservation)
+            event = CreditsReserved(reservation_id=reservation.reservation_id, order=order, line=line)
+        tx.publish(event, correlation_id=order.generation_id, cause=message)
+    await repository.add_postings(connection, book.postings)
+    await repository.add_reservations(connection, reservations)
+    await repository.add_refusals(connection, refusals)
+    await repository.update_grants(connection, accounts.values())
+    tx.after_commit(lambda: metrics.count_verdicts(len(reservations), refusals))
+
+
+async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:
+    """End reservations as their generations ended: capture what was delivered, release the rest.
+
+    The first outcome wins. A later one changes nothing: the same again is a repetition; a capture after the release
+    is never charged; a release after the capture gives nothing back. A late completion captures nothing at all. An
+    outcome whose reservation is not known yet is delivered again later. Raises ForeignReservation,
+    CaptureExceedsReservation, ConflictingCapture and InvalidAmount.
+    """
+    messages = [message for message in batch if not _is_late(message.payload)]
+    if not messages:
+        return
+    connection = tx.connection
+    accounts = await repository.lock_users(connection, (m.payload.user_id for m in messages), opening=False)
+    reservations = await repository.find_reservations(connection, [m.payload.generation_id for m in messages])
+    _check_owners(messages, reservations)
+    drawn = {draw.grant_id for reservation in reservations.values() for draw in reservation.draws}
+    await repository.find_grants(connection, accounts, drawn)
+    book = Book(await repository.get_time(connection), new_id)
+    _expire_due(tx, book, accounts)
+    resolutions: list[domain.Resolution] = []
+    contradictions: list[tuple[str, Outcome]] = []
+    for message in messages:
+        outcome = message.payload
+        reservation = reservations.get(outcome.generation_id)
+        if reservation is None:
+            tx.defer(message, reason="the generation has no reservation yet")
+        elif reservation.status != "held":
+            _compare(reservation, outcome, contradictions)
+        else:
+            resolution, event = _resolve(book, accounts[outcome.user_id], reservation, outcome)
+            reservations[outcome.generation_id] = domain.resolved(reservation, resolution)
+            resolutions.append(resolution)
+            tx.publish(event, correlation_id=outcome.generation_id, cause=message)
+    await repository.add_postings(connection, book.postings)
+    await repository.add_resolutions(connection, resolutions)
+    await repository.update_grants(connection, accounts.values())
+    tx.after_commit(lambda: metrics.count_resolutions(resolutions, contradictions))
+
+
+async def grant(tx: Transaction, batch: Sequence[Received[GrantCredits]]) -> None:
+    """Credit users, each grant once. Raises InvalidAmount, ConflictingGrant and PaymentAlreadyGranted."""
+    connection = tx.connection
+    accounts, book = await _open_accounts(tx, (message.payload.user_id for message in batch))
+    keys = await repository.find_grant_keys(
+        connection,
+        [message.payload.grant_id for message in batch],
+        [message.payload.payment_id for message in batch if message.payload.payment_id is not None],
+    )
+    contents = {key.grant_id: key.content_hash for key in keys}
+    credited = {(key.payment_id, key.reason) for key in keys}
+    added: list[tuple[GrantCredits, bytes]] = []
+    for message in batch:
+        command = message.payload
+        content = _content_hash(_grant_content(command))
+        known = contents.get(command.grant_id)
+        if known == content:
+            continue
+        if known is not None:
+            raise ConflictingGrant(command.grant_id)
+        contents[command.grant_id] = content
+        if command.payment_id is not None and command.reason in ("purchase", "bonus"):
+            if (command.payment_id, command.reason) in credited:
+                raise PaymentAlreadyGranted(command.payment_id, command.reason)
+            credited.add((command.payment_id, command.reason))
+        _, lines = domain.grant(book, accounts[command.user_id], command)
+        added.append((command, content))
+        event = CreditsGranted(
+            grant_id=command.grant_id,
+            user_id=command.user_id,
+            amount_credits=command.amount_credits,
+            payment_id=command.payment_id,
+            lines=lines,
+        )
+        tx.publish(event, correlation_id=command.payment_id or command.grant_id, cause=message)
+    await repository.add_postings(connection, book.postings)
+    await repository.add_grants(connection, added, book.occurred_at)
+    await repository.update_grants(connection, accounts.values())
+    tx.after_commit(lambda: metrics.count_grants([command for command, _ in added]))
+
+
+async def claw_back(tx: Transaction, batch: Sequence[Received[ClawBackCredits]]) -> None:
+    """Take back credits of refunded and disputed payments, each once. Raises InvalidAmount, ConflictingClawback."""
+    connection = tx.connection
+    accounts, book = await _open_accounts(tx, (message.payload.user_id for message in batch))
+    contents = await repository.find_clawback_hashes(connection, [message.payload.clawback_id for message in batch])
+    added: list[tuple[domain.Clawback, bytes]] = []
+    for message in batch:
+        command = message.payload
+        content = _content_hash(_clawback_content(command))
+        known = contents.get(command.clawback_id)
+        if known == content:
+            continue
+        if known is not None:
+            raise ConflictingClawback(command.clawback_id)
+        contents[command.clawback_id] = content
+        clawback, line = domain.claw_back(book, accounts[command.user_id], command)
+        added.append((clawback, content))
+        event = CreditsClawedBack(
+            clawback_id=command.clawback_id,
+            user_id=command.user_id,
+            payment_id=command.payment_id,
+            clawed_back_credits=clawback.taken_credits,
+            receivable_credits=clawback.receivable_credits,
+            lines=(line,),
+        )
+        tx.publish(event, correlation_id=command.payment_id, cause=message)
+    await repository.add_postings(connection, book.postings)
+    await repository.add_clawbacks(connection, added)
+    await repository.update_grants(connection, accounts.values())
+    tx.after_commit(lambda: metrics.count_clawbacks([clawback for clawback, _ in added]))
+
+
+async def expire(tx: Transaction, limit: int) -> int:
+    """Take away what is left of at most ``limit`` grants whose time has come; returns how many users they were of."""
+    connection = tx.connection
+    user_ids = await repository.find_users_with_due_grants(connection, limit)
+    if user_ids:
+        accounts, book = await _open_accounts(tx, user_ids)
+        await repository.add_postings(connection, book.postings)
+        await repository.update_grants(connection, accounts.values())
+    return len(user_ids)
+
+
+async def _open_accounts(tx: Transaction, user_ids: Iterable[UUID]) -> tuple[dict[UUID, Account], Book]:
+    """Lock the users (new ones too), read their grants, and expire what is due before anything is decided on it."""
+    connection: AsyncConnection = tx.connection
+    accounts = await repository.lock_users(connection, user_ids, opening=True)
+    await repository.find_grants(connection, accounts)
+    book = Book(await repository.get_time(connection), new_id)
+    _expire_due(tx, book, accounts)
+    return accounts, book
+
+
+def _expire_due(tx: Transaction, book: Book, accounts: dict[UUID, Account]) -> None:
+    for account in accounts.values():
+        for expiry in domain.expire_due(book, account):
+            event = CreditsExpired(
+                grant_id=expiry.grant.grant_id,
+                user_id=account.user_id,
+                expired_credits=-expiry.line.available_delta_credits,
+                lines=(expiry.line,),
+            )
+            tx.publish(event, correlation_id=expiry.grant.payment_id or expiry.grant.grant_id)
+
+
+def _refused(refusal: domain.Refusal) -> CreditsRefused:
+    return CreditsRefused(
+        generation_id=refusal.generation_id,
+        user_id=refusal.user_id,
+        code=refusal.code,
+        required_credits=refusal.required_credits,
+        available_credits=refusal.available_credits,
+        refused_at=refusal.refused_at,
+    )
+
+
+def _is_late(outcome: Outcome) -> bool:
+    return isinstance(outcome, GenerationCompleted) and outcome.late
+
+
+def _check_owners(messages: Sequence[Received[Outcome]], reservations: dict[UUID, Reservation]) -> None:
+    for message in messages:
+        reservation = reservations.get(message.payload.generation_id)
+        if reservation is not None and reservation.user_id != message.payload.user_id:
+            raise ForeignReservation(message.payload.generation_id, message.payload.user_id)
+
+
+def _resolve(
+    book: Book, account: Account, reservation: Reservation, outcome: Outcome
+) -> tuple[domain.Resolution, CreditsCaptured | CreditsReleased]:
+    if isinstance(outcome, GenerationCompleted):
+        resolution, lines = domain.resolve(book, account, reservation, "captured", outcome.capture_credits)
+        return resolution, CreditsCaptured(
+            reservation_id=reservation.reservation_id,
+            generation_id=reservation.generation_id,
+            user_id=reservation.user_id,
+            captured_credits=resolution.captured_credits,
+            released_credits=resolution.released_credits,
+            lines=lines,
+        )
+    resolution, lines = domain.resolve(book, account, reservation, "released", 0)
+    return resolution, CreditsReleased(
+        reservation_id=reservation.reservation_id,
+        generation_id=reservation.generation_id,
+        user_id=reservation.user_id,
+        released_credits=resolution.released_credits,
+        lines=lines,
+    )
+
+
+def _compare(reservation: Reservation, outcome: Outcome, contradictions: list[tuple[str, Outcome]]) -> None:
+    """Hold a further outcome against how the reservation ended. Raises ConflictingCapture for another price."""
+    if isinstance(outcome, GenerationCompleted):
+        if reservation.status == "released":
+            contradictions.append(("capture_after_release", outcome))
+        elif outcome.capture_credits != reservation.captured_credits:
+            raise ConflictingCapture(reservation.generation_id, outcome.capture_credits, reservation.captured_credits)
+    elif reservation.status == "captured":
+        contradictions.append(("release_after_capture", outcome))
+
+
+def _grant_content(command: GrantCredits) -> tuple[object, ...]:
+    return (
+        command.user_id,
+        command.amount_credits,
+        command.reason,
+        command.actor,
+        command.payment_id,
+        command.note,
+        command.expires_at,
+    )
+
+
+def _clawback_content(command: ClawBackCredits) -> tuple[object, ...]:
+    return command.user_id, command.payment_id, command.amount_credits, command.reason, command.note
+
+
+def _content_hash(fields: tuple[object, ...]) -> bytes:
+    """Identity of a command's content: a repetition has the same, another command under the same id has not.
+
+    Over named fields, so that a field added to the contract later does not make old commands look changed.
+    """
+    return hashlib.sha256(msgspec.json.encode(fields)).digest()

@@ -1,0 +1,54 @@
+"""What billing counts. Called after the commit, so that a batch which was rolled back does not count."""
+
+from collections.abc import Sequence
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from billing.domain import Clawback, Refusal, Resolution
+from contracts.billing import GrantCredits
+from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
+
+log = structlog.get_logger(__name__)
+
+VERDICTS = Counter("billing_verdicts_total", "Orders that were reserved or refused", ["verdict"])
+CREDITS = Counter("billing_credits_total", "Credits moved, by movement", ["movement"])
+RESOLUTIONS = Counter("billing_resolutions_total", "Reservations that ended", ["status"])
+CONTRADICTIONS = Counter(
+    "billing_contradicting_outcomes_total", "Outcomes that came after another one had ended the reservation", ["kind"]
+)
+OVERDUE = Gauge("billing_reservations_overdue", "Reservations still held past their deadline")
+UNSEALED = Gauge("billing_postings_unsealed", "Postings that no seal covers yet")
+SEAL_NUMBER = Gauge("billing_seal_number", "Number of the newest seal of the ledger")
+
+
+def count_verdicts(reserved: int, refusals: Sequence[Refusal]) -> None:
+    """Reserved and refused orders."""
+    VERDICTS.labels("reserved").inc(reserved)
+    for refusal in refusals:
+        VERDICTS.labels(refusal.code).inc()
+
+
+def count_resolutions(
+    resolutions: Sequence[Resolution],
+    contradictions: Sequence[tuple[str, GenerationCompleted | GenerationFailed | GenerationCancelled]],
+) -> None:
+    """Ended reservations, and outcomes that came too late to be one."""
+    for resolution in resolutions:
+        RESOLUTIONS.labels(resolution.status).inc()
+        CREDITS.labels("captured").inc(resolution.captured_credits)
+        CREDITS.labels("released").inc(resolution.released_credits)
+    for kind, outcome in contradictions:
+        CONTRADICTIONS.labels(kind).inc()
+        log.warning("outcome contradicts the resolution", kind=kind, generation_id=str(outcome.generation_id))
+
+
+def count_grants(commands: Sequence[GrantCredits]) -> None:
+    """Granted credits."""
+    CREDITS.labels("granted").inc(sum(command.amount_credits for command in commands))
+
+
+def count_clawbacks(clawbacks: Sequence[Clawback]) -> None:
+    """Clawed back credits, and what of them is owed."""
+    CREDITS.labels("clawed_back").inc(sum(clawback.taken_credits for clawback in clawbacks))
+    CREDITS.labels("owed").inc(sum(clawback.receivable_credits for clawback in clawbacks))

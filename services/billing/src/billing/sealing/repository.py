@@ -1,0 +1,90 @@
+"""The SQL of sealing and of reading the chain back."""
+
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from billing.sealing.chain import NO_SEALS, Head, Seal, SealedPosting
+from billing.tables import balance_ledger, ledger_seals
+
+SEALING_LOCK = 7_315_002_118
+"""Key of the advisory lock under which one replica at a time extends the chain."""
+
+_POSTING_COLUMNS = [balance_ledger.c[name] for name in SealedPosting.__struct_fields__]
+_SEAL_FIELDS = [field.name for field in fields(Seal)]
+
+
+class Horizon(NamedTuple):
+    """Posting ids up to ``posting_id`` were handed out to transactions that are all older than ``transaction_id``."""
+
+    posting_id: int
+    transaction_id: int
+
+
+async def get_horizon(connection: AsyncConnection) -> Horizon:
+    """Look how far posting ids have been handed out, and then take a transaction id, in this order.
+
+    A trigger makes every writer take its transaction id before its first posting id. So whoever holds an id up to the
+    one seen here has a smaller transaction id than this transaction.
+    """
+    handed_out = await connection.execute(
+        text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM billing.balance_ledger_posting_id_seq")
+    )
+    posting_id = handed_out.scalar_one()
+    transaction_id = await connection.execute(text("SELECT pg_current_xact_id()::text::bigint"))
+    return Horizon(posting_id, transaction_id.scalar_one())
+
+
+async def find_oldest_running(connection: AsyncConnection) -> int:
+    """Every transaction with a smaller id than this has ended."""
+    statement = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+    return (await connection.execute(statement)).scalar_one()  # type: ignore[no-any-return]
+
+
+async def lock_chain(connection: AsyncConnection) -> bool:
+    """Take the right to extend the chain until the transaction ends; False if another replica has it."""
+    return bool((await connection.execute(select(func.pg_try_advisory_xact_lock(SEALING_LOCK)))).scalar_one())
+
+
+async def get_head(connection: AsyncConnection) -> Head:
+    """The newest seal, or the beginning of the chain."""
+    columns = (ledger_seals.c.seal_number, ledger_seals.c.through_posting_id, ledger_seals.c.seal_hash)
+    newest = select(*columns).order_by(ledger_seals.c.seal_number.desc()).limit(1)
+    row = (await connection.execute(newest)).one_or_none()
+    return NO_SEALS if row is None else Head(*row)
+
+
+async def count_unsealed(connection: AsyncConnection, head: Head) -> int:
+    """How many postings no seal covers yet."""
+    statement = select(func.count()).select_from(balance_ledger)
+    after = statement.where(balance_ledger.c.posting_id > head.through_posting_id)
+    return (await connection.execute(after)).scalar_one()
+
+
+async def find_postings(
+    connection: AsyncConnection, after_posting_id: int, through_posting_id: int, limit: int | None = None
+) -> list[SealedPosting]:
+    """Postings of a range in posting order."""
+    statement = (
+        select(*_POSTING_COLUMNS)
+        .where(balance_ledger.c.posting_id > after_posting_id, balance_ledger.c.posting_id <= through_posting_id)
+        .order_by(balance_ledger.c.posting_id)
+        .limit(limit)
+    )
+    return [SealedPosting(*row) for row in await connection.execute(statement)]
+
+
+async def add_seal(connection: AsyncConnection, seal: Seal) -> None:
+    """Append a link. The database refuses a second one after the same posting."""
+    values: dict[str, Any] = {name: getattr(seal, name) for name in _SEAL_FIELDS}
+    await connection.execute(insert(ledger_seals).values(values | {"posting_ids": list(seal.posting_ids)}))
+
+
+async def find_seals(connection: AsyncConnection, after: int, limit: int = 20) -> list[Seal]:
+    """The next seals of the chain, in order."""
+    columns = [ledger_seals.c[name] for name in _SEAL_FIELDS]
+    following = select(*columns).where(ledger_seals.c.seal_number > after)
+    rows = await connection.execute(following.order_by(ledger_seals.c.seal_number).limit(limit))
+    return [Seal(**{**row._mapping, "posting_ids": tuple(row.posting_ids)}) for row in rows]

@@ -1,0 +1,340 @@
+"""What each command and reaction does to the ledger, on a real database."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from billing import conservation, handlers
+from billing.errors import (
+    CaptureExceedsReservation,
+    ConflictingCapture,
+    ConflictingClawback,
+    ConflictingGrant,
+    ConflictingOrder,
+    ForeignReservation,
+    PaymentAlreadyGranted,
+)
+from contracts.billing import (
+    CreditsCaptured,
+    CreditsClawedBack,
+    CreditsExpired,
+    CreditsGranted,
+    CreditsRefused,
+    CreditsReleased,
+    CreditsReserved,
+)
+from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
+from tests.support.databases import Database
+
+
+async def test_granted_credits_can_be_reserved_and_the_event_carries_the_order(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 30)
+    request = order(user, 20)
+    (event,) = await ledger.handle(handlers.reserve, request)
+    assert isinstance(event, CreditsReserved)
+    assert event.order == request.order
+    assert (event.line.line_number, event.line.available_after_credits, event.line.reserved_after_credits) == (
+        2,
+        10,
+        20,
+    )
+    assert await ledger.balance(user) == (10, 20, 0)
+
+
+async def test_a_batch_is_decided_in_the_order_of_arrival(ledger: Ledger) -> None:
+    user, other = uuid4(), uuid4()
+    await ledger.grant(user, 30)
+    events = await ledger.handle(
+        handlers.reserve, order(user, 20), order(other, 1), order(user, 20), order(user, 10), order(user, 1)
+    )
+    assert [type(event) for event in events] == [
+        CreditsReserved,
+        CreditsRefused,
+        CreditsRefused,
+        CreditsReserved,
+        CreditsRefused,
+    ]
+    assert await ledger.balance(user) == (0, 30, 0)
+
+
+async def test_a_refusal_says_what_was_needed_and_what_is_there(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 12)
+    (event,) = await ledger.handle(handlers.reserve, order(user, 30))
+    assert isinstance(event, CreditsRefused)
+    assert (event.code, event.required_credits, event.available_credits) == ("insufficient_credits", 30, 12)
+
+
+async def test_a_repeated_order_is_reserved_once_within_a_batch_and_across_batches(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 100)
+    request = order(user, 20)
+    assert len(await ledger.handle(handlers.reserve, request, request)) == 1
+    assert await ledger.handle(handlers.reserve, request) == []
+    assert await ledger.balance(user) == (80, 20, 0)
+
+
+async def test_a_refused_order_stays_refused_when_it_is_repeated_with_credits_there(ledger: Ledger) -> None:
+    user = uuid4()
+    request = order(user, 20)
+    await ledger.handle(handlers.reserve, request)
+    await ledger.grant(user, 100)
+    assert await ledger.handle(handlers.reserve, request) == []
+    assert await ledger.balance(user) == (100, 0, 0)
+
+
+async def test_an_order_repeated_at_another_price_is_an_error(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 100)
+    request = order(user, 20)
+    await ledger.handle(handlers.reserve, request)
+    with pytest.raises(ConflictingOrder):
+        await ledger.handle(handlers.reserve, order(user, 21, request.order.generation_id))
+
+
+async def test_a_capture_charges_and_a_second_one_changes_nothing(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 30)
+    generation = await ledger.reserve(user, 20)
+    (event,) = await ledger.handle(handlers.resolve, completed(user, generation, 20))
+    assert isinstance(event, CreditsCaptured)
+    assert (event.captured_credits, event.released_credits) == (20, 0)
+    assert await ledger.handle(handlers.resolve, completed(user, generation, 20)) == []
+    assert await ledger.balance(user) == (10, 0, 0)
+
+
+async def test_a_partial_capture_releases_the_rest_in_the_same_event(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 30)
+    generation = await ledger.reserve(user, 20)
+    (event,) = await ledger.handle(handlers.resolve, completed(user, generation, 5))
+    assert isinstance(event, CreditsCaptured)
+    assert [line.reason for line in event.lines] == ["capture", "release"]
+    assert await ledger.balance(user) == (25, 0, 0)
+
+
+@pytest.mark.parametrize("outcome", [failed, cancelled])
+async def test_an_order_that_comes_to_nothing_gives_its_credits_back(ledger: Ledger, outcome: object) -> None:
+    user = uuid4()
+    await ledger.grant(user, 30)
+    generation = await ledger.reserve(user, 20)
+    assert callable(outcome)
+    (event,) = await ledger.handle(handlers.resolve, outcome(user, generation))
+    assert isinstance(event, CreditsReleased)
+    assert event.released_credits == 20
+    assert await ledger.balance(user) == (30, 0, 0)
+
+
+async def test_the_first_outcome_wins_whatever_comes_after_it(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 40)
+    released, captured = await ledger.reserve(user, 20), await ledger.reserve(user, 20)
+    await ledger.handle(handlers.resolve, failed(user, released), completed(user, captured, 20))
+    later = (
+        completed(user, released, 20),
+        failed(user, captured),
+        cancelled(user, captured),
+        cancelled(user, released),
+    )
+    assert await ledger.handle(handlers.resolve, *later) == []
+    assert await ledger.balance(user) == (20, 0, 0)
+
+
+async def test_outcomes_within_one_batch_count_in_order_of_arrival(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 20)
+    generation = await ledger.reserve(user, 20)
+    events = await ledger.handle(
+        handlers.resolve, cancelled(user, generation), completed(user, generation, 20), failed(user, generation)
+    )
+    assert [type(event) for event in events] == [CreditsReleased]
+
+
+async def test_a_late_completion_captures_nothing_even_if_the_credits_are_still_held(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 20)
+    generation = await ledger.reserve(user, 20)
+    assert await ledger.handle(handlers.resolve, completed(user, generation, 20, late=True)) == []
+    await ledger.handle(handlers.resolve, failed(user, generation))
+    assert await ledger.handle(handlers.resolve, completed(user, generation, 20, late=True)) == []
+    assert await ledger.balance(user) == (20, 0, 0)
+
+
+async def test_an_outcome_before_its_reservation_is_put_off_and_the_rest_of_the_batch_is_not(ledger: Ledger) -> None:
+    user, stranger = uuid4(), uuid4()
+    await ledger.grant(user, 20)
+    generation = await ledger.reserve(user, 20)
+    early = completed(stranger, uuid4(), 5)
+    recorder = await ledger.record(handlers.resolve, early, completed(user, generation, 20))
+    assert recorder.deferred == [early]
+    assert len(recorder.published) == 1
+    assert await ledger.scalar("SELECT count(*) FROM billing.users WHERE user_id = :user", user=stranger) == 0
+
+
+async def test_capturing_more_than_was_reserved_is_an_error_and_changes_nothing(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 100)
+    generation = await ledger.reserve(user, 20)
+    with pytest.raises(CaptureExceedsReservation):
+        await ledger.handle(handlers.resolve, completed(user, generation, 21))
+    assert await ledger.balance(user) == (80, 20, 0)
+
+
+async def test_a_second_capture_at_another_price_is_an_error(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 100)
+    generation = await ledger.reserve(user, 20)
+    await ledger.handle(handlers.resolve, completed(user, generation, 20))
+    with pytest.raises(ConflictingCapture):
+        await ledger.handle(handlers.resolve, completed(user, generation, 19))
+
+
+async def test_an_outcome_that_names_another_user_is_an_error(ledger: Ledger) -> None:
+    user = uuid4()
+    await ledger.grant(user, 100)
+    generation = await ledger.reserve(user, 20)
+    with pytest.raises(ForeignReservation):
+        await ledger.handle(handlers.resolve, completed(uuid4(), generation, 20))
+
+
+async def test_a_grant_happens_once_and_its_id_cannot_be_used_for_another(ledger: Ledger) -> None:
+    user = uuid4()
+    command = grant(user, 50, "signup")
+    first = await ledger.handle(handlers.grant, command, command)
+    assert [type(event) for event in first] == [CreditsGranted]
+    assert await ledger.handle(handlers.grant, command) == []
+    with pytest.raises(ConflictingGrant):
+        await ledger.handle(handlers.grant, grant(user, 51, "signup", grant_id=command.grant_id))
+    assert await ledger.balance(user) == (50, 0, 0)
+
+
+async def test_a_payment_is_credited_once_per_reason(ledger: Ledger) -> None:
+    user, payment = uuid4(), uuid4()
+    await ledger.grant(user, 100, "purchase", payment_id=payment)
+    await ledger.grant(user, 10, "bonus", payment_id=payment)
+    for reason in ("purchase", "bonus"):
+        with pytest.raises(PaymentAlreadyGranted):
+            await ledger.handle(handlers.grant, grant(user, 100, reason, payment_id=payment))  # type: ignore[arg-type]
+    assert await ledger.balance(user) == (110, 0, 0)
+
+
+async def test_two_failed_refunds_of_one_payment_both_come_back(ledger: Ledger) -> None:
+    user, payment = uuid4(), uuid4()
+    await ledger.grant(user, 100, "purchase", payment_id=payment)
+    await ledger.handle(handlers.claw_back, clawback(user, 30, payment), clawback(user, 20, payment))
+    await ledger.grant(user, 30, "refund_failed", payment_id=payment)
+    await ledger.grant(user, 20, "refund_failed", payment_id=payment)
+    assert await ledger.balance(user) == (100, 0, 0)
+
+
+async def test_a_clawback_takes_what_is_there_and_the_rest_is_owed(ledger: Ledger) -> None:
+    user, payment = uuid4(), uuid4()
+    await ledger.grant(user, 100, "purchase", payment_id=payment)
+    generation = await ledger.reserve(user, 70)
+    command = clawback(user, 100, payment, "dispute")
+    (event,) = await ledger.handle(handlers.claw_back, command, command)
+    assert isinstance(event, CreditsClawedBack)
+    assert (event.clawed_back_credits, event.receivable_credits) == (30, 70)
+    assert await ledger.handle(handlers.claw_back, command) == []
+    assert await ledger.balance(user) == (0, 70, 70)
+    (refusal,) = await ledger.handle(handlers.reserve, order(user, 1))
+    assert isinstance(refusal, CreditsRefused)
+    assert refusal.code == "account_frozen"
+    (release,) = await ledger.handle(handlers.resolve, failed(user, generation))
+    assert isinstance(release, CreditsReleased)
+    assert [line.reason for line in release.lines] == ["release", "receivable_settled"]
+    assert await ledger.balance(user) == (0, 0, 0)
+
+
+async def test_a_clawback_before_its_grant_ends_the_same_as_after_it(ledger: Ledger) -> None:
+    user, payment = uuid4(), uuid4()
+    await ledger.handle(handlers.claw_back, clawback(user, 60, payment))
+    assert await ledger.balance(user) == (0, 0, 60)
+    await ledger.grant(user, 100, "purchase", payment_id=payment)
+    assert await ledger.balance(user) == (40, 0, 0)
+
+
+async def test_a_clawback_id_cannot_be_used_for_another(ledger: Ledger) -> None:
+    user, payment = uuid4(), uuid4()
+    command = clawback(user, 60, payment)
+    await ledger.handle(handlers.claw_back, command)
+    with pytest.raises(ConflictingClawback):
+        await ledger.handle(handlers.claw_back, clawback(user, 61, payment, clawback_id=command.clawback_id))
+
+
+async def _let_time_pass_for(database: Database, grant_id: object) -> None:
+    async with database.superuser_engine().begin() as connection:
+        await connection.execute(
+            text("UPDATE billing.grants SET expires_at = now() - interval '1 second' WHERE grant_id = :grant_id"),
+            {"grant_id": grant_id},
+        )
+
+
+async def test_the_sweep_expires_what_is_left_of_due_grants_once(ledger: Ledger, database: Database) -> None:
+    user = uuid4()
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    command = await ledger.grant(user, 50, "signup", expires_at=tomorrow)
+    await ledger.grant(user, 7, "signup", expires_at=tomorrow)
+    await ledger.reserve(user, 20)
+    await _let_time_pass_for(database, command.grant_id)
+
+    async def sweep(transaction: object, _: object) -> None:
+        await handlers.expire(transaction, limit=10)  # type: ignore[arg-type]
+
+    (event,) = await ledger.handle(sweep)
+    assert isinstance(event, CreditsExpired)
+    assert (event.grant_id, event.expired_credits) == (command.grant_id, 30)
+    assert await ledger.handle(sweep) == []
+    assert await ledger.balance(user) == (7, 20, 0)
+
+
+async def test_credits_past_their_time_cannot_be_spent_before_the_sweep_comes(
+    ledger: Ledger, database: Database
+) -> None:
+    user = uuid4()
+    command = await ledger.grant(user, 50, "signup", expires_at=datetime.now(UTC) + timedelta(days=1))
+    await _let_time_pass_for(database, command.grant_id)
+    events = await ledger.handle(handlers.reserve, order(user, 10))
+    assert [type(event) for event in events] == [CreditsExpired, CreditsRefused]
+
+
+async def test_released_credits_of_an_expired_grant_expire_in_the_same_event(
+    ledger: Ledger, database: Database
+) -> None:
+    user = uuid4()
+    command = await ledger.grant(user, 50, "signup", expires_at=datetime.now(UTC) + timedelta(days=1))
+    generation = await ledger.reserve(user, 20)
+    await _let_time_pass_for(database, command.grant_id)
+    expired, released = await ledger.handle(handlers.resolve, failed(user, generation))
+    assert isinstance(expired, CreditsExpired)
+    assert isinstance(released, CreditsReleased)
+    assert expired.expired_credits == 30
+    assert [line.reason for line in released.lines] == ["release", "expiry"]
+    assert await ledger.balance(user) == (0, 0, 0)
+
+
+async def test_a_whole_life_leaves_a_ledger_that_is_conserved_and_a_statement_that_adds_up(ledger: Ledger) -> None:
+    user, payment = uuid4(), uuid4()
+    await ledger.grant(user, 50, "signup")
+    await ledger.grant(user, 100, "purchase", payment_id=payment)
+    first, second, third = [await ledger.reserve(user, 40) for _ in range(3)]
+    await ledger.handle(handlers.resolve, completed(user, first, 40), completed(user, second, 15))
+    await ledger.handle(handlers.claw_back, clawback(user, 100, payment))
+    await ledger.handle(handlers.resolve, failed(user, third))
+    await ledger.grant(user, 25)
+    assert await conservation.check(ledger.engine) == []
+    available = reserved = receivable = 0
+    for number, line in enumerate(ledger.lines[user], start=1):
+        available += line.available_delta_credits
+        reserved += line.reserved_delta_credits
+        receivable += line.receivable_delta_credits
+        assert line.line_number == number
+        assert (available, reserved, receivable) == (
+            line.available_after_credits,
+            line.reserved_after_credits,
+            line.receivable_after_credits,
+        )
+    assert await ledger.balance(user) == (available, reserved, receivable)
