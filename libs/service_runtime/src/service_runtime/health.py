@@ -1,0 +1,90 @@
+"""The ops listener: ``/livez`` (the process works), ``/readyz`` (it may be sent work), ``/metrics`` (Prometheus)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, Protocol, runtime_checkable
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from service_runtime.redaction import redact
+
+ReadinessCheck = Callable[[], Awaitable[Any]]
+"""Raises, or returns False, when the service should be sent no work."""
+
+CHECK_TIMEOUT_SECONDS: Final = 2.0
+
+
+@runtime_checkable
+class Heartbeating(Protocol):
+    """A component that says when it last made a step. A component need not be one, nor import this to be one."""
+
+    name: str
+    heartbeat_limit_seconds: float
+    """The age from which on the component counts as stuck, and the process as not alive."""
+
+    def heartbeat_age_seconds(self) -> float:
+        """Seconds since the last step."""
+
+
+class Health:
+    """What the process knows about itself. Not ready until ``ready`` is set, and not any more once it stops."""
+
+    def __init__(self, checks: Mapping[str, ReadinessCheck], components: Iterable[object]) -> None:
+        self.ready = False
+        self.reason = "starting"
+        self._checks = dict(checks)
+        self._components = [component for component in components if isinstance(component, Heartbeating)]
+
+    def stuck_components(self) -> dict[str, str]:
+        """Components whose heartbeat is too old. That anybody can ask shows that the event loop itself is alive."""
+        return {
+            component.name: f"no heartbeat for {component.heartbeat_age_seconds():.0f} s"
+            for component in self._components
+            if component.heartbeat_age_seconds() > component.heartbeat_limit_seconds
+        }
+
+    async def readiness(self) -> dict[str, str | None]:
+        """Each check by name with the reason why it fails, or None."""
+        names = list(self._checks)
+        reasons = await asyncio.gather(*(_reason(self._checks[name]) for name in names))
+        found: dict[str, str | None] = {"lifecycle": None if self.ready else self.reason}
+        return found | dict(zip(names, reasons, strict=True))
+
+
+async def _reason(check: ReadinessCheck) -> str | None:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+            outcome = await check()
+    except TimeoutError:
+        return f"no answer within {CHECK_TIMEOUT_SECONDS:g} s"
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        return redact(f"{type(error).__name__}: {error}")
+    return "not ready" if outcome is False else None
+
+
+def ops_app(health: Health) -> Starlette:
+    """The application of the ops listener. Keep its port away from the public."""
+
+    async def livez(_request: Request) -> Response:
+        stuck = health.stuck_components()
+        return _answer(not stuck, "alive", {"stuck": stuck})
+
+    async def readyz(_request: Request) -> Response:
+        found = await health.readiness()
+        failing = {name: reason for name, reason in found.items() if reason is not None}
+        return _answer(not failing, "ready", {"failing": failing, "checks": list(found)})
+
+    async def metrics(_request: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
+
+
+def _answer(good: bool, word: str, more: dict[str, Any]) -> Response:
+    body = msgspec.json.encode({"status": word if good else f"not {word}", **more})
+    return Response(body, status_code=200 if good else 503, media_type="application/json")

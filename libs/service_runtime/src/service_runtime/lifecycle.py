@@ -1,0 +1,215 @@
+"""The life of a service process: start in order, run until told to stop or something dies, drain, stop in order."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn, Protocol
+
+import structlog
+import uvloop
+
+from service_runtime.health import Health, ReadinessCheck, ops_app
+from service_runtime.listener import HttpServer, Listener, ListenerFailed
+from service_runtime.settings import ServiceSettings
+from service_runtime.tracing import configure_tracing, flush_traces
+
+__all__ = ["Component", "ComponentFailed", "HttpServer", "ListenerFailed", "StopTimedOut", "run_process", "run_service"]
+
+Hook = Callable[[], Awaitable[Any]]
+
+_REQUESTS_SHARE: Final = 0.7
+"""The part of the drain time that open requests get; the rest belongs to components and hooks."""
+_OPS_DRAIN_SECONDS: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Component(Protocol):
+    """Something that runs as long as the service does: a consumer, a relay, a loop."""
+
+    name: str
+
+    async def run(self) -> None:
+        """Run until cancelled. To return, or to raise, ends the process."""
+
+
+class ComponentFailed(Exception):
+    """A component raised or returned; the cause is attached."""
+
+
+class StopTimedOut(Exception):
+    """Something did not stop within the drain time."""
+
+
+async def run_service(
+    name: str,
+    settings: ServiceSettings,
+    *,
+    components: Sequence[Component] = (),
+    http: Sequence[HttpServer] = (),
+    readiness: Mapping[str, ReadinessCheck] | None = None,
+    on_start: Hook | None = None,
+    on_drain: Callable[[], None] | None = None,
+    on_stop: Hook | None = None,
+) -> None:
+    """Run a service until SIGTERM, SIGINT or cancellation; return after an orderly stop.
+
+    Start: ops listener, ``on_start``, components, public listeners, ready. Stop, all of it within ``drain_seconds``:
+    not ready, ``on_drain`` (end your long streams here), public listeners drain, components are cancelled, ``on_stop``,
+    ops listener. Raises ComponentFailed or ListenerFailed if something dies, and StopTimedOut if something stays.
+    """
+    configure_tracing(name, settings)
+    await _Process(name, settings, components, http, readiness or {}, on_start, on_drain, on_stop).run()
+
+
+def run_process(main: Coroutine[Any, Any, None]) -> NoReturn:
+    """Run ``main`` under uvloop and end the process: 0 after an orderly stop, 1 with the reason in the log otherwise.
+
+    The end is unconditional, so that a task that cannot be cancelled does not hold the process beyond its drain time.
+    """
+    code = 0
+    try:
+        uvloop.run(_reported(main))
+    except BaseException as error:  # noqa: BLE001 - the last one to see it turns it into the exit code
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+    _exit(code)
+
+
+async def _reported(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        await main
+    except StopTimedOut as error:
+        log.error("stop_timed_out", reason=str(error))
+        # Leaving the loop would wait for the very tasks that do not end.
+        _exit(1)
+    except Exception as error:
+        log.exception("service_failed", reason=str(error))
+        raise
+
+
+def _exit(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _Process:
+    """One run of one service."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: ServiceSettings,
+        components: Sequence[Component],
+        http: Sequence[HttpServer],
+        readiness: Mapping[str, ReadinessCheck],
+        on_start: Hook | None,
+        on_drain: Callable[[], None] | None,
+        on_stop: Hook | None,
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._components = components
+        self._http = http
+        self._health = Health(readiness, components)
+        self._on_start = on_start
+        self._on_drain = on_drain
+        self._on_stop = on_stop
+        self._told_to_stop = asyncio.Event()
+        self._ops: Listener | None = None
+        self._listeners: list[Listener] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        with _signals(self._told_to_stop.set):
+            try:
+                await self._start()
+                await self._until_the_end()
+            finally:
+                await self._stop()
+
+    async def _start(self) -> None:
+        settings = self._settings
+        self._ops = Listener(
+            HttpServer(ops_app(self._health), settings.ops_host, settings.ops_port), _OPS_DRAIN_SECONDS
+        )
+        await self._ops.start()
+        if self._on_start is not None:
+            await self._on_start()
+        self._tasks = [asyncio.create_task(component.run(), name=component.name) for component in self._components]
+        for server in self._http:
+            listener = Listener(server, settings.drain_seconds * _REQUESTS_SHARE)
+            self._listeners.append(listener)
+            await listener.start()
+        self._health.ready = True
+        log.info("service_started", ops=self._ops.address, http=[listener.address for listener in self._listeners])
+
+    async def _until_the_end(self) -> None:
+        stop = asyncio.create_task(self._told_to_stop.wait())
+        assert self._ops is not None
+        listening = [listener.task for listener in (self._ops, *self._listeners) if listener.task is not None]
+        watched: list[asyncio.Task[Any]] = [*self._tasks, *listening]
+        try:
+            await asyncio.wait([stop, *watched], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+        for task in watched:
+            if task.done():
+                raise _failure(task)
+
+    async def _stop(self) -> None:
+        self._health.ready, self._health.reason = False, "stopping"
+        log.info("service_stopping", drain_seconds=self._settings.drain_seconds)
+        try:
+            async with asyncio.timeout(self._settings.drain_seconds):
+                if self._on_drain is not None:
+                    self._on_drain()
+                await asyncio.gather(*(listener.stop() for listener in self._listeners))
+                await self._cancel_components()
+                if self._on_stop is not None:
+                    await self._on_stop()
+                await asyncio.to_thread(flush_traces, 1.0)
+        except TimeoutError as error:
+            raise StopTimedOut(f"after {self._settings.drain_seconds:g} s still there: {self._remaining()}") from error
+        finally:
+            if self._ops is not None:
+                await self._ops.stop()
+        log.info("service_stopped")
+
+    async def _cancel_components(self) -> None:
+        running = [task for task in self._tasks if not task.done()]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        for task in running:
+            if not task.cancelled() and task.exception() is not None:
+                log.error("component_failed_while_stopping", component=task.get_name(), exc_info=task.exception())
+
+    def _remaining(self) -> str:
+        tasks = [listener.task for listener in self._listeners if listener.task is not None]
+        names = [task.get_name() for task in (*tasks, *self._tasks) if not task.done()]
+        return ", ".join(names) or "on_stop"
+
+
+def _failure(task: "asyncio.Task[Any]") -> ComponentFailed:
+    cause = None if task.cancelled() else task.exception()
+    what = f"{type(cause).__name__}: {cause}" if cause is not None else "it returned, and nobody asked it to"
+    failure = ComponentFailed(f"{task.get_name()} died: {what}")
+    failure.__cause__ = cause
+    return failure
+
+
+@contextmanager
+def _signals(told: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

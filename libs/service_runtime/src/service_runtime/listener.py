@@ -1,0 +1,95 @@
+"""One HTTP listener inside an event loop that somebody else runs."""
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvicorn
+
+_BACKLOG: Final = 2048
+_POLL_SECONDS: Final = 0.01
+_KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than what load balancers keep idle connections for, so that they are the ones to close them."""
+
+
+class ListenerFailed(Exception):
+    """A listener could not start, or ended without being asked to."""
+
+
+@dataclass(frozen=True)
+class HttpServer:
+    """An ASGI application and where it listens. Port 0 is a free port, said in the log."""
+
+    app: Any
+    host: str
+    port: int
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, without its signal handlers: the process has one place for signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Listener:
+    """Starts, drains and stops one ``HttpServer``."""
+
+    def __init__(self, server: HttpServer, drain_seconds: float) -> None:
+        self.name = f"http {server.host}:{server.port}"
+        self._socket = _bind(server)
+        config = uvicorn.Config(
+            server.app,
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=max(1, math.floor(drain_seconds)),
+        )
+        self._server = _Server(config)
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """Host and port that are really listened on."""
+        host, port = self._socket.getsockname()[:2]
+        return f"{host}:{port}"
+
+    async def start(self) -> None:
+        """Return when requests are taken. Raises ListenerFailed with what the application said at its start."""
+        self.address_at_start = self.address
+        self.task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name=self.name)
+        while not self._server.started:
+            if self.task.done():
+                cause = self.task.exception()
+                raise ListenerFailed(f"{self.name} did not start; see the log above") from cause
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def stop(self) -> None:
+        """Take no new connection, let running requests end within the drain time, cancel what is left."""
+        if self.task is None:
+            self._socket.close()
+            return
+        self._server.should_exit = True
+        await asyncio.wait([self.task])
+
+
+def _bind(server: HttpServer) -> socket.socket:
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((server.host, server.port))
+    except OSError as error:
+        listening.close()
+        raise ListenerFailed(f"cannot listen on {server.host}:{server.port}: {error.strerror}") from error
+    listening.setblocking(False)
+    return listening

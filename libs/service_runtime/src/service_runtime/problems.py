@@ -1,0 +1,160 @@
+"""Failures that a caller is told about: RFC 9457 problem details with stable codes.
+
+This module imports no web framework. ``service_runtime.fastapi_problems`` and ``service_runtime.litestar_problems``
+install the handlers; each needs its framework, which is a dependency of the service that uses it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+CONTENT_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:reelhouse:problem:"
+
+
+class Problem(Exception):
+    """One way to fail; subclass it once per business failure. ``extra`` becomes further members of the body."""
+
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Something went wrong on our side"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str | None = None, *, headers: Mapping[str, str] | None = None, **extra: Any) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail
+        self.headers: dict[str, str] = dict(headers or {})
+        self.extra = extra
+
+
+class InvalidRequest(Problem):
+    """The request does not have the shape that this route documents; ``errors`` names each field."""
+
+    code = "invalid_request"
+    title = "The request is not valid"
+    status = 422
+
+
+class MalformedRequest(Problem):
+    """The request could not even be read: broken JSON, a bad header."""
+
+    code = "malformed_request"
+    title = "The request cannot be read"
+    status = 400
+
+
+class Unauthorized(Problem):
+    """Nobody is signed in."""
+
+    code = "unauthorized"
+    title = "Sign in first"
+    status = 401
+
+
+class Forbidden(Problem):
+    """Signed in, and still not allowed."""
+
+    code = "forbidden"
+    title = "This is not allowed"
+    status = 403
+
+
+class NotFound(Problem):
+    """Nothing is here, or nothing that this caller may see."""
+
+    code = "not_found"
+    title = "There is nothing here"
+    status = 404
+
+
+class MethodNotAllowed(Problem):
+    """The route exists for other methods."""
+
+    code = "method_not_allowed"
+    title = "This address does not take this method"
+    status = 405
+
+
+class BodyTooLarge(Problem):
+    """The request's body is larger than this listener takes."""
+
+    code = "body_too_large"
+    title = "The request's body is too large"
+    status = 413
+
+
+class TooManyRequests(Problem):
+    """The caller is faster than its limit."""
+
+    code = "too_many_requests"
+    title = "Too many requests"
+    status = 429
+    retryable = True
+
+
+class Unavailable(Problem):
+    """A part that this request needs does not answer at the moment."""
+
+    code = "unavailable"
+    title = "This is not available at the moment"
+    status = 503
+    retryable = True
+
+
+class InternalError(Problem):
+    """Something unexpected; the caller learns the trace id and nothing else."""
+
+
+_BY_STATUS: Final[dict[int, type[Problem]]] = {
+    kind.status: kind
+    for kind in (
+        MalformedRequest,
+        Unauthorized,
+        Forbidden,
+        NotFound,
+        MethodNotAllowed,
+        BodyTooLarge,
+        InvalidRequest,
+        TooManyRequests,
+        Unavailable,
+    )
+}
+
+
+class HttpProblem(Problem):
+    """A bare HTTP status that a framework raised and that has no class of its own here."""
+
+    def __init__(self, status: int, title: str) -> None:
+        super().__init__()
+        self.__dict__.update(code=f"http_{status}", title=title, status=status, retryable=status >= 500)
+
+
+def problem_of_status(status: int, phrase: str, headers: Mapping[str, str] | None = None) -> Problem:
+    """The problem for an HTTP status that a framework raised by itself (unknown route, wrong method, bad JSON)."""
+    kind = _BY_STATUS.get(status)
+    if status == 500:
+        return InternalError(headers=headers)
+    if kind is None:
+        return HttpProblem(status, phrase)
+    return kind(headers=headers)
+
+
+def problem_body(problem: Problem, instance: str) -> dict[str, Any]:
+    """The members of the problem document; ``instance`` is the path that was asked for."""
+    body: dict[str, Any] = {
+        "type": f"{TYPE_PREFIX}{problem.code.replace('_', '-')}",
+        "title": problem.title,
+        "status": problem.status,
+        "code": problem.code,
+        "retryable": problem.retryable,
+        "instance": instance,
+    }
+    if problem.detail is not None:
+        body["detail"] = problem.detail
+    return body | problem.extra
+
+
+def encode_problem(problem: Problem, instance: str) -> bytes:
+    """The document as JSON."""
+    return msgspec.json.encode(problem_body(problem, instance))

@@ -1,0 +1,38 @@
+"""What every service must be told. Subclass with the service's own prefix: ``env_prefix="BILLING_"``."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """Read from the environment; what has no default must be set. Durations are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="", extra="ignore", frozen=True)
+
+    database_url: SecretStr
+    """``postgresql://user:password@host:port/database``: a direct or session-mode connection of the run-time role."""
+    database_pool_size: int = Field(default=10, ge=1)
+    database_statement_cache_size: int = Field(default=100, ge=0)
+    """Prepared statements kept per connection. 0 where a transaction-mode pooler sits in between."""
+
+    nats_url: str
+    nats_user: str
+    nats_password: SecretStr
+    stream_replicas: int = Field(default=1, ge=1, le=5)
+
+    ops_host: str = "0.0.0.0"  # noqa: S104 - a container's listener
+    ops_port: int = Field(ge=0, le=65535)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "console"] = "json"
+    drain_seconds: float = Field(default=20.0, gt=0)
+    """The longest that a stop may take, from the signal to the exit."""
+    otlp_endpoint: str | None = None
+    """Where traces go (OTLP over HTTP), if anywhere."""
+
+    @property
+    def service(self) -> str:
+        """The service's name, from its prefix: ``BILLING_`` is ``billing``."""
+        return str(self.model_config.get("env_prefix", "")).rstrip("_").lower() or "reelhouse"
