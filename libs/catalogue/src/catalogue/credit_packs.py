@@ -1,0 +1,37 @@
+"""The credit packs that can be bought. Prices and credits come from the data file and from nowhere else."""
+
+from importlib.resources import files
+
+import msgspec
+
+
+class CreditPack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a user pays and what arrives. ``price_cents`` is in the smallest unit of ``currency`` (ISO 4217, lower)."""
+
+    id: str
+    title: str
+    price_cents: int
+    currency: str
+    credits: int
+    bonus_credits: int
+
+
+class InvalidCreditPacks(Exception):
+    """The data file contradicts itself."""
+
+
+def load_credit_packs() -> tuple[CreditPack, ...]:
+    """Every pack on offer, cheapest first. Raises ``InvalidCreditPacks`` if the data file is not sound."""
+    data = files("catalogue").joinpath("credit_packs.json").read_bytes()
+    packs = msgspec.json.decode(data, type=tuple[CreditPack, ...])
+    if len({pack.id for pack in packs}) != len(packs):
+        raise InvalidCreditPacks("two packs have the same id")
+    for pack in packs:
+        if (
+            pack.price_cents <= 0
+            or pack.credits <= 0
+            or pack.bonus_credits < 0
+            or pack.currency != pack.currency.lower()
+        ):
+            raise InvalidCreditPacks(f"pack '{pack.id}' has an impossible price, currency or number of credits")
+    return tuple(sorted(packs, key=lambda pack: pack.price_cents))

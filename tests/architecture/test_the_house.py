@@ -1,0 +1,71 @@
+"""Rules of the house that no linter knows."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from contracts.message import SERVICES, Service
+from contracts.registry import consumed_by, produced_by
+
+ROOT = Path(__file__).parents[2]
+MEMBERS = [path.parent for pattern in ("libs/*", "services/*", "deploy/local") for path in ROOT.glob(f"{pattern}/src")]
+SOURCES = [source for member in MEMBERS for source in (member / "src").rglob("*.py")]
+BANNED_NAMES = {"common", "utils", "util", "helpers", "helper", "base", "core", "misc"}
+LONGEST_MODULE_LINES = 500
+
+each_service = pytest.mark.parametrize("service", SERVICES)
+
+
+def module_id(source: Path) -> str:
+    return str(source.relative_to(ROOT))
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    assert not [module_id(source) for source in SOURCES if source.stem in BANNED_NAMES]
+
+
+def test_no_module_outgrows_its_room() -> None:
+    long = {module_id(s): len(s.read_text().splitlines()) for s in SOURCES if "migrations" not in s.parts}
+    assert not {name: lines for name, lines in long.items() if lines > LONGEST_MODULE_LINES}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=module_id)
+def test_every_module_says_what_it_is_for(source: Path) -> None:
+    if "versions" not in source.parts and source.name != "env.py":
+        assert ast.get_docstring(ast.parse(source.read_text())), f"{module_id(source)} has no docstring"
+
+
+@each_service
+def test_a_service_readme_says_what_it_owns_consumes_publishes_and_guarantees(service: Service) -> None:
+    text = (ROOT / "services" / service / "README.md").read_text()
+    for heading in ("owns", "consumes", "publishes", "guarantees"):
+        assert re.search(rf"^#+ .*{heading}", text, re.IGNORECASE | re.MULTILINE), f"no heading '{heading}'"
+    for message in produced_by(service):
+        assert message.subject in text or message.__name__ in text, f"{message.subject} is published and not named"
+    if service != "auditor":
+        for message in consumed_by(service):
+            assert message.subject in text or message.__name__ in text, f"{message.subject} is consumed and not named"
+
+
+@each_service
+def test_every_setting_of_a_service_stands_in_its_example(service: Service) -> None:
+    module = __import__(f"{service}.settings", fromlist=["Settings"])
+    settings = module.Settings
+    prefix = settings.model_config["env_prefix"]
+    example = (ROOT / "services" / service / ".env.example").read_text()
+    named = set(re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", example, re.MULTILINE))
+    expected = {f"{prefix}{name.upper()}" for name in settings.model_fields}
+    assert expected - named == set(), "missing from .env.example"
+    assert named - expected - {f"{prefix}MIGRATION_DATABASE_URL"} == set(), "unknown to the service"
+
+
+def test_only_the_supervised_platform_reads_the_environment_outside_settings() -> None:
+    readers = [
+        module_id(source)
+        for source in SOURCES
+        if re.search(r"os\.(environ|getenv)", source.read_text()) and source.stem not in ("settings", "failpoints")
+    ]
+    allowed = {"libs/service_runtime/src/service_runtime/migrations.py"}
+    assert not [name for name in readers if name not in allowed and not name.startswith("deploy/local/")]
