@@ -1,0 +1,72 @@
+"""What happens to an order because of its user or because of time."""
+
+from datetime import datetime
+
+from contracts.generation import GenerationCancelling, GenerationQueued
+from generation.domain.endings import conclude_search, fail, finish_cancel, seek
+from generation.domain.order import Attempt, Order, Policy
+
+
+def queued(order: Order) -> None:
+    """A funded order arrived."""
+    order.events.append(
+        GenerationQueued(
+            generation_id=order.generation_id, user_id=order.user_id, version=order.version, lane=order.lane
+        )
+    )
+
+
+def cancel(order: Order, policy: Policy, now: datetime) -> None:
+    """The user wants it stopped. That wins until a file has been handed to storage, and loses after."""
+    if order.status not in ("queued", "dispatching", "running"):
+        return
+    live = [attempt for attempt in order.attempts if attempt.live]
+    if not any(attempt.status in ("prepared", "submitted", "running") for attempt in live):
+        finish_cancel(order, now)
+        return
+    order.move_to("cancelling")
+    order.deadline_at = now + policy.cancel_timeout
+    for attempt in live:
+        if attempt.provider_job_id is not None:
+            attempt.cancel_due_at = now
+    order.events.append(
+        GenerationCancelling(generation_id=order.generation_id, user_id=order.user_id, version=order.version)
+    )
+
+
+def provider_cancelled(order: Order, attempt: Attempt, now: datetime) -> None:
+    """The provider has stopped the job, or has none to stop."""
+    attempt.cancel_due_at = None
+    if attempt.live:
+        attempt.end("cancelled", now)
+    if order.status == "cancelling" and not any(other.live for other in order.attempts):
+        finish_cancel(order, now)
+
+
+def backoff_over(order: Order) -> None:
+    """A retry may be served again."""
+    if order.status == "queued" and order.inputs_ready and not order.seeking:
+        order.ready = True
+
+
+def deadline_passed(order: Order, policy: Policy, now: datetime) -> None:
+    """The state has lasted as long as it may. ``deadline_at`` is the caller's reason to be here."""
+    if order.status == "cancelling":
+        finish_cancel(order, now)
+    elif order.seeking:
+        conclude_search(order, policy, now)
+    elif order.status == "storing":
+        seek(order, policy, now, code="output_missing", detail="storage gave no answer in time", retry=False)
+    elif order.status in ("queued", "dispatching", "running"):
+        _expire(order, policy, now)
+
+
+def _expire(order: Order, policy: Policy, now: datetime) -> None:
+    detail = "the order was not delivered by its deadline"
+    for attempt in order.attempts:
+        if attempt.live:
+            attempt.abandon("lost", now, detail)
+    if any(attempt.may_have_output for attempt in order.attempts):
+        seek(order, policy, now, code="deadline_exceeded", detail=detail, retry=False)
+    else:
+        fail(order, now, code="deadline_exceeded", detail=detail)

@@ -1,0 +1,215 @@
+"""What the provider says about a job, in its webhook or its ``/status``, read into one of a few plain facts.
+
+Two kinds of worker are understood: ours, which uploads its file itself and reports key, size and checksum, and the
+stock ``worker-comfyui``, which returns pictures as base64 or as a URL.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+import msgspec
+
+from contracts.generation import FailureCode
+
+FAILURE_CODES: Final[frozenset[str]] = frozenset(get_args(FailureCode))
+MAX_REPORT_BYTES: Final = 16 * 1024
+"""A worker's report travels in our events; a longer one is dropped rather than carried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """In the provider's queue."""
+
+    job_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """On a worker."""
+
+    job_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploaded:
+    """Finished; the file is said to lie under its key in the bucket for incoming files."""
+
+    job_id: str | None
+    size_bytes: int | None
+    sha256: str | None
+    content_type: str | None
+    execution_ms: int | None
+    report: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """Finished; the file is in the answer itself (``data`` is base64) or at a foreign address (``data`` is a URL)."""
+
+    job_id: str | None
+    filename: str
+    is_url: bool
+    data: str
+    execution_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The worker ran and said that it failed. ``user_fault``: it can never succeed as asked."""
+
+    job_id: str | None
+    code: FailureCode
+    detail: str
+    user_fault: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vanished:
+    """Over without a trustworthy word on the outcome: timed out, cancelled by someone else, forgotten, or empty."""
+
+    job_id: str | None
+    code: FailureCode
+    detail: str
+
+
+Report = Waiting | Rendering | Uploaded | Returned | Failed | Vanished
+
+
+class UnreadableReport(Exception):
+    """The body is no job report. It proves nothing about the job."""
+
+
+class _Job(msgspec.Struct):
+    status: str
+    id: str | None = None
+    executionTime: int | float | None = None
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _UploadedFile(msgspec.Struct):
+    size_bytes: int | None = None
+    sha256: str | None = None
+    content_type: str | None = None
+
+
+class _OurOutput(msgspec.Struct):
+    outputs: list[_UploadedFile]
+    report: dict[str, Any] | None = None
+
+
+class _ReturnedImage(msgspec.Struct):
+    filename: str
+    type: str
+    data: str
+
+
+class _StockOutput(msgspec.Struct):
+    images: list[_ReturnedImage]
+
+
+class _WorkerError(msgspec.Struct):
+    code: str
+    detail: str = ""
+    user_fault: bool = False
+
+
+class _SdkError(msgspec.Struct):
+    error_message: str
+    error_type: str = ""
+
+
+def read_report(body: bytes, output_extension: str) -> Report:
+    """Read one job object. ``output_extension`` picks the wanted file among several of a stock worker.
+
+    Raises:
+        UnreadableReport: the body is not JSON, is no job object, or names a status nobody has heard of.
+    """
+    try:
+        job = msgspec.json.decode(body, type=_Job)
+    except msgspec.DecodeError as error:
+        raise UnreadableReport(str(error)) from error
+    match job.status:
+        case "IN_QUEUE":
+            return Waiting(job.id)
+        case "IN_PROGRESS" | "RUNNING":
+            return Rendering(job.id)
+        case "COMPLETED":
+            return _completed(job, output_extension)
+        case "FAILED":
+            return _failed(job)
+        case "TIMED_OUT":
+            return Vanished(job_id=job.id, code="execution_timeout", detail="the provider stopped the job: TIMED_OUT")
+        case "CANCELLED":
+            return Vanished(job_id=job.id, code="provider_unavailable", detail="the job was cancelled at the provider")
+        case _:
+            raise UnreadableReport(f"unknown job status {job.status[:40]!r}")
+
+
+def _completed(job: _Job, output_extension: str) -> Report:
+    execution_ms = None if job.executionTime is None else round(job.executionTime)
+    ours = _decode(job.output, _OurOutput)
+    if ours is not None and ours.outputs:
+        file = ours.outputs[0]
+        return Uploaded(
+            job_id=job.id,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            content_type=file.content_type,
+            execution_ms=execution_ms,
+            report=_bounded(ours.report),
+        )
+    stock = _decode(job.output, _StockOutput)
+    for image in stock.images if stock is not None else ():
+        if image.filename.lower().endswith(f".{output_extension}") and image.type in ("base64", "s3_url"):
+            return Returned(
+                job_id=job.id,
+                filename=image.filename,
+                is_url=image.type == "s3_url",
+                data=image.data,
+                execution_ms=execution_ms,
+            )
+    return Vanished(job_id=job.id, code="output_missing", detail="the job completed without naming an output")
+
+
+def _failed(job: _Job) -> Failed:
+    message = _error_text(job)
+    raised = _decode(message.encode(), _WorkerError)
+    if raised is not None:
+        code = "invalid_input" if raised.user_fault else raised.code
+        return Failed(
+            job_id=job.id,
+            code=code if code in FAILURE_CODES else "execution_failed",  # type: ignore[arg-type]
+            detail=raised.detail or raised.code,
+            user_fault=raised.user_fault,
+        )
+    crashed = _decode(message.encode(), _SdkError)
+    if crashed is not None:
+        message = f"{crashed.error_type}: {crashed.error_message}" if crashed.error_type else crashed.error_message
+    detail = message or "the worker gave no reason"
+    return Failed(job_id=job.id, code="execution_failed", detail=detail, user_fault=False)
+
+
+def _error_text(job: _Job) -> str:
+    """The worker's own words: the provider puts them in ``error``, or in ``output`` whole or as its ``error``."""
+    for raw in (job.error, job.output):
+        value = _decode(raw, Any)
+        if isinstance(value, dict) and isinstance(value.get("error"), str):
+            value = value["error"]
+        if isinstance(value, str) and value:
+            return value
+        if value:
+            return msgspec.json.encode(value).decode()
+    return ""
+
+
+def _bounded(report: dict[str, Any] | None) -> dict[str, Any] | None:
+    return report if report is None or len(msgspec.json.encode(report)) <= MAX_REPORT_BYTES else None
+
+
+def _decode(raw: bytes | msgspec.Raw, type_: Any) -> Any:
+    """The decoded value, or None where the bytes are something else: the caller then tries another shape."""
+    try:
+        return msgspec.json.decode(raw, type=type_)
+    except msgspec.DecodeError:
+        return None

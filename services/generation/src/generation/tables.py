@@ -1,0 +1,199 @@
+"""The tables of schema ``generation``. The migrations create them; a test holds that both agree."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA = "generation"
+metadata = MetaData(schema=SCHEMA)
+_Time = DateTime(timezone=True)
+
+video_generations = Table(
+    "video_generations",
+    metadata,
+    Column("generation_id", Uuid, primary_key=True),
+    Column("user_id", Uuid, nullable=False),
+    Column("model_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),  # the catalogue's logical name
+    Column("lane", Text, nullable=False),
+    Column("price_credits", BigInteger, nullable=False),
+    Column("parameters", JSONB, nullable=False),
+    Column("uploads", JSONB, nullable=False),
+    Column("input_object_keys", JSONB),
+    Column("status", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("ready", Boolean, nullable=False),  # may be claimed now: queued, inputs verified, no backoff, not sought
+    Column("inputs_ready", Boolean, nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),  # attempts that used up a try
+    Column("handed_over_number", Integer),  # the attempt whose file storage is looking at
+    Column("requested_at", _Time, nullable=False),
+    Column("enqueued_at", _Time, nullable=False),  # the place in the user's queue; a retry keeps it
+    Column("next_attempt_at", _Time, nullable=False),
+    Column("expires_at", _Time, nullable=False),
+    Column("deadline_at", _Time, nullable=False),  # when the present state has lasted too long
+    Column("finished_at", _Time),
+    Column("sought_version", Integer),
+    Column("sought_code", Text),
+    Column("sought_detail", Text),
+    Column("sought_retry", Boolean),
+    Column("failure_code", Text),
+    Column("failure_detail", Text),
+    Column("asset_id", Uuid),
+    Column("late", Boolean, nullable=False),
+    Column("expected_width_pixels", Integer, nullable=False),
+    Column("expected_height_pixels", Integer, nullable=False),
+    Column("expected_duration_ms", Integer),
+    Column("max_size_bytes", BigInteger, nullable=False),
+    Column("output_extension", Text, nullable=False),
+    Column("execution_timeout_seconds", Integer, nullable=False),
+    Column("traceparent", Text),
+    Index(
+        "video_generations_ready",
+        "endpoint",
+        "lane",
+        "user_id",
+        "enqueued_at",
+        "generation_id",
+        postgresql_where=text("ready"),
+    ),
+    Index(
+        "video_generations_backoff",
+        "next_attempt_at",
+        postgresql_where=text("status = 'queued' AND NOT ready AND inputs_ready AND sought_version IS NULL"),
+    ),
+    Index(
+        "video_generations_deadline",
+        "deadline_at",
+        postgresql_where=text("status NOT IN ('completed', 'failed', 'cancelled')"),
+    ),
+    Index("video_generations_user", "user_id", "generation_id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("attempt_id", Uuid, primary_key=True),
+    Column("generation_id", Uuid, ForeignKey(f"{SCHEMA}.video_generations.generation_id"), nullable=False),
+    Column("attempt_number", Integer, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("endpoint_id", Text, nullable=False),  # the provider's id
+    Column("status", Text, nullable=False),
+    Column("fence_token", BigInteger, nullable=False),
+    Column("prepared_at", _Time, nullable=False),
+    Column("check_at", _Time, nullable=False),  # lease end, end of the wait for a sign, or next look at /status
+    Column("last_checked_at", _Time),
+    Column("provider_job_id", Text),
+    Column("submitted_at", _Time),
+    Column("started_at", _Time),
+    Column("ended_at", _Time),
+    Column("cancel_due_at", _Time),
+    Column("cancel_tries", Integer, nullable=False),
+    Column("failure_code", Text),
+    Column("failure_detail", Text),
+    Column("size_bytes", BigInteger),
+    Column("sha256", Text),
+    Column("content_type", Text),
+    Column("execution_ms", BigInteger),
+    Column("report", JSONB),
+    UniqueConstraint("generation_id", "attempt_number", name="attempts_number"),
+    Index(
+        "attempts_check",
+        "check_at",
+        postgresql_where=text("status IN ('prepared', 'unknown', 'submitted', 'running')"),
+    ),
+    Index(
+        "attempts_live",
+        "endpoint",
+        postgresql_where=text("status IN ('prepared', 'unknown', 'submitted', 'running')"),
+    ),
+    Index("attempts_cancel", "cancel_due_at", postgresql_where=text("cancel_due_at IS NOT NULL")),
+    Index("attempts_job", "provider_job_id"),
+)
+
+provider_callbacks = Table(
+    "provider_callbacks",
+    metadata,
+    Column("callback_id", Uuid, primary_key=True),
+    Column("attempt_id", Uuid, nullable=False),
+    Column("source", Text, nullable=False),  # webhook | status
+    Column("body", LargeBinary, nullable=False),
+    Column("body_sha256", LargeBinary, nullable=False),
+    Column("received_at", _Time, nullable=False),
+    Column("due_at", _Time, nullable=False),  # when to act on it, or to try again to fetch what it returned
+    Column("tries", Integer, nullable=False),
+    Column("processed_at", _Time),
+    Column("outcome", Text),
+    UniqueConstraint("attempt_id", "body_sha256", name="provider_callbacks_once"),
+    Index("provider_callbacks_due", "due_at", postgresql_where=text("processed_at IS NULL")),
+    Index("provider_callbacks_processed", "processed_at", postgresql_where=text("processed_at IS NOT NULL")),
+)
+
+cancellations = Table(
+    "cancellations",
+    metadata,
+    Column("generation_id", Uuid, primary_key=True),
+    Column("user_id", Uuid, nullable=False),
+    Column("requested_at", _Time, nullable=False),
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("endpoint", Text, primary_key=True),
+    Column("endpoint_id", Text, nullable=False),
+    Column("max_active", Integer, nullable=False),
+    Column("rate_per_second", Double, nullable=False),
+    Column("burst", Integer, nullable=False),
+    Column("tokens", Double, nullable=False),
+    Column("tokens_at", _Time, nullable=False),
+    Column("virtual_time", BigInteger, nullable=False),  # start tag of the last order served, over the lanes
+    Column("consecutive_failures", Integer, nullable=False),
+    Column("held_until", _Time),  # the breaker is open, or the provider asked for a pause; then one probe at a time
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("endpoint", Text, ForeignKey(f"{SCHEMA}.endpoints.endpoint"), primary_key=True),
+    Column("lane", Text, primary_key=True),
+    Column("stride", BigInteger, nullable=False),  # what serving one order costs the lane: inverse to its weight
+    Column("pass", BigInteger, nullable=False),  # start tag of the lane's next order
+    Column("virtual_time", BigInteger, nullable=False),  # start tag of the last order served, over the lane's users
+)
+
+user_queues = Table(
+    "user_queues",
+    metadata,
+    Column("endpoint", Text, primary_key=True),
+    Column("lane", Text, primary_key=True),
+    Column("user_id", Uuid, primary_key=True),
+    Column("ready_count", Integer, nullable=False),
+    Column("active_count", Integer, nullable=False),
+    Column("active_cap", Integer, nullable=False),
+    Column("turn", BigInteger, nullable=False),  # start tag of the user's next order
+    Index(
+        "user_queues_eligible",
+        "endpoint",
+        "lane",
+        "turn",
+        "user_id",
+        postgresql_where=text("ready_count > 0 AND active_count < active_cap"),
+    ),
+)

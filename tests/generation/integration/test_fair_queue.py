@@ -1,0 +1,207 @@
+"""Who is served next, within which limits: against real PostgreSQL."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from generation.domain.order import Order
+from generation.repository.orders import lock_orders, save_orders
+from generation.repository.queue import Claim, ClaimedOrder, claim_orders, hold, record_failure, record_success
+from messaging.ids import new_id
+from tests.generation.orders import CAPS, ENDPOINT, configure, enqueue, limits, new_order
+from tests.support.databases import Database
+
+BREAKER = {"threshold": 3, "first_seconds": 60.0, "longest_seconds": 300.0}
+
+
+@pytest.fixture
+async def engine(make_database: Callable[..., Awaitable[Database]]) -> AsyncEngine:
+    return (await make_database("generation")).engine("generation")
+
+
+async def claim(engine: AsyncEngine, batch: int, endpoint: str = ENDPOINT) -> Claim:
+    async with engine.begin() as connection:
+        ids = [new_id() for _ in range(batch)]
+        return await claim_orders(connection, endpoint, ids, lease_seconds=30, probe_seconds=10)
+
+
+async def finish(connection: AsyncConnection, claimed: list[ClaimedOrder]) -> None:
+    """End the attempts as if the provider had refused them for good: their users' slots become free."""
+    locked = await lock_orders(connection, (order.generation_id for order in claimed))
+    for order in locked.orders.values():
+        end_attempts(order, locked.now)
+    await save_orders(connection, locked)
+
+
+def end_attempts(order: Order, now: object) -> None:
+    for attempt in order.attempts:
+        if attempt.live:
+            attempt.end("failed", now)  # type: ignore[arg-type]
+
+
+async def test_a_user_with_10000_orders_does_not_starve_a_user_with_one(engine: AsyncEngine) -> None:
+    greedy, modest = uuid4(), uuid4()
+    async with engine.begin() as connection:
+        await configure(connection)
+        for _ in range(10):
+            await enqueue(connection, [new_order(greedy) for _ in range(1000)])
+        [wanted] = await enqueue(connection, [new_order(modest)])
+    assert wanted in [order.generation_id for order in (await claim(engine, 2)).orders]
+
+
+async def test_users_of_one_lane_are_served_in_turn(engine: AsyncEngine) -> None:
+    users = [uuid4() for _ in range(3)]
+    async with engine.begin() as connection:
+        await configure(connection)
+        for user in users:
+            await enqueue(connection, [new_order(user) for _ in range(6)])
+    served: list[UUID] = []
+    for _ in range(4):
+        claimed = (await claim(engine, 3)).orders
+        served += [order.user_id for order in claimed]
+        async with engine.begin() as connection:
+            await finish(connection, claimed)
+    assert [Counter(served[start : start + 3]) for start in range(0, 12, 3)] == [Counter(users)] * 4
+
+
+async def test_a_user_who_comes_back_gets_one_turn_and_no_arrears(engine: AsyncEngine) -> None:
+    steady, returning = uuid4(), uuid4()
+    async with engine.begin() as connection:
+        await configure(connection, caps={"pro": 100, "standard": 100, "free": 100})
+        await enqueue(connection, [new_order(steady) for _ in range(60)], {"standard": 100})
+    await claim(engine, 40)
+    async with engine.begin() as connection:
+        await enqueue(connection, [new_order(returning) for _ in range(20)], {"standard": 100})
+    served = Counter(order.user_id for order in (await claim(engine, 10)).orders)
+    assert served == {steady: 5, returning: 5}
+
+
+async def test_lanes_share_by_weight_and_none_starves(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection)
+        for lane in ("pro", "standard", "free"):
+            for _ in range(60):
+                await enqueue(connection, [new_order(uuid4(), lane) for _ in range(2)])
+    shares: Counter[str] = Counter()
+    for _ in range(10):
+        claimed = (await claim(engine, 10)).orders
+        async with engine.connect() as connection:
+            rows = await connection.execute(
+                text("SELECT lane FROM generation.video_generations WHERE generation_id = ANY(:ids)"),
+                {"ids": [order.generation_id for order in claimed]},
+            )
+            shares.update(rows.scalars())
+    assert (shares["pro"], shares["standard"], shares["free"]) == (60, 30, 10)
+
+
+async def test_an_idle_lane_leaves_its_share_to_the_others(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection)
+        await enqueue(connection, [new_order(uuid4(), "free") for _ in range(50)])
+    assert len((await claim(engine, 50)).orders) == 50
+
+
+async def test_a_user_never_has_more_active_orders_than_the_cap(engine: AsyncEngine) -> None:
+    user = uuid4()
+    async with engine.begin() as connection:
+        await configure(connection)
+        await enqueue(connection, [new_order(user) for _ in range(10)])
+    first = (await claim(engine, 10)).orders
+    assert len(first) == CAPS["standard"]
+    assert (await claim(engine, 10)).orders == []
+    async with engine.begin() as connection:
+        await finish(connection, first[:1])
+    assert len((await claim(engine, 10)).orders) == 1
+
+
+async def test_an_endpoint_never_holds_more_jobs_than_its_cap(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection, limits(max_active=7))
+        await enqueue(connection, [new_order(uuid4()) for _ in range(20)])
+    claims = await asyncio.gather(*(claim(engine, 5) for _ in range(4)))
+    assert sum(len(one.orders) for one in claims) == 7
+
+
+async def test_the_token_bucket_says_when_to_come_again(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection, limits(rate_per_second=0.5, burst=3))
+        await enqueue(connection, [new_order(uuid4()) for _ in range(20)])
+    assert len((await claim(engine, 10)).orders) == 3
+    again = await claim(engine, 10)
+    assert again.orders == []
+    assert again.again_in_seconds is not None
+    assert 0 < again.again_in_seconds <= 2
+
+
+async def test_replicas_never_claim_the_same_order(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection)
+        await enqueue(connection, [new_order(uuid4()) for _ in range(200)])
+
+    async def replica() -> list[UUID]:
+        taken: list[UUID] = []
+        while claimed := (await claim(engine, 7)).orders:
+            taken += [order.generation_id for order in claimed]
+        return taken
+
+    taken = [one for replica_took in await asyncio.gather(*(replica() for _ in range(4))) for one in replica_took]
+    assert len(taken) == len(set(taken)) == 200
+
+
+async def test_an_order_that_someone_else_has_locked_is_passed_over(engine: AsyncEngine) -> None:
+    user = uuid4()
+    async with engine.begin() as connection:
+        await configure(connection)
+        first, second = await enqueue(connection, [new_order(user), new_order(user)])
+    async with engine.begin() as connection:
+        await lock_orders(connection, [first])
+        assert [order.generation_id for order in (await claim(engine, 2)).orders] == [second]
+
+
+async def test_failures_in_a_row_hold_the_endpoint_and_a_probe_frees_it(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection)
+        await enqueue(connection, [new_order(uuid4()) for _ in range(20)])
+        for _ in range(BREAKER["threshold"]):  # type: ignore[call-overload]
+            await record_failure(connection, ENDPOINT, probe=False, **BREAKER)  # type: ignore[arg-type]
+    held = await claim(engine, 5)
+    assert held.orders == []
+    assert held.again_in_seconds == pytest.approx(60, abs=2)
+    async with engine.begin() as connection:
+        await let_hold_pass(connection)
+    [probe] = (await claim(engine, 5)).orders
+    assert probe.probe
+    assert (await claim(engine, 5)).orders == [], "one probe at a time"
+    async with engine.begin() as connection:
+        await record_success(connection, ENDPOINT, probe=False)
+    assert (await claim(engine, 5)).orders == [], "an answer from before the hold proves nothing"
+    async with engine.begin() as connection:
+        await record_success(connection, ENDPOINT, probe=True)
+    assert len((await claim(engine, 5)).orders) == 5
+
+
+async def test_a_failed_probe_holds_the_endpoint_for_longer(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection)
+        await enqueue(connection, [new_order(uuid4())])
+        for _ in range(BREAKER["threshold"]):  # type: ignore[call-overload]
+            await record_failure(connection, ENDPOINT, probe=False, **BREAKER)  # type: ignore[arg-type]
+        await record_failure(connection, ENDPOINT, probe=True, **BREAKER)  # type: ignore[arg-type]
+    assert (await claim(engine, 1)).again_in_seconds == pytest.approx(120, abs=2)
+
+
+async def test_a_pause_that_the_provider_asked_for_is_kept(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection)
+        await enqueue(connection, [new_order(uuid4())])
+        await hold(connection, ENDPOINT, 7.0)
+    assert (await claim(engine, 1)).again_in_seconds == pytest.approx(7, abs=1)
+
+
+async def let_hold_pass(connection: AsyncConnection) -> None:
+    await connection.execute(text("UPDATE generation.endpoints SET held_until = clock_timestamp()"))
