@@ -2,15 +2,14 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
-from typing import Any
 
 import asyncpg
-import msgspec
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from local_platform import provision
 from local_platform.servers import PostgresServer
+from service_runtime.database import engine_for
 
 
 class Database:
@@ -26,26 +25,21 @@ class Database:
         """Connection string of ``role``."""
         return self.dsns[role]
 
-    def engine(self, role: str, **options: Any) -> AsyncEngine:
-        """A new SQLAlchemy engine for ``role``, disposed of when the test ends. Each call is a separate pool."""
-        return self._engine(self.dsns[role], options)
+    def engine(self, role: str, pool_size: int = 10) -> AsyncEngine:
+        """A new engine for ``role`` as services have it, disposed of when the test ends. Each call is its own pool."""
+        return self._engine(self.dsns[role], pool_size)
 
-    def superuser_engine(self, **options: Any) -> AsyncEngine:
+    def superuser_engine(self, pool_size: int = 10) -> AsyncEngine:
         """A new engine that may do anything: to look behind the scenes and to tamper."""
-        return self._engine(self.superuser_dsn, options)
+        return self._engine(self.superuser_dsn, pool_size)
 
     async def dispose(self) -> None:
         """Close every connection of every engine."""
         for engine in self._engines:
             await engine.dispose()
 
-    def _engine(self, dsn: str, options: dict[str, Any]) -> AsyncEngine:
-        engine = create_async_engine(
-            dsn.replace("postgresql://", "postgresql+asyncpg://", 1),
-            json_serializer=lambda value: msgspec.json.encode(value).decode(),
-            json_deserializer=msgspec.json.decode,
-            **options,
-        )
+    def _engine(self, dsn: str, pool_size: int) -> AsyncEngine:
+        engine = engine_for(dsn, application_name=f"test-{self.name}", pool_size=pool_size)
         self._engines.append(engine)
         return engine
 

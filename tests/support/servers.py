@@ -1,15 +1,12 @@
 """Fixtures that start real servers. Each starts only when a test asks for it."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
 from local_platform.servers import NatsServer, PostgresServer, S3Server
+from messaging.settings import BrokerSettings
 from tests.support.folders import removed_at_exit
-
-if TYPE_CHECKING:
-    from messaging.settings import BrokerSettings
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +40,8 @@ def nats_server() -> Iterator[NatsServer]:
 
 
 @pytest.fixture
-def broker_settings(nats_server: NatsServer) -> "Callable[[str], BrokerSettings]":
+def broker_settings(nats_server: NatsServer) -> Callable[[str], BrokerSettings]:
     """``broker_settings("billing")``: how that service reaches the broker of this test."""
-
-    from messaging.settings import BrokerSettings
 
     def settings(service: str) -> BrokerSettings:
         return BrokerSettings(url=nats_server.url, user=service, password=nats_server.users[service])

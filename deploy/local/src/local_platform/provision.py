@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import asyncpg
 
 from contracts.message import SERVICES
+from service_runtime.migrations import migrate
 
 READER = "auditor"
 _PASSWORD_LENGTH = 32
@@ -122,8 +123,6 @@ async def provision_database(
 
 async def migrate_all(dsns: Mapping[str, str], services: Iterable[str] = SERVICES) -> None:
     """Run the migrations of each service as its migrator, one after the other."""
-    from service_runtime.migrations import migrate
-
     for service in services:
         await asyncio.to_thread(migrate, package=service, dsn=dsns[migrator_of(service)])
 

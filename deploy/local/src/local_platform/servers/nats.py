@@ -15,7 +15,7 @@ from contracts.message import SERVICES
 from contracts.permissions import permissions_of
 from local_platform.servers.binaries import program
 from local_platform.servers.ports import free_port
-from local_platform.servers.processes import ChildProcess, ServerFailedError, port_was_taken
+from local_platform.servers.processes import ChildProcess, ServerFailedError, port_was_taken, settled
 
 ADMIN = "admin"
 """A user without restrictions, for operators and tests."""
@@ -38,17 +38,17 @@ class NatsServer:
         port: int | None = None,
         users: Mapping[str, str] | None = None,
         sync_interval: str | None = None,
-        monitor_port: int | None = None,
+        log_file: Path | None = None,
     ) -> None:
         self.directory = directory
-        self.log_file = directory / "nats.log"
+        self.log_file = log_file or directory / "nats.log"
         self.store_directory = directory / "jetstream"
         self.users = dict(users or {name: secrets.token_urlsafe(18) for name in (*SERVICES, ADMIN)})
         self._sync_interval = sync_interval
         self._fixed_port = port
-        self._fixed_monitor_port = monitor_port
         self._port = port
-        self._monitor_port = monitor_port
+        self._monitor_port: int | None = None
+        self._was_up = False
         self._process: ChildProcess | None = None
 
     @property
@@ -79,7 +79,7 @@ class NatsServer:
 
     async def start(self) -> None:
         """Start, and return when JetStream is healthy. Raises ServerFailedError with the end of the log."""
-        await asyncio.to_thread(self.start_blocking)
+        await settled(self.start_blocking)
 
     async def stop(self) -> None:
         """Stop in order; the store stays."""
@@ -93,18 +93,22 @@ class NatsServer:
     def start_blocking(self) -> None:
         """:meth:`start` for callers without an event loop."""
         assert not self.alive(), "already running"
+        if self._process is not None:
+            self._process.kill()  # it has died; this reaps it
         self.directory.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, _START_TRIES + 1):
-            if self._port is None or (self._fixed_port is None and attempt > 1):
-                self._port = free_port()
-            if self._monitor_port is None or (self._fixed_monitor_port is None and attempt > 1):
+            if self._monitor_port is None:
+                self._port = self._fixed_port or free_port()
                 self._monitor_port = free_port()
             try:
                 self._launch()
             except ServerFailedError as error:
-                if self._fixed_port is not None or not port_was_taken(error) or attempt == _START_TRIES:
+                # Once clients know the port, another is no help to them.
+                if self._was_up or not port_was_taken(error) or attempt == _START_TRIES:
                     raise
+                self._monitor_port = None
             else:
+                self._was_up = True
                 return
 
     def stop_blocking(self) -> None:

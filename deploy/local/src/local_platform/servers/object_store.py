@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local_platform.guardian import GUARDIAN
 from local_platform.servers.binaries import program, temporary_directory
 from local_platform.servers.ports import free_port
-from local_platform.servers.processes import ChildProcess, ServerFailedError, port_was_taken
+from local_platform.servers.processes import ChildProcess, ServerFailedError, port_was_taken, settled
 
 BUCKETS: Final = ("incoming", "library", "uploads")
 REGION: Final = "auto"
@@ -44,13 +44,14 @@ class S3Server:
     :meth:`start` returns.
     """
 
-    def __init__(self, directory: Path, *, port: int | None = None) -> None:
+    def __init__(self, directory: Path, *, port: int | None = None, log_file: Path | None = None) -> None:
         self.directory = directory
-        self.log_file = directory / "s3.log"
+        self.log_file = log_file or directory / "s3.log"
         self.region = REGION
         self.credentials = {name: (secrets.token_hex(10), secrets.token_urlsafe(30)) for name in IDENTITIES}
         self._fixed_port = port
         self._ports: dict[str, int] = {}
+        self._was_up = False
         self._process: ChildProcess | None = None
 
     @property
@@ -73,7 +74,7 @@ class S3Server:
 
         Raises ServerFailedError with the end of the log.
         """
-        await asyncio.to_thread(self.start_blocking)
+        await settled(self.start_blocking)
 
     async def stop(self) -> None:
         """Stop in order; the objects stay."""
@@ -87,18 +88,23 @@ class S3Server:
     def start_blocking(self) -> None:
         """:meth:`start` for callers without an event loop."""
         assert not self.alive(), "already running"
+        if self._process is not None:
+            self._process.kill()  # it has died; this reaps it
         (self.directory / "objects").mkdir(parents=True, exist_ok=True)
         for attempt in range(1, _START_TRIES + 1):
-            if not self._ports or (self._fixed_port is None and attempt > 1):
+            if not self._ports:
                 self._ports = {name: free_port() for name in _LISTENERS}
                 if self._fixed_port is not None:
                     self._ports["s3"] = self._fixed_port
             try:
                 self._launch()
             except ServerFailedError as error:
-                if self._fixed_port is not None or not port_was_taken(error) or attempt == _START_TRIES:
+                # Once clients know the port, another is no help to them.
+                if self._was_up or not port_was_taken(error) or attempt == _START_TRIES:
                     raise
+                self._ports = {}
             else:
+                self._was_up = True
                 return
 
     def stop_blocking(self) -> None:

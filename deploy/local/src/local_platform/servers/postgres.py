@@ -6,6 +6,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -18,12 +19,16 @@ from local_platform.servers.binaries import (
     unprivileged_user,
 )
 from local_platform.servers.ports import free_port
-from local_platform.servers.processes import ChildProcess, ServerFailedError, port_was_taken
+from local_platform.servers.processes import ChildProcess, ServerFailedError, port_was_taken, settled
 
 SUPERUSER = "postgres"
 _START_TIMEOUT_SECONDS = 60.0
 _STOP_TIMEOUT_SECONDS = 30.0
-_START_TRIES = 3
+_START_TRIES = 10
+_SHARED_MEMORY_IN_USE = "pre-existing shared memory block"
+_BACKENDS_LEAVE_SECONDS = 0.5
+"""After a kill, a busy backend may need a moment to notice that its postmaster is gone."""
+
 _STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
@@ -36,13 +41,20 @@ class PostgresServer:
     """
 
     def __init__(
-        self, directory: Path, *, port: int | None = None, durable: bool = False, max_connections: int = 300
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        durable: bool = False,
+        max_connections: int = 300,
+        log_file: Path | None = None,
     ) -> None:
         self.directory = directory
-        self.log_file = directory / "postgres.log"
+        self.log_file = log_file or directory / "postgres.log"
         self.superuser_password = secrets.token_urlsafe(18)
         self._fixed_port = port
         self._port = port
+        self._was_up = False
         self._durable = durable
         self._max_connections = max_connections
         self._data: Path | None = None
@@ -76,7 +88,7 @@ class PostgresServer:
 
         Raises ServerFailedError with the end of the log.
         """
-        await asyncio.to_thread(self.start_blocking)
+        await settled(self.start_blocking)
 
     async def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
         """Stop; ``immediate`` is a crash that leaves recovery to the next start. The data stay."""
@@ -90,17 +102,26 @@ class PostgresServer:
     def start_blocking(self) -> None:
         """:meth:`start` for callers without an event loop."""
         assert not self.alive(), "already running"
+        if self._process is not None:
+            self._process.kill()  # it has died; this reaps it
         if self._data is None:
             self._data = self._create_data()
         for attempt in range(1, _START_TRIES + 1):
-            if self._port is None or (self._fixed_port is None and attempt > 1):
+            if self._port is None:
                 self._port = free_port()
             try:
                 self._launch(self._data)
             except ServerFailedError as error:
-                if self._fixed_port is not None or not port_was_taken(error) or attempt == _START_TRIES:
+                if attempt == _START_TRIES:
+                    raise
+                if _SHARED_MEMORY_IN_USE in str(error):
+                    time.sleep(_BACKENDS_LEAVE_SECONDS)
+                elif self._fixed_port is None and not self._was_up and port_was_taken(error):
+                    self._port = None
+                else:
                     raise
             else:
+                self._was_up = True
                 return
 
     def stop_blocking(self, mode: Literal["fast", "immediate"] = "fast") -> None:

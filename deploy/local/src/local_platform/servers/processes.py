@@ -1,5 +1,6 @@
 """Child processes that die with us, whose last words can be read, and that can be killed like a power cut."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -118,3 +119,16 @@ def _seek_near_end(log: IO[bytes], window_bytes: int = 65536) -> None:
 def port_was_taken(error: ServerFailedError) -> bool:
     """Whether a start failed only because somebody else took the port in between."""
     return "address already in use" in str(error).lower()
+
+
+async def settled(blocking: Callable[[], None]) -> None:
+    """Run ``blocking`` in a thread; if we are cancelled meanwhile, wait for its end before passing that on.
+
+    A server that comes up after everything else was stopped would be left behind.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(blocking))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

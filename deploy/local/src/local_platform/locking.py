@@ -1,0 +1,80 @@
+"""One supervisor per platform name, and cleaning up after one that was killed."""
+
+import contextlib
+import fcntl
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from local_platform.description import FILE_NAME, PlatformDescription
+
+LOCK_FILE_NAME = "lock"
+
+
+class PlatformAlreadyRunsError(RuntimeError):
+    """Another supervisor holds the lock of this name."""
+
+
+class PlatformLock:
+    """A lock that the kernel gives back whenever and however its holder goes, so a stale one cannot exist."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / LOCK_FILE_NAME
+        self._file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Take it or raise PlatformAlreadyRunsError."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = self._path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise PlatformAlreadyRunsError(
+                f"a platform named {self._path.parent.name!r} runs already ({self._path}); "
+                f"`make down NAME={self._path.parent.name}` stops it, another NAME= starts a second one"
+            ) from error
+        self._file = file
+
+    def give_back(self) -> None:
+        """Harmless if it was never taken."""
+        if self._file is not None:
+            # Unlinked while still held: whoever waited for the old file finds that it lost its name and opens anew.
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a supervisor lives in ``directory``."""
+    with contextlib.suppress(FileNotFoundError), _opened(directory / LOCK_FILE_NAME) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    with path.open("r") as file:
+        yield file
+
+
+def remove_leftovers(directory: Path) -> PlatformDescription | None:
+    """Remove what a killed supervisor left (its guardian has ended the processes) and say what it was.
+
+    Call it only while holding the lock, or after ``is_held`` said no.
+    """
+    path = directory / FILE_NAME
+    if not path.exists():
+        return None
+    description = None
+    with contextlib.suppress(msgspec.DecodeError):
+        description = msgspec.json.decode(path.read_bytes(), type=PlatformDescription)
+        shutil.rmtree(description.data_directory, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    return description

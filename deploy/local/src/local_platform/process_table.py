@@ -1,0 +1,194 @@
+"""Every process of the platform besides the three servers, in one table: to add one, add a line to ``PROCESSES``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from contracts.message import SERVICES, Service
+from local_platform.wiring import Wiring, python_module
+
+Stage = Literal["provider", "service", "worker"]
+STAGES: tuple[Stage, ...] = ("provider", "service", "worker")
+"""The order of starting; stopping goes the other way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessSpec:
+    """How to run one process.
+
+    ``listeners`` are the names of the ports it opens, the first being its address in the table that is printed.
+    ``ready_path`` is asked on ``ready_listener`` until it answers 200; without one, a process is ready when it runs.
+    """
+
+    name: str
+    stage: Stage
+    command: Callable[[Wiring], Sequence[str]]
+    environment: Callable[[Wiring], Mapping[str, str]]
+    directory: Callable[[Wiring], Path] = lambda wiring: wiring.data_directory
+    listeners: tuple[str, ...] = ()
+    ready_listener: str | None = None
+    ready_path: str = "/readyz"
+
+
+def _no_environment(_: Wiring) -> Mapping[str, str]:
+    return {}
+
+
+def _every_service(wiring: Wiring, service: Service) -> dict[str, str]:
+    """The settings that all services share; see ``service_runtime.settings``."""
+    prefix = service.upper()
+    return {
+        f"{prefix}_DATABASE_URL": wiring.dsns[service],
+        f"{prefix}_NATS_URL": wiring.nats.url,
+        f"{prefix}_NATS_USER": service,
+        f"{prefix}_NATS_PASSWORD": wiring.nats.users[service],
+        f"{prefix}_OPS_HOST": "127.0.0.1",
+        f"{prefix}_OPS_PORT": str(wiring.ports[f"{service}-ops"]),
+        f"{prefix}_LOG_FORMAT": "console",
+        f"{prefix}_DRAIN_SECONDS": "5",
+    }
+
+
+def _http(wiring: Wiring, service: Service) -> dict[str, str]:
+    prefix = service.upper()
+    return {f"{prefix}_HTTP_HOST": "127.0.0.1", f"{prefix}_HTTP_PORT": str(wiring.ports[service])}
+
+
+def _s3(wiring: Wiring, service: Service) -> dict[str, str]:
+    prefix = service.upper()
+    access_key, secret_key = wiring.s3.credentials[service]
+    return {
+        f"{prefix}_S3_ENDPOINT_URL": wiring.s3.endpoint_url,
+        f"{prefix}_S3_REGION": wiring.s3.region,
+        f"{prefix}_S3_ACCESS_KEY_ID": access_key,
+        f"{prefix}_S3_SECRET_ACCESS_KEY": secret_key,
+    }
+
+
+def _gateway(wiring: Wiring) -> Mapping[str, str]:
+    return {
+        **_every_service(wiring, "gateway"),
+        **_http(wiring, "gateway"),
+        **_s3(wiring, "gateway"),
+        "GATEWAY_JWT_ISSUER": wiring.identity.issuer,
+        "GATEWAY_JWKS_URL": wiring.identity.jwks_url,
+    }
+
+
+def _billing(wiring: Wiring) -> Mapping[str, str]:
+    return _every_service(wiring, "billing")
+
+
+def _generation(wiring: Wiring) -> Mapping[str, str]:
+    return {
+        **_every_service(wiring, "generation"),
+        **_http(wiring, "generation"),
+        **_s3(wiring, "generation"),
+        "GENERATION_RUNPOD_API_BASE": wiring.url("runpod"),
+        "GENERATION_RUNPOD_API_KEY": wiring.runpod_api_key,
+    }
+
+
+def _storage(wiring: Wiring) -> Mapping[str, str]:
+    return {**_every_service(wiring, "storage"), **_s3(wiring, "storage")}
+
+
+def _payments(wiring: Wiring) -> Mapping[str, str]:
+    return {
+        **_every_service(wiring, "payments"),
+        **_http(wiring, "payments"),
+        "PAYMENTS_PUBLIC_BASE_URL": wiring.url("payments"),
+        "PAYMENTS_CHECKOUT_SUCCESS_URL": f"{wiring.url('gateway')}/docs",
+        "PAYMENTS_CHECKOUT_CANCEL_URL": f"{wiring.url('gateway')}/docs",
+    }
+
+
+def _auditor(wiring: Wiring) -> Mapping[str, str]:
+    return _every_service(wiring, "auditor")
+
+
+_ENVIRONMENTS: dict[Service, Callable[[Wiring], Mapping[str, str]]] = {
+    "gateway": _gateway,
+    "billing": _billing,
+    "generation": _generation,
+    "storage": _storage,
+    "payments": _payments,
+    "auditor": _auditor,
+}
+
+_WITH_PUBLIC_HTTP: frozenset[Service] = frozenset({"gateway", "generation", "payments"})
+
+
+def _service(service: Service) -> ProcessSpec:
+    listeners = (service, f"{service}-ops") if service in _WITH_PUBLIC_HTTP else (f"{service}-ops",)
+    return ProcessSpec(
+        name=service,
+        stage="service",
+        command=lambda _: python_module(f"{service}.main", "serve"),
+        environment=_ENVIRONMENTS[service],
+        listeners=listeners,
+        ready_listener=f"{service}-ops",
+    )
+
+
+def _runpod(wiring: Wiring) -> Sequence[str]:
+    return python_module("local_platform.runpod_emulator", "--port", str(wiring.ports["runpod"]))
+
+
+def _identity(wiring: Wiring) -> Sequence[str]:
+    port, key_file = str(wiring.ports["identity"]), str(wiring.data_directory / "identity.pem")
+    return python_module("local_platform.identity", "--port", port, "--key-file", key_file)
+
+
+PROCESSES: tuple[ProcessSpec, ...] = (
+    ProcessSpec(
+        name="identity",
+        stage="provider",
+        command=_identity,
+        environment=_no_environment,
+        listeners=("identity",),
+        ready_listener="identity",
+        ready_path="/auth/v1/.well-known/jwks.json",
+    ),
+    ProcessSpec(
+        name="runpod",
+        stage="provider",
+        command=_runpod,
+        environment=_no_environment,
+        listeners=("runpod",),
+        ready_listener="runpod",
+        ready_path="/healthz",
+    ),
+    *(_service(service) for service in SERVICES),
+)
+
+
+def _worker(number: int) -> ProcessSpec:
+    """The GPU worker as RunPod runs it: in its own environment, its SDK pointed at the emulator."""
+    worker_id = f"worker-{number}"
+
+    def environment(wiring: Wiring) -> Mapping[str, str]:
+        base = f"{wiring.url('runpod')}/v2/reelhouse"
+        return {
+            "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=none",
+            "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
+            "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",
+            "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID",
+            "RUNPOD_AI_API_KEY": wiring.runpod_api_key,
+            "RUNPOD_POD_ID": worker_id,
+            "RUNPOD_ENDPOINT_ID": "reelhouse",
+        }
+
+    return ProcessSpec(
+        name=worker_id,
+        stage="worker",
+        command=lambda wiring: [str(wiring.root / "gpu-endpoint/.venv/bin/python"), "src/handler.py"],
+        environment=environment,
+        directory=lambda wiring: wiring.root / "gpu-endpoint",
+    )
+
+
+def processes(workers: int) -> tuple[ProcessSpec, ...]:
+    """The table with ``workers`` GPU workers at its end."""
+    return (*PROCESSES, *(_worker(number) for number in range(1, workers + 1)))

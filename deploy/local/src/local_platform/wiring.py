@@ -1,0 +1,35 @@
+"""Who listens where and with which secrets: what the process table is filled in from."""
+
+import secrets
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from local_platform.description import IdentityDescription
+from local_platform.servers import NatsServer, PostgresServer, S3Server
+
+
+@dataclass(kw_only=True)
+class Wiring:
+    """One platform's addresses and secrets. Secrets are made at random for each platform and die with it."""
+
+    root: Path
+    data_directory: Path
+    postgres: PostgresServer
+    nats: NatsServer
+    s3: S3Server
+    ports: dict[str, int]
+    dsns: dict[str, str]
+    identity: IdentityDescription
+    runpod_api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    callback_secret: str = field(default_factory=lambda: secrets.token_hex(32))
+    cursor_secret: str = field(default_factory=lambda: secrets.token_hex(32))
+
+    def url(self, listener: str) -> str:
+        """HTTP address of a listener of the process table."""
+        return f"http://127.0.0.1:{self.ports[listener]}"
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """A command of ours, under this very interpreter."""
+    return [sys.executable, "-m", module, *arguments]

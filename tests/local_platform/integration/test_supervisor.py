@@ -1,0 +1,208 @@
+"""The supervisor on a small table: what dies comes back, what is stopped is gone, two run side by side."""
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import httpx
+import jwt
+import pytest
+
+from local_platform.description import FILE_NAME, PlatformDescription, read_platform
+from local_platform.identity import sign_token
+from local_platform.locking import PlatformAlreadyRunsError, is_held
+from local_platform.process_table import PROCESSES, ProcessSpec
+from local_platform.processes import TableProcess
+from local_platform.servers import ServerFailedError
+from local_platform.supervisor import PlatformOptions, Supervisor
+from local_platform.wiring import Wiring
+from messaging.ids import new_id
+from tests.support import eventually
+
+IDENTITY = [spec for spec in PROCESSES if spec.name == "identity"]
+
+
+@asynccontextmanager
+async def platform(root: Path, name: str = "test") -> AsyncIterator[tuple[Supervisor, PlatformDescription]]:
+    supervisor = Supervisor(PlatformOptions(name=name, root=root), IDENTITY)
+    try:
+        description = await supervisor.start()
+        watching = asyncio.create_task(supervisor.watch())
+        yield supervisor, description
+        watching.cancel()
+        await asyncio.wait([watching])
+    finally:
+        await supervisor.stop()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    # An orphan that nobody reaps (there may be no init in a container) is as good as gone.
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def _gone(path: str) -> bool:
+    return not Path(path).exists()
+
+
+async def test_a_platform_describes_itself_in_a_private_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with platform(tmp_path) as (supervisor, description):
+        file = supervisor.directory / FILE_NAME
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert read_platform("test", tmp_path) == description
+        assert set(description.postgres.dsns) >= {"billing", "billing_migrator", "auditor"}
+        pids = [process.pid for process in description.processes.values()]
+        assert all(_runs(pid) for pid in pids)
+    assert not any(_runs(pid) for pid in pids)
+    assert not file.exists()
+    assert _gone(description.data_directory)
+    assert not is_held(supervisor.directory)
+
+
+async def test_tokens_verify_against_the_published_key_set(tmp_path: Path) -> None:
+    async with platform(tmp_path) as (_, description):
+        user_id = new_id()
+        token = sign_token(description, user_id, plan="pro")
+        async with httpx.AsyncClient(trust_env=False) as client:
+            keys = jwt.PyJWKSet.from_dict((await client.get(description.identity.jwks_url)).json())
+        claims = jwt.decode(
+            token,
+            keys[jwt.get_unverified_header(token)["kid"]],
+            algorithms=["ES256"],
+            audience="authenticated",
+            issuer=description.identity.issuer,
+        )
+        assert (claims["sub"], claims["role"], claims["app_metadata"]["plan"]) == (str(user_id), "authenticated", "pro")
+
+
+async def test_every_process_that_is_killed_comes_back_on_its_port(tmp_path: Path) -> None:
+    async with platform(tmp_path) as (supervisor, before):
+        for name in before.processes:
+            supervisor.kill(name)
+
+        def all_back() -> bool:
+            now = read_platform("test", tmp_path)
+            return all(process.restarts == 1 and _runs(process.pid) for process in now.processes.values())
+
+        await eventually(all_back, timeout=40, what="every process runs again")
+        after = read_platform("test", tmp_path)
+        assert {name: process.address for name, process in after.processes.items()} == {
+            name: process.address for name, process in before.processes.items()
+        }
+
+
+async def test_two_platforms_run_side_by_side_but_not_two_of_one_name(tmp_path: Path) -> None:
+    async with platform(tmp_path, "one") as (_, one), platform(tmp_path, "two") as (_, two):
+        assert one.urls["identity"] != two.urls["identity"]
+        second = Supervisor(PlatformOptions(name="one", root=tmp_path), IDENTITY)
+        with pytest.raises(PlatformAlreadyRunsError, match="make down NAME=one"):
+            await second.start()
+        await second.stop()
+        assert is_held(tmp_path / ".reelhouse" / "one")
+        assert read_platform("one", tmp_path) == one
+
+
+def _failing(_: Wiring) -> list[str]:
+    return [sys.executable, "-c", "raise SystemExit('the configuration is wrong')"]
+
+
+async def test_a_process_that_dies_while_starting_ends_the_start_with_its_last_words(tmp_path: Path) -> None:
+    broken = ProcessSpec(
+        name="broken",
+        stage="provider",
+        command=_failing,
+        environment=lambda _: {},
+        listeners=("broken",),
+        ready_listener="broken",
+    )
+    supervisor = Supervisor(PlatformOptions(name="test", root=tmp_path), [*IDENTITY, broken])
+    try:
+        with pytest.raises(ServerFailedError, match="the configuration is wrong"):
+            await supervisor.start()
+    finally:
+        await supervisor.stop()
+    assert not (supervisor.directory / FILE_NAME).exists()
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+    supervisor = Supervisor(PlatformOptions(name="test", root=tmp_path), IDENTITY)
+    starting = asyncio.create_task(supervisor.start())
+    nats_log = supervisor.log_directory / "nats.log"
+    await eventually(nats_log.exists, what="the servers begin to start")
+    starting.cancel()
+    await asyncio.wait([starting])
+    await supervisor.stop()
+    assert not any(process.alive() for process in supervisor._processes.values())
+    assert not supervisor.wiring.data_directory.exists()
+
+
+_KEEP_RUNNING = """
+import asyncio, sys
+from pathlib import Path
+from local_platform.process_table import PROCESSES
+from local_platform.supervisor import PlatformOptions, Supervisor
+
+async def main():
+    supervisor = Supervisor(
+        PlatformOptions(name="test", root=Path(sys.argv[1])), [spec for spec in PROCESSES if spec.name == "identity"]
+    )
+    await supervisor.start()
+    await supervisor.watch()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def other_supervisor(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", _KEEP_RUNNING, str(tmp_path)]) as process:
+        yield process
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL)
+
+
+async def test_a_supervisor_killed_with_9_takes_everything_with_it_and_can_be_followed_by_another(
+    tmp_path: Path, other_supervisor: subprocess.Popen[bytes]
+) -> None:
+    file = tmp_path / ".reelhouse" / "test" / FILE_NAME
+    await eventually(file.exists, timeout=40, what="the other platform runs")
+    left = json.loads(file.read_bytes())
+    pids = [process["pid"] for process in left["processes"].values()]
+    assert all(_runs(pid) for pid in pids)
+
+    other_supervisor.kill()
+    await eventually(lambda: not any(_runs(pid) for pid in pids), timeout=15, what="its processes are gone")
+    await eventually(lambda: _gone(left["data_directory"]), what="its data are gone")
+
+    async with platform(tmp_path) as (_, description):
+        assert description.supervisor_pid == os.getpid()
+
+
+async def test_a_table_process_that_ignores_the_request_to_stop_is_killed(tmp_path: Path) -> None:
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    )
+    process = TableProcess(
+        "stubborn",
+        command=[sys.executable, "-c", stubborn],
+        environment={},
+        directory=tmp_path,
+        log_file=tmp_path / "stubborn.log",
+        ready_url=None,
+        stop_timeout_seconds=0.3,
+    )
+    await process.start()
+    await eventually(lambda: "deaf" in process.log_file.read_text(), what="the process runs")
+    await process.stop()
+    assert not process.alive()
