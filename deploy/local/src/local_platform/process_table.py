@@ -1,5 +1,6 @@
 """Every process of the platform besides the three servers, in one table: to add one, add a line to ``PROCESSES``."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ class ProcessSpec:
     """How to run one process.
 
     ``listeners`` are the names of the ports it opens, the first being its address in the table that is printed.
-    ``ready_path`` is asked on ``ready_listener`` until it answers 200; without one, a process is ready when it runs.
+    ``ready_path`` is asked on ``ready_listener`` until it answers without a server error (a service that is not ready
+    says 503; an emulator that listens is ready, even if it has nothing at that path). Without a listener, a process is
+    ready when it runs.
     """
 
     name: str
@@ -29,6 +32,9 @@ class ProcessSpec:
     listeners: tuple[str, ...] = ()
     ready_listener: str | None = None
     ready_path: str = "/readyz"
+
+
+_NOWPAYMENTS_EMAIL = "reelhouse@example.test"
 
 
 def _no_environment(_: Wiring) -> Mapping[str, str]:
@@ -86,7 +92,7 @@ def _generation(wiring: Wiring) -> Mapping[str, str]:
         **_http(wiring, "generation"),
         **_s3(wiring, "generation"),
         "GENERATION_RUNPOD_API_BASE": wiring.url("runpod"),
-        "GENERATION_RUNPOD_API_KEY": wiring.runpod_api_key,
+        "GENERATION_RUNPOD_API_KEY": wiring.secret("runpod-api-key"),
     }
 
 
@@ -101,6 +107,19 @@ def _payments(wiring: Wiring) -> Mapping[str, str]:
         "PAYMENTS_PUBLIC_BASE_URL": wiring.url("payments"),
         "PAYMENTS_CHECKOUT_SUCCESS_URL": f"{wiring.url('gateway')}/docs",
         "PAYMENTS_CHECKOUT_CANCEL_URL": f"{wiring.url('gateway')}/docs",
+        "PAYMENTS_POLL_SECONDS": "1",
+        "PAYMENTS_STRIPE_API_KEY": wiring.secret("stripe-api-key"),
+        "PAYMENTS_STRIPE_WEBHOOK_SECRETS": json.dumps([wiring.secret("stripe-webhook")]),
+        "PAYMENTS_STRIPE_API_BASE": wiring.url("stripe"),
+        "PAYMENTS_BTCPAY_URL": wiring.url("btcpay"),
+        "PAYMENTS_BTCPAY_API_KEY": wiring.secret("btcpay-api-key"),
+        "PAYMENTS_BTCPAY_STORE_ID": "store",
+        "PAYMENTS_BTCPAY_WEBHOOK_SECRETS": json.dumps([wiring.secret("btcpay-webhook")]),
+        "PAYMENTS_NOWPAYMENTS_URL": wiring.url("nowpayments"),
+        "PAYMENTS_NOWPAYMENTS_API_KEY": wiring.secret("nowpayments-api-key"),
+        "PAYMENTS_NOWPAYMENTS_IPN_SECRETS": json.dumps([wiring.secret("nowpayments-ipn")]),
+        "PAYMENTS_NOWPAYMENTS_EMAIL": _NOWPAYMENTS_EMAIL,
+        "PAYMENTS_NOWPAYMENTS_PASSWORD": wiring.secret("nowpayments-password"),
     }
 
 
@@ -141,6 +160,29 @@ def _identity(wiring: Wiring) -> Sequence[str]:
     return python_module("local_platform.identity", "--port", port, "--key-file", key_file)
 
 
+def _payment_provider(name: str, webhook_secret: str, *arguments: str) -> ProcessSpec:
+    """One of the emulators of ``local_platform.payment_providers``; its webhooks go to the payments service."""
+
+    def command(wiring: Wiring) -> Sequence[str]:
+        return python_module(
+            "local_platform.payment_providers",
+            *(name, "--port", str(wiring.ports[name]), "--api-key", wiring.secret(f"{name}-api-key")),
+            *("--webhook-url", f"{wiring.url('payments')}/webhooks/{name}"),
+            *("--webhook-secret", wiring.secret(webhook_secret), *arguments),
+            *(("--password", wiring.secret("nowpayments-password")) if name == "nowpayments" else ()),
+        )
+
+    return ProcessSpec(
+        name=name,
+        stage="provider",
+        command=command,
+        environment=_no_environment,
+        listeners=(name,),
+        ready_listener=name,
+        ready_path="/",
+    )
+
+
 PROCESSES: tuple[ProcessSpec, ...] = (
     ProcessSpec(
         name="identity",
@@ -160,6 +202,9 @@ PROCESSES: tuple[ProcessSpec, ...] = (
         ready_listener="runpod",
         ready_path="/healthz",
     ),
+    _payment_provider("stripe", "stripe-webhook"),
+    _payment_provider("btcpay", "btcpay-webhook", "--store-id", "store"),
+    _payment_provider("nowpayments", "nowpayments-ipn", "--email", _NOWPAYMENTS_EMAIL),
     *(_service(service) for service in SERVICES),
 )
 
@@ -175,7 +220,7 @@ def _worker(number: int) -> ProcessSpec:
             "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
             "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",
             "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID",
-            "RUNPOD_AI_API_KEY": wiring.runpod_api_key,
+            "RUNPOD_AI_API_KEY": wiring.secret("runpod-api-key"),
             "RUNPOD_POD_ID": worker_id,
             "RUNPOD_ENDPOINT_ID": "reelhouse",
         }

@@ -74,7 +74,7 @@ class TableProcess:
         return self._process is not None and self._process.alive()
 
     async def start(self) -> None:
-        """Start it and return when its ready URL answers 200."""
+        """Start it and return when its ready URL answers without a server error."""
         if self._process is not None:
             self._process.kill()  # it is dead; this reaps it and ends what it may have started
         self._process = ChildProcess(
@@ -98,7 +98,7 @@ class TableProcess:
                 except httpx.TransportError as error:
                     answer = type(error).__name__
                 else:
-                    if response.status_code == httpx.codes.OK:
+                    if not response.is_server_error:
                         return
                     answer = f"{response.status_code} {response.text[:300]}"
                 if time.monotonic() > deadline:

@@ -21,13 +21,15 @@ class Wiring:
     ports: dict[str, int]
     dsns: dict[str, str]
     identity: IdentityDescription
-    runpod_api_key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    callback_secret: str = field(default_factory=lambda: secrets.token_hex(32))
-    cursor_secret: str = field(default_factory=lambda: secrets.token_hex(32))
+    _secrets: dict[str, str] = field(default_factory=dict)
 
     def url(self, listener: str) -> str:
         """HTTP address of a listener of the process table."""
         return f"http://127.0.0.1:{self.ports[listener]}"
+
+    def secret(self, name: str) -> str:
+        """The secret of that name: made at random when it is first asked for, the same ever after."""
+        return self._secrets.setdefault(name, secrets.token_hex(24))
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
