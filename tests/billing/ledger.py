@@ -38,7 +38,7 @@ class Recorder:
         self.published.append(message)
         return self._transaction.publish(message, **options)
 
-    def defer(self, received: Received[Any], *, reason: str) -> None:
+    def defer(self, received: Received[Any], reason: str) -> None:
         assert reason
         self.deferred.append(received.payload)
 

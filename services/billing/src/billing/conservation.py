@@ -60,7 +60,8 @@ INVARIANTS: Final[Mapping[str, str]] = {
             SELECT user_id, count(DISTINCT line_number) AS lines, max(line_number) AS last_line
             FROM billing.balance_ledger WHERE user_id IS NOT NULL GROUP BY user_id
         ) AS l USING (user_id)
-        WHERE u.line_number IS DISTINCT FROM coalesce(l.last_line, 0) OR coalesce(l.lines, 0) <> coalesce(l.last_line, 0)
+        WHERE u.line_number IS DISTINCT FROM coalesce(l.last_line, 0)
+           OR coalesce(l.lines, 0) <> coalesce(l.last_line, 0)
     """,
     "held reservations add up to what is reserved": """
         SELECT format('user %s: %s held, %s reserved', coalesce(u.user_id, h.user_id), h.held, u.reserved_credits)

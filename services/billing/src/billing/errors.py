@@ -56,7 +56,7 @@ class ConflictingCapture(LedgerError):
 
     def __init__(self, generation_id: UUID, capture_credits: int, captured_credits: int) -> None:
         super().__init__(
-            f"generation {generation_id} asks to capture {capture_credits} credits; {captured_credits} were captured before"
+            f"generation {generation_id} asks to capture {capture_credits} credits, not {captured_credits} as before"
         )
 
 

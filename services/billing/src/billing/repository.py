@@ -122,7 +122,8 @@ async def lock_users(connection: AsyncConnection, user_ids: Iterable[UUID], *, o
 
 async def get_time(connection: AsyncConnection) -> datetime:
     """The database's clock now. Asked after locking, so that the times on one user's statement never go back."""
-    return (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    now: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    return now
 
 
 async def find_grants(connection: AsyncConnection, accounts: dict[UUID, Account], drawn: Iterable[UUID] = ()) -> None:

@@ -5,6 +5,7 @@ balances follow from postings, statement lines have no gaps, a reservation ends 
 """
 
 from alembic import op
+
 from messaging.schema import create_messaging_tables, grant_messaging_tables
 
 revision = "0001"

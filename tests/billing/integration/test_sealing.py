@@ -1,0 +1,202 @@
+"""Tamper evidence: what was sealed cannot change, go or come without being named."""
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from billing import handlers
+from billing.sealing import sealer as sealer_module
+from billing.sealing.chain import Head
+from billing.sealing.sealer import Sealer
+from billing.sealing.verification import Report, verify
+from tests.billing.ledger import Ledger, completed, order, received
+from tests.support import eventually
+from tests.support.databases import Database
+
+UNGUARDED = "SET LOCAL session_replication_role = replica"
+
+
+async def _seal_everything(ledger: Ledger) -> Head:
+    """Each look seals what the look before had seen, so two are enough once nothing is running any more."""
+    sealer = Sealer(ledger.engine)
+    newest = await ledger.scalar("SELECT max(posting_id) FROM billing.balance_ledger")
+
+    async def sealed() -> Head | None:
+        head = await sealer.seal()
+        return head if head.through_posting_id >= newest else None
+
+    head = await eventually(sealed)
+    assert head is not None
+    return head
+
+
+async def _tamper(database: Database, *statements: str) -> None:
+    async with database.superuser_engine().begin() as connection:
+        await connection.execute(text(UNGUARDED))
+        for statement in statements:
+            changed = await connection.execute(text(statement))
+            assert changed.rowcount == 1
+
+
+def _named(report: Report) -> list[tuple[str, str]]:
+    return [(finding.kind, finding.subject.split(" (")[0]) for finding in report.findings]
+
+
+@pytest.fixture
+async def sealed_ledger(ledger: Ledger) -> Ledger:
+    """Ten postings of five transfers, sealed."""
+    user = uuid4()
+    await ledger.grant(user, 100, note="welcome")
+    first, _ = await ledger.reserve(user, 30), await ledger.reserve(user, 20)
+    await ledger.handle(handlers.resolve, completed(user, first, 10))
+    await _seal_everything(ledger)
+    return ledger
+
+
+async def test_a_sealed_ledger_verifies_while_it_is_in_use(sealed_ledger: Ledger) -> None:
+    await sealed_ledger.grant(uuid4(), 5)
+    report = await verify(sealed_ledger.engine)
+    assert report.sound
+    assert (report.sealed_postings, report.unsealed_postings) == (10, 2)
+
+
+async def test_the_auditor_can_verify_with_read_only_rights(sealed_ledger: Ledger, database: Database) -> None:
+    assert (await verify(database.engine("auditor"))).sound
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ("UPDATE billing.balance_ledger SET amount_credits = amount_credits + 1 WHERE posting_id = 3", "edited"),
+        ("UPDATE billing.balance_ledger SET note = 'x' WHERE posting_id = 3", "edited"),
+        (
+            "UPDATE billing.balance_ledger SET occurred_at = occurred_at + interval '1 us' WHERE posting_id = 3",
+            "edited",
+        ),
+        ("UPDATE billing.balance_ledger SET user_id = gen_random_uuid() WHERE posting_id = 3", "edited"),
+        ("DELETE FROM billing.balance_ledger WHERE posting_id = 3", "removed"),
+        ("DELETE FROM billing.balance_ledger WHERE posting_id = 10", "removed"),
+    ],
+)
+async def test_a_change_of_a_sealed_row_is_named(
+    sealed_ledger: Ledger, database: Database, change: str, kind: str
+) -> None:
+    await _tamper(database, change)
+    report = await verify(sealed_ledger.engine)
+    number = change.rsplit(" ", 1)[1]
+    assert _named(report) == [(kind, f"posting {number}")]
+    assert not report.sound
+
+
+INSERTED = (
+    "INSERT INTO billing.balance_ledger (posting_id, transfer_id, account, amount_credits, reason, grant_id, "
+    "occurred_at) OVERRIDING SYSTEM VALUE VALUES (3, gen_random_uuid(), 'platform:issued', 5, 'goodwill', "
+    "gen_random_uuid(), now())"
+)
+
+
+async def test_a_row_inserted_into_the_place_of_another_is_named(sealed_ledger: Ledger, database: Database) -> None:
+    await _tamper(database, "DELETE FROM billing.balance_ledger WHERE posting_id = 3", INSERTED)
+    assert _named(await verify(sealed_ledger.engine)) == [("edited", "posting 3")]
+
+
+async def test_a_row_inserted_into_a_gap_is_named(ledger: Ledger, database: Database) -> None:
+    user = uuid4()
+    await ledger.grant(user, 100)
+    with pytest.raises(RuntimeError):
+        # A rolled back transaction leaves a gap in the ids.
+        await ledger.handle(_reserve_and_fail, order(user, 10))
+    await ledger.reserve(user, 10)
+    await _seal_everything(ledger)
+    assert (await verify(ledger.engine)).sound
+    await _tamper(database, INSERTED)
+    assert _named(await verify(ledger.engine)) == [("inserted", "posting 3")]
+
+
+async def _reserve_and_fail(transaction: object, batch: Sequence[object]) -> None:
+    await handlers.reserve(transaction, batch)  # type: ignore[arg-type]
+    raise RuntimeError("a bug after the write")
+
+
+async def test_a_row_inserted_after_the_last_seal_is_named_by_what_it_breaks(
+    sealed_ledger: Ledger, database: Database
+) -> None:
+    await _tamper(database, INSERTED.replace("(3, gen_random_uuid()", "(11, gen_random_uuid()"))
+    report = await verify(sealed_ledger.engine)
+    assert report.findings == []
+    assert any("postings 11" in violation.detail for violation in report.violations)
+
+
+async def test_an_edited_seal_is_named(sealed_ledger: Ledger, database: Database) -> None:
+    await _tamper(
+        database,
+        "UPDATE billing.ledger_seals SET leaf_hashes = set_byte(leaf_hashes, 40, 255 - get_byte(leaf_hashes, 40))",
+    )
+    assert ("seal", "seal 1") in _named(await verify(sealed_ledger.engine))
+
+
+async def test_a_chain_that_was_rewritten_as_a_whole_is_betrayed_by_an_exported_head(
+    sealed_ledger: Ledger, database: Database
+) -> None:
+    exported = (await verify(sealed_ledger.engine)).head
+    assert (await verify(sealed_ledger.engine, exported)).sound
+    await _tamper(
+        database,
+        "UPDATE billing.balance_ledger SET note = 'x' WHERE posting_id = 3",
+        "DELETE FROM billing.ledger_seals",
+    )
+    await _seal_everything(sealed_ledger)
+    assert (await verify(sealed_ledger.engine)).sound
+    assert [finding.kind for finding in (await verify(sealed_ledger.engine, exported)).findings] == ["head"]
+
+
+async def test_an_exported_head_stays_valid_as_the_chain_grows(sealed_ledger: Ledger) -> None:
+    exported = (await verify(sealed_ledger.engine)).head
+    await sealed_ledger.grant(uuid4(), 5)
+    assert (await _seal_everything(sealed_ledger)).seal_number == 2
+    assert (await verify(sealed_ledger.engine, exported)).sound
+
+
+async def test_a_removed_seal_is_named(sealed_ledger: Ledger, database: Database) -> None:
+    await sealed_ledger.grant(uuid4(), 5)
+    await _seal_everything(sealed_ledger)
+    await _tamper(database, "DELETE FROM billing.ledger_seals WHERE seal_number = 1")
+    assert ("seal", "seal 1") in _named(await verify(sealed_ledger.engine))
+
+
+async def test_nothing_is_sealed_past_a_transaction_that_is_still_running(ledger: Ledger) -> None:
+    user, other = uuid4(), uuid4()
+    await ledger.grant(user, 100)
+    await ledger.grant(other, 100)
+    sealer = Sealer(ledger.engine)
+    async with ledger.transactions.begin() as slow:
+        await handlers.reserve(slow, [received(order(user, 10))])
+        # A later transaction takes later posting ids and commits first.
+        await ledger.reserve(other, 10)
+        for _ in range(4):
+            assert (await sealer.seal()).through_posting_id <= 4
+
+    async def caught_up() -> bool:
+        return (await sealer.seal()).through_posting_id >= 8
+
+    await eventually(caught_up)
+    report = await verify(ledger.engine)
+    assert report.sound
+    assert report.sealed_postings == 8
+
+
+async def test_two_sealers_extend_one_chain(
+    ledger: Ledger, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealer_module, "POSTINGS_PER_SEAL", 3)
+    sealers = [Sealer(ledger.engine), Sealer(database.engine("billing"))]
+    for _ in range(10):
+        await ledger.grant(uuid4(), 5)
+        for sealer in sealers:
+            await sealer.seal()
+    head = await _seal_everything(ledger)
+    report = await verify(ledger.engine)
+    assert report.sound
+    assert (report.head, report.sealed_postings, report.unsealed_postings) == (head, 20, 0)

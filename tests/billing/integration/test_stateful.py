@@ -1,0 +1,297 @@
+"""Any interleaving of what can happen to a ledger, held against a plain model of it.
+
+The model knows no SQL, no locks and no batches: a few dictionaries and the rules in words. Hypothesis drives both with
+the same commands, each possibly repeated, on a real database, and looks for the shortest story in which they differ.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+
+from billing import conservation, handlers
+from contracts.message import Message
+from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
+from tests.support.databases import DatabaseFactory
+
+USERS = 2
+AMOUNTS = st.integers(min_value=1, max_value=60)
+WHO = st.integers(min_value=0, max_value=USERS - 1)
+TIMES = st.integers(min_value=1, max_value=3)
+FAR = timedelta(days=30)
+
+
+@dataclass
+class Credit:
+    """Credits that arrived together: ``rank`` sorts what is spent first."""
+
+    rank: tuple[int, int, int]
+    left: int
+    payment: UUID | None = None
+    due: bool = False
+
+
+@dataclass
+class Hold:
+    who: int
+    parts: list[tuple[Credit, int]]
+    state: str = "held"
+    captured: int = 0
+
+    @property
+    def amount(self) -> int:
+        return sum(amount for _, amount in self.parts)
+
+
+@dataclass
+class Purse:
+    """One user, in plain words."""
+
+    credits: list[Credit] = field(default_factory=list)
+    held: int = 0
+    owed: int = 0
+
+    @property
+    def available(self) -> int:
+        return sum(credit.left for credit in self.credits)
+
+    def take(self, amount: int, payment: UUID | None = None) -> list[tuple[Credit, int]]:
+        parts = []
+        own_first = sorted(self.credits, key=lambda c: (payment is not None and c.payment != payment, c.rank))
+        for credit in own_first:
+            part = min(credit.left, amount)
+            if part:
+                credit.left -= part
+                amount -= part
+                parts.append((credit, part))
+        return parts
+
+    def lose_what_is_due(self) -> None:
+        for credit in self.credits:
+            if credit.due:
+                credit.left = 0
+
+    def pay_debt(self) -> None:
+        paid = min(self.owed, self.available)
+        self.take(paid)
+        self.owed -= paid
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Hypothesis drives; ``world`` is set by the test."""
+
+    world: ClassVar["World"]
+
+    holds = Bundle("holds")
+    payments = Bundle("payments")
+    told = Bundle("told")
+
+    @initialize()
+    def open(self) -> None:
+        self.users = [uuid4() for _ in range(USERS)]
+        self.purses = [Purse() for _ in range(USERS)]
+        self.ledger = Ledger(self.world.engine)
+        self.count = 0
+        self.expiring: dict[UUID, Credit] = {}
+        self.model_holds: dict[UUID, Hold] = {}
+
+    def tell(self, handler: Any, message: Message, times: int) -> None:
+        """Repeated within the batch: a repetition must change nothing."""
+        self.world.run(self.ledger.handle(handler, *[message] * times))
+
+    def touch(self, who: int) -> Purse:
+        purse = self.purses[who]
+        purse.lose_what_is_due()
+        return purse
+
+    def add(self, who: int, amount: int, kind: int, expiry: int, payment: UUID | None = None) -> Credit:
+        self.count += 1
+        purse = self.touch(who)
+        credit = Credit(rank=(kind, expiry, self.count), left=amount, payment=payment)
+        purse.credits.append(credit)
+        purse.pay_debt()
+        return credit
+
+    @rule(target=told, who=WHO, amount=AMOUNTS, days=st.none() | st.integers(1, 3), times=TIMES)
+    def promote(self, who: int, amount: int, days: int | None, times: int) -> Any:
+        # One base date for all, so that equal expiries tie and the order of arrival decides.
+        expires_at = None if days is None else self.world.start + FAR + timedelta(days=days)
+        command = grant(self.users[who], amount, "signup", expires_at=expires_at)
+        self.tell(handlers.grant, command, times)
+        credit = self.add(who, amount, 0, 99 if days is None else days)
+        if days is not None:
+            self.expiring[command.grant_id] = credit
+        return handlers.grant, command, who
+
+    @rule(target=payments, who=WHO, amount=AMOUNTS, bonus=st.integers(0, 10), times=TIMES)
+    def buy(self, who: int, amount: int, bonus: int, times: int) -> tuple[int, UUID, int]:
+        payment = uuid4()
+        self.tell(handlers.grant, grant(self.users[who], amount, "purchase", payment_id=payment), times)
+        self.add(who, amount, 1, 99, payment)
+        if bonus:
+            self.tell(handlers.grant, grant(self.users[who], bonus, "bonus", payment_id=payment), times)
+            self.add(who, bonus, 0, 99, payment)
+        return who, payment, amount + bonus
+
+    @rule(target=holds, who=WHO, price=AMOUNTS, times=TIMES)
+    def reserve(self, who: int, price: int, times: int) -> Any:
+        request = order(self.users[who], price)
+        self.tell(handlers.reserve, request, times)
+        purse = self.touch(who)
+        if purse.owed or price > purse.available:
+            # Refused for good: whoever asks again later, richer, gets no other answer.
+            self.world.run(self.ledger.handle(handlers.reserve, request))
+            return multiple()
+        self.model_holds[request.order.generation_id] = Hold(who, purse.take(price))
+        purse.held += price
+        return request.order.generation_id
+
+    def resolve(self, generation: UUID, captured: int | None) -> None:
+        hold = self.model_holds[generation]
+        purse = self.touch(hold.who)
+        if hold.state != "held":
+            return
+        hold.state = "released" if captured is None else "captured"
+        hold.captured = captured or 0
+        purse.held -= hold.amount
+        charged = hold.captured
+        for credit, part in hold.parts:
+            kept = min(charged, part)
+            charged -= kept
+            credit.left += part - kept
+        purse.lose_what_is_due()
+        purse.pay_debt()
+
+    @rule(generation=holds, share=st.sampled_from([0, 30, 100]), late=st.booleans(), times=TIMES)
+    def complete(self, generation: UUID, share: int, late: bool, times: int) -> None:
+        hold = self.model_holds[generation]
+        captured = hold.amount * share // 100 if hold.state != "captured" else hold.captured
+        self.tell(handlers.resolve, completed(self.users[hold.who], generation, captured, late=late), times)
+        if not late:
+            self.resolve(generation, captured)
+
+    @rule(generation=holds, how=st.sampled_from([failed, cancelled]), times=TIMES)
+    def give_up(self, generation: UUID, how: Any, times: int) -> None:
+        self.tell(handlers.resolve, how(self.users[self.model_holds[generation].who], generation), times)
+        self.resolve(generation, None)
+
+    @rule(target=told, payment=payments, share=st.sampled_from([10, 50, 100]), dispute=st.booleans(), times=TIMES)
+    def take_back(self, payment: tuple[int, UUID, int], share: int, dispute: bool, times: int) -> Any:
+        who, payment_id, bought = payment
+        amount = max(1, bought * share // 100)
+        command = clawback(self.users[who], amount, payment_id, "dispute" if dispute else "refund")
+        self.tell(handlers.claw_back, command, times)
+        purse = self.touch(who)
+        taken = min(amount, purse.available)
+        purse.take(taken, payment_id)
+        purse.owed += amount - taken
+        return handlers.claw_back, command, who
+
+    @rule(target=told, payment=payments, amount=AMOUNTS, won=st.booleans(), times=TIMES)
+    def give_back(self, payment: tuple[int, UUID, int], amount: int, won: bool, times: int) -> Any:
+        who, payment_id, _ = payment
+        reason = "dispute_won" if won else "refund_failed"
+        command = grant(self.users[who], amount, reason, payment_id=payment_id)  # type: ignore[arg-type]
+        self.tell(handlers.grant, command, times)
+        self.add(who, amount, 1, 99, payment_id)
+        return handlers.grant, command, who
+
+    @rule(earlier=told)
+    def say_it_again(self, earlier: tuple[Any, Message, int]) -> None:
+        handler, command, who = earlier
+        self.tell(handler, command, 1)
+        self.touch(who)
+
+    @rule(data=st.data(), sweep=st.booleans())
+    def time_passes(self, data: st.DataObject, sweep: bool) -> None:
+        if self.expiring:
+            grant_id = data.draw(st.sampled_from(list(self.expiring)))
+            self.expiring.pop(grant_id).due = True
+            self.world.run(self.world.let_time_pass_for(grant_id))
+        if sweep:
+            self.world.run(self.ledger.handle(_sweep))
+            for purse in self.purses:
+                purse.lose_what_is_due()
+
+    @invariant()
+    def balances_are_those_of_the_model(self) -> None:
+        for user, purse in zip(self.users, self.purses, strict=True):
+            stored = self.world.run(self.ledger.balance(user))
+            assert stored == (purse.available, purse.held, purse.owed)
+
+    def teardown(self) -> None:
+        assert self.world.run(conservation.check(self.world.engine)) == []
+        for user in self.users:
+            total = [0, 0, 0]
+            for number, line in enumerate(self.ledger.lines.get(user, []), start=1):
+                assert line.line_number == number
+                total[0] += line.available_delta_credits
+                total[1] += line.reserved_delta_credits
+                total[2] += line.receivable_delta_credits
+                after = (line.available_after_credits, line.reserved_after_credits, line.receivable_after_credits)
+                assert tuple(total) == after
+
+
+async def _sweep(transaction: Any, _: Any) -> None:
+    await handlers.expire(transaction, limit=100)
+
+
+class World:
+    """A database and an event loop of its own, because Hypothesis calls the rules from outside one."""
+
+    def __init__(self, factory: DatabaseFactory) -> None:
+        self._runner = asyncio.Runner()
+        self.start = datetime.now(UTC)
+        self.database = self.run(factory.make(("billing",)))
+        self.engine = self.database.engine("billing")
+        self._superuser = self.database.superuser_engine()
+
+    def run(self, step: Any) -> Any:
+        return self._runner.run(step)
+
+    async def let_time_pass_for(self, grant_id: UUID) -> None:
+        """The clock cannot be moved, so the grant's time is: into the past."""
+        async with self._superuser.begin() as connection:
+            await connection.execute(
+                text("UPDATE billing.grants SET expires_at = expires_at - interval '40 days' WHERE grant_id = :id"),
+                {"id": grant_id},
+            )
+
+    def close(self, factory: DatabaseFactory) -> None:
+        self.run(self.database.dispose())
+        self.run(factory.drop(self.database))
+        self._runner.close()
+
+
+@pytest.mark.timeout(600)
+def test_any_interleaving_leaves_the_ledger_as_the_model_says(database_factory: DatabaseFactory) -> None:
+    world = World(database_factory)
+    LedgerMachine.world = world
+    try:
+        run_state_machine_as_test(
+            LedgerMachine,
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=30,
+                deadline=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    finally:
+        world.close(database_factory)
