@@ -1,0 +1,43 @@
+"""What the terminal shows."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from local_platform.console import LogFollower, table
+from tests.support import eventually
+
+
+def test_a_table_is_as_wide_as_its_widest_cells() -> None:
+    assert table(("name", "pid"), [("billing", "7"), ("s3", "12345")]).splitlines() == [
+        "name     pid",
+        "billing  7",
+        "s3       12345",
+    ]
+
+
+async def test_followed_logs_show_whole_new_lines_with_the_name_in_front(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "billing.log"
+    log.write_text("from before\n")
+    following = asyncio.create_task(LogFollower({"billing": log, "s3": tmp_path / "absent.log"}).run())
+    shown = ""
+
+    def has_shown(text: str) -> bool:
+        nonlocal shown
+        shown += capsys.readouterr().out
+        return text in shown
+
+    await asyncio.sleep(0)
+    with log.open("a") as file:
+        file.write("one\ntwo, unfin")
+        file.flush()
+        await eventually(lambda: has_shown("one"), what="the first line is shown")
+        assert "unfin" not in shown
+        file.write("ished\n")
+    await eventually(lambda: has_shown("two, unfinished"), what="the second line is shown whole")
+    following.cancel()
+    await asyncio.wait([following])
+    assert shown == "billing | one\nbilling | two, unfinished\n"

@@ -1,0 +1,60 @@
+"""The guardian: it ends what a vanished parent left, and nothing that the parent has taken back."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import eventually
+
+_PARENT = """
+import os, subprocess, sys
+from pathlib import Path
+from local_platform.guardian import GUARDIAN
+
+directory = Path(sys.argv[1])
+children = [subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2)]
+for child in children:
+    GUARDIAN.watch(child.pid)
+GUARDIAN.remove(directory / "gone")
+GUARDIAN.remove(directory / "kept")
+GUARDIAN.keep(directory / "kept")
+children[1].kill()
+children[1].wait()
+GUARDIAN.forget(children[1].pid)
+print(children[0].pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def _ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def _orphan(directory: Path) -> int:
+    """Process id of a child whose parent has just been killed with -9."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert not _ended(child)
+        parent.send_signal(signal.SIGKILL)
+    return child
+
+
+async def test_children_and_directories_of_a_killed_parent_are_gone_at_once(tmp_path: Path) -> None:
+    gone, kept = tmp_path / "gone", tmp_path / "kept"
+    for directory in (gone, kept):
+        directory.mkdir()
+        (directory / "file").write_text("content")
+    child = _orphan(tmp_path)
+    await eventually(lambda: _ended(child), what="the child is gone")
+    await eventually(lambda: not gone.exists(), what="the directory is gone")
+    assert (kept / "file").read_text() == "content"
