@@ -1,0 +1,165 @@
+"""Finds out when the broker has forgotten something, and has it told again.
+
+See ``positions`` for what is remembered, and the README for what a successful check proves.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+
+import nats.errors
+import nats.js.errors
+import sqlalchemy.exc
+import structlog
+from nats.js.api import StreamInfo
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts import headers
+from contracts.message import Service
+from contracts.streams import STREAMS
+from messaging import metrics
+from messaging.broker import Broker
+from messaging.errors import BrokerUnavailableError
+from messaging.outbox import Outbox
+from messaging.positions import RELAY, Checkpoints, Position, Positions
+from messaging.topology import assert_stream, find_stream
+from messaging.transaction import Transactions
+
+_log = structlog.get_logger("messaging.amnesia")
+
+CHECK_SECONDS: Final = 3.0
+
+
+class AmnesiaWatch:
+    """Component that owns the service's stream and compares the broker's memory with ours.
+
+    It looks at start, after each reconnect and every ``CHECK_SECONDS``. Raises ConfigurationMismatchError if the
+    service's own stream is not configured as this release expects.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        engine: AsyncEngine,
+        broker: Broker,
+        transactions: Transactions,
+        checkpoints: Sequence[Checkpoints],
+        replicas: int,
+    ) -> None:
+        self.name = "amnesia-watch"
+        self._service = service
+        self._engine = engine
+        self._broker = broker
+        self._doorbell = transactions.doorbell
+        self._checkpoints = checkpoints
+        self._replicas = replicas
+        self._owned = {spec.name: spec for spec in STREAMS if spec.owner == service}
+        self._outbox = Outbox(service)
+        self._positions = Positions(service)
+        self._look = asyncio.Event()
+        self._asserted = False
+        broker.on_reconnect(self._look.set)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with self._broker.lease():
+            while True:
+                await self._broker.connected()
+                self._look.clear()
+                try:
+                    await self.check()
+                except (nats.errors.Error, OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+                    _log.warning("the broker's memory could not be checked", error=f"{type(error).__name__}: {error}")
+                    await asyncio.sleep(0.2)
+                    continue
+                await self._wait()
+
+    async def ready(self) -> None:
+        """Return if this service's own stream is there as expected. Raises BrokerUnavailableError otherwise."""
+        if not self._asserted:
+            raise BrokerUnavailableError("the service's stream has not been asserted yet")
+
+    async def check(self) -> None:
+        """Make sure that our stream exists, and verify every checkpoint; recover where one does not hold."""
+        for spec in self._owned.values():
+            await assert_stream(self._broker.jetstream, spec, self._replicas)
+        self._asserted = True
+        async with self._engine.connect() as connection:
+            positions = await self._positions.all(connection)
+        for (holder, stream), group in groupby(positions, key=lambda position: (position.holder, position.stream)):
+            await self._verify(holder, stream, list(group))
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self._look.wait()
+        except TimeoutError:
+            return
+
+    async def _verify(self, holder: str, stream: str, positions: Sequence[Position]) -> None:
+        epoch = self._broker.epoch
+        info = await find_stream(self._broker.jetstream, stream)
+        if info is None:
+            return  # Its owner will create it, and then we shall see that it is another one.
+        if info.created is not None and epoch == self._broker.epoch:
+            for checkpoints in self._checkpoints:
+                checkpoints.remember_stream(stream, info.created, epoch)
+        for position in positions:
+            if not await self._holds(position, info):
+                await self._recover(holder, stream)
+                return
+        async with self._engine.begin() as connection:
+            for verified in positions[1:]:
+                await self._positions.prune(connection, verified)
+
+    async def _holds(self, position: Position, info: StreamInfo) -> bool:
+        """Whether the stream still has our message under our sequence, or has let it expire in order."""
+        if position.stream_created_at is not None and position.stream_created_at != info.created:
+            return False
+        if info.state.last_seq < position.sequence:
+            return False
+        if position.sequence < info.state.first_seq:
+            return True
+        try:
+            stored = await self._broker.jetstream.get_msg(position.stream, position.sequence)
+        except nats.js.errors.NotFoundError:
+            latest = await find_stream(self._broker.jetstream, position.stream)
+            return latest is not None and position.sequence < latest.state.first_seq
+        return (stored.headers or {}).get(headers.MESSAGE_ID) == str(position.message_id)
+
+    async def _recover(self, holder: str, stream: str) -> None:
+        """Have everything published again, or the consumer built again. One replica does it, the others find it done.
+
+        The order matters: checkpoints go first, then rows are reset with a newer snapshot. A batch that commits in
+        between leaves a checkpoint of its own, which the next check will find wanting.
+        """
+        async with self._engine.begin() as connection:
+            await self._positions.lock_recovery(connection)
+            if await self._found_sound(connection, holder, stream):
+                return
+            await self._positions.forget(connection, holder, stream)
+            if holder == RELAY:
+                count = await self._outbox.forget_published(connection, stream)
+            else:
+                count = 0
+                await self._delete_consumer(stream, holder)
+        metrics.AMNESIA.labels(self._service, stream).inc()
+        _log.error("the broker had forgotten; it is told again", holder=holder, stream=stream, republished=count)
+        self._doorbell.set()
+
+    async def _found_sound(self, connection: AsyncConnection, holder: str, stream: str) -> bool:
+        info = await find_stream(self._broker.jetstream, stream)
+        if info is None:
+            return True
+        for position in await self._positions.all(connection):
+            if (position.holder, position.stream) == (holder, stream) and not await self._holds(position, info):
+                return False
+        return True
+
+    async def _delete_consumer(self, stream: str, durable: str) -> None:
+        """Its place in the stream means nothing any more; its owner builds it again and reads from the start."""
+        try:
+            await self._broker.jetstream.delete_consumer(stream, durable)
+        except nats.js.errors.NotFoundError:
+            return

@@ -1,0 +1,383 @@
+"""One batch of deliveries: one transaction for all, halves of it where something fails, and the poison alone."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, Final, TypeVar
+from uuid import NAMESPACE_URL, UUID
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+
+from contracts import headers
+from contracts.message import Message, Service
+from messaging import metrics
+from messaging.database_errors import is_unavailable
+from messaging.dead_letters import DeadLetter, DeadLetters
+from messaging.errors import FeedLostError
+from messaging.failpoints import failpoint
+from messaging.ids import derived_id
+from messaging.inbox import Deferral, Inbox
+from messaging.positions import Checkpoints, Positions
+from messaging.received import Received
+from messaging.tracing import consumer_span
+from messaging.transaction import Transaction, Transactions
+
+_log = structlog.get_logger("messaging.consumers")
+
+T = TypeVar("T")
+Handler = Callable[[Transaction, Sequence[Received[Any]]], Awaitable[None]]
+
+EARLY_DEADLINE: Final = timedelta(hours=1)
+"""A message that is still early after this time is dead-lettered: what it waits for is not coming."""
+
+_LONGEST_DEFERRAL_SECONDS: Final = 10.0
+_LONGEST_RETRY_SECONDS: Final = 60.0
+_LONGEST_OUTAGE_PAUSE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """Deliver messages of ``message_type`` to ``handler``.
+
+    The handler is called once for each batch with the messages that were not received before, in order of arrival, and
+    raises to refuse them. ``inbox=False`` leaves out the inbox where the effect has a key of its own that makes a
+    repeated message harmless.
+    """
+
+    message_type: type[Message]
+    handler: Handler
+    inbox: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A decoded message, the subscription it belongs to, and the means to answer the broker."""
+
+    message: Msg
+    received: Received[Any]
+    subscription: Subscription
+    sequence: int
+
+
+@dataclass(slots=True)
+class _Outcome:
+    duplicates: set[UUID] = field(default_factory=set)
+    deferrals: dict[UUID, Deferral] = field(default_factory=dict)
+    given_up: set[UUID] = field(default_factory=set)
+
+
+class UndecodableError(Exception):
+    """A message whose headers or payload are not what the contracts say."""
+
+
+class Decoder:
+    """Turns what the broker delivers into :class:`Received` for the subscriptions of one consumer."""
+
+    def __init__(self, subscriptions: Sequence[Subscription]) -> None:
+        self._subscriptions = {subscription.message_type.subject: subscription for subscription in subscriptions}
+        self._payloads = {subject: msgspec.json.Decoder(s.message_type) for subject, s in self._subscriptions.items()}
+
+    def decode(
+        self, subject: str, values: Mapping[str, str], payload: bytes, deliveries: int
+    ) -> tuple[Received[Any], Subscription]:
+        """Raises UndecodableError, naming what is wrong."""
+        subscription = self._subscriptions.get(subject)
+        if subscription is None:
+            raise UndecodableError(f"nobody here handles {subject}")
+        try:
+            received = Received(
+                message_id=UUID(values[headers.MESSAGE_ID]),
+                subject=subject,
+                payload=self._payloads[subject].decode(payload),
+                correlation_id=UUID(values[headers.CORRELATION_ID]),
+                causation_id=UUID(values[headers.CAUSATION_ID]) if headers.CAUSATION_ID in values else None,
+                occurred_at=datetime.fromisoformat(values[headers.OCCURRED_AT]),
+                traceparent=values.get(headers.TRACEPARENT),
+                deliveries=deliveries,
+            )
+        except KeyError as error:
+            raise UndecodableError(f"header {error} is missing") from error
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise UndecodableError(str(error)) from error
+        return received, subscription
+
+
+class Batches:
+    """Gives the messages of one durable consumer their effect and answers the broker for each."""
+
+    def __init__(
+        self,
+        service: Service,
+        stream: str,
+        durable: str,
+        subscriptions: Sequence[Subscription],
+        transactions: Transactions,
+        max_deliveries: int,
+    ) -> None:
+        self._service = service
+        self._stream = stream
+        self._durable = durable
+        self._transactions = transactions
+        self._max_deliveries = max_deliveries
+        self._decoder = Decoder(subscriptions)
+        self._inbox = Inbox(service, durable)
+        self._positions = Positions(service)
+        self._dead_letters = DeadLetters(service)
+        self.checkpoints = Checkpoints(durable)
+
+    async def settle(self, messages: Sequence[Msg], current: Callable[[], bool], epoch: int) -> None:
+        """Handle ``messages`` to the end: each is acked, sent back with a delay, or dead-lettered and acked.
+
+        ``current`` says whether the broker still is the one that delivered them. While the database is away this
+        waits; it raises FeedLostError if the connection to the broker is rebuilt meanwhile.
+        """
+        deliveries: list[Delivery] = []
+        for message in messages:
+            try:
+                deliveries.append(self._delivery(message))
+            except UndecodableError as error:
+                await self._patiently(partial(self._bury_undecodable, message, error), current)
+                await _answer_ack(message, current)
+        if deliveries:
+            metrics.BATCH_SIZE.labels(self._durable).observe(len(deliveries))
+            await self._apply(deliveries, current, epoch)
+
+    async def replay_one(self) -> bool:
+        """Give one dead letter that an operator wants replayed another chance; False if there is none (left)."""
+        letter: DeadLetter | None = None
+        try:
+            async with self._transactions.begin() as tx:
+                letter = await self._dead_letters.lock_requested(tx.connection, self._durable)
+                if letter is None:
+                    return False
+                received, subscription = self._decoder.decode(letter.subject, letter.headers, letter.payload, 1)
+                fresh = not subscription.inbox or await self._inbox.add_new(tx.connection, [received.message_id])
+                if fresh:
+                    with consumer_span(self._durable, [received]):
+                        await subscription.handler(tx, [received])
+                if tx.deferred:
+                    await self._inbox.remove(tx.connection, list(tx.deferred))
+                    return False
+                await self._dead_letters.mark_replayed(tx.connection, letter)
+        except Exception as error:
+            if letter is None or is_unavailable(error):
+                raise
+            _log.exception("a replayed message failed again", message_id=str(letter.message_id), consumer=self._durable)
+            async with self._transactions.begin() as tx:
+                await self._dead_letters.mark_replay_failed(tx.connection, letter, _describe(error))
+        return True
+
+    def _delivery(self, message: Msg) -> Delivery:
+        metadata = message.metadata
+        if metadata.num_delivered > 1:
+            metrics.REDELIVERIES.labels(self._durable).inc()
+        received, subscription = self._decoder.decode(
+            message.subject, message.headers or {}, message.data, metadata.num_delivered
+        )
+        return Delivery(message, received, subscription, metadata.sequence.stream)
+
+    async def _apply(self, deliveries: Sequence[Delivery], current: Callable[[], bool], epoch: int) -> None:
+        try:
+            outcome = await self._patiently(lambda: self._transact(deliveries, epoch), current)
+        except FeedLostError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises: the poison must be found, not obeyed
+            if len(deliveries) == 1:
+                await self._fail(deliveries[0], error, current)
+                return
+            middle = len(deliveries) // 2
+            await self._apply(deliveries[:middle], current, epoch)
+            await self._apply(deliveries[middle:], current, epoch)
+        else:
+            await self._answer(deliveries, outcome, current)
+
+    async def _transact(self, deliveries: Sequence[Delivery], epoch: int) -> _Outcome:
+        outcome = _Outcome()
+        with consumer_span(self._durable, [delivery.received for delivery in deliveries]):
+            async with self._transactions.begin() as tx:
+                fresh = await self._fresh(tx, deliveries, outcome)
+                for subscription, messages in _by_subscription(fresh):
+                    with metrics.HANDLER_SECONDS.labels(self._service, messages[0].subject).time():
+                        await subscription.handler(tx, messages)
+                if tx.deferred:
+                    await self._defer(tx, fresh, outcome)
+                again = [d.received.message_id for d in deliveries if d.received.deliveries > 1]
+                done = [message_id for message_id in again if message_id not in outcome.deferrals]
+                if done:
+                    await self._inbox.settle(tx.connection, done)
+                highest = max(deliveries, key=lambda delivery: delivery.sequence)
+                position = self.checkpoints.advance(self._stream, highest.sequence, highest.received.message_id, epoch)
+                await self._positions.put(tx.connection, position)
+                failpoint("consumer.before_commit")
+        failpoint("consumer.after_commit")
+        return outcome
+
+    async def _fresh(self, tx: Transaction, deliveries: Sequence[Delivery], outcome: _Outcome) -> list[Delivery]:
+        """The deliveries whose messages were not received before, each message once."""
+        guarded = {d.received.message_id for d in deliveries if d.subscription.inbox}
+        new = await self._inbox.add_new(tx.connection, list(guarded)) if guarded else set()
+        outcome.duplicates = guarded - new
+        fresh: dict[UUID, Delivery] = {}
+        for delivery in deliveries:
+            if delivery.received.message_id not in outcome.duplicates:
+                fresh.setdefault(delivery.received.message_id, delivery)
+        return list(fresh.values())
+
+    async def _defer(self, tx: Transaction, fresh: Sequence[Delivery], outcome: _Outcome) -> None:
+        """Take back the receipt of early messages; give up on those that have been early for too long."""
+        early = [delivery for delivery in fresh if delivery.received.message_id in tx.deferred]
+        guarded = [delivery.received.message_id for delivery in early if delivery.subscription.inbox]
+        if guarded:
+            await self._inbox.remove(tx.connection, guarded)
+        outcome.deferrals = await self._inbox.record_deferrals(tx.connection, tx.deferred)
+        for delivery in early:
+            message_id = delivery.received.message_id
+            if outcome.deferrals[message_id].waited > EARLY_DEADLINE:
+                letter = self._letter(delivery, "early", f"still early: {tx.deferred[message_id]}")
+                await self._dead_letters.add(tx.connection, letter)
+                await self._inbox.settle(tx.connection, [message_id])
+                outcome.given_up.add(message_id)
+
+    async def _answer(self, deliveries: Sequence[Delivery], outcome: _Outcome, current: Callable[[], bool]) -> None:
+        for delivery in deliveries:
+            message_id = delivery.received.message_id
+            deferral = outcome.deferrals.get(message_id)
+            if message_id in outcome.given_up:
+                self._count_dead(delivery.received.subject, "early", message_id)
+                await _answer_ack(delivery.message, current)
+            elif deferral is not None:
+                metrics.DEFERRED.labels(self._durable).inc()
+                self._count(delivery, "deferred")
+                await delivery.message.nak(_deferral_seconds(deferral.deferrals))
+            else:
+                self._count(delivery, "duplicate" if message_id in outcome.duplicates else "handled")
+                await _answer_ack(delivery.message, current)
+        failpoint("consumer.after_ack")
+
+    async def _fail(self, delivery: Delivery, error: Exception, current: Callable[[], bool]) -> None:
+        """Count a failure of one message that stands alone; bury it when there were enough."""
+        _log.error(
+            "a message failed",
+            consumer=self._durable,
+            subject=delivery.received.subject,
+            message_id=str(delivery.received.message_id),
+            exc_info=error,
+        )
+        failures = await self._patiently(lambda: self._record_failure(delivery, error), current)
+        if failures >= self._max_deliveries:
+            self._count_dead(delivery.received.subject, "poison", delivery.received.message_id)
+            await _answer_ack(delivery.message, current)
+        else:
+            self._count(delivery, "failed")
+            await delivery.message.nak(_retry_seconds(failures))
+
+    async def _record_failure(self, delivery: Delivery, error: Exception) -> int:
+        message_id = delivery.received.message_id
+        async with self._transactions.begin() as tx:
+            failures = await self._inbox.record_failure(tx.connection, message_id, _describe(error))
+            if failures >= self._max_deliveries:
+                await self._dead_letters.add(tx.connection, self._letter(delivery, "poison", _describe(error)))
+                await self._inbox.settle(tx.connection, [message_id])
+            failpoint("consumer.before_dead_letter_commit")
+        return failures
+
+    async def _bury_undecodable(self, message: Msg, error: UndecodableError) -> None:
+        values = message.headers or {}
+        sequence = message.metadata.sequence.stream
+        message_id = _uuid(values.get(headers.MESSAGE_ID)) or derived_id(NAMESPACE_URL, f"{self._stream}/{sequence}")
+        letter = DeadLetter(
+            consumer=self._durable,
+            message_id=message_id,
+            subject=message.subject,
+            stream=self._stream,
+            payload=message.data,
+            headers=values,
+            correlation_id=_uuid(values.get(headers.CORRELATION_ID)),
+            reason="undecodable",
+            error=str(error),
+            deliveries=message.metadata.num_delivered,
+        )
+        async with self._transactions.begin() as tx:
+            await self._dead_letters.add(tx.connection, letter)
+        self._count_dead(message.subject, "undecodable", message_id)
+
+    def _letter(self, delivery: Delivery, reason: str, error: str) -> DeadLetter:
+        return DeadLetter(
+            consumer=self._durable,
+            message_id=delivery.received.message_id,
+            subject=delivery.received.subject,
+            stream=self._stream,
+            payload=delivery.message.data,
+            headers=delivery.message.headers or {},
+            correlation_id=delivery.received.correlation_id,
+            reason=reason,
+            error=error,
+            deliveries=delivery.received.deliveries,
+        )
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]], current: Callable[[], bool]) -> T:
+        """Repeat ``work`` while the database is away. An outage is nobody's failure, so it is not counted."""
+        pause = 0.1
+        while True:
+            try:
+                return await work()
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+                if not current():
+                    raise FeedLostError("the connection was rebuilt while the database was away") from error
+                _log.warning("the database is away", consumer=self._durable, error=_describe(error), seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_OUTAGE_PAUSE_SECONDS)
+
+    def _count(self, delivery: Delivery, outcome: str) -> None:
+        metrics.CONSUMED.labels(self._service, delivery.received.subject, outcome).inc()
+
+    def _count_dead(self, subject: str, reason: str, message_id: UUID) -> None:
+        _log.error("a message is dead", consumer=self._durable, message_id=str(message_id), reason=reason)
+        metrics.CONSUMED.labels(self._service, subject, "dead").inc()
+        metrics.DEAD_LETTERS.labels(self._service, subject, reason).inc()
+
+
+async def _answer_ack(message: Msg, current: Callable[[], bool]) -> None:
+    """Ack, but only to the broker that delivered the message.
+
+    A broker that was rolled back may use the same sequence for another message, which a late ack would swallow. Sending
+    the message back is safe instead: the redelivery meets the inbox.
+    """
+    if current():
+        await message.ack()
+    else:
+        await message.nak()
+
+
+def _by_subscription(deliveries: Sequence[Delivery]) -> list[tuple[Subscription, list[Received[Any]]]]:
+    groups: dict[str, tuple[Subscription, list[Received[Any]]]] = {}
+    for delivery in deliveries:
+        _, messages = groups.setdefault(delivery.received.subject, (delivery.subscription, []))
+        messages.append(delivery.received)
+    return list(groups.values())
+
+
+def _deferral_seconds(deferrals: int) -> float:
+    return float(min(_LONGEST_DEFERRAL_SECONDS, 0.1 * 2 ** min(deferrals - 1, 10)))
+
+
+def _retry_seconds(failures: int) -> float:
+    return float(min(_LONGEST_RETRY_SECONDS, 0.25 * 4 ** min(failures - 1, 5))) * random.uniform(0.8, 1.2)
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:2000]
+
+
+def _uuid(value: str | None) -> UUID | None:
+    try:
+        return UUID(value) if value else None
+    except ValueError:
+        return None

@@ -1,0 +1,148 @@
+"""The connection to NATS: it reconnects for as long as the process lives."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import nats
+import structlog
+from nats.aio.client import Client
+from nats.js.client import JetStreamContext
+
+from messaging.errors import BrokerUnavailableError
+
+_log = structlog.get_logger("messaging.broker")
+
+_PENDING_BYTES: Final = 64 * 1024 * 1024
+"""Outbound buffer; nats-py's own 2 MiB overflow in one large batch."""
+
+_RECONNECT_WAIT_SECONDS: Final = 0.2
+_PING_SECONDS: Final = 5
+_REQUEST_TIMEOUT_SECONDS: Final = 5.0
+_DENIED_PUBLISH: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
+
+
+class Broker:
+    """One connection, shared by everything in the process that speaks to the broker.
+
+    ``epoch`` grows with every reconnect: what was learnt from the broker under an older epoch may no longer hold.
+    """
+
+    def __init__(self, url: str, user: str, password: str, name: str) -> None:
+        self._url = url
+        self._user = user
+        self._password = password
+        self._name = name
+        self._client: Client | None = None
+        self._jetstream: JetStreamContext | None = None
+        self._connected = asyncio.Event()
+        self._connecting = asyncio.Lock()
+        self._leases = 0
+        self._listeners: list[Callable[[], None]] = []
+        self.epoch = 0
+        self.denied_subjects: set[str] = set()
+
+    @property
+    def client(self) -> Client:
+        """The nats-py client. Raises BrokerUnavailableError before the first connect."""
+        if self._client is None:
+            raise BrokerUnavailableError("not connected to the broker yet")
+        return self._client
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """JetStream on this connection. Raises BrokerUnavailableError before the first connect."""
+        if self._jetstream is None:
+            raise BrokerUnavailableError("not connected to the broker yet")
+        return self._jetstream
+
+    async def connect(self) -> None:
+        """Connect, waiting for a server for as long as it takes. Does nothing on an open connection."""
+        async with self._connecting:
+            if self._client is not None:
+                return
+            client = Client()
+            await client.connect(
+                servers=self._url.split(","),
+                user=self._user,
+                password=self._password,
+                name=self._name,
+                inbox_prefix=f"_INBOX_{self._user}",
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=_RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type] # a float works
+                ping_interval=_PING_SECONDS,
+                max_outstanding_pings=2,
+                pending_size=_PENDING_BYTES,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnect,
+                reconnected_cb=self._on_reconnect,
+            )
+            self._client = client
+            self._jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT_SECONDS)
+            self._connected.set()
+
+    async def close(self) -> None:
+        """Flush what is buffered and close."""
+        async with self._connecting:
+            client, self._client, self._jetstream = self._client, None, None
+            self._connected.clear()
+            if client is None:
+                return
+            if client.is_connected:
+                try:
+                    await client.flush(timeout=2)
+                except (nats.errors.Error, OSError) as error:
+                    _log.warning("broker connection closed with unsent data", error=str(error))
+            await client.close()
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[None]:
+        """Hold the connection open: the first lease connects, the last one closes."""
+        self._leases += 1
+        try:
+            await self.connect()
+            yield
+        finally:
+            self._leases -= 1
+            if self._leases == 0:
+                await self.close()
+
+    async def connected(self) -> None:
+        """Return as soon as there is a live connection."""
+        await self._connected.wait()
+
+    def on_reconnect(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` after each reconnect, before anything else is asked of the broker."""
+        self._listeners.append(listener)
+
+    async def ready(self) -> None:
+        """Return if the broker answers now. Raises BrokerUnavailableError if it does not."""
+        if self._client is None or not self._client.is_connected:
+            raise BrokerUnavailableError("not connected to the broker")
+        try:
+            await self._client.flush(timeout=2)
+        except (nats.errors.Error, OSError) as error:
+            raise BrokerUnavailableError("the broker does not answer") from error
+
+    async def _on_error(self, error: Exception) -> None:
+        denied = _DENIED_PUBLISH.search(str(error))
+        if denied:
+            self.denied_subjects.add(denied.group(1))
+            _log.error("the broker refuses this user a subject", user=self._user, subject=denied.group(1))
+            return
+        _log.warning("broker connection trouble", error=f"{type(error).__name__}: {error}")
+
+    async def _on_disconnect(self) -> None:
+        self._connected.clear()
+        if self._client is not None:
+            _log.warning("broker connection lost", name=self._name)
+
+    async def _on_reconnect(self) -> None:
+        self.epoch += 1
+        self.denied_subjects.clear()
+        self._connected.set()
+        _log.info("broker connection restored", name=self._name, epoch=self.epoch)
+        for listener in self._listeners:
+            listener()

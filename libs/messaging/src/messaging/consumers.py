@@ -1,0 +1,186 @@
+"""Durable consumers: one for each service and source stream, read in batches."""
+
+import asyncio
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import structlog
+from nats.aio.msg import Msg
+
+from contracts.message import Service
+from contracts.permissions import durable_name
+from contracts.registry import stream_of
+from messaging import metrics
+from messaging.batches import Batches, Handler, Subscription
+from messaging.broker import Broker
+from messaging.database_errors import is_unavailable
+from messaging.feed import FEED_ERRORS, Feed
+from messaging.settings import BrokerSettings
+from messaging.topology import assert_consumer, consumer_config, find_stream
+from messaging.transaction import Transactions
+
+__all__ = ["ConsumerGroup", "Handler", "Subscription"]
+
+_log = structlog.get_logger("messaging.consumers")
+
+_REBUILD_SECONDS: Final = 0.2
+_STREAM_LOOK_SECONDS: Final = 0.5
+_STREAM_LOG_EVERY: Final = 20
+_DRAIN_SECONDS: Final = 10.0
+_REPLAY_LOOK_SECONDS: Final = 1.0
+
+
+class Component(Protocol):
+    """Something that runs until it is cancelled."""
+
+    name: str
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+
+
+class ConsumerGroup:
+    """All consumers of one service."""
+
+    def __init__(
+        self,
+        service: Service,
+        subscriptions: Sequence[Subscription],
+        transactions: Transactions,
+        broker: Broker,
+        settings: BrokerSettings,
+    ) -> None:
+        by_stream: dict[str, list[Subscription]] = {}
+        for subscription in subscriptions:
+            if service not in subscription.message_type.consumers:
+                raise ValueError(f"the contracts do not name {service} as a reader of {subscription.message_type}")
+            by_stream.setdefault(stream_of(subscription.message_type.subject), []).append(subscription)
+        self.consumers = [
+            StreamConsumer(service, stream, by_stream[stream], transactions, broker, settings)
+            for stream in sorted(by_stream)
+        ]
+
+    def components(self) -> list[Component]:
+        """What has to run: the consumers and, for each, the replay of its dead letters."""
+        return [*self.consumers, *(Replays(consumer) for consumer in self.consumers)]
+
+
+class StreamConsumer:
+    """Component that reads one stream through one durable consumer."""
+
+    def __init__(
+        self,
+        service: Service,
+        stream: str,
+        subscriptions: Sequence[Subscription],
+        transactions: Transactions,
+        broker: Broker,
+        settings: BrokerSettings,
+    ) -> None:
+        self.stream = stream
+        self.durable = durable_name(service, stream)
+        self.name = f"consumer {self.durable}"
+        self._broker = broker
+        self._settings = settings
+        self._config = consumer_config(
+            self.durable,
+            [subscription.message_type.subject for subscription in subscriptions],
+            settings.ack_wait_seconds,
+        )
+        self.batches = Batches(service, stream, self.durable, subscriptions, transactions, settings.max_deliveries)
+        self._feed: Feed | None = None
+        broker.on_reconnect(self._wake)
+
+    async def run(self) -> None:
+        """Consume until cancelled; whatever happens to the flow, build it again.
+
+        Raises ConfigurationMismatchError if the consumer at the broker is not what this release expects.
+        """
+        async with self._broker.lease():
+            while True:
+                try:
+                    await self._consume()
+                except FEED_ERRORS as error:
+                    metrics.FEED_REBUILDS.labels(self.durable).inc()
+                    _log.warning("feed is rebuilt", consumer=self.durable, error=f"{type(error).__name__}: {error}")
+                    await asyncio.sleep(_REBUILD_SECONDS)
+
+    async def _consume(self) -> None:
+        await self._broker.connected()
+        await self._await_stream()
+        await assert_consumer(self._broker.jetstream, self.stream, self._config)
+        async with Feed(self._broker, self.stream, self.durable, self._settings.batch_size) as feed:
+            with self._attached(feed):
+                while True:
+                    messages = await feed.batch()
+                    await _to_the_end(self._settle(messages, feed))
+
+    async def _settle(self, messages: Sequence[Msg], feed: Feed) -> None:
+        alive = asyncio.create_task(self._show_life(messages, feed))
+        try:
+            await self.batches.settle(messages, lambda: feed.current, feed.epoch)
+        finally:
+            alive.cancel()
+
+    async def _show_life(self, messages: Sequence[Msg], feed: Feed) -> None:
+        """Tell the broker now and then that these messages are still being worked on."""
+        while True:
+            await asyncio.sleep(self._settings.ack_wait_seconds / 3)
+            for message in (*messages, *feed.waiting()):
+                if not message.is_acked:
+                    await message.in_progress()
+
+    async def _await_stream(self) -> None:
+        """Streams are created by their owners; wait until that has happened."""
+        looks = 0
+        while await find_stream(self._broker.jetstream, self.stream) is None:
+            if looks % _STREAM_LOG_EVERY == 0:
+                _log.info("waiting for a stream", consumer=self.durable, stream=self.stream)
+            looks += 1
+            await asyncio.sleep(_STREAM_LOOK_SECONDS)
+
+    @contextmanager
+    def _attached(self, feed: Feed) -> Iterator[None]:
+        self._feed = feed
+        try:
+            yield
+        finally:
+            self._feed = None
+
+    def _wake(self) -> None:
+        if self._feed is not None:
+            self._feed.wake()
+
+
+class Replays:
+    """Component that feeds dead letters through their handler again when an operator asks for it."""
+
+    def __init__(self, consumer: StreamConsumer) -> None:
+        self.name = f"replays {consumer.durable}"
+        self._batches = consumer.batches
+
+    async def run(self) -> None:
+        """Look for requests until cancelled."""
+        while True:
+            try:
+                while await self._batches.replay_one():
+                    pass
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+                _log.warning("replays wait for the database", error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(_REPLAY_LOOK_SECONDS)
+
+
+async def _to_the_end(work: Awaitable[None]) -> None:
+    """Await ``work``; if this task is cancelled, let a batch that has begun finish first, within a bound."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        _, unfinished = await asyncio.wait({task}, timeout=_DRAIN_SECONDS)
+        if unfinished:
+            task.cancel()
+            await asyncio.wait({task})
+        raise

@@ -1,0 +1,217 @@
+"""Messages that were given up on, and the command by which operators see and replay them.
+
+    python -m messaging.dead_letters list|show|replay --dsn postgresql://... --schema billing
+
+A replay is a request: the row is marked, and the running service feeds the message through the same path as a
+delivery (inbox, handler, outbox, one transaction). A message that the broker refused goes back to the outbox.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from messaging.sql import statement
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One message that was given up on. ``consumer`` is the durable that received it, or ``relay``."""
+
+    consumer: str
+    message_id: UUID
+    subject: str
+    stream: str
+    payload: bytes
+    headers: Mapping[str, str]
+    correlation_id: UUID | None
+    reason: str
+    error: str
+    deliveries: int
+
+
+class DeadLetters:
+    """All SQL over ``dead_letters``."""
+
+    def __init__(self, schema: str) -> None:
+        self._add = statement(
+            schema,
+            """
+            INSERT INTO {schema}.dead_letters AS d
+                (consumer, message_id, subject, stream, payload, headers, correlation_id, reason, error, deliveries)
+            VALUES (:consumer, :message_id, :subject, :stream, :payload, CAST(CAST(:headers AS text) AS jsonb),
+                    :correlation_id, :reason, :error, :deliveries)
+            ON CONFLICT (consumer, message_id) DO UPDATE
+            SET reason = excluded.reason, error = excluded.error, dead_at = now(), replayed_at = NULL,
+                replay_requested_at = NULL, deliveries = d.deliveries + excluded.deliveries
+            """,
+        )
+        self._lock_requested = statement(
+            schema,
+            """
+            SELECT consumer, message_id, subject, stream, payload, CAST(headers AS text), correlation_id, reason, error,
+                   deliveries
+            FROM {schema}.dead_letters
+            WHERE consumer = :consumer AND replay_requested_at IS NOT NULL AND replayed_at IS NULL
+            ORDER BY replay_requested_at, message_id LIMIT 1 FOR UPDATE SKIP LOCKED
+            """,
+        )
+        self._replayed = statement(
+            schema,
+            """
+            UPDATE {schema}.dead_letters SET replayed_at = now()
+            WHERE consumer = :consumer AND message_id = :message_id
+            """,
+        )
+        self._replay_failed = statement(
+            schema,
+            """
+            UPDATE {schema}.dead_letters
+            SET replay_requested_at = NULL, replay_failures = replay_failures + 1, error = :error
+            WHERE consumer = :consumer AND message_id = :message_id
+            """,
+        )
+        self._request = statement(
+            schema,
+            """
+            UPDATE {schema}.dead_letters SET replay_requested_at = now()
+            WHERE replayed_at IS NULL AND (:everything OR message_id = ANY(CAST(:message_ids AS uuid[])))
+              AND (CAST(:consumer AS text) IS NULL OR consumer = :consumer)
+              AND (CAST(:subject AS text) IS NULL OR subject = :subject)
+            RETURNING message_id
+            """,
+        )
+        self._list = statement(
+            schema,
+            """
+            SELECT consumer, message_id, subject, reason, error, deliveries, dead_at, replay_requested_at,
+                   replay_failures, replayed_at
+            FROM {schema}.dead_letters
+            WHERE (:everything OR replayed_at IS NULL) AND (CAST(:consumer AS text) IS NULL OR consumer = :consumer)
+              AND (CAST(:subject AS text) IS NULL OR subject = :subject)
+            ORDER BY dead_at DESC LIMIT :limit
+            """,
+        )
+        self._show = statement(
+            schema, "SELECT * FROM {schema}.dead_letters WHERE message_id = :message_id ORDER BY consumer"
+        )
+
+    async def add(self, connection: AsyncConnection, letter: DeadLetter) -> None:
+        """Record that a message is given up on. Repeating it updates the record."""
+        values = {name: getattr(letter, name) for name in DeadLetter.__dataclass_fields__}
+        await connection.execute(self._add, values | {"headers": msgspec.json.encode(letter.headers).decode()})
+
+    async def lock_requested(self, connection: AsyncConnection, consumer: str) -> DeadLetter | None:
+        """One message of ``consumer`` that an operator wants replayed, past those that another replica holds."""
+        row = (await connection.execute(self._lock_requested, {"consumer": consumer})).one_or_none()
+        if row is None:
+            return None
+        fields = dict(zip(DeadLetter.__dataclass_fields__, row, strict=True))
+        return DeadLetter(**fields | {"headers": msgspec.json.decode(fields["headers"])})
+
+    async def mark_replayed(self, connection: AsyncConnection, letter: DeadLetter) -> None:
+        """The message has taken effect after all."""
+        await connection.execute(self._replayed, {"consumer": letter.consumer, "message_id": letter.message_id})
+
+    async def mark_replay_failed(self, connection: AsyncConnection, letter: DeadLetter, error: str) -> None:
+        """The replay failed as well: it is dropped until it is asked for again."""
+        await connection.execute(
+            self._replay_failed, {"consumer": letter.consumer, "message_id": letter.message_id, "error": error}
+        )
+
+    async def request_replay(
+        self,
+        connection: AsyncConnection,
+        message_ids: list[UUID] | None,
+        consumer: str | None = None,
+        subject: str | None = None,
+    ) -> list[UUID]:
+        """Ask for a replay of ``message_ids`` (None: of all that match); returns those that will be replayed."""
+        rows = await connection.execute(
+            self._request,
+            {
+                "everything": message_ids is None,
+                "message_ids": message_ids or [],
+                "consumer": consumer,
+                "subject": subject,
+            },
+        )
+        return [row.message_id for row in rows]
+
+    async def summaries(
+        self, connection: AsyncConnection, consumer: str | None, subject: str | None, everything: bool, limit: int
+    ) -> list[dict[str, Any]]:
+        """Summaries, the newest first; without ``everything`` only those that were not replayed."""
+        values = {"consumer": consumer, "subject": subject, "everything": everything, "limit": limit}
+        return [dict(row._mapping) for row in await connection.execute(self._list, values)]
+
+    async def show(self, connection: AsyncConnection, message_id: UUID) -> list[dict[str, Any]]:
+        """Everything about one message, once for each consumer that gave up on it."""
+        return [dict(row._mapping) for row in await connection.execute(self._show, {"message_id": message_id})]
+
+
+async def _run(options: argparse.Namespace) -> int:
+    dsn = options.dsn.replace("postgresql://", "postgresql+asyncpg://", 1)
+    engine = create_async_engine(dsn)
+    letters = DeadLetters(options.schema)
+    try:
+        async with engine.begin() as connection:
+            if options.command == "list":
+                rows = await letters.summaries(
+                    connection, options.consumer, options.subject, options.all, options.limit
+                )
+                return _print(rows)
+            if options.command == "show":
+                rows = await letters.show(connection, options.message_id)
+                return _print([row | {"payload": row["payload"].decode(errors="replace")} for row in rows])
+            chosen = None if options.all else options.message_ids
+            requested = await letters.request_replay(connection, chosen, options.consumer, options.subject)
+            return _print([{"message_id": message_id, "replay": "requested"} for message_id in requested])
+    finally:
+        await engine.dispose()
+
+
+def _print(rows: list[dict[str, Any]]) -> int:
+    """One JSON object a line; exit status 1 if there is nothing to show."""
+    for row in rows:
+        sys.stdout.write(json.dumps(row, default=str) + "\n")
+    return 0 if rows else 1
+
+
+def main(arguments: list[str]) -> int:
+    """Parse ``arguments``, do it, return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m messaging.dead_letters", description="Dead letters of a service")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, purpose in (
+        ("list", "the newest dead letters, one JSON object a line"),
+        ("show", "one message with payload and headers"),
+        ("replay", "ask the running service to try again"),
+    ):
+        command = commands.add_parser(name, help=purpose)
+        command.add_argument("--dsn", required=True, help="connection string of the service's runtime role")
+        command.add_argument("--schema", required=True)
+        if name == "show":
+            command.add_argument("message_id", type=UUID)
+            continue
+        command.add_argument("--consumer")
+        command.add_argument("--subject")
+        command.add_argument("--all", action="store_true", help="list: the replayed ones too; replay: all that match")
+        if name == "list":
+            command.add_argument("--limit", type=int, default=50)
+        else:
+            command.add_argument("message_ids", nargs="*", type=UUID)
+    options = parser.parse_args(arguments)
+    if options.command == "replay" and bool(options.message_ids) == options.all:
+        parser.error("name message ids, or say --all")
+    return asyncio.run(_run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,49 @@
+"""What can go wrong between a service, its database and the broker."""
+
+from uuid import UUID
+
+
+class DatabaseUnavailableError(Exception):
+    """The database could not be reached: the work was not done and is to be tried again later."""
+
+
+class MessageTooLargeError(Exception):
+    """A message is larger than its stream accepts. A bug of the producer: it is refused before anything commits."""
+
+    def __init__(self, subject: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"{subject}: {size_bytes} bytes, the stream takes {limit_bytes}")
+
+
+class ForeignSubjectError(Exception):
+    """A service tried to publish a message that the contracts do not let it produce."""
+
+    def __init__(self, service: str, subject: str) -> None:
+        super().__init__(f"{service} does not produce {subject}")
+
+
+class ConfigurationMismatchError(Exception):
+    """A stream or consumer at the broker is configured otherwise than this release expects."""
+
+    def __init__(self, what: str, field: str, expected: object, found: object) -> None:
+        super().__init__(
+            f"{what}: {field} is {found!r} at the broker, but this release expects {expected!r}."
+            " Change one of the two; the README of libs/messaging says how."
+        )
+        self.field = field
+        self.expected = expected
+        self.found = found
+
+
+class FeedLostError(Exception):
+    """The flow of messages from a consumer stopped: its subscription must be built again."""
+
+
+class DeferredTooLongError(Exception):
+    """A message was early for so long that what it waits for is not expected any more."""
+
+    def __init__(self, message_id: UUID, reason: str) -> None:
+        super().__init__(f"{message_id} is still early: {reason}")
+
+
+class BrokerUnavailableError(Exception):
+    """There is no connection to the broker at this moment."""

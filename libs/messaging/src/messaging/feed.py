@@ -1,0 +1,132 @@
+"""A standing pull from one durable consumer.
+
+nats-py's own ``fetch`` asks again for every batch and has open reports about reconnects. This one keeps a request open
+at the broker, so that a message is on its way the moment it is stored, asks for more when half is used up, and raises
+FeedLostError when the broker's heartbeats stop, the connection was rebuilt, or the consumer is gone.
+"""
+
+import asyncio
+import json
+from collections import deque
+from types import TracebackType
+from typing import Final
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from messaging.broker import Broker
+from messaging.errors import FeedLostError
+
+_EXPIRES_SECONDS: Final = 30
+_HEARTBEAT_SECONDS: Final = 2
+_SILENCE_SECONDS: Final = 2.5 * _HEARTBEAT_SECONDS
+
+_HEARTBEAT: Final = "100"
+_NO_RESPONDERS: Final = "503"
+_PENDING_HEADER: Final = "Nats-Pending-Messages"
+
+
+class Feed:
+    """Use as ``async with Feed(...) as feed`` and call :meth:`batch` in a loop."""
+
+    def __init__(self, broker: Broker, stream: str, durable: str, batch_size: int) -> None:
+        self._broker = broker
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._batch_size = batch_size
+        self._inbox = broker.client.new_inbox()
+        self._subscription: Subscription | None = None
+        self._queue: deque[Msg] = deque()
+        self._outstanding = 0
+        self._heard = False
+        self._lost: str | None = None
+        self._arrived = asyncio.Event()
+        self.epoch = broker.epoch
+
+    async def __aenter__(self) -> "Feed":
+        self._subscription = await self._broker.client.subscribe(self._inbox, cb=self._on_message)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop listening and hand back at once what was not looked at yet."""
+        client = self._broker.client
+        if self._subscription is None or client.is_closed:
+            return
+        await self._subscription.unsubscribe()
+        for message in self._queue:
+            await message.nak()
+        self._queue.clear()
+
+    @property
+    def current(self) -> bool:
+        """Whether the broker is still the one that these messages came from."""
+        return self.epoch == self._broker.epoch
+
+    def waiting(self) -> list[Msg]:
+        """Messages that have arrived and that no batch has taken yet."""
+        return list(self._queue)
+
+    def wake(self) -> None:
+        """Look at the state of the connection now."""
+        self._arrived.set()
+
+    async def batch(self) -> list[Msg]:
+        """Wait for messages; returns at once all that are there, at most ``batch_size``. Raises FeedLostError."""
+        while True:
+            if not self.current:
+                raise FeedLostError("the connection was rebuilt")
+            if self._lost is not None:
+                raise FeedLostError(self._lost)
+            await self._ask_for_more()
+            if self._queue:
+                return [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_size))]
+            await self._wait()
+
+    async def _ask_for_more(self) -> None:
+        wanted = self._batch_size - self._outstanding - len(self._queue)
+        if wanted < max(1, self._batch_size // 2):
+            return
+        request = {
+            "batch": wanted,
+            "expires": _EXPIRES_SECONDS * 1_000_000_000,
+            "idle_heartbeat": _HEARTBEAT_SECONDS * 1_000_000_000,
+        }
+        self._outstanding += wanted
+        await self._broker.client.publish(self._subject, json.dumps(request).encode(), self._inbox)
+
+    async def _wait(self) -> None:
+        self._arrived.clear()
+        self._heard = False
+        try:
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                await self._arrived.wait()
+        except TimeoutError:
+            if not self._heard:
+                raise FeedLostError("the broker has fallen silent") from None
+
+    async def _on_message(self, message: Msg) -> None:
+        self._heard = True
+        status = message.headers.get("Status") if message.headers else None
+        if status is None:
+            self._outstanding = max(0, self._outstanding - 1)
+            self._queue.append(message)
+            self._arrived.set()
+        elif status != _HEARTBEAT:
+            self._end_request(status, message.headers or {})
+
+    def _end_request(self, status: str, headers: dict[str, str]) -> None:
+        """A pull request ended (expired, or refused): what it still had open is not coming."""
+        description = headers.get("Description", "")
+        if status == _NO_RESPONDERS or "Consumer Deleted" in description or "Not Found" in description:
+            self._lost = f"the consumer is gone ({status} {description})"
+        elif _PENDING_HEADER in headers:
+            self._outstanding = max(0, self._outstanding - int(headers[_PENDING_HEADER]))
+        else:
+            self._lost = f"the pull was refused ({status} {description})"
+        self._arrived.set()
+
+
+FEED_ERRORS: Final = (FeedLostError, nats.errors.Error, OSError)
+"""What ends a feed and is answered by building it again."""

@@ -1,0 +1,121 @@
+"""All SQL over ``inbox_messages`` and ``delivery_attempts``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from messaging.sql import statement
+
+UNDATED: Final = date(1970, 1, 1)
+"""The day of ids that carry no time; it has no partition, so they live in DEFAULT and expire by receipt."""
+
+_TIME_ORDERED: Final = 7
+
+
+def message_day(message_id: UUID) -> date:
+    """The UTC day inside a UUIDv7, and a fixed day for any other id: a function of the id alone."""
+    if message_id.version != _TIME_ORDERED:
+        return UNDATED
+    return datetime.fromtimestamp((message_id.int >> 80) / 1000, UTC).date()
+
+
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """How long and how often a message has been sent back because it was early."""
+
+    deferrals: int
+    waited: timedelta
+
+
+class Inbox:
+    """The inbox of one durable consumer."""
+
+    def __init__(self, schema: str, consumer: str) -> None:
+        self._consumer = consumer
+        # Ids are inserted in sorted order: two replicas that hold the same messages wait for each other instead of
+        # running into a deadlock.
+        self._insert = statement(
+            schema,
+            """
+            INSERT INTO {schema}.inbox_messages (consumer, message_id, message_day)
+            SELECT :consumer, ids.message_id, ids.message_day
+            FROM unnest(CAST(:message_ids AS uuid[]), CAST(:message_days AS date[])) AS ids (message_id, message_day)
+            ON CONFLICT DO NOTHING RETURNING message_id
+            """,
+        )
+        self._delete = statement(
+            schema,
+            """
+            DELETE FROM {schema}.inbox_messages AS i
+            USING unnest(CAST(:message_ids AS uuid[]), CAST(:message_days AS date[])) AS ids (message_id, message_day)
+            WHERE i.consumer = :consumer AND i.message_id = ids.message_id AND i.message_day = ids.message_day
+            """,
+        )
+        self._defer = statement(
+            schema,
+            """
+            INSERT INTO {schema}.delivery_attempts AS d (consumer, message_id, deferrals, last_reason)
+            SELECT :consumer, early.message_id, 1, early.reason
+            FROM unnest(CAST(:message_ids AS uuid[]), CAST(:reasons AS text[])) AS early (message_id, reason)
+            ORDER BY early.message_id
+            ON CONFLICT (consumer, message_id) DO UPDATE
+            SET deferrals = d.deferrals + 1, last_at = now(), last_reason = excluded.last_reason
+            RETURNING message_id, deferrals, now() - first_at
+            """,
+        )
+        self._fail = statement(
+            schema,
+            """
+            INSERT INTO {schema}.delivery_attempts AS d (consumer, message_id, failures, last_reason)
+            VALUES (:consumer, :message_id, 1, :reason)
+            ON CONFLICT (consumer, message_id) DO UPDATE
+            SET failures = d.failures + 1, last_at = now(), last_reason = excluded.last_reason
+            RETURNING failures
+            """,
+        )
+        self._settle = statement(
+            schema,
+            """
+            DELETE FROM {schema}.delivery_attempts
+            WHERE consumer = :consumer AND message_id = ANY(CAST(:message_ids AS uuid[]))
+            """,
+        )
+
+    async def add_new(self, connection: AsyncConnection, message_ids: Sequence[UUID]) -> set[UUID]:
+        """Mark ``message_ids`` as received; returns those that were not received before."""
+        rows = await connection.execute(self._insert, self._keys(message_ids))
+        return {row.message_id for row in rows}
+
+    async def remove(self, connection: AsyncConnection, message_ids: Sequence[UUID]) -> None:
+        """Take back the mark, for messages that are to be delivered again."""
+        await connection.execute(self._delete, self._keys(message_ids))
+
+    async def record_deferrals(self, connection: AsyncConnection, reasons: Mapping[UUID, str]) -> dict[UUID, Deferral]:
+        """Count one more deferral for each message."""
+        rows = await connection.execute(
+            self._defer,
+            {"consumer": self._consumer, "message_ids": list(reasons), "reasons": list(reasons.values())},
+        )
+        return {message_id: Deferral(deferrals, waited) for message_id, deferrals, waited in rows}
+
+    async def record_failure(self, connection: AsyncConnection, message_id: UUID, reason: str) -> int:
+        """Count one more failure of the handler; returns how many there were."""
+        values = {"consumer": self._consumer, "message_id": message_id, "reason": reason}
+        failures: int = (await connection.execute(self._fail, values)).scalar_one()
+        return failures
+
+    async def settle(self, connection: AsyncConnection, message_ids: Sequence[UUID]) -> None:
+        """Forget the attempts of messages that are done with."""
+        await connection.execute(self._settle, {"consumer": self._consumer, "message_ids": list(message_ids)})
+
+    def _keys(self, message_ids: Sequence[UUID]) -> dict[str, object]:
+        ordered = sorted(message_ids)
+        return {
+            "consumer": self._consumer,
+            "message_ids": ordered,
+            "message_days": [message_day(message_id) for message_id in ordered],
+        }

@@ -1,0 +1,37 @@
+"""What Prometheus sees of messaging. Times are in seconds."""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_LATENCY: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+
+OUTBOX_BACKLOG: Final = Gauge("messaging_outbox_backlog_messages", "Committed messages not yet published", ["service"])
+OUTBOX_OLDEST: Final = Gauge("messaging_outbox_oldest_seconds", "Age of the oldest unpublished message", ["service"])
+PUBLISHED: Final = Counter("messaging_published_total", "Messages acknowledged by the broker", ["service", "subject"])
+PUBLISH_FAILURES: Final = Counter(
+    "messaging_publish_failures_total", "Publishes that were not acknowledged", ["service", "subject", "reason"]
+)
+PUBLISH_LATENCY: Final = Histogram(
+    "messaging_publish_latency_seconds", "From commit of a message to its PubAck", ["service"], buckets=_LATENCY
+)
+CONSUMED: Final = Counter(
+    "messaging_consumed_total",
+    "Deliveries by outcome: handled, duplicate, deferred, failed, dead",
+    ["service", "subject", "outcome"],
+)
+HANDLER_SECONDS: Final = Histogram(
+    "messaging_handler_seconds", "Time of one handler call for one batch", ["service", "subject"], buckets=_LATENCY
+)
+BATCH_SIZE: Final = Histogram(
+    "messaging_batch_messages", "Messages per transaction", ["consumer"], buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+)
+REDELIVERIES: Final = Counter("messaging_redeliveries_total", "Messages delivered more than once", ["consumer"])
+DEFERRED: Final = Counter("messaging_deferred_total", "Messages sent back because they were early", ["consumer"])
+DEAD_LETTERS: Final = Counter("messaging_dead_letters_total", "Messages given up on", ["service", "subject", "reason"])
+AMNESIA: Final = Counter(
+    "messaging_amnesia_recoveries_total", "Times that the broker was found to have forgotten", ["service", "stream"]
+)
+FEED_REBUILDS: Final = Counter(
+    "messaging_feed_rebuilds_total", "Subscriptions built again after the flow stopped", ["consumer"]
+)

@@ -1,0 +1,155 @@
+"""All SQL over ``outbox_messages``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from messaging.schema import REPLAY_WINDOW_DAYS
+from messaging.sql import statement
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message that waits for the commit of its transaction."""
+
+    message_id: UUID
+    subject: str
+    stream: str
+    payload: bytes
+    correlation_id: UUID
+    causation_id: UUID | None
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unpublished:
+    """A committed message that waits for the broker."""
+
+    message_id: UUID
+    created_at: datetime
+    subject: str
+    stream: str
+    payload: bytes
+    correlation_id: UUID
+    causation_id: UUID | None
+    traceparent: str | None
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A message and the sequence under which its stream stored it."""
+
+    row: Unpublished
+    sequence: int
+
+
+class Outbox:
+    """The outbox of one schema."""
+
+    def __init__(self, schema: str) -> None:
+        self._add = statement(
+            schema,
+            """
+            INSERT INTO {schema}.outbox_messages
+                (message_id, subject, stream, payload, correlation_id, causation_id, traceparent)
+            SELECT * FROM unnest(
+                CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]),
+                CAST(:payloads AS bytea[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
+                CAST(:traceparents AS text[]))
+            """,
+        )
+        self._claim = statement(
+            schema,
+            """
+            SELECT message_id, created_at, subject, stream, payload, correlation_id, causation_id, traceparent,
+                   occurred_at
+            FROM {schema}.outbox_messages
+            WHERE published_at IS NULL
+              AND stream <> ALL(CAST(:held_streams AS text[])) AND subject <> ALL(CAST(:held_subjects AS text[]))
+            ORDER BY message_id LIMIT :limit FOR UPDATE SKIP LOCKED
+            """,
+        )
+        self._mark = statement(
+            schema,
+            """
+            UPDATE {schema}.outbox_messages AS o
+            SET published_at = clock_timestamp(), published_sequence = acked.sequence
+            FROM unnest(CAST(:message_ids AS uuid[]), CAST(:sequences AS bigint[])) AS acked (message_id, sequence)
+            WHERE o.message_id = acked.message_id AND o.published_at IS NULL
+              AND o.created_at BETWEEN :oldest AND :newest
+            """,
+        )
+        self._remove = statement(
+            schema,
+            "DELETE FROM {schema}.outbox_messages WHERE message_id = :message_id AND created_at = :created_at",
+        )
+        self._forget = statement(
+            schema,
+            f"""
+            UPDATE {{schema}}.outbox_messages SET published_at = NULL, published_sequence = NULL
+            WHERE stream = :stream AND published_at IS NOT NULL
+              AND created_at > now() - interval '{REPLAY_WINDOW_DAYS} days'
+            """,  # noqa: S608 - the interval is a constant of ours
+        )
+        self._backlog = statement(
+            schema,
+            """
+            SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)
+            FROM {schema}.outbox_messages WHERE published_at IS NULL
+            """,
+        )
+
+    async def add(self, connection: AsyncConnection, messages: Sequence[Outgoing]) -> None:
+        """Write all ``messages`` with one statement."""
+        await connection.execute(
+            self._add,
+            {
+                "message_ids": [message.message_id for message in messages],
+                "subjects": [message.subject for message in messages],
+                "streams": [message.stream for message in messages],
+                "payloads": [message.payload for message in messages],
+                "correlation_ids": [message.correlation_id for message in messages],
+                "causation_ids": [message.causation_id for message in messages],
+                "traceparents": [message.traceparent for message in messages],
+            },
+        )
+
+    async def lock_unpublished(
+        self, connection: AsyncConnection, limit: int, held_streams: Sequence[str], held_subjects: Sequence[str]
+    ) -> list[Unpublished]:
+        """Claim up to ``limit`` unpublished rows by their state, past those that another relay holds."""
+        rows = await connection.execute(
+            self._claim, {"limit": limit, "held_streams": list(held_streams), "held_subjects": list(held_subjects)}
+        )
+        return [Unpublished(*row) for row in rows]
+
+    async def mark_published(self, connection: AsyncConnection, acknowledged: Sequence[Acknowledged]) -> None:
+        """Record that the broker has these rows. The caller holds their locks."""
+        times = [entry.row.created_at for entry in acknowledged]
+        await connection.execute(
+            self._mark,
+            {
+                "message_ids": [entry.row.message_id for entry in acknowledged],
+                "sequences": [entry.sequence for entry in acknowledged],
+                "oldest": min(times),
+                "newest": max(times),
+            },
+        )
+
+    async def remove(self, connection: AsyncConnection, row: Unpublished) -> None:
+        """Take out a row that moves to the dead letters."""
+        await connection.execute(self._remove, {"message_id": row.message_id, "created_at": row.created_at})
+
+    async def forget_published(self, connection: AsyncConnection, stream: str) -> int:
+        """Make every row of ``stream`` inside the replay window unpublished again; returns how many."""
+        result = await connection.execute(self._forget, {"stream": stream})
+        return result.rowcount
+
+    async def backlog(self, connection: AsyncConnection) -> tuple[int, float]:
+        """Number of unpublished rows and the age of the oldest in seconds."""
+        count, oldest = (await connection.execute(self._backlog)).one()
+        return int(count), float(oldest)

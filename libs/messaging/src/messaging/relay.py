@@ -1,0 +1,270 @@
+"""The relay: moves committed messages from the outbox to the broker.
+
+One transaction claims a batch, publishes it and marks what was acknowledged. This is the one place with network calls
+inside a transaction: the row locks are the fence between relays, the wait is bounded by ``PUBLISH_TIMEOUT_SECONDS``,
+and a relay that is stopped in the middle loses its locks to the database's idle-in-transaction timeout.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import nats.errors
+import nats.js.errors
+import sqlalchemy.exc
+import structlog
+from nats.js.api import PubAck
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts import headers
+from contracts.message import Service
+from messaging import metrics
+from messaging.broker import Broker
+from messaging.database_errors import is_unavailable
+from messaging.dead_letters import DeadLetter, DeadLetters
+from messaging.errors import DatabaseUnavailableError
+from messaging.failpoints import failpoint
+from messaging.outbox import Acknowledged, Outbox, Unpublished
+from messaging.positions import RELAY, Checkpoints, Positions
+from messaging.transaction import Transactions
+
+_log = structlog.get_logger("messaging.relay")
+
+BATCH_MESSAGES: Final = 500
+PUBLISH_TIMEOUT_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 1.0
+_HOLD_SECONDS: Final = 1.0
+_DENIED_HOLD_SECONDS: Final = 10.0
+_LONGEST_BACKOFF_SECONDS: Final = 5.0
+
+_STREAM_FULL: Final = frozenset({10077, 10047})
+"""Maximum bytes exceeded; insufficient storage: the stream may take the message later."""
+
+_NEVER_ACCEPTED: Final = frozenset({10054})
+"""The message exceeds the stream's maximum size: it will be refused every time."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    acknowledged: list[Acknowledged] = field(default_factory=list)
+    rejected: list[tuple[Unpublished, str]] = field(default_factory=list)
+    held: int = 0
+
+
+class Relay:
+    """Component that publishes the outbox of one service. Any number may run at once."""
+
+    def __init__(self, service: Service, engine: AsyncEngine, broker: Broker, transactions: Transactions) -> None:
+        self.name = "relay"
+        self._service = service
+        self._engine = engine
+        self._broker = broker
+        self._doorbell = transactions.doorbell
+        self._outbox = Outbox(service)
+        self._positions = Positions(service)
+        self._dead_letters = DeadLetters(service)
+        self.checkpoints = Checkpoints(RELAY)
+        self._held_streams: dict[str, float] = {}
+        self._held_subjects: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        backoff = 0.0
+        async with self._broker.lease():
+            while True:
+                await self._broker.connected()
+                self._doorbell.clear()
+                try:
+                    claimed, published = await self.relay_batch()
+                except Exception as error:
+                    if not is_unavailable(error) and not isinstance(error, nats.errors.Error | OSError):
+                        raise
+                    backoff = min(_LONGEST_BACKOFF_SECONDS, backoff * 2 or 0.1)
+                    _log.warning("relay waits", seconds=backoff, error=f"{type(error).__name__}: {error}")
+                    await asyncio.sleep(backoff)
+                    continue
+                backoff = 0.0
+                if claimed == 0:
+                    await self._wait_for_work()
+                elif published == 0:
+                    await asyncio.sleep(0.1)
+
+    async def relay_batch(self) -> tuple[int, int]:
+        """Claim, publish and mark one batch; returns how many rows were claimed and how many left the outbox."""
+        async with self._connection() as connection, connection.begin():
+            rows = await self._outbox.lock_unpublished(
+                connection, BATCH_MESSAGES, _still_held(self._held_streams), _still_held(self._held_subjects)
+            )
+            if not rows:
+                return 0, 0
+            failpoint("relay.after_claim")
+            epoch = self._broker.epoch
+            outcome = await self._publish(rows)
+            failpoint("relay.after_publish")
+            await self._record(connection, outcome, epoch)
+            failpoint("relay.before_commit")
+        failpoint("relay.after_commit")
+        self._count(outcome)
+        return len(rows), len(outcome.acknowledged) + len(outcome.rejected)
+
+    async def _wait_for_work(self) -> None:
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._doorbell.wait()
+        except TimeoutError:
+            return
+
+    def _connection(self) -> AsyncConnection:
+        return self._engine.connect()
+
+    async def _publish(self, rows: Sequence[Unpublished]) -> _Outcome:
+        """Send all ``rows`` at once and wait for their PubAcks, no longer than the timeout in all."""
+        outcome = _Outcome()
+        pending: dict[asyncio.Future[PubAck], Unpublished] = {}
+        jetstream = self._broker.jetstream
+        for row in rows:
+            try:
+                future = await jetstream.publish_async(
+                    row.subject, row.payload, stream=row.stream, headers=_headers(self._service, row)
+                )
+            except nats.errors.MaxPayloadError:
+                outcome.rejected.append((row, "larger than the broker's max_payload"))
+            else:
+                pending[future] = row
+        await self._await_acks(pending)
+        for future, row in pending.items():
+            self._sort(row, future, outcome)
+        return outcome
+
+    async def _await_acks(self, pending: dict[asyncio.Future[PubAck], Unpublished]) -> None:
+        """Wait for all answers, but not for those that a refusal of the subject makes impossible."""
+        deadline = time.monotonic() + PUBLISH_TIMEOUT_SECONDS
+        waiting = set(pending)
+        epoch = self._broker.epoch
+        while waiting and time.monotonic() < deadline and self._broker.epoch == epoch:
+            _, waiting = await asyncio.wait(waiting, timeout=min(0.25, deadline - time.monotonic()))
+            waiting = {future for future in waiting if pending[future].subject not in self._broker.denied_subjects}
+
+    def _sort(self, row: Unpublished, future: "asyncio.Future[PubAck]", outcome: _Outcome) -> None:
+        if not future.done():
+            future.cancel()
+            if row.subject in self._broker.denied_subjects:
+                self._broker.denied_subjects.discard(row.subject)
+                self._hold(row, "denied", self._held_subjects, row.subject, _DENIED_HOLD_SECONDS)
+            else:
+                self._count_failure(row, "timeout")
+            return
+        error = future.exception()
+        if error is None:
+            ack = future.result()
+            if ack.stream == row.stream:
+                outcome.acknowledged.append(Acknowledged(row, ack.seq))
+            else:
+                self._hold(row, "wrong_stream", self._held_subjects, row.subject, _HOLD_SECONDS)
+        elif isinstance(error, nats.js.errors.APIError) and error.err_code in _NEVER_ACCEPTED:
+            outcome.rejected.append((row, str(error.description)))
+        elif isinstance(error, nats.js.errors.APIError) and error.err_code in _STREAM_FULL:
+            self._hold(row, "stream_full", self._held_streams, row.stream, _HOLD_SECONDS)
+        elif isinstance(error, nats.js.errors.NoStreamResponseError):
+            self._hold(row, "no_stream", self._held_streams, row.stream, _HOLD_SECONDS)
+        elif isinstance(error, nats.js.errors.APIError):
+            self._hold(row, f"api_{error.err_code}", self._held_subjects, row.subject, _HOLD_SECONDS)
+        else:
+            raise error
+
+    def _hold(self, row: Unpublished, reason: str, held: dict[str, float], key: str, seconds: float) -> None:
+        """Leave the row where it is and do not claim its kind for a while, so that it stands in nobody's way."""
+        if key not in held:
+            _log.warning("publishing is held back", subject=row.subject, stream=row.stream, reason=reason)
+        held[key] = time.monotonic() + seconds
+        self._count_failure(row, reason)
+
+    def _count_failure(self, row: Unpublished, reason: str) -> None:
+        metrics.PUBLISH_FAILURES.labels(self._service, row.subject, reason).inc()
+
+    async def _record(self, connection: AsyncConnection, outcome: _Outcome, epoch: int) -> None:
+        if outcome.acknowledged:
+            await self._outbox.mark_published(connection, outcome.acknowledged)
+        last: dict[str, Acknowledged] = {}
+        for entry in outcome.acknowledged:
+            if entry.row.stream not in last or entry.sequence > last[entry.row.stream].sequence:
+                last[entry.row.stream] = entry
+        for stream, entry in sorted(last.items()):
+            position = self.checkpoints.advance(stream, entry.sequence, entry.row.message_id, epoch)
+            await self._positions.put(connection, position)
+        for row, reason in outcome.rejected:
+            await self._dead_letters.add(connection, _rejected(self._service, row, reason))
+            await self._outbox.remove(connection, row)
+
+    def _count(self, outcome: _Outcome) -> None:
+        now = datetime.now(UTC)
+        latency = metrics.PUBLISH_LATENCY.labels(self._service)
+        for entry in outcome.acknowledged:
+            metrics.PUBLISHED.labels(self._service, entry.row.subject).inc()
+            latency.observe(max(0.0, (now - entry.row.created_at).total_seconds()))
+        for row, reason in outcome.rejected:
+            metrics.DEAD_LETTERS.labels(self._service, row.subject, "rejected").inc()
+            _log.error("the broker will never take this message", message_id=str(row.message_id), reason=reason)
+
+
+class OutboxGauge:
+    """Component that measures the backlog of the outbox."""
+
+    def __init__(self, service: Service, engine: AsyncEngine, seconds: float = 5.0) -> None:
+        self.name = "outbox-gauge"
+        self._service = service
+        self._engine = engine
+        self._seconds = seconds
+        self._outbox = Outbox(service)
+
+    async def run(self) -> None:
+        """Measure until cancelled; keep the last value while the database is away."""
+        while True:
+            try:
+                async with self._engine.connect() as connection:
+                    count, oldest = await self._outbox.backlog(connection)
+            except (OSError, sqlalchemy.exc.SQLAlchemyError, DatabaseUnavailableError) as error:
+                _log.warning("the backlog could not be measured", error=str(error))
+            else:
+                metrics.OUTBOX_BACKLOG.labels(self._service).set(count)
+                metrics.OUTBOX_OLDEST.labels(self._service).set(oldest)
+            await asyncio.sleep(self._seconds)
+
+
+def _still_held(held: dict[str, float]) -> list[str]:
+    now = time.monotonic()
+    for key in [key for key, until in held.items() if until <= now]:
+        del held[key]
+    return list(held)
+
+
+def _headers(service: Service, row: Unpublished) -> dict[str, str]:
+    values = {
+        headers.MESSAGE_ID: str(row.message_id),
+        headers.CORRELATION_ID: str(row.correlation_id),
+        headers.OCCURRED_AT: row.occurred_at.astimezone(UTC).isoformat(),
+        headers.PRODUCER: service,
+    }
+    if row.causation_id is not None:
+        values[headers.CAUSATION_ID] = str(row.causation_id)
+    if row.traceparent is not None:
+        values[headers.TRACEPARENT] = row.traceparent
+    return values
+
+
+def _rejected(service: Service, row: Unpublished, reason: str) -> DeadLetter:
+    return DeadLetter(
+        consumer=RELAY,
+        message_id=row.message_id,
+        subject=row.subject,
+        stream=row.stream,
+        payload=row.payload,
+        headers=_headers(service, row),
+        correlation_id=row.correlation_id,
+        reason="rejected",
+        error=reason,
+        deliveries=0,
+    )

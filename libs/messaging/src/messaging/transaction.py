@@ -1,0 +1,134 @@
+"""The unit of work: a state change and the messages that announce it commit together or not at all."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import sqlalchemy.exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.message import Message, Service
+from contracts.registry import stream_of
+from contracts.streams import BY_NAME
+from messaging.errors import DatabaseUnavailableError, ForeignSubjectError, MessageTooLargeError
+from messaging.failpoints import failpoint
+from messaging.ids import new_id
+from messaging.outbox import Outbox, Outgoing
+from messaging.received import Received
+from messaging.tracing import traceparent_for
+
+_encoder = msgspec.json.Encoder()
+
+
+class Transaction:
+    """One open database transaction. Made by :meth:`Transactions.begin`."""
+
+    def __init__(self, connection: AsyncConnection, producer: Service) -> None:
+        self.connection = connection
+        self._producer = producer
+        self._outgoing: list[Outgoing] = []
+        self._deferred: dict[UUID, str] = {}
+        self._after_commit: list[Callable[[], None]] = []
+
+    def publish(
+        self,
+        message: Message,
+        *,
+        correlation_id: UUID | None = None,
+        cause: Received[Any] | None = None,
+        message_id: UUID | None = None,
+    ) -> UUID:
+        """Announce ``message`` if and when this transaction commits; returns its id.
+
+        ``correlation_id`` defaults to that of ``cause``; one of the two is needed. Raises ForeignSubjectError if the
+        contracts do not name this service as a producer, and MessageTooLargeError beyond the stream's limit.
+        """
+        if self._producer not in message.producers:
+            raise ForeignSubjectError(self._producer, message.subject)
+        correlation = correlation_id or (cause.correlation_id if cause is not None else None)
+        if correlation is None:
+            raise TypeError("publish needs a correlation_id or a cause")
+        stream = stream_of(message.subject)
+        payload = _encoder.encode(message)
+        limit = BY_NAME[stream].max_message_bytes
+        if len(payload) > limit:
+            raise MessageTooLargeError(message.subject, len(payload), limit)
+        outgoing = Outgoing(
+            message_id=message_id or new_id(),
+            subject=message.subject,
+            stream=stream,
+            payload=payload,
+            correlation_id=correlation,
+            causation_id=cause.message_id if cause is not None else None,
+            traceparent=traceparent_for(message.subject, cause),
+        )
+        self._outgoing.append(outgoing)
+        return outgoing.message_id
+
+    def defer(self, received: Received[Any], reason: str) -> None:
+        """Say that ``received`` is early: it is not marked as received and will be delivered again, ever later."""
+        self._deferred[received.message_id] = reason
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once this transaction has committed. It must be quick and must not raise."""
+        self._after_commit.append(callback)
+
+    @property
+    def outgoing(self) -> list[Outgoing]:
+        """The messages published so far."""
+        return self._outgoing
+
+    @property
+    def deferred(self) -> dict[UUID, str]:
+        """Why each message that was deferred is early."""
+        return self._deferred
+
+    def committed(self) -> None:
+        """Run what waited for the commit."""
+        for callback in self._after_commit:
+            callback()
+
+
+class Transactions:
+    """Opens transactions on one engine for one service; one object per process.
+
+    ``doorbell`` is set at each commit that left messages in the outbox, so that the relay in this process need not
+    wait for its next look.
+    """
+
+    def __init__(self, engine: AsyncEngine, producer: Service) -> None:
+        self.engine = engine
+        self.producer: Service = producer
+        self.doorbell = asyncio.Event()
+        self._outbox = Outbox(producer)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Transaction]:
+        """BEGIN; at a clean exit write the outbox in one statement and COMMIT, at an exception ROLLBACK.
+
+        Raises DatabaseUnavailableError if no connection is to be had. An error *during* COMMIT is passed on as it is:
+        the outcome is then unknown and must be looked up by key.
+        """
+        connection = await self._connect()
+        try:
+            async with connection.begin():
+                tx = Transaction(connection, self.producer)
+                yield tx
+                if tx.outgoing:
+                    await self._outbox.add(connection, tx.outgoing)
+                failpoint("transaction.before_commit")
+        finally:
+            await connection.close()
+        failpoint("transaction.after_commit")
+        if tx.outgoing:
+            self.doorbell.set()
+        tx.committed()
+
+    async def _connect(self) -> AsyncConnection:
+        try:
+            return await self.engine.connect()
+        except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+            raise DatabaseUnavailableError(f"no database connection: {error}") from error
