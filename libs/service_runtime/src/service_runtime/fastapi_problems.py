@@ -1,7 +1,5 @@
 """Problem details for FastAPI and Starlette applications. Needs fastapi, a dependency of the service that uses this."""
 
-from http import HTTPStatus
-
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -60,11 +58,9 @@ async def _validation(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return problem_response(
-        request, problem_of_status(error.status_code, HTTPStatus(error.status_code).phrase, error.headers)
-    )
+    return problem_response(request, problem_of_status(error.status_code, error.detail, error.headers))
 
 
 async def _unexpected(request: Request, _error: Exception) -> Response:
-    # The framework raises it again after this answer, and the server logs it with its traceback.
+    # The framework raises it again after this answer, and RequestObservation logs it with its traceback.
     return problem_response(request, InternalError(trace_id=current_trace_id()))

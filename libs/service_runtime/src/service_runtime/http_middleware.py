@@ -8,8 +8,8 @@ import structlog
 from opentelemetry.trace import format_trace_id
 from prometheus_client import Histogram
 
-from service_runtime.problems import CONTENT_TYPE, BodyTooLarge, encode_problem
-from service_runtime.tracing import span
+from service_runtime.problems import CONTENT_TYPE, BodyTooLarge, InternalError, Problem, encode_problem
+from service_runtime.tracing import current_traceparent, span
 
 Scope = MutableMapping[str, Any]
 AsgiMessage = MutableMapping[str, Any]
@@ -75,21 +75,16 @@ class BodySizeLimit:
             await self._refuse(scope, send)
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
-        body = encode_problem(BodyTooLarge(max_bytes=self._max_bytes), scope["path"])
-        headers = [
-            (b"content-type", CONTENT_TYPE.encode()),
-            (b"content-length", str(len(body)).encode()),
-            # The rest of the body is not read.
-            (b"connection", b"close"),
-        ]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        # The rest of the body is not read, so the connection cannot be used again.
+        problem = BodyTooLarge(max_bytes=self._max_bytes)
+        await _send_problem(send, problem, scope["path"], (b"connection", b"close"))
 
 
 class RequestObservation:
     """Every request runs under a span that continues the caller's ``traceparent``, is measured by route, and logged.
 
     Server errors are logged as errors, other requests at debug level. The answer names its trace in ``Trace-Id``.
+    An exception that the application let through is logged here, inside the span, and answered with a problem.
     """
 
     def __init__(self, app: AsgiApp) -> None:
@@ -100,22 +95,46 @@ class RequestObservation:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        status = 500
-
         with span(f"{scope['method']} request", _header(scope, b"traceparent")) as current:
-            trace_id = format_trace_id(current.get_span_context().trace_id)
-
-            async def named(message: AsgiMessage) -> None:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                    message["headers"] = [*message.get("headers", ()), (b"trace-id", trace_id.encode())]
-                await send(message)
-
+            # Frameworks with tracing of their own read the caller's header: they are to continue this span instead.
+            scope["headers"] = [*(h for h in scope["headers"] if h[0] != b"traceparent"), *_traceparent_header()]
+            answer = _Answer(send, format_trace_id(current.get_span_context().trace_id))
             try:
-                await self._app(scope, receive, named)
+                await self._app(scope, receive, answer.send)
+            except Exception:
+                log.exception("request_failed", method=scope["method"], path=scope["path"])
+                await answer.fail(scope["path"])
             finally:
-                _observe(scope, status, time.perf_counter() - began)
+                _observe(scope, answer.status, time.perf_counter() - began)
+
+
+class _Answer:
+    """The answer on its way out."""
+
+    def __init__(self, send: Send, trace_id: str) -> None:
+        self.status = 500
+        self._send = send
+        self._trace_id = trace_id
+        self._started = False
+        self._ended = False
+
+    async def send(self, message: AsgiMessage) -> None:
+        if message["type"] == "http.response.start":
+            self._started = True
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"trace-id", self._trace_id.encode())]
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._ended = True
+        await self._send(message)
+
+    async def fail(self, path: str) -> None:
+        """Called inside an exception handler: answer if nothing was answered, break off if only half of it was."""
+        if self._ended:
+            return
+        if self._started:
+            # The server closes the connection, so that the caller sees a broken answer.
+            raise
+        await _send_problem(self.send, InternalError(trace_id=self._trace_id), path)
 
 
 def _observe(scope: Scope, status: int, seconds: float) -> None:
@@ -129,6 +148,18 @@ def _route(scope: Scope) -> str:
     """The route's template: a label must not grow with what callers invent."""
     template = scope.get("path_template") or getattr(scope.get("route"), "path", None)
     return template if isinstance(template, str) else "unmatched"
+
+
+def _traceparent_header() -> list[tuple[bytes, bytes]]:
+    traceparent = current_traceparent()
+    return [] if traceparent is None else [(b"traceparent", traceparent.encode())]
+
+
+async def _send_problem(send: Send, problem: Problem, path: str, *headers: tuple[bytes, bytes]) -> None:
+    body = encode_problem(problem, path)
+    own = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": problem.status, "headers": [*own, *headers]})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

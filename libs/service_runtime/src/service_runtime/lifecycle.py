@@ -6,12 +6,14 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final, NoReturn, Protocol
 
 import structlog
 import uvloop
 
 from service_runtime.health import Health, ReadinessCheck, ops_app
+from service_runtime.http_middleware import RequestObservation
 from service_runtime.listener import HttpServer, Listener, ListenerFailed
 from service_runtime.settings import ServiceSettings
 from service_runtime.tracing import configure_tracing, flush_traces
@@ -59,7 +61,9 @@ async def run_service(
 
     Start: ops listener, ``on_start``, components, public listeners, ready. Stop, all of it within ``drain_seconds``:
     not ready, ``on_drain`` (end your long streams here), public listeners drain, components are cancelled, ``on_stop``,
-    ops listener. Raises ComponentFailed or ListenerFailed if something dies, and StopTimedOut if something stays.
+    ops listener. Every public application runs inside ``RequestObservation``.
+
+    Raises ComponentFailed or ListenerFailed if something dies, and StopTimedOut if something stays.
     """
     configure_tracing(name, settings)
     await _Process(name, settings, components, http, readiness or {}, on_start, on_drain, on_stop).run()
@@ -141,7 +145,8 @@ class _Process:
             await self._on_start()
         self._tasks = [asyncio.create_task(component.run(), name=component.name) for component in self._components]
         for server in self._http:
-            listener = Listener(server, settings.drain_seconds * _REQUESTS_SHARE)
+            observed = replace(server, app=RequestObservation(server.app))
+            listener = Listener(observed, settings.drain_seconds * _REQUESTS_SHARE)
             self._listeners.append(listener)
             await listener.start()
         self._health.ready = True

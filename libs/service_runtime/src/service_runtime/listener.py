@@ -65,7 +65,6 @@ class Listener:
 
     async def start(self) -> None:
         """Return when requests are taken. Raises ListenerFailed with what the application said at its start."""
-        self.address_at_start = self.address
         self.task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name=self.name)
         while not self._server.started:
             if self.task.done():

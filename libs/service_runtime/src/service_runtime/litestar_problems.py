@@ -1,6 +1,5 @@
 """Problem details for Litestar applications. Needs litestar, a dependency of the service that uses this."""
 
-from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -50,8 +49,7 @@ def _validation(request: Request[Any, Any, Any], error: ValidationException) -> 
 
 
 def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    phrase = HTTPStatus(error.status_code).phrase
-    return problem_response(request, problem_of_status(error.status_code, phrase, error.headers))
+    return problem_response(request, problem_of_status(error.status_code, error.detail, error.headers))
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

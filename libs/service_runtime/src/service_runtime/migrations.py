@@ -11,6 +11,7 @@ Alembic is imported when a migration runs, and not before: a serving process has
 
 import asyncio
 import os
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -21,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from service_runtime.database import sqlalchemy_url
 
 if TYPE_CHECKING:
-    from alembic.runtime.migration import MigrationInfo
+    from alembic.runtime.migration import MigrationContext, MigrationInfo
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -113,5 +114,7 @@ def _upgrade(connection: "Connection", schema: str) -> None:
         context.run_migrations()
 
 
-def _report(*, step: "MigrationInfo", **_context: Any) -> None:
+def _report(
+    ctx: "MigrationContext", step: "MigrationInfo", heads: Collection[Any], run_args: Mapping[str, Any]
+) -> None:
     log.info("migration_applied", migration=str(step))

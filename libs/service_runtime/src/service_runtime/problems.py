@@ -5,6 +5,7 @@ install the handlers; each needs its framework, which is a dependency of the ser
 """
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -123,21 +124,22 @@ _BY_STATUS: Final[dict[int, type[Problem]]] = {
 
 
 class HttpProblem(Problem):
-    """A bare HTTP status that a framework raised and that has no class of its own here."""
-
-    def __init__(self, status: int, title: str) -> None:
-        super().__init__()
-        self.__dict__.update(code=f"http_{status}", title=title, status=status, retryable=status >= 500)
+    """A bare HTTP status that a framework raised and that has no class of its own here; told apart per instance."""
 
 
-def problem_of_status(status: int, phrase: str, headers: Mapping[str, str] | None = None) -> Problem:
-    """The problem for an HTTP status that a framework raised by itself (unknown route, wrong method, bad JSON)."""
-    kind = _BY_STATUS.get(status)
+def problem_of_status(status: int, detail: str | None, headers: Mapping[str, str] | None = None) -> Problem:
+    """The problem for an HTTP status that a framework raised by itself (unknown route, wrong method, bad JSON).
+
+    ``detail`` is what the framework says; it is left out where it only repeats the status, and of server errors.
+    """
     if status == 500:
         return InternalError(headers=headers)
-    if kind is None:
-        return HttpProblem(status, phrase)
-    return kind(headers=headers)
+    phrase = HTTPStatus(status).phrase
+    kind = _BY_STATUS.get(status, HttpProblem)
+    problem = kind(detail if detail != phrase and status < 500 else None, headers=headers)
+    if isinstance(problem, HttpProblem):
+        problem.__dict__.update(code=f"http_{status}", title=phrase, status=status, retryable=status > 500)
+    return problem
 
 
 def problem_body(problem: Problem, instance: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class ServiceSettings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "console"] = "json"
-    drain_seconds: float = Field(default=20.0, gt=0)
+    drain_seconds: float = Field(default=20.0, ge=2)
     """The longest that a stop may take, from the signal to the exit."""
     otlp_endpoint: str | None = None
     """Where traces go (OTLP over HTTP), if anywhere."""

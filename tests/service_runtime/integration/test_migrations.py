@@ -1,0 +1,121 @@
+"""Alembic under an advisory lock, for one schema at a time."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from service_runtime.migrations import NoMigrationDatabase, migrate
+
+ENVIRONMENT = """
+from service_runtime.migrations import run_environment
+
+run_environment(schema="billing")
+"""
+
+REVISION = """
+from alembic import op
+
+revision = "{revision}"
+down_revision = {before!r}
+
+
+def upgrade():
+    op.execute("{statement}")
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An importable package with migrations; call the result to add one."""
+    name = "probe_migrations_package"
+    versions = tmp_path / name / "migrations" / "versions"
+    versions.mkdir(parents=True)
+    (tmp_path / name / "__init__.py").touch()
+    (tmp_path / name / "migrations" / "env.py").write_text(ENVIRONMENT)
+    (tmp_path / name / "migrations" / "script.py.mako").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    revisions: list[str] = []
+
+    def add(statement: str) -> str:
+        revision = f"{len(revisions) + 1:04}"
+        before = revisions[-1] if revisions else None
+        text = REVISION.format(revision=revision, before=before, statement=statement)
+        (versions / f"{revision}.py").write_text(text)
+        revisions.append(revision)
+        return name
+
+    yield add
+    sys.modules.pop(name, None)
+
+
+async def versions_of(dsn: str) -> list[str]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return [row[0] for row in await connection.fetch("SELECT version_num FROM billing.alembic_version")]
+    finally:
+        await connection.close()
+
+
+async def test_the_version_is_kept_inside_the_schema_and_a_second_run_changes_nothing(make_database, package) -> None:
+    database = await make_database()
+    dsn = database.dsn("billing_migrator")
+    name = package("CREATE TABLE billing.things (id int)")
+    await asyncio.to_thread(migrate, name, dsn)
+    assert await versions_of(dsn) == ["0001"]
+    package("CREATE TABLE billing.others (id int)")
+    await asyncio.to_thread(migrate, name, dsn)
+    await asyncio.to_thread(migrate, name, dsn)
+    assert await versions_of(dsn) == ["0002"]
+
+
+async def test_several_replicas_that_migrate_at_once_take_turns(make_database, package) -> None:
+    database = await make_database()
+    dsn = database.dsn("billing_migrator")
+    name = package("CREATE TABLE billing.things (id int)")
+    program = f"from service_runtime.migrations import migrate; migrate({name!r}, {dsn!r})"
+    environment = {"PYTHONPATH": sys.path[0], "PATH": "/usr/bin:/bin"}
+    replicas = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, env=environment, stderr=asyncio.subprocess.PIPE
+        )
+        for _ in range(4)
+    ]
+    results = await asyncio.gather(*(replica.communicate() for replica in replicas))
+    assert [replica.returncode for replica in replicas] == [0, 0, 0, 0], results
+    assert await versions_of(dsn) == ["0001"]
+
+
+async def test_a_migration_that_fails_leaves_the_ones_before_it(make_database, package) -> None:
+    database = await make_database()
+    dsn = database.dsn("billing_migrator")
+    package("CREATE TABLE billing.things (id int)")
+    name = package("CREATE TABLE billing.things (id int)")
+    with pytest.raises(Exception, match="already exists"):
+        await asyncio.to_thread(migrate, name, dsn)
+    assert await versions_of(dsn) == ["0001"]
+
+
+async def test_a_migration_does_not_queue_behind_a_lock_for_ever(make_database, package, monkeypatch) -> None:
+    monkeypatch.setattr("service_runtime.migrations.LOCK_TIMEOUT_MS", 100)
+    database = await make_database()
+    dsn = database.dsn("billing_migrator")
+    name = package("CREATE TABLE billing.things (id int)")
+    await asyncio.to_thread(migrate, name, dsn)
+    package("ALTER TABLE billing.things ADD COLUMN more int")
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE billing.things IN ACCESS SHARE MODE")
+            with pytest.raises(Exception, match="lock timeout"):
+                await asyncio.to_thread(migrate, name, dsn)
+    finally:
+        await connection.close()
+
+
+def test_without_a_connection_string_the_variable_is_named(package, monkeypatch) -> None:
+    monkeypatch.delenv("BILLING_MIGRATION_DATABASE_URL", raising=False)
+    with pytest.raises(NoMigrationDatabase, match="BILLING_MIGRATION_DATABASE_URL"):
+        migrate("billing")

@@ -1,0 +1,87 @@
+"""Periodic work."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from prometheus_client import REGISTRY
+
+from service_runtime.loops import Every, every
+from tests.support.waiting import eventually
+
+
+@contextlib.asynccontextmanager
+async def running(loop: Every) -> AsyncIterator[None]:
+    task = asyncio.create_task(loop.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+def failures(name: str) -> float:
+    return REGISTRY.get_sample_value("loop_failures_total", {"loop": name}) or 0.0
+
+
+async def test_it_runs_at_once_and_then_again_and_again() -> None:
+    rounds: list[int] = []
+
+    async def work() -> None:
+        rounds.append(1)
+
+    async with running(every("often", 0.01, work)):
+        await eventually(lambda: len(rounds) >= 3)
+
+
+async def test_waking_it_cuts_the_pause_short() -> None:
+    rounds: list[int] = []
+    wake = asyncio.Event()
+
+    async def work() -> None:
+        rounds.append(1)
+
+    async with running(every("sleeper", 3600, work, wake=wake)):
+        await eventually(lambda: len(rounds) == 1)
+        wake.set()
+        await eventually(lambda: len(rounds) == 2)
+
+
+async def test_being_woken_during_a_round_makes_another_round() -> None:
+    rounds: list[int] = []
+    wake = asyncio.Event()
+
+    async def work() -> None:
+        rounds.append(1)
+        if len(rounds) == 1:
+            wake.set()
+
+    async with running(every("busy", 3600, work, wake=wake)):
+        await eventually(lambda: len(rounds) == 2)
+
+
+async def test_a_failing_round_is_counted_and_tried_again() -> None:
+    rounds: list[int] = []
+
+    async def work() -> None:
+        rounds.append(1)
+        if len(rounds) < 3:
+            raise RuntimeError("not now")
+
+    async with running(every("flaky", 0.01, work)):
+        await eventually(lambda: len(rounds) >= 4)
+    assert failures("flaky") == 2
+
+
+async def test_a_round_that_hangs_is_ended() -> None:
+    rounds: list[int] = []
+
+    async def work() -> None:
+        rounds.append(1)
+        await asyncio.Event().wait()
+
+    async with running(every("hanging", 0.01, work, timeout_seconds=0.02)):
+        await eventually(lambda: len(rounds) >= 2)
+    assert failures("hanging") >= 1
