@@ -1,4 +1,4 @@
-"""A service as small as can be, run as a process of its own: ``python -m tests.service_runtime.probe_service <how>``."""
+"""A service as small as can be, as a process: ``python -m tests.service_runtime.probe_service <how> <ops> <http>``."""
 
 import asyncio
 import sys
