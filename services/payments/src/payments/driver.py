@@ -7,11 +7,11 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 import structlog
-from messaging.failpoints import failpoint
-from messaging.transaction import Transactions
 from prometheus_client import Counter
 
 from contracts.payments import Provider
+from messaging.failpoints import failpoint
+from messaging.transaction import Transactions
 from payments import handlers, repository
 from payments.domain import Review
 from payments.errors import ProviderRefused, ProviderUnavailable
@@ -29,6 +29,7 @@ MATCH_ATTEMPTS: Final = 12
 log = structlog.get_logger(__name__)
 
 calls_total = Counter("payments_provider_calls_total", "Calls to payment providers.", ["provider", "call", "outcome"])
+failures_total = Counter("payments_work_failures_total", "Items of work that failed unexpectedly.")
 events_total = Counter("payments_provider_events_total", "Provider events stored.", ["provider", "source"])
 
 Outcome = TypeVar("Outcome")
@@ -147,7 +148,12 @@ class Driver:
     async def _all(self, work: Callable[[Work], Awaitable[None]], items: Sequence[Work]) -> None:
         async def one(item: Work) -> None:
             async with self._calls:
-                await work(item)
+                try:
+                    await work(item)
+                except Exception:
+                    # One item that nobody foresaw must not stop the others; its lease brings it back in a minute.
+                    failures_total.inc()
+                    log.exception("work_failed", kind=type(item).__name__)
 
         async with asyncio.TaskGroup() as group:
             for item in items:

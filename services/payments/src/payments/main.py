@@ -5,18 +5,13 @@ import asyncio
 from datetime import timedelta
 from uuid import UUID
 
+from pydantic import SecretStr
+
 from catalogue.credit_packs import load_credit_packs
+from contracts.payments import Provider
 from messaging.runtime import Messaging
 from messaging.settings import BrokerSettings
 from messaging.transaction import Transactions
-from pydantic import SecretStr
-from service_runtime.database import create_engine
-from service_runtime.lifecycle import HttpServer, run_service
-from service_runtime.logging import configure_logging
-from service_runtime.loops import every
-from service_runtime.migrations import migrate
-
-from contracts.payments import Provider
 from payments import operations, queries
 from payments.consumers import subscriptions
 from payments.driver import Driver
@@ -28,6 +23,11 @@ from payments.providers.nowpayments import NowPayments
 from payments.providers.stripe_checkout import StripeCheckout
 from payments.reconciliation import Reconciliation
 from payments.settings import Settings
+from service_runtime.database import create_engine
+from service_runtime.lifecycle import HttpServer, run_process, run_service
+from service_runtime.logging import configure_logging
+from service_runtime.loops import every
+from service_runtime.migrations import migrate
 
 
 def build_providers(settings: Settings) -> dict[Provider, PaymentProvider]:
@@ -96,19 +96,27 @@ async def serve(settings: Settings) -> None:
         timedelta(seconds=settings.compare_sweep_seconds),
         due.set,
     )
+
+    async def stop() -> None:
+        for provider in providers.values():
+            await provider.close()
+        await engine.dispose()
+
     await run_service(
         "payments",
         settings,
         components=[
             *messaging.components(),
             every("driver", settings.poll_seconds, driver.drive, wake=due),
-            every("reconciliation", min(30.0, settings.events_sweep_seconds), reconciliation.sweep),
+            every(
+                "reconciliation", min(30.0, settings.events_sweep_seconds), reconciliation.sweep, timeout_seconds=900.0
+            ),
         ],
         http=[
             HttpServer(build_app(messaging.transactions, providers, due.set), settings.http_host, settings.http_port)
         ],
         readiness=messaging.readiness(),
-        on_stop=engine.dispose,
+        on_stop=stop,
     )
 
 
@@ -159,7 +167,7 @@ def main() -> None:
         return
     settings = Settings()
     configure_logging("payments", settings)
-    asyncio.run(serve(settings) if arguments.command == "serve" else operate(settings, arguments))
+    run_process(serve(settings) if arguments.command == "serve" else operate(settings, arguments))
 
 
 if __name__ == "__main__":

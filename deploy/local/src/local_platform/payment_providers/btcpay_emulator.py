@@ -34,7 +34,7 @@ class BtcPayEmulator:
         self._api_key = api_key
         self._store = f"/api/v1/stores/{store_id}"
         self._store_id = store_id
-        self._public_url = public_url
+        self.public_url = public_url
         self._webhook_url = webhook_url
         self._webhook_secret = webhook_secret
 
@@ -102,7 +102,7 @@ class BtcPayEmulator:
             "amount": str(wanted["amount"]),
             "currency": wanted["currency"],
             "type": "Standard",
-            "checkoutLink": f"{self._public_url}/i/{identity}",
+            "checkoutLink": f"{self.public_url}/i/{identity}",
             "createdTime": int(time.time()),
             "expirationTime": int(time.time()) + minutes * 60,
             "monitoringExpiration": int(time.time()) + minutes * 60 + 86400,

@@ -212,7 +212,8 @@ class StripeEmulator:
         if "types" in form and item.get("type") not in form["types"]:
             return False
         if "delivery_success" in form:
-            return (item["id"] not in self.account.undelivered) == (form["delivery_success"].lower() == "true")
+            wanted: bool = form["delivery_success"].lower() == "true"
+            return (item["id"] not in self.account.undelivered) is wanted
         return True
 
     async def _pay_page(self, request: Request) -> Response:

@@ -134,7 +134,8 @@ class BtcPay:
 
     async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
         """BTCPay keeps no list of failed deliveries across webhooks: open payments are looked up instead."""
-        for event in ():
+        nothing: tuple[ProviderEvent, ...] = ()
+        for event in nothing:
             yield event
 
     async def close(self) -> None:

@@ -110,7 +110,8 @@ class NowPayments:
 
     async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
         """NOWPayments keeps no list of failed notifications: open payments are looked up instead."""
-        for event in ():
+        nothing: tuple[ProviderEvent, ...] = ()
+        for event in nothing:
             yield event
 
     async def close(self) -> None:

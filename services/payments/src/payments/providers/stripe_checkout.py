@@ -4,6 +4,7 @@ Money is believed only when the re-fetched session says ``payment_status=paid``.
 their own lists, by PaymentIntent, so that those made in the dashboard count like ours.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import datetime
@@ -125,7 +126,7 @@ class StripeCheckout:
 
     async def _find_session(self, order: Order) -> Checkout | None:
         created = {"gte": int(order.created_at.timestamp()) - 60}
-        page = await _asked(self._client.v1.checkout.sessions.list_async({"created": created, "limit": 100}))  # type: ignore[typeddict-item]
+        page = await _asked(self._client.v1.checkout.sessions.list_async({"created": created, "limit": 100}))  # type: ignore[arg-type]
         async for session in _all_of(page):
             if session.client_reference_id == str(order.payment_id) and session.url:
                 return Checkout(reference=session.id, url=session.url)
@@ -191,7 +192,7 @@ class StripeCheckout:
         if reference is None or not reference.startswith("pi_"):
             return None
         intent_found = await _asked(self._client.v1.payment_intents.retrieve_async(reference))
-        return _uuid((intent_found.metadata or {}).get("payment_id"))
+        return _uuid((intent_found.to_dict().get("metadata") or {}).get("payment_id"))
 
     async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
         """Events of the types that we take, which Stripe could not deliver (kept by Stripe for 30 days)."""
@@ -206,11 +207,11 @@ class StripeCheckout:
             )
         )
         async for event in _all_of(page):
-            yield _event(event, str(event).encode())
+            yield _event(event, json.dumps(event.to_dict()).encode())
 
     async def close(self) -> None:
         """Let the connections go."""
-        await self._transport.close_async()
+        await self._transport.close_async()  # type: ignore[no-untyped-call]
 
     async def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot]]:
         """Every session since then, with refunds and disputes joined by PaymentIntent: three listings in all."""
@@ -294,7 +295,7 @@ def _dispute(dispute: Any) -> ProviderDispute:
 
 
 def _event(event: Any, body: bytes) -> ProviderEvent:
-    subject = event.data.object.to_dict() if hasattr(event.data.object, "to_dict") else dict(event.data.object)
+    subject = event.to_dict()["data"]["object"]
     payment_id = _uuid(subject.get("client_reference_id")) or _uuid((subject.get("metadata") or {}).get("payment_id"))
     reference = subject.get("payment_intent") or subject.get("charge") or subject.get("id")
     return ProviderEvent(event.id, event.type, payment_id, reference, body)
