@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Insert, Table, bindparam, func, insert, literal, or_, select, union_all, update
+from sqlalchemy import ARRAY, Insert, Table, bindparam, func, insert, literal_column, or_, select, union_all, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -96,6 +96,8 @@ _UPDATE_GRANTS = (
     .where(grants.c.grant_id == _remainders.c.grant_id)
     .values(remaining_credits=_remainders.c.remaining_credits)
 )
+
+_OVERDUE = (reservations.c.status == literal_column("'held'")) & (reservations.c.deadline_at < func.clock_timestamp())
 
 
 async def lock_users(connection: AsyncConnection, user_ids: Iterable[UUID], *, opening: bool) -> dict[UUID, Account]:
@@ -321,10 +323,11 @@ async def update_grants(connection: AsyncConnection, accounts: Iterable[Account]
 
 async def count_overdue(connection: AsyncConnection) -> int:
     """How many reservations are still held past their deadline."""
-    return (
-        await connection.execute(
-            select(func.count())
-            .select_from(reservations)
-            .where(reservations.c.status == literal("held"), reservations.c.deadline_at < func.clock_timestamp())
-        )
-    ).scalar_one()
+    count = select(func.count()).select_from(reservations).where(_OVERDUE)
+    return (await connection.execute(count)).scalar_one()
+
+
+async def find_overdue_generations(connection: AsyncConnection, limit: int) -> list[UUID]:
+    """The generations of the reservations that are overdue the longest."""
+    oldest = select(reservations.c.generation_id).where(_OVERDUE).order_by(reservations.c.deadline_at).limit(limit)
+    return list((await connection.execute(oldest)).scalars())

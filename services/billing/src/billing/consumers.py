@@ -1,0 +1,20 @@
+"""What billing listens to, and what it does about it.
+
+The three outcomes of a generation share one handler, so that a batch of them is decided together, in order of arrival
+and under one lock.
+"""
+
+from billing import handlers
+from contracts.billing import ClawBackCredits, GrantCredits
+from contracts.gateway import GenerationRequested
+from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
+from messaging.consumers import Subscription
+
+SUBSCRIPTIONS: tuple[Subscription, ...] = (
+    Subscription(GenerationRequested, handlers.reserve),
+    Subscription(GenerationCompleted, handlers.resolve),
+    Subscription(GenerationFailed, handlers.resolve),
+    Subscription(GenerationCancelled, handlers.resolve),
+    Subscription(GrantCredits, handlers.grant),
+    Subscription(ClawBackCredits, handlers.claw_back),
+)

@@ -1,0 +1,23 @@
+"""What billing must be told; see ``.env.example``."""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service_runtime.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Settings of the service. Durations are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="BILLING_", extra="ignore", frozen=True)
+
+    sweep_seconds: float = Field(default=5.0, gt=0)
+    """How often due grants are expired and the ledger is sealed."""
+
+
+class CommandSettings(BaseSettings):
+    """All that an operator's command needs: the database, as the service's own role (or, to verify, as any reader)."""
+
+    model_config = SettingsConfigDict(env_prefix="BILLING_", extra="ignore", frozen=True)
+
+    database_url: SecretStr

@@ -1,0 +1,82 @@
+"""The operator's commands, as an operator runs them."""
+
+import asyncio
+import sys
+from typing import NamedTuple
+from uuid import uuid4
+
+from sqlalchemy import text
+
+from billing.sealing.sealer import Sealer
+from messaging.ids import new_id
+from tests.billing.ledger import Ledger
+from tests.support import eventually
+from tests.support.databases import Database
+
+
+class Outcome(NamedTuple):
+    code: int
+    output: str
+    errors: str
+
+
+async def _run(database: Database, *arguments: str) -> Outcome:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "billing.main", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"BILLING_DATABASE_URL": database.dsn("billing")},
+    )
+    output, errors = await process.communicate()
+    assert process.returncode is not None
+    return Outcome(process.returncode, output.decode(), errors.decode())
+
+
+async def test_an_operator_grants_once_however_often_the_command_is_run(ledger: Ledger, database: Database) -> None:
+    user, grant_id = uuid4(), new_id()
+    command = ("grant", "--user", str(user), "--credits", "50", "--reason", "goodwill", "--actor", "Ada")
+    first = await _run(database, *command, "--note", "sorry", "--grant-id", str(grant_id))
+    again = await _run(database, *command, "--note", "sorry", "--grant-id", str(grant_id))
+    assert (first.code, again.code) == (0, 0)
+    assert "made before" not in first.output
+    assert "made before" in again.output
+    assert await ledger.balance(user) == (50, 0, 0)
+    waiting = "SELECT count(*) FROM billing.outbox_messages WHERE subject = 'billing.event.credits-granted.v1'"
+    assert await ledger.scalar(waiting) == 1
+
+
+async def test_a_grant_id_used_for_another_grant_is_refused_with_the_reason(ledger: Ledger, database: Database) -> None:
+    user, grant_id = uuid4(), new_id()
+    command = ("grant", "--user", str(user), "--reason", "signup", "--actor", "Ada", "--grant-id", str(grant_id))
+    await _run(database, *command, "--credits", "50")
+    outcome = await _run(database, *command, "--credits", "51")
+    assert outcome.code == 1
+    assert "conflicting_grant" in outcome.errors
+    assert await ledger.balance(user) == (50, 0, 0)
+
+
+async def test_an_expiry_without_a_time_zone_is_refused(database: Database) -> None:
+    command = ("grant", "--user", str(uuid4()), "--credits", "5", "--reason", "signup", "--actor", "Ada")
+    outcome = await _run(database, *command, "--expires-at", "2027-01-31T00:00:00")
+    assert outcome.code == 2
+    assert "zone" in outcome.errors
+
+
+async def test_verify_passes_on_a_sound_ledger_and_names_a_tampered_row(ledger: Ledger, database: Database) -> None:
+    await ledger.grant(uuid4(), 50)
+    sealer = Sealer(ledger.engine)
+
+    async def sealed() -> bool:
+        return (await sealer.seal()).through_posting_id >= 2
+
+    await eventually(sealed)
+    head = await _run(database, "seal-head")
+    sound = await _run(database, "verify", "--head", head.output.strip())
+    assert (sound.code, sound.errors) == (0, "")
+    assert f"head {head.output.strip()}" in sound.output
+    async with database.superuser_engine().begin() as connection:
+        await connection.execute(text("SET LOCAL session_replication_role = replica"))
+        await connection.execute(text("UPDATE billing.balance_ledger SET note = 'x' WHERE posting_id = 2"))
+    tampered = await _run(database, "verify")
+    assert tampered.code == 1
+    assert "TAMPERED: posting 2 " in tampered.output

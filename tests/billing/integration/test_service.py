@@ -1,0 +1,248 @@
+"""Billing as a running service: real messages, a real broker, several replicas."""
+
+import asyncio
+import random
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+
+from billing import conservation
+from billing.consumers import SUBSCRIPTIONS
+from contracts import headers
+from contracts.message import Message, Service
+from contracts.streams import BY_NAME
+from local_platform.servers import NatsServer
+from messaging.broker import Broker
+from messaging.ids import new_id
+from messaging.runtime import Messaging
+from messaging.settings import BrokerSettings
+from messaging.topology import assert_stream
+from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
+from tests.support import eventually
+from tests.support.databases import Database
+
+BrokerSettingsOf = Callable[[str], BrokerSettings]
+
+
+class Neighbours:
+    """The other services as billing sees them: streams that are there, and messages that arrive."""
+
+    def __init__(self, brokers: dict[Service, Broker]) -> None:
+        self._brokers = brokers
+
+    async def say(self, service: Service, messages: Sequence[Message], ids: Sequence[UUID] | None = None) -> None:
+        for message, message_id in zip(messages, ids or [new_id() for _ in messages], strict=True):
+            values = {
+                headers.MESSAGE_ID: str(message_id),
+                headers.CORRELATION_ID: str(uuid4()),
+                headers.OCCURRED_AT: datetime.now(UTC).isoformat(),
+                headers.PRODUCER: service,
+            }
+            payload = msgspec.json.encode(message)
+            await self._brokers[service].jetstream.publish(message.subject, payload, headers=values)
+
+
+@pytest.fixture
+async def neighbours(broker_settings: BrokerSettingsOf) -> AsyncIterator[Neighbours]:
+    async with AsyncExitStack() as stack:
+        brokers: dict[Service, Broker] = {}
+        names: tuple[Service, ...] = ("gateway", "generation", "payments")
+        for name in names:
+            settings = broker_settings(name)
+            brokers[name] = Broker(settings.url, settings.user, settings.password, name=name)
+            await brokers[name].connect()
+            stack.push_async_callback(brokers[name].close)
+            await assert_stream(brokers[name].jetstream, BY_NAME[name.upper()], 1)
+        yield Neighbours(brokers)
+
+
+@asynccontextmanager
+async def replica(database: Database, nats: NatsServer) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process of the service, the way an operator starts it; it must stop in order when it is told to."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "billing.main", "serve"),
+        env={
+            "BILLING_DATABASE_URL": database.dsn("billing"),
+            "BILLING_NATS_URL": nats.url,
+            "BILLING_NATS_USER": "billing",
+            "BILLING_NATS_PASSWORD": nats.users["billing"],
+            "BILLING_OPS_HOST": "127.0.0.1",
+            "BILLING_OPS_PORT": "0",
+            "BILLING_SWEEP_SECONDS": "0.2",
+        },
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield process
+        process.terminate()
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.timeout(180)
+async def test_three_replicas_reserve_and_resolve_each_order_once(
+    ledger: Ledger, database: Database, nats_server: NatsServer, neighbours: Neighbours
+) -> None:
+    chance = random.Random(7)
+    users = [uuid4() for _ in range(20)]
+    requests = [order(user, 10) for user in users for _ in range(10)]
+    chance.shuffle(requests)
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(replica(database, nats_server))
+
+        await _until_ready(neighbours, users)
+
+        async def granted() -> bool:
+            return bool(await ledger.scalar("SELECT coalesce(sum(available_credits), 0) = 600 FROM billing.users"))
+
+        await eventually(granted, timeout=30)
+        await neighbours.say("gateway", requests)
+        await neighbours.say("gateway", chance.sample(requests, 50))
+
+        async def decided() -> bool:
+            query = "SELECT (SELECT count(*) FROM billing.reservations) + (SELECT count(*) FROM billing.refusals) = 200"
+            return bool(await ledger.scalar(query))
+
+        await eventually(decided, timeout=30)
+        assert [await ledger.balance(user) for user in users] == [(0, 30, 0)] * 20
+        outcomes = [
+            outcome
+            for request in requests
+            for outcome in (
+                completed(request.order.user_id, request.order.generation_id, 10),
+                cancelled(request.order.user_id, request.order.generation_id),
+                failed(request.order.user_id, request.order.generation_id),
+            )
+            if await _reserved(ledger, request.order.generation_id)
+        ]
+        chance.shuffle(outcomes)
+        await neighbours.say("generation", outcomes)
+
+        async def resolved_and_sealed() -> bool:
+            query = """
+                SELECT (SELECT count(*) FROM billing.reservation_resolutions) = 60
+                   AND (SELECT max(through_posting_id) FROM billing.ledger_seals)
+                       >= (SELECT max(posting_id) FROM billing.balance_ledger)
+                   AND NOT EXISTS (SELECT FROM billing.outbox_messages WHERE published_at IS NULL)
+            """
+            return bool(await ledger.scalar(query))
+
+        await eventually(resolved_and_sealed, timeout=30)
+    assert await ledger.scalar("SELECT count(*) FROM billing.dead_letters") == 0
+    assert await conservation.check(ledger.engine) == []
+    events = """
+        SELECT count(*) FROM billing.outbox_messages
+        WHERE subject IN ('billing.event.credits-captured.v1', 'billing.event.credits-released.v1')
+    """
+    assert await ledger.scalar(events) == 60
+
+
+async def _until_ready(neighbours: Neighbours, users: list[UUID]) -> None:
+    """The stream of commands is billing's own: payments can speak once billing has made it."""
+    commands = [grant(user, 30, "purchase", payment_id=uuid4()) for user in users]
+    ids = [new_id() for _ in commands]
+
+    async def said() -> bool:
+        try:
+            await neighbours.say("payments", commands, ids)
+        except Exception as error:
+            raise AssertionError("the stream is not there yet") from error
+        return True
+
+    await eventually(said, timeout=30)
+
+
+async def _reserved(ledger: Ledger, generation_id: UUID) -> bool:
+    query = "SELECT EXISTS (SELECT FROM billing.reservations WHERE generation_id = :generation_id)"
+    return bool(await ledger.scalar(query, generation_id=generation_id))
+
+
+@pytest.fixture
+async def running(ledger: Ledger, broker_settings: BrokerSettingsOf) -> AsyncIterator[None]:
+    """Billing's messaging in this process, with a short patience for poison."""
+    messaging = Messaging(
+        service="billing",
+        engine=ledger.engine,
+        broker_settings=replace(broker_settings("billing"), max_deliveries=1),
+        subscriptions=SUBSCRIPTIONS,
+    )
+    tasks = [asyncio.create_task(component.run()) for component in messaging.components()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_completion_that_overtakes_its_reservation_captures_all_the_same(
+    ledger: Ledger, neighbours: Neighbours, running: Any
+) -> None:
+    user = uuid4()
+    await ledger.grant(user, 30)
+    request = order(user, 20)
+    await neighbours.say("generation", [completed(user, request.order.generation_id, 20)])
+
+    async def put_off() -> bool:
+        return bool(await ledger.scalar("SELECT count(*) FROM billing.delivery_attempts WHERE deferrals > 0"))
+
+    await eventually(put_off)
+    await neighbours.say("gateway", [request])
+
+    async def captured() -> bool:
+        return await ledger.balance(user) == (10, 0, 0)
+
+    await eventually(captured)
+
+
+async def test_a_capture_beyond_the_reservation_ends_in_the_dead_letters_and_its_batch_does_not(
+    ledger: Ledger, neighbours: Neighbours, running: Any
+) -> None:
+    user = uuid4()
+    await ledger.grant(user, 30)
+    poisoned, sound = await ledger.reserve(user, 10), await ledger.reserve(user, 10)
+    await neighbours.say("generation", [completed(user, poisoned, 11), completed(user, sound, 10)])
+
+    async def buried() -> bool:
+        return bool(await ledger.scalar("SELECT count(*) FROM billing.dead_letters"))
+
+    await eventually(buried)
+
+    async def captured() -> bool:
+        return await ledger.balance(user) == (10, 10, 0)
+
+    await eventually(captured)
+    error = await ledger.scalar("SELECT error FROM billing.dead_letters")
+    assert error.startswith("CaptureExceedsReservation")
+
+
+async def test_a_clawback_that_overtakes_its_purchase_ends_the_same(
+    ledger: Ledger, neighbours: Neighbours, running: Any
+) -> None:
+    user, payment = uuid4(), uuid4()
+
+    async def said() -> bool:
+        try:
+            await neighbours.say("payments", [clawback(user, 60, payment)], [payment])
+        except Exception as error:
+            raise AssertionError("the stream is not there yet") from error
+        return True
+
+    await eventually(said)
+    await neighbours.say("payments", [grant(user, 100, "purchase", payment_id=payment)])
+
+    async def settled() -> bool:
+        return await ledger.balance(user) == (40, 0, 0)
+
+    await eventually(settled)
