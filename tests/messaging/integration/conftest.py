@@ -1,15 +1,20 @@
 """A schema with only the tables of messaging and one for effects, and whole services on it."""
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import asyncpg
 import pytest
-from sqlalchemy import text
+from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.message import Service
+from local_platform.servers import NatsServer
 from messaging.consumers import Component, Subscription
+from messaging.failpoints import VARIABLE
 from messaging.runtime import Messaging
 from messaging.schema import grant_statements, table_statements
 from messaging.settings import BrokerSettings
@@ -23,14 +28,17 @@ async def database(make_database) -> Database:
     """A database in which four services have the tables of messaging and a table ``effects`` (one row per effect)."""
     made = await make_database()
     for service in SERVICES:
-        async with made.engine(f"{service}_migrator").begin() as connection:
+        connection = await asyncpg.connect(made.dsn(f"{service}_migrator"))
+        try:
             for statement in (*table_statements(service), *grant_statements(service, service)):
-                await connection.execute(text(statement.replace(":", "\\:")))
+                await connection.execute(statement)
             await connection.execute(
-                text(f"CREATE TABLE {service}.effects (number bigserial, message_id uuid, subject text, note text)")
+                f"CREATE TABLE {service}.effects (number bigserial, message_id uuid, subject text, note text)"
             )
-            await connection.execute(text(f"GRANT ALL ON {service}.effects TO {service}"))
-            await connection.execute(text(f"GRANT USAGE ON SEQUENCE {service}.effects_number_seq TO {service}"))
+            await connection.execute(f"GRANT ALL ON {service}.effects TO {service}")
+            await connection.execute(f"GRANT USAGE ON SEQUENCE {service}.effects_number_seq TO {service}")
+        finally:
+            await connection.close()
     return made
 
 
@@ -52,8 +60,11 @@ async def running(components: Sequence[Component]) -> AsyncIterator[list[asyncio
 class Platform:
     """Makes services on one database and one broker."""
 
-    def __init__(self, database: Database, broker_settings: Callable[[str], BrokerSettings]) -> None:
+    def __init__(
+        self, database: Database, nats_server: NatsServer, broker_settings: Callable[[str], BrokerSettings]
+    ) -> None:
         self.database = database
+        self.nats_server = nats_server
         self._broker_settings = broker_settings
         self._stack = AsyncExitStack()
 
@@ -63,7 +74,7 @@ class Platform:
         values = {"url": base.url, "user": base.user, "password": base.password, **settings}
         return Messaging(
             service=service,
-            engine=self.database.engine(service),
+            engine=self.engine(service),
             broker_settings=BrokerSettings(**values),
             subscriptions=subscriptions,
         )
@@ -76,18 +87,51 @@ class Platform:
         await self._stack.enter_async_context(running(messaging.components()))
         return messaging
 
+    async def process(self, service: Service, failpoints: str = "") -> asyncio.subprocess.Process:
+        """A process of ``service`` of its own that dies at ``failpoints``; killed when the test ends."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.messaging.integration.process",
+            service,
+            env={
+                **os.environ,
+                "DSN": self.database.dsn(service),
+                "NATS_URL": self.nats_server.url,
+                "NATS_PASSWORD": self.nats_server.users[service],
+                VARIABLE: failpoints,
+            },
+        )
+        self._stack.push_async_callback(_kill, process)
+        return process
+
     def engine(self, service: Service) -> AsyncEngine:
         """An engine with the rights of ``service``."""
         return self.database.engine(service)
 
+    async def admin(self) -> Client:
+        """A connection to the broker that may do anything."""
+        client = Client()
+        await client.connect(self.nats_server.url, user="admin", password=self.nats_server.users["admin"])
+        self._stack.push_async_callback(client.close)
+        return client
+
     async def stop(self) -> None:
-        """Stop everything that was started."""
+        """Stop everything that was started, the last first."""
         await self._stack.aclose()
 
 
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
 @pytest.fixture
-async def platform(database: Database, broker_settings) -> AsyncIterator[Platform]:
+async def platform(
+    database: Database, nats_server: NatsServer, broker_settings: Callable[[str], BrokerSettings]
+) -> AsyncIterator[Platform]:
     """Services on a fresh database and a fresh broker."""
-    made = Platform(database, broker_settings)
+    made = Platform(database, nats_server, broker_settings)
     yield made
     await made.stop()

@@ -1,4 +1,4 @@
-"""Messages to send and handlers that leave one row for each effect."""
+"""Messages to send, handlers that leave one row for each effect, and looks into the database."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,19 +9,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.billing import CreditsRefused, GrantCredits
-from contracts.generation import CancelGeneration
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transaction, Transactions
+from tests.support import eventually
 
 
-def refused(required_credits: int = 1) -> CreditsRefused:
-    """An event of billing that the gateway reads; ``required_credits`` tells one from another."""
+def refused(number: int = 1) -> CreditsRefused:
+    """An event of billing that the gateway reads; ``number`` tells one from another."""
     return CreditsRefused(
         generation_id=new_id(),
         user_id=new_id(),
         code="insufficient_credits",
-        required_credits=required_credits,
+        required_credits=number,
         available_credits=0,
         refused_at=datetime(2026, 11, 23, tzinfo=UTC),
     )
@@ -55,11 +55,35 @@ async def record(tx: Transaction, messages: Sequence[Received[Any]], schema: str
     )
 
 
+async def record_in_billing(tx: Transaction, messages: Sequence[Received[Any]]) -> None:
+    """The same, in billing's schema."""
+    await record(tx, messages, "billing")
+
+
 async def effects(engine: AsyncEngine, schema: str = "gateway") -> list[UUID]:
     """The message of each effect, in order."""
     async with engine.connect() as connection:
         rows = await connection.execute(text(f"SELECT message_id FROM {schema}.effects ORDER BY number"))
         return [row.message_id for row in rows]
+
+
+async def notes(engine: AsyncEngine) -> list[int]:
+    """The number of each effect, in order."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(text("SELECT note FROM gateway.effects ORDER BY number"))
+        return [int(row.note) for row in rows]
+
+
+async def expect_effects(
+    engine: AsyncEngine, ids: Sequence[UUID], schema: str = "gateway", timeout: float = 15.0
+) -> None:
+    """Wait until every one of ``ids`` has taken effect, and hold that none did twice."""
+
+    async def all_there() -> bool:
+        return len(await effects(engine, schema)) >= len(ids)
+
+    await eventually(all_there, timeout=timeout, what=f"{len(ids)} effects in {schema}")
+    assert sorted(await effects(engine, schema)) == sorted(ids)
 
 
 async def scalar(engine: AsyncEngine, query: str, **values: object) -> Any:
@@ -68,4 +92,21 @@ async def scalar(engine: AsyncEngine, query: str, **values: object) -> Any:
         return (await connection.execute(text(query), values)).scalar()
 
 
-__all__ = ["CancelGeneration", "CreditsRefused", "GrantCredits"]
+async def execute(engine: AsyncEngine, query: str, **values: object) -> None:
+    """Run and commit ``query``."""
+    async with engine.begin() as connection:
+        await connection.execute(text(query), values)
+
+
+async def unpublished(engine: AsyncEngine, schema: str = "billing") -> int:
+    """How many committed messages wait for the broker."""
+    return int(await scalar(engine, f"SELECT count(*) FROM {schema}.outbox_messages WHERE published_at IS NULL"))
+
+
+async def expect_published(engine: AsyncEngine, schema: str = "billing") -> None:
+    """Wait until the outbox is empty."""
+
+    async def empty() -> bool:
+        return await unpublished(engine, schema) == 0
+
+    await eventually(empty, what="an empty outbox")

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -21,6 +22,9 @@ _PENDING_BYTES: Final = 64 * 1024 * 1024
 _RECONNECT_WAIT_SECONDS: Final = 0.2
 _PING_SECONDS: Final = 5
 _REQUEST_TIMEOUT_SECONDS: Final = 5.0
+_SAME_TROUBLE_SECONDS: Final = 5.0
+"""While a server is away every attempt fails alike: one line in so many seconds is enough."""
+
 _DENIED_PUBLISH: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
 
@@ -41,6 +45,8 @@ class Broker:
         self._connecting = asyncio.Lock()
         self._leases = 0
         self._listeners: list[Callable[[], None]] = []
+        self._closed_by: str | None = None
+        self._last_trouble: tuple[str, float] = ("", 0.0)
         self.epoch = 0
         self.denied_subjects: set[str] = set()
 
@@ -76,6 +82,7 @@ class Broker:
                 max_outstanding_pings=2,
                 pending_size=_PENDING_BYTES,
                 error_cb=self._on_error,
+                closed_cb=self._on_closed,
                 disconnected_cb=self._on_disconnect,
                 reconnected_cb=self._on_reconnect,
             )
@@ -110,8 +117,14 @@ class Broker:
                 await self.close()
 
     async def connected(self) -> None:
-        """Return as soon as there is a live connection."""
+        """Return as soon as there is a live connection.
+
+        Raises BrokerUnavailableError if the client gave up for good (the server revoked this user): only a new process
+        with other credentials can help.
+        """
         await self._connected.wait()
+        if self._closed_by is not None:
+            raise BrokerUnavailableError(f"the broker closed the connection for good: {self._closed_by}")
 
     def on_reconnect(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` after each reconnect, before anything else is asked of the broker."""
@@ -132,7 +145,18 @@ class Broker:
             self.denied_subjects.add(denied.group(1))
             _log.error("the broker refuses this user a subject", user=self._user, subject=denied.group(1))
             return
-        _log.warning("broker connection trouble", error=f"{type(error).__name__}: {error}")
+        trouble, now = f"{type(error).__name__}: {error}", time.monotonic()
+        if trouble != self._last_trouble[0] or now - self._last_trouble[1] > _SAME_TROUBLE_SECONDS:
+            self._last_trouble = (trouble, now)
+            _log.warning("broker connection trouble", error=trouble)
+
+    async def _on_closed(self) -> None:
+        if self._client is None:
+            return  # We closed it ourselves.
+        self._closed_by = str(self._client.last_error)
+        self._connected.set()
+        for listener in self._listeners:
+            listener()
 
     async def _on_disconnect(self) -> None:
         self._connected.clear()

@@ -13,10 +13,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 import nats.errors
-import nats.js.errors
 import sqlalchemy.exc
 import structlog
-from nats.js.api import PubAck
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts import headers
@@ -29,6 +27,7 @@ from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import failpoint
 from messaging.outbox import Acknowledged, Outbox, Unpublished
 from messaging.positions import RELAY, Checkpoints, Positions
+from messaging.publisher import PubAck, Publisher, PublishRefusedError
 from messaging.transaction import Transactions
 
 _log = structlog.get_logger("messaging.relay")
@@ -40,8 +39,8 @@ _HOLD_SECONDS: Final = 1.0
 _DENIED_HOLD_SECONDS: Final = 10.0
 _LONGEST_BACKOFF_SECONDS: Final = 5.0
 
-_STREAM_FULL: Final = frozenset({10077, 10047})
-"""Maximum bytes exceeded; insufficient storage: the stream may take the message later."""
+_STREAM_TROUBLE: Final = {10077: "stream_full", 10047: "storage_full", 503: "no_stream"}
+"""Answers that concern the whole stream and may change: it is left alone for a while."""
 
 _NEVER_ACCEPTED: Final = frozenset({10054})
 """The message exceeds the stream's maximum size: it will be refused every time."""
@@ -51,7 +50,6 @@ _NEVER_ACCEPTED: Final = frozenset({10054})
 class _Outcome:
     acknowledged: list[Acknowledged] = field(default_factory=list)
     rejected: list[tuple[Unpublished, str]] = field(default_factory=list)
-    held: int = 0
 
 
 class Relay:
@@ -63,6 +61,7 @@ class Relay:
         self._engine = engine
         self._broker = broker
         self._doorbell = transactions.doorbell
+        self._publisher = Publisher(broker)
         self._outbox = Outbox(service)
         self._positions = Positions(service)
         self._dead_letters = DeadLetters(service)
@@ -124,11 +123,10 @@ class Relay:
         """Send all ``rows`` at once and wait for their PubAcks, no longer than the timeout in all."""
         outcome = _Outcome()
         pending: dict[asyncio.Future[PubAck], Unpublished] = {}
-        jetstream = self._broker.jetstream
         for row in rows:
             try:
-                future = await jetstream.publish_async(
-                    row.subject, row.payload, stream=row.stream, headers=_headers(self._service, row)
+                future = await self._publisher.publish(
+                    row.subject, row.payload, _headers(self._service, row), row.stream
                 )
             except nats.errors.MaxPayloadError:
                 outcome.rejected.append((row, "larger than the broker's max_payload"))
@@ -161,19 +159,17 @@ class Relay:
         if error is None:
             ack = future.result()
             if ack.stream == row.stream:
-                outcome.acknowledged.append(Acknowledged(row, ack.seq))
+                outcome.acknowledged.append(Acknowledged(row, ack.sequence))
             else:
                 self._hold(row, "wrong_stream", self._held_subjects, row.subject, _HOLD_SECONDS)
-        elif isinstance(error, nats.js.errors.APIError) and error.err_code in _NEVER_ACCEPTED:
-            outcome.rejected.append((row, str(error.description)))
-        elif isinstance(error, nats.js.errors.APIError) and error.err_code in _STREAM_FULL:
-            self._hold(row, "stream_full", self._held_streams, row.stream, _HOLD_SECONDS)
-        elif isinstance(error, nats.js.errors.NoStreamResponseError):
-            self._hold(row, "no_stream", self._held_streams, row.stream, _HOLD_SECONDS)
-        elif isinstance(error, nats.js.errors.APIError):
-            self._hold(row, f"api_{error.err_code}", self._held_subjects, row.subject, _HOLD_SECONDS)
-        else:
+        elif not isinstance(error, PublishRefusedError):
             raise error
+        elif error.code in _NEVER_ACCEPTED:
+            outcome.rejected.append((row, error.description))
+        elif error.code in _STREAM_TROUBLE:
+            self._hold(row, _STREAM_TROUBLE[error.code], self._held_streams, row.stream, _HOLD_SECONDS)
+        else:
+            self._hold(row, f"refused_{error.code}", self._held_subjects, row.subject, _HOLD_SECONDS)
 
     def _hold(self, row: Unpublished, reason: str, held: dict[str, float], key: str, seconds: float) -> None:
         """Leave the row where it is and do not claim its kind for a while, so that it stands in nobody's way."""

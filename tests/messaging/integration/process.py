@@ -1,0 +1,35 @@
+"""One process of a service, for tests that kill it: ``python -m tests.messaging.integration.process billing``.
+
+Environment: ``DSN``, ``NATS_URL``, ``NATS_PASSWORD``, and ``REELHOUSE_FAILPOINTS`` for where to die.
+"""
+
+import asyncio
+import os
+import sys
+from typing import cast
+
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from contracts.billing import CreditsRefused
+from contracts.message import Service
+from messaging.consumers import Subscription
+from messaging.runtime import Messaging
+from messaging.settings import BrokerSettings
+from tests.messaging.integration.effects import record
+
+
+async def main(service: Service) -> None:
+    """Run the messaging of ``service`` until killed; the gateway records what billing refuses."""
+    messaging = Messaging(
+        service=service,
+        engine=create_async_engine(os.environ["DSN"].replace("postgresql://", "postgresql+asyncpg://", 1)),
+        broker_settings=BrokerSettings(
+            url=os.environ["NATS_URL"], user=service, password=os.environ["NATS_PASSWORD"], ack_wait_seconds=2
+        ),
+        subscriptions=[Subscription(CreditsRefused, record)] if service == "gateway" else [],
+    )
+    await asyncio.gather(*(component.run() for component in messaging.components()))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(cast("Service", sys.argv[1])))

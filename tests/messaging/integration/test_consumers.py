@@ -1,0 +1,430 @@
+"""Each message takes effect once, whatever its order, and poison harms nobody but itself."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from nats.aio.client import Client
+from sqlalchemy import text
+
+from contracts import headers
+from contracts.billing import CreditsCaptured, CreditsRefused
+from messaging import dead_letters
+from messaging.consumers import Subscription
+from messaging.ids import new_id
+from messaging.received import Received
+from messaging.runtime import Messaging
+from messaging.transaction import Transaction
+from tests.messaging.integration.conftest import Platform, running
+from tests.messaging.integration.effects import (
+    effects,
+    execute,
+    expect_effects,
+    expect_published,
+    notes,
+    publish_refused,
+    record,
+    refused,
+    scalar,
+)
+from tests.support import eventually
+
+DURABLE = "gateway-billing"
+
+
+class Poisoned(Exception):
+    """What the handler says to a number that it cannot stand."""
+
+
+class Handler:
+    """Records effects, and refuses a whole call that contains one of ``poison``."""
+
+    def __init__(self, poison: set[int] | None = None) -> None:
+        self.poison = poison or set()
+        self.calls = 0
+
+    async def __call__(self, tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        self.calls += 1
+        await record(tx, messages)
+        for message in messages:
+            if message.payload.required_credits in self.poison:
+                raise Poisoned(message.payload.required_credits)
+
+
+async def deliver_everything_again(client: Client) -> None:
+    """Make the broker forget what the gateway has acknowledged."""
+    await client.jetstream().delete_consumer("BILLING", DURABLE)
+
+
+async def all_acknowledged(client: Client) -> bool:
+    """Whether the gateway's consumer owes the broker nothing."""
+    info = await client.jetstream().consumer_info("BILLING", DURABLE)
+    return bool(info.num_pending == 0 and info.num_ack_pending == 0)
+
+
+async def store(client: Client, number: int, message_id: UUID | None = None, payload: bytes | None = None) -> UUID:
+    """Put a message into billing's stream past the outbox, and past the broker's dedupe when it repeats an id."""
+    from msgspec.json import encode
+
+    chosen = message_id or new_id()
+    await client.publish(
+        CreditsRefused.subject,
+        payload if payload is not None else encode(refused(number)),
+        headers={
+            headers.MESSAGE_ID: str(chosen),
+            headers.CORRELATION_ID: str(chosen),
+            headers.OCCURRED_AT: datetime.now(UTC).isoformat(),
+            headers.PRODUCER: "billing",
+        },
+    )
+    await client.flush()
+    return chosen
+
+
+async def test_redelivered_messages_take_effect_once(platform: Platform) -> None:
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    client = await platform.admin()
+    ids = await publish_refused(billing.transactions, 300)
+    await expect_effects(platform.engine("gateway"), ids)
+
+    await deliver_everything_again(client)
+
+    async def delivered_again() -> bool:
+        info = await client.jetstream().consumers_info("BILLING")
+        return bool(info and info[0].delivered.consumer_seq >= 300 and info[0].num_ack_pending == 0)
+
+    await eventually(delivered_again)
+    assert sorted(await effects(platform.engine("gateway"))) == sorted(ids)
+
+
+async def test_a_message_stored_twice_takes_effect_once_even_within_one_batch(platform: Platform) -> None:
+    await platform.start("billing")
+    client = await platform.admin()
+    jetstream = client.jetstream()
+
+    async def stream_is_there() -> bool:
+        return "BILLING" in [info.config.name for info in await jetstream.streams_info()]
+
+    await eventually(stream_is_there)
+    info = await jetstream.stream_info("BILLING")
+    await jetstream.update_stream(info.config, duplicate_window=0.1)
+    first = await store(client, 1)
+
+    async def stored_again() -> bool:
+        await store(client, 1, message_id=first)
+        return int((await jetstream.stream_info("BILLING")).state.messages) >= 3
+
+    await eventually(stored_again)
+    await jetstream.update_stream(info.config)
+    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+
+    await eventually(lambda: all_acknowledged_quietly(client))
+    assert await effects(platform.engine("gateway")) == [first]
+
+
+async def all_acknowledged_quietly(client: Client) -> bool:
+    """The same, while the consumer may not exist yet."""
+    infos = await client.jetstream().consumers_info("BILLING")
+    return bool(infos and infos[0].num_pending == 0 and infos[0].num_ack_pending == 0)
+
+
+async def test_early_messages_are_delivered_again_until_their_time_has_come(platform: Platform) -> None:
+    """Forty messages in random order, each of which must wait for the one before it."""
+
+    async def in_order(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        rows = await tx.connection.execute(text("SELECT count(*) FROM gateway.effects"))
+        following = rows.scalar_one()
+        for message in sorted(messages, key=lambda message: message.payload.required_credits):
+            if message.payload.required_credits == following:
+                await record(tx, [message])
+                following += 1
+            else:
+                tx.defer(message, reason=f"waits for {following}")
+
+    billing = await platform.start("billing")
+    numbers = list(range(40))
+    random.Random(2).shuffle(numbers)
+    await platform.start("gateway", [Subscription(CreditsRefused, in_order)], max_deliveries=2)
+    for number in numbers:
+        async with billing.transactions.begin() as tx:
+            tx.publish(refused(number), correlation_id=new_id())
+
+    async def all_there() -> bool:
+        return await notes(platform.engine("gateway")) == list(range(40))
+
+    await eventually(all_there, timeout=40)
+    assert await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
+    await eventually(lambda: nothing_outstanding(platform))
+
+
+async def nothing_outstanding(platform: Platform) -> bool:
+    """Whether no message is on record as deferred or failed."""
+    return await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.delivery_attempts") == 0
+
+
+async def test_a_message_that_stays_early_too_long_is_dead_lettered(platform: Platform) -> None:
+    async def never(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        for message in messages:
+            tx.defer(message, reason="its cause is unknown")
+
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, never)])
+    engine = platform.engine("gateway")
+    await publish_refused(billing.transactions, 1)
+
+    async def deferred() -> bool:
+        return (
+            await scalar(engine, "SELECT max(deferrals) FROM gateway.delivery_attempts WHERE failures = 0") is not None
+        )
+
+    await eventually(deferred)
+    assert await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == 0
+    await execute(engine, "UPDATE gateway.delivery_attempts SET first_at = now() - interval '61 minutes'")
+
+    async def given_up() -> bool:
+        return await scalar(engine, "SELECT error FROM gateway.dead_letters") == "still early: its cause is unknown"
+
+    await eventually(given_up)
+
+
+async def test_poison_in_a_batch_of_a_hundred_dies_alone_and_can_be_replayed(
+    platform: Platform, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = Handler(poison={57})
+    billing = await platform.start("billing")
+    ids = await publish_refused(billing.transactions, 100)
+    await expect_published(platform.engine("billing"))
+    await platform.start("gateway", [Subscription(CreditsRefused, handler)], max_deliveries=2)
+    engine = platform.engine("gateway")
+    others = [message_id for number, message_id in enumerate(ids) if number != 57]
+
+    async def ninety_nine() -> bool:
+        return len(await effects(engine)) == 99
+
+    await eventually(ninety_nine)
+    assert sorted(await effects(engine)) == sorted(others)
+
+    async def dead() -> bool:
+        return await scalar(engine, "SELECT message_id FROM gateway.dead_letters WHERE reason = 'poison'") == ids[57]
+
+    await eventually(dead)
+    client = await platform.admin()
+    await eventually(lambda: all_acknowledged(client))
+    assert await command(platform, capsys, "list") == [str(ids[57])]
+
+    handler.poison.clear()
+    assert await command(platform, capsys, "replay", str(ids[57])) == [str(ids[57])]
+
+    await expect_effects(engine, ids)
+
+    async def off_the_list() -> bool:
+        return await command(platform, capsys, "list") == []
+
+    await eventually(off_the_list)
+    assert await command(platform, capsys, "list", "--all") == [str(ids[57])]
+
+
+async def test_a_replay_that_fails_stays_on_the_list_until_it_is_asked_for_again(platform: Platform) -> None:
+    handler = Handler(poison={0})
+    billing = await platform.start("billing")
+    gateway = await platform.start("gateway", [Subscription(CreditsRefused, handler)], max_deliveries=1)
+    engine = platform.engine("gateway")
+    [message_id] = await publish_refused(billing.transactions, 1)
+
+    async def dead() -> bool:
+        return await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == 1
+
+    await eventually(dead)
+    await ask_for_replay(gateway, message_id)
+
+    async def failed_again() -> bool:
+        query = "SELECT count(*) FROM gateway.dead_letters WHERE replay_failures = 1 AND replay_requested_at IS NULL"
+        return await scalar(engine, query) == 1
+
+    await eventually(failed_again)
+    assert await effects(engine) == []
+    handler.poison.clear()
+    await ask_for_replay(gateway, message_id)
+    await expect_effects(engine, [message_id])
+
+
+async def ask_for_replay(messaging: Messaging, message_id: UUID) -> None:
+    """What the command does."""
+    async with messaging.transactions.begin() as tx:
+        await dead_letters.DeadLetters("gateway").request_replay(tx.connection, [message_id])
+
+
+async def command(platform: Platform, capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> list[str]:
+    """Run the operator's command; returns the ids that it prints."""
+    import json
+
+    dsn = platform.database.dsn("gateway")
+    capsys.readouterr()
+    await asyncio.to_thread(dead_letters.main, [name, "--dsn", dsn, "--schema", "gateway", *arguments])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    return [json.loads(line)["message_id"] for line in lines]
+
+
+async def test_what_does_not_parse_is_dead_lettered_at_once(platform: Platform) -> None:
+    await platform.start("billing")
+    handler = Handler()
+    await platform.start("gateway", [Subscription(CreditsRefused, handler)])
+    client = await platform.admin()
+    await eventually(lambda: consumer_exists(client))
+    bad = await store(client, 1, payload=b'{"generation_id": 7}')
+    await client.publish(CreditsRefused.subject, b"{}")
+    good = await store(client, 2)
+    engine = platform.engine("gateway")
+
+    await expect_effects(engine, [good])
+
+    async def both_dead() -> bool:
+        return await scalar(engine, "SELECT count(*) FROM gateway.dead_letters WHERE reason = 'undecodable'") == 2
+
+    await eventually(both_dead)
+    assert await scalar(engine, "SELECT payload FROM gateway.dead_letters WHERE message_id = :id", id=bad)
+    await eventually(lambda: all_acknowledged(client))
+
+
+async def consumer_exists(client: Client) -> bool:
+    """Whether the gateway's consumer of billing has been made."""
+    streams = [info.config.name for info in await client.jetstream().streams_info()]
+    return "BILLING" in streams and bool(await client.jetstream().consumers_info("BILLING"))
+
+
+@pytest.mark.parametrize("place", ["consumer.before_commit", "consumer.after_commit", "consumer.after_ack"])
+async def test_a_consumer_killed_around_its_commit_loses_and_repeats_nothing(platform: Platform, place: str) -> None:
+    billing = await platform.start("billing")
+    ids = await publish_refused(billing.transactions, 50)
+    doomed = await platform.process("gateway", failpoints=place)
+    assert await doomed.wait() == -9
+    assert len(await effects(platform.engine("gateway"))) == (0 if place == "consumer.before_commit" else 50)
+
+    await platform.start("gateway", [Subscription(CreditsRefused, record)], ack_wait_seconds=2)
+
+    await expect_effects(platform.engine("gateway"), ids)
+    client = await platform.admin()
+    await eventually(lambda: all_acknowledged(client))
+    assert sorted(await effects(platform.engine("gateway"))) == sorted(ids)
+
+
+async def test_losing_the_database_is_not_counted_against_the_message(platform: Platform) -> None:
+    outages = 4
+
+    async def loses_its_connection(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        nonlocal outages
+        await record(tx, messages)
+        if outages:
+            outages -= 1
+            await tx.connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, loses_its_connection)], max_deliveries=1)
+
+    ids = await publish_refused(billing.transactions, 10)
+
+    await expect_effects(platform.engine("gateway"), ids)
+    assert await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
+    assert outages == 0
+
+
+async def test_each_type_gets_one_call_with_its_messages_in_order(platform: Platform) -> None:
+    calls: list[tuple[str, list[int]]] = []
+
+    async def note(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        calls.append(("refused", [message.payload.required_credits for message in messages]))
+
+    async def note_captured(tx: Transaction, messages: Sequence[Received[CreditsCaptured]]) -> None:
+        calls.append(("captured", [message.payload.captured_credits for message in messages]))
+
+    billing = await platform.start("billing")
+    async with billing.transactions.begin() as tx:
+        for number in range(10):
+            tx.publish(refused(number), correlation_id=new_id())
+            tx.publish(captured(number), correlation_id=new_id())
+    await expect_published(platform.engine("billing"))
+
+    subscriptions = [Subscription(CreditsRefused, note), Subscription(CreditsCaptured, note_captured, inbox=False)]
+    await platform.start("gateway", subscriptions)
+
+    await eventually(lambda: sum(len(numbers) for _, numbers in calls) == 20)
+    assert calls == [("refused", list(range(10))), ("captured", list(range(10)))]
+
+
+def captured(number: int) -> CreditsCaptured:
+    """Another event that billing sends and the gateway reads."""
+    return CreditsCaptured(
+        reservation_id=new_id(),
+        generation_id=new_id(),
+        user_id=new_id(),
+        captured_credits=number,
+        released_credits=0,
+        lines=(),
+    )
+
+
+async def test_an_answer_continues_the_correlation_of_its_cause(platform: Platform) -> None:
+    async def answer(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        for message in messages:
+            tx.after_commit(lambda: heard.append(message))
+            await record(tx, [message])
+
+    heard: list[Received[CreditsRefused]] = []
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, answer)])
+    correlation = new_id()
+    async with billing.transactions.begin() as tx:
+        message_id = tx.publish(refused(), correlation_id=correlation)
+    await eventually(lambda: heard)
+    assert (heard[0].message_id, heard[0].correlation_id, heard[0].deliveries) == (message_id, correlation, 1)
+
+    async with billing.transactions.begin() as tx:
+        tx.publish(refused(), cause=heard[0])
+        row = tx.outgoing[0]
+    assert (row.correlation_id, row.causation_id) == (correlation, message_id)
+
+
+async def test_a_consumer_that_is_told_to_stop_finishes_its_batch(platform: Platform) -> None:
+    begun = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def slow(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        begun.set()
+        await go_on.wait()
+        await record(tx, messages)
+
+    billing = await platform.start("billing")
+    gateway = platform.messaging("gateway", [Subscription(CreditsRefused, slow)])
+    async with running(gateway.components()) as tasks:
+        ids = await publish_refused(billing.transactions, 3)
+        await asyncio.wait_for(begun.wait(), 10)
+        for task in tasks:
+            task.cancel()
+        go_on.set()
+    assert sorted(await effects(platform.engine("gateway"))) == sorted(ids)
+    client = await platform.admin()
+    await eventually(lambda: all_acknowledged(client))
+
+
+async def test_a_handler_slower_than_the_ack_wait_is_not_disturbed(platform: Platform) -> None:
+    calls = 0
+
+    async def slow(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        nonlocal calls
+        calls += 1
+        await tx.connection.execute(text("SELECT pg_sleep(2.5)"))
+        await record(tx, messages)
+
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, slow)], ack_wait_seconds=1)
+    ids = await publish_refused(billing.transactions, 3)
+
+    await expect_effects(platform.engine("gateway"), ids)
+    client = await platform.admin()
+    await eventually(lambda: all_acknowledged(client))
+    info = await client.jetstream().consumer_info("BILLING", DURABLE)
+    assert info.delivered.consumer_seq == 3

@@ -1,0 +1,249 @@
+"""From commit to the broker: nothing uncommitted, nothing skipped, nothing in the way of others."""
+
+import asyncio
+from typing import Any
+
+import nats.js.errors
+import pytest
+
+from contracts import headers
+from contracts.billing import CreditsRefused, GrantCredits
+from contracts.streams import BY_NAME
+from messaging.consumers import Subscription
+from messaging.errors import ForeignSubjectError, MessageTooLargeError
+from messaging.ids import new_id
+from messaging.transaction import Transactions
+from tests.messaging.integration.conftest import Platform, running
+from tests.messaging.integration.effects import (
+    execute,
+    expect_effects,
+    expect_published,
+    grant,
+    publish_refused,
+    record,
+    record_in_billing,
+    refused,
+    scalar,
+    unpublished,
+)
+from tests.support import eventually
+
+
+async def stored(platform: Platform, stream: str = "BILLING") -> int:
+    """How many messages the stream holds."""
+    jetstream = (await platform.admin()).jetstream()
+    return int((await jetstream.stream_info(stream)).state.messages)
+
+
+async def test_what_commits_is_published_and_takes_effect_once(platform: Platform) -> None:
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+
+    ids = await publish_refused(billing.transactions, 1250)
+
+    await expect_effects(platform.engine("gateway"), ids)
+    await expect_published(platform.engine("billing"))
+    assert await stored(platform) == len(ids)
+
+
+async def test_a_transaction_that_fails_publishes_nothing(platform: Platform) -> None:
+    billing = await platform.start("billing")
+
+    with pytest.raises(RuntimeError, match="changed my mind"):
+        await publish_and_fail(billing.transactions)
+    ids = await publish_refused(billing.transactions, 1)
+
+    await expect_published(platform.engine("billing"))
+    assert await stored(platform) == len(ids)
+
+
+async def test_a_late_commit_with_a_smaller_id_is_not_skipped(platform: Platform) -> None:
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    engine = platform.engine("gateway")
+
+    async with billing.transactions.begin() as slow:
+        early_id = slow.publish(refused(1), correlation_id=new_id())
+        later = await publish_refused(billing.transactions, 1)
+        await expect_effects(engine, later)
+        assert early_id < later[0]
+
+    await expect_effects(engine, [early_id, *later])
+
+
+async def test_two_relays_at_once_publish_each_message_once(platform: Platform) -> None:
+    quiet = Transactions(platform.engine("billing"), "billing")
+    for start in range(0, 3000, 100):
+        await publish_refused(quiet, 100, start)
+
+    await platform.start("billing")
+    await platform.start("billing")
+
+    await expect_published(platform.engine("billing"))
+    info = await (await platform.admin()).jetstream().stream_info("BILLING")
+    assert (info.state.messages, info.state.last_seq) == (3000, 3000)
+
+
+@pytest.mark.parametrize("place", ["relay.after_claim", "relay.after_publish", "relay.before_commit"])
+async def test_a_relay_killed_before_it_marks_loses_and_repeats_nothing(platform: Platform, place: str) -> None:
+    doomed = await platform.process("billing", failpoints=place)
+    ids = await publish_refused(Transactions(platform.engine("billing"), "billing"), 100)
+    assert await doomed.wait() == -9
+    assert await unpublished(platform.engine("billing")) == 100
+
+    await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+
+    await expect_effects(platform.engine("gateway"), ids)
+    await expect_published(platform.engine("billing"))
+
+
+async def test_the_contracts_decide_who_may_publish_what(platform: Platform) -> None:
+    payments = platform.messaging("payments")
+    with pytest.raises(ForeignSubjectError, match="payments does not produce"):
+        await publish_refused(payments.transactions, 1)
+    assert await unpublished(platform.engine("payments"), "payments") == 0
+
+
+async def test_the_broker_refuses_a_subject_of_another_service_and_others_pass(platform: Platform) -> None:
+    billing = await platform.start("billing")
+    foreign = "gateway.event.generation-requested.v1"
+    await insert(platform, subject=foreign, stream="GATEWAY")
+    ids = await publish_refused(billing.transactions, 3)
+    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+
+    await expect_effects(platform.engine("gateway"), ids)
+
+    async def only_the_foreign_one_waits() -> bool:
+        return await unpublished(platform.engine("billing")) == 1
+
+    await eventually(only_the_foreign_one_waits)
+    assert await stored(platform, "GATEWAY") == 0
+
+
+async def test_a_message_that_is_too_large_is_refused_before_commit(platform: Platform) -> None:
+    transactions = Transactions(platform.engine("payments"), "payments")
+    huge = grant_with_note("x" * BY_NAME["BILLING"].max_message_bytes)
+    async with transactions.begin() as tx:
+        with pytest.raises(MessageTooLargeError):
+            tx.publish(huge, correlation_id=new_id())
+    assert await unpublished(platform.engine("payments"), "payments") == 0
+
+
+async def test_a_message_that_the_broker_never_takes_becomes_a_dead_letter(platform: Platform) -> None:
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    too_long = await insert(platform, payload=b"x" * (BY_NAME["BILLING"].max_message_bytes + 1))
+    beyond_the_connection = await insert(platform, payload=b"x" * 2_000_000)
+    ids = await publish_refused(billing.transactions, 3)
+
+    await expect_effects(platform.engine("gateway"), ids)
+    await expect_published(platform.engine("billing"))
+    query = "SELECT count(*) FROM billing.dead_letters WHERE consumer = 'relay' AND reason = 'rejected'"
+    assert await scalar(platform.engine("billing"), query) == 2
+    assert len({too_long, beyond_the_connection}) == 2
+
+
+async def test_a_full_stream_keeps_the_rows_until_there_is_room(platform: Platform) -> None:
+    billing = await platform.start("billing")
+    await eventually_ready(billing)
+    jetstream = (await platform.admin()).jetstream()
+    config = (await jetstream.stream_info("BILLING")).config
+    await jetstream.update_stream(config, max_bytes=1000)
+    ids = await publish_refused(billing.transactions, 20)
+
+    async def some_wait() -> bool:
+        return 0 < await unpublished(platform.engine("billing")) < 20
+
+    await eventually(some_wait)
+    await jetstream.update_stream(config)
+
+    await expect_published(platform.engine("billing"))
+    assert await stored(platform) == len(ids)
+
+
+async def test_commands_wait_for_the_stream_of_their_receiver(platform: Platform) -> None:
+    payments = await platform.start("payments")
+    async with payments.transactions.begin() as tx:
+        message_id = tx.publish(grant(), correlation_id=new_id())
+    jetstream = (await platform.admin()).jetstream()
+    with pytest.raises(nats.js.errors.NotFoundError):
+        await jetstream.stream_info("BILLING")
+
+    await platform.start("billing", [Subscription(GrantCredits, record_in_billing)])
+
+    await expect_effects(platform.engine("billing"), [message_id], "billing")
+
+
+async def test_every_message_carries_who_when_and_why(platform: Platform) -> None:
+    billing = await platform.start("billing")
+    await eventually_ready(billing)
+    client = await platform.admin()
+    heard: asyncio.Queue[Any] = asyncio.Queue()
+    await client.subscribe("billing.>", cb=heard.put)
+    correlation = new_id()
+    async with billing.transactions.begin() as tx:
+        message_id = tx.publish(refused(), correlation_id=correlation)
+
+    message = await asyncio.wait_for(heard.get(), 5)
+
+    assert message.headers[headers.MESSAGE_ID] == str(message_id)
+    assert message.headers[headers.CORRELATION_ID] == str(correlation)
+    assert message.headers[headers.PRODUCER] == "billing"
+    assert message.headers[headers.OCCURRED_AT].endswith("+00:00")
+    assert headers.CAUSATION_ID not in message.headers
+
+
+async def test_a_stopped_relay_leaves_its_rows_to_another(platform: Platform) -> None:
+    first = platform.messaging("billing")
+    async with running(first.components()):
+        await eventually_ready(first)
+    ids = await publish_refused(first.transactions, 5)
+    await platform.start("billing")
+    await expect_published(platform.engine("billing"))
+    assert await stored(platform) == len(ids)
+
+
+async def publish_and_fail(transactions: Transactions) -> None:
+    """A unit of work that ends badly after it announced something."""
+    async with transactions.begin() as tx:
+        tx.publish(refused(), correlation_id=new_id())
+        raise RuntimeError("changed my mind")
+
+
+async def eventually_ready(messaging: Any) -> None:
+    """Wait until every readiness check passes."""
+
+    async def ready() -> bool:
+        for check in messaging.readiness().values():
+            try:
+                await check()
+            except Exception as error:
+                raise AssertionError(str(error)) from error
+        return True
+
+    await eventually(ready)
+
+
+async def insert(
+    platform: Platform, subject: str = CreditsRefused.subject, stream: str = "BILLING", payload: bytes = b"{}"
+) -> object:
+    """Write an outbox row past the checks of ``Transaction.publish``."""
+    message_id = new_id()
+    await execute(
+        platform.engine("billing"),
+        "INSERT INTO billing.outbox_messages (message_id, subject, stream, payload, correlation_id)"
+        " VALUES (:message_id, :subject, :stream, :payload, :message_id)",
+        message_id=message_id,
+        subject=subject,
+        stream=stream,
+        payload=payload,
+    )
+    return message_id
+
+
+def grant_with_note(note: str) -> GrantCredits:
+    """A command with a note of any length."""
+    return GrantCredits(
+        grant_id=new_id(), user_id=new_id(), amount_credits=1, reason="purchase", actor="payments", note=note
+    )
