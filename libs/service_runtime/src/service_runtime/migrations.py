@@ -117,4 +117,4 @@ def _upgrade(connection: "Connection", schema: str) -> None:
 def _report(
     ctx: "MigrationContext", step: "MigrationInfo", heads: Collection[Any], run_args: Mapping[str, Any]
 ) -> None:
-    log.info("migration_applied", migration=str(step))
+    log.info("migration_applied", migration=step.up_revision_id)

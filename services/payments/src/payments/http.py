@@ -55,4 +55,5 @@ def build_app(
         exception_handlers=install_litestar_handlers(),
         request_max_body_size=MAX_WEBHOOK_BYTES,
         openapi_config=None,
+        logging_config=None,  # the service's own logging stays in charge
     )
