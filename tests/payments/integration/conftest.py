@@ -1,5 +1,6 @@
 """The whole of payments in one process, against emulated providers over real HTTP and a real PostgreSQL."""
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,6 +53,7 @@ class Desk:
     btcpay: BtcPayEmulator
     nowpayments: NowPaymentsEmulator
     policy: Policy
+    due: asyncio.Event
     http: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=30))
 
     @property
@@ -82,10 +84,10 @@ class Desk:
         await self.driver.drive()
 
     async def let_time_pass(self) -> None:
-        """As if every planned look were due: the database's clock is not ours to turn."""
+        """As if every planned look were due and every lease over: the database's clock is not ours to turn."""
         async with self.transactions.begin() as tx:
             due = sa.update(payment_transactions).where(payment_transactions.c.next_look_at.is_not(None))
-            await tx.connection.execute(due.values(next_look_at=sa.func.now()))
+            await tx.connection.execute(due.values(next_look_at=sa.func.now(), leased_until=None))
             await tx.connection.execute(
                 sa.update(provider_events)
                 .where(provider_events.c.next_match_at.is_not(None))
@@ -184,8 +186,9 @@ async def desk(make_database: Callable[..., Awaitable[Database]]) -> AsyncIterat
     )
     driver = Driver(transactions, providers)
     sweep = Reconciliation(transactions, providers, timedelta(0), timedelta(0), lambda: None)
-    app = build_app(transactions, providers, lambda: None)
-    desk = Desk(database, transactions, providers, driver, sweep, url, stripe, btcpay, coins, policy)
+    due = asyncio.Event()
+    app = build_app(transactions, providers, due.set)
+    desk = Desk(database, transactions, providers, driver, sweep, url, stripe, btcpay, coins, policy, due)
     async with (
         serving(app, listener),
         serving(stripe.app(), stripe_listener),

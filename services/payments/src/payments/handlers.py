@@ -7,13 +7,13 @@ from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
+
 from catalogue.credit_packs import CreditPack
+from contracts.billing import ClawBackCredits, CreditsClawedBack, CreditsGranted, GrantCredits
+from contracts.payments import CreatePayment, PaymentChanged, PaymentRefused, Provider
 from messaging.ids import derived_id, new_id
 from messaging.received import Received
 from messaging.transaction import Transaction
-
-from contracts.billing import ClawBackCredits, CreditsClawedBack, CreditsGranted, GrantCredits
-from contracts.payments import CreatePayment, PaymentChanged, PaymentRefused, Provider
 from payments import repository
 from payments.domain import TAKING, Movement, Review, Snapshot, advance
 from payments.providers.interface import Checkout, ProviderEvent
@@ -240,11 +240,12 @@ async def store_event(
     tx: Transaction, provider: str, event: ProviderEvent, source: str, wake: Callable[[], None]
 ) -> bool:
     """Keep a provider's event once, and have its payment looked up. False if the event was known."""
-    fresh = await repository.add_event(tx.connection, provider, event, source)
+    payment_id = await repository.find_payment_of(tx.connection, provider, event)
+    fresh = await repository.add_event(tx.connection, provider, event, source, payment_id)
+    if fresh and payment_id is not None:
+        await repository.hint_payments(tx.connection, [payment_id])
+        await _warn_of_fraud(tx, payment_id, event.event_type, event.event_id)
     if fresh:
-        payment_id = await repository.find_payment_of(tx.connection, provider, event)
-        if payment_id is not None:
-            await _warn_of_fraud(tx, payment_id, event.event_type, event.event_id)
         tx.after_commit(wake)
     return fresh
 

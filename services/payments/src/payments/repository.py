@@ -190,9 +190,10 @@ async def hint_payments(connection: AsyncConnection, payment_ids: Sequence[UUID]
     await connection.execute(statement)
 
 
-async def add_event(connection: AsyncConnection, provider: str, event: ProviderEvent, source: str) -> bool:
-    """Store a provider's event once; False if it was known. A known payment is hinted in the same transaction."""
-    payment_id = await find_payment_of(connection, provider, event)
+async def add_event(
+    connection: AsyncConnection, provider: str, event: ProviderEvent, source: str, payment_id: UUID | None
+) -> bool:
+    """Store a provider's event once; False if it was known. Without a payment it waits to be matched."""
     matched = payment_id is not None
     statement = (
         insert(provider_events)
@@ -210,11 +211,7 @@ async def add_event(connection: AsyncConnection, provider: str, event: ProviderE
         .on_conflict_do_nothing()
         .returning(provider_events.c.event_id)
     )
-    if (await connection.execute(statement)).one_or_none() is None:
-        return False
-    if payment_id is not None:
-        await hint_payments(connection, [payment_id])
-    return True
+    return (await connection.execute(statement)).one_or_none() is not None
 
 
 async def find_payment_of(connection: AsyncConnection, provider: str, event: ProviderEvent) -> UUID | None:
