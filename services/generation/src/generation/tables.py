@@ -4,6 +4,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     DateTime,
     Double,
     ForeignKey,
@@ -188,12 +189,14 @@ user_queues = Table(
     Column("active_count", Integer, nullable=False),
     Column("active_cap", Integer, nullable=False),
     Column("turn", BigInteger, nullable=False),  # start tag of the user's next order
+    Column("eligible", Boolean, Computed("ready_count > 0 AND active_count < active_cap", persisted=True)),
     Index(
         "user_queues_eligible",
         "endpoint",
         "lane",
         "turn",
         "user_id",
-        postgresql_where=text("ready_count > 0 AND active_count < active_cap"),
+        postgresql_include=["active_cap", "active_count"],
+        postgresql_where=text("eligible"),
     ),
 )

@@ -2,18 +2,9 @@
 
 from datetime import datetime
 
-from contracts.generation import GenerationCancelling, GenerationQueued
+from contracts.generation import GenerationCancelling
 from generation.domain.endings import conclude_search, fail, finish_cancel, seek
 from generation.domain.order import Attempt, Order, Policy
-
-
-def queued(order: Order) -> None:
-    """A funded order arrived."""
-    order.events.append(
-        GenerationQueued(
-            generation_id=order.generation_id, user_id=order.user_id, version=order.version, lane=order.lane
-        )
-    )
 
 
 def cancel(order: Order, policy: Policy, now: datetime) -> None:

@@ -28,6 +28,9 @@ AttemptStatus = Literal[
 ]
 
 LIVE_ATTEMPT: Final[frozenset[AttemptStatus]] = frozenset({"prepared", "unknown", "submitted", "running"})
+FIRST_VERSION: Final = 1
+"""Version of an order that was queued and nothing more."""
+
 FINAL: Final[frozenset[OrderStatus]] = frozenset({"completed", "failed", "cancelled"})
 
 

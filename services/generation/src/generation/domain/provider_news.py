@@ -93,9 +93,8 @@ def unanswered(order: Order, attempt: Attempt, fence_token: int, policy: Policy,
 def gave_no_sign(order: Order, attempt: Attempt, policy: Policy, now: datetime) -> None:
     """The wait for a job without an id is over."""
     if attempt.live:
-        _lose(
-            order, attempt, policy, now, Vanished(job_id=None, code="provider_unavailable", detail="no sign of the job")
-        )
+        silence = Vanished(job_id=None, code="provider_unavailable", detail="no sign of the job")
+        _lose(order, attempt, policy, now, silence)
 
 
 def reported(

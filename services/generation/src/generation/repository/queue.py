@@ -26,7 +26,7 @@ _LOCK_ENDPOINT_WITH_WORK: Final = text("""
       AND EXISTS (
           SELECT FROM generation.lanes AS l, LATERAL (
               SELECT FROM generation.user_queues AS q
-              WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.ready_count > 0 AND q.active_count < q.active_cap
+              WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.eligible
               LIMIT 1) AS waiting
           WHERE l.endpoint = :endpoint)
     FOR UPDATE
@@ -53,7 +53,7 @@ CLAIM: Final = text("""
         CROSS JOIN LATERAL (
             SELECT q.user_id, q.turn, q.active_cap - q.active_count AS room
             FROM generation.user_queues AS q
-            WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.ready_count > 0 AND q.active_count < q.active_cap
+            WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.eligible
             ORDER BY q.turn, q.user_id
             LIMIT :batch
         ) AS q

@@ -173,12 +173,14 @@ _STATEMENTS = (
         active_count integer NOT NULL CHECK (active_count >= 0),
         active_cap integer NOT NULL CHECK (active_cap > 0),
         turn bigint NOT NULL DEFAULT 0,
+        -- A column, and not only the index's condition: a longer queue then leaves the index alone (HOT).
+        eligible boolean GENERATED ALWAYS AS (ready_count > 0 AND active_count < active_cap) STORED,
         PRIMARY KEY (endpoint, lane, user_id)
     ) WITH (fillfactor = 70)
     """,
     """
     CREATE INDEX user_queues_eligible ON generation.user_queues (endpoint, lane, turn, user_id)
-        WHERE ready_count > 0 AND active_count < active_cap
+        INCLUDE (active_cap, active_count) WHERE eligible
     """,
     """
     ALTER TABLE generation.user_queues SET (

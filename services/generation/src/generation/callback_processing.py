@@ -1,0 +1,181 @@
+"""Acting on what the provider said: stored bodies are read in order of arrival, by whichever replica gets them.
+
+A body that carries a file (or says where one lies) is dealt with on its own: the file goes to the bucket first, outside
+any transaction, and only then does the order hear of it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from generation.changes import Wakes, save_changes
+from generation.domain.order import Policy
+from generation.domain.provider_news import reported
+from generation.domain.provider_reports import Report, Returned, UnreadableReport, Vanished, read_report
+from generation.metrics import CALLBACKS
+from generation.repository.attempts import find_orders_of
+from generation.repository.callbacks import Callback, get_body, lock_due_callbacks, mark_processed, postpone
+from generation.repository.orders import LockedOrders, lock_orders
+from generation.returned_files import BucketUnavailable, ReturnedFiles, UnusableFile
+from messaging.database_errors import is_unavailable
+from messaging.failpoints import failpoint
+from messaging.transaction import Transaction, Transactions
+
+_BATCH: Final = 50
+_MAX_TRIES: Final = 8
+_FILE_LEASE_SECONDS: Final = 300.0
+_FILES_AT_ONCE: Final = 2
+"""Each may hold some 40 MB for a moment."""
+
+log = structlog.get_logger(__name__)
+
+
+class CallbackProcessor:
+    """``process`` is the round of a loop; ``drain`` is called when the service stops."""
+
+    def __init__(self, transactions: Transactions, files: ReturnedFiles, policy: Policy, wakes: Wakes) -> None:
+        self._transactions = transactions
+        self._files = files
+        self._policy = policy
+        self._wakes = wakes
+        self._storing: set[asyncio.Task[None]] = set()
+        self._file_slots = asyncio.Semaphore(_FILES_AT_ONCE)
+        self._batch = _BATCH
+
+    async def process(self) -> None:
+        """Deal with every body that is due. A batch that fails is taken apart until the bad one stands alone."""
+        while True:
+            try:
+                taken = await self._process_batch(self._batch)
+            except Exception as error:
+                if is_unavailable(error):
+                    raise
+                if self._batch == 1:
+                    await self._set_aside(error)
+                self._batch = 1
+                continue
+            if taken < self._batch:
+                self._batch = _BATCH
+                return
+
+    async def drain(self) -> None:
+        """Give up the files under way; their leases end and another process begins again."""
+        for task in self._storing:
+            task.cancel()
+        if self._storing:
+            await asyncio.wait(self._storing)
+
+    async def _process_batch(self, batch: int) -> int:
+        async with self._transactions.begin() as tx:
+            callbacks = await lock_due_callbacks(tx.connection, batch)
+            if not callbacks:
+                return 0
+            outcomes, with_file = await self._apply(tx, callbacks)
+            await mark_processed(tx.connection, outcomes)
+            await postpone(tx.connection, [one.callback_id for one in with_file], _FILE_LEASE_SECONDS)
+            failpoint("callbacks.before_commit")
+        failpoint("callbacks.after_commit")
+        for callback in callbacks:
+            outcome = dict(outcomes).get(callback.callback_id, "carries_file")
+            CALLBACKS.labels(callback.source, outcome).inc()
+        for callback in with_file:
+            task = asyncio.create_task(self._store_file(callback))
+            self._storing.add(task)
+            task.add_done_callback(self._storing.discard)
+        return len(callbacks)
+
+    async def _apply(
+        self, tx: Transaction, callbacks: Sequence[Callback]
+    ) -> tuple[list[tuple[UUID, str]], list[Callback]]:
+        orders_of = await find_orders_of(tx.connection, [one.attempt_id for one in callbacks])
+        locked = await lock_orders(tx.connection, orders_of.values())
+        outcomes: list[tuple[UUID, str]] = []
+        with_file: list[Callback] = []
+        for callback in callbacks:
+            outcome = self._apply_one(locked, orders_of, callback)
+            if outcome is None:
+                with_file.append(callback)
+            else:
+                outcomes.append((callback.callback_id, outcome))
+        await save_changes(tx, locked, self._wakes)
+        return outcomes, with_file
+
+    def _apply_one(self, locked: LockedOrders, orders_of: dict[UUID, UUID], callback: Callback) -> str | None:
+        """What came of the body, or None if there is a file to be put into the bucket first."""
+        order = locked.orders.get(orders_of.get(callback.attempt_id, callback.attempt_id))
+        attempt = None if order is None else order.attempt(callback.attempt_id)
+        if order is None or attempt is None:
+            return "unknown_attempt"
+        if callback.body is None:
+            return None
+        try:
+            report = read_report(callback.body, order.output_extension)
+        except UnreadableReport as error:
+            log.warning("unreadable_callback", attempt_id=str(callback.attempt_id), reason=str(error))
+            return "unreadable"
+        if isinstance(report, Returned):
+            return None
+        reported(order, attempt, report, self._policy, locked.now, callback.received_at)
+        return type(report).__name__.lower()
+
+    async def _store_file(self, callback: Callback) -> None:
+        try:
+            async with self._file_slots:
+                report = await self._read_file(callback)
+                if report is not None:
+                    await self._finish(callback, report)
+        except BucketUnavailable as error:
+            # The lease on the body ends, and it is tried again.
+            log.warning("returned_file_not_stored", attempt_id=str(callback.attempt_id), reason=str(error))
+        except Exception:
+            log.exception("returned_file_failed", attempt_id=str(callback.attempt_id))
+
+    async def _read_file(self, callback: Callback) -> Report | None:
+        """The report with its file put into the bucket; None if the body turned out to be unreadable."""
+        async with self._transactions.begin() as tx:
+            body = await get_body(tx.connection, callback.callback_id)
+            orders_of = await find_orders_of(tx.connection, [callback.attempt_id])
+            locked = await lock_orders(tx.connection, orders_of.values())
+        order = locked.orders[orders_of[callback.attempt_id]]
+        attempt = order.attempt(callback.attempt_id)
+        assert attempt is not None, "an attempt is never removed"
+        try:
+            report = await asyncio.to_thread(read_report, body, order.output_extension)
+            if not isinstance(report, Returned):
+                return report
+            return await self._files.store(report, order.object_key(attempt), order.max_size_bytes)
+        except UnreadableReport as error:
+            log.warning("unreadable_callback", attempt_id=str(callback.attempt_id), reason=str(error))
+            async with self._transactions.begin() as tx:
+                await mark_processed(tx.connection, [(callback.callback_id, "unreadable")])
+            return None
+        except UnusableFile as error:
+            return Vanished(job_id=None, code="output_rejected", detail=str(error))
+        except BucketUnavailable as error:
+            if callback.tries + 1 < _MAX_TRIES:
+                raise
+            return Vanished(job_id=None, code="output_missing", detail=str(error))
+
+    async def _finish(self, callback: Callback, report: Report) -> None:
+        async with self._transactions.begin() as tx:
+            orders_of = await find_orders_of(tx.connection, [callback.attempt_id])
+            locked = await lock_orders(tx.connection, orders_of.values())
+            for order in locked.orders.values():
+                attempt = order.attempt(callback.attempt_id)
+                assert attempt is not None, "an attempt is never removed"
+                reported(order, attempt, report, self._policy, locked.now, callback.received_at)
+            await save_changes(tx, locked, self._wakes)
+            await mark_processed(tx.connection, [(callback.callback_id, type(report).__name__.lower())])
+
+    async def _set_aside(self, error: Exception) -> None:
+        """The oldest body cannot be dealt with: let the others pass, and come back to it a few times."""
+        async with self._transactions.begin() as tx:
+            for callback in await lock_due_callbacks(tx.connection, 1):
+                log.error("callback_failed", callback_id=str(callback.callback_id), exc_info=error)
+                if callback.tries + 1 < _MAX_TRIES:
+                    await postpone(tx.connection, [callback.callback_id], 2.0**callback.tries)
+                else:
+                    await mark_processed(tx.connection, [(callback.callback_id, "given_up")])

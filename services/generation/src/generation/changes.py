@@ -1,0 +1,57 @@
+"""Saving what the domain decided: rows, messages and metrics in one transaction, and whom to wake after it."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from generation.domain.order import FINAL, Order
+from generation.metrics import ATTEMPTS_ENDED, ORDERS_ENDED
+from generation.repository.orders import LockedOrders, save_orders
+from messaging.received import Received
+from messaging.transaction import Transaction
+from service_runtime.tracing import span
+
+
+class Wakes:
+    """The loops of this process that need not wait for their next look."""
+
+    def __init__(self) -> None:
+        self.dispatch = asyncio.Event()
+        self.cancels = asyncio.Event()
+        self.callbacks = asyncio.Event()
+
+
+async def save_changes(
+    tx: Transaction, locked: LockedOrders, wakes: Wakes, causes: Mapping[UUID, Received[Any]] | None = None
+) -> None:
+    """Write ``locked`` and publish what happened to it; ``causes`` maps an order to the message that it answers."""
+    attempts = {row["key"]: row for row in locked.changed_attempts()}
+    ended = [order for order in locked.orders.values() if order.status in FINAL and order.events]
+    await save_orders(tx.connection, locked)
+    for order in locked.orders.values():
+        _publish(tx, order, (causes or {}).get(order.generation_id))
+
+    def committed() -> None:
+        wakes.dispatch.set()
+        if any(row["cancel_due_at"] is not None for row in attempts.values()):
+            wakes.cancels.set()
+        for order in ended:
+            ORDERS_ENDED.labels(order.status, str(order.late).lower()).inc()
+        for order in locked.orders.values():
+            for attempt in order.attempts:
+                if attempt.attempt_id in attempts and not attempt.live:
+                    ATTEMPTS_ENDED.labels(order.endpoint, attempt.status).inc()
+
+    tx.after_commit(committed)
+
+
+def _publish(tx: Transaction, order: Order, cause: Received[Any] | None) -> None:
+    """A message continues the trace of what caused it, or else the trace in which the order came."""
+    for event in order.events:
+        if cause is not None:
+            tx.publish(event, correlation_id=order.generation_id, cause=cause)
+        else:
+            with span(type(event).__name__, order.traceparent):
+                tx.publish(event, correlation_id=order.generation_id)
+    order.events.clear()

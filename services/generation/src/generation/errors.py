@@ -1,0 +1,35 @@
+"""The ways in which generation refuses a caller."""
+
+from service_runtime.problems import Problem
+
+
+class InvalidCallbackSignature(Problem):
+    """The address was not made here, or not for this attempt."""
+
+    code = "invalid_callback_signature"
+    title = "This callback address is not valid"
+    status = 403
+
+
+class CallbackExpired(Problem):
+    """The address was good once."""
+
+    code = "callback_expired"
+    title = "This callback address has expired"
+    status = 410
+
+
+class MalformedProgress(Problem):
+    """A progress report that says nothing we understand."""
+
+    code = "malformed_progress"
+    title = "This is no progress report"
+    status = 400
+
+
+class TooManyCallbacks(Problem):
+    """More different bodies for one attempt than any provider would send."""
+
+    code = "too_many_callbacks"
+    title = "This attempt has been reported on too often"
+    status = 429

@@ -1,0 +1,77 @@
+"""The webhook ingress: prove the address, keep the body, answer. What it means is found out later."""
+
+import time
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+import structlog
+from litestar import Litestar, Request, post
+from litestar.response import Response
+
+from generation.callback_urls import CallbackUrls
+from generation.changes import Wakes
+from generation.errors import CallbackExpired, InvalidCallbackSignature, MalformedProgress, TooManyCallbacks
+from generation.metrics import REFUSED_CALLBACKS
+from generation.progress import ProgressReport, ProgressReports
+from generation.repository.callbacks import add_callback
+from messaging.failpoints import failpoint
+from messaging.transaction import Transactions
+from service_runtime.litestar_problems import install_litestar_handlers
+from service_runtime.problems import Problem
+
+MAX_BODY_BYTES: Final = 20 * 1024 * 1024
+"""RunPod's own bound on a result."""
+MAX_PROGRESS_BYTES: Final = 4096
+
+log = structlog.get_logger(__name__)
+_progress_decoder = msgspec.json.Decoder(ProgressReport)
+
+
+def build_app(transactions: Transactions, callbacks: CallbackUrls, progress: ProgressReports, wakes: Wakes) -> Litestar:
+    """The public application: the provider's webhook and the workers' progress."""
+
+    def prove(attempt_id: UUID, token: str) -> None:
+        try:
+            callbacks.check(attempt_id, token, time.time())
+        except (InvalidCallbackSignature, CallbackExpired) as refusal:
+            raise _refused(attempt_id, refusal) from None
+
+    @post("/webhooks/runpod/{attempt_id:uuid}/{token:str}", status_code=200)
+    async def receive_callback(request: Request[Any, Any, Any], attempt_id: UUID, token: str) -> Response[None]:
+        prove(attempt_id, token)
+        body = await request.body()
+        failpoint("ingress.before_store")
+        async with transactions.begin() as tx:
+            kept = await add_callback(tx.connection, attempt_id, "webhook", body)
+            tx.after_commit(wakes.callbacks.set)
+        if not kept:
+            raise _refused(attempt_id, TooManyCallbacks())
+        failpoint("ingress.after_store")
+        return Response(None, status_code=200)
+
+    @post(
+        "/webhooks/runpod/{attempt_id:uuid}/{token:str}/progress",
+        status_code=204,
+        request_max_body_size=MAX_PROGRESS_BYTES,
+    )
+    async def receive_progress(request: Request[Any, Any, Any], attempt_id: UUID, token: str) -> None:
+        prove(attempt_id, token)
+        try:
+            report = _progress_decoder.decode(await request.body())
+        except msgspec.DecodeError as error:
+            raise _refused(attempt_id, MalformedProgress(str(error))) from error
+        await progress.tell(attempt_id, report)
+
+    return Litestar(
+        route_handlers=[receive_callback, receive_progress],
+        exception_handlers=install_litestar_handlers(),
+        request_max_body_size=MAX_BODY_BYTES,
+        openapi_config=None,
+    )
+
+
+def _refused(attempt_id: UUID, refusal: Problem) -> Problem:
+    REFUSED_CALLBACKS.labels(refusal.code).inc()
+    log.warning("callback_refused", attempt_id=str(attempt_id), code=refusal.code)
+    return refusal

@@ -1,0 +1,35 @@
+"""Presigned S3 addresses, made without a network call and without botocore's service models (30 MB, 100 ms)."""
+
+from datetime import timedelta
+from typing import Final
+from urllib.parse import quote
+
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+MAX_VALIDITY: Final = timedelta(days=7)
+"""The longest that S3 and R2 allow."""
+
+
+class PresignedUrls:
+    """Signs with one identity for one S3 endpoint, path style: ``{endpoint}/{bucket}/{key}``."""
+
+    def __init__(self, endpoint_url: str, region: str, access_key_id: str, secret_access_key: str) -> None:
+        self._endpoint_url = endpoint_url.rstrip("/")
+        self._region = region
+        self._credentials = Credentials(access_key_id, secret_access_key)
+
+    def put(self, bucket: str, key: str, validity: timedelta) -> str:
+        """An address that takes one PUT to exactly this key, as often as it likes until it expires."""
+        return self._sign("PUT", bucket, key, validity)
+
+    def get(self, bucket: str, key: str, validity: timedelta) -> str:
+        """An address from which exactly this object can be read until it expires."""
+        return self._sign("GET", bucket, key, validity)
+
+    def _sign(self, method: str, bucket: str, key: str, validity: timedelta) -> str:
+        request = AWSRequest(method, f"{self._endpoint_url}/{quote(bucket)}/{quote(key)}")
+        seconds = int(min(validity, MAX_VALIDITY).total_seconds())
+        S3SigV4QueryAuth(self._credentials, "s3", self._region, seconds).add_auth(request)
+        return str(request.url)

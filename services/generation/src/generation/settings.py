@@ -1,0 +1,118 @@
+"""What generation must be told. Every name is prefixed with ``GENERATION_``; secrets have no defaults."""
+
+from datetime import timedelta
+from typing import Annotated, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from contracts.values import Lane
+from generation.domain.order import Policy
+from service_runtime.settings import ServiceSettings
+
+CallbackSecrets = Annotated[list[SecretStr], Field(min_length=1, max_length=2)]
+
+
+class EndpointSettings(BaseModel):
+    """One RunPod endpoint. ``max_active`` counts queued and running jobs there: keep it near the number of workers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(min_length=1)
+    max_active: int = Field(default=20, ge=1)
+    rate_per_second: float = Field(default=50.0, gt=0, le=100)
+    """RunPod takes 1000 ``/run`` in 10 s."""
+    burst: int = Field(default=50, ge=1, le=1000)
+
+
+class LaneSettings(BaseModel):
+    """One plan's share: orders served in proportion to ``weight``, and a cap on one user's jobs at one endpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: int = Field(ge=1, le=1000)
+    max_active_per_user: int = Field(ge=1)
+
+
+def _default_lanes() -> dict[Lane, LaneSettings]:
+    return {
+        "pro": LaneSettings(weight=6, max_active_per_user=8),
+        "standard": LaneSettings(weight=3, max_active_per_user=4),
+        "free": LaneSettings(weight=1, max_active_per_user=2),
+    }
+
+
+class Settings(ServiceSettings):
+    """All durations are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="GENERATION_")
+
+    http_host: str = "0.0.0.0"  # noqa: S104 - a container's listener
+    http_port: int = Field(ge=0, le=65535)
+
+    runpod_api_base: str = "https://api.runpod.ai"
+    runpod_api_key: SecretStr
+    runpod_timeout_seconds: float = Field(default=10.0, gt=0)
+    endpoints: dict[str, EndpointSettings]
+    """Logical name (as the catalogue's models use it) to RunPod endpoint."""
+    lanes: dict[Lane, LaneSettings] = Field(default_factory=_default_lanes)
+
+    callback_base_url: str
+    """Where RunPod and the workers reach this service's listener from outside."""
+    callback_secrets: CallbackSecrets
+    """The first signs; both are accepted. To rotate, put the new one in front and drop the old one a day later."""
+    callback_retention_seconds: float = Field(default=7 * 86400.0, gt=0)
+
+    s3_endpoint_url: str
+    s3_public_endpoint_url: str | None = None
+    """The object store's address as workers reach it, where that is another one."""
+    s3_region: str = "auto"
+    s3_access_key_id: str
+    s3_secret_access_key: SecretStr
+    s3_incoming_bucket: str = "incoming"
+    s3_uploads_bucket: str = "uploads"
+
+    submit_concurrency: int = Field(default=32, ge=1, le=200)
+    """Submissions in flight in this process; RunPod takes 200 at a time."""
+    poll_seconds: float = Field(default=1.0, gt=0)
+    """How often to look without being woken."""
+    lease_seconds: float = Field(default=30.0, gt=0)
+    """How long a claimed order may stay without a recorded answer; longer than ``runpod_timeout_seconds``."""
+    breaker_threshold: int = Field(default=5, ge=1)
+    breaker_first_seconds: float = Field(default=2.0, gt=0)
+    breaker_longest_seconds: float = Field(default=60.0, gt=0)
+
+    max_attempts: int = Field(default=3, ge=1)
+    retry_backoff_seconds: float = Field(default=2.0, gt=0)
+    retry_backoff_longest_seconds: float = Field(default=60.0, gt=0)
+    ambiguous_wait_seconds: float = Field(default=60.0, gt=0)
+    """How long to wait for a sign of a job whose submission had no answer."""
+    sweep_first_seconds: float = Field(default=30.0, gt=0)
+    sweep_interval_seconds: float = Field(default=60.0, gt=0)
+    """RunPod keeps results for 30 minutes."""
+    cancel_timeout_seconds: float = Field(default=60.0, gt=0)
+    storing_timeout_seconds: float = Field(default=600.0, gt=0)
+    seek_timeout_seconds: float = Field(default=300.0, gt=0)
+
+    @model_validator(mode="after")
+    def _leases_outlive_calls(self) -> Self:
+        if self.lease_seconds <= self.runpod_timeout_seconds:
+            raise ValueError("lease_seconds must be longer than runpod_timeout_seconds")
+        if set(self.lanes) != set(get_args(Lane)):
+            raise ValueError(f"lanes must name each of {', '.join(get_args(Lane))}")
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """The bounds that the domain works with."""
+        return Policy(
+            max_attempts=self.max_attempts,
+            retry_backoff=timedelta(seconds=self.retry_backoff_seconds),
+            retry_backoff_limit=timedelta(seconds=self.retry_backoff_longest_seconds),
+            ambiguous_wait=timedelta(seconds=self.ambiguous_wait_seconds),
+            first_check=timedelta(seconds=self.sweep_first_seconds),
+            check_interval=timedelta(seconds=self.sweep_interval_seconds),
+            cancel_timeout=timedelta(seconds=self.cancel_timeout_seconds),
+            storing_timeout=timedelta(seconds=self.storing_timeout_seconds),
+            seek_timeout=timedelta(seconds=self.seek_timeout_seconds),
+        )
