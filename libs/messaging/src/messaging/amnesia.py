@@ -13,7 +13,7 @@ import nats.js.errors
 import sqlalchemy.exc
 import structlog
 from nats.js.api import StreamInfo
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import headers
 from contracts.message import Service
@@ -29,6 +29,8 @@ from messaging.transaction import Transactions
 _log = structlog.get_logger("messaging.amnesia")
 
 CHECK_SECONDS: Final = 3.0
+
+_TRANSIENT: Final = (nats.errors.Error, OSError, sqlalchemy.exc.SQLAlchemyError, BrokerUnavailableError)
 
 
 class AmnesiaWatch:
@@ -69,7 +71,7 @@ class AmnesiaWatch:
                 self._look.clear()
                 try:
                     await self.check()
-                except (nats.errors.Error, OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+                except _TRANSIENT as error:
                     _log.warning("the broker's memory could not be checked", error=f"{type(error).__name__}: {error}")
                     await asyncio.sleep(0.2)
                     continue
@@ -86,7 +88,7 @@ class AmnesiaWatch:
             await assert_stream(self._broker.jetstream, spec, self._replicas)
         self._asserted = True
         async with self._engine.connect() as connection:
-            positions = await self._positions.all(connection)
+            positions = await self._positions.due(connection)
         for (holder, stream), group in groupby(positions, key=lambda position: (position.holder, position.stream)):
             await self._verify(holder, stream, list(group))
 
@@ -110,8 +112,7 @@ class AmnesiaWatch:
                 await self._recover(holder, stream)
                 return
         async with self._engine.begin() as connection:
-            for verified in positions[1:]:
-                await self._positions.prune(connection, verified)
+            await self._positions.mark_verified(connection, holder, stream, positions)
 
     async def _holds(self, position: Position, info: StreamInfo) -> bool:
         """Whether the stream still has our message under our sequence, or has let it expire in order."""
@@ -129,33 +130,41 @@ class AmnesiaWatch:
         return (stored.headers or {}).get(headers.MESSAGE_ID) == str(position.message_id)
 
     async def _recover(self, holder: str, stream: str) -> None:
-        """Have everything published again, or the consumer built again. One replica does it, the others find it done.
+        """Have what is lost published again, or the consumer built again. One replica does it, the rest find it done.
 
         The order matters: checkpoints go first, then rows are reset with a newer snapshot. A batch that commits in
         between leaves a checkpoint of its own, which the next check will find wanting.
         """
         async with self._engine.begin() as connection:
             await self._positions.lock_recovery(connection)
-            if await self._found_sound(connection, holder, stream):
+            positions = await self._positions.all(connection, holder, stream)
+            intact = await self._intact_sequence(stream, positions)
+            if intact is None:
                 return
-            await self._positions.forget(connection, holder, stream)
+            await self._positions.forget(connection, holder, stream, intact)
             if holder == RELAY:
-                count = await self._outbox.forget_published(connection, stream)
+                count = await self._outbox.forget_published(connection, stream, intact)
             else:
                 count = 0
                 await self._delete_consumer(stream, holder)
         metrics.AMNESIA.labels(self._service, stream).inc()
-        _log.error("the broker had forgotten; it is told again", holder=holder, stream=stream, republished=count)
+        _log.error("the broker had forgotten", holder=holder, stream=stream, intact_sequence=intact, republished=count)
         self._doorbell.set()
 
-    async def _found_sound(self, connection: AsyncConnection, holder: str, stream: str) -> bool:
+    async def _intact_sequence(self, stream: str, positions: Sequence[Position]) -> int | None:
+        """The highest checkpoint below the lowest that does not hold: up to there nothing is lost. None if all hold.
+
+        Checkpoints above a lost one prove nothing about it: the stream may have grown past it again.
+        """
         info = await find_stream(self._broker.jetstream, stream)
         if info is None:
-            return True
-        for position in await self._positions.all(connection):
-            if (position.holder, position.stream) == (holder, stream) and not await self._holds(position, info):
-                return False
-        return True
+            raise BrokerUnavailableError(f"stream {stream} went away during recovery")
+        intact = 0
+        for position in reversed(positions):
+            if not await self._holds(position, info):
+                return intact
+            intact = position.sequence
+        return None
 
     async def _delete_consumer(self, stream: str, durable: str) -> None:
         """Its place in the stream means nothing any more; its owner builds it again and reads from the start."""

@@ -89,11 +89,12 @@ class Outbox:
         )
         self._forget = statement(
             schema,
-            f"""
-            UPDATE {{schema}}.outbox_messages SET published_at = NULL, published_sequence = NULL
-            WHERE stream = :stream AND published_at IS NOT NULL
-              AND created_at > now() - interval '{REPLAY_WINDOW_DAYS} days'
-            """,  # noqa: S608 - the interval is a constant of ours
+            """
+            UPDATE {schema}.outbox_messages SET published_at = NULL, published_sequence = NULL
+            WHERE stream = :stream AND published_at IS NOT NULL AND published_sequence > :above_sequence
+              AND created_at > now() - make_interval(days => :days_ago + 1)
+              AND created_at <= now() - make_interval(days => :days_ago)
+            """,
         )
         self._backlog = statement(
             schema,
@@ -144,10 +145,16 @@ class Outbox:
         """Take out a row that moves to the dead letters."""
         await connection.execute(self._remove, {"message_id": row.message_id, "created_at": row.created_at})
 
-    async def forget_published(self, connection: AsyncConnection, stream: str) -> int:
-        """Make every row of ``stream`` inside the replay window unpublished again; returns how many."""
-        result = await connection.execute(self._forget, {"stream": stream})
-        return result.rowcount
+    async def forget_published(self, connection: AsyncConnection, stream: str, above_sequence: int) -> int:
+        """Make the rows of ``stream`` inside the replay window unpublished that were stored above ``above_sequence``.
+
+        Goes day by day, so that no statement takes too long. Returns how many rows there were.
+        """
+        count = 0
+        for days_ago in range(REPLAY_WINDOW_DAYS):
+            values = {"stream": stream, "above_sequence": above_sequence, "days_ago": days_ago}
+            count += (await connection.execute(self._forget, values)).rowcount
+        return count
 
     async def backlog(self, connection: AsyncConnection) -> tuple[int, float]:
         """Number of unpublished rows and the age of the oldest in seconds."""

@@ -2,18 +2,21 @@
 
 A *checkpoint* says: the stream held message M under sequence S. Each process opens a new one every second and after
 every reconnect; within that second it moves forward with the batches. The row is written in the transaction that marks
-its batch, so no batch counts as done without a checkpoint at or above its last message. See the README for the proof.
+its batch, so no batch counts as done without a checkpoint at or above its last message. One verified checkpoint of each
+hour stays as a landmark: it tells how far back the broker still is intact. See the README for the proof.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.ids import new_id
+from messaging.schema import REPLAY_WINDOW_DAYS
 from messaging.sql import statement
 
 RELAY: Final = "relay"
@@ -89,25 +92,55 @@ class Positions:
             VALUES (:holder, :stream, :checkpoint_id, :sequence, :message_id, :stream_created_at)
             ON CONFLICT (holder, stream, checkpoint_id) DO UPDATE
             SET sequence = excluded.sequence, message_id = excluded.message_id,
-                stream_created_at = excluded.stream_created_at, recorded_at = now()
+                stream_created_at = excluded.stream_created_at, recorded_at = now(), verified_at = NULL
             """,
         )
-        self._list = statement(
+        self._due = statement(
             schema,
             """
             SELECT holder, stream, checkpoint_id, sequence, message_id, stream_created_at
-            FROM {schema}.relay_positions ORDER BY holder, stream, sequence DESC
+            FROM (
+                SELECT *, row_number() OVER (PARTITION BY holder, stream ORDER BY sequence DESC) AS place
+                FROM {schema}.relay_positions
+            ) AS ranked
+            WHERE verified_at IS NULL OR place = 1
+            ORDER BY holder, stream, sequence DESC
+            """,
+        )
+        self._all = statement(
+            schema,
+            """
+            SELECT holder, stream, checkpoint_id, sequence, message_id, stream_created_at
+            FROM {schema}.relay_positions WHERE holder = :holder AND stream = :stream ORDER BY sequence DESC
+            """,
+        )
+        self._verify = statement(
+            schema,
+            """
+            UPDATE {schema}.relay_positions AS p SET verified_at = now()
+            FROM unnest(CAST(:checkpoint_ids AS uuid[]), CAST(:sequences AS bigint[])) AS seen (checkpoint_id, sequence)
+            WHERE p.holder = :holder AND p.stream = :stream
+              AND p.checkpoint_id = seen.checkpoint_id AND p.sequence = seen.sequence
             """,
         )
         self._prune = statement(
             schema,
             """
-            DELETE FROM {schema}.relay_positions
-            WHERE holder = :holder AND stream = :stream AND checkpoint_id = :checkpoint_id AND sequence = :sequence
+            DELETE FROM {schema}.relay_positions AS p
+            USING {schema}.relay_positions AS higher
+            WHERE p.holder = :holder AND p.stream = :stream AND p.verified_at IS NOT NULL
+              AND higher.holder = p.holder AND higher.stream = p.stream AND higher.verified_at IS NOT NULL
+              AND (higher.sequence, higher.checkpoint_id) > (p.sequence, p.checkpoint_id)
+              AND (date_trunc('hour', higher.recorded_at) = date_trunc('hour', p.recorded_at)
+                   OR p.recorded_at < now() - CAST(:window AS interval))
             """,
         )
         self._forget = statement(
-            schema, "DELETE FROM {schema}.relay_positions WHERE holder = :holder AND stream = :stream"
+            schema,
+            """
+            DELETE FROM {schema}.relay_positions
+            WHERE holder = :holder AND stream = :stream AND sequence > :above_sequence
+            """,
         )
         self._lock = statement(schema, "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
@@ -125,25 +158,31 @@ class Positions:
             },
         )
 
-    async def all(self, connection: AsyncConnection) -> list[Position]:
-        """Every checkpoint, the highest first for each holder and stream."""
-        return [Position(*row) for row in await connection.execute(self._list)]
+    async def due(self, connection: AsyncConnection) -> list[Position]:
+        """The checkpoints to verify: those that never were and, for each holder and stream, the highest; descending."""
+        return [Position(*row) for row in await connection.execute(self._due)]
 
-    async def prune(self, connection: AsyncConnection, position: Position) -> None:
-        """Drop a verified checkpoint that has not moved since."""
-        await connection.execute(
-            self._prune,
-            {
-                "holder": position.holder,
-                "stream": position.stream,
-                "checkpoint_id": position.checkpoint_id,
-                "sequence": position.sequence,
-            },
-        )
+    async def all(self, connection: AsyncConnection, holder: str, stream: str) -> list[Position]:
+        """Every checkpoint of ``holder`` in ``stream``, the highest first."""
+        rows = await connection.execute(self._all, {"holder": holder, "stream": stream})
+        return [Position(*row) for row in rows]
 
-    async def forget(self, connection: AsyncConnection, holder: str, stream: str) -> None:
-        """Drop everything that ``holder`` knew about ``stream``."""
-        await connection.execute(self._forget, {"holder": holder, "stream": stream})
+    async def mark_verified(
+        self, connection: AsyncConnection, holder: str, stream: str, positions: Sequence[Position]
+    ) -> None:
+        """Note that ``positions`` hold (unless they moved meanwhile), and keep one of each hour as a landmark."""
+        keys: dict[str, object] = {"holder": holder, "stream": stream}
+        seen = {
+            "checkpoint_ids": [position.checkpoint_id for position in positions],
+            "sequences": [position.sequence for position in positions],
+        }
+        await connection.execute(self._verify, keys | seen)
+        await connection.execute(self._prune, keys | {"window": timedelta(days=REPLAY_WINDOW_DAYS)})
+
+    async def forget(self, connection: AsyncConnection, holder: str, stream: str, above_sequence: int) -> None:
+        """Drop what ``holder`` knew about ``stream`` above ``above_sequence``."""
+        values = {"holder": holder, "stream": stream, "above_sequence": above_sequence}
+        await connection.execute(self._forget, values)
 
     async def lock_recovery(self, connection: AsyncConnection) -> None:
         """Wait until no other replica recovers in this schema; held until the transaction ends."""

@@ -90,6 +90,7 @@ CREATE TABLE {schema}.relay_positions (
     message_id uuid NOT NULL,
     stream_created_at timestamptz,
     recorded_at timestamptz NOT NULL DEFAULT now(),
+    verified_at timestamptz,
     PRIMARY KEY (holder, stream, checkpoint_id)
 )
 """

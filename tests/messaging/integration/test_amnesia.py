@@ -1,0 +1,235 @@
+"""A broker that forgets: wiped, rolled back, killed. Nothing is lost, nothing happens twice, nobody is needed."""
+
+import shutil
+from pathlib import Path
+from uuid import UUID
+
+from contracts.billing import CreditsRefused, GrantCredits
+from local_platform.servers import NatsServer
+from messaging.consumers import Subscription
+from messaging.ids import new_id
+from messaging.runtime import Messaging
+from tests.messaging.integration.conftest import Platform
+from tests.messaging.integration.effects import (
+    effects,
+    execute,
+    expect_effects,
+    expect_published,
+    grant,
+    publish_refused,
+    record,
+    record_in_billing,
+    scalar,
+)
+from tests.support import eventually
+
+RECOVERY_SECONDS = 40.0
+
+
+async def line(platform: Platform) -> Messaging:
+    """Billing that publishes and a gateway that listens."""
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, record)], ack_wait_seconds=2)
+    return billing
+
+
+async def verified(platform: Platform, service: str = "billing") -> bool:
+    """Whether the watch has compared everything that was published with the broker."""
+    query = f"SELECT count(*) FILTER (WHERE verified_at IS NULL), count(*) FROM {service}.relay_positions"
+    engine = platform.database.engine(service)
+    waiting = await scalar(engine, query)
+    return waiting == 0 and await scalar(engine, f"SELECT count(*) FROM {service}.relay_positions") > 0
+
+
+async def forget_effects(platform: Platform) -> None:
+    """Empty the table of effects and the inbox, so that only what the *broker* delivers again can fill it."""
+    await execute(platform.engine("gateway"), "DELETE FROM gateway.effects")
+    await execute(platform.engine("gateway"), "DELETE FROM gateway.inbox_messages")
+
+
+def copy_store(server: NatsServer, target: Path) -> None:
+    """A copy of the store of a stopped server, as a backup would be."""
+    assert not server.alive()
+    shutil.copytree(server.store_directory, target)
+
+
+def restore_store(server: NatsServer, source: Path) -> None:
+    """Put an older copy in place."""
+    assert not server.alive()
+    shutil.rmtree(server.store_directory)
+    shutil.copytree(source, server.store_directory)
+
+
+async def test_a_wiped_broker_is_told_everything_again(platform: Platform, nats_server: NatsServer) -> None:
+    billing = await line(platform)
+    before = await publish_refused(billing.transactions, 300)
+    await expect_effects(platform.engine("gateway"), before)
+    await expect_published(platform.engine("billing"))
+
+    await nats_server.stop()
+    nats_server.wipe_store()
+    during = await publish_refused(billing.transactions, 50)
+    await forget_effects(platform)
+    await nats_server.start()
+    after = await publish_refused(billing.transactions, 50)
+
+    everything = [*before, *during, *after]
+    await expect_effects(platform.engine("gateway"), everything, timeout=RECOVERY_SECONDS)
+    await expect_published(platform.engine("billing"))
+
+
+async def test_a_broker_rolled_back_to_an_older_copy_gets_the_rest_again(
+    platform: Platform, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    billing = await line(platform)
+    old = await publish_refused(billing.transactions, 200)
+    await expect_effects(platform.engine("gateway"), old)
+    await eventually(lambda: verified(platform))
+    await nats_server.stop()
+    copy_store(nats_server, tmp_path / "backup")
+    await nats_server.start()
+    lost = await publish_refused(billing.transactions, 100)
+    await expect_effects(platform.engine("gateway"), [*old, *lost], timeout=RECOVERY_SECONDS)
+    await expect_published(platform.engine("billing"))
+
+    await nats_server.stop()
+    restore_store(nats_server, tmp_path / "backup")
+    await nats_server.start()
+
+    jetstream = (await platform.admin()).jetstream()
+
+    async def stored_again() -> bool:
+        return int((await jetstream.stream_info("BILLING")).state.messages) == 300
+
+    await eventually(stored_again, timeout=RECOVERY_SECONDS)
+    assert sorted(await effects(platform.engine("gateway"))) == sorted([*old, *lost])
+
+
+async def test_a_rolled_back_broker_that_has_grown_past_the_loss_is_found_out(
+    platform: Platform, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """Sequence numbers are used again before anybody looks: only the message under the number tells."""
+    relay = platform.messaging("billing")
+    await run_until_published(platform, relay, 20)
+    await nats_server.stop()
+    copy_store(nats_server, tmp_path / "backup")
+    await nats_server.start()
+    await run_until_published(platform, platform.messaging("billing"), 10)
+
+    await nats_server.stop()
+    restore_store(nats_server, tmp_path / "backup")
+    await nats_server.start()
+    jetstream = (await platform.admin()).jetstream()
+    for number in range(50):
+        await jetstream.publish(CreditsRefused.subject, b"{}", headers={"Nats-Msg-Id": f"stranger {number}"})
+
+    await platform.start("billing")
+
+    async def stored_again() -> bool:
+        return int((await jetstream.stream_info("BILLING")).state.messages) == 20 + 50 + 10
+
+    await eventually(stored_again, timeout=RECOVERY_SECONDS)
+
+
+async def run_until_published(platform: Platform, messaging: Messaging, count: int) -> list[UUID]:
+    """Run one process of billing until it has published ``count`` messages, and stop it."""
+    from tests.messaging.integration.conftest import running
+
+    async with running(messaging.components()):
+        ids = await publish_refused(messaging.transactions, count)
+        await expect_published(platform.engine("billing"))
+    return ids
+
+
+async def test_commands_into_another_service_s_stream_survive_its_loss(
+    platform: Platform, nats_server: NatsServer
+) -> None:
+    payments = await platform.start("payments")
+    await platform.start("billing", [Subscription(GrantCredits, record_in_billing)], ack_wait_seconds=2)
+    ids = []
+    for _ in range(20):
+        async with payments.transactions.begin() as tx:
+            ids.append(tx.publish(grant(), correlation_id=new_id()))
+    await expect_effects(platform.engine("billing"), ids, "billing")
+    await expect_published(platform.engine("payments"), "payments")
+
+    nats_server.kill()
+    nats_server.wipe_store()
+    await execute(platform.engine("billing"), "DELETE FROM billing.effects")
+    await execute(platform.engine("billing"), "DELETE FROM billing.inbox_messages")
+    await nats_server.start()
+
+    await expect_effects(platform.engine("billing"), ids, "billing", timeout=RECOVERY_SECONDS)
+
+
+async def test_kill_nine_with_a_thousand_messages_in_flight(platform: Platform, nats_server: NatsServer) -> None:
+    billing = await line(platform)
+    ids: list[UUID] = []
+    for burst in range(10):
+        ids += await publish_refused(billing.transactions, 100, burst * 100)
+        if burst in (4, 8):
+            nats_server.kill()
+            await nats_server.start()
+
+    await expect_effects(platform.engine("gateway"), ids, timeout=RECOVERY_SECONDS)
+    await expect_published(platform.engine("billing"))
+
+
+async def test_a_consumer_whose_place_is_ahead_of_the_stream_is_built_again(
+    platform: Platform, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """The stream went back but the consumer's own state did not: its new messages would count as acknowledged."""
+    billing = await line(platform)
+    old = await publish_refused(billing.transactions, 100)
+    await expect_effects(platform.engine("gateway"), old)
+    await eventually(lambda: verified(platform, "gateway"))
+    await nats_server.stop()
+    copy_store(nats_server, tmp_path / "backup")
+    await nats_server.start()
+    lost = await publish_refused(billing.transactions, 100)
+    await expect_effects(platform.engine("gateway"), [*old, *lost], timeout=RECOVERY_SECONDS)
+    await expect_published(platform.engine("billing"))
+
+    await nats_server.stop()
+    [messages] = nats_server.store_directory.rglob("BILLING/msgs")
+    [older] = (tmp_path / "backup").rglob("BILLING/msgs")
+    shutil.rmtree(messages)
+    shutil.copytree(older, messages)
+    await nats_server.start()
+    new = await publish_refused(billing.transactions, 150)
+
+    await expect_effects(platform.engine("gateway"), [*old, *lost, *new], timeout=RECOVERY_SECONDS)
+    jetstream = (await platform.admin()).jetstream()
+
+    async def stored_again() -> bool:
+        return int((await jetstream.stream_info("BILLING")).state.messages) == 350
+
+    await eventually(stored_again, timeout=RECOVERY_SECONDS)
+
+
+async def test_only_what_is_lost_is_published_again(
+    platform: Platform, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    await run_until_published(platform, platform.messaging("billing"), 200)
+    engine = platform.engine("billing")
+    watch = platform.messaging("billing")
+    async with watch.broker.lease():
+        await watch.amnesia.check()
+    # The landmark of an earlier hour stays when the next one is verified.
+    await execute(engine, "UPDATE billing.relay_positions SET recorded_at = now() - interval '2 hours'")
+    await nats_server.stop()
+    copy_store(nats_server, tmp_path / "backup")
+    await nats_server.start()
+    await run_until_published(platform, platform.messaging("billing"), 100)
+    async with watch.broker.lease():
+        await watch.amnesia.check()
+        await nats_server.stop()
+        restore_store(nats_server, tmp_path / "backup")
+        await nats_server.start()
+        await eventually(lambda: watch.broker.client.is_connected)
+        await watch.amnesia.check()
+
+    query = "SELECT count(*) FROM billing.outbox_messages WHERE published_at IS NULL"
+    assert await scalar(engine, query) == 100
+    await platform.start("billing")
+    await expect_published(engine)

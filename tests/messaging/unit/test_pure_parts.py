@@ -1,0 +1,168 @@
+"""What needs neither a database nor a broker."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+import pytest
+import sqlalchemy.exc
+
+from contracts import headers
+from contracts.billing import CreditsRefused
+from messaging.batches import Decoder, Subscription, UndecodableError, _deferral_seconds, _retry_seconds
+from messaging.database_errors import is_unavailable
+from messaging.errors import DatabaseUnavailableError
+from messaging.failpoints import VARIABLE, failpoint
+from messaging.ids import derived_id, new_id
+from messaging.positions import Checkpoints
+from messaging.received import Received
+from messaging.schema import table_statements
+from messaging.settings import BrokerSettings
+from messaging.sql import statement
+from messaging.transaction import Transaction
+
+EXAMPLE = Path(__file__).parents[3] / "libs/contracts/examples/billing.event.credits-refused.v1.json"
+
+
+async def _ignore(tx: Transaction, messages: object) -> None:
+    return None
+
+
+def _values(**changes: str) -> dict[str, str]:
+    values = {
+        headers.MESSAGE_ID: str(new_id()),
+        headers.CORRELATION_ID: str(new_id()),
+        headers.OCCURRED_AT: "2026-11-23T10:00:00+00:00",
+    }
+    return values | changes
+
+
+def test_new_ids_are_version_seven_and_in_order() -> None:
+    ids = [new_id() for _ in range(1000)]
+    assert {made.version for made in ids} == {7}
+    assert ids == sorted(set(ids))
+    assert isinstance(ids[0], UUID)
+
+
+def test_derived_ids_repeat() -> None:
+    namespace = new_id()
+    assert derived_id(namespace, "a") == derived_id(namespace, "a") != derived_id(namespace, "b")
+
+
+def test_a_failpoint_is_silent_unless_it_is_named() -> None:
+    failpoint("relay.after_publish")
+
+
+@pytest.mark.parametrize(("configured", "passages"), [("here", 1), ("there,here:3", 3)])
+def test_a_failpoint_kills_the_process_at_the_passage_that_is_named(configured: str, passages: int) -> None:
+    program = (
+        "from messaging.failpoints import failpoint\nfor n in range(1, 9):\n print(n, flush=True); failpoint('here')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={VARIABLE: configured}, capture_output=True, check=False, timeout=30
+    )
+    assert done.returncode == -9
+    assert done.stdout.split() == [str(number).encode() for number in range(1, passages + 1)]
+
+
+def test_a_message_is_decoded_with_all_that_its_headers_say() -> None:
+    decoder = Decoder([Subscription(CreditsRefused, _ignore)])
+    cause = new_id()
+    values = _values(**{headers.CAUSATION_ID: str(cause), headers.TRACEPARENT: "00-x"})
+    received, subscription = decoder.decode(CreditsRefused.subject, values, EXAMPLE.read_bytes(), 3)
+    assert isinstance(received.payload, CreditsRefused)
+    assert received.causation_id == cause
+    assert received.occurred_at == datetime(2026, 11, 23, 10, tzinfo=UTC)
+    assert (received.traceparent, received.deliveries) == ("00-x", 3)
+    assert subscription.handler is _ignore
+
+
+@pytest.mark.parametrize(
+    ("subject", "values", "payload", "reason"),
+    [
+        ("billing.event.unheard-of.v1", _values(), b"{}", "nobody here handles"),
+        (CreditsRefused.subject, {}, b"{}", "missing"),
+        (CreditsRefused.subject, _values(), b"{", "truncated"),
+        (CreditsRefused.subject, _values(**{headers.MESSAGE_ID: "7"}), EXAMPLE.read_bytes(), "UUID"),
+        (CreditsRefused.subject, _values(**{headers.OCCURRED_AT: "noon"}), EXAMPLE.read_bytes(), "isoformat"),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_named(
+    subject: str, values: dict[str, str], payload: bytes, reason: str
+) -> None:
+    decoder = Decoder([Subscription(CreditsRefused, _ignore)])
+    with pytest.raises(UndecodableError, match=reason):
+        decoder.decode(subject, values, payload, 1)
+
+
+def test_waits_grow_and_are_bounded() -> None:
+    assert [_deferral_seconds(number) for number in (1, 2, 3, 100)] == [0.1, 0.2, 0.4, 10.0]
+    assert 0.2 <= _retry_seconds(1) <= 0.3
+    assert 48 <= _retry_seconds(50) <= 72
+
+
+def test_a_checkpoint_moves_forward_only_and_ends_with_its_connection() -> None:
+    checkpoints = Checkpoints("relay")
+    created = datetime(2026, 11, 23, tzinfo=UTC)
+    ids = [new_id() for _ in range(4)]
+    checkpoints.remember_stream("BILLING", created, epoch=0)
+    first = checkpoints.advance("BILLING", 10, ids[0], epoch=0)
+    second = checkpoints.advance("BILLING", 20, ids[1], epoch=0)
+    back = checkpoints.advance("BILLING", 15, ids[2], epoch=0)
+    after = checkpoints.advance("BILLING", 12, ids[3], epoch=1)
+    assert first.checkpoint_id == second.checkpoint_id == back.checkpoint_id != after.checkpoint_id
+    assert (back.sequence, back.message_id) == (20, ids[1])
+    assert (after.sequence, after.message_id) == (12, ids[3])
+    assert (second.stream_created_at, after.stream_created_at) == (created, None)
+
+
+def _raised(cause: BaseException) -> Exception:
+    try:
+        raise RuntimeError("in a handler") from cause
+    except RuntimeError as error:
+        return error
+
+
+class _Server(Exception):
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (DatabaseUnavailableError("gone"), True),
+        (_raised(DatabaseUnavailableError("gone")), True),
+        (sqlalchemy.exc.DBAPIError("q", {}, _Server("57P01")), True),
+        (sqlalchemy.exc.DBAPIError("q", {}, _Server("40P01")), True),
+        (sqlalchemy.exc.IntegrityError("q", {}, _Server("23505")), False),
+        (sqlalchemy.exc.DBAPIError("q", {}, _Server("57014")), False),
+        (OSError("the handler's own"), False),
+        (ValueError("poison"), False),
+    ],
+)
+def test_only_the_database_s_own_trouble_is_not_blamed_on_the_message(error: Exception, expected: bool) -> None:
+    assert is_unavailable(error) is expected
+
+
+@pytest.mark.parametrize("schema", ["x; DROP TABLE y", 'a"b', ""])
+def test_a_schema_must_be_a_plain_name(schema: str) -> None:
+    with pytest.raises(ValueError, match="not a plain SQL name"):
+        statement(schema, "SELECT 1")
+    with pytest.raises(ValueError, match="not a plain SQL name"):
+        table_statements(schema)
+
+
+def test_the_password_is_never_shown() -> None:
+    assert "hunter2" not in repr(BrokerSettings(url="nats://n", user="u", password="hunter2"))
+
+
+def test_received_is_immutable() -> None:
+    payload = msgspec.json.decode(EXAMPLE.read_bytes(), type=CreditsRefused)
+    received = Received(new_id(), CreditsRefused.subject, payload, new_id(), None, datetime.now(UTC), None, 1)
+    with pytest.raises(AttributeError):
+        received.deliveries = 2  # type: ignore[misc]
