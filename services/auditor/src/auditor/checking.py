@@ -1,0 +1,42 @@
+"""Running the invariants: one snapshot over all schemas, read only, whatever is written meanwhile."""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from auditor.domain import Invariant, Report, Result, Violation
+from auditor.invariants import INVARIANTS
+
+LISTED_PER_INVARIANT: Final = 100
+"""How many offenders of one kind are listed; all are counted."""
+STATEMENT_TIMEOUT_MS: Final = 300_000
+"""An invariant may read a whole table; the engine for checks is made with this limit."""
+
+
+async def check(engine: AsyncEngine, tolerance_seconds: float, invariants: Sequence[Invariant] = INVARIANTS) -> Report:
+    """Evaluate ``invariants`` on one snapshot. ``tolerance_seconds`` 0 is for a system that is at rest."""
+    async with engine.connect() as connection:
+        snapshot = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        async with snapshot.begin():
+            checked_at = await snapshot.scalar(text("SELECT now()"))
+            assert checked_at is not None
+            results = [await _evaluate(snapshot, invariant, tolerance_seconds) for invariant in invariants]
+    return Report(checked_at=checked_at, tolerance_seconds=tolerance_seconds, results=tuple(results))
+
+
+async def _evaluate(connection: AsyncConnection, invariant: Invariant, tolerance_seconds: float) -> Result:
+    query = text(
+        f"SELECT subject, expected, found, count(*) OVER () FROM ({invariant.query}) AS offender"  # noqa: S608
+        f" ORDER BY subject LIMIT {LISTED_PER_INVARIANT}"
+    )
+    began = time.perf_counter()
+    rows = (await connection.execute(query, {"tolerance": tolerance_seconds})).all()
+    return Result(
+        invariant=invariant,
+        total=rows[0][3] if rows else 0,
+        violations=tuple(Violation(invariant.code, invariant.severity, *row[:3]) for row in rows),
+        seconds=time.perf_counter() - began,
+    )

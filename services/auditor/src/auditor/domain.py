@@ -1,0 +1,72 @@
+"""What a check is about. Pure: no input, no output."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+Severity = Literal["critical", "warning"]
+"""Critical: credits or files are wrong, or may be. Warning: something waits for an operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """Something that always holds, as a query that returns the rows which break it.
+
+    The columns are ``subject`` (the id an operator would look up), ``expected`` and ``found``, all text. The query may
+    use ``:tolerance``, the seconds for which services may disagree while messages are under way.
+    """
+
+    code: str
+    severity: Severity
+    meaning: str
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One row that breaks an invariant, with both sides."""
+
+    code: str
+    severity: Severity
+    subject: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one invariant's query found. ``violations`` lists the first of ``total``."""
+
+    invariant: Invariant
+    total: int
+    violations: tuple[Violation, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One check of all invariants on one snapshot of the database."""
+
+    checked_at: datetime
+    tolerance_seconds: float
+    results: tuple[Result, ...]
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        """All that were listed, in the order of the invariants."""
+        return tuple(violation for result in self.results for violation in result.violations)
+
+    @property
+    def total(self) -> int:
+        """How many rows break an invariant, listed or not."""
+        return sum(result.total for result in self.results)
+
+    @property
+    def seconds(self) -> float:
+        """How long the queries took together."""
+        return sum(result.seconds for result in self.results)
+
+    @property
+    def complete_codes(self) -> tuple[str, ...]:
+        """Invariants of which every violation is listed."""
+        return tuple(result.invariant.code for result in self.results if result.total == len(result.violations))

@@ -1,0 +1,188 @@
+"""Conservation inside billing. No tolerance: these hold at every moment, in the middle of any load."""
+
+from typing import Final
+
+from auditor.domain import Invariant
+
+LEDGER: Final = (
+    Invariant(
+        code="transfers_sum_to_zero",
+        severity="critical",
+        meaning="The postings of each transfer add up to zero",
+        query="""
+            SELECT transfer_id::text AS subject, '0 credits' AS expected,
+                   format('%s credits in postings %s', sum(amount_credits),
+                          string_agg(posting_id::text, ', ' ORDER BY posting_id)) AS found
+            FROM billing.balance_ledger
+            GROUP BY transfer_id
+            HAVING sum(amount_credits) <> 0
+        """,
+    ),
+    Invariant(
+        code="balances_equal_postings",
+        severity="critical",
+        meaning="What a user has available, reserved and owed is the sum of the user's postings",
+        query="""
+            WITH posted AS (
+                SELECT user_id,
+                       coalesce(sum(amount_credits) FILTER (WHERE account = 'user:available'), 0) AS available,
+                       coalesce(sum(amount_credits) FILTER (WHERE account = 'user:reserved'), 0) AS reserved,
+                       coalesce(-sum(amount_credits) FILTER (WHERE account = 'user:receivable'), 0) AS receivable
+                FROM billing.balance_ledger
+                WHERE user_id IS NOT NULL
+                GROUP BY user_id
+            )
+            SELECT coalesce(u.user_id, p.user_id)::text AS subject,
+                   format('available %s, reserved %s, receivable %s by the postings',
+                          coalesce(p.available, 0), coalesce(p.reserved, 0), coalesce(p.receivable, 0)) AS expected,
+                   format('available %s, reserved %s, receivable %s',
+                          u.available_credits, u.reserved_credits, u.receivable_credits) AS found
+            FROM billing.users AS u FULL JOIN posted AS p USING (user_id)
+            WHERE (u.available_credits, u.reserved_credits, u.receivable_credits)
+                  IS DISTINCT FROM (coalesce(p.available, 0), coalesce(p.reserved, 0), coalesce(p.receivable, 0))
+        """,
+    ),
+    Invariant(
+        code="nothing_is_negative",
+        severity="critical",
+        meaning="No balance, grant or reservation is below zero",
+        query="""
+            SELECT user_id::text AS subject, 'balances of 0 or more' AS expected,
+                   format('available %s, reserved %s, receivable %s',
+                          available_credits, reserved_credits, receivable_credits) AS found
+            FROM billing.users
+            WHERE least(available_credits, reserved_credits, receivable_credits) < 0
+            UNION ALL
+            SELECT user_id::text, format('grant %s with 0 to %s credits left', grant_id, amount_credits),
+                   format('%s left', remaining_credits)
+            FROM billing.grants
+            WHERE remaining_credits NOT BETWEEN 0 AND amount_credits
+            UNION ALL
+            SELECT generation_id::text, format('0 to %s credits captured', amount_credits),
+                   format('%s captured', captured_credits)
+            FROM billing.reservations
+            WHERE amount_credits <= 0 OR captured_credits NOT BETWEEN 0 AND amount_credits
+        """,
+    ),
+    Invariant(
+        code="one_reservation_per_generation",
+        severity="critical",
+        meaning="A generation is paid for once",
+        query="""
+            SELECT generation_id::text AS subject, 'one reservation' AS expected,
+                   format('%s: %s', count(*), string_agg(reservation_id::text, ', ')) AS found
+            FROM billing.reservations
+            GROUP BY generation_id
+            HAVING count(*) > 1
+        """,
+    ),
+    Invariant(
+        code="one_resolution_per_reservation",
+        severity="critical",
+        meaning="A reservation ends once, as captured or as released, and says how it ended",
+        query="""
+            SELECT coalesce(r.generation_id, e.reservation_id)::text AS subject,
+                   CASE WHEN r.reservation_id IS NULL THEN 'a resolution of a reservation'
+                        WHEN coalesce(e.resolutions, 0) > 1 THEN 'at most one resolution'
+                        ELSE format('%s, as its resolution says', coalesce(e.status, 'held')) END AS expected,
+                   format('%s with %s resolution(s)', coalesce(r.status, 'no reservation'),
+                          coalesce(e.resolutions, 0)) AS found
+            FROM billing.reservations AS r
+            FULL JOIN (
+                SELECT reservation_id, count(*) AS resolutions, min(status) AS status
+                FROM billing.reservation_resolutions GROUP BY reservation_id
+            ) AS e USING (reservation_id)
+            WHERE coalesce(e.resolutions, 0) > 1 OR r.status IS DISTINCT FROM coalesce(e.status, 'held')
+        """,
+    ),
+    Invariant(
+        code="reservations_match_postings",
+        severity="critical",
+        meaning="What was reserved, captured and released for a generation was posted, and no more",
+        query="""
+            WITH posted AS (
+                SELECT generation_id,
+                       coalesce(sum(amount_credits) FILTER (WHERE reason = 'reserve'), 0) AS reserved,
+                       coalesce(-sum(amount_credits) FILTER (WHERE reason = 'capture'), 0) AS captured,
+                       coalesce(-sum(amount_credits) FILTER (WHERE reason = 'release'), 0) AS released
+                FROM billing.balance_ledger
+                WHERE generation_id IS NOT NULL AND account = 'user:reserved'
+                GROUP BY generation_id
+            ), kept AS (
+                SELECT generation_id, sum(amount_credits) AS reserved, sum(captured_credits) AS captured,
+                       coalesce(sum(amount_credits - captured_credits) FILTER (WHERE status <> 'held'), 0) AS released
+                FROM billing.reservations
+                GROUP BY generation_id
+            )
+            SELECT coalesce(k.generation_id, p.generation_id)::text AS subject,
+                   format('%s reserved, %s captured, %s released', coalesce(k.reserved, 0), coalesce(k.captured, 0),
+                          coalesce(k.released, 0)) AS expected,
+                   format('postings of %s, %s, %s', coalesce(p.reserved, 0), coalesce(p.captured, 0),
+                          coalesce(p.released, 0)) AS found
+            FROM kept AS k FULL JOIN posted AS p USING (generation_id)
+            WHERE (k.reserved, k.captured, k.released) IS DISTINCT FROM (p.reserved, p.captured, p.released)
+        """,
+    ),
+    Invariant(
+        code="held_reservations_are_backed",
+        severity="critical",
+        meaning="A user's held reservations are exactly what is set aside for them",
+        query="""
+            SELECT coalesce(u.user_id, h.user_id)::text AS subject,
+                   format('%s credits reserved, held for %s order(s)', coalesce(h.held, 0), coalesce(h.orders, 0))
+                       AS expected,
+                   format('%s credits reserved', u.reserved_credits) AS found
+            FROM billing.users AS u
+            FULL JOIN (
+                SELECT user_id, sum(amount_credits) AS held, count(*) AS orders
+                FROM billing.reservations WHERE status = 'held' GROUP BY user_id
+            ) AS h USING (user_id)
+            WHERE u.reserved_credits IS DISTINCT FROM coalesce(h.held, 0)
+        """,
+    ),
+    Invariant(
+        code="grants_back_what_is_available",
+        severity="critical",
+        meaning="What is left of a user's grants is what the user has available",
+        query="""
+            SELECT coalesce(u.user_id, g.user_id)::text AS subject,
+                   format('%s credits available, left in grants', coalesce(g.left_over, 0)) AS expected,
+                   format('%s credits available', u.available_credits) AS found
+            FROM billing.users AS u
+            FULL JOIN (
+                SELECT user_id, sum(remaining_credits) AS left_over FROM billing.grants GROUP BY user_id
+            ) AS g USING (user_id)
+            WHERE u.available_credits IS DISTINCT FROM coalesce(g.left_over, 0)
+        """,
+    ),
+    Invariant(
+        code="statement_lines_have_no_gaps",
+        severity="critical",
+        meaning="The lines of a user's statement count 1, 2, 3 without a gap",
+        query="""
+            SELECT coalesce(u.user_id, l.user_id)::text AS subject,
+                   format('lines 1 to %s', u.line_number) AS expected,
+                   format('%s different line(s), from %s to %s', coalesce(l.lines, 0), l.first_line, l.last_line)
+                       AS found
+            FROM billing.users AS u
+            FULL JOIN (
+                SELECT user_id, count(DISTINCT line_number) AS lines, min(line_number) AS first_line,
+                       max(line_number) AS last_line
+                FROM billing.balance_ledger WHERE user_id IS NOT NULL GROUP BY user_id
+            ) AS l USING (user_id)
+            WHERE u.line_number IS DISTINCT FROM coalesce(l.last_line, 0)
+               OR coalesce(l.lines, 0) <> coalesce(l.last_line, 0)
+               OR coalesce(l.first_line, 1) <> 1
+        """,
+    ),
+    Invariant(
+        code="an_order_has_one_verdict",
+        severity="critical",
+        meaning="An order was reserved or refused, not both",
+        query="""
+            SELECT generation_id::text AS subject, 'one verdict' AS expected,
+                   format('reservation %s and a refusal (%s)', reservation_id, code) AS found
+            FROM billing.reservations JOIN billing.refusals USING (generation_id)
+        """,
+    ),
+)

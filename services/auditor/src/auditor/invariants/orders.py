@@ -1,0 +1,127 @@
+"""The main job across services: request, reservation, generation, file, charge."""
+
+from typing import Final
+
+from auditor.domain import Invariant
+
+ORDERS: Final = (
+    Invariant(
+        code="requests_get_a_verdict",
+        severity="critical",
+        meaning="Every request is reserved or refused by billing",
+        query="""
+            SELECT q.generation_id::text AS subject, 'a reservation or a refusal' AS expected,
+                   format('none since %s', q.requested_at) AS found
+            FROM gateway.generation_requests AS q
+            WHERE q.requested_at <= now() - make_interval(secs => :tolerance)
+              AND NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.generation_id = q.generation_id)
+              AND NOT EXISTS (SELECT FROM billing.refusals AS f WHERE f.generation_id = q.generation_id)
+        """,
+    ),
+    Invariant(
+        code="reservations_have_their_generation",
+        severity="critical",
+        meaning="A reservation belongs to one generation, of the same user and price",
+        query="""
+            SELECT r.generation_id::text AS subject,
+                   format('a generation of user %s for %s credits', r.user_id, r.amount_credits) AS expected,
+                   CASE WHEN v.generation_id IS NULL THEN format('none since %s', r.reserved_at)
+                        ELSE format('one of user %s for %s credits', v.user_id, v.price_credits) END AS found
+            FROM billing.reservations AS r
+            LEFT JOIN generation.video_generations AS v USING (generation_id)
+            WHERE (v.generation_id IS NULL AND r.reserved_at <= now() - make_interval(secs => :tolerance))
+               OR (v.generation_id IS NOT NULL
+                   AND (v.user_id, v.price_credits) IS DISTINCT FROM (r.user_id, r.amount_credits))
+        """,
+    ),
+    Invariant(
+        code="generations_are_funded",
+        severity="critical",
+        meaning="Work exists only where credits were reserved for it",
+        query="""
+            SELECT v.generation_id::text AS subject, 'a reservation' AS expected,
+                   format('none; the generation is %s', v.status) AS found
+            FROM generation.video_generations AS v
+            WHERE NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.generation_id = v.generation_id)
+        """,
+    ),
+    Invariant(
+        code="captures_have_an_asset",
+        severity="critical",
+        meaning="Credits are captured only where a verified file is stored",
+        query="""
+            SELECT r.generation_id::text AS subject, 'a stored asset' AS expected,
+                   format('none; %s credits were captured', r.captured_credits) AS found
+            FROM billing.reservations AS r
+            WHERE r.status = 'captured'
+              AND NOT EXISTS (SELECT FROM storage.assets AS a WHERE a.generation_id = r.generation_id)
+        """,
+    ),
+    Invariant(
+        code="completed_generations_have_an_asset",
+        severity="critical",
+        meaning="A completed generation has the asset that it names",
+        query="""
+            SELECT v.generation_id::text AS subject, format('asset %s', v.asset_id) AS expected,
+                   coalesce((SELECT format('asset %s', a.asset_id) FROM storage.assets AS a
+                             WHERE a.generation_id = v.generation_id LIMIT 1), 'none') AS found
+            FROM generation.video_generations AS v
+            WHERE v.status = 'completed'
+              AND NOT EXISTS (SELECT FROM storage.assets AS a
+                              WHERE a.generation_id = v.generation_id AND a.asset_id = v.asset_id)
+        """,
+    ),
+    Invariant(
+        code="outcomes_agree_with_reservations",
+        severity="critical",
+        meaning="Completed work is charged; failed, cancelled and late work is not; unfinished work is still reserved",
+        query="""
+            SELECT v.generation_id::text AS subject,
+                   format('%s, for a generation that is %s%s', wanted.status, v.status,
+                          CASE WHEN v.late THEN ' (late)' ELSE '' END) AS expected,
+                   format('%s, %s credits captured', r.status, r.captured_credits) AS found
+            FROM generation.video_generations AS v
+            JOIN billing.reservations AS r USING (generation_id)
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN v.status = 'completed' AND NOT v.late THEN 'captured'
+                            WHEN v.status IN ('completed', 'failed', 'cancelled') THEN 'released'
+                            ELSE 'held' END AS status
+            ) AS wanted
+            WHERE r.status <> wanted.status
+              AND (r.status <> 'held' OR v.finished_at <= now() - make_interval(secs => :tolerance))
+        """,
+    ),
+    Invariant(
+        code="generations_meet_their_deadlines",
+        severity="critical",
+        meaning="No generation stays in a state past that state's deadline: something always drives it on",
+        query="""
+            SELECT generation_id::text AS subject, format('driven on at %s', deadline_at) AS expected,
+                   format('still %s', status) AS found
+            FROM generation.video_generations
+            WHERE status NOT IN ('completed', 'failed', 'cancelled')
+              AND deadline_at <= now() - make_interval(secs => :tolerance)
+        """,
+    ),
+    Invariant(
+        code="reservations_end_in_time",
+        severity="critical",
+        meaning="No credits stay reserved past the deadline of their order",
+        query="""
+            SELECT generation_id::text AS subject, format('captured or released by %s', deadline_at) AS expected,
+                   format('%s credits still held', amount_credits) AS found
+            FROM billing.reservations
+            WHERE status = 'held' AND deadline_at <= now() - make_interval(secs => :tolerance)
+        """,
+    ),
+    Invariant(
+        code="refused_orders_are_not_made",
+        severity="critical",
+        meaning="An order that was refused is not worked on",
+        query="""
+            SELECT v.generation_id::text AS subject, format('no generation: it was refused (%s)', f.code) AS expected,
+                   format('a generation that is %s', v.status) AS found
+            FROM billing.refusals AS f JOIN generation.video_generations AS v USING (generation_id)
+        """,
+    ),
+)

@@ -1,0 +1,158 @@
+"""The only wiring of the auditor: ``python -m auditor.main serve|migrate|check|show``."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from auditor import repository
+from auditor.checker import Checker
+from auditor.checking import STATEMENT_TIMEOUT_MS, check
+from auditor.consumers import SUBSCRIPTIONS
+from auditor.dossier import dossier, render_dossier
+from auditor.errors import NoDatabase, UnknownIdentity
+from auditor.reports import render_report, report_document
+from auditor.settings import Settings
+from messaging.runtime import Messaging
+from messaging.settings import BrokerSettings
+from service_runtime.database import create_engine, database_check, engine_for
+from service_runtime.lifecycle import run_process, run_service
+from service_runtime.logging import configure_logging
+from service_runtime.loops import every
+from service_runtime.migrations import migrate
+
+DATABASE_VARIABLE = "AUDITOR_DATABASE_URL"
+DEFAULT_TOLERANCE_SECONDS = 60.0
+PARTITIONS_EVERY_SECONDS = 3600.0
+
+
+async def serve(settings: Settings) -> None:
+    """Run the service until it is told to stop."""
+    engine = create_engine(settings)
+    reading = _reading_engine(settings.database_url.get_secret_value())
+    messaging = Messaging(
+        service="auditor",
+        engine=engine,
+        broker_settings=BrokerSettings(
+            url=settings.nats_url,
+            user=settings.nats_user,
+            password=settings.nats_password.get_secret_value(),
+            replicas=settings.stream_replicas,
+        ),
+        subscriptions=SUBSCRIPTIONS,
+    )
+    checker = Checker(reading, engine, settings.tolerance_seconds)
+
+    async def keep_partitions() -> None:
+        async with engine.begin() as connection:
+            await repository.maintain_partitions(connection, settings.journal_retention_days)
+
+    async def stop() -> None:
+        await reading.dispose()
+        await engine.dispose()
+
+    await run_service(
+        "auditor",
+        settings,
+        components=[
+            *messaging.components(),
+            every("check", settings.check_seconds, checker.run_round, timeout_seconds=STATEMENT_TIMEOUT_MS / 1000),
+            every("journal partitions", PARTITIONS_EVERY_SECONDS, keep_partitions),
+        ],
+        readiness={"database": database_check(engine), **messaging.readiness()},
+        on_stop=stop,
+    )
+
+
+async def print_check(dsn: str, tolerance_seconds: float, as_json: bool) -> int:
+    """Check once, print the report, and return the exit code: 1 if anything is violated."""
+    engine = _reading_engine(dsn)
+    try:
+        report = await check(engine, tolerance_seconds)
+    finally:
+        await engine.dispose()
+    if as_json:
+        document = msgspec.json.encode(report_document(report))
+        sys.stdout.write(msgspec.json.format(document).decode() + "\n")
+    else:
+        sys.stdout.write(render_report(report) + "\n")
+    return 1 if report.total else 0
+
+
+async def print_dossier(dsn: str, identity: UUID) -> int:
+    """Print everything that is known about ``identity``; 1 if that is nothing."""
+    engine = _reading_engine(dsn)
+    try:
+        async with engine.connect() as connection:
+            found = await dossier(connection, identity)
+    except UnknownIdentity as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    finally:
+        await engine.dispose()
+    sys.stdout.write(render_dossier(found) + "\n")
+    return 0
+
+
+def _reading_engine(dsn: str) -> AsyncEngine:
+    """One connection whose statements may take long, apart from the pool that the journal is written with."""
+    return engine_for(dsn, application_name="reelhouse-auditor-check", statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+
+
+def _dsn(platform: Path | None) -> str:
+    """Where to look: in the description of a running platform, or in the environment."""
+    if platform is not None:
+        description = msgspec.json.decode(platform.read_bytes())
+        return str(description["postgres"]["dsns"]["auditor"])
+    dsn = os.environ.get(DATABASE_VARIABLE)
+    if not dsn:
+        raise NoDatabase(f"set {DATABASE_VARIABLE}, or name a platform: --platform .reelhouse/local/platform.json")
+    return dsn
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m auditor.main", description="Flight recorder and continuous proof.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="run the service")
+    commands.add_parser("migrate", help="bring the schema up to date (AUDITOR_MIGRATION_DATABASE_URL)")
+    checking = commands.add_parser("check", help="check every invariant now; exit code 1 if one is violated")
+    tolerance = checking.add_mutually_exclusive_group()
+    tolerance.add_argument(
+        "--tolerance", type=float, default=DEFAULT_TOLERANCE_SECONDS, help="seconds that services may disagree for"
+    )
+    tolerance.add_argument("--settled", action="store_true", help="nothing is under way: tolerate nothing")
+    checking.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    showing = commands.add_parser("show", help="print everything that is known about an id")
+    showing.add_argument("id", type=UUID, help="a generation, a payment or a user")
+    for command in (checking, showing):
+        command.add_argument("--platform", type=Path, help=f"platform.json of a running platform ({DATABASE_VARIABLE})")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of every command."""
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "serve":
+        settings = Settings()
+        configure_logging("auditor", settings)
+        run_process(serve(settings))
+    if arguments.command == "migrate":
+        migrate("auditor")
+        return
+    try:
+        dsn = _dsn(arguments.platform)
+    except (NoDatabase, FileNotFoundError) as error:
+        sys.exit(str(error))
+    if arguments.command == "check":
+        sys.exit(asyncio.run(print_check(dsn, 0.0 if arguments.settled else arguments.tolerance, arguments.json)))
+    sys.exit(asyncio.run(print_dossier(dsn, arguments.id)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The tables of schema ``auditor`` as the code sees them; the migrations create them."""
+
+from sqlalchemy import BigInteger, Column, DateTime, Identity, MetaData, Table, Text, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA = "auditor"
+metadata = MetaData(schema=SCHEMA)
+
+_At = DateTime(timezone=True)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("message_id", Uuid, primary_key=True),
+    Column("subject", Text, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("producer", Text, nullable=False),
+    Column("correlation_id", Uuid, nullable=False),
+    Column("causation_id", Uuid),
+    Column("user_id", Uuid),
+    Column("traceparent", Text),
+    Column("occurred_at", _At, nullable=False),
+    Column("received_at", _At, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    comment="Every message that names the auditor as a reader. Append-only; day partitions by the time in the id.",
+)
+
+findings = Table(
+    "findings",
+    metadata,
+    Column("finding_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("code", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("subject_key", Text, nullable=False),
+    Column("expected", Text, nullable=False),
+    Column("found", Text, nullable=False),
+    Column("first_seen_at", _At, nullable=False),
+    Column("last_seen_at", _At, nullable=False),
+    Column("resolved_at", _At),
+    comment="What the checker found wrong, with both sides; open until a check does not find it any more.",
+)
