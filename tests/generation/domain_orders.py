@@ -1,0 +1,131 @@
+"""Orders in memory, as the rules see them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from contracts.message import Message
+from contracts.storage import AssetRejected, AssetStored, OutputMissing
+from contracts.values import MediaProperties
+from generation.domain.order import Attempt, AttemptStatus, Order, OrderStatus, Policy
+from generation.domain.provider_reports import Failed, Uploaded, Vanished
+
+NOW: Final = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+LATER: Final = NOW + timedelta(minutes=5)
+POLICY: Final = Policy()
+
+
+def order(status: OrderStatus = "running", *attempt_statuses: AttemptStatus, **changes: Any) -> Order:
+    """An order with one attempt for each status named, the last of them its latest."""
+    values: dict[str, Any] = {
+        "generation_id": uuid4(),
+        "user_id": uuid4(),
+        "kind": "video",
+        "endpoint": "wan",
+        "lane": "standard",
+        "price_credits": 30,
+        "status": status,
+        "version": 4,
+        "ready": False,
+        "inputs_ready": True,
+        "attempt_count": len(attempt_statuses),
+        "failures": 0,
+        "next_attempt_at": NOW,
+        "expires_at": NOW + timedelta(hours=1),
+        "deadline_at": NOW + timedelta(hours=1),
+        "expected_width_pixels": 832,
+        "expected_height_pixels": 480,
+        "expected_duration_ms": 5000,
+        "max_size_bytes": 1_000_000,
+        "output_extension": "mp4",
+        "execution_timeout_seconds": 600,
+    }
+    attempts = [attempt(number, one) for number, one in enumerate(attempt_statuses, start=1)]
+    return Order(**(values | changes), attempts=attempts)
+
+
+def attempt(number: int, status: AttemptStatus) -> Attempt:
+    """An attempt as it would look in that state."""
+    known = status in ("submitted", "running", "succeeded")
+    return Attempt(
+        attempt_id=uuid4(),
+        attempt_number=number,
+        status=status,
+        fence_token=1,
+        endpoint_id="wan-id",
+        check_at=NOW,
+        provider_job_id=f"job-{number}" if known else None,
+        submitted_at=NOW if known else None,
+    )
+
+
+def uploaded(job_id: str | None = "job-1") -> Uploaded:
+    """The worker's good news."""
+    return Uploaded(
+        job_id=job_id,
+        size_bytes=1000,
+        sha256="ab",
+        content_type="video/mp4",
+        execution_ms=1500,
+        report={"renderer": "x"},
+    )
+
+
+def failed(*, user_fault: bool = False) -> Failed:
+    """The worker's bad news."""
+    code = "invalid_input" if user_fault else "execution_failed"
+    return Failed(job_id="job-1", code=code, detail="CUDA out of memory", user_fault=user_fault)
+
+
+def vanished() -> Vanished:
+    """No trustworthy news."""
+    return Vanished(job_id=None, code="provider_unavailable", detail="404")
+
+
+def stored(order: Order, attempt_id: UUID | None = None) -> AssetStored:
+    """Storage found a good file of the given attempt, or of the latest one."""
+    made = order.attempt(attempt_id) if attempt_id is not None else order.attempts[-1]
+    assert made is not None
+    return AssetStored(
+        asset_id=uuid4(),
+        generation_id=order.generation_id,
+        user_id=order.user_id,
+        attempt_id=made.attempt_id,
+        attempt_number=made.attempt_number,
+        object_key="library/key",
+        poster_object_key="library/poster",
+        size_bytes=1000,
+        sha256="ab",
+        media=MediaProperties(content_type="video/mp4", width_pixels=832, height_pixels=480, codec="h264"),
+        stored_at=LATER,
+    )
+
+
+def rejected(order: Order, code: Any = "undecodable") -> AssetRejected:
+    """Storage looked at the latest attempt's file and will not have it."""
+    return AssetRejected(
+        generation_id=order.generation_id,
+        user_id=order.user_id,
+        attempt_id=order.attempts[-1].attempt_id,
+        attempt_number=order.attempts[-1].attempt_number,
+        code=code,
+        detail="moov atom not found",
+    )
+
+
+def missing(order: Order, sought_version: int | None = None) -> OutputMissing:
+    """Storage found nothing for the question that is open, or for another one."""
+    version = order.sought_version if sought_version is None else sought_version
+    assert version is not None
+    return OutputMissing(generation_id=order.generation_id, user_id=order.user_id, sought_version=version)
+
+
+def names(order: Order) -> list[str]:
+    """What was announced, in order."""
+    return [type(event).__name__ for event in order.events]
+
+
+def only(order: Order) -> Message:
+    """The one thing that was announced."""
+    [event] = order.events
+    return event

@@ -1,0 +1,131 @@
+"""What each answer of the provider proves."""
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from generation.runpod_client import (
+    JobPolicy,
+    JobRequest,
+    ProviderRefused,
+    ProviderRejected,
+    ProviderUnanswered,
+    ProviderUnavailable,
+    RunPodClient,
+)
+
+JOB = JobRequest(input={"schema": 1}, webhook="https://x", policy=JobPolicy(execution_timeout=1000, ttl=10_000))
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def client(answer: Answer) -> RunPodClient:
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    return RunPodClient(http, "https://api.example.com", "key")
+
+
+def raising(error: type[httpx.TransportError]) -> Answer:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise error("trouble", request=request)
+
+    return answer
+
+
+async def test_a_job_is_submitted_as_the_provider_documents_it() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={"id": "job-1", "status": "IN_QUEUE"})
+
+    assert await client(answer).run("ep", JOB) == "job-1"
+    assert str(seen[0].url) == "https://api.example.com/v2/ep/run"
+    assert seen[0].headers["authorization"] == "Bearer key"
+    assert b'"policy":{"executionTimeout":1000,"ttl":10000}' in seen[0].content
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 401, 404])
+async def test_an_answer_that_means_not_now_is_a_refusal(status: int) -> None:
+    with pytest.raises(ProviderRefused):
+        await client(lambda _: httpx.Response(status)).run("ep", JOB)
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout])
+async def test_what_was_never_sent_is_a_refusal(error: type[httpx.TransportError]) -> None:
+    with pytest.raises(ProviderRefused):
+        await client(raising(error)).run("ep", JOB)
+
+
+@pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError])
+async def test_what_was_sent_and_not_answered_may_have_become_a_job(error: type[httpx.TransportError]) -> None:
+    with pytest.raises(ProviderUnanswered):
+        await client(raising(error)).run("ep", JOB)
+
+
+@pytest.mark.parametrize("status", [502, 504, 200])
+async def test_an_answer_without_a_job_id_may_hide_a_job(status: int) -> None:
+    with pytest.raises(ProviderUnanswered):
+        await client(lambda _: httpx.Response(status, text="<html>")).run("ep", JOB)
+
+
+async def test_a_bad_request_is_rejected_for_good() -> None:
+    with pytest.raises(ProviderRejected):
+        await client(lambda _: httpx.Response(400, text="no")).run("ep", JOB)
+
+
+async def test_the_pause_that_the_provider_asks_for_is_passed_on() -> None:
+    with pytest.raises(ProviderRefused) as caught:
+        await client(lambda _: httpx.Response(429, headers={"retry-after": "7"})).run("ep", JOB)
+    assert caught.value.retry_after_seconds == 7
+
+
+async def test_an_unknown_job_has_no_status() -> None:
+    assert await client(lambda _: httpx.Response(404)).status("ep", "job") is None
+
+
+async def test_a_question_is_repeated_and_a_submission_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    calls: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        calls.append(request.url.path)
+        return httpx.Response(429, headers={"retry-after": "2"})
+
+    with pytest.raises(ProviderUnavailable):
+        await client(answer).status("ep", "job")
+    with pytest.raises(ProviderRefused):
+        await client(answer).run("ep", JOB)
+    assert calls == ["/v2/ep/status/job"] * 3 + ["/v2/ep/run"]
+    assert pauses == [2, 2]
+
+
+@pytest.mark.parametrize("status", [200, 400, 404])
+async def test_a_job_that_is_over_is_as_good_as_cancelled(status: int) -> None:
+    await client(lambda _: httpx.Response(status, json={})).cancel("ep", "job")
+
+
+async def test_a_cancel_without_an_answer_is_to_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def pause(_: float) -> None: ...
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    with pytest.raises(ProviderUnavailable):
+        await client(raising(httpx.ReadTimeout)).cancel("ep", "job")
+
+
+async def test_a_result_larger_than_the_provider_allows_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("generation.runpod_client.MAX_RESULT_BYTES", 10)
+    with pytest.raises(ProviderUnavailable):
+        await client(lambda _: httpx.Response(200, content=b"x" * 11)).status("ep", "job")
+
+
+async def test_health_is_read() -> None:
+    health = await client(lambda _: httpx.Response(200, json={"jobs": {"inQueue": 1}, "workers": {"idle": 2}})).health(
+        "e"
+    )
+    assert health.workers == {"idle": 2}
