@@ -1,0 +1,143 @@
+"""The data files hold together, prices are exact, and what is wrong is named."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogue import Catalogue, InvalidParameters, Model, UnknownModel, load_catalogue
+from catalogue.credit_packs import load_credit_packs
+from catalogue.pricing import PriceRule
+
+CATALOGUE: Catalogue = load_catalogue()
+
+each_model = pytest.mark.parametrize("model", CATALOGUE.models, ids=lambda model: model.id)
+
+
+def smallest(model: Model) -> dict[str, Any]:
+    """What a user must give, and nothing more."""
+    return {"prompt": "a lighthouse"} | {name: str(uuid4()) for name in model.upload_parameters}
+
+
+def test_the_promised_models_are_there() -> None:
+    ids = {model.id for model in CATALOGUE.models}
+    assert {"wan-2.2-t2v", "wan-2.2-i2v", "ltx-video", "flux-schnell"} <= ids
+    with pytest.raises(UnknownModel):
+        CATALOGUE.model("sora")
+
+
+@each_model
+def test_defaults_make_a_complete_request_that_stays_complete(model: Model) -> None:
+    complete = model.complete(smallest(model))
+    assert model.complete(complete) == complete
+    assert {"width", "height", "seed", "steps", "prompt"} <= set(complete)
+
+
+@each_model
+def test_a_seed_is_drawn_when_none_is_given_and_kept_when_one_is(model: Model) -> None:
+    assert model.complete(smallest(model))["seed"] != model.complete(smallest(model))["seed"]
+    assert model.complete(smallest(model) | {"seed": 7})["seed"] == 7
+
+
+@each_model
+def test_every_wrong_field_is_named(model: Model) -> None:
+    wrong = {"prompt": "", "width": 1, "height": "tall", "colour": "red", "steps": 10_000}
+    with pytest.raises(InvalidParameters) as refusal:
+        model.complete(wrong)
+    named = {error.field: error.code for error in refusal.value.errors}
+    expected = {"prompt": "minLength", "height": "type", "colour": "unknown", "steps": "maximum"}
+    assert expected.items() <= named.items()
+    assert named["width"] in ("minimum", "multipleOf")
+    for name in model.upload_parameters:
+        assert named[name] == "required"
+
+
+@each_model
+def test_no_message_repeats_what_the_sender_wrote(model: Model) -> None:
+    with pytest.raises(InvalidParameters) as refusal:
+        model.complete(smallest(model) | {"prompt": "secret " * 1000})
+    assert "secret" not in str(refusal.value)
+
+
+@each_model
+def test_more_pixels_than_the_model_can_are_refused(model: Model) -> None:
+    properties = model.parameters_schema["properties"]
+    largest = {"width": properties["width"]["maximum"], "height": properties["height"]["maximum"]}
+    if largest["width"] * largest["height"] > model.limits.max_pixels:
+        with pytest.raises(InvalidParameters) as refusal:
+            model.complete(smallest(model) | largest)
+        assert {error.field for error in refusal.value.errors} == {"width", "height"}
+
+
+@each_model
+def test_the_workflow_carries_every_parameter_and_leaves_the_template_alone(model: Model) -> None:
+    first = model.bind_workflow(model.complete(smallest(model) | {"prompt": "a red kite", "seed": 11}))
+    second = model.bind_workflow(model.complete(smallest(model) | {"prompt": "a blue boat", "seed": 12}))
+    assert "a red kite" in str(first)
+    assert "a red kite" not in str(second)
+    for node in first.values():
+        for value in node["inputs"].values():
+            if isinstance(value, list):
+                assert value[0] in first
+
+
+def test_wan_makes_four_frames_and_one_and_never_fewer_than_asked() -> None:
+    model = CATALOGUE.model("wan-2.2-t2v")
+    for seconds in range(1, 6):
+        complete = model.complete({"prompt": "x", "duration_seconds": seconds})
+        frames = model.bind_workflow(complete)["9"]["inputs"]["length"]
+        assert frames % 4 == 1
+        assert frames >= seconds * 16
+        output = model.expected_output(complete)
+        assert output.duration_ms == round(frames * 1000 / 16)
+
+
+@each_model
+def test_a_quote_adds_up_and_is_the_same_each_time(model: Model) -> None:
+    complete = model.complete(smallest(model))
+    quote = model.quote(complete)
+    assert quote == model.quote(complete)
+    assert sum(line.credits for line in quote.lines) == quote.price_credits >= 1
+
+
+rates = st.fractions(min_value=0, max_value=20, max_denominator=7).map(str)
+
+
+@given(
+    rule=st.builds(
+        PriceRule,
+        base_credits=rates,
+        per_second_credits=rates,
+        per_megapixel_credits=rates,
+        per_megapixel_second_credits=rates,
+    ),
+    width=st.integers(1, 4096),
+    height=st.integers(1, 4096),
+    seconds=st.integers(0, 60),
+)
+def test_more_is_never_cheaper_and_nothing_is_free(rule: PriceRule, width: int, height: int, seconds: int) -> None:
+    def price(w: int, h: int, s: int) -> int:
+        quote = rule.quote({"width": w, "height": h, "duration_seconds": s})
+        assert sum(line.credits for line in quote.lines) == quote.price_credits
+        return quote.price_credits
+
+    small = price(width, height, seconds)
+    assert small >= 1
+    assert price(width + 16, height, seconds) >= small
+    assert price(width, height + 16, seconds) >= small
+    assert price(width, height, seconds + 1) >= small
+
+
+def test_a_fraction_of_a_credit_is_rounded_up_once() -> None:
+    rule = PriceRule(base_credits="1/3", per_second_credits="1/3")
+    assert rule.quote({"width": 1, "height": 1, "duration_seconds": 2}).price_credits == 1
+    assert rule.quote({"width": 1, "height": 1, "duration_seconds": 3}).price_credits == 2
+
+
+def test_credit_packs_are_sold_for_money_and_larger_ones_give_no_less() -> None:
+    packs = load_credit_packs()
+    rates_per_cent = [(pack.credits + pack.bonus_credits) / pack.price_cents for pack in packs]
+    assert packs
+    assert rates_per_cent == sorted(rates_per_cent)
