@@ -20,7 +20,7 @@ from generation.repository.attempts import find_orders_of
 from generation.repository.callbacks import Callback, get_body, lock_due_callbacks, mark_processed, postpone
 from generation.repository.orders import LockedOrders, lock_orders
 from generation.returned_files import BucketUnavailable, ReturnedFiles, UnusableFile
-from messaging.database_errors import is_unavailable
+from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
 from messaging.transaction import Transaction, Transactions
 

@@ -20,7 +20,7 @@ from generation.metrics import CLAIM_SECONDS, SUBMISSIONS, SUBMITTED_SECONDS
 from generation.repository.orders import LockedOrders, lock_orders
 from generation.repository.queue import ClaimedOrder, claim_orders, hold, record_failure, record_success
 from generation.runpod_client import ProviderRefused, ProviderRejected, ProviderUnanswered, RunPodClient
-from messaging.database_errors import is_unavailable
+from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
 from messaging.transaction import Transactions

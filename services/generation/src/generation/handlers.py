@@ -138,7 +138,7 @@ class Handlers:
 
     def _new_order(self, order: GenerationOrder, traceparent: str | None) -> NewOrder:
         model = self._catalogue.model(order.model_id)
-        expected = model.expected_output(order.parameters)
+        expected = model.expected_output(model.complete(order.parameters))
         return NewOrder(
             generation_id=order.generation_id,
             user_id=order.user_id,

@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 import structlog
 from litestar import Litestar, Request, post
+from litestar.params import FromPath
 from litestar.response import Response
 
 from generation.callback_urls import CallbackUrls
@@ -38,7 +39,9 @@ def build_app(transactions: Transactions, callbacks: CallbackUrls, progress: Pro
             raise _refused(attempt_id, refusal) from None
 
     @post("/webhooks/runpod/{attempt_id:uuid}/{token:str}", status_code=200)
-    async def receive_callback(request: Request[Any, Any, Any], attempt_id: UUID, token: str) -> Response[None]:
+    async def receive_callback(
+        request: Request[Any, Any, Any], attempt_id: FromPath[UUID], token: FromPath[str]
+    ) -> Response[None]:
         prove(attempt_id, token)
         body = await request.body()
         failpoint("ingress.before_store")
@@ -55,7 +58,9 @@ def build_app(transactions: Transactions, callbacks: CallbackUrls, progress: Pro
         status_code=204,
         request_max_body_size=MAX_PROGRESS_BYTES,
     )
-    async def receive_progress(request: Request[Any, Any, Any], attempt_id: UUID, token: str) -> None:
+    async def receive_progress(
+        request: Request[Any, Any, Any], attempt_id: FromPath[UUID], token: FromPath[str]
+    ) -> None:
         prove(attempt_id, token)
         try:
             report = _progress_decoder.decode(await request.body())
@@ -68,6 +73,7 @@ def build_app(transactions: Transactions, callbacks: CallbackUrls, progress: Pro
         exception_handlers=install_litestar_handlers(),
         request_max_body_size=MAX_BODY_BYTES,
         openapi_config=None,
+        logging_config=None,
     )
 
 

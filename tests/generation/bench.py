@@ -1,0 +1,151 @@
+"""A workbench for the tests of generation: its parts on a real database, without a running process around them."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from catalogue import load_catalogue
+from contracts.billing import CreditsReserved
+from contracts.message import Message
+from contracts.values import GenerationOrder, LedgerLine
+from generation.changes import Wakes
+from generation.domain.order import Policy
+from generation.handlers import Handlers
+from generation.repository.orders import LockedOrders, lock_orders, save_orders
+from generation.repository.queue import ClaimedOrder, claim_orders
+from messaging.ids import new_id
+from messaging.received import Received
+from messaging.transaction import Transaction, Transactions
+from tests.generation.orders import CAPS, configure, limits
+from tests.support.databases import Database
+
+M = TypeVar("M", bound=Message)
+
+ENDPOINTS = ("image", "video")
+
+
+class Bench:
+    """One database, the handlers on it, and views of what they did."""
+
+    def __init__(self, database: Database, policy: Policy | None = None) -> None:
+        self.database = database
+        self.policy = policy or Policy()
+        self.engine: AsyncEngine = database.engine("generation")
+        self.transactions = Transactions(self.engine, producer="generation")
+        self.wakes = Wakes()
+        self.catalogue = load_catalogue()
+        self.handlers = Handlers(self.catalogue, self.policy, CAPS, self.wakes)
+
+    async def configure(self, **changes: Any) -> None:
+        """Endpoints of the catalogue, with generous limits unless ``changes`` says otherwise."""
+        async with self.engine.begin() as connection:
+            await configure(connection, *(limits(endpoint, **changes) for endpoint in ENDPOINTS))
+
+    async def enqueue(self, *orders: GenerationOrder) -> None:
+        """The orders arrive, funded."""
+        async with self.transactions.begin() as tx:
+            await self.handlers.enqueue(tx, [received(reserved(order)) for order in orders])
+
+    async def deliver(self, handler: Any, *messages: Message) -> Transaction:
+        """Call one handler with a batch, in a transaction that commits; returns the transaction."""
+        async with self.transactions.begin() as tx:
+            await handler(tx, [received(message) for message in messages])
+        return tx
+
+    async def claim(self, batch: int = 10, endpoint: str = "video", lease_seconds: float = 30.0) -> list[ClaimedOrder]:
+        """Take orders from the queue as a dispatcher does."""
+        async with self.transactions.begin() as tx:
+            ids = [new_id() for _ in range(batch)]
+            claim = await claim_orders(tx.connection, endpoint, ids, lease_seconds=lease_seconds, probe_seconds=30.0)
+        return claim.orders
+
+    async def change(self, generation_id: UUID, what: Any) -> LockedOrders:
+        """Apply ``what(order, now)`` to one order, under its lock."""
+        async with self.engine.begin() as connection:
+            locked = await lock_orders(connection, [generation_id])
+            what(locked.orders[generation_id], locked.now)
+            locked.orders[generation_id].events.clear()
+            await save_orders(connection, locked)
+        return locked
+
+    async def row(self, generation_id: UUID) -> Row[*tuple[Any, ...]]:
+        """The order's row."""
+        [row] = await self.query(
+            "SELECT * FROM generation.video_generations WHERE generation_id = :id", id=generation_id
+        )
+        return row
+
+    async def attempts(self, generation_id: UUID) -> Sequence[Row[*tuple[Any, ...]]]:
+        """The order's attempts, in order."""
+        return await self.query(
+            "SELECT * FROM generation.attempts WHERE generation_id = :id ORDER BY attempt_number", id=generation_id
+        )
+
+    async def announced(self, generation_id: UUID) -> list[str]:
+        """The subjects published about an order, without owner and version, in order."""
+        rows = await self.query(
+            "SELECT subject FROM generation.outbox_messages WHERE correlation_id = :id ORDER BY message_id",
+            id=generation_id,
+        )
+        return [row.subject.split(".")[2] for row in rows]
+
+    async def counters(self) -> tuple[int, int]:
+        """Ready orders and live attempts, as the users' queues count them."""
+        [row] = await self.query(
+            "SELECT coalesce(sum(ready_count), 0), coalesce(sum(active_count), 0) FROM generation.user_queues"
+        )
+        return int(row[0]), int(row[1])
+
+    async def query(self, statement: str, **parameters: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+        """Rows of any SELECT."""
+        async with self.engine.connect() as connection:
+            return (await connection.execute(text(statement), parameters)).all()
+
+    async def execute(self, statement: str, **parameters: Any) -> None:
+        """Change something behind the service's back: let time pass, for instance."""
+        async with self.engine.begin() as connection:
+            await connection.execute(text(statement), parameters)
+
+
+def order(model_id: str = "wan-2.2-t2v", **changes: Any) -> GenerationOrder:
+    """A valid order for the catalogue's model."""
+    model = load_catalogue().model(model_id)
+    parameters = changes.pop("parameters", {"prompt": "a lighthouse"})
+    values: dict[str, Any] = {
+        "generation_id": new_id(),
+        "user_id": uuid4(),
+        "model_id": model_id,
+        "kind": model.kind,
+        "parameters": model.complete(parameters),
+        "price_credits": 30,
+        "lane": "standard",
+        "requested_at": datetime.now(UTC),
+        "expires_at": datetime.now(UTC) + timedelta(hours=1),
+    }
+    return GenerationOrder(**(values | changes))
+
+
+def reserved(order: GenerationOrder) -> CreditsReserved:
+    """Billing's news that an order is funded."""
+    line = LedgerLine(
+        line_number=1,
+        transfer_id=new_id(),
+        user_id=order.user_id,
+        reason="reserve",
+        available_delta_credits=-order.price_credits,
+        reserved_delta_credits=order.price_credits,
+        available_after_credits=0,
+        reserved_after_credits=order.price_credits,
+        occurred_at=datetime.now(UTC),
+    )
+    return CreditsReserved(reservation_id=new_id(), order=order, line=line)
+
+
+def received(message: M) -> Received[M]:
+    """A message as the broker would hand it over."""
+    order_id = message.order.generation_id if isinstance(message, CreditsReserved) else message.generation_id  # type: ignore[attr-defined]
+    return Received(new_id(), message.subject, message, order_id, None, datetime.now(UTC), None, 1)

@@ -1,0 +1,304 @@
+"""The webhook ingress and what is made of it: forged, repeated, reordered, late, huge."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from contracts.live import PROGRESS_SUBJECT, GenerationProgress
+from contracts.storage import AssetStored
+from contracts.values import MediaProperties
+from generation.callback_processing import CallbackProcessor
+from generation.callback_urls import CallbackUrls
+from generation.http import build_app
+from generation.presigned_urls import PresignedUrls
+from generation.progress import ProgressReports
+from generation.public_addresses import PublicFetcher
+from generation.repository.queue import ClaimedOrder
+from generation.returned_files import ReturnedFiles
+from local_platform.servers import S3Server
+from messaging.broker import Broker
+from messaging.live import subscribe_live
+from tests.generation.bench import Bench, order
+from tests.generation.integration.test_handlers import sweeps
+from tests.support.waiting import eventually
+
+OUTPUT = {"outputs": [{"object_key": "x", "size_bytes": 10, "sha256": "ab", "content_type": "video/mp4"}]}
+
+
+class Ingress:
+    """The public listener and the processor behind it, on one bench."""
+
+    def __init__(self, bench: Bench, s3: S3Server, broker: Broker) -> None:
+        self.bench = bench
+        self.urls = CallbackUrls("http://ingress", ["new secret", "old secret"])
+        progress = ProgressReports(bench.transactions, broker, bench.wakes)
+        app = build_app(bench.transactions, self.urls, progress, bench.wakes)
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
+        access_key, secret_key = s3.credentials["generation"]
+        self.transfer = httpx.AsyncClient()
+        files = ReturnedFiles(
+            self.transfer,
+            PublicFetcher(httpx.AsyncClient(trust_env=False)),
+            PresignedUrls(s3.endpoint_url, s3.region, access_key, secret_key),
+            "incoming",
+        )
+        self.processor = CallbackProcessor(bench.transactions, files, bench.policy, bench.wakes)
+
+    def url(self, attempt_id: UUID) -> str:
+        return self.urls.url(attempt_id, int(time.time()) + 60)
+
+    async def post(self, attempt_id: UUID, body: bytes | dict[str, Any]) -> int:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return (await self.http.post(self.url(attempt_id), content=content)).status_code
+
+    async def report(self, attempt_id: UUID, status: str, **more: Any) -> None:
+        assert await self.post(attempt_id, {"id": "job-1", "status": status, **more}) == 200
+        await self.processor.process()
+
+
+@pytest.fixture
+async def ingress(bench: Bench, s3_server: S3Server) -> AsyncIterator[Ingress]:
+    made = Ingress(bench, s3_server, Broker("nats://127.0.0.1:1", "generation", "", "never connected"))
+    yield made
+    await made.processor.drain()
+    await made.transfer.aclose()
+    await made.http.aclose()
+
+
+@pytest.fixture
+async def claimed(bench: Bench) -> ClaimedOrder:
+    await bench.enqueue(order())
+    [one] = await bench.claim()
+    return one
+
+
+def media() -> MediaProperties:
+    return MediaProperties(content_type="video/mp4", width_pixels=832, height_pixels=480, codec="h264")
+
+
+def stored(claimed: ClaimedOrder) -> AssetStored:
+    return AssetStored(
+        asset_id=uuid4(),
+        generation_id=claimed.generation_id,
+        user_id=claimed.user_id,
+        attempt_id=claimed.attempt_id,
+        attempt_number=claimed.attempt_number,
+        object_key="k",
+        poster_object_key="p",
+        size_bytes=10,
+        sha256="ab",
+        media=media(),
+        stored_at=order().requested_at,
+    )
+
+
+async def bodies(bench: Bench) -> int:
+    return len(await bench.query("SELECT callback_id FROM generation.provider_callbacks"))
+
+
+@pytest.mark.parametrize("forge", ["other attempt", "garbage", "expired"])
+async def test_a_forged_or_stale_callback_is_refused_and_leaves_nothing(
+    ingress: Ingress, claimed: ClaimedOrder, forge: str
+) -> None:
+    good = ingress.url(claimed.attempt_id)
+    url = {
+        "other attempt": good.replace(str(claimed.attempt_id), str(uuid4())),
+        "garbage": good.rsplit("/", 1)[0] + "/2000000000.00ff",
+        "expired": ingress.urls.url(claimed.attempt_id, int(time.time()) - 1),
+    }[forge]
+    answer = await ingress.http.post(url, content=b'{"status": "COMPLETED"}')
+    assert answer.status_code == (410 if forge == "expired" else 403)
+    assert answer.json()["code"] in ("invalid_callback_signature", "callback_expired")
+    assert await bodies(ingress.bench) == 0
+
+
+async def test_a_body_larger_than_any_result_is_refused(ingress: Ingress, claimed: ClaimedOrder) -> None:
+    assert await ingress.post(claimed.attempt_id, b"x" * (20 * 1024 * 1024 + 1)) == 413
+    assert await bodies(ingress.bench) == 0
+
+
+async def test_an_address_signed_with_the_older_secret_still_works(ingress: Ingress, claimed: ClaimedOrder) -> None:
+    url = CallbackUrls("http://ingress", ["old secret"]).url(claimed.attempt_id, int(time.time()) + 60)
+    assert (await ingress.http.post(url, content=b"{}")).status_code == 200
+
+
+async def test_an_attempt_cannot_fill_the_table(ingress: Ingress, claimed: ClaimedOrder) -> None:
+    answers = [await ingress.post(claimed.attempt_id, {"status": "FAILED", "n": number}) for number in range(40)]
+    assert answers == [200] * 32 + [429] * 8
+
+
+async def test_a_completed_job_is_handed_to_storage_and_then_completed(ingress: Ingress, claimed: ClaimedOrder) -> None:
+    bench = ingress.bench
+    await ingress.report(claimed.attempt_id, "COMPLETED", output=OUTPUT, executionTime=1500)
+    assert (await bench.row(claimed.generation_id)).status == "storing"
+    assert await bench.counters() == (0, 0)
+    await bench.deliver(bench.handlers.asset_stored, stored(claimed))
+    row = await bench.row(claimed.generation_id)
+    assert (row.status, row.late) == ("completed", False)
+    assert (await bench.announced(claimed.generation_id))[-2:] == ["output-ready", "generation-completed"]
+
+
+async def test_ten_copies_of_a_callback_at_once_have_one_effect(ingress: Ingress, claimed: ClaimedOrder) -> None:
+    body = {"id": "job-1", "status": "COMPLETED", "output": OUTPUT}
+    answers = await asyncio.gather(*(ingress.post(claimed.attempt_id, body) for _ in range(10)))
+    assert answers == [200] * 10
+    await asyncio.gather(*(ingress.processor.process() for _ in range(3)))
+    assert (await ingress.bench.announced(claimed.generation_id)).count("output-ready") == 1
+
+
+async def test_callbacks_in_reverse_order_end_in_the_same_state(ingress: Ingress, claimed: ClaimedOrder) -> None:
+    await ingress.report(claimed.attempt_id, "COMPLETED", output=OUTPUT)
+    await ingress.report(claimed.attempt_id, "IN_PROGRESS")
+    await ingress.report(claimed.attempt_id, "IN_QUEUE")
+    assert (await ingress.bench.row(claimed.generation_id)).status == "storing"
+
+
+async def test_garbage_with_a_good_signature_is_kept_and_changes_nothing(
+    ingress: Ingress, claimed: ClaimedOrder
+) -> None:
+    assert await ingress.post(claimed.attempt_id, b"\x00not json") == 200
+    await ingress.processor.process()
+    [row] = await ingress.bench.query("SELECT outcome, processed_at FROM generation.provider_callbacks")
+    assert row.outcome == "unreadable"
+    assert (await ingress.bench.row(claimed.generation_id)).status == "dispatching"
+
+
+async def test_a_callback_for_an_attempt_that_was_never_made_changes_nothing(ingress: Ingress) -> None:
+    await ingress.report(uuid4(), "COMPLETED", output=OUTPUT)
+    [row] = await ingress.bench.query("SELECT outcome FROM generation.provider_callbacks")
+    assert row.outcome == "unknown_attempt"
+
+
+async def test_a_users_error_fails_the_order_without_another_attempt(ingress: Ingress, claimed: ClaimedOrder) -> None:
+    error = json.dumps({"code": "unsupported", "detail": "the picture is empty", "user_fault": True})
+    await ingress.report(claimed.attempt_id, "FAILED", error=error)
+    row = await ingress.bench.row(claimed.generation_id)
+    assert (row.status, row.failure_code, row.failure_detail) == ("failed", "invalid_input", "the picture is empty")
+
+
+async def test_a_result_after_a_cancel_is_delivered_free(ingress: Ingress, claimed: ClaimedOrder) -> None:
+    bench = ingress.bench
+    await bench.execute(
+        "UPDATE generation.video_generations SET status = 'cancelled', finished_at = now() WHERE generation_id = :id",
+        id=claimed.generation_id,
+    )
+    await bench.execute("UPDATE generation.attempts SET status = 'cancelled', ended_at = now()")
+    await ingress.report(claimed.attempt_id, "COMPLETED", output=OUTPUT)
+    await bench.deliver(bench.handlers.asset_stored, stored(claimed))
+    row = await bench.row(claimed.generation_id)
+    assert (row.status, row.late) == ("completed", True)
+    [message] = await bench.query(
+        "SELECT payload FROM generation.outbox_messages WHERE subject LIKE '%generation-completed%'"
+    )
+    completed = json.loads(message.payload)
+    assert (completed["capture_credits"], completed["late"]) == (0, True)
+
+
+async def test_a_picture_that_a_stock_worker_returns_is_put_where_ours_would_be(
+    ingress: Ingress, s3_server: S3Server
+) -> None:
+    bench = ingress.bench
+    await bench.enqueue(order("flux-schnell"))
+    [claimed] = await bench.claim(endpoint="image")
+    picture = b"\x89PNG" + bytes(range(256)) * 2000
+    data = "data:image/png;base64," + base64.b64encode(picture).decode()
+    await ingress.report(
+        claimed.attempt_id, "COMPLETED", output={"images": [{"filename": "a.png", "type": "base64", "data": data}]}
+    )
+
+    async def storing() -> bool:
+        return (await bench.row(claimed.generation_id)).status == "storing"
+
+    await eventually(storing)
+    [attempt] = await bench.attempts(claimed.generation_id)
+    assert (attempt.size_bytes, attempt.sha256) == (len(picture), hashlib.sha256(picture).hexdigest())
+    access_key, secret_key = s3_server.credentials["storage"]
+    reader = PresignedUrls(s3_server.endpoint_url, s3_server.region, access_key, secret_key)
+    url = reader.get("incoming", f"{claimed.generation_id}/1/output.png", timedelta(minutes=1))
+    assert (await ingress.transfer.get(url)).content == picture
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1/a.png", "http://example.com/a.png", "https://localhost/a.png"])
+async def test_an_address_inside_our_network_is_not_fetched(ingress: Ingress, url: str) -> None:
+    bench = ingress.bench
+    await bench.enqueue(order("flux-schnell"))
+    [claimed] = await bench.claim(endpoint="image")
+    await ingress.report(
+        claimed.attempt_id, "COMPLETED", output={"images": [{"filename": "a.png", "type": "s3_url", "data": url}]}
+    )
+
+    async def lost() -> bool:
+        return [one.status for one in await bench.attempts(claimed.generation_id)] == ["lost"]
+
+    await eventually(lost)
+    assert (await bench.announced(claimed.generation_id))[-1] == "output-sought"
+
+
+async def test_a_returned_file_larger_than_allowed_is_not_stored(ingress: Ingress, bench: Bench) -> None:
+    await bench.enqueue(order("flux-schnell"))
+    await bench.execute("UPDATE generation.video_generations SET max_size_bytes = 10")
+    [claimed] = await bench.claim(endpoint="image")
+    data = base64.b64encode(b"x" * 11).decode()
+    await ingress.report(
+        claimed.attempt_id, "COMPLETED", output={"images": [{"filename": "a.png", "type": "base64", "data": data}]}
+    )
+
+    async def sought() -> bool:
+        return (await bench.row(claimed.generation_id)).sought_code == "output_rejected"
+
+    await eventually(sought)
+
+
+async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_order(
+    bench: Bench, s3_server: S3Server, broker_settings: Any
+) -> None:
+    settings = broker_settings("generation")
+    listener_settings = broker_settings("gateway")
+    broker = Broker(settings.url, settings.user, settings.password, "generation")
+    listener = Broker(listener_settings.url, listener_settings.user, listener_settings.password, "gateway")
+    one = order()
+    await bench.enqueue(one)
+    [claimed] = await bench.claim()
+    await bench.execute("UPDATE generation.attempts SET status = 'submitted', provider_job_id = 'job-1'")
+    news: list[GenerationProgress] = []
+
+    async def hear(_: str, progress: GenerationProgress) -> None:
+        news.append(progress)
+
+    async with broker.lease(), listener.lease():
+        ingress = Ingress(bench, s3_server, broker)
+        subscription = await subscribe_live(listener, PROGRESS_SUBJECT, GenerationProgress, hear)
+        await listener.client.flush()
+        url = f"{ingress.url(claimed.attempt_id)}/progress"
+        for percent in range(5):
+            answer = await ingress.http.post(url, json={"percent": percent, "step": 1, "stage": "rendering"})
+            assert answer.status_code == 204
+        bad = await ingress.http.post(url, json={"percent": 101})
+        assert bad.status_code == 400
+        await eventually(lambda: news)
+        await broker.client.flush()
+        await subscription.unsubscribe()
+        await ingress.http.aclose()
+        await ingress.transfer.aclose()
+    assert [(one.generation_id, one.percent, one.attempt_number) for one in news] == [(claimed.generation_id, 0, 1)]
+    assert (await bench.row(one.generation_id)).status == "running"
+    assert (await bench.announced(one.generation_id)).count("generation-started") == 1
+
+
+async def test_old_bodies_are_removed_once_they_are_dealt_with(ingress: Ingress, claimed: ClaimedOrder) -> None:
+    await ingress.report(claimed.attempt_id, "IN_QUEUE")
+    assert await ingress.post(claimed.attempt_id, {"id": "job-1", "status": "IN_PROGRESS"}) == 200
+    await ingress.bench.execute(
+        "UPDATE generation.provider_callbacks SET processed_at = now() - interval '1 day' WHERE outcome <> ''"
+    )
+    await sweeps(ingress.bench).tidy()
+    assert await bodies(ingress.bench) == 1
