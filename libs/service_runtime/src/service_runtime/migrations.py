@@ -11,10 +11,10 @@ Alembic is imported when a migration runs, and not before: a serving process has
 
 import asyncio
 import os
+import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -30,8 +30,6 @@ LOCK_TIMEOUT_MS: Final = 5_000
 """A migration that cannot have its lock soon must fail rather than queue up everybody behind it."""
 TURN_TIMEOUT_SECONDS: Final = 120.0
 _TURN_POLL_SECONDS: Final = 0.2
-
-log = structlog.get_logger(__name__)
 
 
 class MigrationsBusy(Exception):
@@ -117,4 +115,5 @@ def _upgrade(connection: "Connection", schema: str) -> None:
 def _report(
     ctx: "MigrationContext", step: "MigrationInfo", heads: Collection[Any], run_args: Mapping[str, Any]
 ) -> None:
-    log.info("migration_applied", migration=step.up_revision_id)
+    # Not to standard output, which belongs to the command that migrates, and not to a log that nobody configured.
+    sys.stderr.write(f"applied migration {step.up_revision_id} of {ctx.version_table_schema}\n")
