@@ -26,9 +26,15 @@ SERVICES: tuple[Service, ...] = ("gateway", "billing", "payments", "generation")
 @pytest.fixture
 async def database(make_database) -> Database:
     """A database in which four services have the tables of messaging and a table ``effects`` (one row per effect)."""
-    made = await make_database()
+    made: Database = await make_database()
+    await add_tables(made)
+    return made
+
+
+async def add_tables(database: Database) -> None:
+    """The tables of messaging and ``effects``, made by each service's migrator."""
     for service in SERVICES:
-        connection = await asyncpg.connect(made.dsn(f"{service}_migrator"))
+        connection = await asyncpg.connect(database.dsn(f"{service}_migrator"))
         try:
             for statement in (*table_statements(service), *grant_statements(service, service)):
                 await connection.execute(statement)
@@ -39,7 +45,6 @@ async def database(make_database) -> Database:
             await connection.execute(f"GRANT USAGE ON SEQUENCE {service}.effects_number_seq TO {service}")
         finally:
             await connection.close()
-    return made
 
 
 @asynccontextmanager

@@ -9,11 +9,12 @@ from uuid import UUID
 import msgspec
 import pytest
 import sqlalchemy.exc
+from opentelemetry import trace
 
 from contracts import headers
 from contracts.billing import CreditsRefused
 from messaging.batches import Decoder, Subscription, UndecodableError, _deferral_seconds, _retry_seconds
-from messaging.database_errors import is_unavailable
+from messaging.database import is_unavailable
 from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import VARIABLE, failpoint
 from messaging.ids import derived_id, new_id
@@ -22,6 +23,7 @@ from messaging.received import Received
 from messaging.schema import table_statements
 from messaging.settings import BrokerSettings
 from messaging.sql import statement
+from messaging.tracing import traceparent_for
 from messaging.transaction import Transaction
 
 EXAMPLE = Path(__file__).parents[3] / "libs/contracts/examples/billing.event.credits-refused.v1.json"
@@ -29,6 +31,10 @@ EXAMPLE = Path(__file__).parents[3] / "libs/contracts/examples/billing.event.cre
 
 async def _ignore(tx: Transaction, messages: object) -> None:
     return None
+
+
+def _example() -> CreditsRefused:
+    return msgspec.json.decode(EXAMPLE.read_bytes(), type=CreditsRefused)
 
 
 def _values(**changes: str) -> dict[str, str]:
@@ -120,10 +126,9 @@ def test_a_checkpoint_moves_forward_only_and_ends_with_its_connection() -> None:
 
 
 def _raised(cause: BaseException) -> Exception:
-    try:
-        raise RuntimeError("in a handler") from cause
-    except RuntimeError as error:
-        return error
+    error = RuntimeError("in a handler")
+    error.__cause__ = cause
+    return error
 
 
 class _Server(Exception):
@@ -141,12 +146,22 @@ class _Server(Exception):
         (sqlalchemy.exc.DBAPIError("q", {}, _Server("40P01")), True),
         (sqlalchemy.exc.IntegrityError("q", {}, _Server("23505")), False),
         (sqlalchemy.exc.DBAPIError("q", {}, _Server("57014")), False),
-        (OSError("the handler's own"), False),
+        (FileNotFoundError("the handler's own"), False),
+        (TimeoutError("the driver's own"), True),
         (ValueError("poison"), False),
     ],
 )
 def test_only_the_database_s_own_trouble_is_not_blamed_on_the_message(error: Exception, expected: bool) -> None:
     assert is_unavailable(error) is expected
+
+
+def test_a_trace_goes_on_from_the_message_that_is_answered() -> None:
+    around = trace.SpanContext(trace_id=7, span_id=7, is_remote=False, trace_flags=trace.TraceFlags(1))
+    cause = Received(new_id(), "s", _example(), new_id(), None, datetime.now(UTC), f"00-{9:032x}-{9:016x}-01", 1)
+    with trace.use_span(trace.NonRecordingSpan(around)):
+        assert (traceparent_for("s", None) or "").split("-")[1] == f"{7:032x}"
+        assert (traceparent_for("s", cause) or "").split("-")[1] == f"{9:032x}"
+    assert traceparent_for("s", None) is None
 
 
 @pytest.mark.parametrize("schema", ["x; DROP TABLE y", 'a"b', ""])
@@ -162,7 +177,6 @@ def test_the_password_is_never_shown() -> None:
 
 
 def test_received_is_immutable() -> None:
-    payload = msgspec.json.decode(EXAMPLE.read_bytes(), type=CreditsRefused)
-    received = Received(new_id(), CreditsRefused.subject, payload, new_id(), None, datetime.now(UTC), None, 1)
+    received = Received(new_id(), CreditsRefused.subject, _example(), new_id(), None, datetime.now(UTC), None, 1)
     with pytest.raises(AttributeError):
         received.deliveries = 2  # type: ignore[misc]

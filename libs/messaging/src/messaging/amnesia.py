@@ -20,7 +20,8 @@ from contracts.message import Service
 from contracts.streams import STREAMS
 from messaging import metrics
 from messaging.broker import Broker
-from messaging.errors import BrokerUnavailableError
+from messaging.database import transaction
+from messaging.errors import BrokerUnavailableError, DatabaseUnavailableError
 from messaging.outbox import Outbox
 from messaging.positions import RELAY, Checkpoints, Position, Positions
 from messaging.topology import assert_stream, find_stream
@@ -30,7 +31,13 @@ _log = structlog.get_logger("messaging.amnesia")
 
 CHECK_SECONDS: Final = 3.0
 
-_TRANSIENT: Final = (nats.errors.Error, OSError, sqlalchemy.exc.SQLAlchemyError, BrokerUnavailableError)
+_TRANSIENT: Final = (
+    nats.errors.Error,
+    OSError,
+    sqlalchemy.exc.SQLAlchemyError,
+    DatabaseUnavailableError,
+    BrokerUnavailableError,
+)
 
 
 class AmnesiaWatch:
@@ -87,7 +94,7 @@ class AmnesiaWatch:
         for spec in self._owned.values():
             await assert_stream(self._broker.jetstream, spec, self._replicas)
         self._asserted = True
-        async with self._engine.connect() as connection:
+        async with transaction(self._engine) as connection:
             positions = await self._positions.due(connection)
         for (holder, stream), group in groupby(positions, key=lambda position: (position.holder, position.stream)):
             await self._verify(holder, stream, list(group))
@@ -111,7 +118,7 @@ class AmnesiaWatch:
             if not await self._holds(position, info):
                 await self._recover(holder, stream)
                 return
-        async with self._engine.begin() as connection:
+        async with transaction(self._engine) as connection:
             await self._positions.mark_verified(connection, holder, stream, positions)
 
     async def _holds(self, position: Position, info: StreamInfo) -> bool:
@@ -135,7 +142,7 @@ class AmnesiaWatch:
         The order matters: checkpoints go first, then rows are reset with a newer snapshot. A batch that commits in
         between leaves a checkpoint of its own, which the next check will find wanting.
         """
-        async with self._engine.begin() as connection:
+        async with transaction(self._engine) as connection:
             await self._positions.lock_recovery(connection)
             positions = await self._positions.all(connection, holder, stream)
             intact = await self._intact_sequence(stream, positions)

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from contracts import headers
 from contracts.message import Message, Service
 from messaging import metrics
-from messaging.database_errors import is_unavailable
+from messaging.database import is_unavailable
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.errors import FeedLostError
 from messaging.failpoints import failpoint

@@ -14,7 +14,7 @@ from contracts.registry import stream_of
 from messaging import metrics
 from messaging.batches import Batches, Handler, Subscription
 from messaging.broker import Broker
-from messaging.database_errors import is_unavailable
+from messaging.database import is_unavailable
 from messaging.feed import FEED_ERRORS, Feed
 from messaging.settings import BrokerSettings
 from messaging.topology import assert_consumer, consumer_config, find_stream
@@ -90,6 +90,7 @@ class StreamConsumer:
         )
         self.batches = Batches(service, stream, self.durable, subscriptions, transactions, settings.max_deliveries)
         self._feed: Feed | None = None
+        self._lost_feed: Feed | None = None
         broker.on_reconnect(self._wake)
 
     async def run(self) -> None:
@@ -110,11 +111,26 @@ class StreamConsumer:
         await self._broker.connected()
         await self._await_stream()
         await assert_consumer(self._broker.jetstream, self.stream, self._config)
-        async with Feed(self._broker, self.stream, self.durable, self._settings.batch_size) as feed:
+        feed = Feed(self._broker, self.stream, self.durable, self._settings.batch_size)
+        await feed.open()
+        try:
             with self._attached(feed):
                 while True:
                     messages = await feed.batch()
                     await _to_the_end(self._settle(messages, feed))
+        except FEED_ERRORS:
+            await self._replace(feed)
+            raise
+        except BaseException:
+            await feed.close()
+            raise
+
+    async def _replace(self, feed: Feed) -> None:
+        """Keep the lost feed until the next one is lost: what still arrives there is handed back at once."""
+        before, self._lost_feed = self._lost_feed, feed
+        await feed.retire()
+        if before is not None:
+            await before.close()
 
     async def _settle(self, messages: Sequence[Msg], feed: Feed) -> None:
         alive = asyncio.create_task(self._show_life(messages, feed))

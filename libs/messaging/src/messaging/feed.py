@@ -8,7 +8,6 @@ FeedLostError when the broker's heartbeats stop, the connection was rebuilt, or 
 import asyncio
 import json
 from collections import deque
-from types import TracebackType
 from typing import Final
 
 import nats.errors
@@ -28,7 +27,7 @@ _PENDING_HEADER: Final = "Nats-Pending-Messages"
 
 
 class Feed:
-    """Use as ``async with Feed(...) as feed`` and call :meth:`batch` in a loop."""
+    """Open it, call :meth:`batch` in a loop, close it; or retire it when another takes its place."""
 
     def __init__(self, broker: Broker, stream: str, durable: str, batch_size: int) -> None:
         self._broker = broker
@@ -40,24 +39,31 @@ class Feed:
         self._outstanding = 0
         self._heard = False
         self._lost: str | None = None
+        self._retired = False
         self._arrived = asyncio.Event()
         self.epoch = broker.epoch
 
-    async def __aenter__(self) -> "Feed":
+    async def open(self) -> None:
+        """Listen; what is asked for from now on arrives here."""
         self._subscription = await self._broker.client.subscribe(self._inbox, cb=self._on_message)
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop listening and hand back at once what was not looked at yet."""
-        client = self._broker.client
-        if self._subscription is None or client.is_closed:
-            return
-        await self._subscription.unsubscribe()
+    async def retire(self) -> None:
+        """Hand back what was not looked at, now and whenever something still arrives for an old request.
+
+        Without this a message that the broker sends late is nobody's until its ack wait has passed.
+        """
+        self._retired = True
         for message in self._queue:
             await message.nak()
         self._queue.clear()
+
+    async def close(self) -> None:
+        """Retire, and stop listening."""
+        if self._subscription is None or self._broker.client.is_closed:
+            return
+        subscription, self._subscription = self._subscription, None
+        await subscription.unsubscribe()
+        await self.retire()
 
     @property
     def current(self) -> bool:
@@ -110,6 +116,9 @@ class Feed:
         self._heard = True
         status = message.headers.get("Status") if message.headers else None
         if status is None:
+            if self._retired:
+                await message.nak()
+                return
             self._outstanding = max(0, self._outstanding - 1)
             self._queue.append(message)
             self._arrived.set()

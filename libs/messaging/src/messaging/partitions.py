@@ -8,6 +8,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.message import Service
+from messaging.database import transaction
+from messaging.errors import DatabaseUnavailableError
 from messaging.sql import statement
 
 _log = structlog.get_logger("messaging.partitions")
@@ -29,7 +31,7 @@ class PartitionKeeper:
         while True:
             try:
                 await self.maintain()
-            except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+            except (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError) as error:
                 _log.warning("partitions are kept later", error=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(_AGAIN_SECONDS)
             else:
@@ -37,7 +39,7 @@ class PartitionKeeper:
 
     async def maintain(self) -> tuple[int, int]:
         """Do it now; returns how many partitions were created and dropped."""
-        async with self._engine.begin() as connection:
+        async with transaction(self._engine) as connection:
             created, dropped = (await connection.execute(self._maintain)).one()
         if created or dropped:
             _log.info("partitions kept", created=created, dropped=dropped)

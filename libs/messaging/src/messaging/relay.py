@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
+from uuid import UUID
 
 import nats.errors
 import sqlalchemy.exc
@@ -21,11 +22,11 @@ from contracts import headers
 from contracts.message import Service
 from messaging import metrics
 from messaging.broker import Broker
-from messaging.database_errors import is_unavailable
+from messaging.database import is_unavailable, transaction
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import failpoint
-from messaging.outbox import Acknowledged, Outbox, Unpublished
+from messaging.outbox import Acknowledged, Outbox, Outgoing, Unpublished
 from messaging.positions import RELAY, Checkpoints, Positions
 from messaging.publisher import PubAck, Publisher, PublishRefusedError
 from messaging.transaction import Transactions
@@ -78,6 +79,8 @@ class Relay:
                 self._doorbell.clear()
                 try:
                     claimed, published = await self.relay_batch()
+                    if claimed == 0:
+                        await self._wait_for_work()
                 except Exception as error:
                     if not is_unavailable(error) and not isinstance(error, nats.errors.Error | OSError):
                         raise
@@ -86,14 +89,12 @@ class Relay:
                     await asyncio.sleep(backoff)
                     continue
                 backoff = 0.0
-                if claimed == 0:
-                    await self._wait_for_work()
-                elif published == 0:
+                if claimed > 0 and published == 0:
                     await asyncio.sleep(0.1)
 
     async def relay_batch(self) -> tuple[int, int]:
         """Claim, publish and mark one batch; returns how many rows were claimed and how many left the outbox."""
-        async with self._connection() as connection, connection.begin():
+        async with transaction(self._engine) as connection:
             rows = await self._outbox.lock_unpublished(
                 connection, BATCH_MESSAGES, _still_held(self._held_streams), _still_held(self._held_subjects)
             )
@@ -114,10 +115,15 @@ class Relay:
             async with asyncio.timeout(POLL_SECONDS):
                 await self._doorbell.wait()
         except TimeoutError:
-            return
+            await self._restore_requested()
 
-    def _connection(self) -> AsyncConnection:
-        return self._engine.connect()
+    async def _restore_requested(self) -> None:
+        """Give a message that the broker once refused, and that an operator wants replayed, back to the outbox."""
+        async with transaction(self._engine) as connection:
+            letter = await self._dead_letters.lock_requested(connection, RELAY)
+            if letter is not None:
+                await self._outbox.add(connection, [_restored(letter)])
+                await self._dead_letters.mark_replayed(connection, letter)
 
     async def _publish(self, rows: Sequence[Unpublished]) -> _Outcome:
         """Send all ``rows`` at once and wait for their PubAcks, no longer than the timeout in all."""
@@ -220,9 +226,9 @@ class OutboxGauge:
         """Measure until cancelled; keep the last value while the database is away."""
         while True:
             try:
-                async with self._engine.connect() as connection:
+                async with transaction(self._engine) as connection:
                     count, oldest = await self._outbox.backlog(connection)
-            except (OSError, sqlalchemy.exc.SQLAlchemyError, DatabaseUnavailableError) as error:
+            except (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError) as error:
                 _log.warning("the backlog could not be measured", error=str(error))
             else:
                 metrics.OUTBOX_BACKLOG.labels(self._service).set(count)
@@ -263,4 +269,17 @@ def _rejected(service: Service, row: Unpublished, reason: str) -> DeadLetter:
         reason="rejected",
         error=reason,
         deliveries=0,
+    )
+
+
+def _restored(letter: DeadLetter) -> Outgoing:
+    causation_id = letter.headers.get(headers.CAUSATION_ID)
+    return Outgoing(
+        message_id=letter.message_id,
+        subject=letter.subject,
+        stream=letter.stream,
+        payload=letter.payload,
+        correlation_id=UUID(letter.headers[headers.CORRELATION_ID]),
+        causation_id=UUID(causation_id) if causation_id is not None else None,
+        traceparent=letter.headers.get(headers.TRACEPARENT),
     )

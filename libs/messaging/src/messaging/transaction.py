@@ -7,19 +7,21 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import sqlalchemy.exc
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.message import Message, Service
 from contracts.registry import stream_of
 from contracts.streams import BY_NAME
-from messaging.errors import DatabaseUnavailableError, ForeignSubjectError, MessageTooLargeError
+from messaging.database import connect
+from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
 from messaging.outbox import Outbox, Outgoing
 from messaging.received import Received
 from messaging.tracing import traceparent_for
 
+_log = structlog.get_logger("messaging.transaction")
 _encoder = msgspec.json.Encoder()
 
 
@@ -87,9 +89,12 @@ class Transaction:
         return self._deferred
 
     def committed(self) -> None:
-        """Run what waited for the commit."""
+        """Run what waited for the commit. What fails here is logged: it must not look as if the commit had failed."""
         for callback in self._after_commit:
-            callback()
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - whatever it is, the commit stands
+                _log.exception("a callback failed after its transaction had committed")
 
 
 class Transactions:
@@ -112,7 +117,7 @@ class Transactions:
         Raises DatabaseUnavailableError if no connection is to be had. An error *during* COMMIT is passed on as it is:
         the outcome is then unknown and must be looked up by key.
         """
-        connection = await self._connect()
+        connection = await connect(self.engine)
         try:
             async with connection.begin():
                 tx = Transaction(connection, self.producer)
@@ -126,9 +131,3 @@ class Transactions:
         if tx.outgoing:
             self.doorbell.set()
         tx.committed()
-
-    async def _connect(self) -> AsyncConnection:
-        try:
-            return await self.engine.connect()
-        except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
-            raise DatabaseUnavailableError(f"no database connection: {error}") from error

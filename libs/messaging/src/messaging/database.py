@@ -1,0 +1,67 @@
+"""Connections to the database, and which of its errors say nothing about the work that met them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import asyncpg
+import sqlalchemy.exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from messaging.errors import DatabaseUnavailableError
+
+_TRANSIENT_CLASSES: Final = ("08", "53", "57P", "58")
+"""SQLSTATE classes: connection, insufficient resources, shutdown, system error."""
+
+_TRANSIENT_STATES: Final = ("40001", "40P01", "55P03", "25P03")
+"""Serialization failure, deadlock, lock timeout, idle-in-transaction timeout."""
+
+_NO_CONNECTION: Final = (OSError, sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""A server that is down, starting or full: the driver's own errors reach us untranslated while connecting."""
+
+
+async def connect(engine: AsyncEngine) -> AsyncConnection:
+    """A connection from the pool. Raises DatabaseUnavailableError if none is to be had."""
+    try:
+        return await engine.connect()
+    except _NO_CONNECTION as error:
+        raise DatabaseUnavailableError(f"no database connection: {type(error).__name__}: {error}") from error
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """BEGIN, COMMIT at a clean exit, ROLLBACK otherwise. For messaging's own bookkeeping; services use Transactions."""
+    connection = await connect(engine)
+    try:
+        async with connection.begin():
+            yield connection
+    finally:
+        await connection.close()
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether ``error``, or what it was raised from, means: the same work may well succeed later, unchanged.
+
+    A timeout or a broken connection counts too: nobody may talk to anything but the database inside a transaction.
+    """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if _is_transient(current):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, DatabaseUnavailableError | TimeoutError | ConnectionError):
+        return True
+    if isinstance(error, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.InterfaceError):
+        return True
+    if not isinstance(error, sqlalchemy.exc.DBAPIError):
+        return False
+    if error.connection_invalidated or isinstance(error.orig, OSError):
+        return True
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return state in _TRANSIENT_STATES or state.startswith(_TRANSIENT_CLASSES)

@@ -1,0 +1,150 @@
+"""PostgreSQL or NATS away, frozen or restarted: everything waits, and goes on where it stopped."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from contracts.billing import CreditsRefused
+from local_platform.servers import NatsServer, PostgresServer
+from messaging.consumers import Subscription
+from messaging.errors import BrokerUnavailableError, DatabaseUnavailableError
+from messaging.runtime import Messaging
+from messaging.settings import BrokerSettings
+from messaging.transaction import Transactions
+from tests.messaging.integration.conftest import Platform, add_tables
+from tests.messaging.integration.effects import (
+    effects,
+    expect_effects,
+    expect_published,
+    publish_refused,
+    record,
+    scalar,
+)
+from tests.support import eventually
+from tests.support.databases import DatabaseFactory
+from tests.support.folders import removed_at_exit
+
+
+@pytest.fixture
+async def own_postgres() -> AsyncIterator[PostgresServer]:
+    """A PostgreSQL server that this test may stop."""
+    with removed_at_exit("reelhouse-test-postgres-") as directory:
+        server = PostgresServer(directory)
+        await server.start()
+        yield server
+        if server.alive():
+            await server.stop("immediate")
+
+
+@pytest.fixture
+async def fragile(
+    own_postgres: PostgresServer, nats_server: NatsServer, broker_settings: Callable[[str], BrokerSettings]
+) -> AsyncIterator[Platform]:
+    """Services on that server."""
+    database = await DatabaseFactory(own_postgres).make(())
+    await add_tables(database)
+    made = Platform(database, nats_server, broker_settings)
+    yield made
+    await made.stop()
+    await database.dispose()
+
+
+async def test_nothing_is_lost_or_blamed_when_postgres_crashes_under_load(
+    fragile: Platform, own_postgres: PostgresServer
+) -> None:
+    billing = await fragile.start("billing")
+    await fragile.start("gateway", [Subscription(CreditsRefused, record)], max_deliveries=1, ack_wait_seconds=5)
+    ids = []
+    for burst in range(6):
+        ids += await publish_refused(billing.transactions, 100, burst * 100)
+    await own_postgres.stop("immediate")
+    with pytest.raises(DatabaseUnavailableError):
+        await publish_refused(billing.transactions, 1)
+    await own_postgres.start()
+
+    async def another_commits() -> bool:
+        try:
+            ids.extend(await publish_refused(billing.transactions, 1))
+        except Exception as error:
+            raise AssertionError("not up yet") from error
+        return True
+
+    await eventually(another_commits)
+    await expect_effects(fragile.engine("gateway"), ids, timeout=30)
+    await expect_published(fragile.engine("billing"))
+    assert await scalar(fragile.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
+    assert await scalar(fragile.engine("gateway"), "SELECT count(*) FROM gateway.delivery_attempts") == 0
+
+
+async def test_work_goes_on_while_the_broker_is_away(platform: Platform, nats_server: NatsServer) -> None:
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    first = await publish_refused(billing.transactions, 10)
+    await expect_effects(platform.engine("gateway"), first)
+
+    await nats_server.stop()
+    second = await publish_refused(billing.transactions, 10)
+    assert sorted(await effects(platform.engine("gateway"))) == sorted(first)
+    await nats_server.start()
+
+    await expect_effects(platform.engine("gateway"), [*first, *second])
+
+
+async def test_a_broker_that_freezes_and_thaws_delivers_on(platform: Platform, nats_server: NatsServer) -> None:
+    """Longer than the feed's patience: the subscription is given up and built again."""
+    billing = await platform.start("billing")
+    gateway = await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    first = await publish_refused(billing.transactions, 10)
+    await expect_effects(platform.engine("gateway"), first)
+    feed = gateway.consumers.consumers[0]._feed
+
+    os.kill(nats_server.pid, signal.SIGSTOP)
+    try:
+        second = await publish_refused(billing.transactions, 10)
+        await eventually(lambda: gateway.consumers.consumers[0]._feed is not feed, timeout=20)
+    finally:
+        os.kill(nats_server.pid, signal.SIGCONT)
+
+    await expect_effects(platform.engine("gateway"), [*first, *second], timeout=30)
+
+
+async def test_services_may_start_before_postgres_and_nats(
+    fragile: Platform, own_postgres: PostgresServer, nats_server: NatsServer
+) -> None:
+    ids = await publish_refused(Transactions(fragile.engine("billing"), "billing"), 10)
+    await own_postgres.stop()
+    nats_server.kill()
+    await fragile.start("gateway", [Subscription(CreditsRefused, record)])
+    await fragile.start("billing")
+    await nats_server.start()
+    await own_postgres.start()
+
+    await expect_effects(fragile.engine("gateway"), ids, timeout=30)
+
+
+async def test_a_service_whose_user_is_revoked_ends_with_the_reason(
+    platform: Platform, nats_server: NatsServer
+) -> None:
+    """The client library gives up for good then; a process that went on would be deaf."""
+    billing = platform.messaging("billing")
+    run = asyncio.create_task(billing.relay.run())
+    await eventually(lambda: is_connected(billing))
+
+    configuration = nats_server.directory / "nats.conf"
+    configuration.write_text(configuration.read_text().replace(nats_server.users["billing"], "another"))
+    os.kill(nats_server.pid, signal.SIGHUP)
+
+    with pytest.raises(BrokerUnavailableError, match="for good"):
+        await asyncio.wait_for(run, 20)
+
+
+async def is_connected(messaging: Messaging) -> bool:
+    """Whether the broker answers this process."""
+    try:
+        await messaging.broker.ready()
+    except BrokerUnavailableError:
+        return False
+    return True
