@@ -48,6 +48,7 @@ token: install ## Print a development token for the platform NAME
 .PHONY: test lint types unit
 test: lint types ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
 	$(RUN)/pytest $(ARGS)
+	cd gpu-endpoint && .venv/bin/python -m pytest
 
 lint: install ## Formatting, lint and the rules of the architecture
 	$(RUN)/ruff check .
@@ -56,6 +57,7 @@ lint: install ## Formatting, lint and the rules of the architecture
 
 types: install ## Static types, strict
 	$(RUN)/mypy
+	cd gpu-endpoint && .venv/bin/mypy
 
 unit: install ## Only the tests that need no servers
 	$(RUN)/pytest $(wildcard tests/*/unit) tests/contracts tests/architecture $(ARGS)

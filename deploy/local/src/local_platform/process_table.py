@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from catalogue import load_catalogue
 from contracts.message import SERVICES, Service
 from local_platform.wiring import Wiring, python_module
 
@@ -33,6 +34,9 @@ class ProcessSpec:
     ready_listener: str | None = None
     ready_path: str = "/readyz"
 
+
+ENDPOINT_ID = "preview"
+"""The one RunPod endpoint of the emulator."""
 
 _NOWPAYMENTS_EMAIL = "reelhouse@example.test"
 
@@ -93,7 +97,16 @@ def _generation(wiring: Wiring) -> Mapping[str, str]:
         **_s3(wiring, "generation"),
         "GENERATION_RUNPOD_API_BASE": wiring.url("runpod"),
         "GENERATION_RUNPOD_API_KEY": wiring.secret("runpod-api-key"),
+        "GENERATION_ENDPOINTS": json.dumps(_endpoints(wiring)),
+        "GENERATION_CALLBACK_BASE_URL": wiring.url("generation"),
+        "GENERATION_CALLBACK_SECRETS": json.dumps([wiring.secret("runpod-callback")]),
     }
+
+
+def _endpoints(wiring: Wiring) -> dict[str, dict[str, Any]]:
+    """Every logical endpoint of the catalogue leads to the one emulated endpoint: the preview renderer makes all."""
+    names = {model.endpoint for model in load_catalogue().models}
+    return {name: {"id": ENDPOINT_ID, "max_active": 4 * wiring.workers} for name in sorted(names)}
 
 
 def _storage(wiring: Wiring) -> Mapping[str, str]:
@@ -214,21 +227,23 @@ def _worker(number: int) -> ProcessSpec:
     worker_id = f"worker-{number}"
 
     def environment(wiring: Wiring) -> Mapping[str, str]:
-        base = f"{wiring.url('runpod')}/v2/reelhouse"
+        base = f"{wiring.url('runpod')}/v2/{ENDPOINT_ID}"
         return {
+            "RENDERER": "preview",
+            "TMPDIR": str(wiring.data_directory),
             "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=none",
             "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
             "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",
             "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID",
             "RUNPOD_AI_API_KEY": wiring.secret("runpod-api-key"),
             "RUNPOD_POD_ID": worker_id,
-            "RUNPOD_ENDPOINT_ID": "reelhouse",
+            "RUNPOD_ENDPOINT_ID": ENDPOINT_ID,
         }
 
     return ProcessSpec(
         name=worker_id,
         stage="worker",
-        command=lambda wiring: [str(wiring.root / "gpu-endpoint/.venv/bin/python"), "src/handler.py"],
+        command=lambda wiring: [str(wiring.root / "gpu-endpoint/.venv/bin/python"), "-m", "gpu_endpoint"],
         environment=environment,
         directory=lambda wiring: wiring.root / "gpu-endpoint",
     )

@@ -211,6 +211,7 @@ class Supervisor:
             s3=S3Server(data / "s3", port=given.get("s3"), log_file=self.log_directory / "s3.log"),
             ports=ports,
             dsns={},
+            workers=self.options.workers,
             identity=identity.describe(f"http://127.0.0.1:{ports['identity']}", key),
         )
 

@@ -21,6 +21,7 @@ class Wiring:
     ports: dict[str, int]
     dsns: dict[str, str]
     identity: IdentityDescription
+    workers: int
     _secrets: dict[str, str] = field(default_factory=dict)
 
     def url(self, listener: str) -> str:

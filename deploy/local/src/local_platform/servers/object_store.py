@@ -31,7 +31,7 @@ IDENTITIES: Final[Mapping[str, tuple[str, ...]]] = {
 
 _START_TIMEOUT_SECONDS = 60.0
 _START_TRIES = 3
-_STOP_TIMEOUT_SECONDS = 2.0
+_STOP_TIMEOUT_SECONDS = 0.5
 """After that it is killed: what was acknowledged is in files, and its own farewell takes 10 s."""
 
 _LISTENERS = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
