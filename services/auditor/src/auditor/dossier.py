@@ -72,7 +72,12 @@ _QUERIES: Final[dict[str, str]] = {
         WHERE a.generation_id = :id ORDER BY c.received_at
     """,
     "Asset": """
-        SELECT * FROM storage.assets WHERE generation_id = :id
+        SELECT asset_id, role, attempt_number, object_key, poster_object_key, size_bytes, sha256, media, stored_at
+        FROM storage.assets WHERE generation_id = :id
+    """,
+    "What storage was asked": """
+        SELECT subject, asked_at, answered_at, answer, tries, next_try_at
+        FROM storage.verifications WHERE generation_id = :id ORDER BY asked_at
     """,
     "Reservation": """
         SELECT r.generation_id, r.user_id, r.amount_credits, r.status, r.captured_credits, r.reserved_at,

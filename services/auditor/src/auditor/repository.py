@@ -55,10 +55,13 @@ _ADD_ENTRIES: Final = text(
 _SEE_FINDINGS: Final = text(
     """
     WITH seen AS (
-        SELECT * FROM unnest(
+        -- An id can break one invariant in two ways: that is one finding which says both.
+        SELECT code, severity, subject_key, string_agg(expected, '; ') AS expected, string_agg(found, '; ') AS found
+        FROM unnest(
             CAST(:code AS text[]), CAST(:severity AS text[]), CAST(:subject AS text[]), CAST(:expected AS text[]),
             CAST(:found AS text[])
         ) AS violation (code, severity, subject_key, expected, found)
+        GROUP BY code, severity, subject_key
     ), written AS (
         INSERT INTO auditor.findings AS f (code, severity, subject_key, expected, found)
         SELECT code, severity, subject_key, expected, found FROM seen

@@ -72,6 +72,19 @@ ORDERS: Final = (
         """,
     ),
     Invariant(
+        code="one_asset_per_generation",
+        severity="critical",
+        meaning="A generation has one stored file of each role, and it belongs to the generation's user",
+        query="""
+            SELECT a.generation_id::text AS subject, format('one %s of user %s', a.role, v.user_id) AS expected,
+                   format('%s, of user %s', count(*), string_agg(DISTINCT a.user_id::text, ', ')) AS found
+            FROM storage.assets AS a
+            LEFT JOIN generation.video_generations AS v USING (generation_id)
+            GROUP BY a.generation_id, a.role, v.user_id
+            HAVING count(*) > 1 OR bool_or(a.user_id IS DISTINCT FROM v.user_id)
+        """,
+    ),
+    Invariant(
         code="outcomes_agree_with_reservations",
         severity="critical",
         meaning="Completed work is charged; failed, cancelled and late work is not; unfinished work is still reserved",
