@@ -108,7 +108,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def _frames(self, parameters: dict[str, Any]) -> int:
         """Frames of a clip: at least what was asked for, and of a number that the model can make."""
-        wanted = parameters["duration_seconds"] * parameters["frames_per_second"]
+        wanted: int = parameters["duration_seconds"] * parameters["frames_per_second"]
         step = self.limits.frame_step
         return ceil(wanted / step) * step + (1 if step > 1 else 0)
 

@@ -1,0 +1,144 @@
+"""All SQL of storage."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.storage import AssetStored
+from contracts.values import MediaProperties
+from storage.tables import assets, uploads, verifications
+
+OUTPUT = "output"
+
+
+async def add_verifications(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+    """Write down what was asked, due at once."""
+    statement = insert(verifications).values([row | {"next_try_at": sa.func.now()} for row in rows])
+    await connection.execute(statement.on_conflict_do_nothing())
+
+
+async def claim_due(connection: AsyncConnection, limit: int, lease: timedelta) -> list[sa.Row[Any]]:
+    """Lease verifications whose time has come, longest waiting first; each claim raises the fence."""
+    due = (
+        sa.select(verifications.c.message_id)
+        .where(
+            verifications.c.next_try_at <= sa.func.now(),
+            sa.or_(verifications.c.leased_until.is_(None), verifications.c.leased_until < sa.func.now()),
+        )
+        .order_by(verifications.c.next_try_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        sa.update(verifications)
+        .where(verifications.c.message_id.in_(due.scalar_subquery()))
+        .values(
+            leased_until=sa.func.now() + lease,
+            fence=verifications.c.fence + 1,
+            tries=verifications.c.tries + 1,
+        )
+        .returning(*verifications.c)
+    )
+    return list(await connection.execute(statement))
+
+
+async def answer(connection: AsyncConnection, claim: sa.Row[Any], subject: str) -> bool:
+    """Close a verification with its answer; False if another worker has claimed it since."""
+    statement = (
+        sa.update(verifications)
+        .where(verifications.c.message_id == claim.message_id, verifications.c.fence == claim.fence)
+        .values(answer=subject, answered_at=sa.func.now(), next_try_at=None, leased_until=None)
+        .returning(verifications.c.message_id)
+    )
+    return (await connection.execute(statement)).one_or_none() is not None
+
+
+async def postpone(connection: AsyncConnection, claim: sa.Row[Any], delay: timedelta) -> None:
+    """Give the lease back and try again later."""
+    statement = (
+        sa.update(verifications)
+        .where(verifications.c.message_id == claim.message_id, verifications.c.fence == claim.fence)
+        .values(next_try_at=sa.func.now() + delay, leased_until=None)
+    )
+    await connection.execute(statement)
+
+
+async def find_asset(connection: AsyncConnection, generation_id: UUID) -> AssetStored | None:
+    """The output of a generation, as it is announced."""
+    statement = sa.select(assets).where(assets.c.generation_id == generation_id, assets.c.role == OUTPUT)
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else _announcement(row)
+
+
+async def add_asset(connection: AsyncConnection, asset: AssetStored) -> AssetStored:
+    """Record the output of a generation and return what stands: the first one recorded wins."""
+    statement = (
+        insert(assets)
+        .values(
+            asset_id=asset.asset_id,
+            generation_id=asset.generation_id,
+            role=OUTPUT,
+            user_id=asset.user_id,
+            attempt_id=asset.attempt_id,
+            attempt_number=asset.attempt_number,
+            object_key=asset.object_key,
+            poster_object_key=asset.poster_object_key,
+            size_bytes=asset.size_bytes,
+            sha256=asset.sha256,
+            media=msgspec.to_builtins(asset.media),
+        )
+        .on_conflict_do_nothing(index_elements=["generation_id", "role"])
+    )
+    await connection.execute(statement)
+    standing = await find_asset(connection, asset.generation_id)
+    assert standing is not None, "the row was inserted or met"
+    return standing
+
+
+async def put_upload(
+    connection: AsyncConnection,
+    upload_id: UUID,
+    user_id: UUID,
+    key: str,
+    size_bytes: int,
+    sha256: str,
+    media: MediaProperties,
+) -> None:
+    """Remember that a user's upload was looked at and is a picture."""
+    statement = insert(uploads).values(
+        upload_id=upload_id,
+        user_id=user_id,
+        object_key=key,
+        size_bytes=size_bytes,
+        sha256=sha256,
+        media=msgspec.to_builtins(media),
+    )
+    statement = statement.on_conflict_do_update(
+        index_elements=["upload_id"],
+        set_={name: statement.excluded[name] for name in ("size_bytes", "sha256", "media")}
+        | {"verified_at": sa.func.now()},
+        where=uploads.c.user_id == statement.excluded.user_id,
+    )
+    await connection.execute(statement)
+
+
+def _announcement(row: sa.Row[Any]) -> AssetStored:
+    return AssetStored(
+        asset_id=row.asset_id,
+        generation_id=row.generation_id,
+        user_id=row.user_id,
+        attempt_id=row.attempt_id,
+        attempt_number=row.attempt_number,
+        object_key=row.object_key,
+        poster_object_key=row.poster_object_key,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        media=msgspec.convert(row.media, MediaProperties),
+        stored_at=row.stored_at,
+    )

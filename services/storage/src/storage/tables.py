@@ -1,0 +1,61 @@
+"""The tables of schema ``storage``."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+SCHEMA = "storage"
+
+metadata = sa.MetaData(schema=SCHEMA)
+
+_AT = sa.DateTime(timezone=True)
+
+verifications = sa.Table(
+    "verifications",
+    metadata,
+    # The message that asked for it.
+    sa.Column("message_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("generation_id", pg.UUID(as_uuid=True), nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("traceparent", sa.Text),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    # Null once it is answered.
+    sa.Column("next_try_at", _AT),
+    sa.Column("leased_until", _AT),
+    # Grows with every claim: a worker that was stopped past its lease cannot answer.
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("asked_at", _AT, nullable=False, server_default=sa.func.now()),
+    sa.Column("answered_at", _AT),
+    sa.Column("answer", sa.Text),
+)
+
+assets = sa.Table(
+    "assets",
+    metadata,
+    sa.Column("asset_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("generation_id", pg.UUID(as_uuid=True), nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("user_id", pg.UUID(as_uuid=True), nullable=False),
+    sa.Column("attempt_id", pg.UUID(as_uuid=True), nullable=False),
+    sa.Column("attempt_number", sa.Integer, nullable=False),
+    sa.Column("object_key", sa.Text, nullable=False, unique=True),
+    sa.Column("poster_object_key", sa.Text, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("media", pg.JSONB, nullable=False),
+    sa.Column("stored_at", _AT, nullable=False, server_default=sa.func.now()),
+    sa.UniqueConstraint("generation_id", "role"),
+    sa.CheckConstraint("size_bytes > 0", name="size_positive"),
+)
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("upload_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("user_id", pg.UUID(as_uuid=True), nullable=False),
+    sa.Column("object_key", sa.Text, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("media", pg.JSONB, nullable=False),
+    sa.Column("verified_at", _AT, nullable=False, server_default=sa.func.now()),
+)

@@ -1,0 +1,104 @@
+"""Looking at files: fetched, measured, decoded, and written to the library, outside of any transaction."""
+
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256 as sha256_of
+from pathlib import Path
+from uuid import UUID
+
+from contracts.generation import OutputReady, OutputSought
+from contracts.storage import AssetStored
+from contracts.values import OutputClaim
+from messaging.failpoints import failpoint
+from messaging.ids import new_id
+from storage.decoders import Decoders
+from storage.domain import (
+    LARGEST_PICTURE_PIXELS,
+    LARGEST_UPLOAD_BYTES,
+    Expectation,
+    check_bytes,
+    check_media,
+    check_upload,
+    library_key,
+    poster_key,
+    upload_key,
+)
+from storage.inspection import LARGEST_FRAME_PIXELS, Inspection
+from storage.object_store import Fetched, ObjectStore
+from storage.settings import Settings
+
+
+@dataclass(frozen=True)
+class VerifiedUpload:
+    """A user's picture that a model can start from."""
+
+    key: str
+    fetched: Fetched
+    inspection: Inspection
+
+
+class Verifier:
+    """Looks at one file at a time; holds no state between them."""
+
+    def __init__(self, store: ObjectStore, decoders: Decoders, settings: Settings) -> None:
+        self._store = store
+        self._decoders = decoders
+        self._incoming = settings.s3_incoming_bucket
+        self._uploads = settings.s3_uploads_bucket
+        self._library = settings.s3_library_bucket
+
+    async def store_output(self, asked: OutputReady | OutputSought, claim: OutputClaim) -> AssetStored:
+        """Verify what an attempt uploaded and write it to the library, once. Raises ``Rejected``."""
+        expected = Expectation(
+            kind=asked.kind,
+            width_pixels=asked.expected_width_pixels,
+            height_pixels=asked.expected_height_pixels,
+            duration_ms=asked.expected_duration_ms,
+            max_size_bytes=asked.max_size_bytes,
+        )
+        with tempfile.TemporaryDirectory(prefix="reelhouse-storage-") as directory:
+            path = Path(directory, "output")
+            fetched = await self._store.fetch(self._incoming, claim.object_key, path, asked.max_size_bytes)
+            check_bytes(claim, fetched.size_bytes, fetched.sha256)
+            inspection = await self._decoders.inspect(path, LARGEST_FRAME_PIXELS)
+            check_media(expected, inspection.media)
+            key = library_key(asked.user_id, asked.generation_id, inspection.media.content_type)
+            metadata = {"attempt-id": str(claim.attempt_id), "attempt-number": str(claim.attempt_number)}
+            failpoint("storage.before_put")
+            found = await self._store.put_once(key, path, fetched.sha256, inspection.media.content_type, metadata)
+            failpoint("storage.after_put")
+            if found is not None and found.sha256 != fetched.sha256:
+                # Another attempt's file was verified and written first, and its worker may not have lived to say so:
+                # the object that stands is the output, and what is recorded must describe it.
+                fetched = await self._store.fetch(self._library, key, path, asked.max_size_bytes)
+                inspection = await self._decoders.inspect(path, LARGEST_FRAME_PIXELS)
+                metadata = found.metadata
+        await self._put_poster(asked.user_id, asked.generation_id, inspection.poster)
+        return AssetStored(
+            asset_id=new_id(),
+            generation_id=asked.generation_id,
+            user_id=asked.user_id,
+            attempt_id=UUID(metadata["attempt-id"]),
+            attempt_number=int(metadata["attempt-number"]),
+            object_key=key,
+            poster_object_key=poster_key(asked.user_id, asked.generation_id),
+            size_bytes=fetched.size_bytes,
+            sha256=fetched.sha256,
+            media=inspection.media,
+            stored_at=datetime.now(UTC),
+        )
+
+    async def look_at_upload(self, user_id: UUID, upload_id: UUID) -> VerifiedUpload:
+        """Fetch and decode a user's upload. Raises ``Rejected``."""
+        key = upload_key(user_id, upload_id)
+        with tempfile.TemporaryDirectory(prefix="reelhouse-storage-") as directory:
+            path = Path(directory, "upload")
+            fetched = await self._store.fetch(self._uploads, key, path, LARGEST_UPLOAD_BYTES)
+            inspection = await self._decoders.inspect(path, LARGEST_PICTURE_PIXELS)
+        check_upload(inspection.media)
+        return VerifiedUpload(key, fetched, inspection)
+
+    async def _put_poster(self, user_id: UUID, generation_id: UUID, poster: bytes) -> None:
+        key = poster_key(user_id, generation_id)
+        await self._store.put_once(key, poster, sha256_of(poster).hexdigest(), "image/jpeg", {})

@@ -1,0 +1,201 @@
+"""The loop that works off what was asked: claim, look outside any transaction, record behind the fence."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+from prometheus_client import Counter, Histogram
+
+from contracts.generation import OutputReady, OutputSought
+from contracts.registry import BY_SUBJECT
+from contracts.storage import AssetRejected, InputsRejected, InputsVerified, OutputMissing, VerifyInputs
+from messaging.received import Received
+from messaging.transaction import Transactions
+from storage import handlers, repository
+from storage.errors import DecoderFailed, Rejected, StoreUnavailable
+from storage.verification import Verifier
+
+LEASE: Final = timedelta(minutes=5)
+"""Longer than the longest look: fetch, decode and write of the largest file, each bounded in time."""
+LONGEST_PAUSE_SECONDS: Final = 60
+DECODER_FAILURES: Final = 3
+"""A file that took the decoder down three times is the reason."""
+
+log = structlog.get_logger(__name__)
+
+answers_total = Counter("storage_answers_total", "Verifications answered.", ["question", "answer", "code"])
+postponed_total = Counter("storage_postponed_total", "Verifications put off because something was unavailable.")
+failures_total = Counter("storage_failures_total", "Verifications that failed unexpectedly.")
+look_seconds = Histogram("storage_look_seconds", "From claim to answer.", ["question"])
+
+
+class Worker:
+    """Works off due verifications, ``concurrency`` at a time; a freed place is filled at once."""
+
+    def __init__(self, transactions: Transactions, verifier: Verifier, concurrency: int, wake: asyncio.Event) -> None:
+        self._transactions = transactions
+        self._verifier = verifier
+        self._concurrency = concurrency
+        self._wake = wake
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def work(self) -> None:
+        """Start as much as there is room for and due. Called at every wake-up."""
+        room = self._concurrency - len(self._running)
+        if room <= 0:
+            return
+        async with self._transactions.begin() as tx:
+            claims = await repository.claim_due(tx.connection, room, LEASE)
+        for claim in claims:
+            task = asyncio.create_task(self._one(claim))
+            self._running.add(task)
+            task.add_done_callback(self._done)
+
+    async def stop(self) -> None:
+        """End what is under way; its lease brings it back elsewhere."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._wake.set()
+
+    async def _one(self, claim: sa.Row[Any]) -> None:
+        asked = _received(claim)
+        started = time.monotonic()
+        try:
+            await self._answer(claim, asked)
+        except (StoreUnavailable, DecoderFailed) as error:
+            postponed_total.inc()
+            log.warning("verification_postponed", generation_id=str(claim.generation_id), reason=str(error))
+            await self._postpone(claim)
+        except Exception:
+            failures_total.inc()
+            log.exception("verification_failed", generation_id=str(claim.generation_id))
+            await self._postpone(claim)
+        look_seconds.labels(type(asked.payload).__name__).observe(time.monotonic() - started)
+
+    async def _postpone(self, claim: sa.Row[Any]) -> None:
+        delay = timedelta(seconds=min(2 ** min(claim.tries, 10) / 2, LONGEST_PAUSE_SECONDS))
+        async with self._transactions.begin() as tx:
+            await repository.postpone(tx.connection, claim, delay)
+
+    async def _answer(self, claim: sa.Row[Any], asked: Received[Any]) -> None:
+        answers: dict[type, Callable[[sa.Row[Any], Received[Any]], Awaitable[str]]] = {
+            OutputReady: self._output_ready,
+            OutputSought: self._output_sought,
+            VerifyInputs: self._verify_inputs,
+        }
+        code = await answers[type(asked.payload)](claim, asked)
+        answers_total.labels(type(asked.payload).__name__, "ok" if code == "" else "refused", code).inc()
+
+    async def _output_ready(self, claim: sa.Row[Any], asked: Received[OutputReady]) -> str:
+        ready = asked.payload
+        if await self._announced_again(claim, asked):
+            return ""
+        try:
+            asset = await self._look(claim, lambda: self._verifier.store_output(ready, ready.claim))
+        except Rejected as rejection:
+            refusal = AssetRejected(
+                generation_id=ready.generation_id,
+                user_id=ready.user_id,
+                attempt_id=ready.claim.attempt_id,
+                attempt_number=ready.claim.attempt_number,
+                code=rejection.code,
+                detail=rejection.detail,
+            )
+            async with self._transactions.begin() as tx:
+                await handlers.record_answer(tx, claim, refusal, asked)
+            return rejection.code
+        async with self._transactions.begin() as tx:
+            await handlers.record_asset(tx, claim, asset, asked)
+        return ""
+
+    async def _output_sought(self, claim: sa.Row[Any], asked: Received[OutputSought]) -> str:
+        sought = asked.payload
+        if await self._announced_again(claim, asked):
+            return ""
+        for candidate in sought.claims:
+            try:
+                asset = await self._look(claim, lambda c=candidate: self._verifier.store_output(sought, c))  # type: ignore[misc]
+            except Rejected as rejection:
+                log.info("sought_output_rejected", generation_id=str(sought.generation_id), code=rejection.code)
+                continue
+            async with self._transactions.begin() as tx:
+                await handlers.record_asset(tx, claim, asset, asked)
+            return ""
+        missing = OutputMissing(
+            generation_id=sought.generation_id, user_id=sought.user_id, sought_version=sought.version
+        )
+        async with self._transactions.begin() as tx:
+            await handlers.record_answer(tx, claim, missing, asked)
+        return "missing"
+
+    async def _verify_inputs(self, claim: sa.Row[Any], asked: Received[VerifyInputs]) -> str:
+        order = asked.payload
+        keys: dict[str, str] = {}
+        for parameter, upload_id in order.uploads.items():
+            try:
+                upload = await self._look(claim, lambda u=upload_id: self._verifier.look_at_upload(order.user_id, u))  # type: ignore[misc]
+            except Rejected as rejection:
+                refusal = InputsRejected(
+                    generation_id=order.generation_id,
+                    user_id=order.user_id,
+                    parameter=parameter,
+                    code=rejection.code,
+                    detail=rejection.detail,
+                )
+                async with self._transactions.begin() as tx:
+                    await handlers.record_answer(tx, claim, refusal, asked)
+                return rejection.code
+            keys[parameter] = upload.key
+            async with self._transactions.begin() as tx:
+                await repository.put_upload(
+                    tx.connection,
+                    upload_id,
+                    order.user_id,
+                    upload.key,
+                    upload.fetched.size_bytes,
+                    upload.fetched.sha256,
+                    upload.inspection.media,
+                )
+        verified = InputsVerified(generation_id=order.generation_id, user_id=order.user_id, object_keys=keys)
+        async with self._transactions.begin() as tx:
+            await handlers.record_answer(tx, claim, verified, asked)
+        return ""
+
+    async def _announced_again(self, claim: sa.Row[Any], asked: Received[Any]) -> bool:
+        """A generation has one output: once it stands, every further question is answered with it."""
+        async with self._transactions.begin() as tx:
+            standing = await repository.find_asset(tx.connection, claim.generation_id)
+            if standing is not None:
+                await handlers.record_asset(tx, claim, standing, asked)
+        return standing is not None
+
+    async def _look(self, claim: sa.Row[Any], look: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return await look()
+        except DecoderFailed as error:
+            if claim.tries < DECODER_FAILURES:
+                raise
+            raise Rejected("undecodable", "the decoder failed on this file again and again") from error
+
+
+def _received(claim: sa.Row[Any]) -> Received[Any]:
+    """The question as it came, so that the answer names its cause."""
+    return Received(
+        message_id=claim.message_id,
+        subject=claim.subject,
+        payload=msgspec.json.decode(claim.payload, type=BY_SUBJECT[claim.subject]),
+        correlation_id=claim.generation_id,
+        causation_id=None,
+        occurred_at=claim.asked_at,
+        traceparent=claim.traceparent,
+        deliveries=1,
+    )
