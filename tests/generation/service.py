@@ -1,0 +1,250 @@
+"""The whole service in this process, between peers that speak for billing, storage and gateway over the real broker."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import text
+
+from contracts.generation import (
+    CancelGeneration,
+    GenerationCancelled,
+    GenerationCompleted,
+    GenerationDispatched,
+    GenerationFailed,
+    OutputReady,
+    OutputSought,
+)
+from contracts.message import Message, Service
+from contracts.storage import AssetStored, OutputMissing
+from contracts.values import GenerationOrder, MediaProperties, OutputClaim
+from generation.main import build
+from generation.settings import Settings
+from local_platform.servers import S3Server
+from messaging.consumers import Subscription
+from messaging.received import Received
+from messaging.runtime import Messaging
+from messaging.schema import grant_statements, table_statements
+from messaging.settings import BrokerSettings
+from messaging.transaction import Transaction
+from service_runtime.listener import HttpServer, Listener
+from tests.generation.bench import reserved
+from tests.support.databases import Database
+from tests.support.waiting import eventually
+
+BrokerOf = Callable[[str], BrokerSettings]
+
+FAST = {
+    "poll_seconds": 0.2,
+    "retry_backoff_seconds": 0.1,
+    "ambiguous_wait_seconds": 1.0,
+    "sweep_first_seconds": 1.0,
+    "sweep_interval_seconds": 1.0,
+    "cancel_timeout_seconds": 5.0,
+    "breaker_first_seconds": 0.5,
+    "breaker_longest_seconds": 1.0,
+    "runpod_timeout_seconds": 2.0,
+    "lease_seconds": 4.0,
+}
+"""Patience in seconds, for tests; production's is in the settings."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def service_settings(
+    database: Database, broker: BrokerSettings, s3: S3Server, runpod_api_base: str, api_key: str, **changes: Any
+) -> Settings:
+    """Settings of one replica against real servers; ``changes`` override the fast defaults."""
+    access_key, secret_key = s3.credentials["generation"]
+    port = free_port()
+    values: dict[str, Any] = {
+        "database_url": database.dsn("generation"),
+        "nats_url": broker.url,
+        "nats_user": broker.user,
+        "nats_password": broker.password,
+        "ops_port": 0,
+        "http_host": "127.0.0.1",
+        "http_port": port,
+        "runpod_api_base": runpod_api_base,
+        "runpod_api_key": api_key,
+        "endpoints": {"video": {"id": "video-ep"}, "image": {"id": "image-ep"}},
+        "callback_base_url": f"http://127.0.0.1:{port}",
+        "callback_secrets": ["a secret for tests"],
+        "s3_endpoint_url": s3.endpoint_url,
+        "s3_region": s3.region,
+        "s3_access_key_id": access_key,
+        "s3_secret_access_key": secret_key,
+    }
+    return Settings(**(values | FAST | changes))
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[None]:
+    """One replica, from start to orderly stop."""
+    service = build(settings)
+    await service.start()
+    listener = Listener(HttpServer(service.app, settings.http_host, settings.http_port), 2.0)
+    await listener.start()
+    try:
+        async with _tasks(service.components):
+            yield
+    finally:
+        await listener.stop()
+        await service.stop()
+
+
+@asynccontextmanager
+async def _tasks(components: Iterable[Any]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(component.run(), name=component.name) for component in components]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        failures = [one for one in outcomes if isinstance(one, Exception)]
+        assert not failures, failures
+
+
+class Storage:
+    """Storage's part: it answers as its contract says, from what the test has put into ``files``."""
+
+    def __init__(self) -> None:
+        self.trusting = True
+        self.files: set[str] = set()
+        self.claims: list[OutputClaim] = []
+
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        return (Subscription(OutputReady, self.ready), Subscription(OutputSought, self.sought))
+
+    async def ready(self, tx: Transaction, batch: Sequence[Received[OutputReady]]) -> None:
+        for message in batch:
+            self.claims.append(message.payload.claim)
+            if self.trusting:
+                tx.publish(_stored(message.payload, message.payload.claim), cause=message)
+
+    async def sought(self, tx: Transaction, batch: Sequence[Received[OutputSought]]) -> None:
+        for message in batch:
+            found = next((claim for claim in message.payload.claims if claim.object_key in self.files), None)
+            if found is not None:
+                tx.publish(_stored(message.payload, found), cause=message)
+                continue
+            missing = OutputMissing(
+                generation_id=message.payload.generation_id,
+                user_id=message.payload.user_id,
+                sought_version=message.payload.version,
+            )
+            tx.publish(missing, cause=message)
+
+
+class Peers:
+    """The services around generation: what they say, and everything that they hear from it."""
+
+    def __init__(self, database: Database, billing: Messaging, gateway: Messaging, storage: Storage) -> None:
+        self.database = database
+        self.storage = storage
+        self._billing = billing
+        self._gateway = gateway
+        self.heard: dict[UUID, list[Message]] = {}
+
+    async def fund(self, *orders: GenerationOrder) -> None:
+        """Billing has reserved the credits."""
+        async with self._billing.transactions.begin() as tx:
+            for order in orders:
+                tx.publish(reserved(order), correlation_id=order.generation_id)
+
+    async def cancel(self, order: GenerationOrder) -> None:
+        """The user wants it stopped."""
+        command = CancelGeneration(
+            generation_id=order.generation_id, user_id=order.user_id, requested_at=order.requested_at
+        )
+        async with self._gateway.transactions.begin() as tx:
+            tx.publish(command, correlation_id=order.generation_id)
+
+    async def hear(self, _tx: Transaction, batch: Sequence[Received[Any]]) -> None:
+        for message in batch:
+            self.heard.setdefault(message.payload.generation_id, []).append(message.payload)
+
+    async def until(self, order: GenerationOrder, kind: type[Message], timeout: float = 20.0) -> Any:
+        """Wait for an event of that kind about the order, and return it."""
+        return await eventually(
+            lambda: next((one for one in self.heard.get(order.generation_id, ()) if isinstance(one, kind)), None),
+            timeout,
+            f"{kind.__name__} (heard {[type(one).__name__ for one in self.heard.get(order.generation_id, ())]})",
+        )
+
+    def count(self, order: GenerationOrder, kind: type[Message]) -> int:
+        """How many such events were heard of the order."""
+        return sum(isinstance(one, kind) for one in self.heard.get(order.generation_id, ()))
+
+    async def status(self, order: GenerationOrder) -> str:
+        """The order's state in the database."""
+        async with self.database.engine("generation").connect() as connection:
+            statement = text("SELECT status FROM generation.video_generations WHERE generation_id = :id")
+            return str((await connection.execute(statement, {"id": order.generation_id})).scalar())
+
+
+@asynccontextmanager
+async def peers(database: Database, broker_settings: BrokerOf) -> AsyncIterator[Peers]:
+    """Billing, gateway and storage as far as generation notices them."""
+    storage = Storage()
+    async with AsyncExitStack() as stack:
+        billing = await _peer(stack, database, broker_settings, "billing", ())
+        heard: list[Peers] = []
+
+        async def hear(tx: Transaction, batch: Sequence[Received[Any]]) -> None:
+            await heard[0].hear(tx, batch)
+
+        kinds = (GenerationDispatched, GenerationCompleted, GenerationFailed, GenerationCancelled, OutputReady)
+        gateway = await _peer(
+            stack, database, broker_settings, "gateway", tuple(Subscription(kind, hear) for kind in kinds)
+        )
+        heard.append(Peers(database, billing, gateway, storage))
+        await _peer(stack, database, broker_settings, "storage", storage.subscriptions())
+        yield heard[0]
+
+
+async def _peer(
+    stack: AsyncExitStack,
+    database: Database,
+    broker_settings: BrokerOf,
+    name: Service,
+    subscriptions: tuple[Subscription, ...],
+) -> Messaging:
+    owner = database.engine(f"{name}_migrator")
+    async with owner.begin() as connection:
+        for statement in [*table_statements(name), *grant_statements(name, name)]:
+            await connection.exec_driver_sql(statement)
+    messaging = Messaging(
+        service=name,
+        engine=database.engine(name),
+        broker_settings=broker_settings(name),
+        subscriptions=subscriptions,
+    )
+    await stack.enter_async_context(_tasks(messaging.components()))
+    return messaging
+
+
+def _stored(asked: OutputReady | OutputSought, claim: OutputClaim) -> AssetStored:
+    return AssetStored(
+        asset_id=uuid4(),
+        generation_id=asked.generation_id,
+        user_id=asked.user_id,
+        attempt_id=claim.attempt_id,
+        attempt_number=claim.attempt_number,
+        object_key="library",
+        poster_object_key="poster",
+        size_bytes=claim.size_bytes or 1,
+        sha256=claim.sha256 or "",
+        media=MediaProperties(content_type="video/mp4", width_pixels=1, height_pixels=1, codec="h264"),
+        stored_at=datetime.now(UTC),
+    )
