@@ -3,15 +3,17 @@
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
 
-from billing import conservation, handlers
+from billing import conservation, handlers, repository
 from contracts.billing import CreditsCaptured, CreditsRefused, CreditsReserved
 from contracts.message import Message
-from tests.billing.ledger import Ledger, cancelled, completed, failed, grant, order
+from tests.billing.ledger import Ledger, cancelled, completed, failed, grant, order, received
 from tests.support.databases import Database
 
 
@@ -98,3 +100,24 @@ async def test_batches_that_open_and_use_the_same_users_in_opposite_order_do_not
         )
     assert await _deadlocks(database) == 0
     assert await conservation.check(ledgers[0].engine) == []
+
+
+async def test_an_outcome_that_meets_its_user_and_reservation_in_the_moment_of_their_commit_is_put_off(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = uuid4()
+    request = order(user, 10)
+    find_reservations = repository.find_reservations
+    async with AsyncExitStack() as opening:
+        tx = await opening.enter_async_context(ledger.transactions.begin())
+        await handlers.grant(tx, [received(grant(user, 10))])
+        await handlers.reserve(tx, [received(request)])
+
+        async def find_after_the_commit(*arguments: Any) -> Any:
+            await opening.aclose()
+            return await find_reservations(*arguments)
+
+        monkeypatch.setattr(repository, "find_reservations", find_after_the_commit)
+        recorder = await ledger.record(handlers.resolve, completed(user, request.order.generation_id, 10))
+    assert len(recorder.deferred) == 1
+    assert await ledger.balance(user) == (0, 10, 0)

@@ -95,8 +95,10 @@ async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:
         return
     connection = tx.connection
     accounts = await repository.lock_users(connection, (m.payload.user_id for m in messages), opening=False)
-    reservations = await repository.find_reservations(connection, [m.payload.generation_id for m in messages])
-    _check_owners(messages, reservations)
+    found = await repository.find_reservations(connection, [m.payload.generation_id for m in messages])
+    _check_owners(messages, found)
+    # A user whose row was committed only after the locking is not locked: to this batch the reservation is early.
+    reservations = {id_: reservation for id_, reservation in found.items() if reservation.user_id in accounts}
     drawn = {draw.grant_id for reservation in reservations.values() for draw in reservation.draws}
     await repository.find_grants(connection, accounts, drawn)
     book = Book(await repository.get_time(connection), new_id)

@@ -176,14 +176,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of every command."""
     arguments = _parser().parse_args(argv)
     if arguments.command == "serve":
-        settings = Settings()  # type: ignore[call-arg]
+        settings = Settings()
         configure_logging("billing", settings)
         run_process(serve(settings))
     if arguments.command == "migrate":
         migrate("billing")
         return
     operation = _operation(arguments)
-    sys.exit(asyncio.run(operation(CommandSettings())))  # type: ignore[call-arg]
+    sys.exit(asyncio.run(operation(CommandSettings())))
 
 
 if __name__ == "__main__":

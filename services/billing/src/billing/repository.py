@@ -9,7 +9,21 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Insert, Table, bindparam, func, insert, literal_column, or_, select, union_all, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Insert,
+    Table,
+    and_,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -56,6 +70,11 @@ def _insert_rows(table: Table, names: Sequence[str]) -> Insert:
     return insert(table).from_select(list(names), select(*(rows.c[name] for name in names)))
 
 
+def _is_any(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    """Whether the column is one of the values in the array parameter ``name``."""
+    return column == func.any(bindparam(name, type_=ARRAY(column.type)))
+
+
 def _columns(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
     columns = list(zip(*rows, strict=True))
     return {f"{name}s": list(column) for name, column in zip(names, columns, strict=True)}
@@ -84,12 +103,46 @@ _OPEN_USERS = (
     .from_select(["user_id"], select(_new_users.c.user_id).order_by(_new_users.c.user_id))
     .on_conflict_do_nothing()
 )
-_LOCK_USERS = (
-    select(users)
-    .where(users.c.user_id == func.any(bindparam("user_ids", type_=ARRAY(users.c.user_id.type))))
-    .order_by(users.c.user_id)
-    .with_for_update()
+_LOCK_USERS = select(users).where(_is_any(users.c.user_id, "user_ids")).order_by(users.c.user_id).with_for_update()
+_FIND_GRANTS = select(
+    grants.c.grant_id,
+    grants.c.user_id,
+    grants.c.reason,
+    grants.c.remaining_credits,
+    grants.c.payment_id,
+    grants.c.expires_at,
+    grants.c.granted_at,
+).where(
+    or_(
+        and_(_is_any(grants.c.user_id, "user_ids"), grants.c.remaining_credits > literal_column("0")),
+        _is_any(grants.c.grant_id, "drawn"),
+    )
 )
+_FIND_VERDICTS = union_all(
+    select(
+        reservations.c.generation_id, reservations.c.user_id, reservations.c.amount_credits.label("price_credits")
+    ).where(_is_any(reservations.c.generation_id, "generation_ids")),
+    select(refusals.c.generation_id, refusals.c.user_id, refusals.c.required_credits).where(
+        _is_any(refusals.c.generation_id, "generation_ids")
+    ),
+)
+_FIND_RESERVATIONS = (
+    select(
+        reservations,
+        func.array_agg(aggregate_order_by(reservation_grants.c.grant_id, reservation_grants.c.position)),
+        func.array_agg(aggregate_order_by(reservation_grants.c.amount_credits, reservation_grants.c.position)),
+    )
+    .join(reservation_grants, reservation_grants.c.reservation_id == reservations.c.reservation_id)
+    .where(_is_any(reservations.c.generation_id, "generation_ids"))
+    .group_by(reservations.c.reservation_id)
+)
+_FIND_GRANT_KEYS = select(grants.c.grant_id, grants.c.content_hash, grants.c.payment_id, grants.c.reason).where(
+    or_(_is_any(grants.c.grant_id, "grant_ids"), _is_any(grants.c.payment_id, "payment_ids"))
+)
+_FIND_CLAWBACK_HASHES = select(clawbacks.c.clawback_id, clawbacks.c.content_hash).where(
+    _is_any(clawbacks.c.clawback_id, "clawback_ids")
+)
+_TIME = select(func.clock_timestamp())
 _remainders = _unnest(grants, _REMAINDER)
 _UPDATE_GRANTS = (
     update(grants)
@@ -124,31 +177,15 @@ async def lock_users(connection: AsyncConnection, user_ids: Iterable[UUID], *, o
 
 async def get_time(connection: AsyncConnection) -> datetime:
     """The database's clock now. Asked after locking, so that the times on one user's statement never go back."""
-    now: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    now: datetime = (await connection.execute(_TIME)).scalar_one()
     return now
 
 
 async def find_grants(connection: AsyncConnection, accounts: dict[UUID, Account], drawn: Iterable[UUID] = ()) -> None:
     """Give each locked account its grants: those with something left, and those that are named."""
-    rows = await connection.execute(
-        select(
-            grants.c.grant_id,
-            grants.c.user_id,
-            grants.c.reason,
-            grants.c.remaining_credits,
-            grants.c.payment_id,
-            grants.c.expires_at,
-            grants.c.granted_at,
-        ).where(
-            or_(
-                (grants.c.user_id == func.any(list(accounts))) & (grants.c.remaining_credits > 0),
-                grants.c.grant_id == func.any(list(drawn)),
-            )
-        )
-    )
+    rows = await connection.execute(_FIND_GRANTS, {"user_ids": list(accounts), "drawn": list(drawn)})
     for row in rows:
-        account = accounts[row.user_id]
-        account.grants[row.grant_id] = Grant(
+        grant = Grant(
             grant_id=row.grant_id,
             reason=row.reason,
             remaining_credits=row.remaining_credits,
@@ -156,32 +193,18 @@ async def find_grants(connection: AsyncConnection, accounts: dict[UUID, Account]
             expires_at=row.expires_at,
             granted_at=row.granted_at,
         )
+        accounts[row.user_id].add_grant(grant)
 
 
 async def find_verdicts(connection: AsyncConnection, generation_ids: Sequence[UUID]) -> dict[UUID, Verdict]:
     """Which of the orders already have a verdict."""
-    reserved = select(
-        reservations.c.generation_id, reservations.c.user_id, reservations.c.amount_credits.label("price_credits")
-    ).where(reservations.c.generation_id == func.any(generation_ids))
-    refused = select(refusals.c.generation_id, refusals.c.user_id, refusals.c.required_credits).where(
-        refusals.c.generation_id == func.any(generation_ids)
-    )
-    rows = await connection.execute(union_all(reserved, refused))
+    rows = await connection.execute(_FIND_VERDICTS, {"generation_ids": generation_ids})
     return {row.generation_id: Verdict(row.user_id, row.price_credits) for row in rows}
 
 
 async def find_reservations(connection: AsyncConnection, generation_ids: Sequence[UUID]) -> dict[UUID, Reservation]:
     """The reservations of these generations, each with its draws in spending order."""
-    rows = await connection.execute(
-        select(
-            reservations,
-            func.array_agg(aggregate_order_by(reservation_grants.c.grant_id, reservation_grants.c.position)),
-            func.array_agg(aggregate_order_by(reservation_grants.c.amount_credits, reservation_grants.c.position)),
-        )
-        .join(reservation_grants, reservation_grants.c.reservation_id == reservations.c.reservation_id)
-        .where(reservations.c.generation_id == func.any(generation_ids))
-        .group_by(reservations.c.reservation_id)
-    )
+    rows = await connection.execute(_FIND_RESERVATIONS, {"generation_ids": generation_ids})
     return {
         row.generation_id: Reservation(
             reservation_id=row.reservation_id,
@@ -202,21 +225,13 @@ async def find_grant_keys(
     connection: AsyncConnection, grant_ids: Sequence[UUID], payment_ids: Sequence[UUID]
 ) -> list[GrantKey]:
     """The earlier grants with these ids or for these payments."""
-    rows = await connection.execute(
-        select(grants.c.grant_id, grants.c.content_hash, grants.c.payment_id, grants.c.reason).where(
-            or_(grants.c.grant_id == func.any(grant_ids), grants.c.payment_id == func.any(payment_ids))
-        )
-    )
+    rows = await connection.execute(_FIND_GRANT_KEYS, {"grant_ids": grant_ids, "payment_ids": payment_ids})
     return [GrantKey(*row) for row in rows]
 
 
 async def find_clawback_hashes(connection: AsyncConnection, clawback_ids: Sequence[UUID]) -> dict[UUID, bytes]:
     """The content hashes of the earlier clawbacks with these ids."""
-    rows = await connection.execute(
-        select(clawbacks.c.clawback_id, clawbacks.c.content_hash).where(
-            clawbacks.c.clawback_id == func.any(clawback_ids)
-        )
-    )
+    rows = await connection.execute(_FIND_CLAWBACK_HASHES, {"clawback_ids": clawback_ids})
     return {row.clawback_id: row.content_hash for row in rows}
 
 
