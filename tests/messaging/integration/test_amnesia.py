@@ -5,11 +5,13 @@ from pathlib import Path
 from uuid import UUID
 
 from contracts.billing import CreditsRefused, GrantCredits
+from contracts.streams import BY_NAME
 from local_platform.servers import NatsServer
 from messaging.consumers import Subscription
 from messaging.ids import new_id
 from messaging.runtime import Messaging
-from tests.messaging.integration.conftest import Platform
+from messaging.topology import assert_stream
+from tests.messaging.integration.conftest import Platform, running
 from tests.messaging.integration.effects import (
     effects,
     execute,
@@ -131,10 +133,31 @@ async def test_a_rolled_back_broker_that_has_grown_past_the_loss_is_found_out(
     await eventually(stored_again, timeout=RECOVERY_SECONDS)
 
 
+async def test_new_messages_under_old_numbers_do_not_hide_what_a_wiped_broker_lost(
+    platform: Platform, nats_server: NatsServer
+) -> None:
+    """The relay is faster than the watch: it leaves a sound checkpoint below the lost ones before anybody looks."""
+    await run_until_published(platform, platform.messaging("billing"), 300)
+    await nats_server.stop()
+    nats_server.wipe_store()
+    await nats_server.start()
+    jetstream = (await platform.admin()).jetstream()
+    await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
+    hasty = platform.messaging("billing")
+    await publish_refused(hasty.transactions, 100)
+    async with hasty.broker.lease():
+        assert await hasty.relay.relay_batch() == (100, 100)
+
+    await platform.start("billing")
+
+    async def stored_again() -> bool:
+        return int((await jetstream.stream_info("BILLING")).state.messages) == 400
+
+    await eventually(stored_again, timeout=RECOVERY_SECONDS)
+
+
 async def run_until_published(platform: Platform, messaging: Messaging, count: int) -> list[UUID]:
     """Run one process of billing until it has published ``count`` messages, and stop it."""
-    from tests.messaging.integration.conftest import running
-
     async with running(messaging.components()):
         ids = await publish_refused(messaging.transactions, count)
         await expect_published(platform.engine("billing"))

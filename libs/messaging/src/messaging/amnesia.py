@@ -148,10 +148,11 @@ class AmnesiaWatch:
             intact = await self._intact_sequence(stream, positions)
             if intact is None:
                 return
-            await self._positions.forget(connection, holder, stream, intact)
             if holder == RELAY:
-                count = await self._outbox.forget_published(connection, stream, intact)
+                await self._positions.forget(connection, holder, stream, above_sequence=intact)
+                count = await self._outbox.forget_published(connection, stream, above_sequence=intact)
             else:
+                await self._positions.forget(connection, holder, stream, above_sequence=0)
                 count = 0
                 await self._delete_consumer(stream, holder)
         metrics.AMNESIA.labels(self._service, stream).inc()
@@ -159,19 +160,20 @@ class AmnesiaWatch:
         self._doorbell.set()
 
     async def _intact_sequence(self, stream: str, positions: Sequence[Position]) -> int | None:
-        """The highest checkpoint below the lowest that does not hold: up to there nothing is lost. None if all hold.
+        """Up to which sequence nothing is lost; 0 if that cannot be told, None if every checkpoint holds.
 
-        Checkpoints above a lost one prove nothing about it: the stream may have grown past it again.
+        A checkpoint that holds proves that only if it is older than the loss: the stream may have grown again since,
+        under the numbers of what it lost. One that was verified before the transaction of a lost batch began is older.
         """
         info = await find_stream(self._broker.jetstream, stream)
         if info is None:
             raise BrokerUnavailableError(f"stream {stream} went away during recovery")
-        intact = 0
-        for position in reversed(positions):
-            if not await self._holds(position, info):
-                return intact
-            intact = position.sequence
-        return None
+        holding = [position for position in positions if await self._holds(position, info)]
+        lost = [position.recorded_at for position in positions if position not in holding and position.recorded_at]
+        if not lost:
+            return None
+        older = [held for held in holding if held.verified_at is not None and held.verified_at <= min(lost)]
+        return max((position.sequence for position in older), default=0)
 
     async def _delete_consumer(self, stream: str, durable: str) -> None:
         """Its place in the stream means nothing any more; its owner builds it again and reads from the start."""

@@ -27,7 +27,11 @@ _CHECKPOINT_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The highest message of a checkpoint."""
+    """The highest message of a checkpoint.
+
+    ``recorded_at`` (the start of its batch's transaction) and ``verified_at`` are by the database clock, and only known
+    of what was read back.
+    """
 
     holder: str
     stream: str
@@ -35,6 +39,8 @@ class Position:
     sequence: int
     message_id: UUID
     stream_created_at: datetime | None
+    recorded_at: datetime | None = None
+    verified_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -87,12 +93,13 @@ class Positions:
         self._put = statement(
             schema,
             """
-            INSERT INTO {schema}.relay_positions
+            INSERT INTO {schema}.relay_positions AS p
                 (holder, stream, checkpoint_id, sequence, message_id, stream_created_at)
             VALUES (:holder, :stream, :checkpoint_id, :sequence, :message_id, :stream_created_at)
             ON CONFLICT (holder, stream, checkpoint_id) DO UPDATE
             SET sequence = excluded.sequence, message_id = excluded.message_id,
                 stream_created_at = excluded.stream_created_at, recorded_at = now(), verified_at = NULL
+            WHERE p.sequence <> excluded.sequence
             """,
         )
         self._due = statement(
@@ -110,7 +117,7 @@ class Positions:
         self._all = statement(
             schema,
             """
-            SELECT holder, stream, checkpoint_id, sequence, message_id, stream_created_at
+            SELECT holder, stream, checkpoint_id, sequence, message_id, stream_created_at, recorded_at, verified_at
             FROM {schema}.relay_positions WHERE holder = :holder AND stream = :stream ORDER BY sequence DESC
             """,
         )
