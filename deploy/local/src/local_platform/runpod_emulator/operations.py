@@ -1,0 +1,149 @@
+"""Around every request of clients and workers: who may, how often, and what goes wrong on request."""
+
+import asyncio
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from local_platform.runpod_emulator.connections import ResetInsteadOfAnswer
+from local_platform.runpod_emulator.emulator import Emulator
+from local_platform.runpod_emulator.endpoint import Endpoint
+from local_platform.runpod_emulator.jobs import Job, Submission
+from local_platform.runpod_emulator.limits import TooManyRequests
+from local_platform.runpod_emulator.rules import Subject
+from local_platform.runpod_emulator.settings import Operation
+
+Answer = Response | ResetInsteadOfAnswer
+Handler = Callable[[Endpoint, Request], Awaitable[Response]]
+
+MAX_BODY_BYTES: Final[dict[Operation, int]] = {
+    "run": 10 * 1024 * 1024,
+    "runsync": 20 * 1024 * 1024,
+    "job-done": 20 * 1024 * 1024,
+    "job-stream": 20 * 1024 * 1024,
+}
+
+
+class Refused(Exception):
+    """The request gets this answer and nothing happens."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Operations:
+    """Makes routes: each handler runs behind authorisation, limits and rules."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._emulator = emulator
+
+    def route(self, path: str, operation: Operation, handler: Handler, methods: list[str], *, bearer: bool) -> Route:
+        """``bearer``: the key must come as a bearer token; the SDK sends it bare."""
+
+        async def serve(request: Request) -> Any:
+            answer = await self._answer(operation, handler, request, bearer)
+            outcome = str(answer.status_code) if isinstance(answer, Response) else "reset"
+            self._emulator.answers[operation, outcome] += 1
+            return answer
+
+        return Route(path, serve, methods=methods)
+
+    async def _answer(self, operation: Operation, handler: Handler, request: Request, bearer: bool) -> Answer:
+        endpoint_id = request.path_params["endpoint"]
+        limit = self._emulator.settings.limits.get(operation)
+        now = asyncio.get_running_loop().time()
+        try:
+            self._authorise(request, bearer)
+            await _read_body(request, MAX_BODY_BYTES.get(operation, 0))
+            with self._emulator.limiter.admitted((endpoint_id, operation), limit, now):
+                return await self._misbehaving(operation, handler, self._emulator.endpoint(endpoint_id), request)
+        except Refused as refusal:
+            return JSONResponse({"error": refusal.reason}, status_code=refusal.status)
+        except TooManyRequests:
+            return JSONResponse({"error": "too many requests"}, status_code=429)
+
+    def _authorise(self, request: Request, bearer: bool) -> None:
+        given = request.headers.get("authorization", "")
+        if bearer and not given.startswith("Bearer "):
+            raise Refused(401, "a bearer token is required")
+        if not hmac.compare_digest(given.removeprefix("Bearer ").encode(), self._emulator.api_key.encode()):
+            raise Refused(401, "the API key is wrong")
+
+    async def _misbehaving(
+        self, operation: Operation, handler: Handler, endpoint: Endpoint, request: Request
+    ) -> Answer:
+        rules = self._emulator.rules
+        if not rules:
+            return await handler(endpoint, request)
+        before = _subject(operation, endpoint, request)
+        if rule := rules.strike("answer_error", before):
+            return _made_up_error(rule.http_status)
+        answer = await handler(endpoint, request)
+        after = _subject(operation, endpoint, request)
+        if rule := rules.strike("slow_response", after):
+            await asyncio.sleep(rule.delay_seconds)
+        if rules.strike("accept_then_reset", after):
+            return ResetInsteadOfAnswer(self._emulator.connections)
+        if rule := rules.strike("accept_then_error", after):
+            return _made_up_error(rule.http_status)
+        return answer
+
+
+def submission_of(request: Request) -> Submission:
+    """The body of ``/run``. Raises Refused with 400, naming what is wrong with it."""
+    try:
+        return Submission.model_validate_json(request.state.body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refused(400, f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from error
+
+
+def job_of(endpoint: Endpoint, request: Request) -> Job:
+    """The job that the path names. Raises Refused with 404."""
+    job = endpoint.find(request.path_params["job"])
+    if job is None:
+        raise Refused(404, "job not found")
+    return job
+
+
+def remember_job(request: Request, job: Job) -> None:
+    """So that rules about the answer to a submission know which job it was."""
+    request.state.job = job
+
+
+async def _read_body(request: Request, most: int) -> None:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise Refused(400, f"the body is larger than {most} bytes")
+    request.state.body = bytes(body)
+
+
+def _subject(operation: Operation, endpoint: Endpoint, request: Request) -> Subject:
+    job: Job | None = getattr(request.state, "job", None) or endpoint.find(request.path_params.get("job", ""))
+    if job is not None:
+        return Subject(endpoint.id, operation, job.id, job.submission.input)
+    return Subject(endpoint.id, operation, request.path_params.get("job"), _unchecked_input(request.state.body))
+
+
+def _unchecked_input(body: bytes) -> dict[str, Any] | None:
+    """The input of a submission that has not been accepted (yet), if it has one."""
+    try:
+        submission = json.loads(body) if body else None
+    except ValueError:
+        return None
+    found = submission.get("input") if isinstance(submission, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _made_up_error(status: int) -> JSONResponse:
+    return JSONResponse({"error": "the emulator was told to answer so"}, status_code=status)

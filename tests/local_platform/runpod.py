@@ -1,0 +1,149 @@
+"""The RunPod emulator for tests: served in the test's own event loop, with a client and a worker by hand."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from local_platform.runpod_emulator.emulator import Emulator
+from local_platform.runpod_emulator.server import EmulatorServer
+from local_platform.runpod_emulator.settings import EmulatorSettings
+from tests.support.serving import listening_socket, serving
+from tests.support.waiting import eventually
+
+API_KEY = "test-key"
+ENDPOINT = "preview"
+
+
+@dataclass
+class RunPod:
+    """A client of the public and the admin API."""
+
+    url: str
+    http: httpx.AsyncClient
+    endpoint: str = ENDPOINT
+
+    async def call(self, method: str, operation: str, **body: Any) -> httpx.Response:
+        """``operation`` is what follows the endpoint: ``run``, ``status/ID``."""
+        return await self.http.request(method, f"{self.url}/v2/{self.endpoint}/{operation}", json=body or None)
+
+    async def run(self, job_input: dict[str, Any] | None = None, **more: Any) -> str:
+        answer = await self.call("POST", "run", input=job_input or {"n": 1}, **more)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    async def status(self, job_id: str) -> dict[str, Any]:
+        """The job object, or ``{"status": 404}``."""
+        answer = await self.call("GET", f"status/{job_id}")
+        return {"status": 404} if answer.status_code == 404 else answer.json()
+
+    async def ended(self, job_id: str, status: str | int, timeout: float = 10) -> dict[str, Any]:
+        """Wait until the job has this status."""
+
+        async def reached() -> dict[str, Any] | None:
+            body = await self.status(job_id)
+            assert body["status"] == status, body
+            return body
+
+        found = await eventually(reached, timeout=timeout, what=f"status {status}")
+        assert found is not None
+        return found
+
+    async def rule(self, effect: str, **details: Any) -> dict[str, Any]:
+        answer = await self.http.post(f"{self.url}/admin/rules", json={"effect": effect, **details})
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    async def settings(self, **changes: Any) -> None:
+        answer = await self.http.patch(f"{self.url}/admin/settings", json=changes)
+        assert answer.status_code == 200, answer.text
+
+    async def jobs(self, **filters: str) -> list[dict[str, Any]]:
+        return list((await self.http.get(f"{self.url}/admin/jobs", params=filters)).json())
+
+    async def requests(self) -> dict[str, Any]:
+        return dict((await self.http.get(f"{self.url}/admin/requests")).json())
+
+    def worker(self, name: str = "w1") -> "HandWorker":
+        return HandWorker(self, name)
+
+
+@dataclass
+class HandWorker:
+    """Speaks to the emulator as RunPod's SDK does, one request at a time."""
+
+    runpod: RunPod
+    name: str
+
+    async def get(self, operation: str, query: str = "") -> httpx.Response:
+        url = f"{self.runpod.url}/v2/{self.runpod.endpoint}/{operation}/{self.name}?gpu=none{query}"
+        return await self.runpod.http.get(url, headers={"authorization": API_KEY})
+
+    async def take(self, *, busy: bool = False) -> str | None:
+        """The id of the job that we were given, if any."""
+        answer = await self.get("job-take", f"&job_in_progress={int(busy)}")
+        return None if answer.status_code == 204 else str(answer.json()["id"])
+
+    async def stops(self) -> list[str]:
+        answer = await self.get("job-stop")
+        return [] if answer.status_code == 204 else list(answer.json()["jobsToStop"])
+
+    async def post(self, job_id: str, body: dict[str, Any], operation: str = "job-done") -> int:
+        url = f"{self.runpod.url}/v2/{self.runpod.endpoint}/{operation}/{self.name}/{job_id}?gpu=none&isStream=false"
+        answer = await self.runpod.http.post(url, json=body, headers={"authorization": API_KEY})
+        return answer.status_code
+
+    async def do(self, output: Any = "done") -> str:
+        """Take one job and finish it."""
+        job_id = await self.take()
+        assert job_id is not None
+        assert await self.post(job_id, {"output": output}) == 200
+        return job_id
+
+
+@contextlib.asynccontextmanager
+async def running_emulator(**settings: Any) -> AsyncIterator[RunPod]:
+    """An emulator on a free port; polls are short, so that workers by hand need not wait."""
+    listener, url = listening_socket()
+    server = EmulatorServer(Emulator(API_KEY, EmulatorSettings(**{"worker_poll_seconds": 0.2, **settings})))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {API_KEY}"}, timeout=20) as http:
+            await eventually(lambda: server.started or task.done(), what="the emulator's start")
+            yield RunPod(url, http)
+    finally:
+        server.should_exit = True
+        await task
+
+
+@dataclass
+class Hook:
+    """A webhook receiver. ``answers`` are given in order, then 200."""
+
+    url: str = ""
+    answers: list[int] = field(default_factory=list)
+    received: list[dict[str, Any]] = field(default_factory=list)
+
+    async def receive(self, request: Request) -> Response:
+        self.received.append(await request.json())
+        return Response(status_code=self.answers.pop(0) if self.answers else 200)
+
+    async def arrived(self, count: int) -> list[dict[str, Any]]:
+        await eventually(lambda: len(self.received) >= count, what=f"{count} webhooks")
+        return self.received
+
+
+@contextlib.asynccontextmanager
+async def receiving_webhooks() -> AsyncIterator[Hook]:
+    """A receiver on a free port."""
+    listener, url = listening_socket()
+    hook = Hook(f"{url}/hook")
+    async with serving(Starlette(routes=[Route("/hook", hook.receive, methods=["POST"])]), listener):
+        yield hook
