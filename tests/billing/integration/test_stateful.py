@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -23,8 +23,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
-from billing import conservation, handlers
+from billing import conservation, domain, handlers
+from billing.errors import LedgerError
 from contracts.message import Message
 from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
 from tests.support.databases import DatabaseFactory
@@ -278,20 +280,46 @@ class World:
         self._runner.close()
 
 
-@pytest.mark.timeout(600)
-def test_any_interleaving_leaves_the_ledger_as_the_model_says(database_factory: DatabaseFactory) -> None:
-    world = World(database_factory)
+def _tell_stories(factory: DatabaseFactory, **options: Any) -> None:
+    world = World(factory)
     LedgerMachine.world = world
     try:
         run_state_machine_as_test(
             LedgerMachine,
             settings=settings(
-                max_examples=60,
-                stateful_step_count=30,
                 deadline=None,
                 derandomize=True,
+                database=None,
+                stateful_step_count=30,
                 suppress_health_check=list(HealthCheck),
+                **options,
             ),
         )
     finally:
-        world.close(database_factory)
+        world.close(factory)
+
+
+@pytest.mark.timeout(600)
+def test_any_interleaving_leaves_the_ledger_as_the_model_says(database_factory: DatabaseFactory) -> None:
+    _tell_stories(database_factory, max_examples=60)
+
+
+MUTANTS: dict[str, tuple[Any, str, Any]] = {
+    "debts are never settled": (domain, "_settle", lambda book, account, cause: []),
+    "bought credits are spent first": (domain, "BOUGHT_REASONS", frozenset({"signup", "bonus", "goodwill"})),
+    "a late completion is charged": (handlers, "_is_late", lambda outcome: False),
+    "expired credits can be spent": (domain, "expire_due", lambda book, account: []),
+    "every grant looks new": (handlers, "_content_hash", lambda fields: uuid4().bytes * 2),
+    "a partial capture gives nothing back": (domain, "_not_charged", lambda draws, captured: ()),
+    "every reservation is held again": (domain, "resolved", lambda reservation, resolution: reservation),
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_model_notices_when(
+    mutant: str, database_factory: DatabaseFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*MUTANTS[mutant])
+    with pytest.raises((AssertionError, DBAPIError, LedgerError, ExceptionGroup)):
+        _tell_stories(database_factory, max_examples=60, phases=[Phase.generate])
