@@ -4,25 +4,24 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 from sqlalchemy import text
 
 from contracts.generation import (
     CancelGeneration,
-    GenerationCancelled,
-    GenerationCompleted,
-    GenerationDispatched,
-    GenerationFailed,
     OutputReady,
     OutputSought,
 )
 from contracts.message import Message, Service
-from contracts.storage import AssetStored, OutputMissing
+from contracts.registry import produced_by
+from contracts.storage import AssetRejected, AssetStored, OutputMissing
 from contracts.values import GenerationOrder, MediaProperties, OutputClaim
 from generation.main import build
+from generation.presigned_urls import PresignedUrls
 from generation.settings import Settings
 from local_platform.servers import S3Server
 from messaging.consumers import Subscription
@@ -116,11 +115,11 @@ async def _tasks(components: Iterable[Any]) -> AsyncIterator[None]:
 
 
 class Storage:
-    """Storage's part: it answers as its contract says, from what the test has put into ``files``."""
+    """Storage's part: it looks into the real bucket, and believes every file that it finds there."""
 
-    def __init__(self) -> None:
-        self.trusting = True
-        self.files: set[str] = set()
+    def __init__(self, s3: S3Server) -> None:
+        access_key, secret_key = s3.credentials["storage"]
+        self._urls = PresignedUrls(s3.endpoint_url, s3.region, access_key, secret_key)
         self.claims: list[OutputClaim] = []
 
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -128,22 +127,37 @@ class Storage:
 
     async def ready(self, tx: Transaction, batch: Sequence[Received[OutputReady]]) -> None:
         for message in batch:
-            self.claims.append(message.payload.claim)
-            if self.trusting:
-                tx.publish(_stored(message.payload, message.payload.claim), cause=message)
+            asked = message.payload
+            self.claims.append(asked.claim)
+            if await self._has(asked.claim):
+                tx.publish(_stored(asked, asked.claim), cause=message)
+                continue
+            rejected = AssetRejected(
+                generation_id=asked.generation_id,
+                user_id=asked.user_id,
+                attempt_id=asked.claim.attempt_id,
+                attempt_number=asked.claim.attempt_number,
+                code="not_found",
+                detail="no such object",
+            )
+            tx.publish(rejected, cause=message)
 
     async def sought(self, tx: Transaction, batch: Sequence[Received[OutputSought]]) -> None:
         for message in batch:
-            found = next((claim for claim in message.payload.claims if claim.object_key in self.files), None)
-            if found is not None:
-                tx.publish(_stored(message.payload, found), cause=message)
+            asked = message.payload
+            found = [claim for claim in asked.claims if await self._has(claim)]
+            if found:
+                tx.publish(_stored(asked, found[0]), cause=message)
                 continue
             missing = OutputMissing(
-                generation_id=message.payload.generation_id,
-                user_id=message.payload.user_id,
-                sought_version=message.payload.version,
+                generation_id=asked.generation_id, user_id=asked.user_id, sought_version=asked.version
             )
             tx.publish(missing, cause=message)
+
+    async def _has(self, claim: OutputClaim) -> bool:
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(self._urls.get("incoming", claim.object_key, timedelta(minutes=1)))
+        return answer.status_code == 200
 
 
 class Peers:
@@ -183,8 +197,19 @@ class Peers:
         )
 
     def count(self, order: GenerationOrder, kind: type[Message]) -> int:
-        """How many such events were heard of the order."""
+        """How many such events were heard about the order."""
         return sum(isinstance(one, kind) for one in self.heard.get(order.generation_id, ()))
+
+    def kinds(self, order: GenerationOrder) -> list[str]:
+        """What was heard about the order, by its versions."""
+        heard = sorted(self.heard.get(order.generation_id, ()), key=lambda one: one.version)  # type: ignore[attr-defined]
+        return [type(one).__name__ for one in heard]
+
+    async def attempts(self, order: GenerationOrder) -> list[str]:
+        """The states of the order's attempts, in order."""
+        async with self.database.engine("generation").connect() as connection:
+            statement = text("SELECT status FROM generation.attempts WHERE generation_id = :id ORDER BY attempt_number")
+            return list((await connection.execute(statement, {"id": order.generation_id})).scalars())
 
     async def status(self, order: GenerationOrder) -> str:
         """The order's state in the database."""
@@ -194,9 +219,9 @@ class Peers:
 
 
 @asynccontextmanager
-async def peers(database: Database, broker_settings: BrokerOf) -> AsyncIterator[Peers]:
+async def peers(database: Database, broker_settings: BrokerOf, s3: S3Server) -> AsyncIterator[Peers]:
     """Billing, gateway and storage as far as generation notices them."""
-    storage = Storage()
+    storage = Storage(s3)
     async with AsyncExitStack() as stack:
         billing = await _peer(stack, database, broker_settings, "billing", ())
         heard: list[Peers] = []
@@ -204,7 +229,7 @@ async def peers(database: Database, broker_settings: BrokerOf) -> AsyncIterator[
         async def hear(tx: Transaction, batch: Sequence[Received[Any]]) -> None:
             await heard[0].hear(tx, batch)
 
-        kinds = (GenerationDispatched, GenerationCompleted, GenerationFailed, GenerationCancelled, OutputReady)
+        kinds = [kind for kind in produced_by("generation") if "gateway" in kind.consumers]
         gateway = await _peer(
             stack, database, broker_settings, "gateway", tuple(Subscription(kind, hear) for kind in kinds)
         )

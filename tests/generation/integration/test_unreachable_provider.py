@@ -26,7 +26,7 @@ async def test_orders_wait_behind_the_breaker_and_can_be_cancelled(
             statement = text("SELECT held_until IS NOT NULL FROM generation.endpoints WHERE endpoint = 'video'")
             return bool((await connection.execute(statement)).scalar())
 
-    async with peers(database, broker_settings) as around, running(settings):
+    async with peers(database, broker_settings, s3_server) as around, running(settings):
         wanted = [order() for _ in range(8)]
         doomed = order(expires_at=datetime.now(UTC) + timedelta(seconds=4))
         await around.fund(*wanted, doomed)

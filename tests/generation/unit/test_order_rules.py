@@ -113,10 +113,18 @@ class TestRunning:
         reported(one, one.attempts[0], Rendering("job-1"), POLICY, LATER, None)
         assert (one.status, names(one)) == ("running", ["GenerationStarted"])
 
-    def test_progress_during_the_submission_is_left_to_the_next_report(self) -> None:
+    def test_a_worker_that_begins_before_the_submission_is_recorded_is_announced_after_it(self) -> None:
         one = order("dispatching", "prepared")
         started(one, one.attempts[0], NOW)
         assert (one.attempts[0].status, one.events) == ("prepared", [])
+        submitted(one, one.attempts[0], 1, "job-1", POLICY, LATER)
+        assert (one.status, names(one)) == ("running", ["GenerationDispatched", "GenerationStarted"])
+
+    def test_a_worker_that_began_is_the_sign_that_an_unanswered_submission_waited_for(self) -> None:
+        one = order("dispatching", "prepared")
+        started(one, one.attempts[0], NOW)
+        unanswered(one, one.attempts[0], 1, POLICY, LATER)
+        assert (one.status, one.attempts[0].status) == ("running", "running")
 
     def test_a_completed_job_is_handed_to_storage_under_our_own_key(self) -> None:
         one = order("running", "running")

@@ -93,7 +93,7 @@ class ProgressReports:
         return known
 
     async def _begin(self, attempt_id: UUID, generation_id: UUID) -> bool:
-        """Mark the attempt as running; False while its submission is still being recorded."""
+        """Note that a worker began; True once there is nothing more to note."""
         async with self._transactions.begin() as tx:
             locked = await lock_orders(tx.connection, [generation_id])
             order = locked.orders[generation_id]

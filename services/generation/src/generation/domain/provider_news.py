@@ -52,6 +52,8 @@ def _record_submission(order: Order, attempt: Attempt, job_id: str, policy: Poli
                 submitted_at=now,
             )
         )
+    if attempt.started_at is not None:
+        started(order, attempt, now)
 
 
 def refused(order: Order, attempt: Attempt, fence_token: int, detail: str, now: datetime) -> None:
@@ -88,6 +90,8 @@ def unanswered(order: Order, attempt: Attempt, fence_token: int, policy: Policy,
     attempt.check_at = now + policy.ambiguous_wait
     if order.status == "cancelling":
         finish_cancel(order, now)
+    elif attempt.started_at is not None:
+        started(order, attempt, now)
 
 
 def gave_no_sign(order: Order, attempt: Attempt, policy: Policy, now: datetime) -> None:
@@ -120,11 +124,12 @@ def reported(
 
 
 def started(order: Order, attempt: Attempt, now: datetime) -> None:
-    """A worker began. While the submission is still being recorded this is left to the next sign of life."""
+    """A worker began. While the submission is still being recorded this is only noted: the record comes first."""
+    if attempt.live and attempt.started_at is None:
+        attempt.started_at = now
     if attempt.status not in ("submitted", "unknown"):
         return
     attempt.status = "running"
-    attempt.started_at = now
     if attempt.provider_job_id is None:
         attempt.check_at = now + timedelta(seconds=order.execution_timeout_seconds) + EXECUTION_MARGIN
     if order.status == "dispatching" and order.is_latest(attempt):
@@ -136,7 +141,7 @@ def started(order: Order, attempt: Attempt, now: datetime) -> None:
                 version=order.version,
                 attempt_id=attempt.attempt_id,
                 attempt_number=attempt.attempt_number,
-                started_at=now,
+                started_at=attempt.started_at or now,
             )
         )
 

@@ -1,0 +1,56 @@
+"""The RunPod emulator as a process of its own, and its admin API."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.waiting import eventually
+
+API_KEY = "a key for tests"
+
+
+class Emulator:
+    """A running emulator."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = httpx.AsyncClient(base_url=url, trust_env=False)
+
+    async def misbehave(self, effect: str, **rule: Any) -> None:
+        """Go wrong in one way from now on; ``count`` says how often."""
+        (await self._http.post("/admin/rules", json={"effect": effect, **rule})).raise_for_status()
+
+    async def behave(self) -> None:
+        """Go wrong no more."""
+        (await self._http.delete("/admin/rules")).raise_for_status()
+
+    async def jobs(self) -> list[dict[str, Any]]:
+        """Every job there is or was."""
+        return list((await self._http.get("/admin/jobs")).json())
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+
+@asynccontextmanager
+async def emulating(directory: Path) -> AsyncIterator[Emulator]:
+    """An emulator that runs inside the block."""
+    ready_file = directory / "ready.json"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "local_platform.runpod_emulator", "--port", "0", "--api-key", API_KEY),
+        *("--ready-file", str(ready_file)),
+    )
+    try:
+        await eventually(ready_file.exists, what="the emulator started")
+        emulator = Emulator(json.loads(ready_file.read_text())["url"])
+        yield emulator
+        await emulator.close()
+    finally:
+        process.terminate()
+        await process.wait()
