@@ -99,6 +99,7 @@ def _generation(wiring: Wiring) -> Mapping[str, str]:
         "GENERATION_RUNPOD_API_KEY": wiring.secret("runpod-api-key"),
         "GENERATION_ENDPOINTS": json.dumps(_endpoints(wiring)),
         "GENERATION_CALLBACK_BASE_URL": wiring.url("generation"),
+        "GENERATION_RETRY_BACKOFF_SECONDS": "1",
         "GENERATION_CALLBACK_SECRETS": json.dumps([wiring.secret("runpod-callback")]),
     }
 
@@ -165,7 +166,8 @@ def _service(service: Service) -> ProcessSpec:
 
 
 def _runpod(wiring: Wiring) -> Sequence[str]:
-    return python_module("local_platform.runpod_emulator", "--port", str(wiring.ports["runpod"]))
+    port, api_key = str(wiring.ports["runpod"]), wiring.secret("runpod-api-key")
+    return python_module("local_platform.runpod_emulator", "--port", port, "--api-key", api_key)
 
 
 def _identity(wiring: Wiring) -> Sequence[str]:
