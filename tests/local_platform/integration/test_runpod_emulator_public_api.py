@@ -132,14 +132,14 @@ async def test_at_its_ttl_a_job_is_deleted_even_while_it_runs(runpod: RunPod, ru
 async def test_results_are_kept_for_half_an_hour_and_those_of_runsync_for_a_minute(runpod: RunPod) -> None:
     kept, short = await runpod.run(), (await runpod.call("POST", "run", input={})).json()["id"]
     assert kept != short
-    await runpod.settings(time_scale=200, runsync_wait_seconds=0.01)
+    await runpod.settings(time_scale=1000, runsync_wait_seconds=0.01)
     sync_id = (await runpod.call("POST", "runsync", input={})).json()["id"]
     assert sync_id.startswith("sync-")
     for _ in range(3):
         await runpod.worker().do()
-    await runpod.ended(sync_id, 404)  # 60 s / 200 = 0.3 s
+    await runpod.ended(sync_id, 404)  # 60 s / 1000 = 0.06 s
     assert (await runpod.status(kept))["status"] == "COMPLETED"
-    await runpod.ended(kept, 404, timeout=20)  # 1800 s / 200 = 9 s
+    await runpod.ended(kept, 404)  # 1800 s / 1000 = 1.8 s
 
 
 async def test_runsync_answers_with_the_result_of_a_job_that_ends_in_time(runpod: RunPod) -> None:
