@@ -21,7 +21,7 @@ from contracts.registry import produced_by
 from contracts.storage import AssetRejected, AssetStored, OutputMissing
 from contracts.values import GenerationOrder, MediaProperties, OutputClaim
 from generation.main import build
-from generation.presigned_urls import PresignedUrls
+from service_runtime.presigned_urls import PresignedUrls
 from generation.settings import Settings
 from local_platform.servers import S3Server
 from messaging.consumers import Subscription

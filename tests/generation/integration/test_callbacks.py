@@ -19,7 +19,7 @@ from contracts.values import MediaProperties
 from generation.callback_processing import CallbackProcessor
 from generation.callback_urls import CallbackUrls
 from generation.http import build_app
-from generation.presigned_urls import PresignedUrls
+from service_runtime.presigned_urls import PresignedUrls
 from generation.progress import ProgressReports
 from generation.public_addresses import PublicFetcher
 from generation.repository.queue import ClaimedOrder
@@ -40,7 +40,7 @@ class Ingress:
     def __init__(self, bench: Bench, s3: S3Server, broker: Broker) -> None:
         self.bench = bench
         self.urls = CallbackUrls("http://ingress", ["new secret", "old secret"])
-        progress = ProgressReports(bench.transactions, broker, bench.wakes)
+        progress = ProgressReports(bench.transactions, broker, bench.policy, bench.wakes)
         app = build_app(bench.transactions, self.urls, progress, bench.wakes)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
         access_key, secret_key = s3.credentials["generation"]

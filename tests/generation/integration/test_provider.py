@@ -65,6 +65,16 @@ async def test_a_job_whose_submission_was_reset_is_not_run_twice(stage: Stage) -
     assert await stage.peers.attempts(one) == ["succeeded"]
 
 
+async def test_progress_tells_the_job_that_neither_answer_nor_webhook_told(stage: Stage) -> None:
+    await stage.emulator.misbehave("accept_then_reset", operation="run", count=1)
+    await stage.emulator.misbehave("drop_webhook")
+    one = order()
+    async with stage.replica(ambiguous_wait_seconds=20):
+        await stage.peers.fund(one)
+        await stage.peers.until(one, GenerationCompleted)
+    assert await stage.peers.attempts(one) == ["succeeded"]
+
+
 async def test_a_reset_submission_that_made_no_job_is_tried_again_after_the_wait(stage: Stage) -> None:
     await stage.emulator.misbehave("accept_then_reset", operation="run", count=1)
     await stage.emulator.misbehave("lose_queued_job", count=1)

@@ -149,7 +149,9 @@ def decoders() -> Iterator[Decoders]:
 
 
 @pytest.fixture
-async def desk(s3_server: S3Server, make_database: Callable[..., Awaitable[Database]]) -> AsyncIterator[Desk]:
+async def desk(
+    s3_server: S3Server, make_database: Callable[..., Awaitable[Database]], decoders: Decoders
+) -> AsyncIterator[Desk]:
     database = await make_database("storage")
     transactions = Transactions(database.engine("storage"), producer="storage")
     settings = settings_for(s3_server)

@@ -6,7 +6,7 @@ from typing import Final
 
 from catalogue import Catalogue
 from generation.callback_urls import CallbackUrls
-from generation.presigned_urls import PresignedUrls
+from service_runtime.presigned_urls import PresignedUrls
 from generation.repository.queue import ClaimedOrder
 from generation.runpod_client import JobPolicy, JobRequest
 

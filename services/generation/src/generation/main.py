@@ -18,7 +18,7 @@ from generation.gauges import Gauges
 from generation.handlers import Handlers
 from generation.http import build_app
 from generation.job_requests import JobRequests
-from generation.presigned_urls import PresignedUrls
+from service_runtime.presigned_urls import PresignedUrls
 from generation.progress import ProgressReports
 from generation.public_addresses import PublicFetcher
 from generation.repository.queue import EndpointLimits, configure_endpoints
@@ -131,7 +131,7 @@ def build(settings: Settings) -> Service:
             every("gauges", _GAUGE_SECONDS, gauges.measure),
             every("provider-health", _HEALTH_SECONDS, gauges.ask_provider),
         ],
-        app=build_app(transactions, callbacks, ProgressReports(transactions, messaging.broker, wakes), wakes),
+        app=build_app(transactions, callbacks, ProgressReports(transactions, messaging.broker, policy, wakes), wakes),
         readiness={**messaging.readiness(), "database": database_check(engine)},
         start=start,
         stop=stop,

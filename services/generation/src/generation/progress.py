@@ -14,7 +14,8 @@ from sqlalchemy import text
 
 from contracts.live import PROGRESS_SUBJECT, GenerationProgress
 from generation.changes import Wakes, save_changes
-from generation.domain.provider_news import started
+from generation.domain.order import Policy
+from generation.domain.provider_news import learn_job_id, started
 from generation.repository.orders import lock_orders
 from messaging.broker import Broker
 from messaging.live import publish_live
@@ -32,12 +33,13 @@ _FIND = text("""
 
 
 class ProgressReport(msgspec.Struct, frozen=True):
-    """What a worker posts."""
+    """What a worker posts. ``job_id``, if it says it, is what the answer to the submission may have failed to say."""
 
     percent: Annotated[int, msgspec.Meta(ge=0, le=100)]
     step: Annotated[int, msgspec.Meta(ge=0)] | None = None
     steps: Annotated[int, msgspec.Meta(ge=0)] | None = None
     stage: Literal["rendering", "encoding", "uploading"] | None = None
+    job_id: Annotated[str, msgspec.Meta(max_length=200)] | None = None
 
 
 @dataclass(slots=True)
@@ -52,7 +54,8 @@ class _Reporting:
 class ProgressReports:
     """One per process."""
 
-    def __init__(self, transactions: Transactions, broker: Broker, wakes: Wakes) -> None:
+    def __init__(self, transactions: Transactions, broker: Broker, policy: Policy, wakes: Wakes) -> None:
+        self._policy = policy
         self._transactions = transactions
         self._broker = broker
         self._wakes = wakes
@@ -64,7 +67,8 @@ class ProgressReports:
         if known is None:
             return
         if not known.begun:
-            known.begun = await self._begin(attempt_id, known.generation_id)
+            await self._begin(attempt_id, known.generation_id, report.job_id)
+            known.begun = True
         now = time.monotonic()
         if now - known.told_at < INTERVAL_SECONDS:
             return
@@ -92,13 +96,13 @@ class ProgressReports:
             self._reporting.popitem(last=False)
         return known
 
-    async def _begin(self, attempt_id: UUID, generation_id: UUID) -> bool:
-        """Note that a worker began; True once there is nothing more to note."""
+    async def _begin(self, attempt_id: UUID, generation_id: UUID, job_id: str | None) -> None:
+        """Note that a worker began."""
         async with self._transactions.begin() as tx:
             locked = await lock_orders(tx.connection, [generation_id])
             order = locked.orders[generation_id]
             attempt = order.attempt(attempt_id)
             assert attempt is not None, "an attempt is never removed"
+            learn_job_id(order, attempt, job_id, self._policy, locked.now)
             started(order, attempt, locked.now)
             await save_changes(tx, locked, self._wakes)
-            return attempt.status != "prepared"

@@ -12,7 +12,7 @@ from typing import IO, Final
 import httpx
 
 from generation.domain.provider_reports import Returned, Uploaded
-from generation.presigned_urls import PresignedUrls
+from service_runtime.presigned_urls import PresignedUrls
 from generation.public_addresses import ForbiddenAddress, PublicFetcher
 
 _CHUNK_BYTES: Final = 1024 * 1024

@@ -1,5 +1,9 @@
-"""Presigned S3 addresses, made without a network call and without botocore's service models (30 MB, 100 ms)."""
+"""Presigned S3 addresses, made without a network call and without botocore's service models (30 MB, 100 ms).
 
+Needs botocore, a dependency of the services that use this.
+"""
+
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 from urllib.parse import quote
@@ -20,16 +24,16 @@ class PresignedUrls:
         self._region = region
         self._credentials = Credentials(access_key_id, secret_access_key)
 
-    def put(self, bucket: str, key: str, validity: timedelta) -> str:
-        """An address that takes one PUT to exactly this key, as often as it likes until it expires."""
-        return self._sign("PUT", bucket, key, validity)
+    def put(self, bucket: str, key: str, validity: timedelta, headers: Mapping[str, str] | None = None) -> str:
+        """An address that takes PUTs to exactly this key until it expires, with exactly these ``headers`` if given."""
+        return self._sign("PUT", bucket, key, validity, headers or {})
 
     def get(self, bucket: str, key: str, validity: timedelta) -> str:
         """An address from which exactly this object can be read until it expires."""
-        return self._sign("GET", bucket, key, validity)
+        return self._sign("GET", bucket, key, validity, {})
 
-    def _sign(self, method: str, bucket: str, key: str, validity: timedelta) -> str:
-        request = AWSRequest(method, f"{self._endpoint_url}/{quote(bucket)}/{quote(key)}")
+    def _sign(self, method: str, bucket: str, key: str, validity: timedelta, headers: Mapping[str, str]) -> str:
+        request = AWSRequest(method, f"{self._endpoint_url}/{quote(bucket)}/{quote(key)}", headers=dict(headers))
         seconds = int(min(validity, MAX_VALIDITY).total_seconds())
         S3SigV4QueryAuth(self._credentials, "s3", self._region, seconds).add_auth(request)
         return str(request.url)

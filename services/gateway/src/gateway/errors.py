@@ -1,0 +1,154 @@
+"""Every refusal of the public API, one class each. The code is stable; ``docs/api.md`` lists them all."""
+
+from service_runtime.problems import Problem
+
+
+class NotAuthenticated(Problem):
+    """No token, or one that does not verify."""
+
+    code = "not_authenticated"
+    title = "Sign in first"
+    status = 401
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class SignInUnavailable(Problem):
+    """The identity provider's keys cannot be had at the moment."""
+
+    code = "sign_in_unavailable"
+    title = "Sign-in cannot be checked at the moment"
+    status = 503
+    retryable = True
+
+
+class ModelNotFound(Problem):
+    """No model has this id."""
+
+    code = "model_not_found"
+    title = "There is no such model"
+    status = 404
+
+
+class InvalidModelParameters(Problem):
+    """The parameters do not fit the model; ``errors`` names each field."""
+
+    code = "invalid_parameters"
+    title = "The parameters do not fit the model"
+    status = 422
+
+
+class InsufficientCredits(Problem):
+    """The order costs more than is available: ``required`` and ``available`` say how much."""
+
+    code = "insufficient_credits"
+    title = "There are too few credits"
+    status = 402
+
+
+class AccountFrozen(Problem):
+    """A refunded or disputed payment left a debt: nothing can be ordered until it is settled."""
+
+    code = "account_frozen"
+    title = "The account owes credits"
+    status = 402
+
+
+class PriceAboveLimit(Problem):
+    """The quote is higher than ``max_price_credits``."""
+
+    code = "price_above_limit"
+    title = "The price is above the given limit"
+    status = 409
+
+
+class IdempotencyKeyMissing(Problem):
+    """Requests that cost something carry a key that the client chose."""
+
+    code = "idempotency_key_missing"
+    title = "The Idempotency-Key header is missing or too long"
+    status = 400
+
+
+class IdempotencyKeyReused(Problem):
+    """The key belongs to an earlier request with another body."""
+
+    code = "idempotency_key_reused"
+    title = "This Idempotency-Key was used for another request"
+    status = 422
+
+
+class GenerationNotFound(Problem):
+    """No generation of this user has this id."""
+
+    code = "generation_not_found"
+    title = "There is no such generation"
+    status = 404
+
+
+class GenerationEnded(Problem):
+    """It is completed, failed, refused or cancelled: there is nothing to cancel."""
+
+    code = "generation_ended"
+    title = "The generation has ended"
+    status = 409
+
+
+class PaymentNotFound(Problem):
+    """No payment of this user has this id."""
+
+    code = "payment_not_found"
+    title = "There is no such payment"
+    status = 404
+
+
+class PackNotFound(Problem):
+    """No credit pack has this id."""
+
+    code = "pack_not_found"
+    title = "There is no such credit pack"
+    status = 404
+
+
+class PaymentRefusedProblem(Problem):
+    """Payments does not begin this one: too many are open, or the provider is not offered."""
+
+    code = "payment_refused"
+    title = "The payment was not begun"
+    status = 409
+
+
+class InvalidCursor(Problem):
+    """The cursor does not come from an earlier page."""
+
+    code = "invalid_cursor"
+    title = "The cursor is not valid"
+    status = 422
+
+
+class RateLimited(Problem):
+    """More writes than a user may make in a minute."""
+
+    code = "rate_limited"
+    title = "Too many requests"
+    status = 429
+    retryable = True
+
+
+class TooManyOpenGenerations(Problem):
+    """As many generations as a user may have under way."""
+
+    code = "too_many_open_generations"
+    title = "Too many generations are under way"
+    status = 429
+    retryable = True
+
+
+class TooManyEventStreams(Problem):
+    """As many event streams as a user may have open."""
+
+    code = "too_many_event_streams"
+    title = "Too many event streams are open"
+    status = 429
+    retryable = True

@@ -1,0 +1,84 @@
+"""The only wiring of the gateway: ``python -m gateway.main serve|migrate``."""
+
+import argparse
+
+from catalogue import load_catalogue
+from catalogue.credit_packs import load_credit_packs
+from gateway.consumers import subscriptions
+from gateway.dependencies import Parts
+from gateway.http import build_app
+from gateway.live_news import LiveNews
+from gateway.settings import Settings
+from gateway.tokens import Tokens
+from messaging.runtime import Messaging
+from messaging.settings import BrokerSettings
+from service_runtime.database import create_engine
+from service_runtime.lifecycle import HttpServer, run_process, run_service
+from service_runtime.logging import configure_logging
+from service_runtime.migrations import migrate
+from service_runtime.presigned_urls import PresignedUrls
+
+
+async def serve(settings: Settings) -> None:
+    """Run the service until it is told to stop."""
+    engine = create_engine(settings)
+    broker_settings = BrokerSettings(
+        url=settings.nats_url,
+        user=settings.nats_user,
+        password=settings.nats_password.get_secret_value(),
+        replicas=settings.stream_replicas,
+    )
+    news = LiveNews(settings.event_streams_per_user)
+    messaging = Messaging(
+        service="gateway",
+        engine=engine,
+        broker_settings=broker_settings,
+        subscriptions=subscriptions(news.projected),
+    )
+    news.listen_on(messaging.broker)
+    tokens = Tokens(settings)
+    parts = Parts(
+        settings=settings,
+        engine=engine,
+        transactions=messaging.transactions,
+        catalogue=load_catalogue(),
+        packs={pack.id: pack for pack in load_credit_packs()},
+        tokens=tokens,
+        news=news,
+        urls=PresignedUrls(
+            settings.s3_public_endpoint_url or settings.s3_endpoint_url,
+            settings.s3_region,
+            settings.s3_access_key_id.get_secret_value(),
+            settings.s3_secret_access_key.get_secret_value(),
+        ),
+    )
+
+    async def stop() -> None:
+        await tokens.close()
+        await engine.dispose()
+
+    await run_service(
+        "gateway",
+        settings,
+        components=[*messaging.components(), news],
+        http=[HttpServer(build_app(parts), settings.http_host, settings.http_port)],
+        readiness=messaging.readiness(),
+        on_drain=news.close,
+        on_stop=stop,
+    )
+
+
+def main() -> None:
+    """Entry point of every command."""
+    parser = argparse.ArgumentParser(prog="python -m gateway.main", description="The only public API.")
+    parser.add_argument("command", choices=["serve", "migrate"])
+    if parser.parse_args().command == "migrate":
+        migrate("gateway")
+        return
+    settings = Settings()
+    configure_logging("gateway", settings)
+    run_process(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

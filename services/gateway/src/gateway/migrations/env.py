@@ -1,0 +1,5 @@
+"""Alembic runs this; see ``service_runtime.migrations``."""
+
+from service_runtime.migrations import run_environment
+
+run_environment(schema="gateway")

@@ -1,0 +1,184 @@
+"""Taking an order: validated, priced, written down with its message, and answered with billing's verdict."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from catalogue import FieldError, InvalidParameters, Model, UnknownModel
+from contracts.billing import CreditsRefused
+from contracts.gateway import GenerationRequested
+from contracts.values import GenerationOrder
+from gateway import queries, repository
+from gateway.dependencies import Parts
+from gateway.domain import User, request_hash
+from gateway.errors import (
+    AccountFrozen,
+    IdempotencyKeyReused,
+    InsufficientCredits,
+    InvalidModelParameters,
+    ModelNotFound,
+    PriceAboveLimit,
+    RateLimited,
+    TooManyOpenGenerations,
+)
+from gateway.representations import GenerationRequest
+from gateway.tables import generation_requests
+from messaging.ids import new_id
+from messaging.transaction import Transaction
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An order that stands. ``reserved`` is False while billing has not said; ``replayed`` if the key was known."""
+
+    row: Row[Any]
+    reserved: bool
+    replayed: bool
+
+
+def completed(parts: Parts, model_id: str, parameters: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
+    """The model and its complete parameters. Raises ``ModelNotFound`` or ``InvalidModelParameters``."""
+    try:
+        model = parts.catalogue.model(model_id)
+        return model, model.complete(parameters)
+    except UnknownModel as error:
+        raise ModelNotFound(f"GET /v1/models lists every model; '{model_id[:64]}' is none of them") from error
+    except InvalidParameters as error:
+        raise _invalid(error.errors) from error
+
+
+async def take(parts: Parts, user: User, key: str, asked: GenerationRequest) -> Taken:
+    """Write the order down once for this key and wait a little for the verdict.
+
+    Raises the problems of ``completed``, ``PriceAboveLimit``, ``IdempotencyKeyReused``, ``InsufficientCredits``,
+    ``AccountFrozen``, ``RateLimited`` and ``TooManyOpenGenerations``.
+    """
+    model, parameters = completed(parts, asked.model_id, asked.parameters)
+    price = model.quote(parameters).price_credits
+    if asked.max_price_credits is not None and price > asked.max_price_credits:
+        raise PriceAboveLimit(price_credits=price, max_price_credits=asked.max_price_credits)
+    generation_id = new_id()
+    # Expected before it is asked for: the verdict may be faster than the commit's return.
+    with parts.news.expecting(generation_id) as verdict:
+        async with parts.transactions.begin() as tx:
+            held = await _write_down(tx, parts, user, key, asked, generation_id, model, parameters, price)
+        if held is None:
+            await _settled(verdict, parts.settings.verdict_wait_seconds)
+            return await _answer(parts, user, generation_id, verdict, replayed=False)
+    if bytes(held.request_hash) != _hash(asked):
+        raise IdempotencyKeyReused(generation_id=str(held.generation_id))
+    with parts.news.expecting(held.generation_id) as verdict:
+        request = await _request(parts, held.generation_id)
+        if request.verdict is None:
+            await _settled(verdict, parts.settings.verdict_wait_seconds)
+        return await _answer(parts, user, held.generation_id, verdict, replayed=True)
+
+
+async def _write_down(
+    tx: Transaction,
+    parts: Parts,
+    user: User,
+    key: str,
+    asked: GenerationRequest,
+    generation_id: UUID,
+    model: Model,
+    parameters: dict[str, Any],
+    price: int,
+) -> Row[Any] | None:
+    """The one transaction of an order; returns the request that holds the key, if it was known."""
+    values = {
+        "generation_id": generation_id,
+        "user_id": user.user_id,
+        "idempotency_key": key,
+        "request_hash": _hash(asked),
+    }
+    held = await repository.add_request(tx.connection, generation_requests, values)
+    if held is not None:
+        return held
+    await check_write(tx, parts, user)
+    limit = parts.settings.max_open_generations
+    if await repository.count_open_generations(tx.connection, user.user_id) >= limit:
+        raise TooManyOpenGenerations(f"at most {limit} at a time", headers={"Retry-After": "10"})
+    uploads = {name: UUID(parameters[name]) for name in model.upload_parameters if _is_uuid(parameters[name])}
+    await _check_uploads(tx, user, model, uploads)
+    now = await repository.get_now(tx.connection)
+    order = GenerationOrder(
+        generation_id=generation_id,
+        user_id=user.user_id,
+        model_id=model.id,
+        kind=model.kind,
+        parameters=parameters,
+        price_credits=price,
+        lane=user.lane,
+        uploads=uploads,
+        requested_at=now,
+        expires_at=now + timedelta(seconds=model.order_deadline_seconds),
+    )
+    await repository.add_generation(tx.connection, order)
+    tx.publish(GenerationRequested(order=order), correlation_id=generation_id)
+    return None
+
+
+async def check_write(tx: Transaction, parts: Parts, user: User) -> None:
+    """Take one of the writes that a user has each minute. Raises ``RateLimited``."""
+    if not await repository.take_allowance(tx.connection, user.user_id, parts.settings.writes_per_minute):
+        raise RateLimited(headers={"Retry-After": "1"})
+
+
+async def _check_uploads(tx: Transaction, user: User, model: Model, uploads: dict[str, UUID]) -> None:
+    known = await repository.count_uploads(tx.connection, user.user_id, list(uploads.values())) if uploads else 0
+    if len(uploads) != len(model.upload_parameters) or known != len(set(uploads.values())):
+        message = "is not the id of a file that you uploaded"
+        raise _invalid(tuple(FieldError(name, "unknown_upload", message) for name in model.upload_parameters))
+
+
+async def _settled(verdict: asyncio.Future[Any], seconds: float) -> None:
+    """Wait for the verdict, but not for long: the order is durable either way."""
+    await asyncio.wait([verdict], timeout=seconds)
+
+
+async def _answer(
+    parts: Parts, user: User, generation_id: UUID, verdict: asyncio.Future[Any], *, replayed: bool
+) -> Taken:
+    if verdict.done() and isinstance(verdict.result(), CreditsRefused):
+        refused = verdict.result()
+        raise _refusal(refused.code, refused.required_credits, refused.available_credits, generation_id)
+    request = await _request(parts, generation_id)
+    if request.verdict not in (None, "reserved"):
+        raise _refusal(request.verdict, request.required_credits, request.available_credits, generation_id)
+    row = await queries.find_generation(parts.engine, user.user_id, generation_id)
+    assert row is not None, "the order was committed, and belongs to this user"
+    return Taken(row, reserved=verdict.done() or request.verdict == "reserved", replayed=replayed)
+
+
+async def _request(parts: Parts, generation_id: UUID) -> Row[Any]:
+    async with parts.engine.connect() as connection:
+        request = await repository.find_request(connection, generation_id)
+    assert request is not None, "the request was committed"
+    return request
+
+
+def _refusal(code: str, required: int, available: int, generation_id: UUID) -> Exception:
+    kind = AccountFrozen if code == "account_frozen" else InsufficientCredits
+    return kind(required=required, available=available, generation_id=str(generation_id))
+
+
+def _invalid(errors: tuple[FieldError, ...]) -> InvalidModelParameters:
+    shown = [{"field": f"parameters.{e.field}", "code": e.code, "message": e.message} for e in errors]
+    return InvalidModelParameters(errors=shown)
+
+
+def _hash(asked: GenerationRequest) -> bytes:
+    return request_hash(asked.model_dump(mode="json"))
+
+
+def _is_uuid(text: Any) -> bool:
+    try:
+        UUID(text)
+    except (ValueError, TypeError, AttributeError):
+        return False
+    return True

@@ -1,0 +1,311 @@
+"""What the API takes and gives, with examples; and how rows become representations."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Row
+
+_EXAMPLE_ID = "01999c1e-4b7a-7c21-9d0e-5a1f2b3c4d5e"
+_PARAMETERS = {"prompt": "a lighthouse in a storm, slow push in", "duration_seconds": 5}
+
+GenerationStatus = Literal[
+    "requested",
+    "refused",
+    "queued",
+    "dispatching",
+    "running",
+    "storing",
+    "completed",
+    "failed",
+    "cancelling",
+    "cancelled",
+]
+PaymentStatusShown = Literal[
+    "created",
+    "pending",
+    "settled",
+    "failed",
+    "expired",
+    "review",
+    "partially_refunded",
+    "refunded",
+    "disputed",
+    "dispute_lost",
+    "refused",
+]
+
+
+class Body(BaseModel):
+    """Requests carry what is documented and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class QuoteRequest(Body):
+    """What would be made."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"model_id": "wan-2.2-t2v", "parameters": _PARAMETERS}})
+
+    model_id: str = Field(max_length=64)
+    parameters: dict[str, Any]
+
+
+class GenerationRequest(QuoteRequest):
+    """What is to be made, and for how much at most."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"model_id": "wan-2.2-t2v", "parameters": _PARAMETERS, "max_price_credits": 40}}
+    )
+
+    max_price_credits: int | None = Field(default=None, ge=1, description="Refuse with 409 if the price is higher.")
+
+
+class PaymentRequest(Body):
+    """A pack, and how to pay for it."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"pack_id": "starter", "provider": "stripe"}})
+
+    pack_id: str = Field(max_length=64)
+    provider: Literal["stripe", "btcpay", "nowpayments"]
+
+
+class UploadRequest(Body):
+    """A picture that is about to be uploaded."""
+
+    content_type: Literal["image/png", "image/jpeg", "image/webp"]
+    size_bytes: int = Field(ge=1, le=20 * 1024 * 1024)
+
+
+class QuoteLineShown(BaseModel):
+    """One part of a price."""
+
+    label: str
+    credits: int
+
+
+class QuoteShown(BaseModel):
+    """A price in whole credits, and the parts that add up to it; parameters with all defaults filled in."""
+
+    model_id: str
+    price_credits: int
+    lines: list[QuoteLineShown]
+    parameters: dict[str, Any]
+
+
+class ModelShown(BaseModel):
+    """A model: render a form from ``parameters_schema`` (JSON Schema 2020-12)."""
+
+    id: str
+    title: str
+    description: str
+    kind: Literal["video", "image"]
+    parameters_schema: dict[str, Any]
+    price: dict[str, str] = Field(description="Rates in credits, as exact fractions; the sum is rounded up once.")
+    max_pixels: int
+    order_deadline_seconds: int
+
+
+class ModelList(BaseModel):
+    """Every model on offer."""
+
+    models: list[ModelShown]
+
+
+class Download(BaseModel):
+    """Links to the file and its poster. They work until ``expires_at``; ask again for fresh ones."""
+
+    url: str
+    poster_url: str
+    expires_at: datetime
+    content_type: str
+    size_bytes: int
+    sha256: str
+    width_pixels: int
+    height_pixels: int
+    duration_ms: int | None
+    frames_per_second: float | None
+
+
+class Failure(BaseModel):
+    """Why nothing was made. ``code`` is stable."""
+
+    code: str
+    detail: str | None
+
+
+class GenerationShown(BaseModel):
+    """A generation, from the request to the file."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"generation_id": _EXAMPLE_ID, "status": "queued"}})
+
+    generation_id: UUID
+    status: GenerationStatus
+    model_id: str
+    kind: Literal["video", "image"]
+    parameters: dict[str, Any]
+    price_credits: int
+    captured_credits: int | None = Field(description="What was charged; null until it is.")
+    attempt_number: int | None
+    late: bool = Field(description="Delivered after the credits had gone back: free of charge.")
+    failure: Failure | None
+    download: Download | None
+    requested_at: datetime
+    expires_at: datetime = Field(description="If it is not delivered by then, the credits go back.")
+    completed_at: datetime | None
+
+
+class GenerationPage(BaseModel):
+    """Newest first; ``next_cursor`` is null on the last page."""
+
+    generations: list[GenerationShown]
+    next_cursor: str | None
+
+
+class TimelineEntry(BaseModel):
+    """One thing that happened, and how long after the one before."""
+
+    at: datetime
+    name: str
+    detail: dict[str, Any]
+    since_previous_ms: float | None
+
+
+class Timeline(BaseModel):
+    """Everything that happened, in order."""
+
+    entries: list[TimelineEntry]
+
+
+class BalanceShown(BaseModel):
+    """``available`` can be spent, ``reserved`` is held for work under way, ``settled`` was spent on delivered work."""
+
+    available_credits: int
+    reserved_credits: int
+    settled_credits: int
+    receivable_credits: int = Field(description="Owed after a refund or dispute; nothing can be ordered until it is 0.")
+    updated_at: datetime | None
+
+
+class LineShown(BaseModel):
+    """One movement. Each ``*_after`` is that of the line before plus the delta of this one."""
+
+    line_number: int
+    reason: str
+    available_delta_credits: int
+    reserved_delta_credits: int
+    receivable_delta_credits: int
+    available_after_credits: int
+    reserved_after_credits: int
+    receivable_after_credits: int
+    generation_id: UUID | None
+    payment_id: UUID | None
+    note: str | None
+    occurred_at: datetime
+
+
+class LedgerPage(BaseModel):
+    """Newest first; ``next_before`` is null on the last page."""
+
+    lines: list[LineShown]
+    next_before: int | None
+
+
+class PackShown(BaseModel):
+    """A credit pack. The price is in the smallest unit of the currency."""
+
+    id: str
+    title: str
+    price_cents: int
+    currency: str
+    credits: int
+    bonus_credits: int
+
+
+class PackList(BaseModel):
+    """Every pack on offer, cheapest first."""
+
+    packs: list[PackShown]
+
+
+class PaymentShown(BaseModel):
+    """A payment: send the user to ``checkout_url`` while it is ``pending``."""
+
+    payment_id: UUID
+    status: PaymentStatusShown
+    provider: Literal["stripe", "btcpay", "nowpayments"]
+    pack_id: str
+    price_cents: int
+    currency: str
+    credits: int
+    bonus_credits: int
+    refunded_cents: int
+    checkout_url: str | None
+    detail: str | None
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class PaymentPage(BaseModel):
+    """Newest first; ``next_cursor`` is null on the last page."""
+
+    payments: list[PaymentShown]
+    next_cursor: str | None
+
+
+class UploadShown(BaseModel):
+    """PUT the file to ``url`` with exactly these ``headers``, then name ``upload_id`` as a model's parameter."""
+
+    upload_id: UUID
+    url: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+
+Limit = Annotated[int, Field(ge=1, le=100)]
+
+
+def show_generation(row: Row[Any], download: Download | None) -> GenerationShown:
+    """The representation of a row of the read model."""
+    failure = None if row.failure_code is None else Failure(code=row.failure_code, detail=row.failure_detail)
+    return GenerationShown(
+        generation_id=row.generation_id,
+        status=row.status,
+        model_id=row.model_id,
+        kind=row.kind,
+        parameters=row.parameters,
+        price_credits=row.price_credits,
+        captured_credits=row.captured_credits,
+        attempt_number=row.attempt_number,
+        late=row.late,
+        failure=failure,
+        download=download,
+        requested_at=row.requested_at,
+        expires_at=row.expires_at,
+        completed_at=row.completed_at,
+    )
+
+
+def show_payment(row: Row[Any]) -> PaymentShown:
+    """The representation of a payment's row. A page that can no longer be paid at is not shown."""
+    shown: dict[str, Any] = {name: getattr(row, name) for name in PaymentShown.model_fields}
+    if row.status != "pending":
+        shown["checkout_url"] = None
+    return PaymentShown(**shown)
+
+
+def show_line(row: Row[Any]) -> LineShown:
+    """The representation of a statement line."""
+    return LineShown(**{name: getattr(row, name) for name in LineShown.model_fields})
+
+
+def show_timeline(rows: list[Row[Any]]) -> Timeline:
+    """Entries with the time that passed between them."""
+    entries: list[TimelineEntry] = []
+    for row in rows:
+        at = row.occurred_at.astimezone(UTC)
+        since = None if not entries else (at - entries[-1].at).total_seconds() * 1000
+        detail = {key: value for key, value in row.data.items() if key != "name"}
+        entries.append(TimelineEntry(at=at, name=row.name, detail=detail, since_previous_ms=since))
+    return Timeline(entries=entries)

@@ -1,0 +1,1 @@
+"""The routes of the public API, by what they are about."""

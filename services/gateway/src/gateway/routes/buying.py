@@ -1,0 +1,130 @@
+"""Buying credits: payments are begun here and driven by the payments service."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+
+from contracts.payments import CreatePayment, PaymentRefused
+from gateway import ordering, queries, repository
+from gateway.dependencies import CurrentParts, CurrentUser, IdempotencyKey, PageCursor, Parts
+from gateway.domain import Cursor, User, encode_cursor, request_hash
+from gateway.errors import IdempotencyKeyReused, PackNotFound, PaymentNotFound, PaymentRefusedProblem
+from gateway.representations import (
+    Limit,
+    PaymentPage,
+    PaymentRequest,
+    PaymentShown,
+    Timeline,
+    show_payment,
+    show_timeline,
+)
+from gateway.tables import payment_requests
+from messaging.ids import new_id
+
+router = APIRouter(tags=["payments"])
+
+BEGUN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The key was known, and this is what came of it.", "model": PaymentShown},
+    202: {"description": "Written down; the provider has not answered yet. Watch it.", "model": PaymentShown},
+}
+
+
+@router.post("/v1/payments", operation_id="createPayment", status_code=201, responses=BEGUN)
+async def create_payment(
+    asked: PaymentRequest, key: IdempotencyKey, parts: CurrentParts, user: CurrentUser, response: Response
+) -> PaymentShown:
+    """Begin to buy a pack. Send the user to ``checkout_url``; the credits come by themselves."""
+    pack = parts.packs.get(asked.pack_id)
+    if pack is None:
+        raise PackNotFound("GET /v1/credit-packs lists every pack")
+    payment_id = new_id()
+    digest = request_hash(asked.model_dump(mode="json"))
+    values = {
+        "payment_id": payment_id,
+        "user_id": user.user_id,
+        "idempotency_key": key,
+        "request_hash": digest,
+    }
+    with parts.news.expecting(payment_id) as verdict:
+        async with parts.transactions.begin() as tx:
+            held = await repository.add_request(tx.connection, payment_requests, values)
+            if held is None:
+                await ordering.check_write(tx, parts, user)
+                command = CreatePayment(
+                    payment_id=payment_id,
+                    user_id=user.user_id,
+                    provider=asked.provider,
+                    pack_id=pack.id,
+                    requested_at=await repository.get_now(tx.connection),
+                )
+                shown = {
+                    "payment_id": payment_id,
+                    "user_id": user.user_id,
+                    "provider": asked.provider,
+                    "pack_id": pack.id,
+                    "price_cents": pack.price_cents,
+                    "currency": pack.currency,
+                    "credits": pack.credits,
+                    "bonus_credits": pack.bonus_credits,
+                }
+                await repository.add_payment(tx.connection, shown)
+                tx.publish(command, correlation_id=payment_id)
+        if held is None:
+            return await _answer(parts, user, payment_id, verdict, response, status_code=201)
+    if bytes(held.request_hash) != digest:
+        raise IdempotencyKeyReused(payment_id=str(held.payment_id))
+    response.headers["Idempotent-Replayed"] = "true"
+    with parts.news.expecting(held.payment_id) as verdict:
+        return await _answer(parts, user, held.payment_id, verdict, response, status_code=200)
+
+
+async def _answer(
+    parts: Parts, user: User, payment_id: UUID, verdict: asyncio.Future[Any], response: Response, status_code: int
+) -> PaymentShown:
+    row = await _row(parts, user, payment_id)
+    if row.status == "created":
+        await asyncio.wait([verdict], timeout=parts.settings.checkout_wait_seconds)
+    if verdict.done() and isinstance(verdict.result(), PaymentRefused):
+        raise PaymentRefusedProblem(verdict.result().detail, reason=verdict.result().code)
+    row = await _row(parts, user, payment_id)
+    if row.status == "refused":
+        raise PaymentRefusedProblem(row.detail)
+    shown = show_payment(row)
+    if verdict.done():
+        # The event may be here before the read model: what the user waits for is in it.
+        payment = verdict.result().payment
+        shown = shown.model_copy(update={"status": payment.status, "checkout_url": payment.checkout_url})
+    response.status_code = 202 if shown.status == "created" else status_code
+    response.headers["Location"] = f"/v1/payments/{payment_id}"
+    return shown
+
+
+async def _row(parts: Parts, user: User, payment_id: UUID) -> Any:
+    row = await queries.find_payment(parts.engine, user.user_id, payment_id)
+    if row is None:
+        raise PaymentNotFound
+    return row
+
+
+@router.get("/v1/payments", operation_id="listPayments")
+async def list_payments(parts: CurrentParts, user: CurrentUser, cursor: PageCursor, limit: Limit = 20) -> PaymentPage:
+    """The user's payments, newest first."""
+    rows = await queries.list_payments(parts.engine, user.user_id, cursor, limit + 1)
+    page = rows[:limit]
+    following = encode_cursor(Cursor(page[-1].created_at, page[-1].payment_id)) if len(rows) > limit else None
+    return PaymentPage(payments=[show_payment(row) for row in page], next_cursor=following)
+
+
+@router.get("/v1/payments/{payment_id}", operation_id="getPayment")
+async def get_payment(payment_id: UUID, parts: CurrentParts, user: CurrentUser) -> PaymentShown:
+    """One payment."""
+    return show_payment(await _row(parts, user, payment_id))
+
+
+@router.get("/v1/payments/{payment_id}/timeline", operation_id="getPaymentTimeline")
+async def get_payment_timeline(payment_id: UUID, parts: CurrentParts, user: CurrentUser) -> Timeline:
+    """Everything that happened to one payment, in order."""
+    await _row(parts, user, payment_id)
+    return show_timeline(await queries.list_timeline(parts.engine, user.user_id, payment_id))

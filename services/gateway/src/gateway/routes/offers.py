@@ -1,0 +1,47 @@
+"""What can be made and bought. The same for everybody."""
+
+import hashlib
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Header, Response
+
+from gateway.dependencies import CurrentParts
+from gateway.representations import ModelList, ModelShown, PackList, PackShown
+
+router = APIRouter(tags=["offers"])
+
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "As in the answer that had this ETag."}}
+
+
+@router.get("/v1/models", operation_id="listModels", response_model=ModelList, responses=NOT_MODIFIED)
+async def list_models(
+    parts: CurrentParts, if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None
+) -> Response:
+    """Every model with the schema of its parameters and its price rule. Cache it by its ETag."""
+    shown = ModelList(
+        models=[
+            ModelShown(
+                id=model.id,
+                title=model.title,
+                description=model.description,
+                kind=model.kind,
+                parameters_schema=model.parameters_schema,
+                price={key: value for key, value in msgspec.structs.asdict(model.price).items() if value != "0"},
+                max_pixels=model.limits.max_pixels,
+                order_deadline_seconds=model.order_deadline_seconds,
+            )
+            for model in parts.catalogue.models
+        ]
+    )
+    body = shown.model_dump_json().encode()
+    headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "public, max-age=60"}
+    if if_none_match == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+@router.get("/v1/credit-packs", operation_id="listCreditPacks")
+async def list_credit_packs(parts: CurrentParts) -> PackList:
+    """Every credit pack, cheapest first."""
+    return PackList(packs=[PackShown(**msgspec.structs.asdict(pack)) for pack in parts.packs.values()])

@@ -1,0 +1,32 @@
+"""Uploading a picture to start a clip from."""
+
+from datetime import UTC, datetime, timedelta
+
+from fastapi import APIRouter
+
+from gateway import ordering, repository
+from gateway.dependencies import CurrentParts, CurrentUser
+from gateway.representations import UploadRequest, UploadShown
+from messaging.ids import new_id
+
+router = APIRouter(tags=["uploads"])
+
+
+@router.post("/v1/uploads", operation_id="createUpload", status_code=201)
+async def create_upload(asked: UploadRequest, parts: CurrentParts, user: CurrentUser) -> UploadShown:
+    """Get an address to PUT a picture to. It is looked at when a generation uses it."""
+    upload_id = new_id()
+    async with parts.transactions.begin() as tx:
+        await ordering.check_write(tx, parts, user)
+        values = {
+            "upload_id": upload_id,
+            "user_id": user.user_id,
+            "content_type": asked.content_type,
+            "size_bytes": asked.size_bytes,
+        }
+        await repository.add_upload(tx.connection, values)
+    validity = timedelta(seconds=parts.settings.upload_url_seconds)
+    headers = {"Content-Type": asked.content_type, "Content-Length": str(asked.size_bytes)}
+    # The owner is part of the key, and size and type are part of the signature.
+    url = parts.urls.put(parts.settings.s3_uploads_bucket, f"{user.user_id}/{upload_id}", validity, headers)
+    return UploadShown(upload_id=upload_id, url=url, headers=headers, expires_at=datetime.now(UTC) + validity)

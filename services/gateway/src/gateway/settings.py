@@ -1,0 +1,55 @@
+"""What the gateway must be told. Every name is prefixed with ``GATEWAY_``; secrets have no defaults."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from service_runtime.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Durations are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_")
+
+    http_host: str = "0.0.0.0"  # noqa: S104 - a container's listener
+    http_port: int
+    cors_origins: list[str] = Field(default_factory=list)
+    """Origins of the frontend; none are allowed by default."""
+
+    jwt_issuer: str
+    """``https://<project>.supabase.co/auth/v1``."""
+    jwt_audience: str = "authenticated"
+    jwt_algorithm: Literal["ES256", "RS256", "HS256"] = "ES256"
+    jwks_url: str | None = None
+    """``https://<project>.supabase.co/auth/v1/.well-known/jwks.json``."""
+    jwt_secret: SecretStr | None = None
+    """Only for HS256, the legacy way of signing."""
+
+    s3_endpoint_url: str
+    s3_public_endpoint_url: str | None = None
+    """Where browsers reach the buckets, if not where the service does."""
+    s3_region: str = "auto"
+    s3_access_key_id: SecretStr
+    s3_secret_access_key: SecretStr
+    s3_library_bucket: str = "library"
+    s3_uploads_bucket: str = "uploads"
+
+    verdict_wait_seconds: float = Field(default=3.0, gt=0, le=30)
+    checkout_wait_seconds: float = Field(default=10.0, gt=0, le=30)
+    download_url_seconds: int = Field(default=600, ge=60, le=600)
+    upload_url_seconds: int = Field(default=600, ge=60, le=3600)
+    event_streams_per_user: int = Field(default=5, ge=1)
+    heartbeat_seconds: float = Field(default=15.0, gt=0)
+    max_open_generations: int = Field(default=200, ge=1)
+    writes_per_minute: int = Field(default=120, ge=1)
+    """Of one user: a token bucket that holds as many."""
+
+    @model_validator(mode="after")
+    def _tokens_can_be_verified(self) -> "Settings":
+        if self.jwt_algorithm == "HS256" and self.jwt_secret is None:
+            raise ValueError("jwt_algorithm HS256 needs jwt_secret")
+        if self.jwt_algorithm != "HS256" and self.jwks_url is None:
+            raise ValueError(f"jwt_algorithm {self.jwt_algorithm} needs jwks_url")
+        return self

@@ -1,0 +1,86 @@
+"""The process is killed at each named point in turn; the next one finishes the work, charges once and loses nothing."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from pydantic import SecretStr
+
+from contracts.generation import GenerationCancelled, GenerationCompleted
+from generation.settings import Settings
+from messaging.failpoints import VARIABLE
+from tests.generation.bench import order
+from tests.generation.stage import Stage
+from tests.generation.worker import fall_silent
+from tests.support.waiting import eventually
+
+DISPATCH = ("after_claim", "before_run", "after_run", "before_record", "after_record")
+CALLBACKS = (
+    "ingress.before_store",
+    "ingress.after_store",
+    "callbacks.before_commit",
+    "callbacks.after_commit",
+)
+
+
+def environment(settings: Settings, failpoint: str | None) -> dict[str, str]:
+    values = settings.model_dump(mode="python", exclude_none=True)
+    plain = {f"GENERATION_{name.upper()}": as_variable(value) for name, value in values.items()}
+    return {"PATH": os.environ["PATH"], **plain} | ({VARIABLE: failpoint} if failpoint else {})
+
+
+def as_variable(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict | list):
+        return msgspec.json.encode(value, enc_hook=as_variable).decode()
+    return str(value)
+
+
+@asynccontextmanager
+async def process(settings: Settings, failpoint: str | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "generation.main", "serve"),
+        env=environment(settings, failpoint),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.terminate()
+        await started.wait()
+
+
+@pytest.mark.parametrize("failpoint", [*(f"dispatcher.{point}" for point in DISPATCH), *CALLBACKS])
+async def test_an_order_survives_a_death_at_any_point(stage: Stage, failpoint: str) -> None:
+    settings = stage.settings(drain_seconds=5.0)
+    one = order()
+    async with process(settings, failpoint) as doomed:
+        await stage.peers.fund(one)
+        await asyncio.wait_for(doomed.wait(), 30)
+        assert doomed.returncode == -9
+    async with process(settings):
+        completed = await stage.peers.until(one, GenerationCompleted, timeout=40)
+    assert not completed.late
+    assert stage.peers.count(one, GenerationCompleted) == 1
+    assert len(stage.worker.taken) <= 2
+
+
+@pytest.mark.parametrize("failpoint", ["sweeps.before_cancel", "sweeps.after_cancel"])
+async def test_a_cancel_survives_a_death_before_and_after_the_provider_is_told(stage: Stage, failpoint: str) -> None:
+    stage.worker.work = fall_silent
+    settings = stage.settings(drain_seconds=5.0)
+    one = order()
+    async with process(settings, failpoint) as doomed:
+        await stage.peers.fund(one)
+        await eventually(lambda: stage.worker.taken, 20)
+        await stage.peers.cancel(one)
+        await asyncio.wait_for(doomed.wait(), 30)
+    async with process(settings):
+        await stage.peers.until(one, GenerationCancelled, timeout=40)
+    assert [job["status"] for job in await stage.emulator.jobs()] == ["CANCELLED"]
