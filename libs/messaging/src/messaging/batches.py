@@ -187,14 +187,17 @@ class Batches:
         except FeedLostError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a handler raises: the poison must be found, not obeyed
-            if len(deliveries) == 1:
-                await self._fail(deliveries[0], error, current)
-                return
-            middle = len(deliveries) // 2
-            await self._apply(deliveries[:middle], current, epoch)
-            await self._apply(deliveries[middle:], current, epoch)
+            failure = error
         else:
             await self._answer(deliveries, outcome, current)
+            return
+        # Outside of the except block, or the errors of all halves would be chained to one another.
+        if len(deliveries) == 1:
+            await self._fail(deliveries[0], failure, current)
+            return
+        middle = len(deliveries) // 2
+        await self._apply(deliveries[:middle], current, epoch)
+        await self._apply(deliveries[middle:], current, epoch)
 
     async def _transact(self, deliveries: Sequence[Delivery], epoch: int) -> _Outcome:
         outcome = _Outcome()
