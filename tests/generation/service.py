@@ -21,7 +21,6 @@ from contracts.registry import produced_by
 from contracts.storage import AssetRejected, AssetStored, OutputMissing
 from contracts.values import GenerationOrder, MediaProperties, OutputClaim
 from generation.main import build
-from service_runtime.presigned_urls import PresignedUrls
 from generation.settings import Settings
 from local_platform.servers import S3Server
 from messaging.consumers import Subscription
@@ -31,6 +30,7 @@ from messaging.schema import grant_statements, table_statements
 from messaging.settings import BrokerSettings
 from messaging.transaction import Transaction
 from service_runtime.listener import HttpServer, Listener
+from service_runtime.presigned_urls import PresignedUrls
 from tests.generation.bench import reserved
 from tests.support.databases import Database
 from tests.support.waiting import eventually

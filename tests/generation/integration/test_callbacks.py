@@ -19,7 +19,6 @@ from contracts.values import MediaProperties
 from generation.callback_processing import CallbackProcessor
 from generation.callback_urls import CallbackUrls
 from generation.http import build_app
-from service_runtime.presigned_urls import PresignedUrls
 from generation.progress import ProgressReports
 from generation.public_addresses import PublicFetcher
 from generation.repository.queue import ClaimedOrder
@@ -27,6 +26,7 @@ from generation.returned_files import ReturnedFiles
 from local_platform.servers import S3Server
 from messaging.broker import Broker
 from messaging.live import subscribe_live
+from service_runtime.presigned_urls import PresignedUrls
 from tests.generation.bench import Bench, order
 from tests.generation.integration.test_handlers import sweeps
 from tests.support.waiting import eventually
