@@ -17,5 +17,5 @@ class BrokerSettings:
     password: str = field(repr=False)
     replicas: int = 1
     max_deliveries: int = 5
-    ack_wait_seconds: float = 30.0
+    ack_wait_seconds: float = 10.0
     batch_size: int = 100

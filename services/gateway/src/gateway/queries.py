@@ -42,10 +42,7 @@ async def list_generations(
     if wanted.requested_to is not None:
         statement = statement.where(columns.requested_at < wanted.requested_to)
     if after is not None:
-        statement = statement.where(
-            sa.tuple_(columns.requested_at, columns.generation_id)
-            < sa.tuple_(sa.literal(after.at), sa.literal(after.row_id))
-        )
+        statement = statement.where(_before(after, columns.requested_at, columns.generation_id))
     statement = statement.order_by(columns.requested_at.desc(), columns.generation_id.desc()).limit(limit)
     return await _rows(engine, statement)
 
@@ -62,10 +59,7 @@ async def list_payments(engine: AsyncEngine, user_id: UUID, after: Cursor | None
     """Newest first, from the end of the page before."""
     statement = sa.select(payments).where(payments.c.user_id == user_id)
     if after is not None:
-        statement = statement.where(
-            sa.tuple_(payments.c.created_at, payments.c.payment_id)
-            < sa.tuple_(sa.literal(after.at), sa.literal(after.row_id))
-        )
+        statement = statement.where(_before(after, payments.c.created_at, payments.c.payment_id))
     return await _rows(
         engine, statement.order_by(payments.c.created_at.desc(), payments.c.payment_id.desc()).limit(limit)
     )
@@ -133,6 +127,11 @@ async def list_activity(engine: AsyncEngine, user_id: UUID, after: int, limit: i
     return await _rows(engine, statement)
 
 
+def _before(cursor: Cursor, at: sa.Column[Any], row_id: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    """What comes after the cursor in a list that is newest first."""
+    return sa.tuple_(at, row_id) < sa.tuple_(sa.literal(cursor.at), sa.literal(cursor.row_id))
+
+
 async def _rows(engine: AsyncEngine, statement: sa.Select[Any]) -> list[sa.Row[Any]]:
     async with engine.connect() as connection:
         found: Sequence[sa.Row[Any]] = (await connection.execute(statement)).all()
@@ -141,4 +140,5 @@ async def _rows(engine: AsyncEngine, statement: sa.Select[Any]) -> list[sa.Row[A
 
 async def _first(engine: AsyncEngine, statement: sa.Select[Any]) -> sa.Row[Any] | None:
     async with engine.connect() as connection:
-        return (await connection.execute(statement)).one_or_none()
+        row: sa.Row[Any] | None = (await connection.execute(statement)).one_or_none()
+    return row

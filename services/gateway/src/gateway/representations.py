@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 from sqlalchemy import Row
 
 _EXAMPLE_ID = "01999c1e-4b7a-7c21-9d0e-5a1f2b3c4d5e"
-_PARAMETERS = {"prompt": "a lighthouse in a storm, slow push in", "duration_seconds": 5}
+_PARAMETERS: JsonDict = {"prompt": "a lighthouse in a storm, slow push in", "duration_seconds": 5}
 
 GenerationStatus = Literal[
     "requested",
@@ -110,7 +111,7 @@ class ModelShown(BaseModel):
 class ModelList(BaseModel):
     """Every model on offer."""
 
-    models: list[ModelShown]
+    items: list[ModelShown]
 
 
 class Download(BaseModel):
@@ -138,9 +139,9 @@ class Failure(BaseModel):
 class GenerationShown(BaseModel):
     """A generation, from the request to the file."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"generation_id": _EXAMPLE_ID, "status": "queued"}})
+    model_config = ConfigDict(json_schema_extra={"example": {"id": _EXAMPLE_ID, "status": "queued"}})
 
-    generation_id: UUID
+    id: UUID
     status: GenerationStatus
     model_id: str
     kind: Literal["video", "image"]
@@ -159,7 +160,7 @@ class GenerationShown(BaseModel):
 class GenerationPage(BaseModel):
     """Newest first; ``next_cursor`` is null on the last page."""
 
-    generations: list[GenerationShown]
+    items: list[GenerationShown]
     next_cursor: str | None
 
 
@@ -175,7 +176,7 @@ class TimelineEntry(BaseModel):
 class Timeline(BaseModel):
     """Everything that happened, in order."""
 
-    entries: list[TimelineEntry]
+    items: list[TimelineEntry]
 
 
 class BalanceShown(BaseModel):
@@ -208,7 +209,7 @@ class LineShown(BaseModel):
 class LedgerPage(BaseModel):
     """Newest first; ``next_before`` is null on the last page."""
 
-    lines: list[LineShown]
+    items: list[LineShown]
     next_before: int | None
 
 
@@ -226,13 +227,13 @@ class PackShown(BaseModel):
 class PackList(BaseModel):
     """Every pack on offer, cheapest first."""
 
-    packs: list[PackShown]
+    items: list[PackShown]
 
 
 class PaymentShown(BaseModel):
     """A payment: send the user to ``checkout_url`` while it is ``pending``."""
 
-    payment_id: UUID
+    id: UUID
     status: PaymentStatusShown
     provider: Literal["stripe", "btcpay", "nowpayments"]
     pack_id: str
@@ -250,14 +251,14 @@ class PaymentShown(BaseModel):
 class PaymentPage(BaseModel):
     """Newest first; ``next_cursor`` is null on the last page."""
 
-    payments: list[PaymentShown]
+    items: list[PaymentShown]
     next_cursor: str | None
 
 
 class UploadShown(BaseModel):
-    """PUT the file to ``url`` with exactly these ``headers``, then name ``upload_id`` as a model's parameter."""
+    """PUT the file to ``url`` with exactly these ``headers``, then name its ``id`` as a model's parameter."""
 
-    upload_id: UUID
+    id: UUID
     url: str
     headers: dict[str, str]
     expires_at: datetime
@@ -270,7 +271,7 @@ def show_generation(row: Row[Any], download: Download | None) -> GenerationShown
     """The representation of a row of the read model."""
     failure = None if row.failure_code is None else Failure(code=row.failure_code, detail=row.failure_detail)
     return GenerationShown(
-        generation_id=row.generation_id,
+        id=row.generation_id,
         status=row.status,
         model_id=row.model_id,
         kind=row.kind,
@@ -289,7 +290,9 @@ def show_generation(row: Row[Any], download: Download | None) -> GenerationShown
 
 def show_payment(row: Row[Any]) -> PaymentShown:
     """The representation of a payment's row. A page that can no longer be paid at is not shown."""
-    shown: dict[str, Any] = {name: getattr(row, name) for name in PaymentShown.model_fields}
+    shown: dict[str, Any] = {
+        name: row.payment_id if name == "id" else getattr(row, name) for name in PaymentShown.model_fields
+    }
     if row.status != "pending":
         shown["checkout_url"] = None
     return PaymentShown(**shown)
@@ -308,4 +311,4 @@ def show_timeline(rows: list[Row[Any]]) -> Timeline:
         since = None if not entries else (at - entries[-1].at).total_seconds() * 1000
         detail = {key: value for key, value in row.data.items() if key != "name"}
         entries.append(TimelineEntry(at=at, name=row.name, detail=detail, since_previous_ms=since))
-    return Timeline(entries=entries)
+    return Timeline(items=entries)

@@ -52,7 +52,7 @@ async def get_ledger(
     rows = await queries.list_lines(parts.engine, user.user_id, before, limit + 1)
     page = rows[:limit]
     following = page[-1].line_number if len(rows) > limit else None
-    return LedgerPage(lines=[show_line(row) for row in page], next_before=following)
+    return LedgerPage(items=[show_line(row) for row in page], next_before=following)
 
 
 async def _csv(engine: AsyncEngine, user_id: UUID) -> AsyncIterator[str]:

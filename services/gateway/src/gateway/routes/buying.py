@@ -114,7 +114,7 @@ async def list_payments(parts: CurrentParts, user: CurrentUser, cursor: PageCurs
     rows = await queries.list_payments(parts.engine, user.user_id, cursor, limit + 1)
     page = rows[:limit]
     following = encode_cursor(Cursor(page[-1].created_at, page[-1].payment_id)) if len(rows) > limit else None
-    return PaymentPage(payments=[show_payment(row) for row in page], next_cursor=following)
+    return PaymentPage(items=[show_payment(row) for row in page], next_cursor=following)
 
 
 @router.get("/v1/payments/{payment_id}", operation_id="getPayment")

@@ -75,7 +75,7 @@ async def list_generations(
     page = rows[:limit]
     following = encode_cursor(Cursor(page[-1].requested_at, page[-1].generation_id)) if len(rows) > limit else None
     shown = [show_generation(row, parts.download_of(row)) for row in page]
-    return GenerationPage(generations=shown, next_cursor=following)
+    return GenerationPage(items=shown, next_cursor=following)
 
 
 @router.get("/v1/generations/{generation_id}", operation_id="getGeneration")
@@ -95,10 +95,10 @@ async def get_timeline(generation_id: UUID, parts: CurrentParts, user: CurrentUs
         raise GenerationNotFound
     timeline = show_timeline(await queries.list_timeline(parts.engine, user.user_id, generation_id))
     first = TimelineEntry(at=row.requested_at, name="requested", detail={}, since_previous_ms=None)
-    if timeline.entries:
-        passed = (timeline.entries[0].at - first.at).total_seconds() * 1000
-        timeline.entries[0] = timeline.entries[0].model_copy(update={"since_previous_ms": passed})
-    return Timeline(entries=[first, *timeline.entries])
+    if timeline.items:
+        passed = (timeline.items[0].at - first.at).total_seconds() * 1000
+        timeline.items[0] = timeline.items[0].model_copy(update={"since_previous_ms": passed})
+    return Timeline(items=[first, *timeline.items])
 
 
 @router.post("/v1/generations/{generation_id}/cancel", operation_id="cancelGeneration", status_code=202)

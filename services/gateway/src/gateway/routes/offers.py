@@ -20,7 +20,7 @@ async def list_models(
 ) -> Response:
     """Every model with the schema of its parameters and its price rule. Cache it by its ETag."""
     shown = ModelList(
-        models=[
+        items=[
             ModelShown(
                 id=model.id,
                 title=model.title,
@@ -44,4 +44,4 @@ async def list_models(
 @router.get("/v1/credit-packs", operation_id="listCreditPacks")
 async def list_credit_packs(parts: CurrentParts) -> PackList:
     """Every credit pack, cheapest first."""
-    return PackList(packs=[PackShown(**msgspec.structs.asdict(pack)) for pack in parts.packs.values()])
+    return PackList(items=[PackShown(**msgspec.structs.asdict(pack)) for pack in parts.packs.values()])

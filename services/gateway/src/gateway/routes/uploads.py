@@ -29,4 +29,4 @@ async def create_upload(asked: UploadRequest, parts: CurrentParts, user: Current
     headers = {"Content-Type": asked.content_type, "Content-Length": str(asked.size_bytes)}
     # The owner is part of the key, and size and type are part of the signature.
     url = parts.urls.put(parts.settings.s3_uploads_bucket, f"{user.user_id}/{upload_id}", validity, headers)
-    return UploadShown(upload_id=upload_id, url=url, headers=headers, expires_at=datetime.now(UTC) + validity)
+    return UploadShown(id=upload_id, url=url, headers=headers, expires_at=datetime.now(UTC) + validity)
