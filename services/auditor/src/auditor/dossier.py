@@ -52,7 +52,13 @@ def _unpublished(schema: str) -> str:
 
 _QUERIES: Final[dict[str, str]] = {
     "Request (gateway)": """
-        SELECT * FROM gateway.generation_requests WHERE generation_id = :id
+        SELECT generation_id, user_id, idempotency_key, created_at, verdict, required_credits, available_credits
+        FROM gateway.generation_requests WHERE generation_id = :id
+    """,
+    "What the user is shown (gateway)": """
+        SELECT status, version, price_credits, attempt_number, failure_code, late, captured_credits, released_credits,
+               object_key, completed_at, updated_at
+        FROM gateway.generations WHERE generation_id = :id
     """,
     "Generation": """
         SELECT generation_id, user_id, model_id, kind, lane, status, version, price_credits, attempt_count, failures,

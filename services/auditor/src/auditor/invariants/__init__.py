@@ -12,5 +12,6 @@ from auditor.invariants.ledger import LEDGER
 from auditor.invariants.messages import MESSAGES
 from auditor.invariants.money import MONEY
 from auditor.invariants.orders import ORDERS
+from auditor.invariants.views import VIEWS
 
-INVARIANTS: Final[tuple[Invariant, ...]] = (*LEDGER, *ORDERS, *MONEY, *MESSAGES)
+INVARIANTS: Final[tuple[Invariant, ...]] = (*LEDGER, *ORDERS, *MONEY, *VIEWS, *MESSAGES)

@@ -11,11 +11,13 @@ LEDGER: Final = (
         meaning="The postings of each transfer add up to zero",
         query="""
             SELECT transfer_id::text AS subject, '0 credits' AS expected,
-                   format('%s credits in postings %s', sum(amount_credits),
-                          string_agg(posting_id::text, ', ' ORDER BY posting_id)) AS found
-            FROM billing.balance_ledger
-            GROUP BY transfer_id
-            HAVING sum(amount_credits) <> 0
+                   format('%s credits in postings %s', total,
+                          (SELECT string_agg(posting_id::text, ', ' ORDER BY posting_id)
+                           FROM billing.balance_ledger AS l WHERE l.transfer_id = broken.transfer_id)) AS found
+            FROM (
+                SELECT transfer_id, sum(amount_credits) AS total FROM billing.balance_ledger
+                GROUP BY transfer_id HAVING sum(amount_credits) <> 0
+            ) AS broken
         """,
     ),
     Invariant(

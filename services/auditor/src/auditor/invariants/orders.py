@@ -11,9 +11,9 @@ ORDERS: Final = (
         meaning="Every request is reserved or refused by billing",
         query="""
             SELECT q.generation_id::text AS subject, 'a reservation or a refusal' AS expected,
-                   format('none since %s', q.requested_at) AS found
+                   format('none since %s', q.created_at) AS found
             FROM gateway.generation_requests AS q
-            WHERE q.requested_at <= now() - make_interval(secs => :tolerance)
+            WHERE q.created_at <= now() - make_interval(secs => :tolerance)
               AND NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.generation_id = q.generation_id)
               AND NOT EXISTS (SELECT FROM billing.refusals AS f WHERE f.generation_id = q.generation_id)
         """,

@@ -1,0 +1,124 @@
+"""The operator's commands, as they are typed."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.auditor.world import World, damage
+
+
+async def auditor_command(*arguments: str, dsn: str | None = None) -> tuple[int, str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AUDITOR_")}
+    if dsn is not None:
+        environment["AUDITOR_DATABASE_URL"] = dsn
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "auditor.main",
+        *arguments,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_a_healthy_platform_passes_with_exit_code_0(database, world: World) -> None:
+    code, out, err = await auditor_command("check", "--settled", dsn=database.dsn("auditor"))
+    assert code == 0, err
+    assert "no violations of" in out
+    assert "transfers_sum_to_zero" in out
+
+
+async def test_damage_is_shown_with_both_sides_and_exit_code_1(database, world: World) -> None:
+    await damage(database, world, "UPDATE billing.users SET reserved_credits = 7 WHERE user_id = '{user}'")
+    code, out, _ = await auditor_command("check", dsn=database.dsn("auditor"))
+    assert code == 1
+    assert "VIOLATED" in out
+    line = next(
+        line for line in out.splitlines() if line.startswith("held_reservations_are_backed") and str(world.user) in line
+    )
+    assert "9 credits reserved, held for 1 order(s)" in line
+    assert "7 credits reserved" in line
+
+    code, out, _ = await auditor_command("check", "--json", dsn=database.dsn("auditor"))
+    assert code == 1
+    document = json.loads(out)
+    violated = {one["code"]: one["listed"] for one in document["invariants"] if one["violations"]}
+    assert violated["held_reservations_are_backed"][0]["subject"] == str(world.user)
+    assert document["tolerance_seconds"] == 60
+
+
+async def test_the_database_is_found_through_the_file_of_a_running_platform(database, world, tmp_path: Path) -> None:
+    file = tmp_path / "platform.json"
+    file.write_text(json.dumps({"postgres": {"dsns": {"auditor": database.dsn("auditor")}}}))
+    code, out, _ = await auditor_command("check", "--platform", str(file))
+    assert code == 0
+    assert "no violations" in out
+
+
+async def test_without_a_database_the_command_says_how_to_name_one() -> None:
+    code, _, err = await auditor_command("check")
+    assert code == 1
+    assert "AUDITOR_DATABASE_URL" in err
+
+
+async def shown(database, identity: UUID) -> str:
+    code, out, err = await auditor_command("show", str(identity), dsn=database.dsn("auditor"))
+    assert code == 0, err
+    return out
+
+
+async def test_a_generation_is_shown_with_everything_that_the_services_hold(database, world: World) -> None:
+    await damage(
+        database,
+        world,
+        """
+        INSERT INTO generation.dead_letters (consumer, message_id, subject, stream, payload, headers, reason, error,
+                                             deliveries)
+        VALUES ('generation-storage', gen_random_uuid(), 'storage.event.asset-stored.v1', 'STORAGE',
+                convert_to('{{"generation_id":"{delivered}"}}', 'UTF8'), '{{}}', 'poison', 'it broke', 5)
+        """,
+    )
+    out = await shown(database, world.delivered)
+    for heading in (
+        "## Timeline",
+        "## Request (gateway)",
+        "## Generation",
+        "## Attempts",
+        "## Reservation",
+        "## Asset",
+        "## Postings (ledger)",
+        "## Balance of the user",
+        "## Dead letters",
+    ):
+        assert heading in out
+    assert "credits-reserved" in out
+    assert str(world.asset) in out
+    assert "it broke" in out
+
+
+async def test_a_payment_and_a_user_are_shown(database, world: World) -> None:
+    payment = await shown(database, world.payment)
+    assert "## Payment" in payment
+    assert "## Credits ordered for the payment" in payment
+    assert "purchase" in payment
+    user = await shown(database, world.user)
+    assert "## Balance of the user" in user
+    assert str(world.running) in user
+    assert str(world.refused) in user
+
+
+@pytest.mark.parametrize("command", ["show"])
+async def test_an_id_that_nobody_knows_is_said_to_be_unknown(database, world, command: str) -> None:
+    code, out, err = await auditor_command(command, str(uuid4()), dsn=database.dsn("auditor"))
+    assert code == 1
+    assert out == ""
+    assert "no service knows" in err

@@ -1,0 +1,71 @@
+"""What an operator reads."""
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from auditor.domain import Invariant, Report, Result, Violation
+from auditor.reports import render_report
+from auditor.text_tables import render_record, render_table
+from auditor.timeline import Hop, render_timeline
+
+
+def test_columns_are_in_line_and_numbers_to_the_right() -> None:
+    assert render_table(("name", "ms"), [("a", 5), ("longer", 1200)], right=(1,)).splitlines() == [
+        "name      ms",
+        "------  ----",
+        "a          5",
+        "longer  1200",
+    ]
+
+
+def test_long_values_are_cut_and_lines_stay_lines() -> None:
+    (_, _, line) = render_table(("a",), [("x\ny" * 100,)]).splitlines()
+    assert len(line) == 70
+    assert line.endswith("…")
+
+
+def test_a_record_leaves_out_what_is_null() -> None:
+    assert render_record([("status", "held"), ("resolved_at", None), ("late", False)]) == "status  held\nlate    False"
+
+
+def test_a_report_names_every_invariant_and_each_offender_with_both_sides() -> None:
+    fine = Invariant(code="all_well", severity="critical", meaning="Nothing is wrong", query="")
+    broken = Invariant(code="no_gaps", severity="critical", meaning="There is no gap", query="")
+    violation = Violation("no_gaps", "critical", "user 1", "3 lines", "2 lines")
+    report = Report(
+        checked_at=datetime(2026, 11, 1, tzinfo=UTC),
+        tolerance_seconds=60,
+        results=(Result(fine, 0, (), 0.25), Result(broken, 7, (violation,), 0.25)),
+    )
+    text = render_report(report)
+    assert "ok          all_well" in text
+    assert "7 VIOLATED  no_gaps" in text
+    assert "no_gaps    user 1   3 lines   2 lines" in text
+    assert "7 violations of 2 invariants" in text
+    assert "0.50 s of queries" in text
+
+
+def test_a_timeline_shows_the_latency_of_each_hop_and_its_cause() -> None:
+    hop = Hop(
+        message_id=uuid4(),
+        occurred_at=datetime(2026, 11, 1, 12, 30, 0, 250_000, tzinfo=UTC),
+        producer="billing",
+        name="credits-reserved",
+        correlation_id=uuid4(),
+        cause="generation-requested",
+        since_start_ms=1234.4,
+        hop_ms=17.6,
+        trace_id=None,
+        summary="price=30",
+    )
+    (_, _, line) = render_timeline([hop]).splitlines()
+    assert line.split() == [
+        "11-01",
+        "12:30:00.250",
+        "1,234",
+        "18",
+        "billing",
+        "credits-reserved",
+        "generation-requested",
+        "price=30",
+    ]
