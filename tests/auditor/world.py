@@ -201,14 +201,19 @@ async def _add_views(connection: AsyncConnection, world: World, lines: dict[UUID
 async def damage(database: Database, world: World, *statements: str) -> dict[str, str]:
     """Run ``statements`` as superuser, past all triggers; returns the names by which they, and tests, know things."""
     async with database.superuser_engine().begin() as connection:
-        first_transfer = text("SELECT transfer_id FROM billing.balance_ledger WHERE posting_id = 1")
-        first_message = text("SELECT message_id FROM billing.outbox_messages ORDER BY 1 LIMIT 1")
-        names = world.names
-        names["transfer"] = str(await connection.scalar(first_transfer))
-        names["message"] = str(await connection.scalar(first_message))
-        await connection.execute(text("SET LOCAL session_replication_role = replica"))
-        for statement in statements:
-            await connection.exec_driver_sql(statement.format(**names))
+        return await damage_within(connection, world, *statements)
+
+
+async def damage_within(connection: AsyncConnection, world: World, *statements: str) -> dict[str, str]:
+    """The same in a transaction of the caller's, who may roll it back."""
+    first_transfer = text("SELECT transfer_id FROM billing.balance_ledger WHERE posting_id = 1")
+    first_message = text("SELECT message_id FROM billing.outbox_messages ORDER BY 1 LIMIT 1")
+    names = world.names
+    names["transfer"] = str(await connection.scalar(first_transfer))
+    names["message"] = str(await connection.scalar(first_message))
+    await connection.execute(text("SET LOCAL session_replication_role = replica"))
+    for statement in statements:
+        await connection.exec_driver_sql(statement.format(**names))
     return names
 
 

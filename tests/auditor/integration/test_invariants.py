@@ -3,13 +3,18 @@
 Each case damages the database as its superuser, past triggers and constraints, in the way that its invariant is about.
 """
 
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from auditor.checking import check
+from auditor.checking import check, evaluate
 from auditor.invariants import INVARIANTS
-from tests.auditor.world import damage
+from service_runtime.database import engine_for
+from tests.auditor.world import SERVICES, World, build_world, damage_within
+from tests.support.databases import Database, DatabaseFactory
 
 AT_REST = 0.0
 AN_HOUR = 3600.0
@@ -371,24 +376,51 @@ DAMAGES = (
 )
 
 
-async def found(engine, tolerance: float) -> set[tuple[str, str]]:
-    report = await check(engine, tolerance)
+@pytest.fixture(scope="module")
+def shared(database_factory: DatabaseFactory) -> Iterator[tuple[Database, World]]:
+    """One healthy platform for all cases: each damages it in a transaction and takes that back."""
+
+    async def build() -> tuple[Database, World]:
+        database = await database_factory.make(SERVICES)
+        world = await build_world(database)
+        await database.dispose()
+        return database, world
+
+    database, world = asyncio.run(build())
+    yield database, world
+    asyncio.run(database_factory.drop(database))
+
+
+@pytest.fixture
+async def superuser(shared: tuple[Database, World]) -> AsyncIterator[AsyncConnection]:
+    """A transaction that is rolled back."""
+    engine = engine_for(shared[0].superuser_dsn, application_name="test")
+    async with engine.connect() as connection:
+        yield connection
+        await connection.rollback()
+    await engine.dispose()
+
+
+async def found(connection: AsyncConnection, tolerance: float) -> set[tuple[str, str]]:
+    report = await evaluate(connection, tolerance)
     return {(violation.code, violation.subject) for violation in report.violations}
 
 
-async def test_a_healthy_platform_violates_nothing(auditor, world) -> None:
-    report = await check(auditor, AT_REST)
+async def test_a_healthy_platform_violates_nothing(shared: tuple[Database, World]) -> None:
+    engine = engine_for(shared[0].dsn("auditor"), application_name="test")
+    report = await check(engine, AT_REST)
+    await engine.dispose()
     assert report.violations == ()
     assert {result.invariant.code for result in report.results} == {one.code for one in INVARIANTS}
 
 
 @pytest.mark.parametrize("case", DAMAGES, ids=lambda case: f"{case.code}-{case.subject.strip('{}')}")
-async def test_damage_is_named(database, auditor, world, case: Damage) -> None:
-    names = await damage(database, world, *case.sql)
+async def test_damage_is_named(shared: tuple[Database, World], superuser: AsyncConnection, case: Damage) -> None:
+    names = await damage_within(superuser, shared[1], *case.sql)
     expected = (case.code, case.subject.format(**names))
-    assert expected in await found(auditor, AT_REST)
+    assert expected in await found(superuser, AT_REST)
     # With an hour's tolerance, only what no message under way can explain is a violation of that invariant.
-    assert (expected in await found(auditor, AN_HOUR)) is not case.waits
+    assert (expected in await found(superuser, AN_HOUR)) is not case.waits
 
 
 def test_every_invariant_has_damage_that_proves_it() -> None:

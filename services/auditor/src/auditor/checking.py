@@ -21,13 +21,20 @@ async def check(engine: AsyncEngine, tolerance_seconds: float, invariants: Seque
     async with engine.connect() as connection:
         snapshot = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         async with snapshot.begin():
-            checked_at = await snapshot.scalar(text("SELECT now()"))
-            assert checked_at is not None
-            results = [await _evaluate(snapshot, invariant, tolerance_seconds) for invariant in invariants]
+            return await evaluate(snapshot, tolerance_seconds, invariants)
+
+
+async def evaluate(
+    connection: AsyncConnection, tolerance_seconds: float, invariants: Sequence[Invariant] = INVARIANTS
+) -> Report:
+    """Evaluate ``invariants`` in the transaction of ``connection``, which makes them one moment or not."""
+    checked_at = await connection.scalar(text("SELECT now()"))
+    assert checked_at is not None
+    results = [await _result(connection, invariant, tolerance_seconds) for invariant in invariants]
     return Report(checked_at=checked_at, tolerance_seconds=tolerance_seconds, results=tuple(results))
 
 
-async def _evaluate(connection: AsyncConnection, invariant: Invariant, tolerance_seconds: float) -> Result:
+async def _result(connection: AsyncConnection, invariant: Invariant, tolerance_seconds: float) -> Result:
     query = text(
         f"SELECT subject, expected, found, count(*) OVER () FROM ({invariant.query}) AS offender"  # noqa: S608
         f" ORDER BY subject LIMIT {LISTED_PER_INVARIANT}"
