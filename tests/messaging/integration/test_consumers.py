@@ -426,3 +426,27 @@ async def test_a_handler_slower_than_the_ack_wait_is_not_disturbed(platform: Pla
     await eventually(lambda: all_acknowledged(client))
     info = await client.jetstream().consumer_info("BILLING", DURABLE)
     assert info.delivered.consumer_seq == 3
+
+
+async def test_message_types_that_share_a_handler_reach_it_together_and_in_order(platform: Platform) -> None:
+    calls: list[list[str]] = []
+
+    async def handle(tx: Transaction, messages: Sequence[Received[CreditsRefused | CreditsCaptured]]) -> None:
+        await record(tx, messages)
+        calls.append([type(message.payload).__name__ for message in messages])
+
+    billing = await platform.start("billing")
+    captured = CreditsCaptured(
+        reservation_id=new_id(),
+        generation_id=new_id(),
+        user_id=new_id(),
+        captured_credits=1,
+        released_credits=0,
+        lines=(),
+    )
+    async with billing.transactions.begin() as tx:
+        ids = [tx.publish(message, correlation_id=new_id()) for message in (refused(1), captured, refused(2))]
+    await expect_published(platform.engine("billing"))
+    await platform.start("gateway", (Subscription(CreditsRefused, handle), Subscription(CreditsCaptured, handle)))
+    await expect_effects(platform.engine("gateway"), ids)
+    assert calls == [["CreditsRefused", "CreditsCaptured", "CreditsRefused"]]

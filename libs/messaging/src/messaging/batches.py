@@ -45,7 +45,8 @@ class Subscription:
     """Deliver messages of ``message_type`` to ``handler``.
 
     The handler is called once for each batch with the messages that were not received before, in order of arrival, and
-    raises to refuse them. ``inbox=False`` leaves out the inbox where the effect has a key of its own that makes a
+    raises to refuse them. Subscriptions that share a handler share the call, so that a batch can take its locks in one
+    order whatever it holds. ``inbox=False`` leaves out the inbox where the effect has a key of its own that makes a
     repeated message harmless.
     """
 
@@ -204,9 +205,9 @@ class Batches:
         with consumer_span(self._durable, [delivery.received for delivery in deliveries]):
             async with self._transactions.begin() as tx:
                 fresh = await self._fresh(tx, deliveries, outcome)
-                for subscription, messages in _by_subscription(fresh):
+                for handler, messages in _by_handler(fresh):
                     with metrics.HANDLER_SECONDS.labels(self._service, messages[0].subject).time():
-                        await subscription.handler(tx, messages)
+                        await handler(tx, messages)
                 if tx.deferred:
                     await self._defer(tx, fresh, outcome)
                 again = [d.received.message_id for d in deliveries if d.received.deliveries > 1]
@@ -359,12 +360,11 @@ async def _answer_ack(message: Msg, current: Callable[[], bool]) -> None:
         await message.nak()
 
 
-def _by_subscription(deliveries: Sequence[Delivery]) -> list[tuple[Subscription, list[Received[Any]]]]:
-    groups: dict[str, tuple[Subscription, list[Received[Any]]]] = {}
+def _by_handler(deliveries: Sequence[Delivery]) -> list[tuple[Handler, list[Received[Any]]]]:
+    groups: dict[Handler, list[Received[Any]]] = {}
     for delivery in deliveries:
-        _, messages = groups.setdefault(delivery.received.subject, (delivery.subscription, []))
-        messages.append(delivery.received)
-    return list(groups.values())
+        groups.setdefault(delivery.subscription.handler, []).append(delivery.received)
+    return list(groups.items())
 
 
 def _deferral_seconds(deferrals: int) -> float:
