@@ -105,9 +105,12 @@ def _generation(wiring: Wiring) -> Mapping[str, str]:
 
 
 def _endpoints(wiring: Wiring) -> dict[str, dict[str, Any]]:
-    """Every logical endpoint of the catalogue leads to the one emulated endpoint: the preview renderer makes all."""
+    """Every logical endpoint of the catalogue leads to the one emulated endpoint: the preview renderer makes all.
+
+    A platform without workers of its own is meant for somebody else's (a benchmark's), of unknown number.
+    """
     names = {model.endpoint for model in load_catalogue().models}
-    return {name: {"id": ENDPOINT_ID, "max_active": 4 * wiring.workers} for name in sorted(names)}
+    return {name: {"id": ENDPOINT_ID, "max_active": 4 * wiring.workers or 32} for name in sorted(names)}
 
 
 def _storage(wiring: Wiring) -> Mapping[str, str]:
