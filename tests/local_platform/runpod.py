@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +19,7 @@ from starlette.routing import Route
 from local_platform.runpod_emulator.emulator import Emulator
 from local_platform.runpod_emulator.server import EmulatorServer
 from local_platform.runpod_emulator.settings import EmulatorSettings
+from local_platform.servers.processes import ChildProcess
 from tests.support.serving import listening_socket, serving
 from tests.support.waiting import eventually
 
@@ -108,6 +113,31 @@ class HandWorker:
         return job_id
 
 
+@contextlib.contextmanager
+def emulator_process(directory: Path, *arguments: str) -> Iterator[str]:
+    """An emulator as a process, on a free port; gives its URL."""
+    ready_file = directory / "ready.json"
+    command = [sys.executable, "-m", "local_platform.runpod_emulator", "--port", "0", "--api-key", API_KEY]
+    process = ChildProcess(
+        [*command, "--ready-file", ready_file, *arguments],
+        log_file=directory / "emulator.log",
+        environment=dict(os.environ),
+        directory=directory,
+    )
+    try:
+        process.wait_until(ready_file.exists, timeout_seconds=30)
+        yield json.loads(ready_file.read_text())["url"]
+    finally:
+        process.kill()
+
+
+@contextlib.asynccontextmanager
+async def client_of(url: str) -> AsyncIterator[RunPod]:
+    """A client for an emulator that runs."""
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {API_KEY}"}, timeout=20) as http:
+        yield RunPod(url, http)
+
+
 @contextlib.asynccontextmanager
 async def running_emulator(**settings: Any) -> AsyncIterator[RunPod]:
     """An emulator on a free port; polls are short, so that workers by hand need not wait."""
@@ -115,9 +145,9 @@ async def running_emulator(**settings: Any) -> AsyncIterator[RunPod]:
     server = EmulatorServer(Emulator(API_KEY, EmulatorSettings(**{"worker_poll_seconds": 0.2, **settings})))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        async with httpx.AsyncClient(headers={"authorization": f"Bearer {API_KEY}"}, timeout=20) as http:
-            await eventually(lambda: server.started or task.done(), what="the emulator's start")
-            yield RunPod(url, http)
+        await eventually(lambda: server.started or task.done(), what="the emulator's start")
+        async with client_of(url) as runpod:
+            yield runpod
     finally:
         server.should_exit = True
         await task

@@ -20,6 +20,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True, help="0 takes a free one")
     parser.add_argument("--api-key", required=True, help="what clients and workers must send")
     parser.add_argument("--time-scale", type=float, default=1.0, help="how much faster RunPod's own times pass")
+    parser.add_argument(
+        "--worker-poll-seconds", type=float, default=2.0, help="how long a worker's poll is held when there is no news"
+    )
     parser.add_argument("--ready-file", type=Path, help="gets {url, pid} as JSON once the emulator listens")
     arguments = parser.parse_args()
     listener = socket.create_server((arguments.host, arguments.port))
@@ -28,7 +31,8 @@ def main() -> None:
 
 
 async def _serve(listener: socket.socket, arguments: argparse.Namespace) -> None:
-    emulator = Emulator(arguments.api_key, EmulatorSettings(time_scale=arguments.time_scale))
+    settings = EmulatorSettings(time_scale=arguments.time_scale, worker_poll_seconds=arguments.worker_poll_seconds)
+    emulator = Emulator(arguments.api_key, settings)
     if arguments.ready_file is not None:
         _announce(arguments.ready_file, f"http://{arguments.host}:{listener.getsockname()[1]}")
     await EmulatorServer(emulator).serve(sockets=[listener])

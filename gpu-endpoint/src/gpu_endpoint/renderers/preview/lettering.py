@@ -45,7 +45,10 @@ def lettered_panel(
     longest = max((letters.getlength(line) for line in lines), default=0)
     if footer:
         longest = max(longest, small.getlength(footer))
-    panel_size = (int(longest) + 2 * padding + 1, len(lines) * line_height + footer_height + 2 * padding)
+    panel_size = (
+        min(width, int(longest) + 2 * padding + 1),
+        min(height, len(lines) * line_height + footer_height + 2 * padding),
+    )
     panel = Image.new("RGBA", panel_size, (*paper, 170 if paper == (0, 0, 0) else 235))
     draw = ImageDraw.Draw(panel)
     for number, line in enumerate(lines):

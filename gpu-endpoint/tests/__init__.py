@@ -1,0 +1,1 @@
+"""The worker's own tests, run in its own environment."""

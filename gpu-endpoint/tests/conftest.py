@@ -1,0 +1,49 @@
+"""What the worker's own tests share."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gpu_endpoint.job import RenderJob, parse_job
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait, up to ten seconds, until it is true."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def job_input() -> Callable[..., dict[str, Any]]:
+    """A complete job input: ``job_input("image", width=64)``."""
+
+    def make(kind: str = "video", **parameters: Any) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"width": 128, "height": 96, "prompt": "a lighthouse", "seed": 7}
+        if kind == "video":
+            wanted |= {"duration_seconds": 1, "frames_per_second": 8}
+        return {
+            "schema": 1,
+            "generation_id": "g",
+            "attempt_id": "a",
+            "attempt_number": 1,
+            "kind": kind,
+            "model_id": "model",
+            "parameters": wanted | parameters,
+            "output": {
+                "object_key": "g/1/output",
+                "put_url": "http://store/put?signature=secret",
+                "content_type": "video/mp4",
+                "max_size_bytes": 1_000_000,
+            },
+        }
+
+    return make
+
+
+@pytest.fixture
+def make_job(job_input: Callable[..., dict[str, Any]]) -> Callable[..., RenderJob]:
+    """The same, parsed."""
+    return lambda *arguments, **parameters: parse_job(job_input(*arguments, **parameters))

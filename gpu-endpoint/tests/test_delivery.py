@@ -1,0 +1,158 @@
+"""Fetching, posting and uploading over HTTP, with answers made up by the test."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gpu_endpoint import inputs, progress, upload
+from gpu_endpoint.failures import InputUnavailable, InvalidInput, OutputTooLarge, UploadFailed
+from gpu_endpoint.job import InputImage, RenderJob
+from gpu_endpoint.progress import Progress, progress_posts
+from tests.conftest import until
+
+Respond = Callable[[httpx.Request], httpx.Response]
+
+
+def client(respond: Respond) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.MockTransport(respond))
+
+
+def answers(*outcomes: int | Exception) -> tuple[Respond, list[httpx.Request]]:
+    """Give the outcomes in order, the last for ever."""
+    seen: list[httpx.Request] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        outcome = outcomes[min(len(seen), len(outcomes) - 1)]
+        seen.append(request)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return httpx.Response(outcome, content=b"picture")
+
+    return respond, seen
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "_PAUSES_SECONDS", (0.0,) * 5)
+    monkeypatch.setattr(inputs, "_PAUSES_SECONDS", (0.0,) * 2)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "output.mp4"
+    path.write_bytes(bytes(range(256)) * 3000)
+    return path
+
+
+async def test_the_checksum_is_of_what_was_sent(make_job: Callable[..., RenderJob], file: Path) -> None:
+    bodies: list[bytes] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.content)
+        return httpx.Response(200)
+
+    async with client(respond) as http:
+        uploaded = await upload.upload(http, file, make_job().output)
+    assert bodies == [file.read_bytes()]
+    assert uploaded.sha256 == hashlib.sha256(bodies[0]).hexdigest()
+    assert uploaded.size_bytes == len(bodies[0])
+
+
+@pytest.mark.parametrize("trouble", [500, 503, 429, httpx.ConnectError("x"), httpx.ReadTimeout("x")])
+async def test_an_upload_outlives_passing_trouble(make_job: Callable[..., RenderJob], file: Path, trouble: Any) -> None:
+    respond, seen = answers(trouble, trouble, 200)
+    async with client(respond) as http:
+        uploaded = await upload.upload(http, file, make_job().output)
+    assert len(seen) == 3
+    assert uploaded.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert {request.headers["content-length"] for request in seen} == {str(file.stat().st_size)}
+    assert {request.headers["content-type"] for request in seen} == {"video/mp4"}
+
+
+@pytest.mark.parametrize(("trouble", "tries"), [(500, 6), (403, 1), (httpx.ConnectError("x"), 6)])
+async def test_an_upload_gives_up(make_job: Callable[..., RenderJob], file: Path, trouble: Any, tries: int) -> None:
+    respond, seen = answers(trouble)
+    async with client(respond) as http:
+        with pytest.raises(UploadFailed) as caught:
+            await upload.upload(http, file, make_job().output)
+    assert len(seen) == tries
+    assert "signature" not in caught.value.as_error()
+
+
+async def test_a_file_too_large_is_not_sent(make_job: Callable[..., RenderJob], file: Path) -> None:
+    file.write_bytes(b"x" * 1_000_001)
+    respond, seen = answers(200)
+    async with client(respond) as http:
+        with pytest.raises(OutputTooLarge):
+            await upload.upload(http, file, make_job().output)
+    assert seen == []
+
+
+IMAGE = InputImage(name="image.png", url="http://store/image?signature=secret")
+
+
+async def test_a_picture_is_fetched_in_spite_of_passing_trouble(tmp_path: Path) -> None:
+    respond, seen = answers(503, httpx.ReadError("x"), 200)
+    async with client(respond) as http:
+        [path] = await inputs.fetch_images(http, [IMAGE], tmp_path / "inputs")
+    assert path.read_bytes() == b"picture"
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(("trouble", "tries"), [(404, 1), (403, 1), (500, 3), (httpx.ConnectError("x"), 3)])
+async def test_a_picture_that_cannot_be_fetched_is_not_the_users_fault(
+    tmp_path: Path, trouble: Any, tries: int
+) -> None:
+    respond, seen = answers(trouble)
+    async with client(respond) as http:
+        with pytest.raises(InputUnavailable) as caught:
+            await inputs.fetch_images(http, [IMAGE], tmp_path / "inputs")
+    assert len(seen) == tries
+    assert "signature" not in caught.value.detail
+
+
+async def test_a_picture_larger_than_the_bound_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "MAX_IMAGE_BYTES", 3)
+    respond, _ = answers(200)
+    async with client(respond) as http:
+        with pytest.raises(InvalidInput):
+            await inputs.fetch_images(http, [IMAGE], tmp_path / "inputs")
+
+
+async def test_only_the_newest_progress_is_posted_and_not_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.3)
+    respond, seen = answers(200)
+    async with client(respond) as http, progress_posts(http, "http://ingress/progress") as report:
+        report(Progress(percent=0, stage="rendering"))
+        await until(lambda: len(seen) == 1)
+        began = time.monotonic()
+        for percent in range(1, 50):
+            report(Progress(percent=percent, stage="rendering"))
+        await until(lambda: len(seen) == 2)
+    assert time.monotonic() - began > 0.2
+    assert seen[-1].content == b'{"percent":49,"stage":"rendering","step":null,"steps":null}'
+
+
+async def test_progress_survives_a_broken_ingress_and_leaves_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.0)
+    respond, seen = answers(httpx.ConnectError("x"), 500, 410)
+    async with client(respond) as http, progress_posts(http, "http://ingress/progress") as report:
+        for number in range(3):
+            report(Progress(percent=number, stage="rendering"))
+            await until(lambda expected=number + 1: len(seen) == expected)
+        report(Progress(percent=3, stage="rendering"))
+    assert len(seen) == 3
+
+
+async def test_without_an_address_progress_goes_nowhere() -> None:
+    respond, seen = answers(200)
+    async with client(respond) as http, progress_posts(http, None) as report:
+        report(Progress(percent=1, stage="rendering"))
+    assert seen == []

@@ -1,0 +1,147 @@
+"""The real worker, in its own environment under the real SDK, fed by the emulator and watched by the test."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from local_platform.servers.processes import ChildProcess
+from tests.local_platform.runpod import API_KEY, ENDPOINT
+from tests.support.serving import listening_socket, serving
+
+GPU_ENDPOINT = Path(__file__).parents[2] / "gpu-endpoint"
+PYTHON = GPU_ENDPOINT / ".venv/bin/python"
+
+needs_environment = pytest.mark.skipif(not PYTHON.exists(), reason="gpu-endpoint/.venv is missing: make install")
+
+
+@dataclass
+class Worker:
+    """One worker process with a temporary directory of its own."""
+
+    process: ChildProcess
+    temporary: Path
+
+    def files(self) -> list[str]:
+        """What its jobs have lying about."""
+        return [str(path) for path in self.temporary.rglob("*") if path.is_file()]
+
+    def log(self) -> str:
+        return self.process.log_file.read_text()
+
+    def stopped(self, job_id: str) -> bool:
+        """Whether it says that it stopped the job."""
+        return any("job stopped" in line and job_id in line for line in self.log().splitlines())
+
+
+@contextlib.contextmanager
+def running_worker(emulator_url: str, directory: Path, name: str = "worker-1") -> Iterator[Worker]:
+    """Start one; it is ready when it takes a job."""
+    temporary = directory / name
+    temporary.mkdir(parents=True, exist_ok=True)
+    base = f"{emulator_url}/v2/{ENDPOINT}"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONUNBUFFERED": "1",
+        "HOME": str(temporary),
+        "TMPDIR": str(temporary),
+        "RENDERER": "preview",
+        "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=none",
+        "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
+        "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",
+        "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID",
+        "RUNPOD_AI_API_KEY": API_KEY,
+        "RUNPOD_POD_ID": name,
+        "RUNPOD_ENDPOINT_ID": ENDPOINT,
+    }
+    process = ChildProcess(
+        [PYTHON, "-m", "gpu_endpoint"], log_file=directory / f"{name}.log", environment=environment, directory=directory
+    )
+    try:
+        yield Worker(process, temporary)
+    finally:
+        process.kill()
+
+
+@dataclass
+class Store:
+    """Takes PUT uploads and progress posts, and gives out pictures, like a bucket and a callback ingress."""
+
+    url: str
+    directory: Path
+    uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    progress: list[dict[str, Any]] = field(default_factory=list)
+    put_answers: list[int] = field(default_factory=list)
+    progress_status: int = 200
+    pictures: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    def job(self, key: str, kind: str = "video", **parameters: Any) -> dict[str, Any]:
+        """A complete job input whose file goes to ``key``."""
+        wanted: dict[str, Any] = {"width": 832, "height": 480, "prompt": "a lighthouse at dusk", "seed": 7, "steps": 20}
+        if kind == "video":
+            wanted |= {"duration_seconds": 3, "frames_per_second": 16}
+        return {
+            "schema": 1,
+            "generation_id": key,
+            "attempt_id": f"{key}-1",
+            "attempt_number": 1,
+            "kind": kind,
+            "model_id": "wan-2.2-t2v",
+            "parameters": wanted | parameters,
+            "workflow": {},
+            "images": [{"name": name, "url": f"{self.url}/pictures/{name}"} for name in self.pictures],
+            "output": {
+                "object_key": key,
+                "put_url": f"{self.url}/put/{key}?signature=secret",
+                "content_type": "video/mp4" if kind == "video" else "image/png",
+                "max_size_bytes": 50_000_000,
+            },
+            "progress_url": f"{self.url}/progress",
+        }
+
+    async def put(self, request: Request) -> Response:
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return Response(status_code=400)
+        status = self.put_answers.pop(0) if self.put_answers else 200
+        if status == 200:
+            key = request.path_params["key"]
+            (self.directory / key).write_bytes(body)
+            self.uploads[key] = {
+                "size": len(body),
+                "sha256": hashlib.sha256(body).hexdigest(),
+                "type": request.headers["content-type"],
+                "length": request.headers.get("content-length"),
+            }
+        return Response(status_code=status)
+
+    async def post_progress(self, request: Request) -> Response:
+        self.progress.append(await request.json())
+        return Response(status_code=self.progress_status)
+
+    async def get_picture(self, request: Request) -> Response:
+        return Response(self.pictures[request.path_params["name"]])
+
+
+@contextlib.asynccontextmanager
+async def running_store(directory: Path) -> AsyncIterator[Store]:
+    """A store on a free port that keeps files in ``directory``."""
+    listener, url = listening_socket()
+    store = Store(url, directory)
+    routes = [
+        Route("/put/{key}", store.put, methods=["PUT"]),
+        Route("/progress", store.post_progress, methods=["POST"]),
+        Route("/pictures/{name}", store.get_picture),
+    ]
+    async with serving(Starlette(routes=routes), listener):
+        yield store
