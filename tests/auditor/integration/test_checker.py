@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from auditor.checker import Checker
-from auditor.checking import check
+from auditor.checking import check, check_patiently
 from auditor.domain import Invariant
 from tests.auditor.world import damage
 from tests.support.waiting import eventually
@@ -113,6 +113,14 @@ async def test_a_check_sees_one_moment_whatever_is_written_meanwhile(database, w
         await holder.execute(text("SELECT pg_advisory_unlock(42)"))
         seen = {violation.code: violation.subject for violation in (await checking).violations}
     assert seen["before"] == seen["after"]
+
+
+async def test_patience_gives_the_last_messages_time_to_arrive(database, world, auditor) -> None:
+    await damage(database, world, OVERDRAWN.format(amount=5))
+    assert (await check_patiently(auditor, 0.0, patience_seconds=0)).total > 0
+    patient = asyncio.create_task(check_patiently(auditor, 0.0, patience_seconds=60))
+    await damage(database, world, OVERDRAWN.format(amount=-5))
+    assert (await patient).total == 0
 
 
 async def test_a_check_writes_nothing(world, auditor) -> None:

@@ -1,6 +1,6 @@
 """What an operator reads."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from uuid import uuid4
 
 from auditor.domain import Invariant, Report, Result, Violation
@@ -20,8 +20,13 @@ def test_columns_are_in_line_and_numbers_to_the_right() -> None:
 
 def test_long_values_are_cut_and_lines_stay_lines() -> None:
     (_, _, line) = render_table(("a",), [("x\ny" * 100,)]).splitlines()
-    assert len(line) == 70
+    assert len(line) == 100
     assert line.endswith("…")
+
+
+def test_times_are_utc_to_the_millisecond() -> None:
+    moment = datetime(2026, 11, 1, 14, 0, 0, 123_456, tzinfo=timezone(timedelta(hours=2)))
+    assert render_record([("at", moment)]) == "at  2026-11-01 12:00:00.123Z"
 
 
 def test_a_record_leaves_out_what_is_null() -> None:

@@ -1,5 +1,6 @@
 """Running the invariants: one snapshot over all schemas, read only, whatever is written meanwhile."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -12,6 +13,7 @@ from auditor.invariants import INVARIANTS
 
 LISTED_PER_INVARIANT: Final = 100
 """How many offenders of one kind are listed; all are counted."""
+_AGAIN_SECONDS: Final = 0.5
 STATEMENT_TIMEOUT_MS: Final = 300_000
 """An invariant may read a whole table; the engine for checks is made with this limit."""
 
@@ -22,6 +24,16 @@ async def check(engine: AsyncEngine, tolerance_seconds: float, invariants: Seque
         snapshot = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         async with snapshot.begin():
             return await evaluate(snapshot, tolerance_seconds, invariants)
+
+
+async def check_patiently(engine: AsyncEngine, tolerance_seconds: float, patience_seconds: float) -> Report:
+    """Check until nothing is violated, for at most ``patience_seconds``; returns the last report."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        report = await check(engine, tolerance_seconds)
+        if report.total == 0 or time.monotonic() >= deadline:
+            return report
+        await asyncio.sleep(_AGAIN_SECONDS)
 
 
 async def evaluate(

@@ -14,6 +14,7 @@ from auditor.timeline import Hop, render_timeline, timeline
 from contracts.message import SERVICES
 
 ROWS_PER_SECTION: Final = 50
+TRACES_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +168,10 @@ def render_dossier(dossier: Dossier) -> str:
     """The dossier as text: the timeline first, then what each service holds."""
     parts = [f"# {dossier.identity}"]
     if dossier.hops:
+        parts.append(f"## Timeline\n{render_timeline(list(dossier.hops))}")
         traces = sorted({hop.trace_id for hop in dossier.hops if hop.trace_id})
-        parts += [f"## Timeline\n{render_timeline(list(dossier.hops))}", f"traces: {', '.join(traces[:5])}"]
+        if traces:
+            parts.append(f"traces: {', '.join(traces[:TRACES_SHOWN])}")
     parts += [f"## {section.title}\n{_rendered(section)}" for section in dossier.sections]
     return "\n\n".join(parts)
 
@@ -188,6 +191,6 @@ def _rendered(section: Section) -> str:
     used: Sequence[int] = [
         number for number in range(len(section.columns)) if any(row[number] is not None for row in section.rows)
     ]
-    return render_table(
-        [section.columns[number] for number in used], [[row[number] for number in used] for row in section.rows]
-    )
+    rows = [[row[number] for number in used] for row in section.rows]
+    numbers = [place for place in range(len(used)) if all(isinstance(row[place], int | None) for row in rows)]
+    return render_table([section.columns[number] for number in used], rows, right=numbers)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from auditor import repository
 from auditor.checker import Checker
-from auditor.checking import STATEMENT_TIMEOUT_MS, check
+from auditor.checking import STATEMENT_TIMEOUT_MS, check_patiently
 from auditor.consumers import SUBSCRIPTIONS
 from auditor.dossier import dossier, render_dossier
 from auditor.errors import NoDatabase, UnknownIdentity
@@ -29,6 +29,8 @@ from service_runtime.migrations import migrate
 
 DATABASE_VARIABLE = "AUDITOR_DATABASE_URL"
 DEFAULT_TOLERANCE_SECONDS = 60.0
+SETTLING_SECONDS = 10.0
+"""What a system at rest may need until its last messages are in every view and in the journal."""
 PARTITIONS_EVERY_SECONDS = 3600.0
 
 
@@ -70,11 +72,14 @@ async def serve(settings: Settings) -> None:
     )
 
 
-async def print_check(dsn: str, tolerance_seconds: float, as_json: bool) -> int:
-    """Check once, print the report, and return the exit code: 1 if anything is violated."""
+async def print_check(dsn: str, tolerance_seconds: float, patience_seconds: float, as_json: bool) -> int:
+    """Check, print the report, and return the exit code: 1 if anything is violated.
+
+    A check that finds something is repeated for up to ``patience_seconds``; the last one counts.
+    """
     engine = _reading_engine(dsn)
     try:
-        report = await check(engine, tolerance_seconds)
+        report = await check_patiently(engine, tolerance_seconds, patience_seconds)
     finally:
         await engine.dispose()
     if as_json:
@@ -98,6 +103,13 @@ async def print_dossier(dsn: str, identity: UUID) -> int:
         await engine.dispose()
     sys.stdout.write(render_dossier(found) + "\n")
     return 0
+
+
+async def _check(dsn: str, arguments: argparse.Namespace) -> int:
+    tolerance, patience = (0.0, SETTLING_SECONDS) if arguments.settled else (arguments.tolerance, 0.0)
+    if arguments.patience is not None:
+        patience = arguments.patience
+    return await print_check(dsn, tolerance, patience, arguments.json)
 
 
 def _reading_engine(dsn: str) -> AsyncEngine:
@@ -126,7 +138,13 @@ def _parser() -> argparse.ArgumentParser:
     tolerance.add_argument(
         "--tolerance", type=float, default=DEFAULT_TOLERANCE_SECONDS, help="seconds that services may disagree for"
     )
-    tolerance.add_argument("--settled", action="store_true", help="nothing is under way: tolerate nothing")
+    tolerance.add_argument("--settled", action="store_true", help="the system is at rest: tolerate nothing")
+    checking.add_argument(
+        "--patience",
+        type=float,
+        help="seconds to check again for while something is violated, until the last messages have arrived"
+        f" (default 0, with --settled {SETTLING_SECONDS:g})",
+    )
     checking.add_argument("--json", action="store_true", help="print JSON instead of tables")
     showing = commands.add_parser("show", help="print everything that is known about an id")
     showing.add_argument("id", type=UUID, help="a generation, a payment or a user")
@@ -150,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (NoDatabase, FileNotFoundError) as error:
         sys.exit(str(error))
     if arguments.command == "check":
-        sys.exit(asyncio.run(print_check(dsn, 0.0 if arguments.settled else arguments.tolerance, arguments.json)))
+        sys.exit(asyncio.run(_check(dsn, arguments)))
     sys.exit(asyncio.run(print_dossier(dsn, arguments.id)))
 
 

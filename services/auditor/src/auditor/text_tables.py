@@ -1,9 +1,10 @@
 """Tables for a terminal."""
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
-WIDEST_CELL: Final = 70
+WIDEST_CELL: Final = 100
 
 
 def render_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = ()) -> str:
@@ -31,5 +32,7 @@ def render_record(values: Iterable[tuple[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z"
     text = "" if value is None else " ".join(str(value).split())
     return text if len(text) <= WIDEST_CELL else f"{text[: WIDEST_CELL - 1]}…"
