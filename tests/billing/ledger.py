@@ -73,7 +73,7 @@ class Ledger:
     async def grant(self, user_id: UUID, amount: int, reason: GrantReason = "goodwill", **options: Any) -> GrantCredits:
         """Grant credits; returns the command, to be repeated."""
         command = grant(user_id, amount, reason, **options)
-        await self.handle(handlers.grant, command)
+        await self.handle(handlers.apply_commands, command)
         return command
 
     async def reserve(self, user_id: UUID, price: int) -> UUID:

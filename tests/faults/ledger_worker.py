@@ -101,7 +101,7 @@ class Worker:
         first = self._share.process * self._share.workers + number
         mine = self._share.users[first :: self._share.all_workers]
         for start in range(0, len(mine), BATCH):
-            await self._handle(handlers.grant, [grant(user, 500) for user in mine[start : start + BATCH]])
+            await self._handle(handlers.apply_commands, [grant(user, 500) for user in mine[start : start + BATCH]])
 
     async def run(self) -> None:
         while self._tally.transfers < self._share.transfers:
@@ -141,7 +141,7 @@ class Worker:
             else:
                 expires_at = datetime.now(UTC) + timedelta(seconds=self._chance.randint(1, 120))
                 commands.append(grant(user, amount, "signup", expires_at=expires_at))
-        return handlers.grant, commands
+        return handlers.apply_commands, commands
 
     def _reservations(self) -> tuple[Handler, list[Message]]:
         requests = [order(user, self._chance.randint(1, 60)) for user in self._users()]
@@ -164,7 +164,9 @@ class Worker:
 
     def _clawbacks(self) -> tuple[Handler, list[Message]]:
         chosen = self._chance.sample(self._payments, min(5, len(self._payments)))
-        return handlers.claw_back, [clawback(user, self._chance.randint(1, 200), payment) for user, payment in chosen]
+        return handlers.apply_commands, [
+            clawback(user, self._chance.randint(1, 200), payment) for user, payment in chosen
+        ]
 
     def _expiry(self) -> tuple[Handler, list[Message]]:
         return _sweep, []

@@ -40,7 +40,7 @@ async def test_one_grant_from_ten_connections_at_once_is_credited_once(database:
     ledgers = [Ledger(database.engine("billing", pool_size=1)) for _ in range(10)]
     user, payment = uuid4(), uuid4()
     command = grant(user, 30, "purchase", payment_id=payment)
-    outcomes = await asyncio.gather(*(ledger.handle(handlers.grant, command) for ledger in ledgers))
+    outcomes = await asyncio.gather(*(ledger.handle(handlers.apply_commands, command) for ledger in ledgers))
     assert sorted(len(events) for events in outcomes) == [0] * 9 + [1]
     assert await ledgers[0].balance(user) == (30, 0, 0)
 
@@ -60,7 +60,7 @@ async def test_capture_against_release_against_overdue_a_thousand_at_once_have_o
     chance = random.Random(20261123)
     users = [uuid4() for _ in range(20)]
     requests = [order(users[number % 20], 10) for number in range(1_000)]
-    await ledgers[0].handle(handlers.grant, *(grant(user, 500) for user in users))
+    await ledgers[0].handle(handlers.apply_commands, *(grant(user, 500) for user in users))
     await ledgers[0].handle(handlers.reserve, *requests)
     contenders = [
         outcome(request.order.user_id, request.order.generation_id) for request in requests for outcome in OUTCOMES
@@ -89,14 +89,14 @@ async def test_batches_that_open_and_use_the_same_users_in_opposite_order_do_not
     ledgers = [Ledger(database.engine("billing", pool_size=1)) for _ in range(8)]
     for _ in range(10):
         old, new = [uuid4() for _ in range(6)], [uuid4() for _ in range(6)]
-        await ledgers[0].handle(handlers.grant, *(grant(user, 100) for user in old))
+        await ledgers[0].handle(handlers.apply_commands, *(grant(user, 100) for user in old))
         users = old + new
         batches = []
         for number in range(8):
             shuffled = random.Random(number).sample(users, len(users))
             batches.append([grant(user, 5) for user in shuffled])
         await asyncio.gather(
-            *(ledger.handle(handlers.grant, *batch) for ledger, batch in zip(ledgers, batches, strict=True))
+            *(ledger.handle(handlers.apply_commands, *batch) for ledger, batch in zip(ledgers, batches, strict=True))
         )
     assert await _deadlocks(database) == 0
     assert await conservation.check(ledgers[0].engine) == []
@@ -110,7 +110,7 @@ async def test_an_outcome_that_meets_its_user_and_reservation_in_the_moment_of_t
     find_reservations = repository.find_reservations
     async with AsyncExitStack() as opening:
         tx = await opening.enter_async_context(ledger.transactions.begin())
-        await handlers.grant(tx, [received(grant(user, 10))])
+        await handlers.apply_commands(tx, [received(grant(user, 10))])
         await handlers.reserve(tx, [received(request)])
 
         async def find_after_the_commit(*arguments: Any) -> Any:

@@ -42,7 +42,7 @@ async def used_ledger(ledger: Ledger) -> Ledger:
     await ledger.grant(user, 50, "purchase", payment_id=payment)
     captured, released, _ = [await ledger.reserve(user, 30) for _ in range(3)]
     await ledger.handle(handlers.resolve, completed(user, captured, 20), failed(user, released))
-    await ledger.handle(handlers.claw_back, clawback(user, 20, payment))
+    await ledger.handle(handlers.apply_commands, clawback(user, 20, payment))
     return ledger
 
 

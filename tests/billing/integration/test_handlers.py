@@ -203,11 +203,11 @@ async def test_an_outcome_that_names_another_user_is_an_error(ledger: Ledger) ->
 async def test_a_grant_happens_once_and_its_id_cannot_be_used_for_another(ledger: Ledger) -> None:
     user = uuid4()
     command = grant(user, 50, "signup")
-    first = await ledger.handle(handlers.grant, command, command)
+    first = await ledger.handle(handlers.apply_commands, command, command)
     assert [type(event) for event in first] == [CreditsGranted]
-    assert await ledger.handle(handlers.grant, command) == []
+    assert await ledger.handle(handlers.apply_commands, command) == []
     with pytest.raises(ConflictingGrant):
-        await ledger.handle(handlers.grant, grant(user, 51, "signup", grant_id=command.grant_id))
+        await ledger.handle(handlers.apply_commands, grant(user, 51, "signup", grant_id=command.grant_id))
     assert await ledger.balance(user) == (50, 0, 0)
 
 
@@ -217,14 +217,14 @@ async def test_a_payment_is_credited_once_per_reason(ledger: Ledger) -> None:
     await ledger.grant(user, 10, "bonus", payment_id=payment)
     for reason in ("purchase", "bonus"):
         with pytest.raises(PaymentAlreadyGranted):
-            await ledger.handle(handlers.grant, grant(user, 100, reason, payment_id=payment))  # type: ignore[arg-type]
+            await ledger.handle(handlers.apply_commands, grant(user, 100, reason, payment_id=payment))  # type: ignore[arg-type]
     assert await ledger.balance(user) == (110, 0, 0)
 
 
 async def test_two_failed_refunds_of_one_payment_both_come_back(ledger: Ledger) -> None:
     user, payment = uuid4(), uuid4()
     await ledger.grant(user, 100, "purchase", payment_id=payment)
-    await ledger.handle(handlers.claw_back, clawback(user, 30, payment), clawback(user, 20, payment))
+    await ledger.handle(handlers.apply_commands, clawback(user, 30, payment), clawback(user, 20, payment))
     await ledger.grant(user, 30, "refund_failed", payment_id=payment)
     await ledger.grant(user, 20, "refund_failed", payment_id=payment)
     assert await ledger.balance(user) == (100, 0, 0)
@@ -235,10 +235,10 @@ async def test_a_clawback_takes_what_is_there_and_the_rest_is_owed(ledger: Ledge
     await ledger.grant(user, 100, "purchase", payment_id=payment)
     generation = await ledger.reserve(user, 70)
     command = clawback(user, 100, payment, "dispute")
-    (event,) = await ledger.handle(handlers.claw_back, command, command)
+    (event,) = await ledger.handle(handlers.apply_commands, command, command)
     assert isinstance(event, CreditsClawedBack)
     assert (event.clawed_back_credits, event.receivable_credits) == (30, 70)
-    assert await ledger.handle(handlers.claw_back, command) == []
+    assert await ledger.handle(handlers.apply_commands, command) == []
     assert await ledger.balance(user) == (0, 70, 70)
     (refusal,) = await ledger.handle(handlers.reserve, order(user, 1))
     assert isinstance(refusal, CreditsRefused)
@@ -251,7 +251,7 @@ async def test_a_clawback_takes_what_is_there_and_the_rest_is_owed(ledger: Ledge
 
 async def test_a_clawback_before_its_grant_ends_the_same_as_after_it(ledger: Ledger) -> None:
     user, payment = uuid4(), uuid4()
-    await ledger.handle(handlers.claw_back, clawback(user, 60, payment))
+    await ledger.handle(handlers.apply_commands, clawback(user, 60, payment))
     assert await ledger.balance(user) == (0, 0, 60)
     await ledger.grant(user, 100, "purchase", payment_id=payment)
     assert await ledger.balance(user) == (40, 0, 0)
@@ -260,9 +260,9 @@ async def test_a_clawback_before_its_grant_ends_the_same_as_after_it(ledger: Led
 async def test_a_clawback_id_cannot_be_used_for_another(ledger: Ledger) -> None:
     user, payment = uuid4(), uuid4()
     command = clawback(user, 60, payment)
-    await ledger.handle(handlers.claw_back, command)
+    await ledger.handle(handlers.apply_commands, command)
     with pytest.raises(ConflictingClawback):
-        await ledger.handle(handlers.claw_back, clawback(user, 61, payment, clawback_id=command.clawback_id))
+        await ledger.handle(handlers.apply_commands, clawback(user, 61, payment, clawback_id=command.clawback_id))
 
 
 async def _let_time_pass_for(database: Database, grant_id: object) -> None:
@@ -322,7 +322,7 @@ async def test_a_whole_life_leaves_a_ledger_that_is_conserved_and_a_statement_th
     await ledger.grant(user, 100, "purchase", payment_id=payment)
     first, second, third = [await ledger.reserve(user, 40) for _ in range(3)]
     await ledger.handle(handlers.resolve, completed(user, first, 40), completed(user, second, 15))
-    await ledger.handle(handlers.claw_back, clawback(user, 100, payment))
+    await ledger.handle(handlers.apply_commands, clawback(user, 100, payment))
     await ledger.handle(handlers.resolve, failed(user, third))
     await ledger.grant(user, 25)
     assert await conservation.check(ledger.engine) == []
@@ -338,3 +338,17 @@ async def test_a_whole_life_leaves_a_ledger_that_is_conserved_and_a_statement_th
             line.receivable_after_credits,
         )
     assert await ledger.balance(user) == (available, reserved, receivable)
+
+
+async def test_grants_and_clawbacks_in_one_batch_count_in_order_of_arrival(ledger: Ledger) -> None:
+    user, payment = uuid4(), uuid4()
+    events = await ledger.handle(
+        handlers.apply_commands,
+        clawback(user, 10, payment),
+        grant(user, 50, "purchase", payment_id=payment),
+        clawback(user, 50, payment),
+    )
+    assert [type(event) for event in events] == [CreditsClawedBack, CreditsGranted, CreditsClawedBack]
+    reasons = [line.reason for line in ledger.lines[user]]
+    assert reasons == ["refund", "purchase", "receivable_settled", "refund"]
+    assert await ledger.balance(user) == (0, 0, 10)

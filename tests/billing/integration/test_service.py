@@ -141,6 +141,7 @@ async def test_three_replicas_reserve_and_resolve_each_order_once(
         await eventually(resolved_and_sealed, timeout=30)
     assert await ledger.scalar("SELECT count(*) FROM billing.dead_letters") == 0
     assert await conservation.check(ledger.engine) == []
+    assert await ledger.scalar("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
     events = """
         SELECT count(*) FROM billing.outbox_messages
         WHERE subject IN ('billing.event.credits-captured.v1', 'billing.event.credits-released.v1')

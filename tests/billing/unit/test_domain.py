@@ -49,7 +49,7 @@ def credit(
         payment_id=payment_id,
         expires_at=expires_at,
     )
-    _, lines = domain.grant(book or book_at(), account, command)
+    lines = domain.grant(book or book_at(), account, command)
     return command.grant_id, lines
 
 

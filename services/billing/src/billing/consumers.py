@@ -1,7 +1,7 @@
 """What billing listens to, and what it does about it.
 
-The three outcomes of a generation share one handler, so that a batch of them is decided together, in order of arrival
-and under one lock.
+The messages of one stream share a handler, so that a batch of them is decided together: in order of arrival, and under
+one lock.
 """
 
 from billing import handlers
@@ -15,6 +15,6 @@ SUBSCRIPTIONS: tuple[Subscription, ...] = (
     Subscription(GenerationCompleted, handlers.resolve),
     Subscription(GenerationFailed, handlers.resolve),
     Subscription(GenerationCancelled, handlers.resolve),
-    Subscription(GrantCredits, handlers.grant),
-    Subscription(ClawBackCredits, handlers.claw_back),
+    Subscription(GrantCredits, handlers.apply_commands),
+    Subscription(ClawBackCredits, handlers.apply_commands),
 )

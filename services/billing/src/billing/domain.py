@@ -366,7 +366,7 @@ def resolved(reservation: Reservation, resolution: Resolution) -> Reservation:
     return replace(reservation, status=resolution.status, captured_credits=resolution.captured_credits)
 
 
-def grant(book: Book, account: Account, command: GrantCredits) -> tuple[Grant, tuple[LedgerLine, ...]]:
+def grant(book: Book, account: Account, command: GrantCredits) -> tuple[LedgerLine, ...]:
     """Add credits, then settle what the user owes out of them. Raises InvalidAmount below one credit."""
     if command.amount_credits < 1:
         raise InvalidAmount(f"grant {command.grant_id}", command.amount_credits)
@@ -385,7 +385,7 @@ def grant(book: Book, account: Account, command: GrantCredits) -> tuple[Grant, t
     lines = [move(book, account, command.reason, cause, available=command.amount_credits, platform=source)]
     lines += (expiry.line for expiry in expire_due(book, account))
     lines += _settle(book, account, cause)
-    return added, tuple(lines)
+    return tuple(lines)
 
 
 def claw_back(book: Book, account: Account, command: ClawBackCredits) -> tuple[Clawback, LedgerLine]:

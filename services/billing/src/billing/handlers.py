@@ -5,6 +5,7 @@ Nothing here commits: the transaction belongs to the caller, and the messages le
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
@@ -35,10 +36,12 @@ from contracts.billing import (
 from contracts.gateway import GenerationRequested
 from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
 from contracts.message import Message
+from contracts.values import LedgerLine
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transaction
 
+Command = GrantCredits | ClawBackCredits
 Outcome = GenerationCompleted | GenerationFailed | GenerationCancelled
 
 OVERDUE_SLACK = timedelta(minutes=15)
@@ -123,77 +126,77 @@ async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:
     tx.after_commit(lambda: metrics.count_resolutions(resolutions, contradictions))
 
 
-async def grant(tx: Transaction, batch: Sequence[Received[GrantCredits]]) -> None:
-    """Credit users, each grant once. Raises InvalidAmount, ConflictingGrant and PaymentAlreadyGranted."""
+async def apply_commands(tx: Transaction, batch: Sequence[Received[Command]]) -> None:
+    """Credit users and take credits back, each command once, in order of arrival.
+
+    Raises InvalidAmount, ConflictingGrant, ConflictingClawback and PaymentAlreadyGranted.
+    """
     connection = tx.connection
     accounts, book = await _open_accounts(tx, (message.payload.user_id for message in batch))
-    keys = await repository.find_grant_keys(
-        connection,
-        [message.payload.grant_id for message in batch],
-        [message.payload.payment_id for message in batch if message.payload.payment_id is not None],
-    )
-    contents = {key.grant_id: key.content_hash for key in keys}
-    credited = {(key.payment_id, key.reason) for key in keys}
-    added: list[tuple[GrantCredits, bytes]] = []
+    history = await _read_history(connection, [message.payload for message in batch])
+    grants: list[tuple[GrantCredits, bytes]] = []
+    clawbacks: list[tuple[domain.Clawback, bytes]] = []
     for message in batch:
         command = message.payload
-        content = _content_hash(_grant_content(command))
-        known = contents.get(command.grant_id)
-        if known == content:
+        content = history.admit(command)
+        if content is None:
             continue
-        if known is not None:
-            raise ConflictingGrant(command.grant_id)
-        contents[command.grant_id] = content
-        if command.payment_id is not None and command.reason in ("purchase", "bonus"):
-            if (command.payment_id, command.reason) in credited:
+        account = accounts[command.user_id]
+        if isinstance(command, GrantCredits):
+            lines = domain.grant(book, account, command)
+            grants.append((command, content))
+            tx.publish(_granted(command, lines), correlation_id=command.payment_id or command.grant_id, cause=message)
+        else:
+            clawback, line = domain.claw_back(book, account, command)
+            clawbacks.append((clawback, content))
+            tx.publish(_clawed_back(clawback, line), correlation_id=command.payment_id, cause=message)
+    await repository.add_postings(connection, book.postings)
+    await repository.add_grants(connection, grants, book.occurred_at)
+    await repository.add_clawbacks(connection, clawbacks)
+    await repository.update_grants(connection, accounts.values())
+    tx.after_commit(lambda: metrics.count_commands([command for command, _ in grants], [one for one, _ in clawbacks]))
+
+
+@dataclass(slots=True)
+class _History:
+    """What earlier commands said, and the earlier ones of this batch."""
+
+    contents: dict[tuple[type[Command], UUID], bytes]
+    credited: set[tuple[UUID | None, str]]
+
+    def admit(self, command: Command) -> bytes | None:
+        """The hash of a new command's content, or None for a repetition. Raises if it contradicts an earlier one."""
+        id_ = command.grant_id if isinstance(command, GrantCredits) else command.clawback_id
+        content = _content_hash(command)
+        known = self.contents.get((type(command), id_))
+        if known is None:
+            self._credit_once(command)
+            self.contents[type(command), id_] = content
+            return content
+        if known == content:
+            return None
+        raise ConflictingGrant(id_) if isinstance(command, GrantCredits) else ConflictingClawback(id_)
+
+    def _credit_once(self, command: Command) -> None:
+        if isinstance(command, GrantCredits) and command.payment_id and command.reason in ("purchase", "bonus"):
+            if (command.payment_id, command.reason) in self.credited:
                 raise PaymentAlreadyGranted(command.payment_id, command.reason)
-            credited.add((command.payment_id, command.reason))
-        _, lines = domain.grant(book, accounts[command.user_id], command)
-        added.append((command, content))
-        event = CreditsGranted(
-            grant_id=command.grant_id,
-            user_id=command.user_id,
-            amount_credits=command.amount_credits,
-            payment_id=command.payment_id,
-            lines=lines,
-        )
-        tx.publish(event, correlation_id=command.payment_id or command.grant_id, cause=message)
-    await repository.add_postings(connection, book.postings)
-    await repository.add_grants(connection, added, book.occurred_at)
-    await repository.update_grants(connection, accounts.values())
-    tx.after_commit(lambda: metrics.count_grants([command for command, _ in added]))
+            self.credited.add((command.payment_id, command.reason))
 
 
-async def claw_back(tx: Transaction, batch: Sequence[Received[ClawBackCredits]]) -> None:
-    """Take back credits of refunded and disputed payments, each once. Raises InvalidAmount, ConflictingClawback."""
-    connection = tx.connection
-    accounts, book = await _open_accounts(tx, (message.payload.user_id for message in batch))
-    contents = await repository.find_clawback_hashes(connection, [message.payload.clawback_id for message in batch])
-    added: list[tuple[domain.Clawback, bytes]] = []
-    for message in batch:
-        command = message.payload
-        content = _content_hash(_clawback_content(command))
-        known = contents.get(command.clawback_id)
-        if known == content:
-            continue
-        if known is not None:
-            raise ConflictingClawback(command.clawback_id)
-        contents[command.clawback_id] = content
-        clawback, line = domain.claw_back(book, accounts[command.user_id], command)
-        added.append((clawback, content))
-        event = CreditsClawedBack(
-            clawback_id=command.clawback_id,
-            user_id=command.user_id,
-            payment_id=command.payment_id,
-            clawed_back_credits=clawback.taken_credits,
-            receivable_credits=clawback.receivable_credits,
-            lines=(line,),
-        )
-        tx.publish(event, correlation_id=command.payment_id, cause=message)
-    await repository.add_postings(connection, book.postings)
-    await repository.add_clawbacks(connection, added)
-    await repository.update_grants(connection, accounts.values())
-    tx.after_commit(lambda: metrics.count_clawbacks([clawback for clawback, _ in added]))
+async def _read_history(connection: AsyncConnection, commands: Sequence[Command]) -> _History:
+    grants = [command for command in commands if isinstance(command, GrantCredits)]
+    history = _History({}, set())
+    if grants:
+        payments = [command.payment_id for command in grants if command.payment_id is not None]
+        for key in await repository.find_grant_keys(connection, [command.grant_id for command in grants], payments):
+            history.contents[GrantCredits, key.grant_id] = key.content_hash
+            history.credited.add((key.payment_id, key.reason))
+    clawback_ids = [command.clawback_id for command in commands if isinstance(command, ClawBackCredits)]
+    if clawback_ids:
+        for clawback_id, content in (await repository.find_clawback_hashes(connection, clawback_ids)).items():
+            history.contents[ClawBackCredits, clawback_id] = content
+    return history
 
 
 async def expire(tx: Transaction, limit: int) -> int:
@@ -285,25 +288,33 @@ def _compare(reservation: Reservation, outcome: Outcome, contradictions: list[tu
         contradictions.append(("release_after_capture", outcome))
 
 
-def _grant_content(command: GrantCredits) -> tuple[object, ...]:
-    return (
-        command.user_id,
-        command.amount_credits,
-        command.reason,
-        command.actor,
-        command.payment_id,
-        command.note,
-        command.expires_at,
+def _granted(command: GrantCredits, lines: tuple[LedgerLine, ...]) -> CreditsGranted:
+    return CreditsGranted(
+        grant_id=command.grant_id,
+        user_id=command.user_id,
+        amount_credits=command.amount_credits,
+        payment_id=command.payment_id,
+        lines=lines,
     )
 
 
-def _clawback_content(command: ClawBackCredits) -> tuple[object, ...]:
-    return command.user_id, command.payment_id, command.amount_credits, command.reason, command.note
+def _clawed_back(clawback: domain.Clawback, line: LedgerLine) -> CreditsClawedBack:
+    return CreditsClawedBack(
+        clawback_id=clawback.clawback_id,
+        user_id=clawback.user_id,
+        payment_id=clawback.payment_id,
+        clawed_back_credits=clawback.taken_credits,
+        receivable_credits=clawback.receivable_credits,
+        lines=(line,),
+    )
 
 
-def _content_hash(fields: tuple[object, ...]) -> bytes:
+def _content_hash(command: Command) -> bytes:
     """Identity of a command's content: a repetition has the same, another command under the same id has not.
 
     Over named fields, so that a field added to the contract later does not make old commands look changed.
     """
-    return hashlib.sha256(msgspec.json.encode(fields)).digest()
+    fields: tuple[object, ...] = (command.user_id, command.payment_id, command.amount_credits, command.reason)
+    if isinstance(command, GrantCredits):
+        fields += (command.actor, command.expires_at)
+    return hashlib.sha256(msgspec.json.encode((*fields, command.note))).digest()

@@ -77,7 +77,7 @@ async def grant(settings: CommandSettings, command: GrantCredits) -> int:
     engine = engine_for(settings.database_url.get_secret_value(), application_name="reelhouse-billing-grant")
     try:
         async with Transactions(engine, producer="billing").begin() as tx:
-            await handlers.grant(tx, [message])
+            await handlers.apply_commands(tx, [message])
             made = bool(tx.outgoing)
     except LedgerError as error:
         return _report(f"refused ({error.code}): {error}", failed=True)

@@ -43,12 +43,8 @@ def count_resolutions(
         log.warning("outcome contradicts the resolution", kind=kind, generation_id=str(outcome.generation_id))
 
 
-def count_grants(commands: Sequence[GrantCredits]) -> None:
-    """Granted credits."""
-    CREDITS.labels("granted").inc(sum(command.amount_credits for command in commands))
-
-
-def count_clawbacks(clawbacks: Sequence[Clawback]) -> None:
-    """Clawed back credits, and what of them is owed."""
+def count_commands(grants: Sequence[GrantCredits], clawbacks: Sequence[Clawback]) -> None:
+    """Granted and clawed back credits, and what of the latter is owed."""
+    CREDITS.labels("granted").inc(sum(command.amount_credits for command in grants))
     CREDITS.labels("clawed_back").inc(sum(clawback.taken_credits for clawback in clawbacks))
     CREDITS.labels("owed").inc(sum(clawback.receivable_credits for clawback in clawbacks))
