@@ -1,6 +1,8 @@
 """Text on translucent panels: wrapped, and as large as its panel lets it be."""
 
+import bisect
 import functools
+from collections.abc import Callable
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
@@ -59,11 +61,16 @@ def lettered_panel(
 
 
 def _fit(text: str, size: int, width: int, height: int) -> tuple[list[str], ImageFont.FreeTypeFont]:
-    for candidate in range(size, _SMALLEST_SIZE, -2):
-        letters = font(candidate)
-        lines = _wrapped(text, letters, width)
-        if len(lines) * round(candidate * _LINE_HEIGHT) <= height:
-            return lines, letters
+    """The lines at the largest size at which they fit; at the smallest, cut, if they fit at none."""
+
+    def fits(candidate: int) -> bool:
+        return len(_wrapped(text, font(candidate), width)) * round(candidate * _LINE_HEIGHT) <= height
+
+    sizes = range(size, _SMALLEST_SIZE, -2)
+    # Smaller letters need less room, so the first size that fits can be found by halving.
+    first = bisect.bisect_left(sizes, True, key=fits)
+    if first < len(sizes):
+        return _wrapped(text, font(sizes[first]), width), font(sizes[first])
     letters = font(_SMALLEST_SIZE)
     lines = _wrapped(text, letters, width)
     allowed = max(1, height // round(_SMALLEST_SIZE * _LINE_HEIGHT))
@@ -73,27 +80,38 @@ def _fit(text: str, size: int, width: int, height: int) -> tuple[list[str], Imag
 
 
 def _wrapped(text: str, letters: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines of whole words. Each word is measured once; what kerning does between words is less than a pixel."""
+    space = letters.getlength(" ")
+    lengths: dict[str, float] = {}
     lines: list[str] = []
-    line = ""
+    line, reached = "", 0.0
     for word in text.split(" "):
-        longer = f"{line} {word}" if line else word
-        if letters.getlength(longer) <= width:
-            line = longer
+        if word not in lengths:
+            lengths[word] = letters.getlength(word)
+        length = lengths[word]
+        if line and reached + space + length <= width:
+            line, reached = f"{line} {word}", reached + space + length
             continue
         if line:
             lines.append(line)
-        *full, line = _broken(word, letters, width)
+        *full, line = _broken(word, letters, width) if length > width else [word]
         lines.extend(full)
+        reached = letters.getlength(line) if full else length
     return [*lines, line]
 
 
 def _broken(word: str, letters: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """The word in pieces that fit on a line each; usually one."""
-    pieces = [""]
-    for character in word:
-        if pieces[-1] and letters.getlength(pieces[-1] + character) > width:
-            pieces.append("")
-        pieces[-1] += character
+    """The word in pieces that fit on a line each."""
+    most = 2 + int(6 * width / letters.size)  # no letter is narrower than a sixth of its height
+
+    def fitting(rest: str) -> int:
+        return max(1, _most(min(most, len(rest)), lambda count: letters.getlength(rest[:count]) <= width))
+
+    pieces = []
+    while word:
+        count = fitting(word)
+        pieces.append(word[:count])
+        word = word[count:]
     return pieces
 
 
@@ -101,9 +119,12 @@ def _cut(text: str, letters: ImageFont.FreeTypeFont, width: int) -> str:
     if letters.getlength(text) <= width:
         return text
     text = text.rstrip("… ")
-    while text and letters.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
+    return f"{text[: _most(len(text), lambda count: letters.getlength(f'{text[:count]}…') <= width)]}…"
+
+
+def _most(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest count up to ``limit`` that fits, 0 if none does."""
+    return bisect.bisect_left(range(1, limit + 1), True, key=lambda count: not fits(count))
 
 
 def _printable(text: str) -> str:
