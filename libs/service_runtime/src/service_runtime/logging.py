@@ -12,7 +12,18 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from service_runtime.redaction import redact, redact_value
 
-_QUIET = ("uvicorn", "uvicorn.error", "alembic", "nats", "asyncio", "httpx", "httpcore", "botocore", "aiobotocore")
+_QUIET = (
+    "uvicorn",
+    "uvicorn.error",
+    "alembic",
+    "nats",
+    "asyncio",
+    "httpx",
+    "httpcore",
+    "botocore",
+    "aiobotocore",
+    "stripe",
+)
 """Libraries whose INFO lines say nothing that ours do not."""
 
 
