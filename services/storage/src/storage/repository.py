@@ -19,8 +19,8 @@ OUTPUT = "output"
 
 async def add_verifications(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """Write down what was asked, due at once."""
-    statement = insert(verifications).values([row | {"next_try_at": sa.func.now()} for row in rows])
-    await connection.execute(statement.on_conflict_do_nothing())
+    statement = insert(verifications).values(next_try_at=sa.func.now()).on_conflict_do_nothing()
+    await connection.execute(statement, list(rows))
 
 
 async def claim_due(connection: AsyncConnection, limit: int, lease: timedelta) -> list[sa.Row[Any]]:

@@ -1,0 +1,11 @@
+"""Every benchmark, one after the other: ``python -m benchmarks``."""
+
+import subprocess
+import sys
+
+BENCHMARKS = ("benchmarks.ledger", "benchmarks.smoke")
+
+if __name__ == "__main__":
+    for module in BENCHMARKS:
+        print(f"== {module}", flush=True)
+        subprocess.run([sys.executable, "-m", module], check=True)
