@@ -1,6 +1,9 @@
-"""One signed-in user of the public API, as the frontend would be."""
+"""One signed-in user of the public API, as the frontend would be: it repeats what got no answer, and resumes."""
 
+import asyncio
+import contextlib
 import json
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,10 +15,14 @@ from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
 
 _TIMEOUT_SECONDS = 15.0
+_PATIENCE_SECONDS = 60.0
+"""How long a service may be away, killed and starting again on a busy machine, before that is a failure."""
+_PAUSE_SECONDS = 0.3
+_TRY_AGAIN = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
 
 
 class UnexpectedAnswerError(RuntimeError):
-    """The API answered with another status than was expected."""
+    """The API answered with another status than was expected, or not at all for too long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +52,41 @@ class ApiClient:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def get(self, path: str, expect: int = 200, **parameters: str) -> Any:
+    async def get(self, path: str, **parameters: str) -> Any:
         """GET ``path`` and decode the answer."""
-        return _checked(await self._http.get(path, params=parameters), expect)
+        response, _ = await self._answer(self._http.build_request("GET", path, params=parameters))
+        return _decoded(response, {httpx.codes.OK})
 
-    async def post(self, path: str, body: dict[str, Any], key: str | None = None, expect: int = 201) -> Any:
-        """POST ``body`` with the idempotency key ``key`` and decode the answer."""
-        headers = {"Idempotency-Key": key} if key else {}
-        return _checked(await self._http.post(path, json=body, headers=headers), expect)
+    async def post(self, path: str, body: dict[str, Any], key: str, expect: int = 201) -> Any:
+        """POST ``body`` under the idempotency key ``key`` until there is a decision, and decode it.
+
+        Whatever had to be repeated on the way may be answered with 200, the first result again.
+        """
+        request = self._http.build_request("POST", path, json=body, headers={"Idempotency-Key": key})
+        response, repeated = await self._answer(request)
+        return _decoded(response, {expect, httpx.codes.OK} if repeated else {expect})
 
     async def events(self) -> AsyncGenerator[ServerSentEvent, None]:
-        """The user's events, from where the last call of this method left off; ends when the server ends the stream."""
+        """The user's events from where the last call of this method left off, over as many connections as it takes."""
+        lost_at: float | None = None
+        while lost_at is None or time.monotonic() < lost_at + _PATIENCE_SECONDS:
+            try:
+                async with contextlib.aclosing(self._connected_events()) as events:
+                    async for event in events:
+                        lost_at = None
+                        yield event
+            except httpx.TransportError:
+                pass
+            lost_at = lost_at or time.monotonic()
+            await asyncio.sleep(_PAUSE_SECONDS)
+        raise UnexpectedAnswerError(f"GET /v1/events: no stream for {_PATIENCE_SECONDS:.0f} s")
+
+    async def _connected_events(self) -> AsyncGenerator[ServerSentEvent, None]:
         headers = {"Last-Event-ID": self._last_event_id}
         timeout = httpx.Timeout(_TIMEOUT_SECONDS, read=60.0)
         async with self._http.stream("GET", "/v1/events", headers=headers, timeout=timeout) as response:
+            if response.status_code in _TRY_AGAIN:
+                return
             if response.status_code != httpx.codes.OK:
                 raise UnexpectedAnswerError(f"GET /v1/events: {response.status_code}")
             fields: dict[str, str] = {}
@@ -72,11 +100,31 @@ class ApiClient:
                     yield ServerSentEvent(type=fields.get("event", "message"), data=json.loads(fields["data"]))
                 fields = {}
 
-
-def _checked(response: httpx.Response, expect: int) -> Any:
-    if response.status_code != expect:
-        request = response.request
+    async def _answer(self, request: httpx.Request) -> tuple[httpx.Response, bool]:
+        """The decision on ``request``, and whether it had to be sent more than once."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        for tries in range(1, 1000):
+            try:
+                response = await self._http.send(request)
+            except httpx.TransportError as error:
+                answer = type(error).__name__
+            else:
+                if response.status_code not in (*_TRY_AGAIN, httpx.codes.ACCEPTED):
+                    return response, tries > 1
+                answer = f"{response.status_code} {response.text[:200]}"
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(_PAUSE_SECONDS)
         raise UnexpectedAnswerError(
-            f"{request.method} {request.url.path}: expected {expect}, got {response.status_code}: {response.text[:500]}"
+            f"{request.method} {request.url.path}: no decision within {_PATIENCE_SECONDS:.0f} s, last {answer}"
+        )
+
+
+def _decoded(response: httpx.Response, expected: set[int]) -> Any:
+    if response.status_code not in expected:
+        request = response.request
+        wanted = " or ".join(str(int(status)) for status in sorted(expected))
+        raise UnexpectedAnswerError(
+            f"{request.method} {request.url.path}: expected {wanted}, got {response.status_code}: {response.text[:500]}"
         )
     return response.json()

@@ -41,7 +41,7 @@ ATTEMPTS = 3
 """How often generation tries before it gives up: its default."""
 
 _FINAL = ("completed", "failed", "cancelled", "refused")
-_FINISH_TIMEOUT_SECONDS = 60.0
+_FINISH_TIMEOUT_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 
 
@@ -98,7 +98,7 @@ class _Demo:
         balance = await self._user.get("/v1/balance")
         return balance["available_credits"], balance["reserved_credits"]
 
-    async def _balance_becomes(self, available: int, reserved: int, timeout_seconds: float = 20.0) -> None:
+    async def _balance_becomes(self, available: int, reserved: int, timeout_seconds: float = 60.0) -> None:
         """Wait until the statement shows it: reading is eventually consistent, by milliseconds."""
         deadline = time.monotonic() + timeout_seconds
         while (seen := await self._balance()) != (available, reserved):
@@ -120,11 +120,18 @@ class _Demo:
             raise DemoFailedError(f"{service} {arguments[0]} ended with {process.returncode}: {text}")
         return text
 
-    async def _grant(self, user_id: UUID, credits: int, reason: str) -> str:
-        return await self._command(
-            "billing",
-            *("grant", "--user", str(user_id), "--credits", str(credits), "--reason", reason, "--actor", "demo"),
-        )
+    async def _grant(self, user_id: UUID, credits: int, reason: str) -> None:
+        """Grant as an operator does; the id makes it safe to say again if the database was away."""
+        who = ("--user", str(user_id), "--actor", "demo", "--grant-id", str(new_id()))
+        for pause_seconds in (1.0, 3.0, 9.0):
+            try:
+                await self._command("billing", "grant", *who, "--credits", str(credits), "--reason", reason)
+            except DemoFailedError as error:
+                say(dim(f"  once more: {str(error).splitlines()[-1]}"))
+                await asyncio.sleep(pause_seconds)
+            else:
+                return
+        raise DemoFailedError("credits could not be granted")
 
     async def _welcome(self) -> None:
         self._heading("A user signs up and gets credits")
@@ -158,7 +165,7 @@ class _Demo:
 
     async def _order(self, order: dict[str, Any], key: str, expect: int = 201) -> dict[str, Any]:
         generation: dict[str, Any] = await self._user.post("/v1/generations", order, key, expect)
-        say(f"  {expect}: generation {generation['id']}, {generation['price_credits']} credits")
+        say(f"  generation {generation['id']} for {generation['price_credits']} credits")
         return generation
 
     async def _ended(self, generation_id: str) -> dict[str, Any]:
