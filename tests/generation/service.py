@@ -120,6 +120,7 @@ class Storage:
     def __init__(self, s3: S3Server) -> None:
         access_key, secret_key = s3.credentials["storage"]
         self._urls = PresignedUrls(s3.endpoint_url, s3.region, access_key, secret_key)
+        self.http = httpx.AsyncClient(trust_env=False)
         self.claims: list[OutputClaim] = []
 
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -155,8 +156,7 @@ class Storage:
             tx.publish(missing, cause=message)
 
     async def _has(self, claim: OutputClaim) -> bool:
-        async with httpx.AsyncClient() as http:
-            answer = await http.get(self._urls.get("incoming", claim.object_key, timedelta(minutes=1)))
+        answer = await self.http.get(self._urls.get("incoming", claim.object_key, timedelta(minutes=1)))
         return answer.status_code == 200
 
 
@@ -236,6 +236,7 @@ async def peers(database: Database, broker_settings: BrokerOf, s3: S3Server) -> 
         heard.append(Peers(database, billing, gateway, storage))
         await _peer(stack, database, broker_settings, "storage", storage.subscriptions())
         yield heard[0]
+        await storage.http.aclose()
 
 
 async def _peer(

@@ -1,7 +1,7 @@
 """Saving what the domain decided: rows, messages and metrics in one transaction, and whom to wake after it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -18,8 +18,19 @@ class Wakes:
 
     def __init__(self) -> None:
         self.dispatch = asyncio.Event()
+        self._endpoints: set[str] = set()
         self.cancels = asyncio.Event()
         self.callbacks = asyncio.Event()
+
+    def look_at(self, endpoints: Iterable[str]) -> None:
+        """Something may be claimable at these endpoints now."""
+        self._endpoints.update(endpoints)
+        self.dispatch.set()
+
+    def endpoints_to_look_at(self) -> set[str]:
+        """The endpoints named since the last call; none if it was only time that passed."""
+        endpoints, self._endpoints = self._endpoints, set()
+        return endpoints
 
 
 async def save_changes(
@@ -27,13 +38,16 @@ async def save_changes(
 ) -> None:
     """Write ``locked`` and publish what happened to it; ``causes`` maps an order to the message that it answers."""
     attempts = {row["key"]: row for row in locked.changed_attempts()}
+    counters = locked.changed_counters()
+    claimable = {row["endpoint"] for row in counters if row["ready"] > 0 or row["active"] < 0}
     ended = [order for order in locked.orders.values() if order.status in FINAL and order.events]
     await save_orders(tx.connection, locked)
     for order in locked.orders.values():
         _publish(tx, order, (causes or {}).get(order.generation_id))
 
     def committed() -> None:
-        wakes.dispatch.set()
+        if claimable:
+            wakes.look_at(claimable)
         if any(row["cancel_due_at"] is not None for row in attempts.values()):
             wakes.cancels.set()
         for order in ended:

@@ -35,6 +35,7 @@ class DispatchLimits:
     """Bounds of this process. Durations are in seconds."""
 
     concurrency: int
+    poll_seconds: float
     lease_seconds: float
     breaker_threshold: int
     breaker_first_seconds: float
@@ -75,14 +76,23 @@ class Dispatcher:
         self._submitting: set[asyncio.Task[None]] = set()
         self._answers: list[_Answer] = []
         self._doubtful: set[str] = set()
+        self._looked_at = 0.0
         self.answered = asyncio.Event()
 
     async def dispatch(self) -> None:
-        """Claim for every endpoint as much as it and this process can take, and begin to submit it."""
-        for endpoint in self._endpoints:
+        """Claim as much as the endpoints and this process can take, and begin to submit it."""
+        for endpoint in self._due_endpoints():
             while (free := self._limits.concurrency - len(self._submitting)) > 0:
                 if await self._claim(endpoint, free) < free:
                     break
+
+    def _due_endpoints(self) -> Sequence[str]:
+        """Those that something happened at, and all of them once in each poll: other replicas do not wake this one."""
+        named = self._wakes.endpoints_to_look_at()
+        if named and time.monotonic() - self._looked_at < self._limits.poll_seconds:
+            return [endpoint for endpoint in self._endpoints if endpoint in named]
+        self._looked_at = time.monotonic()
+        return self._endpoints
 
     async def record(self) -> None:
         """Write down all answers that are there, in one transaction."""
@@ -114,7 +124,7 @@ class Dispatcher:
         CLAIM_SECONDS.observe(time.perf_counter() - began)
         failpoint("dispatcher.after_claim")
         if claim.again_in_seconds is not None:
-            asyncio.get_running_loop().call_later(claim.again_in_seconds, self._wakes.dispatch.set)
+            asyncio.get_running_loop().call_later(claim.again_in_seconds, self._wakes.look_at, [endpoint])
         for order in claim.orders:
             task = asyncio.create_task(self._submit(order, began))
             self._submitting.add(task)
@@ -125,7 +135,7 @@ class Dispatcher:
         self._submitting.discard(task)
         if len(self._submitting) == self._limits.concurrency - 1:
             # The last claim may have been cut short by this process's own bound.
-            self._wakes.dispatch.set()
+            self._wakes.look_at(self._endpoints)
 
     async def _submit(self, order: ClaimedOrder, claimed_at: float) -> None:
         answer = _Answer(order, None, None, claimed_at)
@@ -153,7 +163,7 @@ class Dispatcher:
                 self._doubtful.discard(endpoint)
                 async with self._transactions.begin() as tx:
                     await record_success(tx.connection, endpoint, probe=probe)
-                self._wakes.dispatch.set()
+                self._wakes.look_at([endpoint])
 
     async def _record_trouble(
         self, endpoint: str, failure: ProviderRefused | ProviderUnanswered, *, probe: bool

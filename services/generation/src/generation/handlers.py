@@ -6,6 +6,7 @@ and may come in any order.
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -70,6 +71,8 @@ class Handlers:
                 verify = VerifyInputs(generation_id=row.generation_id, user_id=row.user_id, uploads=row.uploads)
                 tx.publish(verify, correlation_id=row.generation_id, cause=received[row.generation_id])
         await save_changes(tx, locked, self._wakes, received)
+        if new:
+            tx.after_commit(partial(self._wakes.look_at, {row.endpoint for row in new}))
 
     def _row(self, message: Received[CreditsReserved], impossible: dict[UUID, str]) -> NewOrder:
         """The row of an order. One that this version of the catalogue cannot make is kept too, to be failed."""

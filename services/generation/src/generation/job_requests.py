@@ -6,9 +6,9 @@ from typing import Final
 
 from catalogue import Catalogue
 from generation.callback_urls import CallbackUrls
-from service_runtime.presigned_urls import PresignedUrls
 from generation.repository.queue import ClaimedOrder
 from generation.runpod_client import JobPolicy, JobRequest
+from service_runtime.presigned_urls import PresignedUrls
 
 INPUT_SCHEMA: Final = 1
 _MARGIN: Final = timedelta(hours=1)

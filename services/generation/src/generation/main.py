@@ -18,7 +18,6 @@ from generation.gauges import Gauges
 from generation.handlers import Handlers
 from generation.http import build_app
 from generation.job_requests import JobRequests
-from service_runtime.presigned_urls import PresignedUrls
 from generation.progress import ProgressReports
 from generation.public_addresses import PublicFetcher
 from generation.repository.queue import EndpointLimits, configure_endpoints
@@ -33,6 +32,7 @@ from service_runtime.lifecycle import Component, HttpServer, run_process, run_se
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.migrations import migrate
+from service_runtime.presigned_urls import PresignedUrls
 
 _GAUGE_SECONDS: Final = 15.0
 _HEALTH_SECONDS: Final = 60.0
@@ -159,6 +159,7 @@ def _presigned_urls(settings: Settings, endpoint_url: str) -> PresignedUrls:
 def _dispatch_limits(settings: Settings) -> DispatchLimits:
     return DispatchLimits(
         concurrency=settings.submit_concurrency,
+        poll_seconds=settings.poll_seconds,
         lease_seconds=settings.lease_seconds,
         breaker_threshold=settings.breaker_threshold,
         breaker_first_seconds=settings.breaker_first_seconds,

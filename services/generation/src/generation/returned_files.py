@@ -12,8 +12,8 @@ from typing import IO, Final
 import httpx
 
 from generation.domain.provider_reports import Returned, Uploaded
-from service_runtime.presigned_urls import PresignedUrls
 from generation.public_addresses import ForbiddenAddress, PublicFetcher
+from service_runtime.presigned_urls import PresignedUrls
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _PUT_VALIDITY: Final = timedelta(minutes=15)
