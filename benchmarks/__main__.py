@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("benchmarks.ledger", "benchmarks.smoke")
+BENCHMARKS = ("benchmarks.ledger", "benchmarks.smoke", "benchmarks.webhooks")
 
 if __name__ == "__main__":
     for module in BENCHMARKS:
