@@ -9,8 +9,6 @@ Ids without a time go to the DEFAULT partition, which is also the safety net for
 
 from typing import Final
 
-from alembic import op
-
 OUTBOX_RETENTION_DAYS: Final = 8
 """Replay window (7 days, the streams' max_age) and one day of margin."""
 
@@ -175,12 +173,17 @@ GRANT EXECUTE ON FUNCTION {schema}.maintain_message_partitions() TO {role}
 
 def create_messaging_tables(schema: str) -> None:
     """Create the tables of messaging in ``schema`` and the partitions of the next days. For Alembic's ``upgrade``."""
+    # Alembic is for migrations: a serving process, which only needs the numbers above, never loads it.
+    from alembic import op
+
     for statement in table_statements(schema):
         op.execute(statement)
 
 
 def grant_messaging_tables(schema: str, role: str | None = None) -> None:
     """Let ``role`` (by default the one named like the schema) do at run time what messaging needs, and no more."""
+    from alembic import op
+
     for statement in grant_statements(schema, role or schema):
         op.execute(statement)
 
