@@ -1,4 +1,4 @@
-"""stripe-python, unmodified, against the emulator: objects of Stripe's shape, keys that replay, webhooks that verify."""
+"""stripe-python, unmodified, against the emulator: its objects, its idempotency keys, its webhooks."""
 
 import json
 import time

@@ -7,15 +7,15 @@ import structlog
 from litestar import Litestar, Request, post
 from litestar.params import Parameter
 from litestar.response import Response
-from messaging.transaction import Transactions
 from prometheus_client import Counter
-from service_runtime.litestar_problems import install_litestar_handlers
 
 from contracts.payments import Provider
+from messaging.transaction import Transactions
 from payments import handlers
 from payments.driver import events_total
 from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderNotConfigured
 from payments.providers.interface import PaymentProvider
+from service_runtime.litestar_problems import install_litestar_handlers
 
 MAX_WEBHOOK_BYTES: Final = 256 * 1024
 """The largest event of these providers is a few tens of kilobytes."""

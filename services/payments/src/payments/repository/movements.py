@@ -1,0 +1,53 @@
+"""Credit movements: what was asked of billing, each effect once."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from payments.domain import Movement
+from payments.tables import (
+    credit_movements,
+)
+
+
+async def add_movements(
+    connection: AsyncConnection, payment_id: UUID, identified: Sequence[tuple[UUID, Movement]]
+) -> set[UUID]:
+    """Write the credit movements that are new and return their ids: only those may be sent to billing."""
+    if not identified:
+        return set()
+    rows = [
+        {
+            "movement_id": movement_id,
+            "payment_id": payment_id,
+            "kind": movement.kind,
+            "reference": movement.reference,
+            "amount_credits": movement.amount_credits,
+        }
+        for movement_id, movement in identified
+    ]
+    statement = insert(credit_movements).values(rows).on_conflict_do_nothing().returning(credit_movements.c.movement_id)
+    return set((await connection.execute(statement)).scalars())
+
+
+async def mark_posted(connection: AsyncConnection, movement_ids: Sequence[UUID]) -> None:
+    """Billing's ledger has these movements."""
+    statement = (
+        sa.update(credit_movements)
+        .where(credit_movements.c.movement_id.in_(list(movement_ids)), credit_movements.c.posted_at.is_(None))
+        .values(posted_at=sa.func.now())
+    )
+    await connection.execute(statement)
+
+
+async def unposted_movements(connection: AsyncConnection, older_than: timedelta) -> list[sa.Row[Any]]:
+    """Credit movements that billing has not confirmed in a time in which it should have."""
+    statement = sa.select(credit_movements).where(
+        credit_movements.c.posted_at.is_(None), credit_movements.c.ordered_at < sa.func.now() - older_than
+    )
+    return list(await connection.execute(statement))
