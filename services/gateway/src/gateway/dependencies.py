@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Request, Response
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -60,7 +60,11 @@ def _parts(request: Request) -> Parts:
     return parts
 
 
-async def _user(request: Request, authorization: Annotated[str | None, Header(include_in_schema=False)] = None) -> User:
+async def _user(
+    request: Request, response: Response, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
+) -> User:
+    # What is one user's own is kept by no cache.
+    response.headers["Cache-Control"] = "no-store"
     return await _parts(request).tokens.user_of(authorization)
 
 

@@ -4,8 +4,9 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,6 +16,9 @@ from contracts.values import Lane
 
 TERMINAL: Final = frozenset({"refused", "completed", "failed", "cancelled"})
 """A generation in one of these states moves no more, but for a file that turns up late."""
+
+LARGEST_NUMBER: Final = 2**63 - 1
+"""What the database can count to."""
 
 LANES: Final[dict[str, Lane]] = {"free": "free", "standard": "standard", "pro": "pro"}
 
@@ -58,6 +62,21 @@ def decode_cursor(text: str) -> Cursor | None:
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         at, row_id = msgspec.json.decode(raw, type=tuple[datetime, UUID])
+        return Cursor(in_utc(at), row_id) if at.tzinfo is not None else None
     except (binascii.Error, msgspec.DecodeError, ValueError):
         return None
-    return Cursor(at, row_id) if at.tzinfo is not None else None
+
+
+def in_utc(at: datetime) -> datetime:
+    """The same moment in UTC. Raises ValueError for one that the calendar has no room for there."""
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is out of range") from error
+
+
+def is_storable(value: Any) -> bool:
+    """Whether PostgreSQL's JSON can hold this scalar: no NUL, no half of a surrogate pair, no infinity."""
+    if isinstance(value, str):
+        return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+    return not isinstance(value, float) or math.isfinite(value)

@@ -145,6 +145,10 @@ class TooManyOpenGenerations(Problem):
     retryable = True
 
 
+class NotListening(Exception):
+    """The live news is not subscribed to yet: verdicts would be heard late."""
+
+
 class TooManyEventStreams(Problem):
     """As many event streams as a user may have open."""
 

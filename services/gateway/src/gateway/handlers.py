@@ -1,7 +1,13 @@
-"""How the gateway learns what happened elsewhere: one handler for each message, all into the read models."""
+"""How the gateway learns what happened elsewhere: every message becomes changes to the read models.
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+One handler takes a whole batch, whatever is in it: so the entries of a user's history keep the order of arrival, and
+the locks are always taken in one order (users by id first, then what is theirs).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -26,242 +32,265 @@ from contracts.generation import (
     GenerationStarted,
     OutputReady,
 )
-from contracts.payments import PaymentChanged, PaymentRefused
+from contracts.message import Message
+from contracts.payments import Payment, PaymentChanged, PaymentRefused
 from contracts.storage import AssetStored
 from contracts.values import LedgerLine
 from gateway import projections
 from gateway.projections import Activity, Step
+from messaging.ids import derived_id
 from messaging.received import Received
 from messaging.transaction import Transaction
 
 Notify = Callable[[set[UUID]], None]
 """Called after the commit with the users whose history grew."""
 
-WithLines = CreditsCaptured | CreditsReleased | CreditsGranted | CreditsClawedBack | CreditsExpired
+
+@dataclass
+class Changes:
+    """What a batch of messages does to the read models."""
+
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    refusals: dict[UUID, str] = field(default_factory=dict)
+    lines: list[LedgerLine] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    facts: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    payments: list[Payment] = field(default_factory=list)
+    refused_payments: list[PaymentRefused] = field(default_factory=list)
+    history: list[Activity] = field(default_factory=list)
+
+    def tell(self, message: Received[Any], subject_id: UUID, event: str, name: str, **told: Any) -> None:
+        """Add an entry about a generation or a payment to its owner's history."""
+        kind = event.partition(".")[0]
+        user_id = _owner(message.payload)
+        data = msgspec.to_builtins({"name": name, **told, f"{kind}_id": subject_id})
+        self.history.append(Activity(user_id, message.message_id, subject_id, event, name, data, message.occurred_at))
+
+    def move(self, message: Received[Any], lines: Sequence[LedgerLine]) -> None:
+        """Add the statement lines of a message, and the balance after them to the owner's history."""
+        if not lines:
+            return
+        self.lines += lines
+        last = max(lines, key=lambda line: line.line_number)
+        data = {
+            "name": "balance_updated",
+            "available_credits": last.available_after_credits,
+            "reserved_credits": last.reserved_after_credits,
+            "receivable_credits": last.receivable_after_credits,
+            "line_number": last.line_number,
+            "reason": last.reason,
+        }
+        # The message has another entry: this one needs an id of its own.
+        own = derived_id(message.message_id, "balance")
+        event = "balance.updated"
+        self.history.append(Activity(last.user_id, own, None, event, "balance_updated", data, message.occurred_at))
 
 
 class Projector:
-    """The handlers; ``notify`` wakes the event streams of the users that something happened to."""
+    """The handler; ``notify`` wakes the event streams of the users that something happened to."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
 
-    async def credits_reserved(self, tx: Transaction, messages: Sequence[Received[CreditsReserved]]) -> None:
-        """An order is funded."""
-        verdicts = [_verdict(m.payload.order.generation_id, "reserved", None, None) for m in messages]
-        await projections.record_verdicts(tx.connection, verdicts)
-        await projections.add_lines(tx.connection, [message.payload.line for message in messages])
-        entries = [
-            _entry(
-                m, m.payload.order.user_id, m.payload.order.generation_id, "generation.updated", "credits_reserved", {}
-            )
-            for m in messages
-        ]
-        await self._append(tx, entries + [_balance(m, (m.payload.line,)) for m in messages])
+    async def project(self, tx: Transaction, messages: Sequence[Received[Any]]) -> None:
+        """Bring the read models up to date with ``messages``."""
+        changes = Changes()
+        for message in await self._in_time(tx, messages):
+            REACTIONS[type(message.payload)](changes, message)
+        if not changes.history:
+            return
+        counts = Counter(entry.user_id for entry in changes.history)
+        following = await projections.lock_histories(tx.connection, counts)
+        await projections.record_verdicts(tx.connection, changes.verdicts)
+        await projections.add_lines(tx.connection, changes.lines)
+        await projections.refuse_generations(tx.connection, changes.refusals)
+        await projections.advance_generations(tx.connection, changes.steps)
+        await projections.set_generation_facts(tx.connection, changes.facts)
+        await projections.advance_payments(tx.connection, changes.payments)
+        await projections.refuse_payments(tx.connection, changes.refused_payments)
+        await projections.add_activity(tx.connection, changes.history, following)
+        tx.after_commit(lambda: self._notify(set(counts)))
 
-    async def credits_refused(self, tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
-        """An order could not be funded: it ends here."""
-        payloads = [message.payload for message in messages]
-        await projections.record_verdicts(
-            tx.connection,
-            [_verdict(p.generation_id, p.code, p.required_credits, p.available_credits) for p in payloads],
-        )
-        await projections.refuse_generations(tx.connection, {p.generation_id: p.code for p in payloads})
-        await self._append(tx, [_of_generation(m, "refused", {"code": m.payload.code}) for m in messages])
-
-    async def credits_moved(self, tx: Transaction, messages: Sequence[Received[Any]]) -> None:
-        """Any other movement of credits: captured, released, granted, clawed back, expired."""
-        payloads: list[WithLines] = [message.payload for message in messages]
-        lines = [line for payload in payloads for line in payload.lines]
-        if lines:
-            await projections.add_lines(tx.connection, lines)
-        facts: dict[UUID, dict[str, Any]] = {}
-        entries: list[Activity] = []
-        for message, payload in zip(messages, payloads, strict=True):
-            if isinstance(payload, CreditsCaptured):
-                facts.setdefault(payload.generation_id, {})["captured_credits"] = payload.captured_credits
-            if isinstance(payload, CreditsReleased):
-                facts.setdefault(payload.generation_id, {})["released_credits"] = payload.released_credits
-            if payload.lines:
-                entries.append(_balance(message, payload.lines))
-            entries += _movement_entries(message, payload)
-        await projections.set_generation_facts(tx.connection, facts)
-        await self._append(tx, entries)
-
-    def generation_moved(
-        self, describe: Callable[[Any], tuple[str, dict[str, Any], dict[str, Any]]]
-    ) -> Callable[[Transaction, Sequence[Received[Any]]], Awaitable[None]]:
-        """Build the handler of an event that moves a generation.
-
-        ``describe`` gives its new status, the columns that change with it, and what its owner is told.
-        """
-
-        async def handle(tx: Transaction, messages: Sequence[Received[Any]]) -> None:
-            steps, entries = [], []
-            for message in messages:
-                payload = message.payload
-                status, columns, told = describe(payload)
-                steps.append(Step(payload.generation_id, payload.version, status, columns))
-                entries.append(_of_generation(message, status, told))
-            await projections.advance_generations(tx.connection, steps)
-            await self._append(tx, entries)
-
-        return handle
-
-    async def asset_stored(self, tx: Transaction, messages: Sequence[Received[AssetStored]]) -> None:
-        """Where the file of a generation lies, and what it is."""
-        facts = {
-            p.generation_id: {
-                "object_key": p.object_key,
-                "poster_object_key": p.poster_object_key,
-                "size_bytes": p.size_bytes,
-                "sha256": p.sha256,
-                "media": msgspec.to_builtins(p.media),
-            }
-            for p in (message.payload for message in messages)
-        }
-        await projections.set_generation_facts(tx.connection, facts)
-        entries = [
-            _entry(m, m.payload.user_id, m.payload.generation_id, "generation.updated", "asset_stored", {})
-            for m in messages
-        ]
-        await self._append(tx, entries)
-
-    async def payment_changed(self, tx: Transaction, messages: Sequence[Received[PaymentChanged]]) -> None:
-        """A payment moved."""
-        entries = []
+    async def _in_time(self, tx: Transaction, messages: Sequence[Received[Any]]) -> list[Received[Any]]:
+        """Without the completions whose file is not known yet: who reads 'completed' is to find a download."""
+        completions = {m.payload.generation_id for m in messages if isinstance(m.payload, GenerationCompleted)}
+        early = await projections.list_without_file(tx.connection, completions) if completions else set()
         for message in messages:
-            payment = message.payload.payment
-            await projections.advance_payment(tx.connection, payment)
-            told = {"payment_id": payment.payment_id, "status": payment.status, "reason": message.payload.reason}
-            name = f"payment_{message.payload.reason}"
-            entries.append(_entry(message, payment.user_id, payment.payment_id, "payment.updated", name, told))
-        await self._append(tx, entries)
+            if isinstance(message.payload, GenerationCompleted) and message.payload.generation_id in early:
+                tx.defer(message, "storage's word on the file has not arrived")
+        return [message for message in messages if message.message_id not in tx.deferred]
 
-    async def payment_refused(self, tx: Transaction, messages: Sequence[Received[PaymentRefused]]) -> None:
-        """A payment was not begun."""
-        entries = []
-        for message in messages:
-            refused = message.payload
-            await projections.refuse_payment(tx.connection, refused.payment_id, refused.code, refused.detail)
-            told = {"payment_id": refused.payment_id, "status": "refused", "reason": refused.code}
-            entries.append(
-                _entry(message, refused.user_id, refused.payment_id, "payment.updated", "payment_refused", told)
-            )
-        await self._append(tx, entries)
 
-    async def _append(self, tx: Transaction, entries: Sequence[Activity]) -> None:
-        if entries:
-            users = await projections.add_activity(tx.connection, entries)
-            tx.after_commit(lambda: self._notify(users))
+def _owner(payload: Any) -> UUID:
+    if isinstance(payload, CreditsReserved):
+        return payload.order.user_id
+    user_id: UUID = payload.payment.user_id if isinstance(payload, PaymentChanged) else payload.user_id
+    return user_id
+
+
+def _reserved(changes: Changes, message: Received[CreditsReserved]) -> None:
+    generation_id = message.payload.order.generation_id
+    changes.verdicts.append(_verdict(generation_id, "reserved", None, None))
+    changes.tell(message, generation_id, "generation.updated", "credits_reserved")
+    changes.move(message, (message.payload.line,))
+
+
+def _refused(changes: Changes, message: Received[CreditsRefused]) -> None:
+    payload = message.payload
+    said = _verdict(payload.generation_id, payload.code, payload.required_credits, payload.available_credits)
+    changes.verdicts.append(said)
+    changes.refusals[payload.generation_id] = payload.code
+    changes.tell(
+        message, payload.generation_id, "generation.updated", "refused", status="refused", version=0, code=payload.code
+    )
+
+
+def _captured(changes: Changes, message: Received[CreditsCaptured]) -> None:
+    payload = message.payload
+    changes.facts.setdefault(payload.generation_id, {})["captured_credits"] = payload.captured_credits
+    told = {"captured_credits": payload.captured_credits}
+    changes.tell(message, payload.generation_id, "generation.updated", "credits_captured", **told)
+    changes.move(message, payload.lines)
+
+
+def _released(changes: Changes, message: Received[CreditsReleased]) -> None:
+    payload = message.payload
+    changes.facts.setdefault(payload.generation_id, {})["released_credits"] = payload.released_credits
+    told = {"released_credits": payload.released_credits}
+    changes.tell(message, payload.generation_id, "generation.updated", "credits_released", **told)
+    changes.move(message, payload.lines)
+
+
+def _granted(changes: Changes, message: Received[CreditsGranted]) -> None:
+    payload = message.payload
+    if payload.payment_id is not None:
+        changes.tell(message, payload.payment_id, "payment.updated", "credits_granted", credits=payload.amount_credits)
+    changes.move(message, payload.lines)
+
+
+def _clawed_back(changes: Changes, message: Received[CreditsClawedBack]) -> None:
+    payload = message.payload
+    told = {"credits": payload.clawed_back_credits}
+    changes.tell(message, payload.payment_id, "payment.updated", "credits_clawed_back", **told)
+    changes.move(message, payload.lines)
+
+
+def _expired(changes: Changes, message: Received[CreditsExpired]) -> None:
+    changes.move(message, message.payload.lines)
 
 
 def _verdict(generation_id: UUID, said: str, required: int | None, had: int | None) -> dict[str, Any]:
     return {"of_generation": generation_id, "said": said, "required": required, "had": had}
 
 
-def _entry(
-    message: Received[Any], user_id: UUID, subject_id: UUID | None, event: str, name: str, told: dict[str, Any]
-) -> Activity:
-    data: dict[str, Any] = {"name": name, **told}
-    if event == "generation.updated":
-        data["generation_id"] = subject_id
-    # A message can leave two entries, of which each needs an id of its own.
-    own = message.message_id if event != "balance.updated" else _second_id(message.message_id)
-    return Activity(user_id, own, subject_id, event, name, msgspec.to_builtins(data), message.occurred_at)
+def _step(changes: Changes, message: Received[Any], step: Step, name: str | None = None, **told: Any) -> None:
+    """The generation moves to another state; its owner is told that state under ``name``, by default its own."""
+    changes.steps.append(step)
+    if step.attempt_number is not None:
+        told["attempt_number"] = step.attempt_number
+    event = "generation.updated"
+    moved = {"status": step.status, "version": step.version, **told}
+    changes.tell(message, step.generation_id, event, name or step.status, **moved)
 
 
-def _second_id(message_id: UUID) -> UUID:
-    return UUID(int=message_id.int ^ 1)
+def _queued(changes: Changes, message: Received[GenerationQueued]) -> None:
+    _step(changes, message, Step(message.payload.generation_id, message.payload.version, "queued"))
 
 
-def _of_generation(message: Received[Any], status: str, told: dict[str, Any]) -> Activity:
-    payload = message.payload
-    name = told.pop("name", status)
-    return _entry(
-        message, payload.user_id, payload.generation_id, "generation.updated", name, {"status": status, **told}
+def _dispatched(changes: Changes, message: Received[GenerationDispatched]) -> None:
+    event = message.payload
+    step = Step(event.generation_id, event.version, "dispatching", attempt_number=event.attempt_number)
+    _step(changes, message, step)
+
+
+def _started(changes: Changes, message: Received[GenerationStarted]) -> None:
+    event = message.payload
+    _step(changes, message, Step(event.generation_id, event.version, "running", attempt_number=event.attempt_number))
+
+
+def _attempt_failed(changes: Changes, message: Received[AttemptFailed]) -> None:
+    event = message.payload
+    step = Step(event.generation_id, event.version, "queued", attempt_number=event.attempt_number)
+    _step(changes, message, step, "attempt_failed", code=event.code, retry_at=event.retry_at)
+
+
+def _output_ready(changes: Changes, message: Received[OutputReady]) -> None:
+    event = message.payload
+    number = event.claim.attempt_number
+    _step(changes, message, Step(event.generation_id, event.version, "storing", attempt_number=number))
+
+
+def _completed(changes: Changes, message: Received[GenerationCompleted]) -> None:
+    event = message.payload
+    step = Step(
+        event.generation_id,
+        event.version,
+        "completed",
+        attempt_number=event.attempt_number,
+        late=event.late,
+        completed_at=event.completed_at,
     )
+    _step(changes, message, step, late=event.late)
 
 
-def _balance(message: Received[Any], lines: Sequence[LedgerLine]) -> Activity:
-    last = max(lines, key=lambda line: line.line_number)
-    told = {
-        "available_credits": last.available_after_credits,
-        "reserved_credits": last.reserved_after_credits,
-        "receivable_credits": last.receivable_after_credits,
-        "line_number": last.line_number,
-        "reason": last.reason,
-    }
-    return _entry(message, last.user_id, None, "balance.updated", "balance_updated", told)
+def _failed(changes: Changes, message: Received[GenerationFailed]) -> None:
+    event = message.payload
+    step = Step(event.generation_id, event.version, "failed", failure_code=event.code, failure_detail=event.detail)
+    _step(changes, message, step, code=event.code, detail=event.detail)
 
 
-def _movement_entries(message: Received[Any], payload: WithLines) -> list[Activity]:
-    """What a movement means for the generation or payment that it belongs to."""
-    if isinstance(payload, CreditsCaptured):
-        told: dict[str, Any] = {"captured_credits": payload.captured_credits}
-        name = "credits_captured"
-    elif isinstance(payload, CreditsReleased):
-        told, name = {"released_credits": payload.released_credits}, "credits_released"
-    elif isinstance(payload, CreditsGranted) and payload.payment_id is not None:
-        granted = {"payment_id": payload.payment_id, "credits": payload.amount_credits}
-        return [_entry(message, payload.user_id, payload.payment_id, "payment.updated", "credits_granted", granted)]
-    elif isinstance(payload, CreditsClawedBack):
-        taken = {"payment_id": payload.payment_id, "credits": payload.clawed_back_credits}
-        return [_entry(message, payload.user_id, payload.payment_id, "payment.updated", "credits_clawed_back", taken)]
-    else:
-        return []
-    return [_entry(message, payload.user_id, payload.generation_id, "generation.updated", name, told)]
+def _cancelling(changes: Changes, message: Received[GenerationCancelling]) -> None:
+    _step(changes, message, Step(message.payload.generation_id, message.payload.version, "cancelling"))
 
 
-def queued(_: GenerationQueued) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """It waits for its turn."""
-    return "queued", {}, {}
+def _cancelled(changes: Changes, message: Received[GenerationCancelled]) -> None:
+    _step(changes, message, Step(message.payload.generation_id, message.payload.version, "cancelled"))
 
 
-def dispatched(event: GenerationDispatched) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The provider took it."""
-    return "dispatching", {"attempt_number": event.attempt_number}, {"attempt_number": event.attempt_number}
+def _asset_stored(changes: Changes, message: Received[AssetStored]) -> None:
+    payload = message.payload
+    changes.facts.setdefault(payload.generation_id, {}).update(
+        object_key=payload.object_key,
+        poster_object_key=payload.poster_object_key,
+        size_bytes=payload.size_bytes,
+        sha256=payload.sha256,
+        media=msgspec.to_builtins(payload.media),
+    )
+    changes.tell(message, payload.generation_id, "generation.updated", "asset_stored")
 
 
-def started(event: GenerationStarted) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """A worker renders it."""
-    return "running", {"attempt_number": event.attempt_number}, {"attempt_number": event.attempt_number}
+def _payment_changed(changes: Changes, message: Received[PaymentChanged]) -> None:
+    payment, reason = message.payload.payment, message.payload.reason
+    changes.payments.append(payment)
+    told = {"status": payment.status, "version": payment.version, "reason": reason}
+    changes.tell(message, payment.payment_id, "payment.updated", f"payment_{reason}", **told)
 
 
-def attempt_failed(event: AttemptFailed) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """One attempt came to nothing; it waits for the next, or for its end."""
-    told = {"name": "attempt_failed", "attempt_number": event.attempt_number, "code": event.code}
-    return "queued", {}, told | {"retry_at": event.retry_at}
+def _payment_refused(changes: Changes, message: Received[PaymentRefused]) -> None:
+    refused = message.payload
+    changes.refused_payments.append(refused)
+    told = {"status": "refused", "version": 0, "reason": refused.code}
+    changes.tell(message, refused.payment_id, "payment.updated", "payment_refused", **told)
 
 
-def output_ready(event: OutputReady) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The file is being checked."""
-    return "storing", {}, {"attempt_number": event.claim.attempt_number}
-
-
-def completed(event: GenerationCompleted) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The file is there."""
-    columns = {
-        "late": event.late,
-        "completed_at": event.completed_at,
-        "failure_code": None,
-        "failure_detail": None,
-        "attempt_number": event.attempt_number,
-    }
-    return "completed", columns, {"late": event.late}
-
-
-def failed(event: GenerationFailed) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """No file will come."""
-    columns = {"failure_code": event.code, "failure_detail": event.detail}
-    return "failed", columns, {"code": event.code, "detail": event.detail}
-
-
-def cancelling(_: GenerationCancelling) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The provider is being told to stop."""
-    return "cancelling", {}, {}
-
-
-def cancelled(_: GenerationCancelled) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The user's cancel won."""
-    return "cancelled", {}, {}
+REACTIONS: Final[dict[type[Message], Callable[[Changes, Received[Any]], None]]] = {
+    CreditsReserved: _reserved,
+    CreditsRefused: _refused,
+    CreditsCaptured: _captured,
+    CreditsReleased: _released,
+    CreditsGranted: _granted,
+    CreditsClawedBack: _clawed_back,
+    CreditsExpired: _expired,
+    GenerationQueued: _queued,
+    GenerationDispatched: _dispatched,
+    GenerationStarted: _started,
+    AttemptFailed: _attempt_failed,
+    OutputReady: _output_ready,
+    GenerationCompleted: _completed,
+    GenerationFailed: _failed,
+    GenerationCancelling: _cancelling,
+    GenerationCancelled: _cancelled,
+    AssetStored: _asset_stored,
+    PaymentChanged: _payment_changed,
+    PaymentRefused: _payment_refused,
+}

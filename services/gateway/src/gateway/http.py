@@ -1,13 +1,18 @@
 """The public application: routes, problems, limits and the frontend's origins."""
 
-from fastapi import FastAPI
+import sqlalchemy.exc
+from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
+from starlette.types import ASGIApp
 
 from gateway.dependencies import Parts
 from gateway.routes import account, buying, events, generations, offers, uploads
-from service_runtime.fastapi_problems import install_fastapi
+from messaging.database import is_unavailable
+from messaging.errors import DatabaseUnavailableError
+from service_runtime.fastapi_problems import install_fastapi, problem_response
 from service_runtime.http_middleware import BodySizeLimit
+from service_runtime.problems import Unavailable
 
 MAX_BODY_BYTES = 64 * 1024
 """The largest request is a prompt with its parameters."""
@@ -20,22 +25,48 @@ Every failure is an RFC 9457 problem with a stable `code`. Requests that cost so
 """
 
 
+DATABASE_ERRORS = (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError)
+
+
+class PublicApi(FastAPI):
+    """FastAPI whose every answer may be read by the frontend's origins: the unexpected 500, too."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """CORS goes around everything; as a mere middleware it would stand inside of the handler of the last resort."""
+        return CORSMiddleware(
+            super().build_middleware_stack(),
+            allow_origins=self.state.parts.settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "If-None-Match"],
+            expose_headers=[
+                "Content-Disposition",
+                "ETag",
+                "Idempotent-Replayed",
+                "Location",
+                "Retry-After",
+                "Trace-Id",
+            ],
+            max_age=600,
+        )
+
+
+async def _database_away(request: Request, error: Exception) -> Response:
+    """Nothing was done, or it is unknown whether it was: the same request with the same key is the way to find out."""
+    if not is_unavailable(error):
+        raise error
+    return problem_response(request, Unavailable("try again with the same key", headers={"Retry-After": "2"}))
+
+
 def build_app(parts: Parts) -> FastAPI:
     """The application over its parts."""
-    app = FastAPI(title="Reelhouse", version="1", description=_DESCRIPTION, openapi_url="/openapi.json")
+    app = PublicApi(title="Reelhouse", version="1", description=_DESCRIPTION, openapi_url="/openapi.json")
     app.state.parts = parts
     for router in (generations, account, offers, buying, uploads, events):
         app.include_router(router.router)
     install_fastapi(app)
+    for error in DATABASE_ERRORS:
+        app.add_exception_handler(error, _database_away)
     app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=parts.settings.cors_origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "If-None-Match"],
-        expose_headers=["ETag", "Idempotent-Replayed", "Location", "Retry-After"],
-        max_age=600,
-    )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -14,7 +14,7 @@ import structlog
 from contracts.billing import CreditsRefused, CreditsReserved
 from contracts.live import GATEWAY_PROJECTED_PREFIX, PROGRESS_SUBJECT, GenerationProgress
 from contracts.payments import PaymentChanged, PaymentRefused
-from gateway.errors import TooManyEventStreams
+from gateway.errors import NotListening, TooManyEventStreams
 from messaging.broker import Broker
 from messaging.live import publish_live, subscribe_live
 
@@ -49,6 +49,7 @@ class LiveNews:
         self._verdicts: dict[UUID, list[asyncio.Future[Any]]] = defaultdict(list)
         self._streams: dict[UUID, list[Stream]] = defaultdict(list)
         self._sending: set[asyncio.Task[None]] = set()
+        self._listening = asyncio.Event()
         self.closing = asyncio.Event()
 
     def listen_on(self, broker: Broker) -> None:
@@ -64,7 +65,13 @@ class LiveNews:
                 await subscribe_live(self._broker, message.subject, message, self._verdict)
             await subscribe_live(self._broker, PROGRESS_SUBJECT, GenerationProgress, self._progress)
             await subscribe_live(self._broker, f"{GATEWAY_PROJECTED_PREFIX}.*", Projected, self._elsewhere)
+            self._listening.set()
             await asyncio.Event().wait()
+
+    async def ready(self) -> None:
+        """Return if verdicts are heard. Raises ``NotListening`` if not."""
+        if not self._listening.is_set():
+            raise NotListening
 
     @contextlib.contextmanager
     def expecting(self, subject_id: UUID) -> Iterator[asyncio.Future[Any]]:

@@ -1,6 +1,10 @@
 """The only wiring of the gateway: ``python -m gateway.main serve|migrate``."""
 
 import argparse
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fastapi import FastAPI
 
 from catalogue import load_catalogue
 from catalogue.credit_packs import load_credit_packs
@@ -13,14 +17,33 @@ from gateway.tokens import Tokens
 from messaging.runtime import Messaging
 from messaging.settings import BrokerSettings
 from service_runtime.database import create_engine
-from service_runtime.lifecycle import HttpServer, run_process, run_service
+from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.migrations import migrate
 from service_runtime.presigned_urls import PresignedUrls
 
 
-async def serve(settings: Settings) -> None:
-    """Run the service until it is told to stop."""
+@dataclass(frozen=True)
+class Gateway:
+    """A gateway, wired and not yet running."""
+
+    app: FastAPI
+    components: Sequence[Component]
+    readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    parts: Parts
+
+    def drain(self) -> None:
+        """End the event streams, so that the listener can close."""
+        self.parts.news.close()
+
+    async def stop(self) -> None:
+        """Let every connection go."""
+        await self.parts.tokens.close()
+        await self.parts.engine.dispose()
+
+
+def build(settings: Settings) -> Gateway:
+    """Put a gateway together; nothing is connected to yet."""
     engine = create_engine(settings)
     broker_settings = BrokerSettings(
         url=settings.nats_url,
@@ -36,14 +59,13 @@ async def serve(settings: Settings) -> None:
         subscriptions=subscriptions(news.projected),
     )
     news.listen_on(messaging.broker)
-    tokens = Tokens(settings)
     parts = Parts(
         settings=settings,
         engine=engine,
         transactions=messaging.transactions,
         catalogue=load_catalogue(),
         packs={pack.id: pack for pack in load_credit_packs()},
-        tokens=tokens,
+        tokens=Tokens(settings),
         news=news,
         urls=PresignedUrls(
             settings.s3_public_endpoint_url or settings.s3_endpoint_url,
@@ -52,19 +74,21 @@ async def serve(settings: Settings) -> None:
             settings.s3_secret_access_key.get_secret_value(),
         ),
     )
+    readiness = {**messaging.readiness(), "live news": news.ready}
+    return Gateway(build_app(parts), [*messaging.components(), news], readiness, parts)
 
-    async def stop() -> None:
-        await tokens.close()
-        await engine.dispose()
 
+async def serve(settings: Settings) -> None:
+    """Run the service until it is told to stop."""
+    gateway = build(settings)
     await run_service(
         "gateway",
         settings,
-        components=[*messaging.components(), news],
-        http=[HttpServer(build_app(parts), settings.http_host, settings.http_port)],
-        readiness=messaging.readiness(),
-        on_drain=news.close,
-        on_stop=stop,
+        components=gateway.components,
+        http=[HttpServer(gateway.app, settings.http_host, settings.http_port)],
+        readiness=gateway.readiness,
+        on_drain=gateway.drain,
+        on_stop=gateway.stop,
     )
 
 

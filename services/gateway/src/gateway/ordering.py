@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from math import ceil
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from contracts.gateway import GenerationRequested
 from contracts.values import GenerationOrder
 from gateway import queries, repository
 from gateway.dependencies import Parts
-from gateway.domain import User, request_hash
+from gateway.domain import User, is_storable, request_hash
 from gateway.errors import (
     AccountFrozen,
     IdempotencyKeyReused,
@@ -44,6 +45,7 @@ def completed(parts: Parts, model_id: str, parameters: dict[str, Any]) -> tuple[
     """The model and its complete parameters. Raises ``ModelNotFound`` or ``InvalidModelParameters``."""
     try:
         model = parts.catalogue.model(model_id)
+        _check_storable(parameters)
         return model, model.complete(parameters)
     except UnknownModel as error:
         raise ModelNotFound(f"GET /v1/models lists every model; '{model_id[:64]}' is none of them") from error
@@ -57,25 +59,28 @@ async def take(parts: Parts, user: User, key: str, asked: GenerationRequest) -> 
     Raises the problems of ``completed``, ``PriceAboveLimit``, ``IdempotencyKeyReused``, ``InsufficientCredits``,
     ``AccountFrozen``, ``RateLimited`` and ``TooManyOpenGenerations``.
     """
-    model, parameters = completed(parts, asked.model_id, asked.parameters)
-    price = model.quote(parameters).price_credits
-    if asked.max_price_credits is not None and price > asked.max_price_credits:
-        raise PriceAboveLimit(price_credits=price, max_price_credits=asked.max_price_credits)
-    generation_id = new_id()
-    # Expected before it is asked for: the verdict may be faster than the commit's return.
-    with parts.news.expecting(generation_id) as verdict:
-        async with parts.transactions.begin() as tx:
-            held = await _write_down(tx, parts, user, key, asked, generation_id, model, parameters, price)
-        if held is None:
-            await _settled(verdict, parts.settings.verdict_wait_seconds)
-            return await _answer(parts, user, generation_id, verdict, replayed=False)
+    # First of all: a repeated request gets its first result, whatever has become of model, price and limits since.
+    held = await _request(parts, user, key)
+    if held is None:
+        model, parameters = completed(parts, asked.model_id, asked.parameters)
+        price = model.quote(parameters).price_credits
+        if asked.max_price_credits is not None and price > asked.max_price_credits:
+            raise PriceAboveLimit(price_credits=price, max_price_credits=asked.max_price_credits)
+        generation_id = new_id()
+        # Expected before it is asked for: the verdict may be faster than the commit's return.
+        with parts.news.expecting(generation_id) as verdict:
+            async with parts.transactions.begin() as tx:
+                held = await _write_down(tx, parts, user, key, asked, generation_id, model, parameters, price)
+            if held is None:
+                await _settled(verdict, parts.settings.verdict_wait_seconds)
+                return await _answer(parts, user, key, generation_id, verdict, replayed=False)
     if bytes(held.request_hash) != _hash(asked):
         raise IdempotencyKeyReused(generation_id=str(held.generation_id))
     with parts.news.expecting(held.generation_id) as verdict:
-        request = await _request(parts, held.generation_id)
-        if request.verdict is None:
+        request = await _request(parts, user, key)
+        if request is None or request.verdict is None:
             await _settled(verdict, parts.settings.verdict_wait_seconds)
-        return await _answer(parts, user, held.generation_id, verdict, replayed=True)
+        return await _answer(parts, user, key, held.generation_id, verdict, replayed=True)
 
 
 async def _write_down(
@@ -126,7 +131,8 @@ async def _write_down(
 async def check_write(tx: Transaction, parts: Parts, user: User) -> None:
     """Take one of the writes that a user has each minute. Raises ``RateLimited``."""
     if not await repository.take_allowance(tx.connection, user.user_id, parts.settings.writes_per_minute):
-        raise RateLimited(headers={"Retry-After": "1"})
+        seconds = ceil(60 / parts.settings.writes_per_minute)
+        raise RateLimited(f"at most {parts.settings.writes_per_minute} a minute", headers={"Retry-After": str(seconds)})
 
 
 async def _check_uploads(tx: Transaction, user: User, model: Model, uploads: dict[str, UUID]) -> None:
@@ -142,12 +148,13 @@ async def _settled(verdict: asyncio.Future[Any], seconds: float) -> None:
 
 
 async def _answer(
-    parts: Parts, user: User, generation_id: UUID, verdict: asyncio.Future[Any], *, replayed: bool
+    parts: Parts, user: User, key: str, generation_id: UUID, verdict: asyncio.Future[Any], *, replayed: bool
 ) -> Taken:
     if verdict.done() and isinstance(verdict.result(), CreditsRefused):
         refused = verdict.result()
         raise _refusal(refused.code, refused.required_credits, refused.available_credits, generation_id)
-    request = await _request(parts, generation_id)
+    request = await _request(parts, user, key)
+    assert request is not None, "the request was committed"
     if request.verdict not in (None, "reserved"):
         raise _refusal(request.verdict, request.required_credits, request.available_credits, generation_id)
     row = await queries.find_generation(parts.engine, user.user_id, generation_id)
@@ -155,11 +162,9 @@ async def _answer(
     return Taken(row, reserved=verdict.done() or request.verdict == "reserved", replayed=replayed)
 
 
-async def _request(parts: Parts, generation_id: UUID) -> Row[Any]:
-    async with parts.engine.connect() as connection:
-        request = await repository.find_request(connection, generation_id)
-    assert request is not None, "the request was committed"
-    return request
+async def _request(parts: Parts, user: User, key: str) -> Row[Any] | None:
+    async with queries.reading(parts.engine) as connection:
+        return await repository.find_request(connection, generation_requests, user.user_id, key)
 
 
 def _refusal(code: str, required: int, available: int, generation_id: UUID) -> Exception:
@@ -172,8 +177,16 @@ def _invalid(errors: tuple[FieldError, ...]) -> InvalidModelParameters:
     return InvalidModelParameters(errors=shown)
 
 
+def _check_storable(parameters: dict[str, Any]) -> None:
+    """Refuse what JSON may say and the database cannot hold; what is nested does not fit the schema anyway."""
+    bad = [name for name, value in parameters.items() if not (is_storable(name) and is_storable(value))]
+    if bad:
+        message = "holds a character or a number that cannot be stored"
+        raise InvalidParameters(tuple(FieldError(name, "unstorable", message) for name in bad))
+
+
 def _hash(asked: GenerationRequest) -> bytes:
-    return request_hash(asked.model_dump(mode="json"))
+    return request_hash(asked.model_dump())
 
 
 def _is_uuid(text: Any) -> bool:

@@ -1,16 +1,28 @@
 """Reads for the API. The owner stands in every query: another user's row is not found, it is not hidden."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.domain import Cursor
 from gateway.tables import activity, activity_heads, balances, generations, ledger_lines, payments
+from messaging.database import connect
+
+
+@asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection for as long as the block runs. Raises ``DatabaseUnavailableError`` if none is to be had."""
+    connection = await connect(engine)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ async def find_balance(engine: AsyncEngine, user_id: UUID) -> tuple[sa.Row[Any] 
         .where(ledger_lines.c.user_id == user_id, ledger_lines.c.reason == "capture")
         .scalar_subquery()
     )
-    async with engine.connect() as connection:
+    async with reading(engine) as connection:
         row = (await connection.execute(sa.select(balances).where(balances.c.user_id == user_id))).one_or_none()
         total = (await connection.execute(sa.select(settled))).scalar_one()
     return row, int(total)
@@ -133,12 +145,12 @@ def _before(cursor: Cursor, at: sa.Column[Any], row_id: sa.Column[Any]) -> sa.Co
 
 
 async def _rows(engine: AsyncEngine, statement: sa.Select[Any]) -> list[sa.Row[Any]]:
-    async with engine.connect() as connection:
+    async with reading(engine) as connection:
         found: Sequence[sa.Row[Any]] = (await connection.execute(statement)).all()
     return list(found)
 
 
 async def _first(engine: AsyncEngine, statement: sa.Select[Any]) -> sa.Row[Any] | None:
-    async with engine.connect() as connection:
+    async with reading(engine) as connection:
         row: sa.Row[Any] | None = (await connection.execute(statement)).one_or_none()
     return row

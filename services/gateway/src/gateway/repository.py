@@ -11,9 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.values import GenerationOrder
 from gateway.domain import TERMINAL
 from gateway.tables import (
-    generation_requests,
     generations,
-    payment_requests,
     payments,
     uploads,
     write_allowances,
@@ -35,10 +33,9 @@ async def add_request(connection: AsyncConnection, table: sa.Table, values: dict
     key = next(iter(table.primary_key.columns))
     if (await connection.execute(fresh.returning(key))).one_or_none() is not None:
         return None
-    held = sa.select(table).where(
-        table.c.user_id == values["user_id"], table.c.idempotency_key == values["idempotency_key"]
-    )
-    return (await connection.execute(held)).one()
+    held = await find_request(connection, table, values["user_id"], values["idempotency_key"])
+    assert held is not None, "requests are never deleted"
+    return held
 
 
 async def take_allowance(connection: AsyncConnection, user_id: UUID, per_minute: int) -> bool:
@@ -96,13 +93,7 @@ async def add_upload(connection: AsyncConnection, values: dict[str, Any]) -> Non
     await connection.execute(sa.insert(uploads).values(**values))
 
 
-async def find_request(connection: AsyncConnection, generation_id: UUID) -> sa.Row[Any] | None:
-    """A generation request with its verdict, if there is one yet."""
-    statement = sa.select(generation_requests).where(generation_requests.c.generation_id == generation_id)
-    return (await connection.execute(statement)).one_or_none()
-
-
-async def find_payment_request(connection: AsyncConnection, payment_id: UUID) -> sa.Row[Any] | None:
-    """A payment request with its refusal, if there is one."""
-    statement = sa.select(payment_requests).where(payment_requests.c.payment_id == payment_id)
+async def find_request(connection: AsyncConnection, table: sa.Table, user_id: UUID, key: str) -> sa.Row[Any] | None:
+    """The request that holds this idempotency key of a user, with billing's verdict or the refusal, if there is one."""
+    statement = sa.select(table).where(table.c.user_id == user_id, table.c.idempotency_key == key)
     return (await connection.execute(statement)).one_or_none()

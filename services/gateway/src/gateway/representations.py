@@ -4,9 +4,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 from sqlalchemy import Row
+
+from gateway.domain import in_utc
 
 _EXAMPLE_ID = "01999c1e-4b7a-7c21-9d0e-5a1f2b3c4d5e"
 _PARAMETERS: JsonDict = {"prompt": "a lighthouse in a storm, slow push in", "duration_seconds": 5}
@@ -265,6 +267,9 @@ class UploadShown(BaseModel):
 
 
 Limit = Annotated[int, Field(ge=1, le=100)]
+Moment = Annotated[
+    AwareDatetime, AfterValidator(in_utc), Field(description="With its offset, as 2026-11-23T09:30:00Z.")
+]
 
 
 def show_generation(row: Row[Any], download: Download | None) -> GenerationShown:

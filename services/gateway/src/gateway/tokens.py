@@ -18,9 +18,14 @@ from gateway.settings import Settings
 LEEWAY_SECONDS: Final = 10
 KEYS_FRESH_SECONDS: Final = 600.0
 UNKNOWN_KEY_PAUSE_SECONDS: Final = 30.0
-"""A token with an unknown key id causes at most one fetch in this time: strangers cannot make us ask more often."""
+"""Tokens with unknown key ids cause at most one fetch in this time: strangers cannot make us ask more often."""
+NO_KEYS_PAUSE_SECONDS: Final = 1.0
+STALE_KEYS_PAUSE_SECONDS: Final = 30.0
+"""After a failed fetch: how long not to ask again without any keys, and with keys that still do."""
 REMEMBERED_TOKENS: Final = 10_000
 LONGEST_TOKEN: Final = 8_192
+
+_KEY_TYPES: Final = {"ES256": "EC", "RS256": "RSA"}
 
 log = structlog.get_logger(__name__)
 
@@ -33,14 +38,22 @@ class KeySet:
         self._algorithm = algorithm
         self._http = httpx.AsyncClient(timeout=5.0)
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched_at = float("-inf")
+        self._stale_at = float("-inf")
+        self._seek_again_at = float("-inf")
+        self._attempts = 0
+        self._attempt_again_at = float("-inf")
         self._fetching = asyncio.Lock()
 
     async def key(self, key_id: str) -> jwt.PyJWK | None:
         """The key, fetching the set where it is old or does not have it. Raises ``SignInUnavailable``."""
-        age = time.monotonic() - self._fetched_at
-        if age > KEYS_FRESH_SECONDS or (key_id not in self._keys and age > UNKNOWN_KEY_PAUSE_SECONDS):
+        now = time.monotonic()
+        if now >= self._stale_at:
             await self._fetch()
+        elif key_id not in self._keys and now >= self._seek_again_at:
+            self._seek_again_at = now + UNKNOWN_KEY_PAUSE_SECONDS
+            await self._fetch()
+        if not self._keys:
+            raise SignInUnavailable(headers={"Retry-After": "2"})
         return self._keys.get(key_id)
 
     async def close(self) -> None:
@@ -48,26 +61,37 @@ class KeySet:
         await self._http.aclose()
 
     async def _fetch(self) -> None:
-        before = self._fetched_at
+        before = self._attempts
         async with self._fetching:
-            if self._fetched_at != before:
+            # Whoever waited takes the outcome of the attempt that it waited for, be it a failure.
+            if self._attempts != before or time.monotonic() < self._attempt_again_at:
                 return
             try:
                 response = await self._http.get(self._url)
                 response.raise_for_status()
-                listed = response.json()["keys"]
-                keys = {key["kid"]: jwt.PyJWK(key, self._algorithm) for key in listed if self._usable(key)}
-            except (httpx.HTTPError, ValueError, KeyError, TypeError, jwt.PyJWKError) as error:
+                keys = self._usable_keys(response.json()["keys"])
+            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
                 log.warning("keys_not_fetched", reason=type(error).__name__)
-                if not self._keys:
-                    raise SignInUnavailable from error
-                # Old keys are better than none: they are asked for again at the next token of an unknown key.
-                self._fetched_at = time.monotonic() - KEYS_FRESH_SECONDS + UNKNOWN_KEY_PAUSE_SECONDS
-                return
-            self._keys, self._fetched_at = keys, time.monotonic()
+                # Old keys are better than none.
+                pause = STALE_KEYS_PAUSE_SECONDS if self._keys else NO_KEYS_PAUSE_SECONDS
+                self._attempt_again_at = time.monotonic() + pause
+            else:
+                self._keys, self._stale_at = keys, time.monotonic() + KEYS_FRESH_SECONDS
+            self._attempts += 1
 
-    def _usable(self, key: dict[str, Any]) -> bool:
-        return "kid" in key and key.get("alg", self._algorithm) == self._algorithm and key.get("kty") in ("EC", "RSA")
+    def _usable_keys(self, listed: list[Any]) -> dict[str, jwt.PyJWK]:
+        """The keys of the pinned algorithm; one that cannot be read does not take the others with it."""
+        keys: dict[str, jwt.PyJWK] = {}
+        for key in listed:
+            if not isinstance(key, dict) or "kid" not in key or key.get("kty") != _KEY_TYPES.get(self._algorithm):
+                continue
+            if key.get("alg", self._algorithm) != self._algorithm:
+                continue
+            try:
+                keys[key["kid"]] = jwt.PyJWK(key, self._algorithm)
+            except jwt.PyJWTError as error:
+                log.warning("key_not_usable", key_id=str(key["kid"])[:100], reason=type(error).__name__)
+        return keys
 
 
 class Tokens:

@@ -12,11 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway import queries
 from gateway.dependencies import CurrentParts, CurrentUser
+from gateway.domain import LARGEST_NUMBER
 from gateway.representations import BalanceShown, LedgerPage, Limit, LineShown, show_line
 
 router = APIRouter(tags=["account"])
 
 CSV_PAGE = 1000
+
+_CONTROLS = ("\t", "\r", "\n")
+_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 STATEMENT: dict[int | str, dict[str, Any]] = {
     200: {"model": LedgerPage, "content": {"text/csv": {"schema": {"type": "string"}}}}
@@ -42,12 +46,14 @@ async def get_ledger(
     user: CurrentUser,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
     format: Annotated[Literal["json", "csv"] | None, Query(description="Or send 'Accept: text/csv'.")] = None,
-    before: Annotated[int | None, Query(ge=1, description="Lines below this number; from next_before.")] = None,
+    before: Annotated[
+        int | None, Query(ge=1, le=LARGEST_NUMBER, description="Lines below this number; from next_before.")
+    ] = None,
     limit: Limit = 50,
 ) -> Any:
     """Every movement of the user's credits: JSON pages, newest first, or the whole statement as CSV, oldest first."""
     if format == "csv" or (format is None and "text/csv" in accept):
-        headers = {"Content-Disposition": 'attachment; filename="statement.csv"'}
+        headers = {"Content-Disposition": 'attachment; filename="statement.csv"', "Cache-Control": "no-store"}
         return StreamingResponse(_csv(parts.engine, user.user_id), media_type="text/csv", headers=headers)
     rows = await queries.list_lines(parts.engine, user.user_id, before, limit + 1)
     page = rows[:limit]
@@ -77,6 +83,6 @@ async def _csv(engine: AsyncEngine, user_id: UUID) -> AsyncIterator[str]:
 
 def _cell(value: Any) -> Any:
     """A note may hold anything: a spreadsheet must not take it for a formula."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+    if isinstance(value, str) and (value[:1] in _CONTROLS or value.lstrip()[:1] in _FORMULAS):
         return f"'{value}"
     return "" if value is None else value

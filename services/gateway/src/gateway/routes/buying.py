@@ -36,69 +36,95 @@ async def create_payment(
     asked: PaymentRequest, key: IdempotencyKey, parts: CurrentParts, user: CurrentUser, response: Response
 ) -> PaymentShown:
     """Begin to buy a pack. Send the user to ``checkout_url``; the credits come by themselves."""
-    pack = parts.packs.get(asked.pack_id)
-    if pack is None:
-        raise PackNotFound("GET /v1/credit-packs lists every pack")
-    payment_id = new_id()
-    digest = request_hash(asked.model_dump(mode="json"))
-    values = {
-        "payment_id": payment_id,
-        "user_id": user.user_id,
-        "idempotency_key": key,
-        "request_hash": digest,
-    }
-    with parts.news.expecting(payment_id) as verdict:
-        async with parts.transactions.begin() as tx:
-            held = await repository.add_request(tx.connection, payment_requests, values)
+    digest = request_hash(asked.model_dump())
+    # First of all: a repeated request gets its first result, even if the pack is no longer sold.
+    held = await _held(parts, user, key)
+    if held is None:
+        payment_id = new_id()
+        with parts.news.expecting(payment_id) as verdict:
+            held = await _write_down(parts, user, key, asked, payment_id, digest)
             if held is None:
-                await ordering.check_write(tx, parts, user)
-                command = CreatePayment(
-                    payment_id=payment_id,
-                    user_id=user.user_id,
-                    provider=asked.provider,
-                    pack_id=pack.id,
-                    requested_at=await repository.get_now(tx.connection),
-                )
-                shown = {
-                    "payment_id": payment_id,
-                    "user_id": user.user_id,
-                    "provider": asked.provider,
-                    "pack_id": pack.id,
-                    "price_cents": pack.price_cents,
-                    "currency": pack.currency,
-                    "credits": pack.credits,
-                    "bonus_credits": pack.bonus_credits,
-                }
-                await repository.add_payment(tx.connection, shown)
-                tx.publish(command, correlation_id=payment_id)
-        if held is None:
-            return await _answer(parts, user, payment_id, verdict, response, status_code=201)
+                return await _answer(parts, user, key, payment_id, verdict, response, status_code=201)
     if bytes(held.request_hash) != digest:
         raise IdempotencyKeyReused(payment_id=str(held.payment_id))
     response.headers["Idempotent-Replayed"] = "true"
     with parts.news.expecting(held.payment_id) as verdict:
-        return await _answer(parts, user, held.payment_id, verdict, response, status_code=200)
+        return await _answer(parts, user, key, held.payment_id, verdict, response, status_code=200)
+
+
+async def _write_down(
+    parts: Parts, user: User, key: str, asked: PaymentRequest, payment_id: UUID, digest: bytes
+) -> Any | None:
+    """The one transaction of a purchase; returns the request that holds the key, if it was known."""
+    pack = parts.packs.get(asked.pack_id)
+    if pack is None:
+        raise PackNotFound("GET /v1/credit-packs lists every pack")
+    request = {"payment_id": payment_id, "user_id": user.user_id, "idempotency_key": key, "request_hash": digest}
+    payment = {
+        "payment_id": payment_id,
+        "user_id": user.user_id,
+        "provider": asked.provider,
+        "pack_id": pack.id,
+        "price_cents": pack.price_cents,
+        "currency": pack.currency,
+        "credits": pack.credits,
+        "bonus_credits": pack.bonus_credits,
+    }
+    async with parts.transactions.begin() as tx:
+        held = await repository.add_request(tx.connection, payment_requests, request)
+        if held is not None:
+            return held
+        await ordering.check_write(tx, parts, user)
+        await repository.add_payment(tx.connection, payment)
+        command = CreatePayment(
+            payment_id=payment_id,
+            user_id=user.user_id,
+            provider=asked.provider,
+            pack_id=pack.id,
+            requested_at=await repository.get_now(tx.connection),
+        )
+        tx.publish(command, correlation_id=payment_id)
+    return None
 
 
 async def _answer(
-    parts: Parts, user: User, payment_id: UUID, verdict: asyncio.Future[Any], response: Response, status_code: int
+    parts: Parts,
+    user: User,
+    key: str,
+    payment_id: UUID,
+    verdict: asyncio.Future[Any],
+    response: Response,
+    status_code: int,
 ) -> PaymentShown:
     row = await _row(parts, user, payment_id)
     if row.status == "created":
         await asyncio.wait([verdict], timeout=parts.settings.checkout_wait_seconds)
-    if verdict.done() and isinstance(verdict.result(), PaymentRefused):
-        raise PaymentRefusedProblem(verdict.result().detail, reason=verdict.result().code)
+    said = verdict.result() if verdict.done() else None
+    if isinstance(said, PaymentRefused):
+        raise _refusal(said.code, said.detail, payment_id)
     row = await _row(parts, user, payment_id)
     if row.status == "refused":
-        raise PaymentRefusedProblem(row.detail)
+        held = await _held(parts, user, key)
+        assert held is not None, "the request was committed"
+        raise _refusal(held.refusal_code, held.refusal_detail, payment_id)
     shown = show_payment(row)
-    if verdict.done():
+    if said is not None and said.payment.version > row.version:
         # The event may be here before the read model: what the user waits for is in it.
-        payment = verdict.result().payment
-        shown = shown.model_copy(update={"status": payment.status, "checkout_url": payment.checkout_url})
+        payment = said.payment
+        news = {"status": payment.status, "checkout_url": payment.checkout_url, "expires_at": payment.expires_at}
+        shown = shown.model_copy(update=news)
     response.status_code = 202 if shown.status == "created" else status_code
     response.headers["Location"] = f"/v1/payments/{payment_id}"
     return shown
+
+
+def _refusal(reason: str, detail: str, payment_id: UUID) -> PaymentRefusedProblem:
+    return PaymentRefusedProblem(detail, reason=reason, payment_id=str(payment_id))
+
+
+async def _held(parts: Parts, user: User, key: str) -> Any | None:
+    async with queries.reading(parts.engine) as connection:
+        return await repository.find_request(connection, payment_requests, user.user_id, key)
 
 
 async def _row(parts: Parts, user: User, payment_id: UUID) -> Any:

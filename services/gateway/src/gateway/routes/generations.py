@@ -1,6 +1,5 @@
 """Ordering, listing, watching and cancelling generations."""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -18,6 +17,7 @@ from gateway.representations import (
     GenerationShown,
     GenerationStatus,
     Limit,
+    Moment,
     QuoteLineShown,
     QuoteRequest,
     QuoteShown,
@@ -64,9 +64,9 @@ async def list_generations(
     cursor: PageCursor,
     status: GenerationStatus | None = None,
     kind: Literal["video", "image"] | None = None,
-    model_id: Annotated[str | None, Query(max_length=64)] = None,
-    requested_from: datetime | None = None,
-    requested_to: datetime | None = None,
+    model_id: Annotated[str | None, Query(max_length=64, pattern=r"^[\w.-]+$")] = None,
+    requested_from: Moment | None = None,
+    requested_to: Moment | None = None,
     limit: Limit = 20,
 ) -> GenerationPage:
     """The user's generations, newest first."""

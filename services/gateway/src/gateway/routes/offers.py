@@ -36,9 +36,14 @@ async def list_models(
     )
     body = shown.model_dump_json().encode()
     headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "public, max-age=60"}
-    if if_none_match == headers["ETag"]:
+    if if_none_match is not None and headers["ETag"] in _tags(if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type="application/json", headers=headers)
+
+
+def _tags(if_none_match: str) -> set[str]:
+    """The tags of the header; a proxy that compressed the answer has made them weak."""
+    return {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
 
 
 @router.get("/v1/credit-packs", operation_id="listCreditPacks")

@@ -26,7 +26,12 @@ async def create_upload(asked: UploadRequest, parts: CurrentParts, user: Current
         }
         await repository.add_upload(tx.connection, values)
     validity = timedelta(seconds=parts.settings.upload_url_seconds)
-    headers = {"Content-Type": asked.content_type, "Content-Length": str(asked.size_bytes)}
-    # The owner is part of the key, and size and type are part of the signature.
+    # The owner is part of the key. Size and type are part of the signature, and so is that nothing lies there yet: what
+    # was looked at when it was ordered with cannot be exchanged before it is used.
+    headers = {
+        "Content-Type": asked.content_type,
+        "Content-Length": str(asked.size_bytes),
+        "If-None-Match": "*",
+    }
     url = parts.urls.put(parts.settings.s3_uploads_bucket, f"{user.user_id}/{upload_id}", validity, headers)
     return UploadShown(id=upload_id, url=url, headers=headers, expires_at=datetime.now(UTC) + validity)

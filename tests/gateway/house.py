@@ -1,0 +1,297 @@
+"""A gateway as its users meet it: replicas over real sockets, PostgreSQL and NATS, with the services around it.
+
+Billing is the real one. Generation, storage and payments are played: their messages are real ones, sent through their
+own outboxes, so that every test says what happened and when.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import jwt
+import sqlalchemy as sa
+
+from billing import handlers as billing_handlers
+from billing.consumers import SUBSCRIPTIONS as BILLING
+from contracts.billing import GrantCredits
+from contracts.message import Message, Service
+from contracts.storage import AssetStored
+from contracts.values import MediaProperties
+from gateway.errors import NotListening
+from gateway.main import Gateway, build
+from gateway.settings import Settings
+from local_platform.identity import build_app as identity_app
+from local_platform.identity import new_private_key_pem, public_jwk
+from local_platform.servers import NatsServer, S3Server
+from messaging.consumers import Component
+from messaging.ids import new_id
+from messaging.received import Received
+from messaging.runtime import Messaging
+from messaging.settings import BrokerSettings
+from tests.support.databases import Database
+from tests.support.serving import listening_socket, serving
+from tests.support.waiting import eventually
+
+CLIP: dict[str, Any] = {"model_id": "wan-2.2-t2v", "parameters": {"prompt": "a lighthouse in a storm"}}
+PICTURE: dict[str, Any] = {"model_id": "flux-schnell", "parameters": {"prompt": "a paper boat"}}
+SERVICES: tuple[Service, ...] = ("gateway", "billing", "generation", "storage", "payments")
+
+
+@contextlib.asynccontextmanager
+async def running(components: Sequence[Component]) -> AsyncIterator[None]:
+    """Run ``components`` inside the block; one that dies by itself fails the test."""
+    tasks = [asyncio.create_task(component.run(), name=component.name) for component in components]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+@dataclass
+class Identity:
+    """The identity provider of the tests and the key it signs with."""
+
+    url: str
+    private_key: str = field(default_factory=new_private_key_pem)
+
+    @property
+    def issuer(self) -> str:
+        return f"{self.url}/auth/v1"
+
+    def claims(self, user_id: UUID, **changed: Any) -> dict[str, Any]:
+        """What Supabase would put into an access token; a claim that is changed to None is left out."""
+        now = int(time.time())
+        claims: dict[str, Any] = {
+            "iss": self.issuer,
+            "aud": "authenticated",
+            "sub": str(user_id),
+            "role": "authenticated",
+            "app_metadata": {"provider": "email", "plan": "free"},
+            "iat": now,
+            "exp": now + 600,
+        }
+        return {name: value for name, value in (claims | changed).items() if value is not None}
+
+    def token(self, user_id: UUID, **changed: Any) -> str:
+        key_id = public_jwk(self.private_key)["kid"]
+        return jwt.encode(self.claims(user_id, **changed), self.private_key, "ES256", headers={"kid": key_id})
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of the stream as a browser would dispatch it."""
+
+    id: str | None
+    name: str
+    data: Any
+
+
+class Client:
+    """One signed-in user."""
+
+    def __init__(self, http: httpx.AsyncClient, user_id: UUID, token: str) -> None:
+        self.http = http
+        self.user_id = user_id
+        self.token = token
+
+    async def get(self, path: str, headers: dict[str, str] | None = None, **params: Any) -> httpx.Response:
+        return await self.http.get(path, params=params, headers=self._headers(headers))
+
+    async def post(
+        self, path: str, body: Any = None, key: str | None = None, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        more = {"Idempotency-Key": key} if key is not None else {}
+        return await self.http.post(path, json=body, headers=self._headers({**more, **(headers or {})}))
+
+    async def order(self, body: Any = None, key: str | None = None) -> httpx.Response:
+        return await self.post("/v1/generations", body or PICTURE, key or str(uuid4()))
+
+    @contextlib.asynccontextmanager
+    async def events(self, last_event_id: str | int | None = None) -> AsyncIterator[AsyncIterator[Event]]:
+        headers = {"Last-Event-ID": str(last_event_id)} if last_event_id is not None else {}
+        async with self.http.stream("GET", "/v1/events", headers=self._headers(headers)) as response:
+            assert response.status_code == 200, await response.aread()
+            yield _events(response)
+
+    def _headers(self, headers: dict[str, str] | None) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}", **(headers or {})}
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[Event]:
+    fields: dict[str, str] = {}
+    async for line in response.aiter_lines():
+        if line and not line.startswith(":"):
+            name, _, value = line.partition(":")
+            fields[name] = value.strip()
+        elif not line:
+            if "data" in fields:
+                yield Event(fields.get("id"), fields.get("event", "message"), json.loads(fields["data"]))
+            fields = {}
+
+
+@dataclass
+class Replica:
+    """One gateway process, but for the process."""
+
+    gateway: Gateway
+    url: str
+    http: httpx.AsyncClient
+    stack: contextlib.AsyncExitStack
+
+
+class House:
+    """Starts what a test asks for; everything stops with the test."""
+
+    def __init__(
+        self,
+        database: Database,
+        nats: NatsServer,
+        broker_settings: Callable[[str], BrokerSettings],
+        identity: Identity,
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
+        self.database = database
+        self.nats = nats
+        self.identity = identity
+        self.broker_settings = broker_settings
+        self.s3: S3Server | None = None
+        self.admin = database.superuser_engine()
+        self._players: dict[Service, Messaging] = {}
+        self._stack = stack
+
+    def settings(self, **changed: Any) -> Settings:
+        s3 = {
+            "s3_endpoint_url": self.s3.endpoint_url if self.s3 else "http://127.0.0.1:9",
+            "s3_access_key_id": self.s3.credentials["gateway"][0] if self.s3 else "access",
+            "s3_secret_access_key": self.s3.credentials["gateway"][1] if self.s3 else "secret",
+        }
+        values: dict[str, Any] = {
+            "database_url": self.database.dsn("gateway"),
+            "nats_url": self.nats.url,
+            "nats_user": "gateway",
+            "nats_password": self.nats.users["gateway"],
+            "ops_port": 0,
+            "http_port": 0,
+            "jwt_issuer": self.identity.issuer,
+            "jwks_url": f"{self.identity.url}/auth/v1/.well-known/jwks.json",
+            **s3,
+        }
+        return Settings(**(values | changed))
+
+    async def gateway(self, **changed: Any) -> Replica:
+        """Start another replica."""
+        stack = contextlib.AsyncExitStack()
+        await self._stack.enter_async_context(stack)
+        gateway = build(self.settings(**changed))
+        listener, url = listening_socket()
+        stack.push_async_callback(gateway.stop)
+        await stack.enter_async_context(running(gateway.components))
+        await stack.enter_async_context(serving(gateway.app, listener))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30, trust_env=False))
+        stack.callback(gateway.drain)
+        await eventually(lambda: _listening(gateway), what="the gateway's readiness")
+        return Replica(gateway, url, http, stack)
+
+    async def player(self, service: Service) -> Messaging:
+        """``service`` as somebody who can announce things."""
+        if service not in self._players:
+            await self._start(service, ())
+        return self._players[service]
+
+    async def billing(self) -> None:
+        """Start the real billing service."""
+        await self._start("billing", BILLING)
+
+    async def _start(self, service: Service, subscriptions: Any) -> None:
+        messaging = Messaging(
+            service=service,
+            engine=self.database.engine(service),
+            broker_settings=self.broker_settings(service),
+            subscriptions=subscriptions,
+        )
+        self._players[service] = messaging
+        await self._stack.enter_async_context(running(messaging.components()))
+
+    async def say(self, service: Service, *messages: Message, about: UUID) -> list[UUID]:
+        """``service`` announces ``messages`` in one transaction of its own."""
+        player = await self.player(service)
+        async with player.transactions.begin() as tx:
+            return [tx.publish(message, correlation_id=about) for message in messages]
+
+    async def grant(self, user_id: UUID, credits: int) -> None:
+        """Credits arrive; needs the real billing."""
+        command = GrantCredits(
+            grant_id=new_id(), user_id=user_id, amount_credits=credits, reason="goodwill", actor="test"
+        )
+        message = Received(command.grant_id, command.subject, command, command.grant_id, None, now(), None, 1)
+        async with self._players["billing"].transactions.begin() as tx:
+            await billing_handlers.grant(tx, [message])
+
+    def user(self, replica: Replica, user_id: UUID | None = None, **claims: Any) -> Client:
+        """A signed-in user at ``replica``, by default a new one."""
+        chosen = user_id or new_id()
+        return Client(replica.http, chosen, self.identity.token(chosen, **claims))
+
+    async def rows(self, statement: str, **values: Any) -> Sequence[sa.Row[Any]]:
+        """Look behind the scenes."""
+        async with self.admin.begin() as connection:
+            found = await connection.execute(sa.text(statement), values)
+            return found.all() if found.returns_rows else []
+
+
+async def _listening(gateway: Gateway) -> bool:
+    try:
+        await gateway.parts.news.ready()
+    except NotListening:
+        return False
+    return True
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def asset_of(generation_id: UUID, user_id: UUID) -> AssetStored:
+    """A stored file of 3 bytes under the key that storage would use."""
+    return AssetStored(
+        asset_id=new_id(),
+        generation_id=generation_id,
+        user_id=user_id,
+        attempt_id=new_id(),
+        attempt_number=1,
+        object_key=f"{user_id}/{generation_id}/output.mp4",
+        poster_object_key=f"{user_id}/{generation_id}/poster.jpg",
+        size_bytes=3,
+        sha256="0" * 64,
+        media=MediaProperties(
+            content_type="video/mp4", width_pixels=832, height_pixels=480, codec="h264", duration_ms=5063
+        ),
+        stored_at=now(),
+    )
+
+
+@contextlib.asynccontextmanager
+async def house(
+    make_database: Callable[..., Awaitable[Database]],
+    nats_server: NatsServer,
+    broker_settings: Callable[[str], BrokerSettings],
+) -> AsyncIterator[House]:
+    """Everything but the services."""
+    database = await make_database(*SERVICES)
+    listener, url = listening_socket()
+    identity = Identity(url)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(serving(identity_app(identity.private_key), listener))
+        yield House(database, nats_server, broker_settings, identity, stack)
