@@ -16,7 +16,8 @@ def _blank(keys: str) -> dict[str, Any]:
 
 _SESSION_KEYS = (
     "after_expiration allow_promotion_codes billing_address_collection client_secret consent consent_collection"
-    " customer customer_creation customer_details customer_email invoice invoice_creation locale payment_intent payment_link"
+    " customer customer_creation customer_details customer_email invoice invoice_creation locale payment_intent"
+    " payment_link"
     " payment_method_collection payment_method_configuration_details phone_number_collection recovered_from"
     " saved_payment_method_options setup_intent shipping_address_collection shipping_cost submit_type subscription"
     " adaptive_pricing discounts collected_information permissions wallet_options origin_context currency_conversion"
@@ -24,7 +25,8 @@ _SESSION_KEYS = (
 )
 _INTENT_KEYS = (
     "amount_details application application_fee_amount canceled_at cancellation_reason client_secret customer"
-    " description last_payment_error latest_charge next_action on_behalf_of payment_method payment_method_configuration_details"
+    " description last_payment_error latest_charge next_action on_behalf_of payment_method"
+    " payment_method_configuration_details"
     " processing receipt_email review setup_future_usage shipping statement_descriptor statement_descriptor_suffix"
     " transfer_data transfer_group source excluded_payment_method_types customer_account managed_payments"
 )

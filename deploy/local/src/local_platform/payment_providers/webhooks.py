@@ -72,6 +72,11 @@ class WebhookSender:
         for _ in range(copies):
             self._start(self._deliver(delivery, rules.delay_seconds))
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being delivered, retried or held back."""
+        return not self._tasks
+
     async def close(self) -> None:
         """Stop retrying and let the connections go."""
         for task in self._tasks:
