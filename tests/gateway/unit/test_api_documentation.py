@@ -1,0 +1,48 @@
+"""``docs/api.md`` says what the code does: every code, every address, every event."""
+
+import re
+from pathlib import Path
+
+from fastapi import APIRouter
+
+from gateway import errors
+from gateway.routes import account, buying, events, generations, offers, uploads
+from service_runtime import problems
+from service_runtime.problems import Problem
+
+DOCUMENT = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
+ROUTERS: tuple[APIRouter, ...] = tuple(
+    module.router for module in (account, buying, events, generations, offers, uploads)
+)
+GENERAL: tuple[type[Problem], ...] = (
+    problems.MalformedRequest,
+    problems.InvalidRequest,
+    problems.NotFound,
+    problems.MethodNotAllowed,
+    problems.BodyTooLarge,
+    problems.InternalError,
+    problems.Unavailable,
+)
+"""What any address may answer, besides the gateway's own problems."""
+
+
+def test_the_table_of_codes_lists_every_problem_with_its_status_and_nothing_else() -> None:
+    own = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Problem)} - {Problem}
+    listed = re.findall(r"^\| `(\w+)` \| (\d{3}) \| (yes|no) \|", DOCUMENT, re.MULTILINE)
+    said = {(code, int(status), retryable == "yes") for code, status, retryable in listed}
+    assert said == {(kind.code, kind.status, kind.retryable) for kind in {*own, *GENERAL}}
+    assert len(listed) == len(said), "a code is listed twice"
+
+
+def test_every_address_is_described() -> None:
+    described = re.sub(r"\$ID|\{id\}", "{}", DOCUMENT)
+    for router in ROUTERS:
+        for route in router.routes:
+            path = re.sub(r"\{\w+\}", "{}", getattr(route, "path", ""))
+            assert path in described, f"{path} is nowhere in docs/api.md"
+
+
+def test_every_operation_has_a_name_of_its_own_that_clients_can_be_generated_from() -> None:
+    names = [getattr(route, "operation_id", None) for router in ROUTERS for route in router.routes]
+    assert all(name and re.fullmatch(r"[a-z]+[A-Za-z]+", name) for name in names), names
+    assert len(set(names)) == len(names)
