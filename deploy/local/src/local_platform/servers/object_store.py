@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +53,7 @@ class S3Server:
         self._fixed_port = port
         self._ports: dict[str, int] = {}
         self._was_up = False
+        self._socket_directory: Path | None = None
         self._process: ChildProcess | None = None
 
     @property
@@ -165,8 +167,9 @@ class S3Server:
         self._process = process
 
     def _arguments(self, identities: Path) -> list[str]:
+        self._remove_sockets()
         # Socket paths are limited to about 100 characters, which a directory of tests can exceed.
-        sockets = temporary_directory("reelhouse-s3-")
+        self._socket_directory = sockets = temporary_directory("reelhouse-s3-")
         for path in self._sockets():
             GUARDIAN.remove(path)
         ports = self._ports
@@ -201,6 +204,11 @@ class S3Server:
     def _remove_sockets(self) -> None:
         for path in self._sockets():
             path.unlink(missing_ok=True)
+            GUARDIAN.keep(path)
+        if self._socket_directory is not None:
+            shutil.rmtree(self._socket_directory, ignore_errors=True)
+            GUARDIAN.keep(self._socket_directory)
+            self._socket_directory = None
 
     def _sockets(self) -> list[Path]:
         """Sockets whose place the server does not let us choose."""
