@@ -237,7 +237,7 @@ class House:
         )
         message = Received(command.grant_id, command.subject, command, command.grant_id, None, now(), None, 1)
         async with self._players["billing"].transactions.begin() as tx:
-            await billing_handlers.grant(tx, [message])
+            await billing_handlers.apply_commands(tx, [message])
 
     def user(self, replica: Replica, user_id: UUID | None = None, **claims: Any) -> Client:
         """A signed-in user at ``replica``, by default a new one."""

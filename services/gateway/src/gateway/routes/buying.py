@@ -33,7 +33,7 @@ BEGUN: dict[int | str, dict[str, Any]] = {
 
 @router.post("/v1/payments", operation_id="createPayment", status_code=201, responses=BEGUN)
 async def create_payment(
-    asked: PaymentRequest, key: IdempotencyKey, parts: CurrentParts, user: CurrentUser, response: Response
+    user: CurrentUser, parts: CurrentParts, key: IdempotencyKey, asked: PaymentRequest, response: Response
 ) -> PaymentShown:
     """Begin to buy a pack. Send the user to ``checkout_url``; the credits come by themselves."""
     digest = request_hash(asked.model_dump())

@@ -46,7 +46,7 @@ async def create_quote(asked: QuoteRequest, parts: CurrentParts, _: CurrentUser)
 
 @router.post("/v1/generations", operation_id="createGeneration", status_code=201, responses=TAKEN)
 async def create_generation(
-    asked: GenerationRequest, key: IdempotencyKey, parts: CurrentParts, user: CurrentUser, response: Response
+    user: CurrentUser, parts: CurrentParts, key: IdempotencyKey, asked: GenerationRequest, response: Response
 ) -> GenerationShown:
     """Order a clip or a picture. 201: the credits are reserved. 402: there are too few."""
     taken = await ordering.take(parts, user, key, asked)

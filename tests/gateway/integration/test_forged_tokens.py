@@ -1,0 +1,117 @@
+"""Tokens that were forged, borrowed or kept for too long open nothing."""
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from local_platform.identity import new_private_key_pem, public_jwk
+from tests.gateway.house import House, Identity
+
+Forge = Callable[[Identity], str]
+
+
+def _encoded(part: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+
+
+def _unsigned(identity: Identity) -> str:
+    return f"{_encoded({'alg': 'none', 'typ': 'JWT'})}.{_encoded(identity.claims(uuid4()))}."
+
+
+def _signed_with_the_public_key_as_secret(identity: Identity) -> str:
+    """The classic confusion: the public key, which everybody has, used as an HMAC secret."""
+    import hashlib
+    import hmac
+
+    public = load_pem_private_key(identity.private_key.encode(), None).public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    header = {"alg": "HS256", "typ": "JWT", "kid": public_jwk(identity.private_key)["kid"]}
+    signed = f"{_encoded(header)}.{_encoded(identity.claims(uuid4()))}"
+    mac = hmac.new(pem, signed.encode(), hashlib.sha256).digest()
+    return f"{signed}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+
+
+def _signed_with_another_key(identity: Identity) -> str:
+    kid = public_jwk(identity.private_key)["kid"]
+    return jwt.encode(identity.claims(uuid4()), new_private_key_pem(), "ES256", headers={"kid": kid})
+
+
+def _of_an_unknown_key(identity: Identity) -> str:
+    return jwt.encode(identity.claims(uuid4()), new_private_key_pem(), "ES256", headers={"kid": "unknown"})
+
+
+def _without_a_key_id(identity: Identity) -> str:
+    return jwt.encode(identity.claims(uuid4()), identity.private_key, "ES256")
+
+
+def _tampered(identity: Identity) -> str:
+    header, _, signature = identity.token(uuid4()).split(".")
+    return f"{header}.{_encoded(identity.claims(uuid4()))}.{signature}"
+
+
+def _claiming(**claims: Any) -> Forge:
+    return lambda identity: identity.token(uuid4(), **claims)
+
+
+FORGERIES: dict[str, Forge] = {
+    "unsigned": _unsigned,
+    "public key as secret": _signed_with_the_public_key_as_secret,
+    "another key": _signed_with_another_key,
+    "unknown key": _of_an_unknown_key,
+    "no key id": _without_a_key_id,
+    "tampered": _tampered,
+    "another issuer": _claiming(iss="https://evil.supabase.co/auth/v1"),
+    "another audience": _claiming(aud="anon"),
+    "expired": _claiming(exp=int(time.time()) - 60),
+    "without an end": _claiming(exp=None),
+    "without a subject": _claiming(sub=None),
+    "a subject that is no user": _claiming(sub="admin"),
+    "anonymous key": _claiming(role="anon"),
+    "service key": _claiming(role="service_role"),
+    "no role": _claiming(role=None),
+    "not a token": lambda _: "garbage",
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+async def test_a_forged_token_is_refused_and_told_how_to_sign_in(house: House, forgery: str) -> None:
+    gateway = await house.gateway()
+    headers = {"Authorization": f"Bearer {FORGERIES[forgery](house.identity)}"}
+    answer = await gateway.http.get("/v1/balance", headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["code"] == "not_authenticated"
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_every_address_but_the_offers_needs_a_token(house: House) -> None:
+    gateway = await house.gateway()
+    document = (await gateway.http.get("/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            public = operation["operationId"] in ("listModels", "listCreditPacks")
+            address = path.replace("{generation_id}", str(uuid4())).replace("{payment_id}", str(uuid4()))
+            answer = await gateway.http.request(method, address)
+            assert (answer.status_code == 401) is not public, (path, answer.status_code)
+            assert ("security" in operation) is not public, path
+
+
+async def test_a_list_of_audiences_with_ours_in_it_is_accepted(house: House) -> None:
+    gateway = await house.gateway()
+    answer = await house.user(gateway, aud=["other", "authenticated"]).get("/v1/balance")
+    assert answer.status_code == 200
+
+
+async def test_a_new_signing_key_is_found_once_without_being_fetched_for_every_stranger(house: House) -> None:
+    gateway = await house.gateway()
+    assert (await house.user(gateway).get("/v1/balance")).status_code == 200
+    for _ in range(5):
+        headers = {"Authorization": f"Bearer {_of_an_unknown_key(house.identity)}"}
+        assert (await gateway.http.get("/v1/balance", headers=headers)).status_code == 401
+    assert (await house.user(gateway).get("/v1/balance")).status_code == 200

@@ -1,0 +1,104 @@
+"""What belongs to somebody else is answered as if it did not exist, at every address."""
+
+from uuid import uuid4
+
+import pytest
+
+from contracts.generation import GenerationCompleted
+from contracts.payments import Payment, PaymentChanged
+from messaging.ids import new_id
+from tests.gateway.house import PICTURE, House, asset_of, now
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+
+async def test_nothing_of_another_user_is_found_at_any_address(house: House) -> None:
+    gateway = await house.gateway()
+    await house.billing()
+    owner, stranger = house.user(gateway), house.user(gateway)
+    await house.grant(owner.user_id, 100)
+    ordered = await eventually(lambda: _funded(owner), what="credits that can be spent")
+    generation_id = ordered["id"]
+    asset = asset_of(generation_id, owner.user_id)
+    done = GenerationCompleted(
+        generation_id=generation_id,
+        user_id=owner.user_id,
+        version=9,
+        attempt_number=1,
+        asset_id=asset.asset_id,
+        capture_credits=1,
+        late=False,
+        media=asset.media,
+        completed_at=now(),
+    )
+    await house.say("storage", asset, about=generation_id)
+    await house.say("generation", done, about=generation_id)
+    payment_id = new_id()
+    payment = Payment(
+        payment_id=payment_id,
+        user_id=owner.user_id,
+        version=2,
+        provider="stripe",
+        status="pending",
+        pack_id="starter",
+        price_cents=1000,
+        currency="usd",
+        credits=1000,
+        bonus_credits=0,
+        checkout_url="https://checkout.example/owner",
+        created_at=now(),
+        expires_at=now(),
+    )
+    await house.say(
+        "payments", PaymentChanged(payment=payment, reason="checkout_opened", changed_at=now()), about=payment_id
+    )
+    addresses = [
+        f"/v1/generations/{generation_id}",
+        f"/v1/generations/{generation_id}/timeline",
+        f"/v1/payments/{payment_id}",
+        f"/v1/payments/{payment_id}/timeline",
+    ]
+
+    async def all_there() -> bool:
+        shown = (await owner.get(addresses[0])).json()
+        return shown.get("download") is not None and (await owner.get(addresses[2])).status_code == 200
+
+    await eventually(all_there, what="the owner's own generation and payment")
+    for address in addresses:
+        assert (await owner.get(address)).status_code == 200
+        answer = await stranger.get(address)
+        assert answer.status_code == 404, address
+        assert str(owner.user_id) not in answer.text
+    cancel = await stranger.post(f"/v1/generations/{generation_id}/cancel")
+    assert cancel.status_code == 404
+    for listing in ("/v1/generations", "/v1/payments", "/v1/ledger"):
+        assert (await owner.get(listing)).json()["items"]
+        assert (await stranger.get(listing)).json()["items"] == []
+    assert (await stranger.get("/v1/balance")).json()["available_credits"] == 0
+    assert str(generation_id) not in (await stranger.get("/v1/ledger", format="csv")).text
+
+
+async def _funded(user):
+    answer = await user.order(PICTURE)
+    return answer.json() if answer.status_code == 201 else None
+
+
+async def test_a_key_of_one_user_is_nothing_to_another(house: House) -> None:
+    gateway = await house.gateway(verdict_wait_seconds=0.1)
+    one, other = house.user(gateway), house.user(gateway)
+    first, second = await one.order(PICTURE, "the-same-key"), await other.order(PICTURE, "the-same-key")
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.json()["id"] != second.json()["id"]
+
+
+async def test_an_upload_of_another_user_cannot_be_named(house: House) -> None:
+    gateway = await house.gateway(verdict_wait_seconds=0.1)
+    owner, stranger = house.user(gateway), house.user(gateway)
+    begun = await owner.post("/v1/uploads", {"content_type": "image/png", "size_bytes": 100})
+    body = {"model_id": "wan-2.2-i2v", "parameters": {"prompt": "waves", "image": begun.json()["id"]}}
+    refused = await stranger.order(body)
+    assert refused.status_code == 422
+    assert [error["field"] for error in refused.json()["errors"]] == ["parameters.image"]
+    assert (await stranger.order({**body, "parameters": {"prompt": "waves", "image": str(uuid4())}})).status_code == 422
+    assert (await owner.order(body)).status_code == 202
