@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-from messaging.consumers import Subscription
-
 from contracts.billing import CreditsClawedBack, CreditsGranted
 from contracts.payments import CreatePayment
+from messaging.consumers import Subscription
 from payments import handlers
 from payments.handlers import Policy
 

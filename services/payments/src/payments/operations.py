@@ -5,7 +5,6 @@ from uuid import UUID
 
 from messaging.ids import new_id
 from messaging.transaction import Transaction
-
 from payments import handlers, repository
 from payments.errors import RefundNotPossible, ReviewAlreadyResolved
 

@@ -6,10 +6,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from messaging.transaction import Transaction, Transactions
 from prometheus_client import Counter, Gauge
 
 from contracts.payments import Provider
+from messaging.transaction import Transaction, Transactions
 from payments import handlers, repository
 from payments.domain import Review, Snapshot, advance
 from payments.driver import events_total

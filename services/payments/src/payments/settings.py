@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
+
 from service_runtime.settings import ServiceSettings
 
 SecretList = Annotated[list[SecretStr], Field(min_length=1, max_length=2)]
