@@ -18,7 +18,6 @@ import httpx
 import jwt
 import sqlalchemy as sa
 
-from billing import handlers as billing_handlers
 from billing.consumers import SUBSCRIPTIONS as BILLING
 from contracts.billing import GrantCredits
 from contracts.message import Message, Service
@@ -32,7 +31,6 @@ from local_platform.identity import new_private_key_pem, public_jwk
 from local_platform.servers import NatsServer, S3Server
 from messaging.consumers import Component
 from messaging.ids import new_id
-from messaging.received import Received
 from messaging.runtime import Messaging
 from messaging.settings import BrokerSettings
 from tests.support.databases import Database
@@ -107,13 +105,13 @@ class Client:
         self.token = token
 
     async def get(self, path: str, headers: dict[str, str] | None = None, **params: Any) -> httpx.Response:
-        return await self.http.get(path, params=params, headers=self._headers(headers))
+        return await self.http.get(path, params=params, headers=self.headers(headers))
 
     async def post(
         self, path: str, body: Any = None, key: str | None = None, headers: dict[str, str] | None = None
     ) -> httpx.Response:
         more = {"Idempotency-Key": key} if key is not None else {}
-        return await self.http.post(path, json=body, headers=self._headers({**more, **(headers or {})}))
+        return await self.http.post(path, json=body, headers=self.headers({**more, **(headers or {})}))
 
     async def order(self, body: Any = None, key: str | None = None) -> httpx.Response:
         return await self.post("/v1/generations", body or PICTURE, key or str(uuid4()))
@@ -121,11 +119,11 @@ class Client:
     @contextlib.asynccontextmanager
     async def events(self, last_event_id: str | int | None = None) -> AsyncIterator[AsyncIterator[Event]]:
         headers = {"Last-Event-ID": str(last_event_id)} if last_event_id is not None else {}
-        async with self.http.stream("GET", "/v1/events", headers=self._headers(headers)) as response:
+        async with self.http.stream("GET", "/v1/events", headers=self.headers(headers)) as response:
             assert response.status_code == 200, await response.aread()
             yield _events(response)
 
-    def _headers(self, headers: dict[str, str] | None) -> dict[str, str]:
+    def headers(self, headers: dict[str, str] | None) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}", **(headers or {})}
 
 
@@ -230,14 +228,18 @@ class House:
         async with player.transactions.begin() as tx:
             return [tx.publish(message, correlation_id=about) for message in messages]
 
-    async def grant(self, user_id: UUID, credits: int) -> None:
-        """Credits arrive; needs the real billing."""
+    async def grant(self, user_id: UUID, credits: int, note: str | None = None) -> None:
+        """Credits arrive at the real billing, and their news at the gateway."""
         command = GrantCredits(
-            grant_id=new_id(), user_id=user_id, amount_credits=credits, reason="goodwill", actor="test"
+            grant_id=new_id(), user_id=user_id, amount_credits=credits, reason="goodwill", actor="test", note=note
         )
-        message = Received(command.grant_id, command.subject, command, command.grant_id, None, now(), None, 1)
-        async with self._players["billing"].transactions.begin() as tx:
-            await billing_handlers.apply_commands(tx, [message])
+        arrived = "SELECT 1 FROM gateway.ledger_lines WHERE user_id = :id AND reason = 'goodwill'"
+        before = len(await self.rows(arrived, id=user_id))
+        await self.say("payments", command, about=command.grant_id)
+        await eventually(lambda: self._more(arrived, user_id, before), 30, "the granted credits")
+
+    async def _more(self, statement: str, user_id: UUID, before: int) -> bool:
+        return len(await self.rows(statement, id=user_id)) > before
 
     def user(self, replica: Replica, user_id: UUID | None = None, **claims: Any) -> Client:
         """A signed-in user at ``replica``, by default a new one."""

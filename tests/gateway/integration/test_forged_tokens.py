@@ -8,7 +8,6 @@ from typing import Any
 from uuid import uuid4
 
 import jwt
-import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from local_platform.identity import new_private_key_pem, public_jwk
@@ -80,14 +79,14 @@ FORGERIES: dict[str, Forge] = {
 }
 
 
-@pytest.mark.parametrize("forgery", FORGERIES)
-async def test_a_forged_token_is_refused_and_told_how_to_sign_in(house: House, forgery: str) -> None:
+async def test_a_forged_token_is_refused_and_told_how_to_sign_in(house: House) -> None:
     gateway = await house.gateway()
-    headers = {"Authorization": f"Bearer {FORGERIES[forgery](house.identity)}"}
-    answer = await gateway.http.get("/v1/balance", headers=headers)
-    assert answer.status_code == 401
-    assert answer.json()["code"] == "not_authenticated"
-    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    for name, forge in FORGERIES.items():
+        headers = {"Authorization": f"Bearer {forge(house.identity)}"}
+        answer = await gateway.http.get("/v1/balance", headers=headers)
+        assert answer.status_code == 401, name
+        assert answer.json()["code"] == "not_authenticated", name
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer"), name
 
 
 async def test_every_address_but_the_offers_needs_a_token(house: House) -> None:

@@ -1,28 +1,233 @@
-"""Orders: verdicts, prices, refusals, and what a repeated key does."""
+"""Orders: verdicts, prices, refusals, limits, and what a repeated key does."""
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from tests.gateway.house import CLIP, House
+from catalogue import InvalidParameters
+from messaging.ids import new_id
+from tests.gateway.house import CLIP, PICTURE, Client, House, Replica
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
 
-PRICE_OF_PICTURE = "flux-schnell"
 
-
-async def test_an_order_is_reserved_refused_or_accepted_for_later(house: House) -> None:
+async def test_an_order_is_accepted_for_later_while_billing_is_away_and_then_gets_its_verdict(house: House) -> None:
     gateway = await house.gateway(verdict_wait_seconds=0.3)
     user = house.user(gateway)
-    early = await user.order(CLIP, "k-early")
+    early = await user.order(CLIP, "early")
     assert (early.status_code, early.json()["status"]) == (202, "requested")
     assert early.headers["Location"] == f"/v1/generations/{early.json()['id']}"
     await house.billing()
-    refused = await eventually(lambda: _refused(user, early.json()["id"]), what="billing's verdict on the early order")
-    assert refused["failure"]["code"] == "insufficient_credits"
-    again = await user.order(CLIP, "k-early")
-    assert again.status_code == 402, "the key keeps its first result"
+    shown = await eventually(lambda: in_status(user, early.json()["id"], "refused"), what="the verdict")
+    assert shown["failure"]["code"] == "insufficient_credits"
+    again = await user.order(CLIP, "early")
+    assert (again.status_code, again.json()["generation_id"]) == (402, early.json()["id"])
 
 
-async def _refused(user, generation_id):
+async def test_a_funded_order_is_201_with_its_price_and_every_default_and_an_unfunded_one_402(house: House) -> None:
+    gateway = await house.gateway()
+    await house.billing()
+    user = house.user(gateway, app_metadata={"plan": "pro"})
+    quote = (await user.post("/v1/quotes", CLIP)).json()
+    assert quote["price_credits"] == sum(line["credits"] for line in quote["lines"])
+    await house.grant(user.user_id, quote["price_credits"])
+    order = await user.order(CLIP)
+    assert order.status_code == 201, order.text
+    shown = order.json()
+    assert shown["price_credits"] == quote["price_credits"]
+    without_seed = {name: value for name, value in shown["parameters"].items() if name != "seed"}
+    assert without_seed == {name: value for name, value in quote["parameters"].items() if name != "seed"}
+    refused = await user.order(CLIP)
+    assert refused.status_code == 402
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    body = refused.json()
+    assert (body["code"], body["required"], body["available"]) == ("insufficient_credits", quote["price_credits"], 0)
+    row = (await house.rows("SELECT lane FROM gateway.generations WHERE generation_id = :id", id=shown["id"]))[0]
+    assert row.lane == "pro"
+
+
+INVALID: list[tuple[dict[str, Any], str, set[str]]] = [
+    ({"parameters": {"prompt": ""}}, "invalid_parameters", {"parameters.prompt"}),
+    (
+        {"parameters": {"prompt": "x", "width": 7, "sampler": "?"}},
+        "invalid_parameters",
+        {"parameters.width", "parameters.sampler"},
+    ),
+    ({"parameters": {"prompt": "a\0b"}}, "invalid_parameters", {"parameters.prompt"}),
+    ({"parameters": {"prompt": "\ud800"}}, "invalid_parameters", {"parameters.prompt"}),
+    ({"parameters": {"prompt": "x", "width": float("nan")}}, "invalid_parameters", {"parameters.width"}),
+    ({"parameters": {"prompt": "x", "width": float("inf")}}, "invalid_parameters", {"parameters.width"}),
+    ({"parameters": {"prompt": "x"}, "price_credits": 1}, "invalid_request", {"price_credits"}),
+    ({"parameters": {"prompt": "x"}, "user_id": str(uuid4())}, "invalid_request", {"user_id"}),
+    ({}, "invalid_request", {"parameters"}),
+]
+
+
+async def test_what_cannot_be_made_is_refused_and_leaves_nothing(house: House) -> None:
+    gateway = await house.gateway()
+    user = house.user(gateway)
+    for change, code, fields in INVALID:
+        refused = await send_json(user, {"model_id": "flux-schnell", **change})
+        assert (refused.status_code, refused.json()["code"]) == (422, code), (change, refused.text)
+        named = {error["field"] for error in refused.json()["errors"]}
+        assert fields <= named, (change, named)
+    image = {"prompt": "it comes alive", "image": str(uuid4())}
+    for unknown in (image["image"], "x" * 36):
+        refused = await user.order({"model_id": "wan-2.2-i2v", "parameters": image | {"image": unknown}})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "parameters.image")
+    assert (await user.order({"model_id": "dall-e", "parameters": {}})).json()["code"] == "model_not_found"
+    dear = await user.order(PICTURE | {"max_price_credits": 1})
+    assert (dear.status_code, dear.json()["code"]) == (409, "price_above_limit")
+    assert dear.json()["price_credits"] > 1
+    assert (await user.post("/v1/generations", PICTURE)).json()["code"] == "idempotency_key_missing"
+    assert (await user.order(PICTURE, "k" * 201)).json()["code"] == "idempotency_key_missing"
+    broken = await send_json(user, "{")
+    assert (broken.status_code, broken.json()["code"]) == (400, "malformed_request")
+    deep = await send_json(
+        user, '{"model_id": "flux-schnell", "parameters": {"prompt": ' + "[" * 500 + "]" * 500 + "}}"
+    )
+    assert deep.status_code in (400, 422), deep.text
+    names = await send_json(user, '{"model_id": "flux-schnell", "parameters": {"prompt": "x"}, "\\ud800": 1}')
+    assert names.status_code in (400, 422), names.text
+    names = await send_json(user, '{"model_id": "flux-schnell", "parameters": {"prompt": "x", "\\ud800": 1}}')
+    assert names.status_code in (400, 422), names.text
+    large = await user.order(PICTURE | {"parameters": {"prompt": "x" * 70_000}})
+    assert (large.status_code, large.json()["code"]) == (413, "body_too_large")
+    assert await house.rows("SELECT 1 FROM gateway.generation_requests") == []
+
+
+async def test_a_repeated_key_repeats_the_first_result_and_with_another_body_is_refused(house: House) -> None:
+    gateway = await house.gateway()
+    await house.billing()
+    user = house.user(gateway)
+    await house.grant(user.user_id, 1000)
+    first = await user.order(PICTURE, "key")
+    again = await user.order({"parameters": PICTURE["parameters"], "model_id": PICTURE["model_id"]}, "key")
+    assert (first.status_code, again.status_code, again.headers["Idempotent-Replayed"]) == (201, 200, "true")
+    assert again.json()["id"] == first.json()["id"]
+    assert again.json()["parameters"] == first.json()["parameters"]
+    other = await user.order(CLIP, "key")
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    stranger = house.user(gateway)
+    assert (await stranger.order(PICTURE, "key")).status_code == 402, "keys belong to their user"
+    await gateway.stack.aclose()
+    rebuilt = await house.gateway()
+    user = house.user(rebuilt, user.user_id)
+    rebuilt.gateway.parts.catalogue._by_id.clear()
+    assert (await user.order(PICTURE)).status_code == 404, "the model is no longer on offer"
+    later = await user.order(PICTURE, "key")
+    assert (later.status_code, later.json()["id"]) == (200, first.json()["id"])
+    stranger = house.user(rebuilt, stranger.user_id)
+    assert (await stranger.order(PICTURE, "key")).status_code == 402
+
+
+async def test_one_key_from_ten_connections_is_one_order_and_one_reservation(house: House) -> None:
+    replicas = [await house.gateway(), await house.gateway()]
+    await house.billing()
+    user_id = new_id()
+    await house.grant(user_id, 1000)
+    users = [house.user(replicas[number % 2], user_id) for number in range(10)]
+    answers = await asyncio.gather(*(user.order(PICTURE, "one") for user in users))
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 200: 9}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    reserved = await house.rows("SELECT count(*) FROM billing.reservations WHERE user_id = :id", id=user_id)
+    assert reserved[0].count == 1
+
+
+async def test_ten_simultaneous_orders_on_credits_for_three_are_three_reserved_and_seven_refused(house: House) -> None:
+    replicas = [await house.gateway(), await house.gateway()]
+    await house.billing()
+    user_id = new_id()
+    users = [house.user(replicas[number % 2], user_id) for number in range(10)]
+    body = ten_credits(replicas[0])
+    await house.grant(user_id, 30)
+    answers = await asyncio.gather(*(user.order(body) for user in users))
+    assert Counter(answer.status_code for answer in answers) == {201: 3, 402: 7}
+    for answer in answers:
+        if answer.status_code == 402:
+            assert (answer.json()["required"], answer.json()["available"]) == (10, 0) or answer.json()["available"] < 10
+
+    async def settled() -> None:
+        balance = (await users[0].get("/v1/balance")).json()
+        assert (balance["available_credits"], balance["reserved_credits"]) == (0, 30)
+
+    await eventually(lambda: holds(settled), what="the balance")
+
+
+async def test_writes_and_open_generations_of_a_user_are_limited(house: House) -> None:
+    gateway = await house.gateway(writes_per_minute=2, max_open_generations=1, verdict_wait_seconds=0.05)
+    user = house.user(gateway)
+    first = await user.order(PICTURE, "first")
+    assert first.status_code == 202
+    full = await user.order()
+    assert (full.status_code, full.json()["code"], full.headers["Retry-After"]) == (
+        429,
+        "too_many_open_generations",
+        "10",
+    )
+    assert (await user.post(f"/v1/generations/{first.json()['id']}/cancel")).status_code == 202
+    limited = await user.order()
+    assert (limited.status_code, limited.json()["code"], limited.headers["Retry-After"]) == (429, "rate_limited", "30")
+    assert limited.json()["retryable"] is True
+    assert (await user.order(PICTURE, "first")).status_code == 202, "a repetition takes nothing from the allowance"
+    assert (await house.user(gateway).order()).status_code == 202, "nor does it concern anybody else"
+
+
+async def test_a_database_that_is_away_is_503_and_an_origin_may_read_every_answer(house: House) -> None:
+    gateway = await house.gateway(cors_origins=["https://app.example.com"], verdict_wait_seconds=0.05)
+    user = house.user(gateway)
+    origin = {"Origin": "https://app.example.com"}
+    allowed = (await user.get("/v1/balance", headers=origin)).headers
+    assert (allowed["Access-Control-Allow-Origin"], allowed["Cache-Control"]) == (origin["Origin"], "no-store")
+    assert (
+        "Access-Control-Allow-Origin"
+        not in (await user.get("/v1/balance", headers={"Origin": "https://evil.example"})).headers
+    )
+    await house.rows("ALTER ROLE gateway NOLOGIN")
+    try:
+        await house.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'gateway'")
+        away = await eventually(lambda: failing(user, origin), what="the failure")
+        assert (away.status_code, away.json()["code"], away.json()["retryable"]) == (503, "unavailable", True)
+        assert away.headers["Access-Control-Allow-Origin"] == origin["Origin"]
+    finally:
+        await house.rows("ALTER ROLE gateway LOGIN")
+
+
+async def failing(user: Client, headers: dict[str, str]) -> Any:
+    answer = await user.get("/v1/balance", headers=headers)
+    return answer if answer.status_code != 200 else None
+
+
+def ten_credits(gateway: Replica) -> dict[str, Any]:
+    """A request whose price is exactly 10."""
+    model = gateway.gateway.parts.catalogue.model("ltx-video")
+    for seconds in range(1, 6):
+        for width in range(256, 1281, 64):
+            parameters = {"prompt": "x", "width": width, "height": 256, "duration_seconds": seconds}
+            try:
+                if model.quote(model.complete(parameters)).price_credits == 10:
+                    return {"model_id": model.id, "parameters": parameters}
+            except InvalidParameters:
+                continue
+    raise AssertionError("nothing costs 10 credits")
+
+
+async def send_json(user: Client, body: Any) -> Any:
+    text = body if isinstance(body, str) else json.dumps(body)
+    headers = user.headers({"Idempotency-Key": str(uuid4()), "Content-Type": "application/json"})
+    return await user.http.post("/v1/generations", content=text.encode(), headers=headers)
+
+
+async def in_status(user: Client, generation_id: str, status: str) -> Any:
     shown = (await user.get(f"/v1/generations/{generation_id}")).json()
-    return shown if shown["status"] == "refused" else None
+    return shown if shown["status"] == status else None
+
+
+async def holds(check: Any) -> bool:
+    await check()
+    return True

@@ -114,6 +114,7 @@ class Projector:
     async def _in_time(self, tx: Transaction, messages: Sequence[Received[Any]]) -> list[Received[Any]]:
         """Without the completions whose file is not known yet: who reads 'completed' is to find a download."""
         completions = {m.payload.generation_id for m in messages if isinstance(m.payload, GenerationCompleted)}
+        completions -= {m.payload.generation_id for m in messages if isinstance(m.payload, AssetStored)}
         early = await projections.list_without_file(tx.connection, completions) if completions else set()
         for message in messages:
             if isinstance(message.payload, GenerationCompleted) and message.payload.generation_id in early:

@@ -182,7 +182,9 @@ def _check_storable(parameters: dict[str, Any]) -> None:
     bad = [name for name, value in parameters.items() if not (is_storable(name) and is_storable(value))]
     if bad:
         message = "holds a character or a number that cannot be stored"
-        raise InvalidParameters(tuple(FieldError(name, "unstorable", message) for name in bad))
+        # The name itself may be what cannot even be said in an answer.
+        shown = [name.encode(errors="replace").decode() for name in bad]
+        raise InvalidParameters(tuple(FieldError(name, "unstorable", message) for name in shown))
 
 
 def _hash(asked: GenerationRequest) -> bytes:

@@ -1,0 +1,262 @@
+"""The read models: whatever order events come in, and however often, the same rows stand at the end."""
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+
+from contracts.billing import CreditsCaptured, CreditsGranted, CreditsReleased, CreditsReserved
+from contracts.generation import (
+    AttemptFailed,
+    GenerationCompleted,
+    GenerationDispatched,
+    GenerationFailed,
+    GenerationQueued,
+    GenerationStarted,
+    OutputReady,
+)
+from contracts.message import Message
+from contracts.payments import Payment, PaymentChanged
+from contracts.registry import consumed_by
+from contracts.values import GenerationOrder, LedgerLine, MovementReason, OutputClaim
+from gateway import repository
+from gateway.consumers import subscriptions
+from gateway.handlers import REACTIONS, Projector
+from gateway.tables import activity, balances, generation_requests, generations, ledger_lines, payments
+from messaging.ids import new_id
+from messaging.received import Received
+from messaging.transaction import Transactions
+from tests.gateway.house import asset_of
+from tests.support.databases import Database
+
+BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@dataclass
+class Story:
+    """Everything that is said about one user: a late delivery, a plain one, and a payment."""
+
+    user_id: UUID = field(default_factory=new_id)
+    said: list[Received[Any]] = field(default_factory=list)
+    lines: list[LedgerLine] = field(default_factory=list)
+
+    def tell(self, message: Message) -> None:
+        at = BEGAN + timedelta(seconds=len(self.said))
+        self.said.append(Received(new_id(), message.subject, message, self.user_id, None, at, None, 1))
+
+    def line(self, reason: MovementReason, available: int, reserved: int, generation_id: UUID | None) -> LedgerLine:
+        before = self.lines[-1] if self.lines else None
+        line = LedgerLine(
+            line_number=len(self.lines) + 1,
+            transfer_id=new_id(),
+            user_id=self.user_id,
+            reason=reason,
+            available_delta_credits=available,
+            reserved_delta_credits=reserved,
+            available_after_credits=(before.available_after_credits if before else 0) + available,
+            reserved_after_credits=(before.reserved_after_credits if before else 0) + reserved,
+            generation_id=generation_id,
+            occurred_at=BEGAN,
+        )
+        self.lines.append(line)
+        return line
+
+    def order(self) -> GenerationOrder:
+        return GenerationOrder(
+            generation_id=new_id(),
+            user_id=self.user_id,
+            model_id="flux-schnell",
+            kind="image",
+            parameters={"prompt": "x"},
+            price_credits=10,
+            lane="free",
+            requested_at=BEGAN,
+            expires_at=BEGAN + timedelta(hours=1),
+        )
+
+
+def events_of(story: Story, order: GenerationOrder, late: bool) -> None:
+    """Reserved, tried twice, stored, and delivered; if ``late``, after it had been given up."""
+    of: dict[str, Any] = {"generation_id": order.generation_id, "user_id": story.user_id}
+    billed = {**of, "reservation_id": new_id()}
+    reserve = story.line("reserve", -10, 10, order.generation_id)
+    story.tell(CreditsReserved(reservation_id=billed["reservation_id"], order=order, line=reserve))
+    story.tell(GenerationQueued(**of, version=1, lane="free"))
+    for number, version in ((1, 2), (2, 5)):
+        attempt = {**of, "attempt_id": new_id(), "attempt_number": number}
+        job = {"endpoint_id": "e", "provider_job_id": f"j{number}", "submitted_at": BEGAN}
+        story.tell(GenerationDispatched(**attempt, **job, version=version))
+        story.tell(GenerationStarted(**attempt, version=version + 1, started_at=BEGAN))
+        if number == 1:
+            story.tell(AttemptFailed(**attempt, version=4, code="execution_failed", detail="d", retry_at=BEGAN))
+    claim = OutputClaim(attempt_id=new_id(), attempt_number=2, object_key="k")
+    sizes = {"expected_width_pixels": 1, "expected_height_pixels": 1, "max_size_bytes": 1}
+    story.tell(OutputReady(**of, **sizes, version=7, kind="image", claim=claim))
+    if late:
+        failure = {"code": "deadline_exceeded", "detail": "too late", "failed_at": BEGAN}
+        story.tell(GenerationFailed(**of, **failure, version=8))
+        released = story.line("release", 10, -10, order.generation_id)
+        story.tell(CreditsReleased(**billed, released_credits=10, lines=(released,)))
+    asset = asset_of(order.generation_id, story.user_id)
+    story.tell(asset)
+    completion: dict[str, Any] = {"asset_id": asset.asset_id, "media": asset.media, "completed_at": BEGAN}
+    capture = {"attempt_number": 2, "capture_credits": 0 if late else 10, "late": late}
+    story.tell(GenerationCompleted(**of, **completion, **capture, version=9))
+    if not late:
+        line = story.line("capture", 0, -10, order.generation_id)
+        story.tell(CreditsCaptured(**billed, captured_credits=10, released_credits=0, lines=(line,)))
+
+
+def payment_of(story: Story) -> None:
+    payment_id = new_id()
+    for version, status in ((1, "created"), (2, "pending"), (3, "settled")):
+        payment = Payment(
+            payment_id=payment_id,
+            user_id=story.user_id,
+            version=version,
+            provider="stripe",
+            status=status,  # type: ignore[arg-type]
+            pack_id="starter",
+            price_cents=1000,
+            currency="usd",
+            credits=100,
+            bonus_credits=0,
+            checkout_url="https://pay.example",
+            created_at=BEGAN,
+            expires_at=BEGAN,
+        )
+        story.tell(PaymentChanged(payment=payment, reason=status, changed_at=BEGAN))
+
+
+class Desk:
+    """The projector over a database, without a broker."""
+
+    def __init__(self, database: Database) -> None:
+        self.transactions = Transactions(database.engine("gateway"), producer="gateway")
+        self.told: list[set[UUID]] = []
+        self.projector = Projector(self.told.append)
+
+    async def receive(self, messages: Sequence[Received[Any]]) -> set[UUID]:
+        """Project a batch; returns the ids of those that are early."""
+        async with self.transactions.begin() as tx:
+            await self.projector.project(tx, messages)
+            return set(tx.deferred)
+
+    async def begin(self, *orders: GenerationOrder) -> None:
+        async with self.transactions.begin() as tx:
+            for order in orders:
+                request = {"user_id": order.user_id, "idempotency_key": str(order.generation_id), "request_hash": b""}
+                row = {**request, "generation_id": order.generation_id}
+                assert await repository.add_request(tx.connection, generation_requests, row) is None
+                await repository.add_generation(tx.connection, order)
+
+    async def rows(self, user_id: UUID) -> dict[str, list[dict[str, Any]]]:
+        """What stands in the read models, but for what says when and in which order it was heard."""
+        found = {}
+        async with self.transactions.begin() as tx:
+            for table in (generation_requests, generations, balances, ledger_lines, payments, activity):
+                statement = sa.select(table).where(table.c.user_id == user_id)
+                kept = [c for c in table.c if c.name not in ("updated_at", "created_at", "sequence")]
+                rows = await tx.connection.execute(statement.with_only_columns(*kept).order_by(*table.primary_key))
+                found[table.name] = [dict(row._mapping) for row in rows]
+        found["activity"].sort(key=lambda row: row["message_id"])
+        return found
+
+    async def forget(self, database: Database) -> None:
+        async with database.superuser_engine().begin() as connection:
+            for table in ("generation_requests", "generations", "balances", "ledger_lines", "payments", "activity"):
+                await connection.execute(sa.text(f"TRUNCATE gateway.{table}"))
+
+
+@pytest.fixture
+async def database(make_database: Callable[..., Awaitable[Database]]) -> Database:
+    return await make_database("gateway")
+
+
+async def test_events_reversed_shuffled_repeated_and_one_by_one_leave_the_same_rows(database: Database) -> None:
+    desk, story = Desk(database), Story()
+    orders = [story.order(), story.order()]
+    grant = story.line("goodwill", 100, 0, None)
+    story.tell(CreditsGranted(grant_id=new_id(), user_id=story.user_id, amount_credits=100, lines=(grant,)))
+    events_of(story, orders[0], late=False)
+    events_of(story, orders[1], late=True)
+    payment_of(story)
+    await desk.begin(*orders)
+    assert await desk.receive(story.said) == set()
+    await desk.receive(story.said)
+    expected = await desk.rows(story.user_id)
+    plain, late = (next(r for r in expected["generations"] if r["generation_id"] == o.generation_id) for o in orders)
+    assert (plain["status"], plain["captured_credits"], plain["attempt_number"]) == ("completed", 10, 2)
+    assert (late["status"], late["late"], late["failure_code"], late["released_credits"]) == (
+        "completed",
+        True,
+        None,
+        10,
+    )
+    assert (expected["balances"][0]["available_credits"], expected["balances"][0]["line_number"]) == (90, 5)
+    assert expected["payments"][0]["status"] == "settled"
+    assert [row["verdict"] for row in expected["generation_requests"]] == ["reserved", "reserved"]
+    random.seed(4)
+    shuffled = random.sample(story.said, len(story.said))
+    for order in (story.said[::-1], shuffled, shuffled[::-1]):
+        await desk.forget(database)
+        await desk.begin(*orders)
+        early = [message for message in order if await desk.receive([message])]
+        await desk.receive(early)
+        await desk.receive(random.sample(story.said, len(story.said)))
+        assert await desk.rows(story.user_id) == expected
+
+
+async def test_a_failure_that_is_heard_of_first_still_knows_its_attempt(database: Database) -> None:
+    desk, story = Desk(database), Story()
+    order = story.order()
+    of: dict[str, Any] = {"generation_id": order.generation_id, "user_id": story.user_id}
+    story.tell(GenerationFailed(**of, version=3, code="execution_failed", detail="d", failed_at=BEGAN))
+    started = {"attempt_id": new_id(), "attempt_number": 3, "started_at": BEGAN}
+    story.tell(GenerationStarted(**of, **started, version=2))
+    await desk.begin(order)
+    await desk.receive(story.said)
+    row = (await desk.rows(story.user_id))["generations"][0]
+    assert (row["status"], row["version"], row["attempt_number"], row["failure_code"]) == (
+        "failed",
+        3,
+        3,
+        "execution_failed",
+    )
+
+
+async def test_completed_is_not_shown_before_its_file_is_known(database: Database) -> None:
+    desk, story = Desk(database), Story()
+    order = story.order()
+    events_of(story, order, late=False)
+    await desk.begin(order)
+    stored = next(m for m in story.said if m.subject.startswith("storage."))
+    completed = next(m for m in story.said if isinstance(m.payload, GenerationCompleted))
+    assert await desk.receive([completed]) == {completed.message_id}
+    assert (await desk.rows(story.user_id))["generations"][0]["status"] == "requested"
+    assert await desk.receive([stored]) == set()
+    assert await desk.receive([completed]) == set()
+    assert (await desk.rows(story.user_id))["generations"][0]["status"] == "completed"
+
+
+async def test_a_batch_keeps_its_order_in_the_history_whatever_kinds_of_events_are_in_it(database: Database) -> None:
+    desk, story = Desk(database), Story()
+    order = story.order()
+    events_of(story, order, late=False)
+    said = [m for m in story.said if m.subject.startswith("generation.")][:-1]
+    await desk.begin(order)
+    await desk.receive(said)
+    async with desk.transactions.begin() as tx:
+        rows = await tx.connection.execute(sa.select(activity).order_by(activity.c.sequence))
+        assert [row.message_id for row in rows] == [message.message_id for message in said]
+    assert desk.told == [{story.user_id}]
+
+
+def test_every_message_that_the_contracts_name_has_a_reaction() -> None:
+    assert set(REACTIONS) == set(consumed_by("gateway"))
+    assert len({subscription.handler for subscription in subscriptions(lambda _: None)}) == 1
