@@ -1,10 +1,12 @@
 """Taking an order: validated, priced, written down with its message, and answered with billing's verdict."""
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Row
@@ -30,6 +32,9 @@ from gateway.representations import GenerationRequest
 from gateway.tables import generation_requests
 from messaging.ids import new_id
 from messaging.transaction import Transaction
+
+FIRST_LOOK_SECONDS: Final = 0.25
+"""How long a verdict is only listened for; mostly it is heard within milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,14 @@ async def take(parts: Parts, user: User, key: str, asked: GenerationRequest) -> 
             async with parts.transactions.begin() as tx:
                 held = await _write_down(tx, parts, user, key, asked, generation_id, model, parameters, price)
             if held is None:
-                await _settled(verdict, parts.settings.verdict_wait_seconds)
+                await wait_for(verdict, parts.settings.verdict_wait_seconds, lambda: _is_decided(parts, user, key))
                 return await _answer(parts, user, key, generation_id, verdict, replayed=False)
     if bytes(held.request_hash) != _hash(asked):
         raise IdempotencyKeyReused(generation_id=str(held.generation_id))
     with parts.news.expecting(held.generation_id) as verdict:
         request = await _request(parts, user, key)
         if request is None or request.verdict is None:
-            await _settled(verdict, parts.settings.verdict_wait_seconds)
+            await wait_for(verdict, parts.settings.verdict_wait_seconds, lambda: _is_decided(parts, user, key))
         return await _answer(parts, user, key, held.generation_id, verdict, replayed=True)
 
 
@@ -142,9 +147,18 @@ async def _check_uploads(tx: Transaction, user: User, model: Model, uploads: dic
         raise _invalid(tuple(FieldError(name, "unknown_upload", message) for name in model.upload_parameters))
 
 
-async def _settled(verdict: asyncio.Future[Any], seconds: float) -> None:
-    """Wait for the verdict, but not for long: the order is durable either way."""
-    await asyncio.wait([verdict], timeout=seconds)
+async def wait_for(verdict: asyncio.Future[Any], seconds: float, written: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until the verdict is heard or ``written`` down, but no longer: what was asked for is durable either way.
+
+    News may be lost, or heard before this request came: so the database is looked at now and then, ever more rarely.
+    """
+    deadline = time.monotonic() + seconds
+    pause = FIRST_LOOK_SECONDS
+    while (remaining := deadline - time.monotonic()) > 0:
+        await asyncio.wait([verdict], timeout=min(pause, remaining))
+        if verdict.done() or await written():
+            return
+        pause *= 2
 
 
 async def _answer(
@@ -165,6 +179,11 @@ async def _answer(
 async def _request(parts: Parts, user: User, key: str) -> Row[Any] | None:
     async with queries.reading(parts.engine) as connection:
         return await repository.find_request(connection, generation_requests, user.user_id, key)
+
+
+async def _is_decided(parts: Parts, user: User, key: str) -> bool:
+    request = await _request(parts, user, key)
+    return request is not None and request.verdict is not None
 
 
 def _refusal(code: str, required: int, available: int, generation_id: UUID) -> Exception:

@@ -98,7 +98,9 @@ async def _answer(
 ) -> PaymentShown:
     row = await _row(parts, user, payment_id)
     if row.status == "created":
-        await asyncio.wait([verdict], timeout=parts.settings.checkout_wait_seconds)
+        await ordering.wait_for(
+            verdict, parts.settings.checkout_wait_seconds, lambda: _is_answered(parts, user, payment_id)
+        )
     said = verdict.result() if verdict.done() else None
     if isinstance(said, PaymentRefused):
         raise _refusal(said.code, said.detail, payment_id)
@@ -116,6 +118,11 @@ async def _answer(
     response.status_code = 202 if shown.status == "created" else status_code
     response.headers["Location"] = f"/v1/payments/{payment_id}"
     return shown
+
+
+async def _is_answered(parts: Parts, user: User, payment_id: UUID) -> bool:
+    row = await _row(parts, user, payment_id)
+    return bool(row.status != "created")
 
 
 def _refusal(reason: str, detail: str, payment_id: UUID) -> PaymentRefusedProblem:

@@ -1,0 +1,94 @@
+"""Files go past the gateway: it only signs addresses, short-lived and for exactly one thing."""
+
+from datetime import datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
+
+import httpx
+import pytest
+
+from contracts.generation import GenerationCompleted
+from local_platform.servers import S3Server
+from tests.gateway.house import CLIP, House, asset_of, now
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+
+async def test_a_completed_generation_has_links_that_work_for_ten_minutes_at_most(
+    house: House, s3_server: S3Server
+) -> None:
+    house.s3 = s3_server
+    gateway = await house.gateway(verdict_wait_seconds=0.05)
+    user = house.user(gateway)
+    generation_id = UUID((await user.order(CLIP)).json()["id"])
+    path = f"/v1/generations/{generation_id}"
+    asset = asset_of(generation_id, user.user_id)
+    for key, body in ((asset.object_key, b"mp4"), (asset.poster_object_key, b"jpg")):
+        s3_server.client("admin").put_object(Bucket="library", Key=key, Body=body)
+    done = GenerationCompleted(
+        generation_id=generation_id,
+        user_id=user.user_id,
+        version=5,
+        attempt_number=1,
+        asset_id=asset.asset_id,
+        capture_credits=0,
+        late=True,
+        media=asset.media,
+        completed_at=now(),
+    )
+    await house.say("storage", asset, about=generation_id)
+
+    async def in_timeline() -> bool:
+        timeline = (await user.get(f"{path}/timeline")).json()["items"]
+        return any(entry["name"] == "asset_stored" for entry in timeline)
+
+    await eventually(in_timeline, what="the stored file")
+    assert (await user.get(path)).json()["download"] is None, "not before it is completed"
+    await house.say("generation", done, about=generation_id)
+
+    async def completed() -> dict[str, object] | None:
+        shown = (await user.get(path)).json()
+        return shown if shown["status"] == "completed" else None
+
+    shown = await eventually(completed, what="the completion")
+    assert shown["late"] is True
+    download = shown["download"]
+    assert (download["content_type"], download["width_pixels"], download["size_bytes"]) == ("video/mp4", 832, 3)
+    for url, body in ((download["url"], b"mp4"), (download["poster_url"], b"jpg")):
+        query = parse_qs(urlsplit(url).query)
+        assert int(query["X-Amz-Expires"][0]) <= 600
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(url)).content == body
+            assert (await http.put(url, content=b"x")).status_code == 403
+            assert (await http.get(url.replace(str(generation_id), str(user.user_id)))).status_code == 403
+    assert datetime.fromisoformat(download["expires_at"]) <= now() + timedelta(seconds=600)
+
+
+async def test_an_upload_takes_exactly_the_announced_size_and_type_and_only_once(
+    house: House, s3_server: S3Server
+) -> None:
+    house.s3 = s3_server
+    gateway = await house.gateway(verdict_wait_seconds=0.05)
+    user = house.user(gateway)
+    upload = (await user.post("/v1/uploads", {"content_type": "image/png", "size_bytes": 5})).json()
+    url, headers = upload["url"], upload["headers"]
+    async with httpx.AsyncClient(trust_env=False) as http:
+        refused = [
+            await http.put(url, content=b"123456", headers=headers | {"Content-Length": "6"}),
+            await http.put(url, content=b"1234", headers=headers | {"Content-Length": "4"}),
+            await http.put(url, content=b"12345", headers=headers | {"Content-Type": "text/html"}),
+            await http.put(url.replace(upload["id"], str(user.user_id)), content=b"12345", headers=headers),
+            await http.get(url),
+        ]
+        assert [answer.status_code for answer in refused] == [403] * len(refused)
+        assert (await http.put(url, content=b"12345", headers=headers)).status_code == 200
+        again = await http.put(url, content=b"54321", headers=headers)
+        assert again.status_code == 412, "a picture that was looked at cannot be exchanged"
+    stored = s3_server.client("admin").get_object(Bucket="uploads", Key=f"{user.user_id}/{upload['id']}")
+    assert (stored["Body"].read(), stored["ContentType"]) == (b"12345", "image/png")
+    order = {"model_id": "wan-2.2-i2v", "parameters": {"prompt": "it moves", "image": upload["id"]}}
+    assert (await user.order(order)).status_code == 202
+    assert (await house.user(gateway).order(order)).status_code == 422
+    for body in ({"content_type": "image/svg+xml", "size_bytes": 5}, {"content_type": "image/png", "size_bytes": 0}):
+        assert (await user.post("/v1/uploads", body)).status_code == 422

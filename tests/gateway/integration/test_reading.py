@@ -1,0 +1,163 @@
+"""Lists, filters, timelines, cancelling, balances and statements."""
+
+import csv
+import io
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from contracts.generation import CancelGeneration, GenerationFailed, GenerationQueued
+from tests.gateway.house import CLIP, PICTURE, Client, House, now
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+
+async def test_pages_hold_every_generation_once_newest_first_and_filters_hold(house: House) -> None:
+    gateway = await house.gateway(verdict_wait_seconds=0.01)
+    user = house.user(gateway)
+    ids = [(await user.order(CLIP if number % 3 == 0 else PICTURE)).json()["id"] for number in range(7)]
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = (await user.get("/v1/generations", limit=3, **({"cursor": cursor} if cursor else {}))).json()
+        seen += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        # What is ordered meanwhile belongs before the first page.
+        assert (await user.order(PICTURE)).status_code == 202
+        if cursor is None:
+            break
+    assert seen == ids[::-1]
+    clips = (await user.get("/v1/generations", kind="video")).json()["items"]
+    assert [item["id"] for item in clips] == [ids[6], ids[3], ids[0]]
+    assert (await user.get("/v1/generations", model_id="flux-schnell", limit=100)).json()["items"][0]["kind"] == "image"
+    assert (await user.get("/v1/generations", status="completed")).json()["items"] == []
+    moment = clips[1]["requested_at"]
+    since = (await user.get("/v1/generations", requested_from=moment, kind="video")).json()["items"]
+    before = (await user.get("/v1/generations", requested_to=moment, kind="video")).json()["items"]
+    assert ([item["id"] for item in since], [item["id"] for item in before]) == ([ids[6], ids[3]], [ids[0]])
+
+
+UNREADABLE = [
+    ("/v1/generations", {"cursor": "invented"}, "invalid_cursor"),
+    ("/v1/generations", {"limit": "0"}, "invalid_request"),
+    ("/v1/generations", {"limit": "101"}, "invalid_request"),
+    ("/v1/generations", {"status": "done"}, "invalid_request"),
+    ("/v1/generations", {"model_id": "\0"}, "invalid_request"),
+    ("/v1/generations", {"requested_from": "2026-11-23T00:00:00"}, "invalid_request"),
+    ("/v1/generations", {"requested_from": "0001-01-01T00:00:00+14:00"}, "invalid_request"),
+    ("/v1/generations/42", {}, "invalid_request"),
+    ("/v1/ledger", {"before": "9" * 30}, "invalid_request"),
+    ("/v1/ledger", {"before": "0"}, "invalid_request"),
+    ("/v1/ledger", {"format": "pdf"}, "invalid_request"),
+    ("/v1/nothing", {}, "not_found"),
+]
+
+
+async def test_what_cannot_be_read_is_a_problem_and_never_a_500(house: House) -> None:
+    user = house.user(await house.gateway())
+    for path, parameters, code in UNREADABLE:
+        answer = await user.get(path, **parameters)
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["code"] == code, (path, parameters, answer.text)
+    for number in ("-1", "9" * 30, "x"):
+        answer = await user.get("/v1/events", headers={"Last-Event-ID": number})
+        assert answer.json()["code"] == "invalid_request"
+    assert (await user.http.put("/v1/generations", headers=user.headers(None))).json()["code"] == "method_not_allowed"
+
+
+async def test_cancelling_is_asked_for_until_the_end_and_the_timeline_tells_everything(house: House) -> None:
+    gateway = await house.gateway(verdict_wait_seconds=0.05)
+    user = house.user(gateway)
+    generation_id = UUID((await user.order(CLIP)).json()["id"])
+    path = f"/v1/generations/{generation_id}"
+    await house.say(
+        "generation",
+        GenerationQueued(generation_id=generation_id, user_id=user.user_id, version=1, lane="free"),
+        about=generation_id,
+    )
+    await eventually(lambda: status_is(user, path, "queued"), what="the queue")
+    for _ in range(2):
+        accepted = await user.post(f"{path}/cancel")
+        assert (accepted.status_code, accepted.json()["id"]) == (202, str(generation_id))
+    asked = await house.rows(
+        "SELECT user_id FROM (SELECT convert_from(payload, 'UTF8')::jsonb ->> 'user_id' AS user_id, subject"
+        " FROM gateway.outbox_messages) AS o WHERE subject = :subject",
+        subject=CancelGeneration.subject,
+    )
+    assert [row.user_id for row in asked] == [str(user.user_id)] * 2
+    failed = GenerationFailed(
+        generation_id=generation_id,
+        user_id=user.user_id,
+        version=2,
+        code="invalid_input",
+        detail="the picture is none",
+        failed_at=now(),
+    )
+    await house.say("generation", failed, about=generation_id)
+    await eventually(lambda: status_is(user, path, "failed"), what="the failure")
+    ended = await user.post(f"{path}/cancel")
+    assert (ended.status_code, ended.json()["code"]) == (409, "generation_ended")
+    assert (await user.post(f"/v1/generations/{uuid4()}/cancel")).status_code == 404
+    shown = (await user.get(path)).json()
+    assert shown["failure"] == {"code": "invalid_input", "detail": "the picture is none"}
+    timeline = (await user.get(f"{path}/timeline")).json()["items"]
+    assert [entry["name"] for entry in timeline] == ["requested", "queued", "failed"]
+    assert timeline[0]["since_previous_ms"] is None
+    assert all(entry["since_previous_ms"] >= 0 for entry in timeline[1:])
+
+
+async def test_the_balance_and_the_statement_add_up_line_by_line_and_hold_no_formula(house: House) -> None:
+    gateway = await house.gateway()
+    await house.billing()
+    user = house.user(gateway)
+    empty = (await user.get("/v1/balance")).json()
+    assert (empty["available_credits"], empty["updated_at"]) == (0, None)
+    note = '=HYPERLINK("https://evil.example", "x")'
+    await house.grant(user.user_id, 500, note)
+    for _ in range(2):
+        assert (await user.order(PICTURE)).status_code == 201
+    # Reservations are answered before they stand in the statement.
+    items = await eventually(lambda: lines(user, 3), what="three lines")
+    assert [item["line_number"] for item in items] == [3, 2, 1]
+    balance = (await user.get("/v1/balance")).json()
+    assert balance["available_credits"] + balance["reserved_credits"] == 500
+    page = (await user.get("/v1/ledger", limit=2)).json()
+    rest = (await user.get("/v1/ledger", limit=2, before=page["next_before"])).json()
+    assert (page["items"] + rest["items"], rest["next_before"]) == (items, None)
+    for options in ({"format": "csv"}, {"headers": {"Accept": "text/csv"}}):
+        statement = await user.get("/v1/ledger", **options)
+        assert statement.headers["Content-Type"].startswith("text/csv")
+        assert "attachment" in statement.headers["Content-Disposition"]
+        rows = list(csv.DictReader(io.StringIO(statement.text)))
+        assert [row["line_number"] for row in rows] == ["1", "2", "3"]
+        assert rows[0]["note"] == f"'{note}"
+        for kind in ("available", "reserved", "receivable"):
+            total = 0
+            for row in rows:
+                total += int(row[f"{kind}_delta_credits"])
+                assert total == int(row[f"{kind}_after_credits"])
+            assert total == balance[f"{kind}_credits"]
+    assert {row["generation_id"] for row in rows[1:]} == {item["generation_id"] for item in items[:2]}
+
+
+async def test_models_and_packs_are_for_everybody_and_kept_by_their_tag(house: House) -> None:
+    http = (await house.gateway()).http
+    models = await http.get("/v1/models")
+    tag = models.headers["ETag"]
+    assert {"id", "parameters_schema", "price"} <= set(models.json()["items"][0])
+    for same in (tag, f"W/{tag}", f'"other", {tag}'):
+        assert (await http.get("/v1/models", headers={"If-None-Match": same})).status_code == 304
+    assert (await http.get("/v1/models", headers={"If-None-Match": '"other"'})).status_code == 200
+    packs = (await http.get("/v1/credit-packs")).json()["items"]
+    assert [pack["price_cents"] for pack in packs] == sorted(pack["price_cents"] for pack in packs)
+
+
+async def status_is(user: Client, path: str, status: str) -> bool:
+    return bool((await user.get(path)).json()["status"] == status)
+
+
+async def lines(user: Client, count: int) -> list[dict[str, Any]] | None:
+    items: list[dict[str, Any]] = (await user.get("/v1/ledger")).json()["items"]
+    return items if len(items) == count else None

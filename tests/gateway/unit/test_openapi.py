@@ -1,0 +1,87 @@
+"""The machine-readable description: generated clients depend on it."""
+
+from typing import Any
+
+import pytest
+
+from gateway.main import build
+from gateway.settings import Settings
+
+OPERATIONS = {
+    "listModels": "GET /v1/models",
+    "listCreditPacks": "GET /v1/credit-packs",
+    "createQuote": "POST /v1/quotes",
+    "createGeneration": "POST /v1/generations",
+    "listGenerations": "GET /v1/generations",
+    "getGeneration": "GET /v1/generations/{generation_id}",
+    "getGenerationTimeline": "GET /v1/generations/{generation_id}/timeline",
+    "cancelGeneration": "POST /v1/generations/{generation_id}/cancel",
+    "streamEvents": "GET /v1/events",
+    "getBalance": "GET /v1/balance",
+    "getLedger": "GET /v1/ledger",
+    "createPayment": "POST /v1/payments",
+    "listPayments": "GET /v1/payments",
+    "getPayment": "GET /v1/payments/{payment_id}",
+    "getPaymentTimeline": "GET /v1/payments/{payment_id}/timeline",
+    "createUpload": "POST /v1/uploads",
+}
+"""To rename or remove one breaks every generated client."""
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    """What is served at /openapi.json."""
+    settings = Settings.model_validate(
+        {
+            "database_url": "postgresql://unused",
+            "nats_url": "nats://unused",
+            "nats_user": "gateway",
+            "nats_password": "unused",
+            "ops_port": 0,
+            "http_port": 0,
+            "jwt_issuer": "https://unused",
+            "jwks_url": "https://unused",
+            "s3_endpoint_url": "http://unused",
+            "s3_access_key_id": "unused",
+            "s3_secret_access_key": "unused",
+        }
+    )
+    return build(settings).app.openapi()
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (f"{method.upper()} {path}", operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def test_the_operations_are_those_that_clients_were_generated_from(document: dict[str, Any]) -> None:
+    assert {operation["operationId"]: route for route, operation in operations(document)} == OPERATIONS
+
+
+def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
+    for route, operation in operations(document):
+        assert operation["description"], route
+        problem = operation["responses"]["default"]["content"]["application/problem+json"]["schema"]
+        assert problem == {"$ref": "#/components/schemas/Problem"}, route
+        assert "422" not in operation["responses"], route
+    assert {"code", "retryable"} <= set(document["components"]["schemas"]["Problem"]["required"])
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(part: Any) -> list[str]:
+        if isinstance(part, dict):
+            found = [part["$ref"]] if isinstance(part.get("$ref"), str) else []
+            return found + [reference for value in part.values() for reference in references(value)]
+        return [reference for value in part for reference in references(value)] if isinstance(part, list) else []
+
+    schemas = document["components"]["schemas"]
+    assert {reference.rpartition("/")[2] for reference in references(document)} - set(schemas) == set()
+
+
+def test_what_costs_something_takes_a_key(document: dict[str, Any]) -> None:
+    for route, operation in operations(document):
+        named = {parameter["name"].lower() for parameter in operation.get("parameters", [])}
+        assert ("idempotency-key" in named) is (route in ("POST /v1/generations", "POST /v1/payments")), route
