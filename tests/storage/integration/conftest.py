@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -37,6 +37,7 @@ class Desk:
     database: Database
     transactions: Transactions
     store: ObjectStore
+    decoders: Decoders
     verifier: Verifier
     worker: Worker
 
@@ -75,7 +76,7 @@ class Desk:
             running = list(self.worker._running)
             if not running:
                 return
-            await asyncio.gather(*running)
+            await asyncio.wait(running)
 
     async def said(self) -> list[Any]:
         """The messages that were published, in order, decoded."""
@@ -91,6 +92,15 @@ class Desk:
 
     def library(self, key: str) -> bytes:
         return bytes(self.s3.client("gateway").get_object(Bucket="library", Key=key)["Body"].read())
+
+
+async def due_at_once(desk: Desk) -> None:
+    """Let the pause of everything that was put off, and the lease of everything that was left, be over."""
+    async with desk.transactions.begin() as tx:
+        statement = (
+            "UPDATE storage.verifications SET next_try_at = now(), leased_until = NULL WHERE answered_at IS NULL"
+        )
+        await tx.connection.execute(sa.text(statement))
 
 
 def ready(generation_id: UUID, claim: OutputClaim, **changes: Any) -> OutputReady:
@@ -140,12 +150,11 @@ def settings_for(s3: S3Server, endpoint_url: str | None = None) -> Settings:
     )
 
 
-@pytest.fixture(scope="session")
-def decoders() -> Iterator[Decoders]:
-    """One decoder for the whole session: starting it is the slow part."""
+@pytest.fixture
+async def decoders() -> AsyncIterator[Decoders]:
     decoders = Decoders(1)
     yield decoders
-    decoders.close()
+    await decoders.close()
 
 
 @pytest.fixture
@@ -159,6 +168,6 @@ async def desk(
     await store.open()
     verifier = Verifier(store, decoders, settings)
     worker = Worker(transactions, verifier, 4, asyncio.Event())
-    yield Desk(s3_server, database, transactions, store, verifier, worker)
+    yield Desk(s3_server, database, transactions, store, decoders, verifier, worker)
     await worker.stop()
     await store.close()

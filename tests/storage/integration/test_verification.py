@@ -2,19 +2,21 @@
 
 import asyncio
 import hashlib
+from typing import Any
 from uuid import uuid4
 
 import botocore.exceptions
 import pytest
 import sqlalchemy as sa
+from prometheus_client import REGISTRY
 
 from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing, VerifyInputs
 from contracts.values import OutputClaim
 from messaging.ids import new_id
 from storage import repository
-from storage.errors import StoreUnavailable
+from storage.errors import DecoderFailed, StoreUnavailable
 from storage.worker import LEASE
-from tests.storage.integration.conftest import Desk, ready, sought
+from tests.storage.integration.conftest import Desk, due_at_once, ready, sought
 from tests.support.media import clip, picture
 
 
@@ -180,10 +182,7 @@ async def test_an_object_store_that_is_down_is_waited_for_and_rejects_nothing(
     await desk.ask(ready(generation_id, claim))
     for _ in range(2):
         assert await desk.said() == []
-        async with desk.transactions.begin() as tx:
-            await tx.connection.execute(
-                sa.text("UPDATE storage.verifications SET next_try_at = now() WHERE next_try_at IS NOT NULL")
-            )
+        await due_at_once(desk)
         await desk.finish()
     (stored,) = await desk.said()
     assert isinstance(stored, AssetStored)
@@ -214,3 +213,70 @@ async def test_storages_token_cannot_write_where_workers_and_users_write(desk: D
         with pytest.raises(botocore.exceptions.ClientError) as refusal:
             client.put_object(Bucket=bucket, Key="x", Body=b"x")
         assert refusal.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+async def test_a_file_under_another_generations_key_is_not_taken(desk: Desk) -> None:
+    claim = desk.upload(clip())[1]
+    await desk.ask(ready(uuid4(), claim))
+    (refusal,) = await desk.said()
+    assert (type(refusal), refusal.code) == (AssetRejected, "not_found")
+
+
+async def test_a_file_that_takes_the_decoder_down_three_times_is_rejected_and_only_that_counts(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation_id, claim = desk.upload(clip())
+    outcomes: list[Exception] = [StoreUnavailable("503")] * 5 + [DecoderFailed("EOFError")] * 3
+
+    async def fail(*arguments: object) -> object:
+        raise outcomes.pop(0)
+
+    monkeypatch.setattr(desk.decoders, "inspect", fail)
+    await desk.receive(ready(generation_id, claim))
+    for left in range(7, -1, -1):
+        assert await desk.said() == []
+        await due_at_once(desk)
+        await desk.finish()
+        assert len(outcomes) == left
+    (refusal,) = await desk.said()
+    assert (type(refusal), refusal.code) == (AssetRejected, "undecodable")
+
+
+async def test_a_worker_at_work_keeps_its_lease_and_a_stopped_one_gives_it_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation_id, claim = desk.upload(clip())
+    started = asyncio.Event()
+
+    async def never(*arguments: object) -> object:
+        started.set()
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(desk.store, "fetch", never)
+    await desk.receive(ready(generation_id, claim))
+    await desk.worker.work()
+    await started.wait()
+    before = await leased_until(desk)
+    await desk.worker.keep_leases()
+    assert await leased_until(desk) > before
+    await desk.worker.stop()
+    assert await leased_until(desk) is None
+
+
+async def leased_until(desk: Desk) -> Any:
+    async with desk.transactions.begin() as tx:
+        return await tx.connection.scalar(sa.text("SELECT leased_until FROM storage.verifications"))
+
+
+async def test_open_questions_are_counted_with_the_age_of_the_oldest(desk: Desk) -> None:
+    generation_id, claim = desk.upload(clip())
+    await desk.worker.measure()
+    assert REGISTRY.get_sample_value("storage_open_questions") == 0
+    await desk.receive(ready(generation_id, claim))
+    await desk.receive(ready(generation_id, claim))
+    await desk.worker.measure()
+    assert REGISTRY.get_sample_value("storage_open_questions") == 2
+    assert (REGISTRY.get_sample_value("storage_oldest_question_seconds") or 0) > 0
+    await desk.finish()
+    await desk.worker.measure()
+    assert REGISTRY.get_sample_value("storage_open_questions") == 0

@@ -1,66 +1,121 @@
-"""A small pool of warm decoder processes: a file that crashes or stalls one costs that file, and not the service."""
+"""A few warm decoder processes: a file that crashes or stalls one costs that file, and neither another nor the service.
+
+Each process decodes one file at a time, so that whatever happens to it is that file's doing alone.
+"""
 
 import asyncio
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import contextlib
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from storage.errors import DecoderFailed
-from storage.inspection import Inspection, inspect, limit_resources
+import msgspec
+
+from contracts.values import Kind
+from storage.decoder_process import LENGTH_BYTES, Answer, Question
+from storage.errors import DecoderFailed, Rejected
+from storage.inspection import Inspection
 
 TIMEOUT_SECONDS: Final = 60.0
 FILES_PER_PROCESS: Final = 200
 """Decoders leak a little: a process is replaced after so many files."""
+LARGEST_ANSWER_BYTES: Final = 32 * 1024 * 1024
+"""A decoder that was taken over by its file could answer anything."""
 
 
 class Decoders:
-    """``processes`` files are decoded at a time; each look is bounded in time and memory."""
+    """``processes`` files are decoded at a time; each look is bounded in time and memory, waiting not counted."""
 
-    def __init__(self, processes: int) -> None:
-        self._processes = processes
-        self._pool: ProcessPoolExecutor | None = None
-
-    async def inspect(self, path: Path, largest_pixels: int) -> Inspection:
-        """Decode a file. Raises ``Rejected`` for a bad one, ``DecoderFailed`` where the decoder died or ran late."""
-        loop = asyncio.get_running_loop()
-        pool = self._pool = self._pool or self._new_pool()
-        try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                return await loop.run_in_executor(pool, inspect, str(path), largest_pixels)
-        except (TimeoutError, BrokenProcessPool) as error:
-            self._discard(pool)
-            raise DecoderFailed(type(error).__name__) from error
+    def __init__(self, processes: int, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._all = [_Decoder() for _ in range(processes)]
+        self._idle: asyncio.LifoQueue[_Decoder] = asyncio.LifoQueue()
+        for decoder in self._all:
+            self._idle.put_nowait(decoder)
 
     async def warm(self) -> None:
         """Start the processes before the first file comes."""
-        pool = self._pool = self._pool or self._new_pool()
-        loop = asyncio.get_running_loop()
-        await asyncio.gather(*(loop.run_in_executor(pool, _ready) for _ in range(self._processes)))
+        await asyncio.gather(*(decoder.start() for decoder in self._all))
 
-    def close(self) -> None:
+    async def inspect(self, path: Path, kind: Kind, largest_pixels: int) -> Inspection:
+        """Decode a file. Raises ``Rejected`` for a bad one, ``DecoderFailed`` where the decoder died or ran late."""
+        async with self._one() as decoder:
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    answer = await decoder.ask(Question(str(path), kind, largest_pixels))
+            except (TimeoutError, ConnectionError, EOFError, msgspec.DecodeError) as error:
+                raise DecoderFailed(type(error).__name__) from error
+        if answer.inspection is not None:
+            return answer.inspection
+        raise Rejected(answer.code or "undecodable", answer.detail)
+
+    async def close(self) -> None:
         """End every process now."""
-        if self._pool is not None:
-            self._discard(self._pool)
+        await asyncio.gather(*(decoder.end() for decoder in self._all))
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        # Spawned, not forked: a fork would copy the event loop's threads and sockets.
-        return ProcessPoolExecutor(
-            self._processes,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=limit_resources,
-            max_tasks_per_child=FILES_PER_PROCESS,
+    @contextlib.asynccontextmanager
+    async def _one(self) -> AsyncIterator["_Decoder"]:
+        decoder = await self._idle.get()
+        try:
+            yield decoder
+        except BaseException:
+            # Whether it died, stalls or was left in the middle of a file: it is not to be asked again.
+            decoder.kill()
+            raise
+        finally:
+            self._idle.put_nowait(decoder)
+
+
+class _Decoder:
+    """A place for one process; a new one starts when it is needed."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._files = 0
+
+    async def start(self) -> None:
+        """Start the process if none runs."""
+        if self._process is not None and self._process.returncode is None and self._files < FILES_PER_PROCESS:
+            return
+        await self.end()
+        self._process = await asyncio.create_subprocess_exec(
+            # Isolated: nothing is imported from where the service happens to be started.
+            *(sys.executable, "-I", "-m", "storage.decoder_process"),
+            stdin=PIPE,
+            stdout=PIPE,
+            # Its own words are few: the traceback of what is unexpected goes where the service's log goes.
+            stderr=None,
+            # The secrets of the service are not for a process that reads files from outside.
+            env={},
         )
+        self._files = 0
 
-    def _discard(self, pool: ProcessPoolExecutor) -> None:
-        if self._pool is pool:
-            self._pool = None
-        # The pool has no public way to end a process that does not come back.
-        for process in list((pool._processes or {}).values()):
-            process.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
+    async def ask(self, question: Question) -> Answer:
+        """One file. Raises EOFError or ConnectionError where the process dies over it."""
+        await self.start()
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._files += 1
+        process.stdin.write(msgspec.json.encode(question) + b"\n")
+        await process.stdin.drain()
+        length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES))
+        if length > LARGEST_ANSWER_BYTES:
+            raise EOFError(f"an answer of {length} bytes")
+        return msgspec.json.decode(await process.stdout.readexactly(length), type=Answer)
 
+    def kill(self) -> None:
+        """End the process, whatever it is doing; the next file gets another one."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            self._files = FILES_PER_PROCESS
 
-def _ready() -> bool:
-    return True
+    async def end(self) -> None:
+        """End the process and wait until it is gone."""
+        self.kill()
+        if self._process is not None:
+            await self._process.wait()
+            self._process = None

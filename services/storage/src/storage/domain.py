@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from contracts.values import Kind, MediaProperties, OutputClaim
+from contracts.values import MediaProperties, OutputClaim
 from storage.errors import Rejected
 
 DURATION_TOLERANCE_MS: Final = 500
@@ -15,19 +15,28 @@ LARGEST_UPLOAD_BYTES: Final = 20 * 1024 * 1024
 LARGEST_PICTURE_PIXELS: Final = 50_000_000
 """What a user may upload: more than any camera phone makes, and still decoded in a moment."""
 
-PICTURE_EXTENSIONS: Final = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
-VIDEO_EXTENSIONS: Final = {"video/mp4": "mp4", "video/webm": "webm"}
+_EXTENSIONS: Final = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/webp": "webp",
+    "video/mp4": "mp4",
+    "video/webm": "webm",
+}
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What an output must be."""
+    """What an output must measure."""
 
-    kind: Kind
     width_pixels: int
     height_pixels: int
     duration_ms: int | None
-    max_size_bytes: int
+
+
+def check_key(generation_id: UUID, object_key: str) -> None:
+    """Raise ``Rejected`` for a file that lies under another generation's name."""
+    if not object_key.startswith(f"{generation_id}/"):
+        raise Rejected("not_found", "the stated key is not one of this generation")
 
 
 def check_bytes(claim: OutputClaim, size_bytes: int, sha256: str) -> None:
@@ -40,9 +49,6 @@ def check_bytes(claim: OutputClaim, size_bytes: int, sha256: str) -> None:
 
 def check_media(expected: Expectation, media: MediaProperties) -> None:
     """Raise ``Rejected`` where what was decoded is not what was asked for."""
-    kind = "video" if media.content_type in VIDEO_EXTENSIONS else "image"
-    if kind != expected.kind:
-        raise Rejected("wrong_kind", f"a {expected.kind} was asked for, and this is {media.content_type}")
     if (media.width_pixels, media.height_pixels) != (expected.width_pixels, expected.height_pixels):
         found = f"{media.width_pixels}x{media.height_pixels}"
         raise Rejected(
@@ -54,21 +60,15 @@ def check_media(expected: Expectation, media: MediaProperties) -> None:
             raise Rejected("wrong_dimensions", f"{expected.duration_ms} ms were asked for, not {media.duration_ms}")
 
 
-def check_upload(media: MediaProperties) -> None:
-    """Raise ``Rejected`` for an upload that no model can start from."""
-    if media.content_type not in PICTURE_EXTENSIONS:
-        raise Rejected("wrong_kind", f"a picture is needed, and this is {media.content_type}")
-
-
 def library_key(user_id: UUID, generation_id: UUID, content_type: str) -> str:
     """Where the one output of a generation lives: the same for every attempt, so that only one can be written."""
-    extension = (PICTURE_EXTENSIONS | VIDEO_EXTENSIONS)[content_type]
-    return f"{user_id}/{generation_id}/output.{extension}"
+    return f"{user_id}/{generation_id}/output.{_EXTENSIONS[content_type]}"
 
 
-def poster_key(user_id: UUID, generation_id: UUID) -> str:
-    """Where the still picture of a generation lives."""
-    return f"{user_id}/{generation_id}/poster.jpg"
+def poster_key(user_id: UUID, generation_id: UUID, output_sha256: str) -> str:
+    """Where the still picture of an output lives. It names the file that it was made from, so that neither of two
+    attempts that race can show the other's picture, and it need not wait for the output to be written."""
+    return f"{user_id}/{generation_id}/poster-{output_sha256[:16]}.jpg"
 
 
 def upload_key(user_id: UUID, upload_id: UUID) -> str:

@@ -4,17 +4,17 @@ import contextlib
 import io
 import resource
 import sys
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
 import av
+import msgspec
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from contracts.values import MediaProperties
+from contracts.values import Kind, MediaProperties
 from storage.errors import Rejected
 
 MEMORY_LIMIT_BYTES: Final = 3 * 1024**3
@@ -22,17 +22,27 @@ LARGEST_FRAME_PIXELS: Final = 50_000_000
 MOST_FRAMES: Final = 20_000
 POSTER_LONGEST_SIDE_PIXELS: Final = 1280
 
-_SIGNATURES: Final[tuple[tuple[int, bytes, str, str], ...]] = (
-    (4, b"ftyp", "mp4", "video/mp4"),
-    (0, b"\x1a\x45\xdf\xa3", "matroska", "video/webm"),
-    (0, b"\x89PNG\r\n\x1a\n", "png_pipe", "image/png"),
-    (0, b"\xff\xd8\xff", "jpeg_pipe", "image/jpeg"),
-    (8, b"WEBP", "webp_pipe", "image/webp"),
+
+class Format(msgspec.Struct, frozen=True):
+    """How a file format is recognised (``signature`` at ``offset``) and which demuxer reads it."""
+
+    offset: int
+    signature: bytes
+    demuxer: str
+    content_type: str
+    kind: Kind
+
+
+_FORMATS: Final = (
+    Format(4, b"ftyp", "mp4", "video/mp4", "video"),
+    Format(0, b"\x1a\x45\xdf\xa3", "matroska", "video/webm", "video"),
+    Format(0, b"\x89PNG\r\n\x1a\n", "png_pipe", "image/png", "image"),
+    Format(0, b"\xff\xd8\xff", "jpeg_pipe", "image/jpeg", "image"),
+    Format(8, b"WEBP", "webp_pipe", "image/webp", "image"),
 )
 
 
-@dataclass(frozen=True)
-class Inspection:
+class Inspection(msgspec.Struct, frozen=True):
     """What a file turned out to be, and a still picture of it (JPEG)."""
 
     media: MediaProperties
@@ -40,51 +50,57 @@ class Inspection:
 
 
 def limit_resources() -> None:
-    """Bound what one decoder process may take. Called once, when the process starts."""
+    """Bound the memory that this process may take. Called once, when a decoder starts."""
     av.logging.set_level(av.logging.PANIC)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # macOS does not enforce RLIMIT_AS, and setting it there can fail.
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
 
 
-def inspect(path: str, largest_pixels: int = LARGEST_FRAME_PIXELS) -> Inspection:
-    """Decode every frame of the file. Raises ``Rejected`` for what is no whole picture or video."""
-    demuxer, content_type = _recognise(Path(path))
+def inspect(path: str, kind: Kind, largest_pixels: int) -> Inspection:
+    """Decode every frame of the file. Raises ``Rejected`` for what is no whole picture or video of this ``kind``."""
+    found = _recognise(Path(path))
+    if found.kind != kind:
+        raise Rejected("wrong_kind", f"a {kind} was asked for, and this is {found.content_type}")
+    # Looking for the parameters of a stream decodes its first frame already: what is too large is stopped there.
+    limits = [{"max_pixels": str(largest_pixels)}]
     try:
         # The format is given, not guessed: no playlist or script can be passed off as a video and read other files.
-        with av.open(path, format=demuxer, options={"protocol_whitelist": "file"}) as container:
-            return _decode(container, content_type, largest_pixels)
+        options = {"protocol_whitelist": "file"}
+        with av.open(path, format=found.demuxer, options=options, stream_options=limits) as container:  # type: ignore[arg-type]  # a wrong stub
+            return _decode(container, found, largest_pixels)
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise Rejected("undecodable", f"decoding failed: {type(error).__name__}") from error
 
 
-def _recognise(path: Path) -> tuple[str, str]:
+def _recognise(path: Path) -> Format:
     with path.open("rb") as file:
         head = file.read(16)
-    for offset, signature, demuxer, content_type in _SIGNATURES:
-        if head[offset : offset + len(signature)] == signature:
-            return demuxer, content_type
+    for known in _FORMATS:
+        if head[known.offset : known.offset + len(known.signature)] == known.signature:
+            return known
     raise Rejected("undecodable", "the file is neither a picture nor a video of a known format")
 
 
-def _decode(container: InputContainer, content_type: str, largest_pixels: int) -> Inspection:
+def _decode(container: InputContainer, found: Format, largest_pixels: int) -> Inspection:
     if not container.streams.video:
         raise Rejected("undecodable", "the file has no picture")
     stream = container.streams.video[0]
     width, height = stream.codec_context.width, stream.codec_context.height
-    if not 0 < width * height <= largest_pixels:
-        raise Rejected("wrong_dimensions", f"{width}x{height} pixels are more than is allowed")
-    stream.codec_context.options = {"err_detect": "explode"}
+    if width * height == 0:
+        raise Rejected("undecodable", f"the picture is broken, or larger than {largest_pixels} pixels")
+    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(largest_pixels)}
     stream.thread_type = "AUTO"
     frames, poster, last = _frames(container, stream)
     if frames == 0 or poster is None:
         raise Rejected("undecodable", "the file has no frames")
     if stream.frames and frames < stream.frames:
         raise Rejected("undecodable", f"the file is truncated: {frames} of {stream.frames} frames")
-    is_video = content_type.startswith("video/")
     rate = stream.average_rate or Fraction(0)
+    is_video = found.kind == "video"
     media = MediaProperties(
-        content_type=content_type,
+        content_type=found.content_type,
         width_pixels=width,
         height_pixels=height,
         codec=stream.codec_context.name,
@@ -97,9 +113,13 @@ def _decode(container: InputContainer, content_type: str, largest_pixels: int) -
 
 
 def _frames(container: InputContainer, stream: VideoStream) -> tuple[int, VideoFrame | None, VideoFrame | None]:
+    """How many frames there are, the one in the middle and the last one."""
     wanted = stream.frames // 2
+    stated = (stream.codec_context.width, stream.codec_context.height)
     count, poster, last = 0, None, None
     for frame in container.decode(stream):
+        if (frame.width, frame.height) != stated:
+            raise Rejected("wrong_dimensions", f"frame {count} measures {frame.width}x{frame.height}, unlike the first")
         if count <= wanted:
             poster = frame
         last = frame

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+from typing import Final
 
 from messaging.runtime import Messaging
 from messaging.settings import BrokerSettings
@@ -15,7 +16,9 @@ from storage.decoders import Decoders
 from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.verification import Verifier
-from storage.worker import Worker
+from storage.worker import LEASE_BEAT_SECONDS, Worker
+
+GAUGES_SECONDS: Final = 15.0
 
 
 async def serve(settings: Settings) -> None:
@@ -44,14 +47,19 @@ async def serve(settings: Settings) -> None:
 
     async def stop() -> None:
         await worker.stop()
-        decoders.close()
+        await decoders.close()
         await store.close()
         await engine.dispose()
 
     await run_service(
         "storage",
         settings,
-        components=[*messaging.components(), every("verification", settings.poll_seconds, worker.work, wake=due)],
+        components=[
+            *messaging.components(),
+            every("verification", settings.poll_seconds, worker.work, wake=due),
+            every("leases", LEASE_BEAT_SECONDS, worker.keep_leases),
+            every("gauges", GAUGES_SECONDS, worker.measure),
+        ],
         readiness=messaging.readiness(),
         on_start=start,
         on_stop=stop,

@@ -76,17 +76,19 @@ class ObjectStore:
             try:
                 answer = await self._client.get_object(Bucket=bucket, Key=key)
             except ClientError as error:
-                if _status(error) == 404:
+                # A bucket that is not there is our mistake, and no reason to reject anything.
+                if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                     raise Rejected("not_found", "no object under the stated key") from error
                 raise
-            if answer["ContentLength"] > largest_bytes:
-                answer["Body"].close()
-                raise Rejected("size_mismatch", f"the file is larger than {largest_bytes} bytes")
-            with path.open("wb") as file:
-                async for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
-                    size += len(chunk)
-                    digest.update(chunk)
-                    file.write(chunk)
+            async with answer["Body"] as body:
+                if answer["ContentLength"] > largest_bytes:
+                    body.close()
+                    raise Rejected("size_mismatch", f"the file is larger than {largest_bytes} bytes")
+                with path.open("wb") as file:
+                    async for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
+                        size += len(chunk)
+                        digest.update(chunk)
+                        file.write(chunk)
             if size != answer["ContentLength"]:
                 raise StoreUnavailable(f"the body ended after {size} of {answer['ContentLength']} bytes")
         return Fetched(size, digest.hexdigest())

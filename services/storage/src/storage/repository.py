@@ -34,10 +34,12 @@ async def claim_due(connection: AsyncConnection, limit: int, lease: timedelta) -
         .order_by(verifications.c.next_try_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        # As a common table expression it runs once; as a subquery the planner may run it for every row.
+        .cte("due")
     )
     statement = (
         sa.update(verifications)
-        .where(verifications.c.message_id.in_(due.scalar_subquery()))
+        .where(verifications.c.message_id == due.c.message_id)
         .values(
             leased_until=sa.func.now() + lease,
             fence=verifications.c.fence + 1,
@@ -59,14 +61,47 @@ async def answer(connection: AsyncConnection, claim: sa.Row[Any], subject: str) 
     return (await connection.execute(statement)).one_or_none() is not None
 
 
-async def postpone(connection: AsyncConnection, claim: sa.Row[Any], delay: timedelta) -> None:
+async def postpone(
+    connection: AsyncConnection, claim: sa.Row[Any], delay: timedelta, decoder_failed: bool = False
+) -> None:
     """Give the lease back and try again later."""
     statement = (
         sa.update(verifications)
         .where(verifications.c.message_id == claim.message_id, verifications.c.fence == claim.fence)
-        .values(next_try_at=sa.func.now() + delay, leased_until=None)
+        .values(
+            next_try_at=sa.func.now() + delay,
+            leased_until=None,
+            decoder_failures=verifications.c.decoder_failures + int(decoder_failed),
+        )
     )
     await connection.execute(statement)
+
+
+async def extend_leases(connection: AsyncConnection, claims: Sequence[sa.Row[Any]], lease: timedelta) -> None:
+    """Say that these are still being worked on; what another worker has claimed since is left alone."""
+    await connection.execute(_held(claims).values(leased_until=sa.func.now() + lease))
+
+
+async def release(connection: AsyncConnection, claims: Sequence[sa.Row[Any]]) -> None:
+    """Give back what was not answered, so that another worker takes it at once."""
+    await connection.execute(_held(claims).values(leased_until=None))
+
+
+async def count_open(connection: AsyncConnection) -> tuple[int, float]:
+    """How many questions are open, and for how many seconds the oldest has been."""
+    age = sa.func.extract("epoch", sa.func.now() - sa.func.min(verifications.c.asked_at))
+    statement = sa.select(sa.func.count(), sa.func.coalesce(age, 0)).where(verifications.c.next_try_at.is_not(None))
+    count, seconds = (await connection.execute(statement)).one()
+    return count, float(seconds)
+
+
+def _held(claims: Sequence[sa.Row[Any]]) -> sa.Update:
+    held = [(claim.message_id, claim.fence) for claim in claims]
+    return (
+        sa.update(verifications)
+        .where(sa.tuple_(verifications.c.message_id, verifications.c.fence).in_(held))
+        .where(verifications.c.next_try_at.is_not(None))
+    )
 
 
 async def find_asset(connection: AsyncConnection, generation_id: UUID) -> AssetStored | None:

@@ -19,6 +19,8 @@ verifications = sa.Table(
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("traceparent", sa.Text),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    # How often a decoder died over the files, or did not come back: only this is held against them.
+    sa.Column("decoder_failures", sa.Integer, nullable=False, server_default="0"),
     # Null once it is answered.
     sa.Column("next_try_at", _AT),
     sa.Column("leased_until", _AT),

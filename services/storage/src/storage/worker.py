@@ -9,19 +9,23 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from contracts.generation import OutputReady, OutputSought
 from contracts.registry import BY_SUBJECT
 from contracts.storage import AssetRejected, InputsRejected, InputsVerified, OutputMissing, VerifyInputs
+from messaging.failpoints import failpoint
 from messaging.received import Received
 from messaging.transaction import Transactions
 from storage import handlers, repository
 from storage.errors import DecoderFailed, Rejected, StoreUnavailable
 from storage.verification import Verifier
 
-LEASE: Final = timedelta(minutes=5)
-"""Longer than the longest look: fetch, decode and write of the largest file, each bounded in time."""
+LEASE: Final = timedelta(seconds=20)
+"""How long the work of a worker that was killed rests. A living one extends it every ``LEASE_BEAT_SECONDS``."""
+LEASE_BEAT_SECONDS: Final = 5.0
+LONGEST_LOOK_SECONDS: Final = 600.0
+"""Fetch, decode and write of everything that one question names: 256 MB at half a megabyte per second."""
 LONGEST_PAUSE_SECONDS: Final = 60
 DECODER_FAILURES: Final = 3
 """A file that took the decoder down three times is the reason."""
@@ -32,6 +36,8 @@ answers_total = Counter("storage_answers_total", "Verifications answered.", ["qu
 postponed_total = Counter("storage_postponed_total", "Verifications put off because something was unavailable.")
 failures_total = Counter("storage_failures_total", "Verifications that failed unexpectedly.")
 look_seconds = Histogram("storage_look_seconds", "From claim to answer.", ["question"])
+open_questions = Gauge("storage_open_questions", "Questions that are not answered yet.")
+oldest_question_seconds = Gauge("storage_oldest_question_seconds", "Age of the oldest open question.")
 
 
 class Worker:
@@ -42,7 +48,7 @@ class Worker:
         self._verifier = verifier
         self._concurrency = concurrency
         self._wake = wake
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], sa.Row[Any]] = {}
 
     async def work(self) -> None:
         """Start as much as there is room for and due. Called at every wake-up."""
@@ -53,38 +59,61 @@ class Worker:
             claims = await repository.claim_due(tx.connection, room, LEASE)
         for claim in claims:
             task = asyncio.create_task(self._one(claim))
-            self._running.add(task)
+            self._running[task] = claim
             task.add_done_callback(self._done)
 
+    async def keep_leases(self) -> None:
+        """Extend the leases of what is under way, however long it takes."""
+        if self._running:
+            async with self._transactions.begin() as tx:
+                await repository.extend_leases(tx.connection, list(self._running.values()), LEASE)
+
+    async def measure(self) -> None:
+        """Set the gauges."""
+        async with self._transactions.begin() as tx:
+            count, seconds = await repository.count_open(tx.connection)
+        open_questions.set(count)
+        oldest_question_seconds.set(seconds)
+
     async def stop(self) -> None:
-        """End what is under way; its lease brings it back elsewhere."""
-        for task in self._running:
+        """End what is under way, and give it back: another worker takes it at once."""
+        running = dict(self._running)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
+        if running:
+            async with self._transactions.begin() as tx:
+                await repository.release(tx.connection, list(running.values()))
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        del self._running[task]
         self._wake.set()
+        if not task.cancelled() and task.exception() is not None:
+            # Not even the failure could be recorded: the lease runs out, and the work is done again.
+            log.error("verification_lost", exc_info=task.exception())
 
     async def _one(self, claim: sa.Row[Any]) -> None:
         asked = _received(claim)
         started = time.monotonic()
         try:
-            await self._answer(claim, asked)
-        except (StoreUnavailable, DecoderFailed) as error:
+            async with asyncio.timeout(LONGEST_LOOK_SECONDS):
+                await self._answer(claim, asked)
+            failpoint("storage.after_record")
+        except (StoreUnavailable, DecoderFailed, TimeoutError) as error:
             postponed_total.inc()
-            log.warning("verification_postponed", generation_id=str(claim.generation_id), reason=str(error))
-            await self._postpone(claim)
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("verification_postponed", generation_id=str(claim.generation_id), reason=reason)
+            await self._postpone(claim, decoder_failed=isinstance(error, DecoderFailed))
         except Exception:
             failures_total.inc()
             log.exception("verification_failed", generation_id=str(claim.generation_id))
             await self._postpone(claim)
         look_seconds.labels(type(asked.payload).__name__).observe(time.monotonic() - started)
 
-    async def _postpone(self, claim: sa.Row[Any]) -> None:
+    async def _postpone(self, claim: sa.Row[Any], *, decoder_failed: bool = False) -> None:
         delay = timedelta(seconds=min(2 ** min(claim.tries, 10) / 2, LONGEST_PAUSE_SECONDS))
         async with self._transactions.begin() as tx:
-            await repository.postpone(tx.connection, claim, delay)
+            await repository.postpone(tx.connection, claim, delay, decoder_failed)
 
     async def _answer(self, claim: sa.Row[Any], asked: Received[Any]) -> None:
         answers: dict[type, Callable[[sa.Row[Any], Received[Any]], Awaitable[str]]] = {
@@ -113,6 +142,7 @@ class Worker:
             async with self._transactions.begin() as tx:
                 await handlers.record_answer(tx, claim, refusal, asked)
             return rejection.code
+        failpoint("storage.before_record")
         async with self._transactions.begin() as tx:
             await handlers.record_asset(tx, claim, asset, asked)
         return ""
@@ -127,6 +157,7 @@ class Worker:
             except Rejected as rejection:
                 log.info("sought_output_rejected", generation_id=str(sought.generation_id), code=rejection.code)
                 continue
+            failpoint("storage.before_record")
             async with self._transactions.begin() as tx:
                 await handlers.record_asset(tx, claim, asset, asked)
             return ""
@@ -182,7 +213,7 @@ class Worker:
         try:
             return await look()
         except DecoderFailed as error:
-            if claim.tries < DECODER_FAILURES:
+            if claim.decoder_failures + 1 < DECODER_FAILURES:
                 raise
             raise Rejected("undecodable", "the decoder failed on this file again and again") from error
 

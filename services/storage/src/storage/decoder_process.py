@@ -1,0 +1,56 @@
+"""What runs in a decoder process: files are named on its standard input, and described on its standard output.
+
+It dies with the service: when nobody is left who could name a file, its input ends.
+"""
+
+import signal
+import sys
+from typing import Final
+
+import msgspec
+
+from contracts.storage import RejectionCode
+from contracts.values import Kind
+from storage.errors import Rejected
+from storage.inspection import Inspection, inspect, limit_resources
+
+LENGTH_BYTES: Final = 4
+"""Every answer is preceded by its length, most significant byte first."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """One file to decode, as a line of JSON."""
+
+    path: str
+    kind: Kind
+    largest_pixels: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Either what the file is, or why it is refused."""
+
+    inspection: Inspection | None = None
+    code: RejectionCode | None = None
+    detail: str = ""
+
+
+def main() -> None:
+    """Answer until the input ends. What is unexpected ends the process, with the reason on standard error."""
+    # Ctrl-C in a terminal reaches every process of the group; the service decides when its decoders end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    limit_resources()
+    for line in sys.stdin.buffer:
+        body = msgspec.json.encode(_answer(msgspec.json.decode(line, type=Question)))
+        sys.stdout.buffer.write(len(body).to_bytes(LENGTH_BYTES) + body)
+        sys.stdout.buffer.flush()
+
+
+def _answer(question: Question) -> Answer:
+    try:
+        return Answer(inspection=inspect(question.path, question.kind, question.largest_pixels))
+    except Rejected as rejection:
+        return Answer(code=rejection.code, detail=rejection.detail)
+
+
+if __name__ == "__main__":
+    main()

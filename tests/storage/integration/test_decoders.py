@@ -1,0 +1,99 @@
+"""Decoder processes: whatever a file does to one costs that file alone."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.decoders import Decoders
+from storage.errors import DecoderFailed, Rejected
+from storage.inspection import Inspection
+from tests.support.media import picture
+
+PIXELS = 1_000_000
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.png"
+    path.write_bytes(picture())
+    return path
+
+
+def process_ids(decoders: Decoders) -> list[int]:
+    return [decoder._process.pid for decoder in decoders._all if decoder._process is not None]
+
+
+async def test_a_stalled_decoder_is_replaced_and_its_neighbour_goes_on(good: Path) -> None:
+    decoders = Decoders(2, timeout_seconds=3.0)
+    try:
+        await decoders.warm()
+        stalled, neighbour = process_ids(decoders)
+        os.kill(stalled, signal.SIGSTOP)
+        looks = (decoders.inspect(good, "image", PIXELS) for _ in range(2))
+        outcomes = await asyncio.gather(*looks, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {Inspection, DecoderFailed}
+        outcomes = await asyncio.gather(*(decoders.inspect(good, "image", PIXELS) for _ in range(4)))
+        assert len(outcomes) == 4
+        assert neighbour in process_ids(decoders)
+        assert stalled not in process_ids(decoders)
+    finally:
+        await decoders.close()
+
+
+async def test_a_decoder_that_dies_over_a_file_says_so_and_the_next_file_gets_another(good: Path) -> None:
+    decoders = Decoders(1)
+    try:
+        await decoders.warm()
+        (doomed,) = process_ids(decoders)
+        os.kill(doomed, signal.SIGSTOP)
+        look = asyncio.ensure_future(decoders.inspect(good, "image", PIXELS))
+        await asyncio.sleep(0)
+        os.kill(doomed, signal.SIGKILL)
+        with pytest.raises(DecoderFailed):
+            await look
+        assert (await decoders.inspect(good, "image", PIXELS)).media.width_pixels == 320
+    finally:
+        await decoders.close()
+
+
+async def test_a_look_that_is_given_up_leaves_no_answer_for_the_next_one(good: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    other.write_bytes(picture(width=64, height=64))
+    decoders = Decoders(1)
+    try:
+        await decoders.warm()
+        look = asyncio.ensure_future(decoders.inspect(good, "image", PIXELS))
+        await asyncio.sleep(0)
+        look.cancel()
+        assert (await decoders.inspect(other, "image", PIXELS)).media.width_pixels == 64
+    finally:
+        await decoders.close()
+
+
+async def test_a_refusal_comes_back_with_its_code(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_bytes(b"<html>")
+    decoders = Decoders(1)
+    try:
+        with pytest.raises(Rejected) as refusal:
+            await decoders.inspect(path, "image", PIXELS)
+        assert refusal.value.code == "undecodable"
+    finally:
+        await decoders.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_a_decoder_knows_none_of_the_services_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_S3_SECRET_ACCESS_KEY", "not for hostile files")
+    decoders = Decoders(1)
+    try:
+        await decoders.warm()
+        (process_id,) = process_ids(decoders)
+        environment = await asyncio.to_thread(Path(f"/proc/{process_id}/environ").read_bytes)
+        assert b"STORAGE" not in environment
+    finally:
+        await decoders.close()

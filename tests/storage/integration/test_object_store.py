@@ -1,0 +1,88 @@
+"""The object store on bad days: answers get lost, buckets are missing, and nothing is rejected for it."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from contracts.storage import AssetStored
+from local_platform.servers import S3Server
+from storage.decoders import Decoders
+from storage.errors import Rejected, StoreUnavailable
+from storage.object_store import ObjectStore
+from storage.verification import Verifier
+from storage.worker import Worker
+from tests.storage.integration.conftest import Desk, due_at_once, ready, settings_for
+from tests.storage.integration.lossy_proxy import LossyProxy
+from tests.support.media import clip
+
+
+@pytest.fixture
+async def proxy(s3_server: S3Server) -> AsyncIterator[LossyProxy]:
+    async with LossyProxy(s3_server.endpoint_url).running() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def store(s3_server: S3Server, proxy: LossyProxy) -> AsyncIterator[ObjectStore]:
+    """Storage's way to the object store, through the proxy."""
+    store = ObjectStore(settings_for(s3_server, proxy.url))
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def test_a_write_whose_answer_was_lost_is_recognised_by_its_checksum(
+    store: ObjectStore, proxy: LossyProxy
+) -> None:
+    body, key = b"x" * 100_000, f"{uuid4()}/output.mp4"
+    sha256 = hashlib.sha256(body).hexdigest()
+    proxy.losses = 1
+    found = await store.put_once(key, body, sha256, "video/mp4", {"attempt-number": "1"})
+    assert proxy.lost == 1
+    assert found is not None
+    assert (found.sha256, found.metadata["attempt-number"]) == (sha256, "1")
+
+
+async def test_losing_every_answer_for_a_while_ends_in_one_asset_and_one_announcement(
+    desk: Desk, store: ObjectStore, proxy: LossyProxy, decoders: Decoders, s3_server: S3Server
+) -> None:
+    verifier = Verifier(store, decoders, settings_for(s3_server))
+    desk.worker = Worker(desk.transactions, verifier, 4, asyncio.Event())
+    body = clip()
+    generation_id, claim = desk.upload(body)
+    proxy.losses = 1000
+    await desk.ask(ready(generation_id, claim))
+    assert await desk.said() == []
+    proxy.losses = 0
+    await due_at_once(desk)
+    await desk.finish()
+    (stored,) = await desk.said()
+    assert isinstance(stored, AssetStored)
+    assert desk.library(stored.object_key) == body
+    assert len(await desk.assets()) == 1
+
+
+async def test_a_bucket_that_is_not_there_is_our_mistake_and_not_the_files(store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
+        await store.fetch("no-such-bucket", "key", tmp_path / "file", 100)
+    with pytest.raises(Rejected):
+        await store.fetch("incoming", f"{uuid4()}/1/output.mp4", tmp_path / "file", 100)
+
+
+async def test_a_store_that_is_not_there_is_waited_for(s3_server: S3Server, tmp_path: Path) -> None:
+    store = ObjectStore(settings_for(s3_server, "http://127.0.0.1:1"))
+    await store.open()
+    try:
+        with pytest.raises(StoreUnavailable):
+            await store.fetch("incoming", "key", tmp_path / "file", 100)
+    finally:
+        await store.close()
+
+
+async def test_a_body_with_another_checksum_is_refused_by_the_store(store: ObjectStore) -> None:
+    with pytest.raises(StoreUnavailable, match="400"):
+        await store.put_once(f"{uuid4()}/output.mp4", b"damaged on the way", "0" * 64, "video/mp4", {})

@@ -1,0 +1,183 @@
+"""Storage as a process of its own: real messages, real kills, nothing lost and nothing left behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from contracts import headers
+from contracts.message import Message
+from contracts.storage import AssetStored, VerifyInputs
+from contracts.streams import BY_NAME
+from local_platform.servers import NatsServer
+from messaging.broker import Broker
+from messaging.failpoints import VARIABLE
+from messaging.ids import new_id
+from messaging.settings import BrokerSettings
+from messaging.topology import assert_stream
+from tests.storage.integration.conftest import Desk, due_at_once, ready, sought
+from tests.support.media import clip, picture
+from tests.support.waiting import eventually
+
+Say = Callable[[Message], Any]
+FAILPOINTS = ("storage.before_put", "storage.after_put", "storage.before_record", "storage.after_record")
+
+
+@pytest.fixture
+async def say(broker_settings: Callable[[str], BrokerSettings]) -> AsyncIterator[Say]:
+    """Publish as generation does."""
+    settings = broker_settings("generation")
+    broker = Broker(settings.url, settings.user, settings.password, name="generation")
+    await broker.connect()
+    await assert_stream(broker.jetstream, BY_NAME["GENERATION"], 1)
+
+    async def publish(message: Any, message_id: UUID | None = None) -> None:
+        values = {
+            headers.MESSAGE_ID: str(message_id or new_id()),
+            headers.CORRELATION_ID: str(message.generation_id),
+            headers.OCCURRED_AT: datetime.now(UTC).isoformat(),
+            headers.PRODUCER: "generation",
+        }
+
+        async def accepted() -> bool:
+            # The stream of another service may not be there yet.
+            try:
+                await broker.jetstream.publish(message.subject, msgspec.json.encode(message), headers=values)
+            except Exception as error:
+                raise AssertionError(str(error)) from error
+            return True
+
+        await eventually(accepted, timeout=20, what="the publication")
+
+    yield publish
+    await broker.close()
+
+
+@asynccontextmanager
+async def process(desk: Desk, nats: NatsServer, failpoint: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+    """Storage, the way an operator starts it; it must stop in order when it is told to."""
+    access_key, secret_key = desk.s3.credentials["storage"]
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "storage.main", "serve"),
+        env={
+            "PATH": os.environ["PATH"],
+            "STORAGE_DATABASE_URL": desk.database.dsn("storage"),
+            "STORAGE_NATS_URL": nats.url,
+            "STORAGE_NATS_USER": "storage",
+            "STORAGE_NATS_PASSWORD": nats.users["storage"],
+            "STORAGE_OPS_HOST": "127.0.0.1",
+            "STORAGE_OPS_PORT": "0",
+            "STORAGE_POLL_SECONDS": "0.2",
+            "STORAGE_DECODER_PROCESSES": "1",
+            "STORAGE_S3_ENDPOINT_URL": desk.s3.endpoint_url,
+            "STORAGE_S3_REGION": desk.s3.region,
+            "STORAGE_S3_ACCESS_KEY_ID": access_key,
+            "STORAGE_S3_SECRET_ACCESS_KEY": secret_key,
+            VARIABLE: failpoint,
+        },
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield started
+        if started.returncode is None:
+            started.terminate()
+            assert await asyncio.wait_for(started.wait(), 30) == 0
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.wait()
+
+
+async def published(desk: Desk, count: int) -> list[Any]:
+    """What was said, once ``count`` messages have reached the broker."""
+
+    async def delivered() -> bool:
+        async with desk.transactions.begin() as tx:
+            query = "SELECT count(*) FROM storage.outbox_messages WHERE published_at IS NOT NULL"
+            return bool(await tx.connection.scalar(sa.text(query)) == count)
+
+    await eventually(delivered, timeout=30, what=f"{count} published messages")
+    return await desk.said()
+
+
+async def test_files_are_stored_and_announced_and_the_process_stops_in_order(
+    desk: Desk, nats_server: NatsServer, say: Say
+) -> None:
+    async with process(desk, nats_server):
+        questions = []
+        for _ in range(5):
+            generation_id, claim = desk.upload(clip())
+            questions.append(ready(generation_id, claim))
+        for question in (*questions, *questions):
+            await say(question)
+        # Asked twice, under two message ids: announced twice, stored once.
+        said = await published(desk, 10)
+    assert {type(answer) for answer in said} == {AssetStored}
+    assert len({answer.asset_id for answer in said}) == 5
+    assert len(await desk.assets()) == 5
+
+
+async def test_several_replicas_share_the_work_without_doing_it_twice(
+    desk: Desk, nats_server: NatsServer, say: Say
+) -> None:
+    async with process(desk, nats_server), process(desk, nats_server):
+        owner, uploads = uuid4(), [uuid4() for _ in range(6)]
+        for upload_id in uploads:
+            desk.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=picture())
+            await say(VerifyInputs(generation_id=uuid4(), user_id=owner, uploads={"image": upload_id}))
+        await published(desk, 6)
+    async with desk.transactions.begin() as tx:
+        assert await tx.connection.scalar(sa.text("SELECT max(tries) FROM storage.verifications")) == 1
+
+
+@pytest.mark.parametrize("failpoint", FAILPOINTS)
+async def test_a_death_at_any_point_ends_in_one_asset_and_one_announcement(
+    desk: Desk, nats_server: NatsServer, say: Say, failpoint: str
+) -> None:
+    body = clip()
+    generation_id, claim = desk.upload(body)
+    async with process(desk, nats_server, failpoint) as doomed:
+        await say(sought(generation_id, [claim]))
+        assert await asyncio.wait_for(doomed.wait(), 30) == -signal.SIGKILL
+    # Instead of waiting until the dead one's lease runs out.
+    await due_at_once(desk)
+    async with process(desk, nats_server):
+        (stored,) = await published(desk, 1)
+    assert isinstance(stored, AssetStored)
+    assert desk.library(stored.object_key) == body
+    assert len(await desk.assets()) == 1
+
+
+async def test_decoders_end_with_a_service_that_is_killed(desk: Desk, nats_server: NatsServer, say: Say) -> None:
+    async with process(desk, nats_server) as service:
+        # Its first answer shows that it is up.
+        generation_id, claim = desk.upload(clip())
+        await say(ready(generation_id, claim))
+        await published(desk, 1)
+        children = running_children(service.pid)
+        assert children
+        service.kill()
+        await service.wait()
+        await eventually(lambda: not any(is_running(child) for child in children), what="the end of the decoders")
+
+
+def running_children(parent: int) -> list[int]:
+    table = subprocess.run(("ps", "-A", "-o", "pid=,ppid="), capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in table.splitlines()]
+    return [int(process_id) for process_id, parent_id in rows if int(parent_id) == parent]
+
+
+def is_running(process_id: int) -> bool:
+    state = subprocess.run(("ps", "-o", "stat=", "-p", str(process_id)), capture_output=True, text=True).stdout.strip()
+    # A zombie has ended; whoever inherited it has not looked yet.
+    return bool(state) and not state.startswith("Z")

@@ -1,0 +1,119 @@
+"""Hostile, broken and ordinary files, decoded here."""
+
+import io
+import struct
+import time
+import zlib
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+
+from contracts.values import Kind
+from storage.errors import Rejected
+from storage.inspection import POSTER_LONGEST_SIDE_PIXELS, Inspection, inspect
+from tests.support.media import clip, picture
+
+
+def look(directory: Path, body: bytes, kind: Kind, largest_pixels: int = 50_000_000) -> Inspection:
+    path = directory / "file"
+    path.write_bytes(body)
+    return inspect(str(path), kind, largest_pixels)
+
+
+def black_png(width: int, height: int) -> bytes:
+    """As many pixels as asked for, in almost no bytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    packer = zlib.compressobj(9)
+    row = b"\0" * (width + 1)
+    rows = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def picture_as(codec_name: str, pixel_format: str, width: int = 320, height: int = 240) -> bytes:
+    """The noise of ``picture`` in another format."""
+    with av.open(io.BytesIO(picture(width, height)), format="png_pipe") as source:
+        frame = next(source.decode(video=0)).reformat(format=pixel_format)
+    codec = av.CodecContext.create(codec_name, "w")
+    codec.width, codec.height, codec.pix_fmt, codec.time_base = width, height, pixel_format, Fraction(1, 1)
+    frame.pts = 0
+    return b"".join(bytes(packet) for packet in (*codec.encode(frame), *codec.encode(None)))
+
+
+def test_a_clip_is_measured_frame_by_frame(tmp_path: Path) -> None:
+    media = look(tmp_path, clip(frames=33, rate=16), "video").media
+    assert (media.frames, media.frames_per_second, media.duration_ms) == (33, 16.0, 2062)
+    assert (media.codec, media.has_audio) == ("h264", False)
+
+
+@pytest.mark.parametrize(("codec", "pixels", "expected"), [("png", "rgb24", "png"), ("mjpeg", "yuvj420p", "jpeg")])
+def test_pictures_have_no_length(tmp_path: Path, codec: str, pixels: str, expected: str) -> None:
+    media = look(tmp_path, picture_as(codec, pixels), "image").media
+    assert media.content_type == f"image/{expected}"
+    assert (media.duration_ms, media.frames, media.frames_per_second) == (None, None, None)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_truncated_photograph_is_undecodable(tmp_path: Path, share: float) -> None:
+    body = picture_as("mjpeg", "yuvj420p")
+    with pytest.raises(Rejected) as refusal:
+        look(tmp_path, body[: int(len(body) * share)], "image")
+    assert refusal.value.code == "undecodable"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_clip_is_undecodable(tmp_path: Path, share: float) -> None:
+    body = clip()
+    with pytest.raises(Rejected) as refusal:
+        look(tmp_path, body[: int(len(body) * share)], "video")
+    assert refusal.value.code == "undecodable"
+
+
+def test_a_clip_with_bytes_flipped_inside_is_undecodable(tmp_path: Path) -> None:
+    body = bytearray(clip())
+    middle = len(body) * 2 // 3
+    body[middle : middle + 4000] = bytes(4000)
+    with pytest.raises(Rejected) as refusal:
+        look(tmp_path, bytes(body), "video")
+    assert refusal.value.code == "undecodable"
+
+
+def test_a_small_file_with_far_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    bomb = black_png(9000, 9000)
+    assert len(bomb) < 200_000
+    started = time.process_time()
+    with pytest.raises(Rejected) as refusal:
+        look(tmp_path, bomb, "image")
+    # Unpacking it takes more than a second.
+    assert time.process_time() - started < 0.2
+    assert refusal.value.code == "undecodable"
+
+
+def test_a_file_of_the_other_kind_is_not_decoded_at_all(tmp_path: Path) -> None:
+    for body, kind in ((clip()[:64], "image"), (picture()[:64], "video")):
+        with pytest.raises(Rejected) as refusal:
+            look(tmp_path, body, kind)  # type: ignore[arg-type]
+        assert refusal.value.code == "wrong_kind"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"x", b"\0" * 4096, b"\x89PNG\r\n\x1a\n", b"\0\0\0\x18ftypisom", b"\xff\xd8\xff"]
+)
+def test_rubbish_is_undecodable(tmp_path: Path, body: bytes) -> None:
+    kind: Kind = "video" if b"ftyp" in body else "image"
+    with pytest.raises(Rejected) as refusal:
+        look(tmp_path, body, kind)
+    assert refusal.value.code == "undecodable"
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 240), (241, 333), (2600, 260), (17, 2)])
+def test_a_poster_is_a_jpeg_of_the_same_shape_and_of_bounded_size(tmp_path: Path, width: int, height: int) -> None:
+    poster = look(tmp_path, picture(width, height), "image").poster
+    media = look(tmp_path, poster, "image").media
+    assert max(media.width_pixels, media.height_pixels) <= POSTER_LONGEST_SIDE_PIXELS
+    assert media.width_pixels / media.height_pixels == pytest.approx(width / height, rel=0.1, abs=0.6)
