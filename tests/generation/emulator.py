@@ -47,10 +47,12 @@ async def emulating(directory: Path) -> AsyncIterator[Emulator]:
         *("--ready-file", str(ready_file)),
     )
     try:
-        await eventually(ready_file.exists, what="the emulator started")
+        await eventually(ready_file.exists, 30.0, "the emulator started")
         emulator = Emulator(json.loads(ready_file.read_text())["url"])
-        yield emulator
-        await emulator.close()
+        try:
+            yield emulator
+        finally:
+            await emulator.close()
     finally:
         process.terminate()
         await process.wait()

@@ -223,6 +223,7 @@ async def peers(database: Database, broker_settings: BrokerOf, s3: S3Server) -> 
     """Billing, gateway and storage as far as generation notices them."""
     storage = Storage(s3)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(storage.http.aclose)
         billing = await _peer(stack, database, broker_settings, "billing", ())
         heard: list[Peers] = []
 
@@ -236,7 +237,6 @@ async def peers(database: Database, broker_settings: BrokerOf, s3: S3Server) -> 
         heard.append(Peers(database, billing, gateway, storage))
         await _peer(stack, database, broker_settings, "storage", storage.subscriptions())
         yield heard[0]
-        await storage.http.aclose()
 
 
 async def _peer(
