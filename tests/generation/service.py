@@ -107,8 +107,12 @@ async def _tasks(components: Iterable[Any]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
+        pending = set(tasks)
+        while pending:
+            # More than once: asyncio.wait_for of Python 3.11 (in nats-py) can swallow a cancellation.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=2.0)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         failures = [one for one in outcomes if isinstance(one, Exception)]
         assert not failures, failures
