@@ -1,6 +1,6 @@
 """All SQL of storage."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -104,11 +104,10 @@ def _held(claims: Sequence[sa.Row[Any]]) -> sa.Update:
     )
 
 
-async def find_asset(connection: AsyncConnection, generation_id: UUID) -> AssetStored | None:
-    """The output of a generation, as it is announced."""
-    statement = sa.select(assets).where(assets.c.generation_id == generation_id, assets.c.role == OUTPUT)
-    row = (await connection.execute(statement)).one_or_none()
-    return None if row is None else _announcement(row)
+async def find_assets(connection: AsyncConnection, generation_ids: Collection[UUID]) -> dict[UUID, AssetStored]:
+    """The outputs of those of these generations that have one, as they are announced."""
+    statement = sa.select(assets).where(assets.c.generation_id.in_(generation_ids), assets.c.role == OUTPUT)
+    return {row.generation_id: _announcement(row) for row in await connection.execute(statement)}
 
 
 async def add_asset(connection: AsyncConnection, asset: AssetStored) -> AssetStored:
@@ -129,11 +128,12 @@ async def add_asset(connection: AsyncConnection, asset: AssetStored) -> AssetSto
             media=msgspec.to_builtins(asset.media),
         )
         .on_conflict_do_nothing(index_elements=["generation_id", "role"])
+        .returning(*assets.c)
     )
-    await connection.execute(statement)
-    standing = await find_asset(connection, asset.generation_id)
-    assert standing is not None, "the row was inserted or met"
-    return standing
+    added = (await connection.execute(statement)).one_or_none()
+    if added is not None:
+        return _announcement(added)
+    return (await find_assets(connection, [asset.generation_id]))[asset.generation_id]
 
 
 async def put_upload(

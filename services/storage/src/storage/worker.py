@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from contracts.generation import OutputReady, OutputSought
 from contracts.registry import BY_SUBJECT
-from contracts.storage import AssetRejected, InputsRejected, InputsVerified, OutputMissing, VerifyInputs
+from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing, VerifyInputs
 from messaging.failpoints import failpoint
 from messaging.received import Received
 from messaging.transaction import Transactions
@@ -27,6 +27,7 @@ LEASE_BEAT_SECONDS: Final = 5.0
 LONGEST_LOOK_SECONDS: Final = 600.0
 """Fetch, decode and write of everything that one question names: 256 MB at half a megabyte per second."""
 LONGEST_PAUSE_SECONDS: Final = 60
+OUTPUT_QUESTIONS: Final = (OutputReady.subject, OutputSought.subject)
 DECODER_FAILURES: Final = 3
 """A file that took the decoder down three times is the reason."""
 
@@ -57,8 +58,11 @@ class Worker:
             return
         async with self._transactions.begin() as tx:
             claims = await repository.claim_due(tx.connection, room, LEASE)
+            # A generation has one output: once it stands, every further question is answered with it.
+            ids = {claim.generation_id for claim in claims if claim.subject in OUTPUT_QUESTIONS}
+            standing = await repository.find_assets(tx.connection, ids) if ids else {}
         for claim in claims:
-            task = asyncio.create_task(self._one(claim))
+            task = asyncio.create_task(self._one(claim, standing.get(claim.generation_id)))
             self._running[task] = claim
             task.add_done_callback(self._done)
 
@@ -92,12 +96,12 @@ class Worker:
             # Not even the failure could be recorded: the lease runs out, and the work is done again.
             log.error("verification_lost", exc_info=task.exception())
 
-    async def _one(self, claim: sa.Row[Any]) -> None:
+    async def _one(self, claim: sa.Row[Any], standing: AssetStored | None) -> None:
         asked = _received(claim)
         started = time.monotonic()
         try:
             async with asyncio.timeout(LONGEST_LOOK_SECONDS):
-                await self._answer(claim, asked)
+                await self._answer(claim, asked, standing)
             failpoint("storage.after_record")
         except (StoreUnavailable, DecoderFailed, TimeoutError) as error:
             postponed_total.inc()
@@ -115,19 +119,21 @@ class Worker:
         async with self._transactions.begin() as tx:
             await repository.postpone(tx.connection, claim, delay, decoder_failed)
 
-    async def _answer(self, claim: sa.Row[Any], asked: Received[Any]) -> None:
+    async def _answer(self, claim: sa.Row[Any], asked: Received[Any], standing: AssetStored | None) -> None:
         answers: dict[type, Callable[[sa.Row[Any], Received[Any]], Awaitable[str]]] = {
             OutputReady: self._output_ready,
             OutputSought: self._output_sought,
             VerifyInputs: self._verify_inputs,
         }
-        code = await answers[type(asked.payload)](claim, asked)
+        code = ""
+        if standing is not None and claim.subject in OUTPUT_QUESTIONS:
+            await self._record(claim, standing, asked)
+        else:
+            code = await answers[type(asked.payload)](claim, asked)
         answers_total.labels(type(asked.payload).__name__, "ok" if code == "" else "refused", code).inc()
 
     async def _output_ready(self, claim: sa.Row[Any], asked: Received[OutputReady]) -> str:
         ready = asked.payload
-        if await self._announced_again(claim, asked):
-            return ""
         try:
             asset = await self._look(claim, lambda: self._verifier.store_output(ready, ready.claim))
         except Rejected as rejection:
@@ -142,24 +148,18 @@ class Worker:
             async with self._transactions.begin() as tx:
                 await handlers.record_answer(tx, claim, refusal, asked)
             return rejection.code
-        failpoint("storage.before_record")
-        async with self._transactions.begin() as tx:
-            await handlers.record_asset(tx, claim, asset, asked)
+        await self._record(claim, asset, asked)
         return ""
 
     async def _output_sought(self, claim: sa.Row[Any], asked: Received[OutputSought]) -> str:
         sought = asked.payload
-        if await self._announced_again(claim, asked):
-            return ""
         for candidate in sought.claims:
             try:
                 asset = await self._look(claim, lambda c=candidate: self._verifier.store_output(sought, c))  # type: ignore[misc]
             except Rejected as rejection:
                 log.info("sought_output_rejected", generation_id=str(sought.generation_id), code=rejection.code)
                 continue
-            failpoint("storage.before_record")
-            async with self._transactions.begin() as tx:
-                await handlers.record_asset(tx, claim, asset, asked)
+            await self._record(claim, asset, asked)
             return ""
         missing = OutputMissing(
             generation_id=sought.generation_id, user_id=sought.user_id, sought_version=sought.version
@@ -201,13 +201,10 @@ class Worker:
             await handlers.record_answer(tx, claim, verified, asked)
         return ""
 
-    async def _announced_again(self, claim: sa.Row[Any], asked: Received[Any]) -> bool:
-        """A generation has one output: once it stands, every further question is answered with it."""
+    async def _record(self, claim: sa.Row[Any], asset: AssetStored, asked: Received[Any]) -> None:
+        failpoint("storage.before_record")
         async with self._transactions.begin() as tx:
-            standing = await repository.find_asset(tx.connection, claim.generation_id)
-            if standing is not None:
-                await handlers.record_asset(tx, claim, standing, asked)
-        return standing is not None
+            await handlers.record_asset(tx, claim, asset, asked)
 
     async def _look(self, claim: sa.Row[Any], look: Callable[[], Awaitable[Any]]) -> Any:
         try:
