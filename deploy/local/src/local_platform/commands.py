@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from uuid import UUID
 
 from local_platform.console import bold, dim, green, red, say, table
 from local_platform.description import (
+    FILE_NAME,
     PlatformDescription,
     PlatformNotRunningError,
     platform_directory,
@@ -20,6 +22,7 @@ from local_platform.description import (
 from local_platform.identity import sign_token
 from local_platform.locking import PlatformAlreadyRunsError, is_held, remove_leftovers
 from local_platform.servers import ServerFailedError
+from local_platform.servers.processes import last_lines
 from local_platform.supervisor import PlatformOptions, Supervisor
 
 DEVELOPMENT_USER = UUID("00000000-0000-7000-8000-000000000001")
@@ -59,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         if run is _up:
             command.add_argument("--durable", action="store_true", help="sync to disk before acknowledging")
             command.add_argument("--quiet", action="store_true", help="leave the logs to the log files")
+            command.add_argument("--detach", action="store_true", help="return when it runs; `down` stops it")
         if run is _run:
             command.add_argument("service", help="e.g. billing")
             command.add_argument("arguments", nargs=argparse.REMAINDER, help="e.g. grant --user ... --credits 100")
@@ -77,6 +81,8 @@ def _port(text: str) -> tuple[str, int]:
 
 
 def _up(options: argparse.Namespace) -> int:
+    if options.detach:
+        return _up_detached(options)
     platform_options = PlatformOptions(
         name=options.name,
         ports=dict(options.port),
@@ -92,6 +98,37 @@ def _up(options: argparse.Namespace) -> int:
         return 0
 
     return asyncio.run(_with_platform(platform_options, stay, interrupted=0))
+
+
+def _up_detached(options: argparse.Namespace) -> int:
+    """Start the same command in a session of its own, and return when its platform runs."""
+    directory = platform_directory(options.name)
+    if is_held(directory):
+        raise PlatformAlreadyRunsError(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    output = directory / "supervisor.log"
+    command = [sys.executable, "-m", "local_platform", "up", "--quiet", "--name", options.name]
+    command += ["--workers", str(options.workers), *(["--durable"] if options.durable else [])]
+    command += [part for listener, number in options.port for part in ("--port", f"{listener}={number}")]
+    with output.open("wb") as log:
+        supervisor = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=Path.cwd()
+        )
+    try:
+        while supervisor.poll() is None:
+            if (directory / FILE_NAME).exists() and read_platform(options.name).supervisor_pid == supervisor.pid:
+                platform = read_platform(options.name)
+                say(processes_table(platform))
+                say(curl_session(platform))
+                say(dim(f"make down NAME={options.name} stops it."))
+                return 0
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        supervisor.terminate()
+        supervisor.wait()
+        return _INTERRUPTED
+    say(red(f"platform {options.name!r} did not start:\n{last_lines(output)}"))
+    return 1
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -17,6 +17,13 @@ LOCK_FILE_NAME = "lock"
 class PlatformAlreadyRunsError(RuntimeError):
     """Another supervisor holds the lock of this name."""
 
+    def __init__(self, directory: Path) -> None:
+        name = directory.name
+        super().__init__(
+            f"a platform named {name!r} runs already ({directory}); `make down NAME={name}` stops it, "
+            "another NAME= starts a second one"
+        )
+
 
 class PlatformLock:
     """A lock that the kernel gives back whenever and however its holder goes, so a stale one cannot exist."""
@@ -33,10 +40,7 @@ class PlatformLock:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.close()
-            raise PlatformAlreadyRunsError(
-                f"a platform named {self._path.parent.name!r} runs already ({self._path}); "
-                f"`make down NAME={self._path.parent.name}` stops it, another NAME= starts a second one"
-            ) from error
+            raise PlatformAlreadyRunsError(self._path.parent) from error
         self._file = file
 
     def give_back(self) -> None:
