@@ -83,15 +83,67 @@ def test_the_workflow_carries_every_parameter_and_leaves_the_template_alone(mode
                 assert value[0] in first
 
 
-def test_wan_makes_four_frames_and_one_and_never_fewer_than_asked() -> None:
+def test_a_video_is_expected_to_be_as_long_as_its_frames_take() -> None:
     model = CATALOGUE.model("wan-2.2-t2v")
-    for seconds in range(1, 6):
-        complete = model.complete({"prompt": "x", "duration_seconds": seconds})
-        frames = model.bind_workflow(complete)["9"]["inputs"]["length"]
-        assert frames % 4 == 1
-        assert frames >= seconds * 16
-        output = model.expected_output(complete)
-        assert output.duration_ms == round(frames * 1000 / 16)
+    output = model.expected_output(model.complete({"prompt": "x", "duration_seconds": 5}))
+    assert (output.width_pixels, output.height_pixels, output.frames_per_second) == (832, 480, 16.0)
+    assert output.duration_ms == round(81 * 1000 / 16)
+
+
+def test_a_picture_has_no_length() -> None:
+    model = CATALOGUE.model("flux-schnell")
+    output = model.expected_output(model.complete({"prompt": "x"}))
+    assert (output.duration_ms, output.frames_per_second) == (None, None)
+
+
+@each_model
+def test_a_whole_number_written_as_a_fraction_becomes_whole(model: Model) -> None:
+    complete = model.complete(smallest(model) | {"width": 512.0, "steps": 8.0, "seed": 3.0})
+    assert (complete["width"], complete["steps"], complete["seed"]) == (512, 8, 3)
+    assert all(type(complete[name]) is int for name in ("width", "height", "steps", "seed"))
+
+
+@each_model
+@pytest.mark.parametrize("blank", ["", "   ", "\n\t"])
+def test_a_blank_prompt_is_named_once(model: Model, blank: str) -> None:
+    with pytest.raises(InvalidParameters) as refusal:
+        model.complete(smallest(model) | {"prompt": blank})
+    assert [error.field for error in refusal.value.errors] == ["prompt"]
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * 36, "../" * 12, "{0190d7a2-6c3e-7b1a-9f6e-2d0c5a7b8e91}"])
+def test_an_upload_is_named_by_its_id(wrong: str) -> None:
+    with pytest.raises(InvalidParameters) as refusal:
+        CATALOGUE.model("wan-2.2-i2v").complete({"prompt": "x", "image": wrong})
+    assert [error.field for error in refusal.value.errors] == ["image"]
+
+
+@each_model
+@given(data=st.data())
+def test_whatever_the_schema_allows_has_a_price_a_size_and_a_workflow(model: Model, data: st.DataObject) -> None:
+    chosen: dict[str, Any] = {}
+    for name, rule in model.parameters_schema["properties"].items():
+        if "enum" in rule:
+            chosen[name] = data.draw(st.sampled_from(rule["enum"]), label=name)
+        elif rule["type"] == "integer":
+            step = rule.get("multipleOf", 1)
+            number = st.integers(rule["minimum"] // step, rule["maximum"] // step)
+            chosen[name] = data.draw(number, label=name) * step
+    if chosen["width"] * chosen["height"] > model.limits.max_pixels:
+        with pytest.raises(InvalidParameters):
+            model.complete(smallest(model) | chosen)
+        return
+    complete = model.complete(smallest(model) | chosen)
+    quote = model.quote(complete)
+    assert type(quote.price_credits) is int
+    assert sum(line.credits for line in quote.lines) == quote.price_credits >= 1
+    assert all(line.credits > 0 for line in quote.lines)
+    for name in ("width", "height", "duration_seconds", "steps"):
+        if name in complete and complete[name] > model.parameters_schema["properties"][name]["minimum"]:
+            less = complete | {name: model.parameters_schema["properties"][name]["minimum"]}
+            assert model.quote(less).price_credits <= quote.price_credits
+    assert model.expected_output(complete).width_pixels == complete["width"]
+    assert model.bind_workflow(complete)
 
 
 @each_model
@@ -134,6 +186,17 @@ def test_a_fraction_of_a_credit_is_rounded_up_once() -> None:
     rule = PriceRule(base_credits="1/3", per_second_credits="1/3")
     assert rule.quote({"width": 1, "height": 1, "duration_seconds": 2}).price_credits == 1
     assert rule.quote({"width": 1, "height": 1, "duration_seconds": 3}).price_credits == 2
+
+
+def test_a_larger_resolution_and_more_steps_multiply_the_price() -> None:
+    model = CATALOGUE.model("wan-2.2-t2v")
+    small = model.complete({"prompt": "x"})
+    large = small | {"width": 1280, "height": 720}
+    # 5 + 4 x 5 + 5 x 0.9216 x 5 = 48.04, half as much again = 72.06, and half as much again = 108.09.
+    assert model.quote(large).price_credits == 73
+    assert ("720p", 24) in [(line.label, line.credits) for line in model.quote(large).lines]
+    assert model.quote(large | {"steps": 40}).price_credits == 109
+    assert model.quote(small | {"steps": 4}) == model.quote(small)
 
 
 def test_credit_packs_are_sold_for_money_and_larger_ones_give_no_less() -> None:

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final, Literal
+from uuid import UUID
 
 import msgspec
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
 from catalogue.errors import FieldError, InvalidParameters
-from catalogue.pricing import PriceRule, Quote
+from catalogue.pricing import PriceRule, Quote, Surcharges
 
 LARGEST_SEED: Final = 2**32 - 1
+
+_FORMATS: Final = FormatChecker(formats=())
 
 Kind = Literal["video", "image"]
 Transform = Literal["frames", "half", "float", "image_name"]
@@ -64,6 +67,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     output_extension: str
     output_content_type: str
     bindings: tuple[Binding, ...]
+    surcharges: Surcharges = Surcharges()
     workflow: dict[str, Any] = {}
 
     @property
@@ -74,13 +78,21 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def complete(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Fill in the defaults, and a random seed where none was given. Raises ``InvalidParameters``."""
-        validator = Draft202012Validator(self.parameters_schema)
-        errors = [found for error in validator.iter_errors(parameters) for found in _field_errors(error)]
+        validator = Draft202012Validator(self.parameters_schema, format_checker=_FORMATS)
+        errors: dict[str, FieldError] = {}
+        for error in validator.iter_errors(parameters):
+            for found in _field_errors(error):
+                # One thing to put right at a time: what is empty also has no character that can be seen.
+                errors.setdefault(found.field, found)
         if errors:
-            raise InvalidParameters(tuple(sorted(errors, key=lambda error: error.field)))
+            raise InvalidParameters(tuple(errors[field] for field in sorted(errors)))
         properties = self.parameters_schema["properties"]
         defaults = {name: schema["default"] for name, schema in properties.items() if "default" in schema}
         complete = {"seed": random.SystemRandom().randint(0, LARGEST_SEED)} | defaults | parameters
+        for name, value in complete.items():
+            # JSON Schema takes 5.0 for an integer. A node that wants an integer does not.
+            if properties[name].get("type") == "integer":
+                complete[name] = int(value)
         if complete["width"] * complete["height"] > self.limits.max_pixels:
             message = f"width x height may be at most {self.limits.max_pixels} pixels"
             raise InvalidParameters(tuple(FieldError(name, "too_many_pixels", message) for name in ("height", "width")))
@@ -88,7 +100,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def quote(self, parameters: dict[str, Any]) -> Quote:
         """The price of complete parameters."""
-        return self.price.quote(parameters)
+        return self.price.quote(parameters, self.surcharges)
 
     def expected_output(self, parameters: dict[str, Any]) -> ExpectedOutput:
         """What the result of complete parameters measures."""
@@ -124,6 +136,11 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return value if binding.transform is None else transforms[binding.transform]()
 
 
+@_FORMATS.checks("upload-id", raises=ValueError)
+def _is_upload_id(value: object) -> bool:
+    return not isinstance(value, str) or str(UUID(value)) == value.lower()
+
+
 def _field_errors(error: ValidationError) -> list[FieldError]:
     """A schema error, by field: missing and unknown ones are named themselves, not their parent."""
     path = ".".join(str(part) for part in error.absolute_path)
@@ -144,6 +161,8 @@ def _field_errors(error: ValidationError) -> list[FieldError]:
         "minLength": f"must have at least {rule} characters",
         "maxLength": f"must have at most {rule} characters",
         "enum": f"must be one of {rule}",
+        "pattern": "must have a character that can be seen",
+        "format": "must be the id of an upload",
     }
     name = str(error.validator)
     return [FieldError(path, name, messages.get(name, "is not valid"))]
