@@ -99,18 +99,3 @@ async def test_every_address_but_the_offers_needs_a_token(house: House) -> None:
             answer = await gateway.http.request(method, address)
             assert (answer.status_code == 401) is not public, (path, answer.status_code)
             assert ("security" in operation) is not public, path
-
-
-async def test_a_list_of_audiences_with_ours_in_it_is_accepted(house: House) -> None:
-    gateway = await house.gateway()
-    answer = await house.user(gateway, aud=["other", "authenticated"]).get("/v1/balance")
-    assert answer.status_code == 200
-
-
-async def test_a_new_signing_key_is_found_once_without_being_fetched_for_every_stranger(house: House) -> None:
-    gateway = await house.gateway()
-    assert (await house.user(gateway).get("/v1/balance")).status_code == 200
-    for _ in range(5):
-        headers = {"Authorization": f"Bearer {_of_an_unknown_key(house.identity)}"}
-        assert (await gateway.http.get("/v1/balance", headers=headers)).status_code == 401
-    assert (await house.user(gateway).get("/v1/balance")).status_code == 200

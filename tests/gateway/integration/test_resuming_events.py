@@ -1,0 +1,240 @@
+"""The event stream: nothing lost, nothing twice, whoever writes meanwhile."""
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from contracts.billing import CreditsGranted
+from contracts.generation import GenerationQueued, GenerationStarted
+from contracts.live import PROGRESS_SUBJECT, GenerationProgress
+from contracts.values import LedgerLine
+from messaging.ids import new_id
+from messaging.live import publish_live
+from tests.gateway.house import PICTURE, Client, Event, House, now
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(30, method="thread")
+
+
+def granted(user_id: UUID, line_number: int) -> CreditsGranted:
+    """One credit arrives on an account that had ``line_number`` - 1."""
+    line = LedgerLine(
+        line_number=line_number,
+        transfer_id=new_id(),
+        user_id=user_id,
+        reason="goodwill",
+        available_delta_credits=1,
+        reserved_delta_credits=0,
+        available_after_credits=line_number,
+        reserved_after_credits=0,
+        occurred_at=now(),
+    )
+    return CreditsGranted(grant_id=new_id(), user_id=user_id, amount_credits=1, lines=(line,))
+
+
+async def sequence_of(house: House, user_id: UUID) -> int:
+    rows = await house.rows("SELECT sequence FROM gateway.activity_heads WHERE user_id = :id", id=user_id)
+    return rows[0].sequence if rows else 0
+
+
+async def take(client: Client, count: int, last_event_id: int | None = None) -> list[Event]:
+    """The next ``count`` events with an id."""
+    taken: list[Event] = []
+    async with client.events(last_event_id) as events:
+        async for event in events:
+            if event.id is not None:
+                taken.append(event)
+            if len(taken) == count:
+                break
+    return taken
+
+
+async def test_a_client_that_reconnects_all_the_time_sees_every_event_once_while_two_replicas_write(
+    house: House,
+) -> None:
+    one, other = await house.gateway(), await house.gateway()
+    user_id = new_id()
+    clients = [house.user(one, user_id), house.user(other, user_id)]
+    total = 300
+    seen: list[int] = []
+
+    async def read() -> None:
+        position, turn = 0, 0
+        while position < total:
+            # A few events from one replica, then on to the other one.
+            batch = await take(clients[turn % 2], min(1 + turn % 7, total - position), position)
+            seen.extend(int(event.id or 0) for event in batch)
+            position, turn = seen[-1], turn + 1
+
+    reading = asyncio.create_task(read())
+    player = await house.player("billing")
+    for first in range(1, total + 1, 10):
+        async with player.transactions.begin() as tx:
+            for number in range(first, first + 10):
+                tx.publish(granted(user_id, number), correlation_id=user_id)
+    await asyncio.wait_for(reading, 60)
+    assert seen == list(range(1, total + 1))
+
+
+async def test_an_entry_that_commits_late_is_not_skipped_by_a_stream_that_read_past_it(house: House) -> None:
+    gateway = await house.gateway()
+    user = house.user(gateway)
+    await house.say("billing", granted(user.user_id, 1), about=user.user_id)
+    async with user.events(0) as events:
+        assert (await anext(events)).id == "1"
+        # Somebody has taken the next number and does not commit: whoever comes after has to wait for that.
+        async with house.admin.begin() as slow:
+            await slow.exec_driver_sql(
+                f"UPDATE gateway.activity_heads SET sequence = sequence WHERE user_id = '{user.user_id}'"
+            )
+            await house.say("billing", granted(user.user_id, 2), about=user.user_id)
+            await house.say("billing", granted(user.user_id, 3), about=user.user_id)
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE usename = 'gateway' AND wait_event_type = 'Lock'"
+            await eventually(lambda: house.rows(waiting), what="a projection that waits for the lock")
+            assert await sequence_of(house, user.user_id) == 1
+        assert [(await anext(events)).id, (await anext(events)).id] == ["2", "3"]
+
+
+async def _beyond(house: House, user_id: UUID, number: int) -> bool:
+    return await sequence_of(house, user_id) > number
+
+
+async def test_a_stream_without_a_position_begins_now_and_says_where_that_is(house: House) -> None:
+    gateway = await house.gateway()
+    user = house.user(gateway)
+    await house.say("billing", granted(user.user_id, 1), about=user.user_id)
+    await eventually(lambda: _beyond(house, user.user_id, 0), what="the first entry")
+    headers = {"Authorization": f"Bearer {user.token}"}
+    async with gateway.http.stream("GET", "/v1/events", headers=headers) as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        lines = response.aiter_lines()
+        first = [await anext(lines) for _ in range(2)]
+    assert "id: 1" in first
+
+
+async def test_a_position_that_was_never_given_does_not_make_the_stream_deaf(house: House) -> None:
+    gateway = await house.gateway()
+    user = house.user(gateway)
+    async with user.events(10**9) as events:
+        await house.say("billing", granted(user.user_id, 1), about=user.user_id)
+        assert (await asyncio.wait_for(anext(events), 10)).id == "1"
+
+
+async def test_progress_is_mixed_in_without_an_id_and_reaches_only_its_user(house: House) -> None:
+    gateway = await house.gateway()
+    user, other = house.user(gateway), house.user(gateway)
+    generation_id = new_id()
+    progress = GenerationProgress(
+        generation_id=generation_id, user_id=user.user_id, attempt_number=1, percent=40, stage="rendering"
+    )
+    async with user.events() as events, other.events() as quiet:
+        broker = (await house.player("generation")).broker
+        await broker.connected()
+        await publish_live(broker, PROGRESS_SUBJECT, progress)
+        event = await asyncio.wait_for(anext(events), 10)
+        assert (event.id, event.name) == (None, "generation.progress")
+        assert (event.data["generation_id"], event.data["percent"]) == (str(generation_id), 40)
+        await house.say("billing", granted(other.user_id, 1), about=other.user_id)
+        assert (await asyncio.wait_for(anext(quiet), 10)).name == "balance.updated"
+
+
+async def test_the_other_replica_wakes_at_once(house: House) -> None:
+    # Both share the durable consumer: whichever takes the message, the stream has to wake.
+    writer = await house.gateway(verdict_wait_seconds=0.05, heartbeat_seconds=60.0)
+    reader = await house.gateway(heartbeat_seconds=60.0)
+    user_id = new_id()
+    ordered = await house.user(writer, user_id).order(PICTURE)
+    async with house.user(reader, user_id).events() as events:
+        began = time.monotonic()
+        queued = GenerationQueued(generation_id=ordered.json()["id"], user_id=user_id, version=1, lane="free")
+        await house.say("generation", queued, about=user_id)
+        event = await asyncio.wait_for(anext(events), 10)
+        assert event.name == "generation.updated"
+        assert time.monotonic() - began < 3
+
+
+async def test_the_stream_ends_when_the_token_does(house: House) -> None:
+    gateway = await house.gateway()
+    user = house.user(gateway, exp=int(time.time()) + 3)
+    began = time.monotonic()
+    async with user.events() as events:
+        assert [event async for event in events] == []
+    assert 1 < time.monotonic() - began < 8
+
+
+async def test_a_quiet_stream_shows_that_it_lives(house: House) -> None:
+    gateway = await house.gateway(heartbeat_seconds=0.1)
+    user = house.user(gateway)
+    async with gateway.http.stream("GET", "/v1/events", headers=user.headers(None)) as response:
+        beats = 0
+        async for line in response.aiter_lines():
+            beats += line.startswith(": ")
+            if beats == 3:
+                break
+
+
+async def test_draining_ends_every_stream(house: House) -> None:
+    gateway = await house.gateway()
+    async with house.user(gateway).events() as events:
+        gateway.gateway.drain()
+        assert [event async for event in events] == []
+
+
+async def test_streams_of_one_user_are_bounded_and_free_their_place_when_they_end(house: House) -> None:
+    gateway = await house.gateway(event_streams_per_user=2)
+    user = house.user(gateway)
+    async with contextlib.AsyncExitStack() as open_streams:
+        for _ in range(2):
+            await open_streams.enter_async_context(user.events())
+        refused = await user.get("/v1/events")
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_event_streams")
+        assert "Retry-After" in refused.headers
+
+    async def free() -> bool:
+        with contextlib.suppress(AssertionError):
+            async with user.events():
+                return True
+        return False
+
+    await eventually(free, what="a free place")
+
+
+async def test_streams_hold_no_connection_to_the_database(house: House) -> None:
+    gateway = await house.gateway(database_pool_size=8, event_streams_per_user=30)
+    user = house.user(gateway)
+    limits = httpx.Limits(max_connections=40)
+    async with (
+        httpx.AsyncClient(base_url=gateway.url, timeout=30, trust_env=False, limits=limits) as http,
+        contextlib.AsyncExitStack() as open_streams,
+    ):
+        for _ in range(30):
+            await open_streams.enter_async_context(Client(http, user.user_id, user.token).events())
+        assert (await user.get("/v1/balance")).status_code == 200
+
+
+async def test_an_event_tells_which_generation_moved_and_how(house: House) -> None:
+    gateway = await house.gateway(verdict_wait_seconds=0.05)
+    user = house.user(gateway)
+    generation_id = (await user.order(PICTURE)).json()["id"]
+    moves: list[Any] = [
+        GenerationQueued(generation_id=generation_id, user_id=user.user_id, version=1, lane="free"),
+        GenerationStarted(
+            generation_id=generation_id,
+            user_id=user.user_id,
+            version=3,
+            attempt_id=new_id(),
+            attempt_number=1,
+            started_at=now(),
+        ),
+    ]
+    await house.say("generation", *moves, about=UUID(generation_id))
+    events = await asyncio.wait_for(take(user, 2, 0), 15)
+    assert [event.name for event in events] == ["generation.updated"] * 2
+    assert [event.id for event in events] == ["1", "2"]
+    assert all(generation_id in event.data.values() for event in events)
+    assert events[-1].data["status"] == "running"
