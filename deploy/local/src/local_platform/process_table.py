@@ -235,7 +235,6 @@ def _worker(number: int) -> ProcessSpec:
         base = f"{wiring.url('runpod')}/v2/{ENDPOINT_ID}"
         return {
             "RENDERER": "preview",
-            "TMPDIR": str(wiring.data_directory),
             "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=none",
             "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
             "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",

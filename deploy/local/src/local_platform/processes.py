@@ -14,7 +14,7 @@ from local_platform.servers.processes import ChildProcess, ServerFailedError, la
 
 _POLL_SECONDS = 0.05
 _START_TIMEOUT_SECONDS = 60.0
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class Supervised(Protocol):

@@ -279,7 +279,9 @@ class Supervisor:
         return spec.stage if spec else None
 
     def _environment(self, spec: ProcessSpec) -> dict[str, str]:
-        return {**spec.environment(self.wiring), **self.options.environment.get(spec.name, {})}
+        # Temporary files of a process that was killed go with the platform, too.
+        temporary = {"TMPDIR": str(self.wiring.data_directory)}
+        return {**temporary, **spec.environment(self.wiring), **self.options.environment.get(spec.name, {})}
 
     def _ready_url(self, spec: ProcessSpec) -> str | None:
         return f"{self.wiring.url(spec.ready_listener)}{spec.ready_path}" if spec.ready_listener else None
