@@ -25,6 +25,7 @@ Hook = Callable[[], Awaitable[Any]]
 _REQUESTS_SHARE: Final = 0.7
 """The part of the drain time that open requests get; the rest belongs to components and hooks."""
 _OPS_DRAIN_SECONDS: Final = 1.0
+_CANCEL_AGAIN_SECONDS: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -186,10 +187,12 @@ class _Process:
 
     async def _cancel_components(self) -> None:
         running = [task for task in self._tasks if not task.done()]
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
+        pending = set(running)
+        while pending:
+            # Python 3.11's wait_for, which libraries use, can swallow one cancellation: the drain time is the bound.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
         for task in running:
             if not task.cancelled() and task.exception() is not None:
                 log.error("component_failed_while_stopping", component=task.get_name(), exc_info=task.exception())
