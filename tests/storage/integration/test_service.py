@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from contracts import headers
 from contracts.message import Message
-from contracts.storage import AssetStored, VerifyInputs
+from contracts.storage import AssetStored, InputsVerified, VerifyInputs
 from contracts.streams import BY_NAME
 from local_platform.servers import NatsServer
 from messaging.broker import Broker
@@ -85,7 +85,6 @@ async def process(desk: Desk, nats: NatsServer, failpoint: str = "") -> AsyncIte
             "STORAGE_S3_SECRET_ACCESS_KEY": secret_key,
             VARIABLE: failpoint,
         },
-        stdout=asyncio.subprocess.DEVNULL,
     )
     try:
         yield started
@@ -127,17 +126,20 @@ async def test_files_are_stored_and_announced_and_the_process_stops_in_order(
     assert len(await desk.assets()) == 5
 
 
-async def test_several_replicas_share_the_work_without_doing_it_twice(
+async def test_several_replicas_share_the_work_and_answer_each_question_once(
     desk: Desk, nats_server: NatsServer, say: Say
 ) -> None:
+    owner, questions = uuid4(), []
+    for _ in range(12):
+        upload_id = uuid4()
+        desk.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=picture())
+        questions.append(VerifyInputs(generation_id=uuid4(), user_id=owner, uploads={"image": upload_id}))
     async with process(desk, nats_server), process(desk, nats_server):
-        owner, uploads = uuid4(), [uuid4() for _ in range(6)]
-        for upload_id in uploads:
-            desk.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=picture())
-            await say(VerifyInputs(generation_id=uuid4(), user_id=owner, uploads={"image": upload_id}))
-        await published(desk, 6)
-    async with desk.transactions.begin() as tx:
-        assert await tx.connection.scalar(sa.text("SELECT max(tries) FROM storage.verifications")) == 1
+        for question in questions:
+            await say(question)
+        answers = await published(desk, len(questions))
+    assert {type(answer) for answer in answers} == {InputsVerified}
+    assert {answer.generation_id for answer in answers} == {question.generation_id for question in questions}
 
 
 @pytest.mark.parametrize("failpoint", FAILPOINTS)
