@@ -73,6 +73,7 @@ class Platform:
         self.nats_server = nats_server
         self._broker_settings = broker_settings
         self._stack = AsyncExitStack()
+        self._engines: dict[Service, AsyncEngine] = {}
 
     def messaging(self, service: Service, subscriptions: Sequence[Subscription] = (), **settings: object) -> Messaging:
         """The messaging of one process of ``service``; not running yet."""
@@ -80,7 +81,7 @@ class Platform:
         values = {"url": base.url, "user": base.user, "password": base.password, **settings}
         return Messaging(
             service=service,
-            engine=self.engine(service),
+            engine=self.database.engine(service),
             broker_settings=BrokerSettings(**values),
             subscriptions=subscriptions,
         )
@@ -112,8 +113,10 @@ class Platform:
         return process
 
     def engine(self, service: Service) -> AsyncEngine:
-        """An engine with the rights of ``service``."""
-        return self.database.engine(service)
+        """The test's own engine with the rights of ``service``: one for all its looks, however often it looks."""
+        if service not in self._engines:
+            self._engines[service] = self.database.engine(service)
+        return self._engines[service]
 
     async def admin(self) -> Client:
         """A connection to the broker that may do anything."""

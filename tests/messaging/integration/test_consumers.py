@@ -290,6 +290,18 @@ async def test_what_does_not_parse_is_dead_lettered_at_once(platform: Platform) 
     await eventually(lambda: all_acknowledged(client))
 
 
+async def stored(platform: Platform, count: int) -> None:
+    """Wait until billing's stream holds ``count`` messages, so that a consumer gets them all in its first batch."""
+    jetstream = (await platform.admin()).jetstream()
+
+    async def all_there() -> bool:
+        return any(
+            info.config.name == "BILLING" and info.state.messages == count for info in await jetstream.streams_info()
+        )
+
+    await eventually(all_there, what=f"{count} messages are stored")
+
+
 async def consumer_exists(client: Client) -> bool:
     """Whether the gateway's consumer of billing has been made."""
     streams = [info.config.name for info in await client.jetstream().streams_info()]
@@ -300,6 +312,7 @@ async def consumer_exists(client: Client) -> bool:
 async def test_a_consumer_killed_around_its_commit_loses_and_repeats_nothing(platform: Platform, place: str) -> None:
     billing = await platform.start("billing")
     ids = await publish_refused(billing.transactions, 50)
+    await stored(platform, 50)
     doomed = await platform.process("gateway", failpoints=place)
     assert await doomed.wait() == -9
     assert len(await effects(platform.engine("gateway"))) == (0 if place == "consumer.before_commit" else 50)
@@ -397,8 +410,9 @@ async def test_a_consumer_that_is_told_to_stop_finishes_its_batch(platform: Plat
 
     billing = await platform.start("billing")
     gateway = platform.messaging("gateway", [Subscription(CreditsRefused, slow)])
+    ids = await publish_refused(billing.transactions, 3)
+    await stored(platform, 3)
     async with running(gateway.components()) as tasks:
-        ids = await publish_refused(billing.transactions, 3)
         await asyncio.wait_for(begun.wait(), 10)
         for task in tasks:
             task.cancel()
