@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import psutil
 
 from benchmarks.instant_worker import InstantWorker
 from local_platform.console import say, table
@@ -31,6 +32,7 @@ from tests.support.media import picture
 USERS = 20
 AIM_OVERHEAD_MS = 60.0
 AIM_MEMORY_MB = 120.0
+SERVICES = ("gateway", "billing", "generation", "storage", "payments", "auditor")
 SIDE_PIXELS = 256
 DRAIN_SECONDS = 60.0
 
@@ -107,7 +109,7 @@ class Load:
 
 
 async def measure(platform: PlatformDescription, load: Load, per_second: float, seconds: float) -> tuple[str, ...]:
-    """One row of the table."""
+    """One row of the table of times."""
     generations = await load.run(per_second, seconds)
     connection = await asyncpg.connect(platform.postgres.superuser_dsn)
     try:
@@ -134,15 +136,30 @@ def _summary(times_ms: Sequence[float]) -> str:
     return f"{statistics.median(ordered):.0f} / {ordered[int(len(ordered) * 0.99) - 1]:.0f}"
 
 
-def memory_rows(platform: PlatformDescription) -> list[tuple[str, str, str]]:
-    """Resident memory of each service's own process, and its part of the aim."""
+def cpu_seconds(platform: PlatformDescription) -> dict[str, float]:
+    """Processor time each part of the platform has used so far, its child processes included."""
+    return {name: _cpu_seconds(process.pid) for name, process in platform.processes.items()}
+
+
+def _cpu_seconds(pid: int) -> float:
+    process = psutil.Process(pid)
+    total = 0.0
+    for member in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = member.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def process_rows(platform: PlatformDescription, used: dict[str, float], orders: int) -> list[tuple[str, ...]]:
+    """Processor time per order of every part, and the resident memory of each service's own process."""
     rows = []
     for name, process in platform.processes.items():
-        if name in platform.environments:
-            asked = ["ps", "-o", "rss=", "-p", str(process.pid)]
-            resident_mb = int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout) / 1024
-            rows.append((name, f"{resident_mb:.0f} MB", f"{resident_mb / AIM_MEMORY_MB:.2f}"))
-    return rows
+        resident_mb = psutil.Process(process.pid).memory_info().rss / 2**20
+        memory = (f"{resident_mb:.0f} MB", f"{resident_mb / AIM_MEMORY_MB:.2f}") if name in SERVICES else ("", "")
+        rows.append((name, f"{used[name] / orders * 1000:.1f} ms", *memory))
+    total_ms = sum(used.values()) / orders * 1000
+    return [*rows, ("together", f"{total_ms:.1f} ms", "", "")]
 
 
 async def main(seconds: float) -> None:
@@ -160,7 +177,9 @@ async def main(seconds: float) -> None:
             rows = []
             for per_second in (1.0, 20.0):
                 say(f"{per_second:g} requests/s for {seconds:g} s ...")
+                before = cpu_seconds(platform)
                 rows.append(await measure(platform, load, per_second, seconds))
+                used = {name: after - before[name] for name, after in cpu_seconds(platform).items()}
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await working
@@ -168,7 +187,8 @@ async def main(seconds: float) -> None:
         say("\nmilliseconds, median / p99; the last two columns are medians as a part of 60 ms")
         say(table(heading, rows))
         say(f"peer: a plain GET of the same gateway takes {plain_ms:.1f} ms at the median\n")
-        say(table(("service", "memory", "of 120 MB"), memory_rows(platform)))
+        say(f"processor time per order at {per_second:g}/s, and memory per service")
+        say(table(("process", "processor", "memory", "of 120 MB"), process_rows(platform, used, int(per_second * seconds))))
     finally:
         await supervisor.stop()
 

@@ -35,7 +35,8 @@ Handler = Callable[[Transaction, Sequence[Received[Any]]], Awaitable[None]]
 EARLY_DEADLINE: Final = timedelta(hours=1)
 """A message that is still early after this time is dead-lettered: what it waits for is not coming."""
 
-_LONGEST_DEFERRAL_SECONDS: Final = 10.0
+_SOON: Final = timedelta(minutes=1)
+_LONGEST_DEFERRAL_SECONDS: Final = (1.0, 10.0)
 _LONGEST_RETRY_SECONDS: Final = 60.0
 _LONGEST_OUTAGE_PAUSE_SECONDS: Final = 5.0
 
@@ -257,7 +258,7 @@ class Batches:
             elif deferral is not None:
                 metrics.DEFERRED.labels(self._durable).inc()
                 self._count(delivery, "deferred")
-                await delivery.message.nak(_deferral_seconds(deferral.deferrals))
+                await delivery.message.nak(_deferral_seconds(deferral))
             else:
                 self._count(delivery, "duplicate" if message_id in outcome.duplicates else "handled")
                 await _answer_ack(delivery.message, current)
@@ -367,8 +368,11 @@ def _by_handler(deliveries: Sequence[Delivery]) -> list[tuple[Handler, list[Rece
     return list(groups.items())
 
 
-def _deferral_seconds(deferrals: int) -> float:
-    return float(min(_LONGEST_DEFERRAL_SECONDS, 0.1 * 2 ** min(deferrals - 1, 10)))
+def _deferral_seconds(deferral: Deferral) -> float:
+    """Twice as long each time, but at most a second in the first minute: a chain of early messages moves by one link
+    per delivery, so that a long pause would be paid once for each link."""
+    longest = _LONGEST_DEFERRAL_SECONDS[deferral.waited > _SOON]
+    return float(min(longest, 0.1 * 2 ** min(deferral.deferrals - 1, 10)))
 
 
 def _retry_seconds(failures: int) -> float:
