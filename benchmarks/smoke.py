@@ -188,7 +188,11 @@ async def main(seconds: float) -> None:
         say(table(heading, rows))
         say(f"peer: a plain GET of the same gateway takes {plain_ms:.1f} ms at the median\n")
         say(f"processor time per order at {per_second:g}/s, and memory per service")
-        say(table(("process", "processor", "memory", "of 120 MB"), process_rows(platform, used, int(per_second * seconds))))
+        say(
+            table(
+                ("process", "processor", "memory", "of 120 MB"), process_rows(platform, used, int(per_second * seconds))
+            )
+        )
     finally:
         await supervisor.stop()
 

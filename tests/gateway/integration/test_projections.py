@@ -152,7 +152,7 @@ class Desk:
             for order in orders:
                 request = {"user_id": order.user_id, "idempotency_key": str(order.generation_id), "request_hash": b""}
                 row = {**request, "generation_id": order.generation_id}
-                assert await repository.add_request(tx.connection, generation_requests, row) is None
+                assert isinstance(await repository.add_request(tx.connection, generation_requests, row), datetime)
                 await repository.add_generation(tx.connection, order)
 
     async def rows(self, user_id: UUID) -> dict[str, list[dict[str, Any]]]:

@@ -91,11 +91,15 @@ class Platform:
     ) -> Messaging:
         """The same, running until the test ends."""
         messaging = self.messaging(service, subscriptions, **settings)
-        await self._stack.enter_async_context(running(messaging.components()))
+        await self.run(messaging.components())
         return messaging
 
-    async def process(self, service: Service, failpoints: str = "") -> asyncio.subprocess.Process:
-        """A process of ``service`` of its own that dies at ``failpoints``; killed when the test ends."""
+    async def run(self, components: Sequence[Component]) -> None:
+        """Run ``components`` until the test ends."""
+        await self._stack.enter_async_context(running(components))
+
+    async def process(self, service: Service, failpoints: str = "", messages: int = 0) -> asyncio.subprocess.Process:
+        """A process of ``service`` that commits ``messages`` and dies at ``failpoints``, or else when the test ends."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -106,6 +110,7 @@ class Platform:
                 "DSN": self.database.dsn(service),
                 "NATS_URL": self.nats_server.url,
                 "NATS_PASSWORD": self.nats_server.users[service],
+                "MESSAGES": str(messages),
                 VARIABLE: failpoints,
             },
         )

@@ -461,6 +461,7 @@ async def test_message_types_that_share_a_handler_reach_it_together_and_in_order
     async with billing.transactions.begin() as tx:
         ids = [tx.publish(message, correlation_id=new_id()) for message in (refused(1), captured, refused(2))]
     await expect_published(platform.engine("billing"))
-    await platform.start("gateway", (Subscription(CreditsRefused, handle), Subscription(CreditsCaptured, handle)))
+    kinds = (CreditsRefused, CreditsCaptured)
+    await platform.start("gateway", [Subscription(kind, handle, linger_seconds=0.5) for kind in kinds])
     await expect_effects(platform.engine("gateway"), ids)
     assert calls == [["CreditsRefused", "CreditsCaptured", "CreditsRefused"]]

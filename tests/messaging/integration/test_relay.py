@@ -14,7 +14,8 @@ from messaging.consumers import Subscription
 from messaging.dead_letters import DeadLetters
 from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.ids import new_id
-from messaging.transaction import Transactions
+from messaging.topology import assert_stream
+from messaging.transaction import FRESH_MESSAGES, Transactions
 from tests.messaging.integration.conftest import Platform, running
 from tests.messaging.integration.effects import (
     execute,
@@ -100,6 +101,37 @@ async def test_a_relay_killed_before_it_marks_loses_and_repeats_nothing(platform
     await expect_published(platform.engine("billing"))
 
 
+@pytest.mark.parametrize("place", ["transaction.after_commit", "relay.after_publish", "relay.before_commit"])
+async def test_a_process_killed_after_its_commit_leaves_its_messages_to_the_next(
+    platform: Platform, place: str
+) -> None:
+    doomed = await platform.process("billing", failpoints=place, messages=100)
+    assert await doomed.wait() == -9
+    assert await unpublished(platform.engine("billing")) == 100
+
+    await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+
+    await expect_published(platform.engine("billing"))
+    assert await stored(platform) == 100
+    query = "SELECT count(DISTINCT message_id) FROM gateway.effects"
+    await eventually(lambda: _is(platform, query, 100))
+    assert await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.effects") == 100
+
+
+async def _is(platform: Platform, query: str, count: int) -> bool:
+    return await scalar(platform.engine("gateway"), query) == count
+
+
+async def test_what_does_not_fit_into_memory_is_found_in_the_outbox(platform: Platform) -> None:
+    billing = platform.messaging("billing")
+    for start in range(0, FRESH_MESSAGES + 500, 500):
+        await publish_refused(billing.transactions, 500, start)
+    async with running(billing.components()):
+        await expect_published(platform.engine("billing"))
+        assert await stored(platform) == FRESH_MESSAGES + 500
+
+
 async def test_the_contracts_decide_who_may_publish_what(platform: Platform) -> None:
     payments = platform.messaging("payments")
     with pytest.raises(ForeignSubjectError, match="payments does not produce"):
@@ -133,7 +165,11 @@ async def test_a_message_that_is_too_large_is_refused_before_commit(platform: Pl
 
 
 async def test_a_message_that_the_broker_never_takes_becomes_a_dead_letter(platform: Platform) -> None:
-    billing = await platform.start("billing")
+    jetstream = (await platform.admin()).jetstream()
+    await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
+    billing = platform.messaging("billing")
+    # The relay alone: the watch would end the process over a stream that is not as it should be.
+    await platform.run([billing.relay])
     await platform.start("gateway", [Subscription(CreditsRefused, record)])
     too_long = await insert(platform, payload=b"x" * (BY_NAME["BILLING"].max_message_bytes + 1))
     beyond_the_connection = await insert(platform, payload=b"x" * 2_000_000)
@@ -144,7 +180,6 @@ async def test_a_message_that_the_broker_never_takes_becomes_a_dead_letter(platf
     query = "SELECT count(*) FROM billing.dead_letters WHERE consumer = 'relay' AND reason = 'rejected'"
     assert await scalar(platform.engine("billing"), query) == 2
 
-    jetstream = (await platform.admin()).jetstream()
     config = (await jetstream.stream_info("BILLING")).config
     await jetstream.update_stream(config, max_msg_size=2 * BY_NAME["BILLING"].max_message_bytes)
     async with billing.transactions.begin() as tx:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from messaging.database import is_unavailable
 from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import VARIABLE, failpoint
 from messaging.ids import derived_id, new_id
+from messaging.inbox import Deferral
 from messaging.positions import Checkpoints
 from messaging.received import Received
 from messaging.schema import table_statements
@@ -105,7 +106,9 @@ def test_what_is_wrong_with_a_message_is_named(
 
 
 def test_waits_grow_and_are_bounded() -> None:
-    assert [_deferral_seconds(number) for number in (1, 2, 3, 100)] == [0.1, 0.2, 0.4, 10.0]
+    soon, later = timedelta(seconds=59), timedelta(seconds=61)
+    assert [_deferral_seconds(Deferral(number, soon)) for number in (1, 2, 3, 100)] == [0.1, 0.2, 0.4, 1.0]
+    assert _deferral_seconds(Deferral(100, later)) == 10.0
     assert 0.2 <= _retry_seconds(1) <= 0.3
     assert 48 <= _retry_seconds(50) <= 72
 

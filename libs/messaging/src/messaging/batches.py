@@ -22,7 +22,7 @@ from messaging.errors import FeedLostError
 from messaging.failpoints import failpoint
 from messaging.ids import derived_id
 from messaging.inbox import Deferral, Inbox
-from messaging.positions import Checkpoints, Positions
+from messaging.positions import Checkpoints, Position, Positions
 from messaging.received import Received
 from messaging.tracing import consumer_span
 from messaging.transaction import Transaction, Transactions
@@ -48,12 +48,14 @@ class Subscription:
     The handler is called once for each batch with the messages that were not received before, in order of arrival, and
     raises to refuse them. Subscriptions that share a handler share the call, so that a batch can take its locks in one
     order whatever it holds. ``inbox=False`` leaves out the inbox where the effect has a key of its own that makes a
-    repeated message harmless.
+    repeated message harmless. ``linger_seconds`` is how long a message may wait for others to share its transaction;
+    of the subscriptions on one stream, the most impatient decides.
     """
 
     message_type: type[Message]
     handler: Handler
     inbox: bool = True
+    linger_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,9 @@ class Batches:
         outcome = _Outcome()
         with consumer_span(self._durable, [delivery.received for delivery in deliveries]):
             async with self._transactions.begin() as tx:
-                fresh = await self._fresh(tx, deliveries, outcome)
+                highest = max(deliveries, key=lambda delivery: delivery.sequence)
+                position = self.checkpoints.advance(self._stream, highest.sequence, highest.received.message_id, epoch)
+                fresh = await self._fresh(tx, deliveries, position, outcome)
                 for handler, messages in _by_handler(fresh):
                     with metrics.HANDLER_SECONDS.labels(self._service, messages[0].subject).time():
                         await handler(tx, messages)
@@ -215,17 +219,20 @@ class Batches:
                 done = [message_id for message_id in again if message_id not in outcome.deferrals]
                 if done:
                     await self._inbox.settle(tx.connection, done)
-                highest = max(deliveries, key=lambda delivery: delivery.sequence)
-                position = self.checkpoints.advance(self._stream, highest.sequence, highest.received.message_id, epoch)
-                await self._positions.put(tx.connection, position)
                 failpoint("consumer.before_commit")
         failpoint("consumer.after_commit")
         return outcome
 
-    async def _fresh(self, tx: Transaction, deliveries: Sequence[Delivery], outcome: _Outcome) -> list[Delivery]:
+    async def _fresh(
+        self, tx: Transaction, deliveries: Sequence[Delivery], position: Position, outcome: _Outcome
+    ) -> list[Delivery]:
         """The deliveries whose messages were not received before, each message once."""
         guarded = {d.received.message_id for d in deliveries if d.subscription.inbox}
-        new = await self._inbox.add_new(tx.connection, list(guarded)) if guarded else set()
+        if guarded:
+            new = await self._inbox.receive(tx.connection, list(guarded), position)
+        else:
+            new = set()
+            await self._positions.put(tx.connection, position)
         outcome.duplicates = guarded - new
         fresh: dict[UUID, Delivery] = {}
         for delivery in deliveries:

@@ -88,6 +88,7 @@ class StreamConsumer:
             [subscription.message_type.subject for subscription in subscriptions],
             settings.ack_wait_seconds,
         )
+        self._linger_seconds = min(subscription.linger_seconds for subscription in subscriptions)
         self.batches = Batches(service, stream, self.durable, subscriptions, transactions, settings.max_deliveries)
         self._feed: Feed | None = None
         self._lost_feed: Feed | None = None
@@ -111,7 +112,7 @@ class StreamConsumer:
         await self._broker.connected()
         await self._await_stream()
         await assert_consumer(self._broker.jetstream, self.stream, self._config)
-        feed = Feed(self._broker, self.stream, self.durable, self._settings.batch_size)
+        feed = Feed(self._broker, self.stream, self.durable, self._settings.batch_size, self._linger_seconds)
         await feed.open()
         try:
             with self._attached(feed):

@@ -39,6 +39,16 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         await connection.close()
 
 
+@asynccontextmanager
+async def single_statements(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection on which each statement is a transaction of its own: one round trip instead of three."""
+    connection = await connect(engine)
+    try:
+        yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+    finally:
+        await connection.close()
+
+
 def is_unavailable(error: BaseException) -> bool:
     """Whether ``error``, or what it was raised from, means: the same work may well succeed later, unchanged.
 

@@ -29,10 +29,11 @@ _PENDING_HEADER: Final = "Nats-Pending-Messages"
 class Feed:
     """Open it, call :meth:`batch` in a loop, close it; or retire it when another takes its place."""
 
-    def __init__(self, broker: Broker, stream: str, durable: str, batch_size: int) -> None:
+    def __init__(self, broker: Broker, stream: str, durable: str, batch_size: int, linger_seconds: float) -> None:
         self._broker = broker
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._batch_size = batch_size
+        self._linger_seconds = linger_seconds
         self._inbox = broker.client.new_inbox()
         self._subscription: Subscription | None = None
         self._queue: deque[Msg] = deque()
@@ -79,16 +80,24 @@ class Feed:
         self._arrived.set()
 
     async def batch(self) -> list[Msg]:
-        """Wait for messages; returns at once all that are there, at most ``batch_size``. Raises FeedLostError."""
+        """Wait for messages; returns all that are there, at most ``batch_size``, after a moment for more to arrive.
+
+        Raises FeedLostError.
+        """
+        lingered = self._linger_seconds == 0
         while True:
             if not self.current:
                 raise FeedLostError("the connection was rebuilt")
             if self._lost is not None:
                 raise FeedLostError(self._lost)
             await self._ask_for_more()
-            if self._queue:
+            if not self._queue:
+                await self._wait()
+            elif lingered or len(self._queue) >= self._batch_size:
                 return [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_size))]
-            await self._wait()
+            else:
+                lingered = True
+                await asyncio.sleep(self._linger_seconds)
 
     async def _ask_for_more(self) -> None:
         wanted = self._batch_size - self._outstanding - len(self._queue)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from messaging.positions import PUT_POSITION, Position, position_values
 from messaging.sql import statement
 
 UNDATED: Final = date(1970, 1, 1)
@@ -21,6 +22,14 @@ def message_day(message_id: UUID) -> date:
     if message_id.version != _TIME_ORDERED:
         return UNDATED
     return datetime.fromtimestamp((message_id.int >> 80) / 1000, UTC).date()
+
+
+_INSERT: Final = """
+    INSERT INTO {schema}.inbox_messages (consumer, message_id, message_day)
+    SELECT :consumer, ids.message_id, ids.message_day
+    FROM unnest(CAST(:message_ids AS uuid[]), CAST(:message_days AS date[])) AS ids (message_id, message_day)
+    ON CONFLICT DO NOTHING RETURNING message_id
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +47,8 @@ class Inbox:
         self._consumer = consumer
         # Ids are inserted in sorted order: two replicas that hold the same messages wait for each other instead of
         # running into a deadlock.
-        self._insert = statement(
-            schema,
-            """
-            INSERT INTO {schema}.inbox_messages (consumer, message_id, message_day)
-            SELECT :consumer, ids.message_id, ids.message_day
-            FROM unnest(CAST(:message_ids AS uuid[]), CAST(:message_days AS date[])) AS ids (message_id, message_day)
-            ON CONFLICT DO NOTHING RETURNING message_id
-            """,
-        )
+        self._insert = statement(schema, _INSERT)
+        self._receive = statement(schema, f"WITH position AS ({PUT_POSITION}) {_INSERT}")
         self._delete = statement(
             schema,
             """
@@ -84,6 +86,11 @@ class Inbox:
             WHERE consumer = :consumer AND message_id = ANY(CAST(:message_ids AS uuid[]))
             """,
         )
+
+    async def receive(self, connection: AsyncConnection, message_ids: Sequence[UUID], position: Position) -> set[UUID]:
+        """:meth:`add_new`, and write the checkpoint of the batch with the same statement."""
+        rows = await connection.execute(self._receive, self._keys(message_ids) | position_values(position))
+        return {row.message_id for row in rows}
 
     async def add_new(self, connection: AsyncConnection, message_ids: Sequence[UUID]) -> set[UUID]:
         """Mark ``message_ids`` as received; returns those that were not received before."""

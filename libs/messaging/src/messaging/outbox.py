@@ -60,6 +60,7 @@ class Outbox:
                 CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]),
                 CAST(:payloads AS bytea[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
                 CAST(:traceparents AS text[]))
+            RETURNING message_id, created_at, occurred_at
             """,
         )
         self._claim = statement(
@@ -68,7 +69,7 @@ class Outbox:
             SELECT message_id, created_at, subject, stream, payload, correlation_id, causation_id, traceparent,
                    occurred_at
             FROM {schema}.outbox_messages
-            WHERE published_at IS NULL
+            WHERE published_at IS NULL AND created_at <= now() - make_interval(secs => :older_than_seconds)
               AND stream <> ALL(CAST(:held_streams AS text[])) AND subject <> ALL(CAST(:held_subjects AS text[]))
             ORDER BY message_id LIMIT :limit FOR UPDATE SKIP LOCKED
             """,
@@ -104,9 +105,9 @@ class Outbox:
             """,
         )
 
-    async def add(self, connection: AsyncConnection, messages: Sequence[Outgoing]) -> None:
-        """Write all ``messages`` with one statement."""
-        await connection.execute(
+    async def add(self, connection: AsyncConnection, messages: Sequence[Outgoing]) -> list[Unpublished]:
+        """Write all ``messages`` with one statement; returns them as rows."""
+        rows = await connection.execute(
             self._add,
             {
                 "message_ids": [message.message_id for message in messages],
@@ -118,18 +119,29 @@ class Outbox:
                 "traceparents": [message.traceparent for message in messages],
             },
         )
+        times = {message_id: (created_at, occurred_at) for message_id, created_at, occurred_at in rows}
+        return [_stored(message, *times[message.message_id]) for message in messages]
 
     async def lock_unpublished(
-        self, connection: AsyncConnection, limit: int, held_streams: Sequence[str], held_subjects: Sequence[str]
+        self,
+        connection: AsyncConnection,
+        limit: int,
+        older_than_seconds: float,
+        held_streams: Sequence[str],
+        held_subjects: Sequence[str],
     ) -> list[Unpublished]:
         """Claim up to ``limit`` unpublished rows by their state, past those that another relay holds."""
-        rows = await connection.execute(
-            self._claim, {"limit": limit, "held_streams": list(held_streams), "held_subjects": list(held_subjects)}
-        )
+        values = {
+            "limit": limit,
+            "older_than_seconds": older_than_seconds,
+            "held_streams": list(held_streams),
+            "held_subjects": list(held_subjects),
+        }
+        rows = await connection.execute(self._claim, values)
         return [Unpublished(*row) for row in rows]
 
     async def mark_published(self, connection: AsyncConnection, acknowledged: Sequence[Acknowledged]) -> None:
-        """Record that the broker has these rows. The caller holds their locks."""
+        """Record that the broker has these rows. Harmless if somebody else has recorded it."""
         times = [entry.row.created_at for entry in acknowledged]
         await connection.execute(
             self._mark,
@@ -160,3 +172,17 @@ class Outbox:
         """Number of unpublished rows and the age of the oldest in seconds."""
         count, oldest = (await connection.execute(self._backlog)).one()
         return int(count), float(oldest)
+
+
+def _stored(message: Outgoing, created_at: datetime, occurred_at: datetime) -> Unpublished:
+    return Unpublished(
+        message_id=message.message_id,
+        created_at=created_at,
+        subject=message.subject,
+        stream=message.stream,
+        payload=message.payload,
+        correlation_id=message.correlation_id,
+        causation_id=message.causation_id,
+        traceparent=message.traceparent,
+        occurred_at=occurred_at,
+    )

@@ -29,8 +29,9 @@ _CHECKPOINT_SECONDS: Final = 1.0
 class Position:
     """The highest message of a checkpoint.
 
-    ``recorded_at`` (the start of its batch's transaction) and ``verified_at`` are by the database clock, and only known
-    of what was read back.
+    ``recorded_at`` and ``verified_at`` are by the database clock. The first is, for what a relay published, a time
+    before the broker had any message of the batch; by default the start of the transaction that writes it. The second
+    is when the checkpoint was first found to hold.
     """
 
     holder: str
@@ -85,23 +86,38 @@ class Checkpoints:
         )
 
 
+PUT_POSITION: Final = """
+    INSERT INTO {schema}.relay_positions AS p
+        (holder, stream, checkpoint_id, sequence, message_id, stream_created_at, recorded_at)
+    VALUES (:holder, :stream, :checkpoint_id, :sequence, :message_id, :stream_created_at,
+            now() - make_interval(secs => CAST(:age_seconds AS double precision)))
+    ON CONFLICT (holder, stream, checkpoint_id) DO UPDATE
+    SET sequence = excluded.sequence, message_id = excluded.message_id,
+        stream_created_at = excluded.stream_created_at, recorded_at = excluded.recorded_at, verified_at = NULL
+    WHERE p.sequence <> excluded.sequence
+"""
+"""Writes a checkpoint, with the parameters of :func:`position_values`."""
+
+
+def position_values(position: Position, age_seconds: float = 0.0) -> dict[str, object]:
+    """Parameters for ``PUT_POSITION``. ``age_seconds`` is how long before the transaction the batch was begun."""
+    return {
+        "holder": position.holder,
+        "stream": position.stream,
+        "checkpoint_id": position.checkpoint_id,
+        "sequence": position.sequence,
+        "message_id": position.message_id,
+        "stream_created_at": position.stream_created_at,
+        "age_seconds": age_seconds,
+    }
+
+
 class Positions:
     """All SQL over ``relay_positions``."""
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
-        self._put = statement(
-            schema,
-            """
-            INSERT INTO {schema}.relay_positions AS p
-                (holder, stream, checkpoint_id, sequence, message_id, stream_created_at)
-            VALUES (:holder, :stream, :checkpoint_id, :sequence, :message_id, :stream_created_at)
-            ON CONFLICT (holder, stream, checkpoint_id) DO UPDATE
-            SET sequence = excluded.sequence, message_id = excluded.message_id,
-                stream_created_at = excluded.stream_created_at, recorded_at = now(), verified_at = NULL
-            WHERE p.sequence <> excluded.sequence
-            """,
-        )
+        self._put = statement(schema, PUT_POSITION)
         self._due = statement(
             schema,
             """
@@ -127,7 +143,7 @@ class Positions:
             UPDATE {schema}.relay_positions AS p SET verified_at = now()
             FROM unnest(CAST(:checkpoint_ids AS uuid[]), CAST(:sequences AS bigint[])) AS seen (checkpoint_id, sequence)
             WHERE p.holder = :holder AND p.stream = :stream
-              AND p.checkpoint_id = seen.checkpoint_id AND p.sequence = seen.sequence
+              AND p.checkpoint_id = seen.checkpoint_id AND p.sequence = seen.sequence AND p.verified_at IS NULL
             """,
         )
         self._prune = statement(
@@ -151,19 +167,9 @@ class Positions:
         )
         self._lock = statement(schema, "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
-    async def put(self, connection: AsyncConnection, position: Position) -> None:
+    async def put(self, connection: AsyncConnection, position: Position, age_seconds: float = 0.0) -> None:
         """Write a checkpoint, in the transaction of its batch."""
-        await connection.execute(
-            self._put,
-            {
-                "holder": position.holder,
-                "stream": position.stream,
-                "checkpoint_id": position.checkpoint_id,
-                "sequence": position.sequence,
-                "message_id": position.message_id,
-                "stream_created_at": position.stream_created_at,
-            },
-        )
+        await connection.execute(self._put, position_values(position, age_seconds))
 
     async def due(self, connection: AsyncConnection) -> list[Position]:
         """The checkpoints to verify: those that never were and, for each holder and stream, the highest; descending."""

@@ -1,11 +1,17 @@
-"""The relay: moves committed messages from the outbox to the broker.
+"""The relay: moves committed messages from the outbox to the broker, on two ways.
 
-One transaction claims a batch, publishes it and marks what was acknowledged. This is the one place with network calls
-inside a transaction: the row locks are the fence between relays, the wait is bounded by ``PUBLISH_TIMEOUT_SECONDS``,
-and a relay that is stopped in the middle loses its locks to the database's idle-in-transaction timeout.
+What this process has just committed is still in memory: it is published at once, and what was acknowledged is marked
+a little later, many commits together. Everything else (of a process that died or was not connected, or that the broker
+did not take) is found by the sweep, once it is older than ``GRACE_SECONDS``. There, one transaction claims a batch,
+publishes it and marks what was acknowledged. That is the one place with network calls inside a transaction: the row
+locks are the fence between relays, the wait is bounded by ``PUBLISH_TIMEOUT_SECONDS``, and a relay that is stopped in
+the middle loses its locks to the database's idle-in-transaction timeout.
+
+Where both ways meet the same row, it is published twice under one ``Nats-Msg-Id``.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,7 +41,13 @@ _log = structlog.get_logger("messaging.relay")
 
 BATCH_MESSAGES: Final = 500
 PUBLISH_TIMEOUT_SECONDS: Final = 5.0
-POLL_SECONDS: Final = 1.0
+SWEEP_SECONDS: Final = 1.0
+GRACE_SECONDS: Final = 1.0
+"""How old a row is before the sweep takes it: until then the process that wrote it is at it."""
+
+MARK_SECONDS: Final = 0.1
+"""How long an acknowledged message may wait for others to be marked with it."""
+
 _HOLD_SECONDS: Final = 1.0
 _DENIED_HOLD_SECONDS: Final = 10.0
 _LONGEST_BACKOFF_SECONDS: Final = 5.0
@@ -45,6 +57,14 @@ _STREAM_TROUBLE: Final = {10077: "stream_full", 10047: "storage_full", 503: "no_
 
 _NEVER_ACCEPTED: Final = frozenset({10054})
 """The message exceeds the stream's maximum size: it will be refused every time."""
+
+
+@dataclass(slots=True)
+class _Unmarked:
+    """What was published fresh over one connection and is not marked yet; the first of it at ``began``."""
+
+    began: float
+    acknowledged: list[Acknowledged] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -61,7 +81,11 @@ class Relay:
         self._service = service
         self._engine = engine
         self._broker = broker
+        self._fresh = transactions.fresh
         self._doorbell = transactions.doorbell
+        self._unmarked: dict[int, _Unmarked] = {}
+        self._mark_at = 0.0
+        self._sweep_at = 0.0
         self._publisher = Publisher(broker)
         self._outbox = Outbox(service)
         self._positions = Positions(service)
@@ -78,25 +102,68 @@ class Relay:
                 await self._broker.connected()
                 self._doorbell.clear()
                 try:
-                    claimed, published = await self.relay_batch()
-                    if claimed == 0:
-                        await self._wait_for_work()
+                    await self._turn()
                 except Exception as error:
                     if not is_unavailable(error) and not isinstance(error, nats.errors.Error | OSError):
                         raise
                     backoff = min(_LONGEST_BACKOFF_SECONDS, backoff * 2 or 0.1)
                     _log.warning("relay waits", seconds=backoff, error=f"{type(error).__name__}: {error}")
                     await asyncio.sleep(backoff)
-                    continue
-                backoff = 0.0
-                if claimed > 0 and published == 0:
-                    await asyncio.sleep(0.1)
+                else:
+                    backoff = 0.0
+                    await self._wait()
 
-    async def relay_batch(self) -> tuple[int, int]:
+    async def _turn(self) -> None:
+        """Do what is due."""
+        if self._fresh:
+            await self._publish_fresh()
+        if self._unmarked and time.monotonic() >= self._mark_at:
+            await self._mark()
+        if time.monotonic() >= self._sweep_at:
+            claimed, published = await self.relay_batch(GRACE_SECONDS)
+            if not claimed:
+                await self._restore_requested()
+            if not published:
+                self._sweep_at = time.monotonic() + SWEEP_SECONDS
+
+    async def _wait(self) -> None:
+        due = min(self._mark_at, self._sweep_at) if self._unmarked else self._sweep_at
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                await self._doorbell.wait()
+
+    async def _publish_fresh(self) -> None:
+        """Publish what this process has committed; what goes wrong here is left to the sweep."""
+        held = {*_still_held(self._held_streams), *_still_held(self._held_subjects)}
+        rows = [self._fresh.popleft() for _ in range(min(len(self._fresh), BATCH_MESSAGES))]
+        if self._fresh:
+            self._doorbell.set()
+        began, epoch = time.monotonic(), self._broker.epoch
+        outcome = await self._publish([row for row in rows if not {row.stream, row.subject} & held])
+        failpoint("relay.after_publish")
+        if outcome.acknowledged:
+            if not self._unmarked:
+                self._mark_at = began + MARK_SECONDS
+            self._unmarked.setdefault(epoch, _Unmarked(began)).acknowledged.extend(outcome.acknowledged)
+            self._count_published(outcome.acknowledged)
+
+    async def _mark(self) -> None:
+        """Record what was published fresh."""
+        async with transaction(self._engine) as connection:
+            for epoch, unmarked in self._unmarked.items():
+                await self._record_published(connection, unmarked.acknowledged, epoch, unmarked.began)
+            failpoint("relay.before_commit")
+        self._unmarked.clear()
+
+    async def relay_batch(self, older_than_seconds: float = 0.0) -> tuple[int, int]:
         """Claim, publish and mark one batch; returns how many rows were claimed and how many left the outbox."""
         async with transaction(self._engine) as connection:
             rows = await self._outbox.lock_unpublished(
-                connection, BATCH_MESSAGES, _still_held(self._held_streams), _still_held(self._held_subjects)
+                connection,
+                BATCH_MESSAGES,
+                older_than_seconds,
+                _still_held(self._held_streams),
+                _still_held(self._held_subjects),
             )
             if not rows:
                 return 0, 0
@@ -104,26 +171,27 @@ class Relay:
             epoch = self._broker.epoch
             outcome = await self._publish(rows)
             failpoint("relay.after_publish")
-            await self._record(connection, outcome, epoch)
+            if outcome.acknowledged:
+                await self._record_published(connection, outcome.acknowledged, epoch)
+            for row, reason in outcome.rejected:
+                await self._dead_letters.add(connection, _rejected(self._service, row, reason))
+                await self._outbox.remove(connection, row)
             failpoint("relay.before_commit")
         failpoint("relay.after_commit")
-        self._count(outcome)
+        self._count_published(outcome.acknowledged)
+        self._count_rejected(outcome.rejected)
         return len(rows), len(outcome.acknowledged) + len(outcome.rejected)
-
-    async def _wait_for_work(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._doorbell.wait()
-        except TimeoutError:
-            await self._restore_requested()
 
     async def _restore_requested(self) -> None:
         """Give a message that the broker once refused, and that an operator wants replayed, back to the outbox."""
         async with transaction(self._engine) as connection:
             letter = await self._dead_letters.lock_requested(connection, RELAY)
             if letter is not None:
-                await self._outbox.add(connection, [_restored(letter)])
+                rows = await self._outbox.add(connection, [_restored(letter)])
                 await self._dead_letters.mark_replayed(connection, letter)
+        if letter is not None:
+            self._fresh.extend(rows)
+            self._doorbell.set()
 
     async def _publish(self, rows: Sequence[Unpublished]) -> _Outcome:
         """Send all ``rows`` at once and wait for their PubAcks, no longer than the timeout in all."""
@@ -187,27 +255,34 @@ class Relay:
     def _count_failure(self, row: Unpublished, reason: str) -> None:
         metrics.PUBLISH_FAILURES.labels(self._service, row.subject, reason).inc()
 
-    async def _record(self, connection: AsyncConnection, outcome: _Outcome, epoch: int) -> None:
-        if outcome.acknowledged:
-            await self._outbox.mark_published(connection, outcome.acknowledged)
+    async def _record_published(
+        self,
+        connection: AsyncConnection,
+        acknowledged: Sequence[Acknowledged],
+        epoch: int,
+        began: float | None = None,
+    ) -> None:
+        """Mark what was published, and write a checkpoint that counts from before the publishing ``began``."""
+        await self._outbox.mark_published(connection, acknowledged)
         last: dict[str, Acknowledged] = {}
-        for entry in outcome.acknowledged:
+        for entry in acknowledged:
             if entry.row.stream not in last or entry.sequence > last[entry.row.stream].sequence:
                 last[entry.row.stream] = entry
         for stream, entry in sorted(last.items()):
             position = self.checkpoints.advance(stream, entry.sequence, entry.row.message_id, epoch)
-            await self._positions.put(connection, position)
-        for row, reason in outcome.rejected:
-            await self._dead_letters.add(connection, _rejected(self._service, row, reason))
-            await self._outbox.remove(connection, row)
+            # Asked now that the transaction has begun: what is subtracted from its time must not be too little.
+            age_seconds = 0.0 if began is None else time.monotonic() - began
+            await self._positions.put(connection, position, age_seconds)
 
-    def _count(self, outcome: _Outcome) -> None:
+    def _count_published(self, acknowledged: Sequence[Acknowledged]) -> None:
         now = datetime.now(UTC)
         latency = metrics.PUBLISH_LATENCY.labels(self._service)
-        for entry in outcome.acknowledged:
+        for entry in acknowledged:
             metrics.PUBLISHED.labels(self._service, entry.row.subject).inc()
             latency.observe(max(0.0, (now - entry.row.created_at).total_seconds()))
-        for row, reason in outcome.rejected:
+
+    def _count_rejected(self, rejected: Sequence[tuple[Unpublished, str]]) -> None:
+        for row, reason in rejected:
             metrics.DEAD_LETTERS.labels(self._service, row.subject, "rejected").inc()
             _log.error("the broker will never take this message", message_id=str(row.message_id), reason=reason)
 

@@ -1,9 +1,10 @@
 """The unit of work: a state change and the messages that announce it commit together or not at all."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -17,12 +18,15 @@ from messaging.database import connect
 from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
-from messaging.outbox import Outbox, Outgoing
+from messaging.outbox import Outbox, Outgoing, Unpublished
 from messaging.received import Received
 from messaging.tracing import traceparent_for
 
 _log = structlog.get_logger("messaging.transaction")
 _encoder = msgspec.json.Encoder()
+
+FRESH_MESSAGES: Final = 2000
+"""How many committed messages wait in memory for the relay; what is more, it finds in the outbox."""
 
 
 class Transaction:
@@ -100,13 +104,14 @@ class Transaction:
 class Transactions:
     """Opens transactions on one engine for one service; one object per process.
 
-    ``doorbell`` is set at each commit that left messages in the outbox, so that the relay in this process need not
-    wait for its next look.
+    Each commit leaves its messages in ``fresh`` too and rings ``doorbell``, so that the relay in this process need not
+    look for them. What is lost from there is found in the outbox.
     """
 
     def __init__(self, engine: AsyncEngine, producer: Service) -> None:
         self.engine = engine
         self.producer: Service = producer
+        self.fresh: deque[Unpublished] = deque(maxlen=FRESH_MESSAGES)
         self.doorbell = asyncio.Event()
         self._outbox = Outbox(producer)
 
@@ -117,17 +122,19 @@ class Transactions:
         Raises DatabaseUnavailableError if no connection is to be had. An error *during* COMMIT is passed on as it is:
         the outcome is then unknown and must be looked up by key.
         """
+        stored: list[Unpublished] = []
         connection = await connect(self.engine)
         try:
             async with connection.begin():
                 tx = Transaction(connection, self.producer)
                 yield tx
                 if tx.outgoing:
-                    await self._outbox.add(connection, tx.outgoing)
+                    stored = await self._outbox.add(connection, tx.outgoing)
                 failpoint("transaction.before_commit")
         finally:
             await connection.close()
         failpoint("transaction.after_commit")
-        if tx.outgoing:
+        if stored:
+            self.fresh.extend(stored)
             self.doorbell.set()
         tx.committed()

@@ -1,8 +1,16 @@
 """What the auditor reads: every message that the contracts let it read, each into the journal."""
 
+from typing import Final
+
 from auditor import handlers
 from contracts.registry import consumed_by
 from messaging.consumers import Subscription
 
+LINGER_SECONDS: Final = 0.25
+"""Nobody waits for the journal: a batch costs as much as a message."""
+
 # The journal's primary key is the message id, so a repeated message is harmless without an inbox.
-SUBSCRIPTIONS = tuple(Subscription(message, handlers.record, inbox=False) for message in consumed_by("auditor"))
+SUBSCRIPTIONS = tuple(
+    Subscription(message, handlers.record, inbox=False, linger_seconds=LINGER_SECONDS)
+    for message in consumed_by("auditor")
+)

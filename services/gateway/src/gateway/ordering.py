@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import ceil
 from typing import Any, Final
 from uuid import UUID
@@ -30,6 +30,7 @@ from gateway.errors import (
 )
 from gateway.representations import GenerationRequest
 from gateway.tables import generation_requests
+from messaging.database import single_statements
 from messaging.ids import new_id
 from messaging.transaction import Transaction
 
@@ -106,16 +107,15 @@ async def _write_down(
         "idempotency_key": key,
         "request_hash": _hash(asked),
     }
-    held = await repository.add_request(tx.connection, generation_requests, values)
-    if held is not None:
-        return held
+    claimed = await repository.add_request(tx.connection, generation_requests, values)
+    if not isinstance(claimed, datetime):
+        return claimed
     await check_write(tx, parts, user)
     limit = parts.settings.max_open_generations
     if await repository.count_open_generations(tx.connection, user.user_id) >= limit:
         raise TooManyOpenGenerations(f"at most {limit} at a time", headers={"Retry-After": "10"})
     uploads = {name: UUID(parameters[name]) for name in model.upload_parameters if _is_uuid(parameters[name])}
     await _check_uploads(tx, user, model, uploads)
-    now = await repository.get_now(tx.connection)
     order = GenerationOrder(
         generation_id=generation_id,
         user_id=user.user_id,
@@ -125,8 +125,8 @@ async def _write_down(
         price_credits=price,
         lane=user.lane,
         uploads=uploads,
-        requested_at=now,
-        expires_at=now + timedelta(seconds=model.order_deadline_seconds),
+        requested_at=claimed,
+        expires_at=claimed + timedelta(seconds=model.order_deadline_seconds),
     )
     await repository.add_generation(tx.connection, order)
     tx.publish(GenerationRequested(order=order), correlation_id=generation_id)
@@ -164,20 +164,23 @@ async def wait_for(verdict: asyncio.Future[Any], seconds: float, written: Callab
 async def _answer(
     parts: Parts, user: User, key: str, generation_id: UUID, verdict: asyncio.Future[Any], *, replayed: bool
 ) -> Taken:
-    if verdict.done() and isinstance(verdict.result(), CreditsRefused):
-        refused = verdict.result()
-        raise _refusal(refused.code, refused.required_credits, refused.available_credits, generation_id)
-    request = await _request(parts, user, key)
-    assert request is not None, "the request was committed"
-    if request.verdict not in (None, "reserved"):
-        raise _refusal(request.verdict, request.required_credits, request.available_credits, generation_id)
+    reserved = verdict.done()
+    if verdict.done():
+        if isinstance(refused := verdict.result(), CreditsRefused):
+            raise _refusal(refused.code, refused.required_credits, refused.available_credits, generation_id)
+    else:
+        request = await _request(parts, user, key)
+        assert request is not None, "the request was committed"
+        if request.verdict not in (None, "reserved"):
+            raise _refusal(request.verdict, request.required_credits, request.available_credits, generation_id)
+        reserved = request.verdict == "reserved"
     row = await queries.find_generation(parts.engine, user.user_id, generation_id)
     assert row is not None, "the order was committed, and belongs to this user"
-    return Taken(row, reserved=verdict.done() or request.verdict == "reserved", replayed=replayed)
+    return Taken(row, reserved=reserved, replayed=replayed)
 
 
 async def _request(parts: Parts, user: User, key: str) -> Row[Any] | None:
-    async with queries.reading(parts.engine) as connection:
+    async with single_statements(parts.engine) as connection:
         return await repository.find_request(connection, generation_requests, user.user_id, key)
 
 

@@ -1,8 +1,12 @@
-"""The SQL of the read models: set-based, forward only, and each user's activity numbered without gaps."""
+"""The SQL of the read models: set-based, forward only, and each user's activity numbered without gaps.
+
+Statements are put together once and given lists of rows as parameters: building one costs as much as executing it.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -62,6 +66,57 @@ _TAKE_NUMBERS: Final = sa.text("""
 )
 
 
+_newer = generations.c.version < sa.bindparam("step_version")
+_ADVANCE_GENERATION: Final = (
+    sa.update(generations)
+    .where(generations.c.generation_id == sa.bindparam("step_generation_id"))
+    .values(
+        version=sa.func.greatest(generations.c.version, sa.bindparam("step_version")),
+        attempt_number=sa.func.greatest(
+            generations.c.attempt_number, sa.bindparam("step_attempt_number", type_=sa.Integer)
+        ),
+        updated_at=sa.func.now(),
+        **{
+            name: sa.case(
+                (_newer, sa.bindparam(f"step_{name}", type_=generations.c[name].type)), else_=generations.c[name]
+            )
+            for name in ("status", "late", "completed_at", "failure_code", "failure_detail")
+        },
+    )
+)
+_RECORD_VERDICT: Final = (
+    sa.update(generation_requests)
+    .where(
+        generation_requests.c.generation_id == sa.bindparam("of_generation"),
+        generation_requests.c.verdict.is_(None),
+    )
+    .values(
+        verdict=sa.bindparam("said"), required_credits=sa.bindparam("required"), available_credits=sa.bindparam("had")
+    )
+)
+_ADD_LINES: Final = insert(ledger_lines).on_conflict_do_nothing()
+_fresh_balance = insert(balances)
+_FOLLOW_BALANCE: Final = _fresh_balance.on_conflict_do_update(
+    index_elements=["user_id"],
+    set_={
+        **{
+            name: _fresh_balance.excluded[name]
+            for name in ("line_number", "available_credits", "reserved_credits", "receivable_credits")
+        },
+        "updated_at": sa.func.now(),
+    },
+    where=balances.c.line_number < _fresh_balance.excluded.line_number,
+)
+_ADD_ACTIVITY: Final = insert(activity).on_conflict_do_nothing(index_elements=["message_id"])
+
+
+@cache
+def _set_facts(names: tuple[str, ...]) -> sa.Update:
+    values = {name: sa.bindparam(f"fact_{name}", type_=generations.c[name].type) for name in names}
+    statement = sa.update(generations).where(generations.c.generation_id == sa.bindparam("of_generation"))
+    return statement.values(updated_at=sa.func.now(), **values)
+
+
 async def advance_generations(connection: AsyncConnection, steps: Sequence[Step]) -> None:
     """Move generations forward; a step whose version was passed already changes no state.
 
@@ -69,34 +124,16 @@ async def advance_generations(connection: AsyncConnection, steps: Sequence[Step]
     """
     if not steps:
         return
-    newer = generations.c.version < sa.bindparam("step_version")
-    stated = ("status", "late", "completed_at", "failure_code", "failure_detail")
-    values = {
-        name: sa.case((newer, sa.bindparam(f"step_{name}", type_=generations.c[name].type)), else_=generations.c[name])
-        for name in stated
-    }
-    statement = (
-        sa.update(generations)
-        .where(generations.c.generation_id == sa.bindparam("step_generation_id"))
-        .values(
-            version=sa.func.greatest(generations.c.version, sa.bindparam("step_version")),
-            attempt_number=sa.func.greatest(
-                generations.c.attempt_number, sa.bindparam("step_attempt_number", type_=sa.Integer)
-            ),
-            updated_at=sa.func.now(),
-            **values,
-        )
-    )
     ordered = sorted(steps, key=lambda one: (one.generation_id, one.version))
-    rows = [{f"step_{name}": value for name, value in asdict(step).items()} for step in ordered]
-    await connection.execute(statement, rows)
+    rows = [{f"step_{name}": value for name, value in vars(step).items()} for step in ordered]
+    await connection.execute(_ADVANCE_GENERATION, rows)
 
 
 async def set_generation_facts(connection: AsyncConnection, facts: dict[UUID, dict[str, Any]]) -> None:
     """Facts that do not depend on the order of events: what was captured, what was stored."""
     for generation_id, values in sorted(facts.items()):
-        statement = sa.update(generations).where(generations.c.generation_id == generation_id)
-        await connection.execute(statement.values(updated_at=sa.func.now(), **values))
+        row = {f"fact_{name}": value for name, value in values.items()}
+        await connection.execute(_set_facts(tuple(values)), row | {"of_generation": generation_id})
 
 
 async def list_without_file(connection: AsyncConnection, generation_ids: set[UUID]) -> set[UUID]:
@@ -111,19 +148,7 @@ async def record_verdicts(connection: AsyncConnection, verdicts: Sequence[dict[s
     """Billing's word on requests; the first one stands."""
     if not verdicts:
         return
-    statement = (
-        sa.update(generation_requests)
-        .where(
-            generation_requests.c.generation_id == sa.bindparam("of_generation"),
-            generation_requests.c.verdict.is_(None),
-        )
-        .values(
-            verdict=sa.bindparam("said"),
-            required_credits=sa.bindparam("required"),
-            available_credits=sa.bindparam("had"),
-        )
-    )
-    await connection.execute(statement, list(verdicts))
+    await connection.execute(_RECORD_VERDICT, list(verdicts))
 
 
 async def refuse_generations(connection: AsyncConnection, refusals: dict[UUID, str]) -> None:
@@ -142,8 +167,7 @@ async def add_lines(connection: AsyncConnection, lines: Sequence[LedgerLine]) ->
         return
     columns = {column.name for column in ledger_lines.c}
     rows = [{k: v for k, v in msgspec.structs.asdict(line).items() if k in columns} for line in lines]
-    # A list of rows as parameters, not as values: the statement is compiled once, whatever their number.
-    await connection.execute(insert(ledger_lines).on_conflict_do_nothing(), rows)
+    await connection.execute(_ADD_LINES, rows)
     latest: dict[UUID, LedgerLine] = {}
     for line in lines:
         if line.user_id not in latest or latest[line.user_id].line_number < line.line_number:
@@ -158,15 +182,7 @@ async def add_lines(connection: AsyncConnection, lines: Sequence[LedgerLine]) ->
         }
         for user_id, line in sorted(latest.items())
     ]
-    statement = insert(balances)
-    fresh = statement.excluded
-    followed = ("line_number", "available_credits", "reserved_credits", "receivable_credits")
-    statement = statement.on_conflict_do_update(
-        index_elements=["user_id"],
-        set_={**{name: fresh[name] for name in followed}, "updated_at": sa.func.now()},
-        where=balances.c.line_number < fresh.line_number,
-    )
-    await connection.execute(statement, balance_rows)
+    await connection.execute(_FOLLOW_BALANCE, balance_rows)
 
 
 async def advance_payments(connection: AsyncConnection, changed: Sequence[Payment]) -> None:
@@ -218,6 +234,6 @@ async def add_activity(connection: AsyncConnection, entries: Sequence[Activity],
     """Append to users' histories, in order, from the numbers that ``lock_histories`` gave."""
     rows = []
     for entry in entries:
-        rows.append({**asdict(entry), "sequence": following[entry.user_id]})
+        rows.append({**vars(entry), "sequence": following[entry.user_id]})
         following[entry.user_id] += 1
-    await connection.execute(insert(activity).on_conflict_do_nothing(index_elements=["message_id"]), rows)
+    await connection.execute(_ADD_ACTIVITY, rows)

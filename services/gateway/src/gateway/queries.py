@@ -1,28 +1,17 @@
 """Reads for the API. The owner stands in every query: another user's row is not found, it is not hidden."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.domain import Cursor
 from gateway.tables import activity, activity_heads, balances, generations, ledger_lines, payments
-from messaging.database import connect
-
-
-@asynccontextmanager
-async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection for as long as the block runs. Raises ``DatabaseUnavailableError`` if none is to be had."""
-    connection = await connect(engine)
-    try:
-        yield connection
-    finally:
-        await connection.close()
+from messaging.database import single_statements
 
 
 @dataclass(frozen=True)
@@ -34,6 +23,11 @@ class GenerationFilter:
     model_id: str | None = None
     requested_from: datetime | None = None
     requested_to: datetime | None = None
+
+
+_FIND_GENERATION: Final = sa.select(generations).where(
+    generations.c.generation_id == sa.bindparam("id"), generations.c.user_id == sa.bindparam("user")
+)
 
 
 async def list_generations(
@@ -61,10 +55,7 @@ async def list_generations(
 
 async def find_generation(engine: AsyncEngine, user_id: UUID, generation_id: UUID) -> sa.Row[Any] | None:
     """One generation of this user."""
-    statement = sa.select(generations).where(
-        generations.c.generation_id == generation_id, generations.c.user_id == user_id
-    )
-    return await _first(engine, statement)
+    return await _first(engine, _FIND_GENERATION, {"id": generation_id, "user": user_id})
 
 
 async def list_payments(engine: AsyncEngine, user_id: UUID, after: Cursor | None, limit: int) -> list[sa.Row[Any]]:
@@ -100,7 +91,7 @@ async def find_balance(engine: AsyncEngine, user_id: UUID) -> tuple[sa.Row[Any] 
         .where(ledger_lines.c.user_id == user_id, ledger_lines.c.reason == "capture")
         .scalar_subquery()
     )
-    async with reading(engine) as connection:
+    async with single_statements(engine) as connection:
         row = (await connection.execute(sa.select(balances).where(balances.c.user_id == user_id))).one_or_none()
         total = (await connection.execute(sa.select(settled))).scalar_one()
     return row, int(total)
@@ -145,12 +136,14 @@ def _before(cursor: Cursor, at: sa.Column[Any], row_id: sa.Column[Any]) -> sa.Co
 
 
 async def _rows(engine: AsyncEngine, statement: sa.Select[Any]) -> list[sa.Row[Any]]:
-    async with reading(engine) as connection:
+    async with single_statements(engine) as connection:
         found: Sequence[sa.Row[Any]] = (await connection.execute(statement)).all()
     return list(found)
 
 
-async def _first(engine: AsyncEngine, statement: sa.Select[Any]) -> sa.Row[Any] | None:
-    async with reading(engine) as connection:
-        row: sa.Row[Any] | None = (await connection.execute(statement)).one_or_none()
+async def _first(
+    engine: AsyncEngine, statement: sa.Select[Any], values: dict[str, Any] | None = None
+) -> sa.Row[Any] | None:
+    async with single_statements(engine) as connection:
+        row: sa.Row[Any] | None = (await connection.execute(statement, values)).one_or_none()
     return row

@@ -1,7 +1,11 @@
-"""The SQL of what users ask for: requests, allowances, uploads."""
+"""The SQL of what users ask for: requests, allowances, uploads.
+
+What every order executes is put together once: building a statement costs as much as executing it.
+"""
 
 from datetime import datetime
-from typing import Any
+from functools import cache
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -17,6 +21,38 @@ from gateway.tables import (
     write_allowances,
 )
 
+_bucket = write_allowances.c
+_elapsed = sa.func.extract("epoch", sa.func.now() - _bucket.counted_at)
+_per_minute = sa.bindparam("per_minute", type_=sa.Float)
+_refilled = sa.func.least(_per_minute, _bucket.tokens + _elapsed * (_per_minute / 60.0))
+_TAKE_ALLOWANCE: Final = (
+    insert(write_allowances)
+    .values(user_id=sa.bindparam("user"), tokens=_per_minute - 1.0, counted_at=sa.func.now())
+    .on_conflict_do_update(
+        index_elements=["user_id"],
+        set_={"tokens": _refilled - 1.0, "counted_at": sa.func.now()},
+        where=_refilled >= 1.0,
+    )
+    .returning(_bucket.user_id)
+)
+_COUNT_OPEN: Final = sa.select(sa.func.count()).where(
+    generations.c.user_id == sa.bindparam("user"), generations.c.status.not_in(sorted(TERMINAL))
+)
+_ADD_GENERATION: Final = sa.insert(generations)
+
+
+@cache
+def _add_request(table: sa.Table) -> sa.sql.dml.ReturningInsert[Any]:
+    fresh = insert(table).on_conflict_do_nothing(index_elements=["user_id", "idempotency_key"])
+    return fresh.returning(table.c.created_at)
+
+
+@cache
+def _find_request(table: sa.Table) -> sa.Select[Any]:
+    return sa.select(table).where(
+        table.c.user_id == sa.bindparam("user"), table.c.idempotency_key == sa.bindparam("key")
+    )
+
 
 async def get_now(connection: AsyncConnection) -> datetime:
     """The database's clock."""
@@ -24,15 +60,14 @@ async def get_now(connection: AsyncConnection) -> datetime:
     return now
 
 
-async def add_request(connection: AsyncConnection, table: sa.Table, values: dict[str, Any]) -> sa.Row[Any] | None:
-    """Claim an idempotency key of a user; None if it was new, else the request that holds it.
+async def add_request(connection: AsyncConnection, table: sa.Table, values: dict[str, Any]) -> datetime | sa.Row[Any]:
+    """Claim an idempotency key of a user; since now, if it was new, else the request that holds it.
 
     Of concurrent requests with one key all but one wait here for the first to commit, and then find its row.
     """
-    fresh = insert(table).values(**values).on_conflict_do_nothing(index_elements=["user_id", "idempotency_key"])
-    key = next(iter(table.primary_key.columns))
-    if (await connection.execute(fresh.returning(key))).one_or_none() is not None:
-        return None
+    claimed_at: datetime | None = (await connection.execute(_add_request(table), values)).scalar_one_or_none()
+    if claimed_at is not None:
+        return claimed_at
     held = await find_request(connection, table, values["user_id"], values["idempotency_key"])
     assert held is not None, "requests are never deleted"
     return held
@@ -40,23 +75,13 @@ async def add_request(connection: AsyncConnection, table: sa.Table, values: dict
 
 async def take_allowance(connection: AsyncConnection, user_id: UUID, per_minute: int) -> bool:
     """Take one token of the user's bucket, which refills evenly; False if it is empty."""
-    bucket = write_allowances.c
-    elapsed = sa.func.extract("epoch", sa.func.now() - bucket.counted_at)
-    refilled = sa.func.least(float(per_minute), bucket.tokens + elapsed * (per_minute / 60.0))
-    statement = insert(write_allowances).values(user_id=user_id, tokens=per_minute - 1.0, counted_at=sa.func.now())
-    statement = statement.on_conflict_do_update(
-        index_elements=["user_id"], set_={"tokens": refilled - 1.0, "counted_at": sa.func.now()}, where=refilled >= 1.0
-    )
-    taken = await connection.execute(statement.returning(bucket.user_id))
+    taken = await connection.execute(_TAKE_ALLOWANCE, {"user": user_id, "per_minute": float(per_minute)})
     return taken.one_or_none() is not None
 
 
 async def count_open_generations(connection: AsyncConnection, user_id: UUID) -> int:
     """How many generations of the user are under way."""
-    statement = sa.select(sa.func.count()).where(
-        generations.c.user_id == user_id, generations.c.status.not_in(sorted(TERMINAL))
-    )
-    return int((await connection.execute(statement)).scalar_one())
+    return int((await connection.execute(_COUNT_OPEN, {"user": user_id})).scalar_one())
 
 
 async def count_uploads(connection: AsyncConnection, user_id: UUID, upload_ids: list[UUID]) -> int:
@@ -67,20 +92,19 @@ async def count_uploads(connection: AsyncConnection, user_id: UUID, upload_ids: 
 
 async def add_generation(connection: AsyncConnection, order: GenerationOrder) -> None:
     """The read model's row of a new order; everything later only updates it."""
-    await connection.execute(
-        sa.insert(generations).values(
-            generation_id=order.generation_id,
-            user_id=order.user_id,
-            status="requested",
-            model_id=order.model_id,
-            kind=order.kind,
-            parameters=order.parameters,
-            price_credits=order.price_credits,
-            lane=order.lane,
-            requested_at=order.requested_at,
-            expires_at=order.expires_at,
-        )
-    )
+    row = {
+        "generation_id": order.generation_id,
+        "user_id": order.user_id,
+        "status": "requested",
+        "model_id": order.model_id,
+        "kind": order.kind,
+        "parameters": order.parameters,
+        "price_credits": order.price_credits,
+        "lane": order.lane,
+        "requested_at": order.requested_at,
+        "expires_at": order.expires_at,
+    }
+    await connection.execute(_ADD_GENERATION, row)
 
 
 async def add_payment(connection: AsyncConnection, values: dict[str, Any]) -> None:
@@ -95,5 +119,6 @@ async def add_upload(connection: AsyncConnection, values: dict[str, Any]) -> Non
 
 async def find_request(connection: AsyncConnection, table: sa.Table, user_id: UUID, key: str) -> sa.Row[Any] | None:
     """The request that holds this idempotency key of a user, with billing's verdict or the refusal, if there is one."""
-    statement = sa.select(table).where(table.c.user_id == user_id, table.c.idempotency_key == key)
-    return (await connection.execute(statement)).one_or_none()
+    rows = await connection.execute(_find_request(table), {"user": user_id, "key": key})
+    row: sa.Row[Any] | None = rows.one_or_none()
+    return row

@@ -16,7 +16,6 @@ from generation.domain.order import Policy
 from generation.domain.provider_news import reported
 from generation.domain.provider_reports import Report, Returned, UnreadableReport, Vanished, read_report
 from generation.metrics import CALLBACKS
-from generation.repository.attempts import find_orders_of
 from generation.repository.callbacks import Callback, get_body, lock_due_callbacks, mark_processed, postpone
 from generation.repository.orders import LockedOrders, lock_orders
 from generation.returned_files import BucketUnavailable, ReturnedFiles, UnusableFile
@@ -75,7 +74,8 @@ class CallbackProcessor:
                 return 0
             outcomes, with_file = await self._apply(tx, callbacks)
             await mark_processed(tx.connection, outcomes)
-            await postpone(tx.connection, [one.callback_id for one in with_file], _FILE_LEASE_SECONDS)
+            if with_file:
+                await postpone(tx.connection, [one.callback_id for one in with_file], _FILE_LEASE_SECONDS)
             failpoint("callbacks.before_commit")
         failpoint("callbacks.after_commit")
         for callback in callbacks:
@@ -90,12 +90,11 @@ class CallbackProcessor:
     async def _apply(
         self, tx: Transaction, callbacks: Sequence[Callback]
     ) -> tuple[list[tuple[UUID, str]], list[Callback]]:
-        orders_of = await find_orders_of(tx.connection, [one.attempt_id for one in callbacks])
-        locked = await lock_orders(tx.connection, orders_of.values())
+        locked = await lock_orders(tx.connection, _orders_of(callbacks))
         outcomes: list[tuple[UUID, str]] = []
         with_file: list[Callback] = []
         for callback in callbacks:
-            outcome = self._apply_one(locked, orders_of, callback)
+            outcome = self._apply_one(locked, callback)
             if outcome is None:
                 with_file.append(callback)
             else:
@@ -103,9 +102,9 @@ class CallbackProcessor:
         await save_changes(tx, locked, self._wakes)
         return outcomes, with_file
 
-    def _apply_one(self, locked: LockedOrders, orders_of: dict[UUID, UUID], callback: Callback) -> str | None:
+    def _apply_one(self, locked: LockedOrders, callback: Callback) -> str | None:
         """What came of the body, or None if there is a file to be put into the bucket first."""
-        order = locked.orders.get(orders_of.get(callback.attempt_id, callback.attempt_id))
+        order = locked.orders.get(callback.generation_id) if callback.generation_id else None
         attempt = None if order is None else order.attempt(callback.attempt_id)
         if order is None or attempt is None:
             return "unknown_attempt"
@@ -137,9 +136,8 @@ class CallbackProcessor:
         """The report with its file put into the bucket; None if the body turned out to be unreadable."""
         async with self._transactions.begin() as tx:
             body = await get_body(tx.connection, callback.callback_id)
-            orders_of = await find_orders_of(tx.connection, [callback.attempt_id])
-            locked = await lock_orders(tx.connection, orders_of.values())
-        order = locked.orders[orders_of[callback.attempt_id]]
+            locked = await lock_orders(tx.connection, _orders_of([callback]))
+        (order,) = locked.orders.values()
         attempt = order.attempt(callback.attempt_id)
         assert attempt is not None, "an attempt is never removed"
         try:
@@ -161,8 +159,7 @@ class CallbackProcessor:
 
     async def _finish(self, callback: Callback, report: Report) -> None:
         async with self._transactions.begin() as tx:
-            orders_of = await find_orders_of(tx.connection, [callback.attempt_id])
-            locked = await lock_orders(tx.connection, orders_of.values())
+            locked = await lock_orders(tx.connection, _orders_of([callback]))
             for order in locked.orders.values():
                 attempt = order.attempt(callback.attempt_id)
                 assert attempt is not None, "an attempt is never removed"
@@ -179,3 +176,7 @@ class CallbackProcessor:
                     await postpone(tx.connection, [callback.callback_id], 2.0**callback.tries)
                 else:
                     await mark_processed(tx.connection, [(callback.callback_id, "given_up")])
+
+
+def _orders_of(callbacks: Sequence[Callback]) -> list[UUID]:
+    return [callback.generation_id for callback in callbacks if callback.generation_id is not None]

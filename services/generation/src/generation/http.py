@@ -16,6 +16,7 @@ from generation.errors import CallbackExpired, InvalidCallbackSignature, Malform
 from generation.metrics import REFUSED_CALLBACKS
 from generation.progress import ProgressReport, ProgressReports
 from generation.repository.callbacks import add_callback
+from messaging.database import single_statements
 from messaging.failpoints import failpoint
 from messaging.transaction import Transactions
 from service_runtime.litestar_problems import install_litestar_handlers
@@ -45,11 +46,11 @@ def build_app(transactions: Transactions, callbacks: CallbackUrls, progress: Pro
         prove(attempt_id, token)
         body = await request.body()
         failpoint("ingress.before_store")
-        async with transactions.begin() as tx:
-            kept = await add_callback(tx.connection, attempt_id, "webhook", body)
-            tx.after_commit(wakes.callbacks.set)
+        async with single_statements(transactions.engine) as connection:
+            kept = await add_callback(connection, attempt_id, "webhook", body)
         if not kept:
             raise _refused(attempt_id, TooManyCallbacks())
+        wakes.callbacks.set()
         failpoint("ingress.after_store")
         return Response(None, status_code=200)
 

@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from contracts.generation import OutputReady, OutputSought
 from contracts.registry import BY_SUBJECT
 from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing, VerifyInputs
+from messaging.database import single_statements
 from messaging.failpoints import failpoint
 from messaging.received import Received
 from messaging.transaction import Transactions
@@ -53,18 +54,21 @@ class Worker:
 
     async def work(self) -> None:
         """Start as much as there is room for and due. Called at every wake-up."""
-        room = self._concurrency - len(self._running)
-        if room <= 0:
-            return
-        async with self._transactions.begin() as tx:
-            claims = await repository.claim_due(tx.connection, room, LEASE)
+        while (room := self._concurrency - len(self._running)) > 0:
+            if await self._start(room) < room:
+                return
+
+    async def _start(self, room: int) -> int:
+        async with single_statements(self._transactions.engine) as connection:
+            claims = await repository.claim_due(connection, room, LEASE)
             # A generation has one output: once it stands, every further question is answered with it.
             ids = {claim.generation_id for claim in claims if claim.subject in OUTPUT_QUESTIONS}
-            standing = await repository.find_assets(tx.connection, ids) if ids else {}
+            standing = await repository.find_assets(connection, ids) if ids else {}
         for claim in claims:
             task = asyncio.create_task(self._one(claim, standing.get(claim.generation_id)))
             self._running[task] = claim
             task.add_done_callback(self._done)
+        return len(claims)
 
     async def keep_leases(self) -> None:
         """Extend the leases of what is under way, however long it takes."""
@@ -91,7 +95,9 @@ class Worker:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
-        self._wake.set()
+        if len(self._running) == self._concurrency - 1:
+            # There was no room for what else may be due.
+            self._wake.set()
         if not task.cancelled() and task.exception() is not None:
             # Not even the failure could be recorded: the lease runs out, and the work is done again.
             log.error("verification_lost", exc_info=task.exception())

@@ -1,6 +1,7 @@
 """Buying credits: payments are begun here and driven by the payments service."""
 
 import asyncio
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from gateway.representations import (
     show_timeline,
 )
 from gateway.tables import payment_requests
+from messaging.database import single_statements
 from messaging.ids import new_id
 
 router = APIRouter(tags=["payments"])
@@ -71,9 +73,9 @@ async def _write_down(
         "bonus_credits": pack.bonus_credits,
     }
     async with parts.transactions.begin() as tx:
-        held = await repository.add_request(tx.connection, payment_requests, request)
-        if held is not None:
-            return held
+        claimed = await repository.add_request(tx.connection, payment_requests, request)
+        if not isinstance(claimed, datetime):
+            return claimed
         await ordering.check_write(tx, parts, user)
         await repository.add_payment(tx.connection, payment)
         command = CreatePayment(
@@ -81,7 +83,7 @@ async def _write_down(
             user_id=user.user_id,
             provider=asked.provider,
             pack_id=pack.id,
-            requested_at=await repository.get_now(tx.connection),
+            requested_at=claimed,
         )
         tx.publish(command, correlation_id=payment_id)
     return None
@@ -130,7 +132,7 @@ def _refusal(reason: str, detail: str, payment_id: UUID) -> PaymentRefusedProble
 
 
 async def _held(parts: Parts, user: User, key: str) -> Any | None:
-    async with queries.reading(parts.engine) as connection:
+    async with single_statements(parts.engine) as connection:
         return await repository.find_request(connection, payment_requests, user.user_id, key)
 
 

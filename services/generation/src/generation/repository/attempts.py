@@ -84,10 +84,6 @@ _PURGE_TOMBSTONES: Final = text("""
     DELETE FROM generation.cancellations WHERE requested_at < clock_timestamp() - interval '8 days'
 """)
 
-_FIND_ATTEMPTS: Final = text("""
-    SELECT attempt_id, generation_id FROM generation.attempts WHERE attempt_id = ANY(CAST(:ids AS uuid[]))
-""")
-
 
 @dataclass(frozen=True, slots=True)
 class DueAttempt:
@@ -157,8 +153,3 @@ async def remove_tombstones(connection: AsyncConnection, generation_ids: Sequenc
 async def purge_tombstones(connection: AsyncConnection) -> None:
     """Forget cancels whose order can no longer come: messages live for 7 days."""
     await connection.execute(_PURGE_TOMBSTONES)
-
-
-async def find_orders_of(connection: AsyncConnection, attempt_ids: Sequence[UUID]) -> dict[UUID, UUID]:
-    """The order of each attempt that exists."""
-    return {row[0]: row[1] for row in await connection.execute(_FIND_ATTEMPTS, {"ids": list(attempt_ids)})}

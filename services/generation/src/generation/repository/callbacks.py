@@ -33,12 +33,12 @@ _IS_KNOWN: Final = text("""
 """)
 
 _LOCK_DUE: Final = text("""
-    SELECT callback_id, attempt_id, source, CASE WHEN octet_length(body) <= :inline_bytes THEN body END AS body,
-           received_at, tries
-    FROM generation.provider_callbacks
-    WHERE processed_at IS NULL AND due_at <= clock_timestamp()
-    ORDER BY due_at LIMIT :batch
-    FOR UPDATE SKIP LOCKED
+    SELECT c.callback_id, c.attempt_id, a.generation_id, c.source,
+           CASE WHEN octet_length(c.body) <= :inline_bytes THEN c.body END AS body, c.received_at, c.tries
+    FROM generation.provider_callbacks AS c LEFT JOIN generation.attempts AS a USING (attempt_id)
+    WHERE c.processed_at IS NULL AND c.due_at <= clock_timestamp()
+    ORDER BY c.due_at LIMIT :batch
+    FOR UPDATE OF c SKIP LOCKED
 """)
 
 _GET_BODY: Final = text("SELECT body FROM generation.provider_callbacks WHERE callback_id = :callback_id")
@@ -65,10 +65,12 @@ _PURGE: Final = text("""
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One stored body. ``body`` is None where it is too large to be read among others."""
+    """One stored body. ``body`` is None where it is too large to be read among others; ``generation_id`` is None if
+    there is no such attempt."""
 
     callback_id: UUID
     attempt_id: UUID
+    generation_id: UUID | None
     source: Source
     body: bytes | None
     received_at: datetime
