@@ -1,4 +1,4 @@
-"""What the platform itself costs for each generation, at 1 and at 20 requests a second, and memory per process.
+"""What the platform itself costs for each generation, at 1, 10 and 20 requests a second, and memory per process.
 
     python -m benchmarks.smoke [--seconds 20]
 
@@ -30,6 +30,7 @@ from local_platform.supervisor import PlatformOptions, Supervisor
 from tests.support.media import picture
 
 USERS = 20
+RATES = (1.0, 10.0, 20.0)
 AIM_OVERHEAD_MS = 60.0
 AIM_MEMORY_MB = 120.0
 SERVICES = ("gateway", "billing", "generation", "storage", "payments", "auditor")
@@ -175,7 +176,7 @@ async def main(seconds: float) -> None:
             await measure(platform, load, 5, 3)
             plain_ms = await load.models(50)
             rows = []
-            for per_second in (1.0, 20.0):
+            for per_second in RATES:
                 say(f"{per_second:g} requests/s for {seconds:g} s ...")
                 before = cpu_seconds(platform)
                 rows.append(await measure(platform, load, per_second, seconds))

@@ -40,6 +40,7 @@ class Desk:
     decoders: Decoders
     verifier: Verifier
     worker: Worker
+    wake: asyncio.Event
 
     def upload(self, body: bytes, **stated: Any) -> tuple[UUID, OutputClaim]:
         """What a worker does: put the file under its key, and say so."""
@@ -167,7 +168,8 @@ async def desk(
     store = ObjectStore(settings)
     await store.open()
     verifier = Verifier(store, decoders, settings)
-    worker = Worker(transactions, verifier, 4, asyncio.Event())
-    yield Desk(s3_server, database, transactions, store, decoders, verifier, worker)
+    wake = asyncio.Event()
+    worker = Worker(transactions, verifier, 4, wake)
+    yield Desk(s3_server, database, transactions, store, decoders, verifier, worker, wake)
     await worker.stop()
     await store.close()

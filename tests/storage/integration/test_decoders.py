@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.decoders import Decoders
+from storage.decoding import Inspection
 from storage.errors import DecoderFailed, Rejected
-from storage.inspection import Inspection
 from tests.support.media import picture
 
 PIXELS = 1_000_000

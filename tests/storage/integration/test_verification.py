@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import botocore.exceptions
+import msgspec
 import pytest
 import sqlalchemy as sa
 from prometheus_client import REGISTRY
@@ -17,6 +18,7 @@ from storage import repository
 from storage.errors import DecoderFailed, StoreUnavailable
 from storage.worker import LEASE
 from tests.storage.integration.conftest import Desk, due_at_once, ready, sought
+from tests.support import eventually
 from tests.support.media import clip, picture
 
 
@@ -280,3 +282,26 @@ async def test_open_questions_are_counted_with_the_age_of_the_oldest(desk: Desk)
     await desk.finish()
     await desk.worker.measure()
     assert REGISTRY.get_sample_value("storage_open_questions") == 0
+
+
+async def test_a_backlog_is_worked_off_without_waiting_for_the_clock(desk: Desk) -> None:
+    questions = 25
+    for _ in range(questions):
+        # No object under the key: answered as fast as can be, several at the same moment.
+        generation_id, claim = uuid4(), desk.upload(b"")[1]
+        absent = msgspec.structs.replace(claim, object_key=f"{generation_id}/1/output.mp4")
+        await desk.receive(ready(generation_id, absent))
+
+    async def work_when_woken() -> None:
+        desk.wake.set()
+        while True:
+            await desk.wake.wait()
+            desk.wake.clear()
+            await desk.worker.work()
+
+    async def all_answered() -> bool:
+        return len(await desk.said()) == questions
+
+    working = asyncio.create_task(work_when_woken())
+    await eventually(all_answered, timeout=20)
+    working.cancel()

@@ -11,8 +11,9 @@ import av
 import pytest
 
 from contracts.values import Kind
+from storage.decoding import Inspection
 from storage.errors import Rejected
-from storage.inspection import POSTER_LONGEST_SIDE_PIXELS, Inspection, inspect
+from storage.inspection import POSTER_LONGEST_SIDE_PIXELS, inspect
 from tests.support.media import clip, picture
 
 

@@ -20,7 +20,7 @@ from contracts.message import Service
 from contracts.streams import STREAMS
 from messaging import metrics
 from messaging.broker import Broker
-from messaging.database import transaction
+from messaging.database import single_statements, transaction
 from messaging.errors import BrokerUnavailableError, DatabaseUnavailableError
 from messaging.outbox import Outbox
 from messaging.positions import RELAY, Checkpoints, Position, Positions
@@ -94,7 +94,7 @@ class AmnesiaWatch:
         for spec in self._owned.values():
             await assert_stream(self._broker.jetstream, spec, self._replicas)
         self._asserted = True
-        async with transaction(self._engine) as connection:
+        async with single_statements(self._engine) as connection:
             positions = await self._positions.due(connection)
         for (holder, stream), group in groupby(positions, key=lambda position: (position.holder, position.stream)):
             await self._verify(holder, stream, list(group))
@@ -118,8 +118,9 @@ class AmnesiaWatch:
             if not await self._holds(position, info):
                 await self._recover(holder, stream)
                 return
-        async with transaction(self._engine) as connection:
-            await self._positions.mark_verified(connection, holder, stream, positions)
+        if unverified := [position for position in positions if position.verified_at is None]:
+            async with transaction(self._engine) as connection:
+                await self._positions.mark_verified(connection, holder, stream, unverified)
 
     async def _holds(self, position: Position, info: StreamInfo) -> bool:
         """Whether the stream still has our message under our sequence, or has let it expire in order."""

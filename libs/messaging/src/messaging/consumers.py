@@ -14,7 +14,8 @@ from contracts.registry import stream_of
 from messaging import metrics
 from messaging.batches import Batches, Handler, Subscription
 from messaging.broker import Broker
-from messaging.database import is_unavailable
+from messaging.database import is_unavailable, single_statements
+from messaging.dead_letters import DeadLetters
 from messaging.feed import FEED_ERRORS, Feed
 from messaging.settings import BrokerSettings
 from messaging.topology import assert_consumer, consumer_config, find_stream
@@ -51,6 +52,7 @@ class ConsumerGroup:
         broker: Broker,
         settings: BrokerSettings,
     ) -> None:
+        self._transactions = transactions
         by_stream: dict[str, list[Subscription]] = {}
         for subscription in subscriptions:
             if service not in subscription.message_type.consumers:
@@ -62,8 +64,8 @@ class ConsumerGroup:
         ]
 
     def components(self) -> list[Component]:
-        """What has to run: the consumers and, for each, the replay of its dead letters."""
-        return [*self.consumers, *(Replays(consumer) for consumer in self.consumers)]
+        """What has to run: the consumers, and the replay of their dead letters."""
+        return [*self.consumers, Replays(self.consumers, self._transactions)] if self.consumers else []
 
 
 class StreamConsumer:
@@ -173,16 +175,22 @@ class StreamConsumer:
 class Replays:
     """Component that feeds dead letters through their handler again when an operator asks for it."""
 
-    def __init__(self, consumer: StreamConsumer) -> None:
-        self.name = f"replays {consumer.durable}"
-        self._batches = consumer.batches
+    name = "replays"
+
+    def __init__(self, consumers: Sequence[StreamConsumer], transactions: Transactions) -> None:
+        self._batches = {consumer.durable: consumer.batches for consumer in consumers}
+        self._engine = transactions.engine
+        self._dead_letters = DeadLetters(transactions.producer)
 
     async def run(self) -> None:
         """Look for requests until cancelled."""
         while True:
             try:
-                while await self._batches.replay_one():
-                    pass
+                async with single_statements(self._engine) as connection:
+                    requested = await self._dead_letters.requested(connection)
+                for durable in sorted(requested & self._batches.keys()):
+                    while await self._batches[durable].replay_one():
+                        pass
             except Exception as error:
                 if not is_unavailable(error):
                     raise

@@ -63,6 +63,13 @@ class DeadLetters:
             ORDER BY replay_requested_at, message_id LIMIT 1 FOR UPDATE SKIP LOCKED
             """,
         )
+        self._requested = statement(
+            schema,
+            """
+            SELECT DISTINCT consumer FROM {schema}.dead_letters
+            WHERE replay_requested_at IS NOT NULL AND replayed_at IS NULL
+            """,
+        )
         self._replayed = statement(
             schema,
             """
@@ -107,6 +114,10 @@ class DeadLetters:
         """Record that a message is given up on. Repeating it updates the record."""
         values = {name: getattr(letter, name) for name in DeadLetter.__dataclass_fields__}
         await connection.execute(self._add, values | {"headers": msgspec.json.encode(letter.headers).decode()})
+
+    async def requested(self, connection: AsyncConnection) -> set[str]:
+        """The consumers of which an operator wants something replayed."""
+        return set((await connection.execute(self._requested)).scalars())
 
     async def lock_requested(self, connection: AsyncConnection, consumer: str) -> DeadLetter | None:
         """One message of ``consumer`` that an operator wants replayed, past those that another replica holds."""

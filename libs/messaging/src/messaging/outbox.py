@@ -74,6 +74,14 @@ class Outbox:
             ORDER BY message_id LIMIT :limit FOR UPDATE SKIP LOCKED
             """,
         )
+        self._is_left = statement(
+            schema,
+            """
+            SELECT EXISTS (
+                SELECT FROM {schema}.outbox_messages
+                WHERE published_at IS NULL AND created_at <= now() - make_interval(secs => :older_than_seconds))
+            """,
+        )
         self._mark = statement(
             schema,
             """
@@ -139,6 +147,10 @@ class Outbox:
         }
         rows = await connection.execute(self._claim, values)
         return [Unpublished(*row) for row in rows]
+
+    async def is_left(self, connection: AsyncConnection, older_than_seconds: float) -> bool:
+        """Whether a row of that age is not marked."""
+        return bool((await connection.execute(self._is_left, {"older_than_seconds": older_than_seconds})).scalar())
 
     async def mark_published(self, connection: AsyncConnection, acknowledged: Sequence[Acknowledged]) -> None:
         """Record that the broker has these rows. Harmless if somebody else has recorded it."""

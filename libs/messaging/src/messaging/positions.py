@@ -121,7 +121,7 @@ class Positions:
         self._due = statement(
             schema,
             """
-            SELECT holder, stream, checkpoint_id, sequence, message_id, stream_created_at
+            SELECT holder, stream, checkpoint_id, sequence, message_id, stream_created_at, recorded_at, verified_at
             FROM (
                 SELECT *, row_number() OVER (PARTITION BY holder, stream ORDER BY sequence DESC) AS place
                 FROM {schema}.relay_positions

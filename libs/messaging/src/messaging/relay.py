@@ -28,7 +28,7 @@ from contracts import headers
 from contracts.message import Service
 from messaging import metrics
 from messaging.broker import Broker
-from messaging.database import is_unavailable, transaction
+from messaging.database import is_unavailable, single_statements, transaction
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import failpoint
@@ -120,11 +120,18 @@ class Relay:
         if self._unmarked and time.monotonic() >= self._mark_at:
             await self._mark()
         if time.monotonic() >= self._sweep_at:
-            claimed, published = await self.relay_batch(GRACE_SECONDS)
-            if not claimed:
-                await self._restore_requested()
-            if not published:
-                self._sweep_at = time.monotonic() + SWEEP_SECONDS
+            self._sweep_at = time.monotonic() + SWEEP_SECONDS
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Publish what was left behind, batch by batch; what comes in meanwhile has its turn between them."""
+        async with single_statements(self._engine) as connection:
+            left = await self._outbox.is_left(connection, GRACE_SECONDS)
+            restorable = RELAY in await self._dead_letters.requested(connection)
+        if left and (await self.relay_batch(GRACE_SECONDS))[1] > 0:
+            self._sweep_at = 0.0
+        if restorable:
+            await self._restore_requested()
 
     async def _wait(self) -> None:
         due = min(self._mark_at, self._sweep_at) if self._unmarked else self._sweep_at
@@ -301,7 +308,7 @@ class OutboxGauge:
         """Measure until cancelled; keep the last value while the database is away."""
         while True:
             try:
-                async with transaction(self._engine) as connection:
+                async with single_statements(self._engine) as connection:
                     count, oldest = await self._outbox.backlog(connection)
             except (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError) as error:
                 _log.warning("the backlog could not be measured", error=str(error))

@@ -1,6 +1,7 @@
 """The life of a service process: start in order, run until told to stop or something dies, drain, stop in order."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ _REQUESTS_SHARE: Final = 0.7
 """The part of the drain time that open requests get; the rest belongs to components and hooks."""
 _OPS_DRAIN_SECONDS: Final = 1.0
 _CANCEL_AGAIN_SECONDS: Final = 1.0
+_COLLECT_AFTER_ALLOCATIONS: Final = 10_000
 
 log = structlog.get_logger(__name__)
 
@@ -101,6 +103,14 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
+def _leave_what_stays_out_of_collections() -> None:
+    """Modules, classes and statements live as long as the process: looking at them again and again is a tenth of its
+    time. What comes after is looked at less often, too: hardly any of it is in a cycle."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER_ALLOCATIONS, 10, 10)
+
+
 class _Process:
     """One run of one service."""
 
@@ -150,6 +160,7 @@ class _Process:
             listener = Listener(observed, settings.drain_seconds * _REQUESTS_SHARE)
             self._listeners.append(listener)
             await listener.start()
+        _leave_what_stays_out_of_collections()
         self._health.ready = True
         log.info("service_started", ops=self._ops.address, http=[listener.address for listener in self._listeners])
 

@@ -55,7 +55,8 @@ class Parts:
         )
 
 
-def _parts(request: Request) -> Parts:
+# All of these are coroutines: FastAPI sends a plain function to a thread, which costs more than what it does.
+async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 
@@ -65,10 +66,10 @@ async def _user(
 ) -> User:
     # What is one user's own is kept by no cache.
     response.headers["Cache-Control"] = "no-store"
-    return await _parts(request).tokens.user_of(authorization)
+    return await (await _parts(request)).tokens.user_of(authorization)
 
 
-def _idempotency_key(
+async def _idempotency_key(
     idempotency_key: Annotated[
         str | None, Header(description="Chosen by you, at most 200 characters; repeating it repeats nothing.")
     ] = None,
@@ -78,7 +79,7 @@ def _idempotency_key(
     return idempotency_key
 
 
-def _cursor(cursor: str | None = None) -> Cursor | None:
+async def _cursor(cursor: str | None = None) -> Cursor | None:
     if cursor is None:
         return None
     decoded = decode_cursor(cursor)

@@ -5,33 +5,12 @@ It dies with the service: when nobody is left who could name a file, its input e
 
 import signal
 import sys
-from typing import Final
 
 import msgspec
 
-from contracts.storage import RejectionCode
-from contracts.values import Kind
+from storage.decoding import LENGTH_BYTES, Answer, Question
 from storage.errors import Rejected
-from storage.inspection import Inspection, inspect, limit_resources
-
-LENGTH_BYTES: Final = 4
-"""Every answer is preceded by its length, most significant byte first."""
-
-
-class Question(msgspec.Struct, frozen=True):
-    """One file to decode, as a line of JSON."""
-
-    path: str
-    kind: Kind
-    largest_pixels: int
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """Either what the file is, or why it is refused."""
-
-    inspection: Inspection | None = None
-    code: RejectionCode | None = None
-    detail: str = ""
+from storage.inspection import inspect, limit_resources
 
 
 def main() -> None:

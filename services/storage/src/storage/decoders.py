@@ -14,9 +14,8 @@ from typing import Final
 import msgspec
 
 from contracts.values import Kind
-from storage.decoder_process import LENGTH_BYTES, Answer, Question
+from storage.decoding import LENGTH_BYTES, Answer, Inspection, Question
 from storage.errors import DecoderFailed, Rejected
-from storage.inspection import Inspection
 
 TIMEOUT_SECONDS: Final = 60.0
 FILES_PER_PROCESS: Final = 200

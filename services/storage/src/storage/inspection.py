@@ -15,10 +15,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from contracts.values import Kind, MediaProperties
+from storage.decoding import Inspection
 from storage.errors import Rejected
 
 MEMORY_LIMIT_BYTES: Final = 3 * 1024**3
-LARGEST_FRAME_PIXELS: Final = 50_000_000
 MOST_FRAMES: Final = 20_000
 POSTER_LONGEST_SIDE_PIXELS: Final = 1280
 
@@ -40,13 +40,6 @@ _FORMATS: Final = (
     Format(0, b"\xff\xd8\xff", "jpeg_pipe", "image/jpeg", "image"),
     Format(8, b"WEBP", "webp_pipe", "image/webp", "image"),
 )
-
-
-class Inspection(msgspec.Struct, frozen=True):
-    """What a file turned out to be, and a still picture of it (JPEG)."""
-
-    media: MediaProperties
-    poster: bytes
 
 
 def limit_resources() -> None:

@@ -1,8 +1,8 @@
-"""All SQL of storage."""
+"""All SQL of storage. What every file executes is put together once."""
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -14,51 +14,61 @@ from contracts.storage import AssetStored
 from contracts.values import MediaProperties
 from storage.tables import assets, uploads, verifications
 
-OUTPUT = "output"
+OUTPUT: Final = "output"
+
+_ADD_VERIFICATIONS: Final = insert(verifications).values(next_try_at=sa.func.now()).on_conflict_do_nothing()
+
+# As a common table expression it runs once; as a subquery the planner may run it for every row.
+_due = (
+    sa.select(verifications.c.message_id)
+    .where(
+        verifications.c.next_try_at <= sa.func.now(),
+        sa.or_(verifications.c.leased_until.is_(None), verifications.c.leased_until < sa.func.now()),
+    )
+    .order_by(verifications.c.next_try_at)
+    .limit(sa.bindparam("room", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+    .cte("due")
+)
+_CLAIM_DUE: Final = (
+    sa.update(verifications)
+    .where(verifications.c.message_id == _due.c.message_id)
+    .values(
+        leased_until=sa.func.now() + sa.bindparam("lease", type_=sa.Interval),
+        fence=verifications.c.fence + 1,
+        tries=verifications.c.tries + 1,
+    )
+    .returning(*verifications.c)
+)
+_ANSWER: Final = (
+    sa.update(verifications)
+    .where(
+        verifications.c.message_id == sa.bindparam("claimed_id"), verifications.c.fence == sa.bindparam("claimed_fence")
+    )
+    .values(answer=sa.bindparam("said"), answered_at=sa.func.now(), next_try_at=None, leased_until=None)
+    .returning(verifications.c.message_id)
+)
+_ADD_ASSET: Final = insert(assets).on_conflict_do_nothing(index_elements=["generation_id", "role"]).returning(*assets.c)
+_FIND_ASSETS: Final = sa.select(assets).where(
+    assets.c.generation_id == sa.func.any(sa.bindparam("generation_ids", type_=sa.ARRAY(sa.Uuid))),
+    assets.c.role == sa.bindparam("role"),
+)
 
 
 async def add_verifications(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
     """Write down what was asked, due at once."""
-    statement = insert(verifications).values(next_try_at=sa.func.now()).on_conflict_do_nothing()
-    await connection.execute(statement, list(rows))
+    await connection.execute(_ADD_VERIFICATIONS, list(rows))
 
 
 async def claim_due(connection: AsyncConnection, limit: int, lease: timedelta) -> list[sa.Row[Any]]:
     """Lease verifications whose time has come, longest waiting first; each claim raises the fence."""
-    due = (
-        sa.select(verifications.c.message_id)
-        .where(
-            verifications.c.next_try_at <= sa.func.now(),
-            sa.or_(verifications.c.leased_until.is_(None), verifications.c.leased_until < sa.func.now()),
-        )
-        .order_by(verifications.c.next_try_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        # As a common table expression it runs once; as a subquery the planner may run it for every row.
-        .cte("due")
-    )
-    statement = (
-        sa.update(verifications)
-        .where(verifications.c.message_id == due.c.message_id)
-        .values(
-            leased_until=sa.func.now() + lease,
-            fence=verifications.c.fence + 1,
-            tries=verifications.c.tries + 1,
-        )
-        .returning(*verifications.c)
-    )
-    return list(await connection.execute(statement))
+    return list(await connection.execute(_CLAIM_DUE, {"room": limit, "lease": lease}))
 
 
 async def answer(connection: AsyncConnection, claim: sa.Row[Any], subject: str) -> bool:
     """Close a verification with its answer; False if another worker has claimed it since."""
-    statement = (
-        sa.update(verifications)
-        .where(verifications.c.message_id == claim.message_id, verifications.c.fence == claim.fence)
-        .values(answer=subject, answered_at=sa.func.now(), next_try_at=None, leased_until=None)
-        .returning(verifications.c.message_id)
-    )
-    return (await connection.execute(statement)).one_or_none() is not None
+    values = {"claimed_id": claim.message_id, "claimed_fence": claim.fence, "said": subject}
+    return (await connection.execute(_ANSWER, values)).one_or_none() is not None
 
 
 async def postpone(
@@ -106,31 +116,26 @@ def _held(claims: Sequence[sa.Row[Any]]) -> sa.Update:
 
 async def find_assets(connection: AsyncConnection, generation_ids: Collection[UUID]) -> dict[UUID, AssetStored]:
     """The outputs of those of these generations that have one, as they are announced."""
-    statement = sa.select(assets).where(assets.c.generation_id.in_(generation_ids), assets.c.role == OUTPUT)
-    return {row.generation_id: _announcement(row) for row in await connection.execute(statement)}
+    rows = await connection.execute(_FIND_ASSETS, {"generation_ids": list(generation_ids), "role": OUTPUT})
+    return {row.generation_id: _announcement(row) for row in rows}
 
 
 async def add_asset(connection: AsyncConnection, asset: AssetStored) -> AssetStored:
     """Record the output of a generation and return what stands: the first one recorded wins."""
-    statement = (
-        insert(assets)
-        .values(
-            asset_id=asset.asset_id,
-            generation_id=asset.generation_id,
-            role=OUTPUT,
-            user_id=asset.user_id,
-            attempt_id=asset.attempt_id,
-            attempt_number=asset.attempt_number,
-            object_key=asset.object_key,
-            poster_object_key=asset.poster_object_key,
-            size_bytes=asset.size_bytes,
-            sha256=asset.sha256,
-            media=msgspec.to_builtins(asset.media),
-        )
-        .on_conflict_do_nothing(index_elements=["generation_id", "role"])
-        .returning(*assets.c)
-    )
-    added = (await connection.execute(statement)).one_or_none()
+    row = {
+        "asset_id": asset.asset_id,
+        "generation_id": asset.generation_id,
+        "role": OUTPUT,
+        "user_id": asset.user_id,
+        "attempt_id": asset.attempt_id,
+        "attempt_number": asset.attempt_number,
+        "object_key": asset.object_key,
+        "poster_object_key": asset.poster_object_key,
+        "size_bytes": asset.size_bytes,
+        "sha256": asset.sha256,
+        "media": msgspec.to_builtins(asset.media),
+    }
+    added = (await connection.execute(_ADD_ASSET, row)).one_or_none()
     if added is not None:
         return _announcement(added)
     return (await find_assets(connection, [asset.generation_id]))[asset.generation_id]

@@ -19,7 +19,7 @@ class Settings(ServiceSettings):
     s3_uploads_bucket: str = "uploads"
     s3_library_bucket: str = "library"
 
-    concurrency: int = Field(default=4, ge=1, le=64)
+    concurrency: int = Field(default=16, ge=1, le=64)
     """Files looked at at a time; each may take its size in temporary disk space."""
     decoder_processes: int = Field(default=2, ge=1, le=32)
     poll_seconds: float = Field(default=2.0, gt=0)

@@ -16,6 +16,7 @@ from contracts.values import OutputClaim
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
 from storage.decoders import Decoders
+from storage.decoding import LARGEST_FRAME_PIXELS, Inspection
 from storage.domain import (
     LARGEST_PICTURE_PIXELS,
     LARGEST_UPLOAD_BYTES,
@@ -27,7 +28,6 @@ from storage.domain import (
     poster_key,
     upload_key,
 )
-from storage.inspection import LARGEST_FRAME_PIXELS, Inspection
 from storage.object_store import Fetched, ObjectStore
 from storage.settings import Settings
 
