@@ -69,7 +69,7 @@ format: install ## Format the code and sort the imports
 	$(RUN)/ruff format .
 
 ##@ Measure and break
-.PHONY: bench bench-smoke faults-ledger
+.PHONY: bench bench-smoke faults-ledger faults-payments
 bench: install ## Every benchmark, each as a ratio against a peer and a limit
 	$(RUN)/python -m benchmarks $(ARGS)
 
@@ -78,6 +78,9 @@ bench-smoke: install ## Overhead of the platform per generation at 1 and 20 requ
 
 faults-ledger: install ## A million transfers with 20 workers under a running conservation check
 	$(RUN)/python -m tests.faults.ledger $(ARGS)
+
+faults-payments: install ## Every way money comes and goes on a whole platform while webhooks are lost and scrambled
+	$(RUN)/python -m tests.faults.payments $(ARGS)
 
 ##@ Documents
 .PHONY: docs

@@ -129,7 +129,7 @@ async def test_a_picture_larger_than_the_bound_is_not_read_to_its_end(
 async def test_only_the_newest_progress_is_posted_and_not_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.3)
     respond, seen = answers(200)
-    async with client(respond) as http, progress_posts(http, "http://ingress/progress") as report:
+    async with client(respond) as http, progress_posts(http, "http://ingress/progress", "job-1") as report:
         report(Progress(percent=0, stage="rendering"))
         await until(lambda: len(seen) == 1)
         began = time.monotonic()
@@ -137,13 +137,13 @@ async def test_only_the_newest_progress_is_posted_and_not_too_often(monkeypatch:
             report(Progress(percent=percent, stage="rendering"))
         await until(lambda: len(seen) == 2)
     assert time.monotonic() - began > 0.2
-    assert seen[-1].content == b'{"percent":49,"stage":"rendering","step":null,"steps":null}'
+    assert seen[-1].content == b'{"percent":49,"stage":"rendering","step":null,"steps":null,"job_id":"job-1"}'
 
 
 async def test_progress_survives_a_broken_ingress_and_leaves_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.0)
     respond, seen = answers(httpx.ConnectError("x"), 500, 410)
-    async with client(respond) as http, progress_posts(http, "http://ingress/progress") as report:
+    async with client(respond) as http, progress_posts(http, "http://ingress/progress", "job-1") as report:
         for number in range(3):
             report(Progress(percent=number, stage="rendering"))
             await until(lambda expected=number + 1: len(seen) == expected)
@@ -153,6 +153,6 @@ async def test_progress_survives_a_broken_ingress_and_leaves_one_that_refuses(mo
 
 async def test_without_an_address_progress_goes_nowhere() -> None:
     respond, seen = answers(200)
-    async with client(respond) as http, progress_posts(http, None) as report:
+    async with client(respond) as http, progress_posts(http, None, "job-1") as report:
         report(Progress(percent=1, stage="rendering"))
     assert seen == []

@@ -42,7 +42,7 @@ class JobHandler:
         try:
             render_job = parse_job(job["input"])
             _log.info("job taken", extra={"job": job["id"], **_described(render_job)})
-            output = await self._run(render_job)
+            output = await self._run(job["id"], render_job)
         except JobFailure as failure:
             _log.warning("job failed", extra={"job": job["id"], "code": failure.code, "reason": failure.detail})
             return {"error": failure.as_error()}
@@ -52,11 +52,11 @@ class JobHandler:
         _log.info("job done", extra={"job": job["id"], **output["report"]})
         return output
 
-    async def _run(self, job: RenderJob) -> dict[str, Any]:
+    async def _run(self, job_id: str, job: RenderJob) -> dict[str, Any]:
         http = self._client()
         timings: dict[str, float] = {}
         with tempfile.TemporaryDirectory(prefix="gpu-endpoint-") as name:
-            async with progress_posts(http, job.progress_url) as report_progress:
+            async with progress_posts(http, job.progress_url, job_id) as report_progress:
                 directory = Path(name)
                 with _timed(timings, "input_seconds"):
                     images = await fetch_images(http, job.images, directory / "inputs")

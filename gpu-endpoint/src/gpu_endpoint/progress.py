@@ -32,12 +32,15 @@ ReportProgress = Callable[[Progress], None]
 
 
 @contextlib.asynccontextmanager
-async def progress_posts(http: httpx.AsyncClient, url: str | None) -> AsyncIterator[ReportProgress]:
-    """Post the newest progress to ``url`` while the block runs; without a URL, reports go nowhere."""
+async def progress_posts(http: httpx.AsyncClient, url: str | None, job_id: str) -> AsyncIterator[ReportProgress]:
+    """Post the newest progress to ``url`` while the block runs; without a URL, reports go nowhere.
+
+    Each report names the job: the answer to its submission may have been lost, and then nothing else would, in time.
+    """
     if url is None:
         yield lambda _: None
         return
-    poster = _Poster(http, url)
+    poster = _Poster(http, url, job_id)
     task = asyncio.create_task(poster.run())
     try:
         yield poster.report
@@ -47,9 +50,10 @@ async def progress_posts(http: httpx.AsyncClient, url: str | None) -> AsyncItera
 
 
 class _Poster:
-    def __init__(self, http: httpx.AsyncClient, url: str) -> None:
+    def __init__(self, http: httpx.AsyncClient, url: str, job_id: str) -> None:
         self._http = http
         self._url = url
+        self._job_id = job_id
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._newest: Progress | None = None
@@ -75,7 +79,7 @@ class _Poster:
     async def _post(self, progress: Progress) -> bool:
         """Whether it is worth posting again: an address that refuses us will go on refusing."""
         headers = {"content-type": "application/json"}
-        body = msgspec.json.encode(progress)
+        body = msgspec.json.encode(msgspec.structs.asdict(progress) | {"job_id": self._job_id})
         try:
             answer = await self._http.post(self._url, content=body, headers=headers, timeout=_TIMEOUT_SECONDS)
         except httpx.HTTPError as error:

@@ -2,6 +2,8 @@
 
 import csv
 import io
+from fractions import Fraction
+from math import ceil
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -152,6 +154,40 @@ async def test_models_and_packs_are_for_everybody_and_kept_by_their_tag(house: H
     assert (await http.get("/v1/models", headers={"If-None-Match": '"other"'})).status_code == 200
     packs = (await http.get("/v1/credit-packs")).json()["items"]
     assert [pack["price_cents"] for pack in packs] == sorted(pack["price_cents"] for pack in packs)
+
+
+async def test_what_the_models_say_of_their_prices_is_all_that_a_quote_needs(house: House) -> None:
+    user = house.user(await house.gateway())
+    models = {model["id"]: model for model in (await user.http.get("/v1/models")).json()["items"]}
+    for model_id, asked in (
+        ("flux-schnell", {"width": 1024, "height": 768, "steps": 8}),
+        ("wan-2.2-t2v", {"width": 1280, "height": 704, "duration_seconds": 4, "steps": 25}),
+        ("wan-2.2-t2v", {"width": 512, "height": 512, "duration_seconds": 2, "steps": 12}),
+    ):
+        body = {"model_id": model_id, "parameters": {"prompt": "a lighthouse", **asked}}
+        answer = await user.http.post("/v1/quotes", json=body, headers=user.headers(None))
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["price_credits"] == price_of(models[model_id], answer.json()["parameters"])
+
+
+def price_of(model: dict[str, Any], parameters: dict[str, Any]) -> int:
+    """The price, from what the API says and nothing else."""
+    pixels = parameters["width"] * parameters["height"]
+    seconds = parameters.get("duration_seconds", 0)
+    amounts = {
+        "base_credits": Fraction(1),
+        "per_second_credits": Fraction(seconds),
+        "per_megapixel_credits": Fraction(pixels, 1_000_000),
+        "per_megapixel_second_credits": Fraction(pixels, 1_000_000) * seconds,
+    }
+    total = sum(Fraction(rate) * amounts[name] for name, rate in model["price"].items())
+    tiers = model["surcharges"].get("resolutions", [])
+    if tiers:
+        total *= Fraction(next((tier for tier in tiers if pixels <= tier["up_to_pixels"]), tiers[-1])["factor"])
+    if steps := model["surcharges"].get("steps"):
+        extra = max(0, parameters["steps"] - steps["included"])
+        total *= 1 + extra * Fraction(steps["share_per_extra_step"])
+    return ceil(total)
 
 
 async def status_is(user: Client, path: str, status: str) -> bool:

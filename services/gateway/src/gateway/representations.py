@@ -106,6 +106,11 @@ class ModelShown(BaseModel):
     kind: Literal["video", "image"]
     parameters_schema: dict[str, Any]
     price: dict[str, str] = Field(description="Rates in credits, as exact fractions; the sum is rounded up once.")
+    surcharges: dict[str, Any] = Field(
+        description="What multiplies the sum of the rates before it is rounded: first the `factor` of the first of the"
+        " `resolutions` that holds the output (or else of the last), then, with `steps`, 1 + `share_per_extra_step` for"
+        " each step above `included`."
+    )
     max_pixels: int
     order_deadline_seconds: int
 

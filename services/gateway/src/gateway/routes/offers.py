@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Header, Response
 
+from catalogue import Model
 from gateway.dependencies import CurrentParts
 from gateway.representations import ModelList, ModelShown, PackList, PackShown
 
@@ -28,6 +29,7 @@ async def list_models(
                 kind=model.kind,
                 parameters_schema=model.parameters_schema,
                 price={key: value for key, value in msgspec.structs.asdict(model.price).items() if value != "0"},
+                surcharges=_surcharges(model),
                 max_pixels=model.limits.max_pixels,
                 order_deadline_seconds=model.order_deadline_seconds,
             )
@@ -39,6 +41,11 @@ async def list_models(
     if if_none_match is not None and headers["ETag"] in _tags(if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type="application/json", headers=headers)
+
+
+def _surcharges(model: Model) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(model.surcharges)
+    return {name: value for name, value in shown.items() if value}
 
 
 def _tags(if_none_match: str) -> set[str]:
