@@ -9,6 +9,7 @@ import pytest
 
 from contracts.billing import CreditsRefused
 from local_platform.servers import NatsServer, PostgresServer
+from messaging.broker import Broker
 from messaging.consumers import Subscription
 from messaging.errors import BrokerUnavailableError, DatabaseUnavailableError
 from messaging.runtime import Messaging
@@ -148,3 +149,31 @@ async def is_connected(messaging: Messaging) -> bool:
     except BrokerUnavailableError:
         return False
     return True
+
+
+async def test_a_connection_given_up_before_it_stood_leaves_nothing_behind() -> None:
+    """What listens there says nothing, and then the service is told to stop."""
+    accepted = asyncio.Event()
+    open_connections: list[asyncio.StreamWriter] = []
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_connections.append(writer)
+        accepted.set()
+        await reader.read()
+        open_connections.remove(writer)
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        before = asyncio.all_tasks()
+        port = server.sockets[0].getsockname()[1]
+        broker = Broker(f"nats://127.0.0.1:{port}", "billing", "secret", name="billing")
+        connecting = asyncio.create_task(broker.connect())
+        await asyncio.wait_for(accepted.wait(), 5)
+
+        async def given_up() -> bool:
+            connecting.cancel()
+            await asyncio.wait({connecting}, timeout=0.5)
+            return connecting.done()
+
+        await eventually(given_up)
+        await eventually(lambda: not open_connections and asyncio.all_tasks() <= before)

@@ -22,6 +22,7 @@ _PENDING_BYTES: Final = 64 * 1024 * 1024
 _RECONNECT_WAIT_SECONDS: Final = 0.2
 _PING_SECONDS: Final = 5
 _REQUEST_TIMEOUT_SECONDS: Final = 5.0
+_ABANDON_SECONDS: Final = 1.0
 _SAME_TROUBLE_SECONDS: Final = 5.0
 """While a server is away every attempt fails alike: one line in so many seconds is enough."""
 
@@ -70,22 +71,28 @@ class Broker:
             if self._client is not None:
                 return
             client = Client()
-            await client.connect(
-                servers=self._url.split(","),
-                user=self._user,
-                password=self._password,
-                name=self._name,
-                inbox_prefix=f"_INBOX_{self._user}",
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=_RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type] # a float works
-                ping_interval=_PING_SECONDS,
-                max_outstanding_pings=2,
-                pending_size=_PENDING_BYTES,
-                error_cb=self._on_error,
-                closed_cb=self._on_closed,
-                disconnected_cb=self._on_disconnect,
-                reconnected_cb=self._on_reconnect,
-            )
+            try:
+                await client.connect(
+                    servers=self._url.split(","),
+                    user=self._user,
+                    password=self._password,
+                    name=self._name,
+                    inbox_prefix=f"_INBOX_{self._user}",
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=_RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type] # a float works
+                    ping_interval=_PING_SECONDS,
+                    max_outstanding_pings=2,
+                    pending_size=_PENDING_BYTES,
+                    error_cb=self._on_error,
+                    closed_cb=self._on_closed,
+                    disconnected_cb=self._on_disconnect,
+                    reconnected_cb=self._on_reconnect,
+                )
+            except BaseException:
+                # Cancelled on the way: nobody else knows of this client, and its tasks would go on without end.
+                async with asyncio.timeout(_ABANDON_SECONDS):
+                    await client.close()
+                raise
             self._client = client
             self._jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT_SECONDS)
             self._connected.set()

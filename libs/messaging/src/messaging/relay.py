@@ -41,8 +41,8 @@ _log = structlog.get_logger("messaging.relay")
 
 BATCH_MESSAGES: Final = 500
 PUBLISH_TIMEOUT_SECONDS: Final = 5.0
-SWEEP_SECONDS: Final = 1.0
-GRACE_SECONDS: Final = 1.0
+SWEEP_SECONDS: Final = 0.5
+GRACE_SECONDS: Final = 0.5
 """How old a row is before the sweep takes it: until then the process that wrote it is at it."""
 
 MARK_SECONDS: Final = 0.1
