@@ -35,6 +35,7 @@ from tests.support.folders import removed_at_exit
 PROCESSES = 4
 USERS = 10_000
 CUT_EVERY_SECONDS = 1.0
+TELL_EVERY_SECONDS = 15.0
 LONGEST_CHECK_MS = 600_000
 
 
@@ -66,7 +67,7 @@ async def _run(database: Database, transfers: int, workers: int, seed: int) -> i
     reader = engine_for(
         database.superuser_dsn,
         application_name="faults-ledger-checker",
-        pool_size=2,
+        pool_size=3,
         statement_timeout_ms=LONGEST_CHECK_MS,
     )
     await _analyse_often(reader)
@@ -76,6 +77,7 @@ async def _run(database: Database, transfers: int, workers: int, seed: int) -> i
         _until(over, 0.0, lambda: _check(reader, watch)),
         _until(over, 0.5, sealer.seal),
         _until(over, CUT_EVERY_SECONDS, lambda: _cut(reader, watch, random.Random(seed))),
+        _until(over, TELL_EVERY_SECONDS, lambda: _tell(reader, watch)),
     )
     began = time.perf_counter()
     try:
@@ -158,6 +160,12 @@ async def _cut(reader: AsyncEngine, watch: Watch, chance: random.Random) -> None
         if workers:
             await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": chance.choice(workers)})
             watch.cuts += 1
+
+
+async def _tell(reader: AsyncEngine, watch: Watch) -> None:
+    """Show that it goes on. A transfer has two postings or more."""
+    postings = await _scalar(reader, "SELECT coalesce(max(posting_id), 0) FROM billing.balance_ledger")
+    print(f"{postings:,} postings, {watch.checks} checks, {len(watch.violations)} violations ...", flush=True)
 
 
 async def _scalar(reader: AsyncEngine, query: str) -> int:

@@ -1,5 +1,6 @@
 """Files go past the gateway: it only signs addresses, short-lived and for exactly one thing."""
 
+import asyncio
 from datetime import datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
@@ -92,3 +93,13 @@ async def test_an_upload_takes_exactly_the_announced_size_and_type_and_only_once
     assert (await house.user(gateway).order(order)).status_code == 422
     for body in ({"content_type": "image/svg+xml", "size_bytes": 5}, {"content_type": "image/png", "size_bytes": 0}):
         assert (await user.post("/v1/uploads", body)).status_code == 422
+
+
+async def test_a_user_begins_only_so_many_uploads_in_a_day_however_many_at_once(house: House) -> None:
+    gateway = await house.gateway(max_uploads_per_day=3)
+    user, other = house.user(gateway), house.user(gateway)
+    body = {"content_type": "image/png", "size_bytes": 5}
+    answers = await asyncio.gather(*(user.post("/v1/uploads", body) for _ in range(10)))
+    assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 7
+    assert {answer.json()["code"] for answer in answers if answer.status_code == 429} == {"too_many_uploads"}
+    assert (await other.post("/v1/uploads", body)).status_code == 201

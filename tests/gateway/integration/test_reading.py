@@ -54,6 +54,7 @@ UNREADABLE = [
     ("/v1/ledger", {"before": "0"}, "invalid_request"),
     ("/v1/ledger", {"format": "pdf"}, "invalid_request"),
     ("/v1/nothing", {}, "not_found"),
+    ("/v1/balance/", {}, "not_found"),
 ]
 
 

@@ -20,6 +20,7 @@ GENERAL: tuple[type[Problem], ...] = (
     problems.NotFound,
     problems.MethodNotAllowed,
     problems.BodyTooLarge,
+    problems.HeadersTooLarge,
     problems.InternalError,
     problems.Unavailable,
 )

@@ -176,7 +176,15 @@ async def test_a_thousand_webhooks_at_once_credit_a_hundred_payments_once_each(d
 
 @pytest.mark.parametrize(
     ("case", "status"),
-    [("forged", 400), ("stale", 400), ("unsigned", 400), ("tampered", 400), ("oversized", 413), ("not json", 400)],
+    [
+        ("forged", 400),
+        ("stale", 400),
+        ("unsigned", 400),
+        ("not ascii", 400),
+        ("tampered", 400),
+        ("oversized", 413),
+        ("not json", 400),
+    ],
 )
 async def test_a_webhook_that_does_not_prove_itself_gets_4xx_and_leaves_no_row(
     desk: Desk, case: str, status: int
@@ -192,6 +200,8 @@ async def test_a_webhook_that_does_not_prove_itself_gets_4xx_and_leaves_no_row(
         body, headers = signed(event, timestamp=int(time.time()) - 301)
     elif case == "unsigned":
         headers.pop("stripe-signature")
+    elif case == "not ascii":
+        headers["stripe-signature"] = f"t={int(time.time())},v1=\u00e9".encode("latin-1")
     elif case == "tampered":
         body = body.replace(b'"usd"', b'"eur"')
     elif case == "oversized":

@@ -6,9 +6,12 @@ import math
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
+
+from service_runtime.http_protocol import BoundedHttpProtocol
 
 _BACKLOG: Final = 2048
 _POLL_SECONDS: Final = 0.01
@@ -22,11 +25,15 @@ class ListenerFailed(Exception):
 
 @dataclass(frozen=True)
 class HttpServer:
-    """An ASGI application and where it listens. Port 0 is a free port, said in the log."""
+    """An ASGI application and where it listens. Port 0 is a free port, said in the log.
+
+    A connection that does not bring a whole request within ``request_seconds`` is cut off.
+    """
 
     app: Any
     host: str
     port: int
+    request_seconds: float = 60.0
 
 
 class _Server(uvicorn.Server):
@@ -45,7 +52,7 @@ class Listener:
         self._socket = _bind(server)
         config = uvicorn.Config(
             server.app,
-            http="httptools",
+            http=partial(BoundedHttpProtocol, request_seconds=server.request_seconds),  # type: ignore[arg-type]
             ws="none",
             log_config=None,
             access_log=False,

@@ -85,6 +85,14 @@ class BodyTooLarge(Problem):
     status = 413
 
 
+class HeadersTooLarge(Problem):
+    """The request's line and headers are larger than any listener takes."""
+
+    code = "headers_too_large"
+    title = "The request's headers are too large"
+    status = 431
+
+
 class TooManyRequests(Problem):
     """The caller is faster than its limit."""
 

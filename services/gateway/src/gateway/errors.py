@@ -136,6 +136,15 @@ class RateLimited(Problem):
     retryable = True
 
 
+class TooManyUploads(Problem):
+    """As many uploads as a user may begin in 24 hours."""
+
+    code = "too_many_uploads"
+    title = "Too many uploads in 24 hours"
+    status = 429
+    retryable = True
+
+
 class TooManyOpenGenerations(Problem):
     """As many generations as a user may have under way."""
 

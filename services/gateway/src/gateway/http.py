@@ -64,6 +64,8 @@ def build_app(parts: Parts) -> FastAPI:
         version="1",
         description=_DESCRIPTION,
         openapi_url="/openapi.json",
+        # A redirect would be built from whatever Host the caller says.
+        redirect_slashes=False,
         # Every service's HTTP is traced and counted the same way, by service_runtime.
         telemetry={"tracing": False, "metrics": False},
     )

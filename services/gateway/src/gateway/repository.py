@@ -3,7 +3,7 @@
 What every order executes is put together once: building a statement costs as much as executing it.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Final
 from uuid import UUID
@@ -110,6 +110,13 @@ async def add_generation(connection: AsyncConnection, order: GenerationOrder) ->
 async def add_payment(connection: AsyncConnection, values: dict[str, Any]) -> None:
     """The read model's row of a new payment."""
     await connection.execute(sa.insert(payments).values(**values, status="created", created_at=sa.func.now()))
+
+
+async def count_recent_uploads(connection: AsyncConnection, user_id: UUID) -> int:
+    """How many uploads the user has begun in the last 24 hours."""
+    recent = uploads.c.created_at > sa.func.now() - timedelta(days=1)
+    statement = sa.select(sa.func.count()).where(uploads.c.user_id == user_id, recent)
+    return int((await connection.execute(statement)).scalar_one())
 
 
 async def add_upload(connection: AsyncConnection, values: dict[str, Any]) -> None:

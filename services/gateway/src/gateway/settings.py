@@ -43,6 +43,8 @@ class Settings(ServiceSettings):
     event_streams_per_user: int = Field(default=5, ge=1)
     heartbeat_seconds: float = Field(default=15.0, gt=0)
     max_open_generations: int = Field(default=200, ge=1)
+    max_uploads_per_day: int = Field(default=200, ge=1)
+    """Of one user, in any 24 hours."""
     writes_per_minute: int = Field(default=120, ge=1)
     """Of one user: a token bucket that holds as many."""
 

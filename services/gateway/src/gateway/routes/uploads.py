@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from gateway import ordering, repository
 from gateway.dependencies import CurrentParts, CurrentUser
+from gateway.errors import TooManyUploads
 from gateway.representations import UploadRequest, UploadShown
 from messaging.ids import new_id
 
@@ -17,7 +18,11 @@ async def create_upload(asked: UploadRequest, parts: CurrentParts, user: Current
     """Get an address to PUT a picture to. It is looked at when a generation uses it."""
     upload_id = new_id()
     async with parts.transactions.begin() as tx:
+        # This locks the user's allowance, so that what is counted next stays true.
         await ordering.check_write(tx, parts, user)
+        limit = parts.settings.max_uploads_per_day
+        if await repository.count_recent_uploads(tx.connection, user.user_id) >= limit:
+            raise TooManyUploads(f"at most {limit} in 24 hours", headers={"Retry-After": "3600"})
         values = {
             "upload_id": upload_id,
             "user_id": user.user_id,

@@ -170,6 +170,9 @@ class StripeCheckout:
     def read_webhook(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent:
         """Check ``Stripe-Signature`` against each active secret, then read the event."""
         signature = headers.get("stripe-signature", "")
+        if not signature.isascii():
+            # Stripe's library would compare text that cannot be compared.
+            raise InvalidWebhookSignature("the signature is not ASCII")
         for secret in self._webhook_secrets:
             try:
                 event = stripe.Webhook.construct_event(body, signature, secret, SIGNATURE_TOLERANCE_SECONDS)

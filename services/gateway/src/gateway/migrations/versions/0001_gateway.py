@@ -164,6 +164,7 @@ INDEXES = (
     CREATE INDEX generations_open ON gateway.generations (user_id)
         WHERE status NOT IN ('refused', 'completed', 'failed', 'cancelled')
     """,
+    "CREATE INDEX uploads_by_user ON gateway.uploads (user_id, created_at)",
     "CREATE INDEX payments_by_user ON gateway.payments (user_id, created_at DESC, payment_id DESC)",
     "CREATE INDEX activity_by_subject ON gateway.activity (subject_id, sequence) WHERE subject_id IS NOT NULL",
 )

@@ -1,0 +1,86 @@
+"""HTTP/1.1 for strangers: what they may send before anybody looks at it has a size, and a time.
+
+uvicorn bounds neither with httptools. Bodies are bounded by ``BodySizeLimit``, which sees them.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from prometheus_client import Counter
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service_runtime.problems import CONTENT_TYPE, HeadersTooLarge, encode_problem
+
+LARGEST_HEAD_BYTES: Final = 64 * 1024
+"""Request line and headers together; a little more where they come in one piece."""
+
+CUT_OFF: Final = Counter("http_cut_off_total", "Connections ended by us before a whole request had come.", ["reason"])
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """A connection must bring each request within ``request_seconds``, the first from when it was opened."""
+
+    def __init__(self, *arguments: Any, request_seconds: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._request_seconds = request_seconds
+        self._head_bytes = 0
+        self._in_head = True
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The time for the first request begins."""
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing more is waited for."""
+        self._end()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what has come of a head that is not complete."""
+        super().data_received(data)
+        if not self._in_head or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > LARGEST_HEAD_BYTES:
+            self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        """The time for a request on a connection that was kept begins."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        if self._deadline is None:
+            self._begin()
+
+    def on_headers_complete(self) -> None:
+        """From here on it is the body, which is somebody else's to count."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is here."""
+        self._end()
+        super().on_message_complete()
+
+    def _begin(self) -> None:
+        self._deadline = self.loop.call_later(self._request_seconds, self._too_slow)
+
+    def _end(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        CUT_OFF.labels("too_slow").inc()
+        self.transport.close()
+
+    def _refuse_head(self) -> None:
+        CUT_OFF.labels("headers_too_large").inc()
+        body = encode_problem(HeadersTooLarge(max_bytes=LARGEST_HEAD_BYTES), "/")
+        head = (
+            f"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+            f"content-type: {CONTENT_TYPE}\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()

@@ -1,0 +1,89 @@
+"""What strangers may do to a listener before they have sent a whole request."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from service_runtime.listener import HttpServer, Listener
+
+REQUEST_SECONDS = 0.5
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Reads the body, and answers in two pieces that are further apart than a request may take."""
+    if scope["type"] != "http":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+    await send({"type": "http.response.body", "body": b"ab", "more_body": True})
+    if scope["path"] == "/slow":
+        await asyncio.sleep(2 * REQUEST_SECONDS)
+    await send({"type": "http.response.body", "body": b"cd"})
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[Listener]:
+    made = Listener(HttpServer(app, "127.0.0.1", 0, request_seconds=REQUEST_SECONDS), drain_seconds=1.0)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def connect(listener: Listener) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = listener.address.split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"",
+        b"GET / HT",
+        b"GET / HTTP/1.1\r\nhost: x\r\nx-a: b",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\none",
+        b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n",
+    ],
+)
+async def test_a_request_that_does_not_come_to_its_end_is_cut_off(listener: Listener, begun: bytes) -> None:
+    reader, writer = await connect(listener)
+    writer.write(begun)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+
+
+async def test_a_head_of_any_size_is_not_read_to_its_end(listener: Listener) -> None:
+    _, writer = await connect(listener)
+
+    async def send_headers(count: int) -> None:
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n")
+        for _ in range(count):
+            writer.write(b"x-a: " + b"b" * 100_000 + b"\r\n")
+            await writer.drain()
+
+    # The connection is gone long before all of this has been taken.
+    with pytest.raises(ConnectionError):
+        await send_headers(1000)
+
+
+async def test_a_head_that_is_too_large_gets_431_and_a_problem(listener: Listener) -> None:
+    reader, writer = await connect(listener)
+    for part in (b"GET / HTTP/1.1\r\nhost: x\r\n", b"x-a: " + b"b" * 70_000):
+        writer.write(part)
+        await writer.drain()
+    answer = await asyncio.wait_for(reader.read(), 10)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b'"code":"headers_too_large"' in answer
+    writer.close()
+
+
+async def test_an_answer_may_take_longer_and_a_connection_may_rest(listener: Listener) -> None:
+    reader, writer = await connect(listener)
+    for path in (b"/slow", b"/", b"/slow"):
+        writer.write(b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert await asyncio.wait_for(reader.readexactly(4), 10) == b"abcd"
+    writer.close()
