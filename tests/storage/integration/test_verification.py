@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import zlib
 from typing import Any
 from uuid import uuid4
 
@@ -207,6 +208,19 @@ async def test_an_upload_that_is_no_picture_is_rejected(desk: Desk) -> None:
     await desk.ask(VerifyInputs(generation_id=uuid4(), user_id=owner, uploads={"image": upload_id}))
     (refusal,) = await desk.said()
     assert refusal.code == "wrong_kind"
+
+
+async def test_an_upload_that_only_workers_could_not_read_is_rejected_before_a_run_is_paid_for(desk: Desk) -> None:
+    """FFmpeg skips a comment, whatever it unpacks to; Pillow, which workers use, refuses one of 80 MB."""
+    owner, upload_id = uuid4(), uuid4()
+    comment = b"zTXt" + b"k\0\0" + zlib.compress(b"a" * 80_000_000)
+    chunk = (len(comment) - 4).to_bytes(4) + comment + zlib.crc32(comment).to_bytes(4)
+    header_end = len(b"\x89PNG\r\n\x1a\n") + 4 + 4 + 13 + 4
+    body = picture()[:header_end] + chunk + picture()[header_end:]
+    desk.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=body)
+    await desk.ask(VerifyInputs(generation_id=uuid4(), user_id=owner, uploads={"image": upload_id}))
+    (refusal,) = await desk.said()
+    assert (type(refusal), refusal.code) == (InputsRejected, "undecodable")
 
 
 async def test_storages_token_cannot_write_where_workers_and_users_write(desk: Desk) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from storage.decoding import LENGTH_BYTES, Answer, Question
 from storage.errors import Rejected
-from storage.inspection import inspect, limit_resources
+from storage.inspection import check_readable_by_workers, inspect, limit_resources
 
 
 def main() -> None:
@@ -26,7 +26,10 @@ def main() -> None:
 
 def _answer(question: Question) -> Answer:
     try:
-        return Answer(inspection=inspect(question.path, question.kind, question.largest_pixels))
+        inspection = inspect(question.path, question.kind, question.largest_pixels)
+        if question.is_input:
+            check_readable_by_workers(question.path)
+        return Answer(inspection=inspection)
     except Rejected as rejection:
         return Answer(code=rejection.code, detail=rejection.detail)
 

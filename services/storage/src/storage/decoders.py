@@ -38,12 +38,12 @@ class Decoders:
         """Start the processes before the first file comes."""
         await asyncio.gather(*(decoder.start() for decoder in self._all))
 
-    async def inspect(self, path: Path, kind: Kind, largest_pixels: int) -> Inspection:
+    async def inspect(self, path: Path, kind: Kind, largest_pixels: int, *, is_input: bool = False) -> Inspection:
         """Decode a file. Raises ``Rejected`` for a bad one, ``DecoderFailed`` where the decoder died or ran late."""
         async with self._one() as decoder:
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    answer = await decoder.ask(Question(str(path), kind, largest_pixels))
+                    answer = await decoder.ask(Question(str(path), kind, largest_pixels, is_input))
             except (TimeoutError, ConnectionError, EOFError, msgspec.DecodeError) as error:
                 raise DecoderFailed(type(error).__name__) from error
         if answer.inspection is not None:

@@ -13,11 +13,12 @@ LARGEST_FRAME_PIXELS: Final = 50_000_000
 
 
 class Question(msgspec.Struct, frozen=True):
-    """One file to decode, as a line of JSON."""
+    """One file to decode, as a line of JSON. ``is_input``: a worker will have to read it, too."""
 
     path: str
     kind: Kind
     largest_pixels: int
+    is_input: bool = False
 
 
 class Inspection(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ import msgspec
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from PIL import Image, ImageOps
 
 from contracts.values import Kind, MediaProperties
 from storage.decoding import Inspection
@@ -21,6 +22,9 @@ from storage.errors import Rejected
 MEMORY_LIMIT_BYTES: Final = 3 * 1024**3
 MOST_FRAMES: Final = 20_000
 POSTER_LONGEST_SIDE_PIXELS: Final = 1280
+
+
+_PILLOW_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
 
 class Format(msgspec.Struct, frozen=True):
@@ -65,6 +69,19 @@ def inspect(path: str, kind: Kind, largest_pixels: int) -> Inspection:
             return _decode(container, found, largest_pixels)
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise Rejected("undecodable", f"decoding failed: {type(error).__name__}") from error
+
+
+def check_readable_by_workers(path: str) -> None:
+    """Workers (ours and ComfyUI) read pictures with Pillow: what it refuses must not cost a run first.
+
+    Raises ``Rejected``.
+    """
+    try:
+        with Image.open(path, formats=_PILLOW_FORMATS) as picture:
+            ImageOps.exif_transpose(picture).convert("RGB")
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        # Pillow's way of saying that a file is broken differs from format to format.
+        raise Rejected("undecodable", f"workers cannot read it: {type(error).__name__}") from error
 
 
 def _recognise(path: Path) -> Format:

@@ -104,7 +104,7 @@ class Verifier:
         with tempfile.TemporaryDirectory(prefix="reelhouse-storage-") as directory:
             path = Path(directory, "upload")
             fetched = await self._store.fetch(self._uploads, key, path, LARGEST_UPLOAD_BYTES)
-            inspection = await self._decoders.inspect(path, "image", LARGEST_PICTURE_PIXELS)
+            inspection = await self._decoders.inspect(path, "image", LARGEST_PICTURE_PIXELS, is_input=True)
         return VerifiedUpload(key, fetched, inspection)
 
     async def _put_poster(self, asked: OutputReady | OutputSought, output: Fetched, inspection: Inspection) -> str:
