@@ -73,7 +73,7 @@ format: install ## Format the code and sort the imports
 bench: install ## Every benchmark, each as a ratio against a peer and a limit
 	$(RUN)/python -m benchmarks $(ARGS)
 
-bench-smoke: install ## Overhead of the platform per generation at 1 and 20 requests/s, and memory per process
+bench-smoke: install ## Overhead of the platform per generation at 1, 10 and 20 requests/s; memory and processor time per process
 	$(RUN)/python -m benchmarks.smoke $(ARGS)
 
 faults-ledger: install ## A million transfers with 20 workers under a running conservation check
@@ -123,4 +123,4 @@ clean: ## Remove the environments, the caches and the logs of stopped platforms
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
