@@ -22,6 +22,7 @@ import httpx
 import psutil
 
 from benchmarks.instant_worker import InstantWorker
+from contracts.message import SERVICES
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
@@ -33,7 +34,6 @@ USERS = 20
 RATES = (1.0, 10.0, 20.0)
 AIM_OVERHEAD_MS = 60.0
 AIM_MEMORY_MB = 120.0
-SERVICES = ("gateway", "billing", "generation", "storage", "payments", "auditor")
 SIDE_PIXELS = 256
 DRAIN_SECONDS = 60.0
 

@@ -10,23 +10,25 @@ Exit code 0 only if everything became right in time and the books hold.
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 
+from contracts.payments import Provider
 from local_platform.api_client import ApiClient
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
 from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
 
-PROVIDERS = ("stripe", "btcpay", "nowpayments")
+PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 TROUBLES: dict[str, dict[str, Any]] = {
     "all lost": {"drop": 1.0},
     "storm": {"drop": 0.3, "double": 0.5, "corrupt": 0.3, "copies": 3, "reorder_window_seconds": 1.5},
@@ -35,24 +37,13 @@ HEALED_WITHIN_SECONDS = 300.0
 """The promise of the runbook, counted from the next sweep on."""
 
 
-@dataclass(frozen=True)
-class Checkout:
-    """A payment that waits for its buyer: ``reference`` is the session or invoice at the provider."""
-
-    reference: str
-    url: str
-
-
 class Providers:
     """The emulators' own switches: what happens there without our doing."""
 
-    def __init__(self, platform: PlatformDescription) -> None:
+    def __init__(self, platform: PlatformDescription, clients: contextlib.AsyncExitStack) -> None:
         self._http = {name: httpx.AsyncClient(base_url=platform.urls[name], trust_env=False) for name in PROVIDERS}
-
-    async def close(self) -> None:
-        """Let the connections go."""
         for http in self._http.values():
-            await http.aclose()
+            clients.push_async_callback(http.aclose)
 
     async def misbehave(self, how: dict[str, Any]) -> None:
         """Switch the webhooks of all providers; ``{}`` ends it."""
@@ -63,19 +54,13 @@ class Providers:
         """Somebody does something at Stripe."""
         return await self._post("stripe", f"/admin/acts/{act}", given)
 
-    async def btcpay(self, checkout: Checkout, act: str) -> None:
+    async def btcpay(self, reference: str, act: str) -> None:
         """The chain does something."""
-        await self._post("btcpay", f"/admin/invoices/{checkout.reference}/{act}", {})
+        await self._post("btcpay", f"/admin/invoices/{reference}/{act}", {})
 
-    async def nowpayments(self, checkout: Checkout, status: str) -> None:
+    async def nowpayments(self, reference: str, status: str) -> None:
         """The buyer's coins arrive, or do not."""
-        await self._post("nowpayments", f"/admin/invoices/{checkout.reference}/payments", {"status": status})
-
-    async def charge_of(self, checkout: Checkout) -> str:
-        """The PaymentIntent of a paid session."""
-        objects = (await self._http["stripe"].get("/admin/objects")).raise_for_status().json()
-        (session,) = (one for one in _flat(objects) if one.get("id") == checkout.reference)
-        return str(session["payment_intent"])
+        await self._post("nowpayments", f"/admin/invoices/{reference}/payments", {"status": status})
 
     async def _post(self, provider: str, path: str, given: dict[str, Any]) -> dict[str, Any]:
         answer = await self._http[provider].post(path, json=given)
@@ -84,34 +69,22 @@ class Providers:
         return done
 
 
-def _flat(objects: Any) -> list[dict[str, Any]]:
-    if isinstance(objects, dict) and "object" in objects:
-        return [objects]
-    values = objects.values() if isinstance(objects, dict) else objects if isinstance(objects, list) else ()
-    return [found for value in values for found in _flat(value)]
+async def _card(at: Providers, reference: str) -> str:
+    """Pay; returns the PaymentIntent."""
+    return str((await at.stripe("pay", session=reference))["payment_intent"])
 
 
-async def _card(at: Providers, checkout: Checkout) -> None:
-    await at.stripe("pay", session=checkout.reference)
+async def _bank_debit(at: Providers, reference: str, *, succeeded: bool) -> None:
+    await at.stripe("pay", session=reference, method="delayed")
+    await at.stripe("finish-delayed", session=reference, succeeded=succeeded)
 
 
-async def _left_to_expire(at: Providers, checkout: Checkout) -> None:
-    await at.stripe("expire", session=checkout.reference)
+async def _refunded(at: Providers, reference: str) -> None:
+    await at.stripe("refund", payment_intent=await _card(at, reference))
 
 
-async def _bank_debit(at: Providers, checkout: Checkout, *, succeeded: bool) -> None:
-    await at.stripe("pay", session=checkout.reference, method="delayed")
-    await at.stripe("finish-delayed", session=checkout.reference, succeeded=succeeded)
-
-
-async def _refunded(at: Providers, checkout: Checkout) -> None:
-    await _card(at, checkout)
-    await at.stripe("refund", payment_intent=await at.charge_of(checkout))
-
-
-async def _disputed(at: Providers, checkout: Checkout, outcome: str) -> None:
-    await _card(at, checkout)
-    dispute = await at.stripe("dispute", payment_intent=await at.charge_of(checkout))
+async def _disputed(at: Providers, reference: str, outcome: str) -> None:
+    dispute = await at.stripe("dispute", payment_intent=await _card(at, reference))
     await at.stripe("change-dispute", dispute=dispute["id"], status=outcome)
 
 
@@ -121,7 +94,7 @@ class Story:
 
     name: str
     provider: str
-    happens: Callable[[Providers, Checkout], Awaitable[None]]
+    happens: Callable[[Providers, str], Awaitable[object]]
     status: str
     keeps_credits: bool
 
@@ -130,7 +103,7 @@ STORIES = (
     Story("card", "stripe", _card, "settled", True),
     Story("bank debit", "stripe", lambda at, one: _bank_debit(at, one, succeeded=True), "settled", True),
     Story("bank debit fails", "stripe", lambda at, one: _bank_debit(at, one, succeeded=False), "failed", False),
-    Story("left to expire", "stripe", _left_to_expire, "expired", False),
+    Story("left to expire", "stripe", lambda at, one: at.stripe("expire", session=one), "expired", False),
     Story("refunded in the dashboard", "stripe", _refunded, "refunded", False),
     Story("dispute lost", "stripe", lambda at, one: _disputed(at, one, "lost"), "dispute_lost", False),
     Story("dispute won", "stripe", lambda at, one: _disputed(at, one, "won"), "settled", True),
@@ -158,21 +131,21 @@ class Buyer:
         return None if seen == expected else f"{self.story.name}: {seen} and not {expected}"
 
 
-async def buy(platform: PlatformDescription, story: Story) -> Buyer:
+async def buy(platform: PlatformDescription, story: Story, clients: contextlib.AsyncExitStack) -> Buyer:
     """A new user begins a payment."""
-    user = ApiClient(platform, new_id())
+    user = await clients.enter_async_context(ApiClient(platform, new_id()))
     pack = (await user.get("/v1/credit-packs"))["items"][0]
     payment = await user.post("/v1/payments", {"pack_id": pack["id"], "provider": story.provider}, str(new_id()))
     return Buyer(story, user, payment)
 
 
-def checkout_of(buyer: Buyer) -> Checkout:
-    """The provider's own id is the last part of its pay page's address."""
+def reference_of(buyer: Buyer) -> str:
+    """The session or invoice at the provider: the last part of its pay page's address."""
     url = httpx.URL(buyer.payment["checkout_url"])
-    return Checkout(url.params.get("iid") or url.path.rsplit("/", 1)[-1], str(url))
+    return url.params.get("iid") or url.path.rsplit("/", 1)[-1]
 
 
-async def heal(buyers: list[Buyer]) -> float:
+async def heal(buyers: Sequence[Buyer]) -> float:
     """Wait until everything is right; returns how long it took, in seconds. Raises TimeoutError naming what is not."""
     began = time.monotonic()
     while wrong := [what for what in await asyncio.gather(*(buyer.wrong() for buyer in buyers)) if what is not None]:
@@ -184,20 +157,17 @@ async def heal(buyers: list[Buyer]) -> float:
 
 async def trouble(platform: PlatformDescription, name: str, rounds: int, seed: int) -> tuple[str, str, str]:
     """One kind of trouble from the first purchase until all is right; a row of the table."""
-    at = Providers(platform)
-    buyers: list[Buyer] = []
-    try:
+    async with contextlib.AsyncExitStack() as clients:
+        at = Providers(platform, clients)
         await at.misbehave({**TROUBLES[name], "seed": seed})
         stories = list(STORIES) * rounds
         random.Random(seed).shuffle(stories)
-        buyers += await asyncio.gather(*(buy(platform, story) for story in stories))
-        await asyncio.gather(*(buyer.story.happens(at, checkout_of(buyer)) for buyer in buyers))
+        buyers = await asyncio.gather(*(buy(platform, story, clients) for story in stories))
+        await asyncio.gather(*(buyer.story.happens(at, reference_of(buyer)) for buyer in buyers))
         say(f"{name}: {len(buyers)} payments, everything has happened at the providers; waiting for the sweeps ...")
-        return name, str(len(buyers)), f"{await heal(buyers):.1f} s"
-    finally:
+        healed_seconds = await heal(buyers)
         await at.misbehave({})
-        await asyncio.gather(*(buyer.user.__aexit__() for buyer in buyers))
-        await at.close()
+        return name, str(len(buyers)), f"{healed_seconds:.1f} s"
 
 
 async def main(rounds: int, sweep_seconds: float, seed: int) -> int:

@@ -133,7 +133,7 @@ async def all_acknowledged_quietly(client: Client) -> bool:
 
 
 async def test_early_messages_are_delivered_again_until_their_time_has_come(platform: Platform) -> None:
-    """Twenty messages in random order, each of which must wait for the one before it."""
+    """Forty messages in random order, each of which must wait for the one before it."""
 
     async def in_order(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
         rows = await tx.connection.execute(text("SELECT count(*) FROM gateway.effects"))
@@ -146,7 +146,7 @@ async def test_early_messages_are_delivered_again_until_their_time_has_come(plat
                 tx.defer(message, reason=f"waits for {following}")
 
     billing = await platform.start("billing")
-    numbers = list(range(20))
+    numbers = list(range(40))
     random.Random(2).shuffle(numbers)
     await platform.start("gateway", [Subscription(CreditsRefused, in_order)], max_deliveries=2)
     for number in numbers:
@@ -154,7 +154,7 @@ async def test_early_messages_are_delivered_again_until_their_time_has_come(plat
             tx.publish(refused(number), correlation_id=new_id())
 
     async def all_there() -> bool:
-        return await notes(platform.engine("gateway")) == list(range(20))
+        return await notes(platform.engine("gateway")) == list(range(40))
 
     await eventually(all_there, timeout=40)
     assert await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0

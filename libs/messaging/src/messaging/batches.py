@@ -36,7 +36,8 @@ EARLY_DEADLINE: Final = timedelta(hours=1)
 """A message that is still early after this time is dead-lettered: what it waits for is not coming."""
 
 _SOON: Final = timedelta(minutes=1)
-_LONGEST_DEFERRAL_SECONDS: Final = (1.0, 10.0)
+_LONGEST_EARLY_DEFERRAL_SECONDS: Final = 1.0
+_LONGEST_DEFERRAL_SECONDS: Final = 10.0
 _LONGEST_RETRY_SECONDS: Final = 60.0
 _LONGEST_OUTAGE_PAUSE_SECONDS: Final = 5.0
 
@@ -378,7 +379,7 @@ def _by_handler(deliveries: Sequence[Delivery]) -> list[tuple[Handler, list[Rece
 def _deferral_seconds(deferral: Deferral) -> float:
     """Twice as long each time, but at most a second in the first minute: a chain of early messages moves by one link
     per delivery, so that a long pause would be paid once for each link."""
-    longest = _LONGEST_DEFERRAL_SECONDS[deferral.waited > _SOON]
+    longest = _LONGEST_DEFERRAL_SECONDS if deferral.waited > _SOON else _LONGEST_EARLY_DEFERRAL_SECONDS
     return float(min(longest, 0.1 * 2 ** min(deferral.deferrals - 1, 10)))
 
 

@@ -90,8 +90,7 @@ class Broker:
                 )
             except BaseException:
                 # Cancelled on the way: nobody else knows of this client, and its tasks would go on without end.
-                async with asyncio.timeout(_ABANDON_SECONDS):
-                    await client.close()
+                await asyncio.wait([asyncio.create_task(client.close())], timeout=_ABANDON_SECONDS)
                 raise
             self._client = client
             self._jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT_SECONDS)

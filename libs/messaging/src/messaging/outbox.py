@@ -1,10 +1,12 @@
 """All SQL over ``outbox_messages``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any, Final
 from uuid import UUID
 
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.schema import REPLAY_WINDOW_DAYS
@@ -25,18 +27,14 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class Unpublished:
+class Unpublished(Outgoing):
     """A committed message that waits for the broker."""
 
-    message_id: UUID
-    created_at: datetime
-    subject: str
-    stream: str
-    payload: bytes
-    correlation_id: UUID
-    causation_id: UUID | None
-    traceparent: str | None
     occurred_at: datetime
+    created_at: datetime
+
+
+_OUTGOING: Final = tuple(field.name for field in fields(Outgoing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +58,14 @@ class Outbox:
                 CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]),
                 CAST(:payloads AS bytea[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
                 CAST(:traceparents AS text[]))
-            RETURNING message_id, created_at, occurred_at
+            RETURNING message_id, occurred_at, created_at
             """,
         )
         self._claim = statement(
             schema,
             """
-            SELECT message_id, created_at, subject, stream, payload, correlation_id, causation_id, traceparent,
-                   occurred_at
+            SELECT message_id, subject, stream, payload, correlation_id, causation_id, traceparent, occurred_at,
+                   created_at
             FROM {schema}.outbox_messages
             WHERE published_at IS NULL AND created_at <= now() - make_interval(secs => :older_than_seconds)
               AND stream <> ALL(CAST(:held_streams AS text[])) AND subject <> ALL(CAST(:held_subjects AS text[]))
@@ -127,8 +125,8 @@ class Outbox:
                 "traceparents": [message.traceparent for message in messages],
             },
         )
-        times = {message_id: (created_at, occurred_at) for message_id, created_at, occurred_at in rows}
-        return [_stored(message, *times[message.message_id]) for message in messages]
+        written = {row.message_id: row for row in rows}
+        return [_stored(message, written[message.message_id]) for message in messages]
 
     async def lock_unpublished(
         self,
@@ -186,15 +184,6 @@ class Outbox:
         return int(count), float(oldest)
 
 
-def _stored(message: Outgoing, created_at: datetime, occurred_at: datetime) -> Unpublished:
-    return Unpublished(
-        message_id=message.message_id,
-        created_at=created_at,
-        subject=message.subject,
-        stream=message.stream,
-        payload=message.payload,
-        correlation_id=message.correlation_id,
-        causation_id=message.causation_id,
-        traceparent=message.traceparent,
-        occurred_at=occurred_at,
-    )
+def _stored(message: Outgoing, written: Row[Any]) -> Unpublished:
+    said = {name: getattr(message, name) for name in _OUTGOING}
+    return Unpublished(**said, occurred_at=written.occurred_at, created_at=written.created_at)

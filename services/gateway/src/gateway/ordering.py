@@ -164,10 +164,10 @@ async def wait_for(verdict: asyncio.Future[Any], seconds: float, written: Callab
 async def _answer(
     parts: Parts, user: User, key: str, generation_id: UUID, verdict: asyncio.Future[Any], *, replayed: bool
 ) -> Taken:
-    reserved = verdict.done()
     if verdict.done():
         if isinstance(refused := verdict.result(), CreditsRefused):
             raise _refusal(refused.code, refused.required_credits, refused.available_credits, generation_id)
+        reserved = True
     else:
         request = await _request(parts, user, key)
         assert request is not None, "the request was committed"

@@ -9,7 +9,6 @@ from contracts.values import Kind, MediaProperties
 
 LENGTH_BYTES: Final = 4
 """Every answer is preceded by its length, most significant byte first."""
-LARGEST_FRAME_PIXELS: Final = 50_000_000
 
 
 class Question(msgspec.Struct, frozen=True):

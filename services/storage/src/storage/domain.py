@@ -14,6 +14,8 @@ DURATION_TOLERANCE_SHARE: Final = 0.1
 LARGEST_UPLOAD_BYTES: Final = 20 * 1024 * 1024
 LARGEST_PICTURE_PIXELS: Final = 50_000_000
 """What a user may upload: more than any camera phone makes, and still decoded in a moment."""
+LARGEST_FRAME_PIXELS: Final = 50_000_000
+"""Of what a worker claims to have made."""
 
 _EXTENSIONS: Final = {
     "image/png": "png",

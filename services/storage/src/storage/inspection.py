@@ -22,8 +22,6 @@ from storage.errors import Rejected
 MEMORY_LIMIT_BYTES: Final = 3 * 1024**3
 MOST_FRAMES: Final = 20_000
 POSTER_LONGEST_SIDE_PIXELS: Final = 1280
-
-
 _PILLOW_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
 

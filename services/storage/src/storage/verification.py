@@ -16,8 +16,9 @@ from contracts.values import OutputClaim
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
 from storage.decoders import Decoders
-from storage.decoding import LARGEST_FRAME_PIXELS, Inspection
+from storage.decoding import Inspection
 from storage.domain import (
+    LARGEST_FRAME_PIXELS,
     LARGEST_PICTURE_PIXELS,
     LARGEST_UPLOAD_BYTES,
     Expectation,

@@ -14,7 +14,6 @@ from prometheus_client import Counter, Gauge, Histogram
 from contracts.generation import OutputReady, OutputSought
 from contracts.registry import BY_SUBJECT
 from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing, VerifyInputs
-from messaging.database import single_statements
 from messaging.failpoints import failpoint
 from messaging.received import Received
 from messaging.transaction import Transactions
@@ -59,11 +58,11 @@ class Worker:
                 return
 
     async def _start(self, room: int) -> int:
-        async with single_statements(self._transactions.engine) as connection:
-            claims = await repository.claim_due(connection, room, LEASE)
+        async with self._transactions.begin() as tx:
+            claims = await repository.claim_due(tx.connection, room, LEASE)
             # A generation has one output: once it stands, every further question is answered with it.
             ids = {claim.generation_id for claim in claims if claim.subject in OUTPUT_QUESTIONS}
-            standing = await repository.find_assets(connection, ids) if ids else {}
+            standing = await repository.find_assets(tx.connection, ids) if ids else {}
         for claim in claims:
             task = asyncio.create_task(self._one(claim, standing.get(claim.generation_id)))
             self._running[task] = claim
