@@ -42,8 +42,11 @@ async def fill_queue(connection: AsyncConnection) -> None:
 
 
 async def explain(connection: AsyncConnection) -> dict[str, Any]:
-    statement = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {CLAIM.text}")
-    [[plan]] = (await connection.execute(statement, {"endpoint": ENDPOINT, "batch": BATCH})).all()
+    """As the service executes it: with one plan for all parameters."""
+    prepared = CLAIM.text.replace(":endpoint", "$1").replace(":batch", "$2")
+    await connection.exec_driver_sql(f"PREPARE claim (text, bigint) AS {prepared}")
+    explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE claim ('{ENDPOINT}', {BATCH})"
+    [[plan]] = (await connection.exec_driver_sql(explain)).all()
     return plan[0]  # type: ignore[no-any-return]
 
 

@@ -55,6 +55,10 @@ def engine_for(
             "server_settings": {
                 "application_name": application_name,
                 "timezone": "UTC",
+                # Our statements want one plan whatever their parameters are. Left alone, the server plans most of them
+                # anew each time: a list of one costs less than the list of ten that the plan for all cases assumes.
+                # What a partial index is to match must therefore be written in the statement, not bound.
+                "plan_cache_mode": "force_generic_plan",
                 "lock_timeout": str(LOCK_TIMEOUT_MS),
                 "statement_timeout": str(statement_timeout_ms),
                 "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),

@@ -239,7 +239,7 @@ async def find_users_with_due_grants(connection: AsyncConnection, limit: int) ->
     """Users with credits left in a grant whose time has come, the longest overdue first."""
     rows = await connection.execute(
         select(grants.c.user_id)
-        .where(grants.c.remaining_credits > 0, grants.c.expires_at <= func.clock_timestamp())
+        .where(grants.c.remaining_credits > literal_column("0"), grants.c.expires_at <= func.clock_timestamp())
         .order_by(grants.c.expires_at)
         .limit(limit)
     )

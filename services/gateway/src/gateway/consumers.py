@@ -7,8 +7,11 @@ from contracts.registry import stream_of
 from gateway.handlers import REACTIONS, Notify, Projector
 from messaging.consumers import Subscription
 
-GENERATION_LINGER_SECONDS: Final = 0.05
-"""A generation's progress comes in many small steps, and no user sees a difference of a twentieth of a second."""
+LINGER_SECONDS: Final = 0.05
+"""A generation's progress and a balance come in many small steps, and no user sees a twentieth of a second. Who waits
+for a verdict hears it from ``live_news``; and storage's word must be here before the completion that comes of it."""
+
+_LINGERING: Final = ("GENERATION", "BILLING")
 
 
 def subscriptions(notify: Notify) -> tuple[Subscription, ...]:
@@ -18,4 +21,4 @@ def subscriptions(notify: Notify) -> tuple[Subscription, ...]:
 
 
 def _linger_seconds(message: type[Message]) -> float:
-    return GENERATION_LINGER_SECONDS if stream_of(message.subject) == "GENERATION" else 0.0
+    return LINGER_SECONDS if stream_of(message.subject) in _LINGERING else 0.0

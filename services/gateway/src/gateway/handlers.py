@@ -4,7 +4,6 @@ One handler takes a whole batch, whatever is in it: so the entries of a user's h
 the locks are always taken in one order (users by id first, then what is theirs).
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -37,7 +36,7 @@ from contracts.payments import Payment, PaymentChanged, PaymentRefused
 from contracts.storage import AssetStored
 from contracts.values import LedgerLine
 from gateway import projections
-from gateway.projections import Activity, Step
+from gateway.projections import Activity, GenerationNews, Step
 from messaging.ids import derived_id
 from messaging.received import Received
 from messaging.transaction import Transaction
@@ -53,17 +52,20 @@ class Changes:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     refusals: dict[UUID, str] = field(default_factory=dict)
     lines: list[LedgerLine] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    facts: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    generations: dict[UUID, GenerationNews] = field(default_factory=dict)
     payments: list[Payment] = field(default_factory=list)
     refused_payments: list[PaymentRefused] = field(default_factory=list)
     history: list[Activity] = field(default_factory=list)
+
+    def about(self, generation_id: UUID) -> GenerationNews:
+        """What is known about a generation so far."""
+        return self.generations.setdefault(generation_id, GenerationNews(generation_id))
 
     def tell(self, message: Received[Any], subject_id: UUID, event: str, name: str, **told: Any) -> None:
         """Add an entry about a generation or a payment to its owner's history."""
         kind = event.partition(".")[0]
         user_id = _owner(message.payload)
-        data = msgspec.to_builtins({"name": name, **told, f"{kind}_id": subject_id})
+        data = _json({"name": name, **told, f"{kind}_id": subject_id})
         self.history.append(Activity(user_id, message.message_id, subject_id, event, name, data, message.occurred_at))
 
     def move(self, message: Received[Any], lines: Sequence[LedgerLine]) -> None:
@@ -72,14 +74,16 @@ class Changes:
             return
         self.lines += lines
         last = max(lines, key=lambda line: line.line_number)
-        data = {
-            "name": "balance_updated",
-            "available_credits": last.available_after_credits,
-            "reserved_credits": last.reserved_after_credits,
-            "receivable_credits": last.receivable_after_credits,
-            "line_number": last.line_number,
-            "reason": last.reason,
-        }
+        data = _json(
+            {
+                "name": "balance_updated",
+                "available_credits": last.available_after_credits,
+                "reserved_credits": last.reserved_after_credits,
+                "receivable_credits": last.receivable_after_credits,
+                "line_number": last.line_number,
+                "reason": last.reason,
+            }
+        )
         # The message has another entry: this one needs an id of its own.
         own = derived_id(message.message_id, "balance")
         event = "balance.updated"
@@ -99,17 +103,14 @@ class Projector:
             REACTIONS[type(message.payload)](changes, message)
         if not changes.history:
             return
-        counts = Counter(entry.user_id for entry in changes.history)
-        following = await projections.lock_histories(tx.connection, counts)
+        await projections.append_history(tx.connection, changes.history)
         await projections.record_verdicts(tx.connection, changes.verdicts)
         await projections.add_lines(tx.connection, changes.lines)
         await projections.refuse_generations(tx.connection, changes.refusals)
-        await projections.advance_generations(tx.connection, changes.steps)
-        await projections.set_generation_facts(tx.connection, changes.facts)
+        await projections.update_generations(tx.connection, changes.generations.values())
         await projections.advance_payments(tx.connection, changes.payments)
         await projections.refuse_payments(tx.connection, changes.refused_payments)
-        await projections.add_activity(tx.connection, changes.history, following)
-        tx.after_commit(lambda: self._notify(set(counts)))
+        tx.after_commit(lambda: self._notify({entry.user_id for entry in changes.history}))
 
     async def _in_time(self, tx: Transaction, messages: Sequence[Received[Any]]) -> list[Received[Any]]:
         """Without the completions whose file is not known yet: who reads 'completed' is to find a download."""
@@ -120,6 +121,10 @@ class Projector:
             if isinstance(message.payload, GenerationCompleted) and message.payload.generation_id in early:
                 tx.defer(message, "storage's word on the file has not arrived")
         return [message for message in messages if message.message_id not in tx.deferred]
+
+
+def _json(told: dict[str, Any]) -> str:
+    return msgspec.json.encode(told).decode()
 
 
 def _owner(payload: Any) -> UUID:
@@ -148,7 +153,7 @@ def _refused(changes: Changes, message: Received[CreditsRefused]) -> None:
 
 def _captured(changes: Changes, message: Received[CreditsCaptured]) -> None:
     payload = message.payload
-    changes.facts.setdefault(payload.generation_id, {})["captured_credits"] = payload.captured_credits
+    changes.about(payload.generation_id).facts["captured_credits"] = payload.captured_credits
     told = {"captured_credits": payload.captured_credits}
     changes.tell(message, payload.generation_id, "generation.updated", "credits_captured", **told)
     changes.move(message, payload.lines)
@@ -156,7 +161,7 @@ def _captured(changes: Changes, message: Received[CreditsCaptured]) -> None:
 
 def _released(changes: Changes, message: Received[CreditsReleased]) -> None:
     payload = message.payload
-    changes.facts.setdefault(payload.generation_id, {})["released_credits"] = payload.released_credits
+    changes.about(payload.generation_id).facts["released_credits"] = payload.released_credits
     told = {"released_credits": payload.released_credits}
     changes.tell(message, payload.generation_id, "generation.updated", "credits_released", **told)
     changes.move(message, payload.lines)
@@ -186,45 +191,45 @@ def _verdict(generation_id: UUID, said: str, required: int | None, had: int | No
 
 def _step(changes: Changes, message: Received[Any], step: Step, name: str | None = None, **told: Any) -> None:
     """The generation moves to another state; its owner is told that state under ``name``, by default its own."""
-    changes.steps.append(step)
+    generation_id = message.payload.generation_id
+    changes.about(generation_id).add(step)
     if step.attempt_number is not None:
         told["attempt_number"] = step.attempt_number
     event = "generation.updated"
     moved = {"status": step.status, "version": step.version, **told}
-    changes.tell(message, step.generation_id, event, name or step.status, **moved)
+    changes.tell(message, generation_id, event, name or step.status, **moved)
 
 
 def _queued(changes: Changes, message: Received[GenerationQueued]) -> None:
-    _step(changes, message, Step(message.payload.generation_id, message.payload.version, "queued"))
+    _step(changes, message, Step(message.payload.version, "queued"))
 
 
 def _dispatched(changes: Changes, message: Received[GenerationDispatched]) -> None:
     event = message.payload
-    step = Step(event.generation_id, event.version, "dispatching", attempt_number=event.attempt_number)
+    step = Step(event.version, "dispatching", attempt_number=event.attempt_number)
     _step(changes, message, step)
 
 
 def _started(changes: Changes, message: Received[GenerationStarted]) -> None:
     event = message.payload
-    _step(changes, message, Step(event.generation_id, event.version, "running", attempt_number=event.attempt_number))
+    _step(changes, message, Step(event.version, "running", attempt_number=event.attempt_number))
 
 
 def _attempt_failed(changes: Changes, message: Received[AttemptFailed]) -> None:
     event = message.payload
-    step = Step(event.generation_id, event.version, "queued", attempt_number=event.attempt_number)
+    step = Step(event.version, "queued", attempt_number=event.attempt_number)
     _step(changes, message, step, "attempt_failed", code=event.code, retry_at=event.retry_at)
 
 
 def _output_ready(changes: Changes, message: Received[OutputReady]) -> None:
     event = message.payload
     number = event.claim.attempt_number
-    _step(changes, message, Step(event.generation_id, event.version, "storing", attempt_number=number))
+    _step(changes, message, Step(event.version, "storing", attempt_number=number))
 
 
 def _completed(changes: Changes, message: Received[GenerationCompleted]) -> None:
     event = message.payload
     step = Step(
-        event.generation_id,
         event.version,
         "completed",
         attempt_number=event.attempt_number,
@@ -236,21 +241,21 @@ def _completed(changes: Changes, message: Received[GenerationCompleted]) -> None
 
 def _failed(changes: Changes, message: Received[GenerationFailed]) -> None:
     event = message.payload
-    step = Step(event.generation_id, event.version, "failed", failure_code=event.code, failure_detail=event.detail)
+    step = Step(event.version, "failed", failure_code=event.code, failure_detail=event.detail)
     _step(changes, message, step, code=event.code, detail=event.detail)
 
 
 def _cancelling(changes: Changes, message: Received[GenerationCancelling]) -> None:
-    _step(changes, message, Step(message.payload.generation_id, message.payload.version, "cancelling"))
+    _step(changes, message, Step(message.payload.version, "cancelling"))
 
 
 def _cancelled(changes: Changes, message: Received[GenerationCancelled]) -> None:
-    _step(changes, message, Step(message.payload.generation_id, message.payload.version, "cancelled"))
+    _step(changes, message, Step(message.payload.version, "cancelled"))
 
 
 def _asset_stored(changes: Changes, message: Received[AssetStored]) -> None:
     payload = message.payload
-    changes.facts.setdefault(payload.generation_id, {}).update(
+    changes.about(payload.generation_id).facts.update(
         object_key=payload.object_key,
         poster_object_key=payload.poster_object_key,
         size_bytes=payload.size_bytes,

@@ -3,26 +3,22 @@
 Statements are put together once and given lists of rows as parameters: building one costs as much as executing it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.payments import Payment, PaymentRefused
 from contracts.values import LedgerLine
 from gateway.tables import (
-    activity,
-    balances,
     generation_requests,
     generations,
-    ledger_lines,
     payment_requests,
     payments,
 )
@@ -32,7 +28,6 @@ from gateway.tables import (
 class Step:
     """A new state of a generation, complete: of two steps the one with the higher version says it all."""
 
-    generation_id: UUID
     version: int
     status: str
     attempt_number: int | None = None
@@ -40,6 +35,33 @@ class Step:
     completed_at: datetime | None = None
     failure_code: str | None = None
     failure_detail: str | None = None
+
+
+@dataclass
+class GenerationNews:
+    """What a batch of messages says about one generation."""
+
+    generation_id: UUID
+    step: Step | None = None
+    """The newest of them."""
+    attempt_number: int | None = None
+    """The highest of them."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """By column; independent of the order of events."""
+
+    def add(self, step: Step) -> None:
+        """One more step was heard of."""
+        if self.step is None or self.step.version < step.version:
+            self.step = step
+        if step.attempt_number is not None:
+            self.attempt_number = max(self.attempt_number or 0, step.attempt_number)
+
+    def row(self) -> dict[str, Any]:
+        """The parameters of the update; None is 'nothing new'."""
+        said = {name: getattr(self.step, name, None) for name in ("version", *_STEP)}
+        said |= {name: self.facts.get(name) for name in _FACTS}
+        said |= {"generation_id": self.generation_id, "attempt_number": self.attempt_number}
+        return {f"new_{name}": value for name, value in said.items()}
 
 
 @dataclass(frozen=True)
@@ -51,37 +73,76 @@ class Activity:
     subject_id: UUID | None
     event: str
     name: str
-    data: dict[str, Any]
+    data: str
+    """JSON."""
     occurred_at: datetime
 
 
-_TAKE_NUMBERS: Final = sa.text("""
-    INSERT INTO gateway.activity_heads AS h (user_id, sequence)
-    SELECT * FROM unnest(:ids, :counts) AS taken (user_id, sequence) ORDER BY user_id
-    ON CONFLICT (user_id) DO UPDATE SET sequence = h.sequence + excluded.sequence
-    RETURNING user_id, sequence
-""").bindparams(
-    sa.bindparam("ids", type_=sa.ARRAY(sa.Uuid)),
-    sa.bindparam("counts", type_=sa.ARRAY(sa.BigInteger)),
+_APPEND_HISTORY: Final = sa.text("""
+    WITH entries AS MATERIALIZED (
+        SELECT e.*, row_number() OVER (PARTITION BY user_id ORDER BY place) AS number,
+               count(*) OVER (PARTITION BY user_id) AS numbers
+        FROM unnest(CAST(:user_ids AS uuid[]), CAST(:message_ids AS uuid[]), CAST(:subject_ids AS uuid[]),
+                    CAST(:events AS text[]), CAST(:names AS text[]), CAST(:datas AS text[]),
+                    CAST(:occurred_ats AS timestamptz[]))
+            WITH ORDINALITY AS e (user_id, message_id, subject_id, event, name, data, occurred_at, place)
+    ), heads AS (
+        INSERT INTO gateway.activity_heads AS h (user_id, sequence)
+        SELECT user_id, count(*) FROM entries GROUP BY user_id ORDER BY user_id
+        ON CONFLICT (user_id) DO UPDATE SET sequence = h.sequence + excluded.sequence
+        RETURNING user_id, sequence
+    )
+    INSERT INTO gateway.activity (user_id, sequence, message_id, subject_id, event, name, data, occurred_at)
+    SELECT user_id, h.sequence - e.numbers + e.number, message_id, subject_id, event, name, CAST(data AS jsonb),
+           occurred_at
+    FROM entries AS e JOIN heads AS h USING (user_id)
+    ON CONFLICT (message_id) DO NOTHING
+""")
+
+_ADD_LINES: Final = sa.text("""
+    WITH lines AS MATERIALIZED (
+        SELECT * FROM jsonb_populate_recordset(CAST(NULL AS gateway.ledger_lines), CAST(:lines AS jsonb))
+    ), added AS (
+        INSERT INTO gateway.ledger_lines SELECT * FROM lines ON CONFLICT DO NOTHING
+    )
+    INSERT INTO gateway.balances AS b (user_id, line_number, available_credits, reserved_credits, receivable_credits)
+    SELECT DISTINCT ON (user_id) user_id, line_number, available_after_credits, reserved_after_credits,
+           receivable_after_credits
+    FROM lines ORDER BY user_id, line_number DESC
+    ON CONFLICT (user_id) DO UPDATE
+    SET line_number = excluded.line_number, available_credits = excluded.available_credits,
+        reserved_credits = excluded.reserved_credits, receivable_credits = excluded.receivable_credits,
+        updated_at = now()
+    WHERE b.line_number < excluded.line_number
+""")
+
+_STEP: Final = ("status", "late", "completed_at", "failure_code", "failure_detail")
+_FACTS: Final = (
+    "captured_credits",
+    "released_credits",
+    "object_key",
+    "poster_object_key",
+    "size_bytes",
+    "sha256",
+    "media",
 )
 
 
-_newer = generations.c.version < sa.bindparam("step_version")
-_ADVANCE_GENERATION: Final = (
+def _told(name: str) -> sa.BindParameter[Any]:
+    kind = JSONB(none_as_null=True) if name == "media" else generations.c[name].type
+    return sa.bindparam(f"new_{name}", type_=kind)
+
+
+_newer = generations.c.version < _told("version")
+_UPDATE_GENERATION: Final = (
     sa.update(generations)
-    .where(generations.c.generation_id == sa.bindparam("step_generation_id"))
+    .where(generations.c.generation_id == _told("generation_id"))
     .values(
-        version=sa.func.greatest(generations.c.version, sa.bindparam("step_version")),
-        attempt_number=sa.func.greatest(
-            generations.c.attempt_number, sa.bindparam("step_attempt_number", type_=sa.Integer)
-        ),
+        version=sa.func.greatest(generations.c.version, _told("version")),
+        attempt_number=sa.func.greatest(generations.c.attempt_number, _told("attempt_number")),
         updated_at=sa.func.now(),
-        **{
-            name: sa.case(
-                (_newer, sa.bindparam(f"step_{name}", type_=generations.c[name].type)), else_=generations.c[name]
-            )
-            for name in ("status", "late", "completed_at", "failure_code", "failure_detail")
-        },
+        **{name: sa.case((_newer, _told(name)), else_=generations.c[name]) for name in _STEP},
+        **{name: sa.func.coalesce(_told(name), generations.c[name]) for name in _FACTS},
     )
 )
 _RECORD_VERDICT: Final = (
@@ -94,46 +155,16 @@ _RECORD_VERDICT: Final = (
         verdict=sa.bindparam("said"), required_credits=sa.bindparam("required"), available_credits=sa.bindparam("had")
     )
 )
-_ADD_LINES: Final = insert(ledger_lines).on_conflict_do_nothing()
-_fresh_balance = insert(balances)
-_FOLLOW_BALANCE: Final = _fresh_balance.on_conflict_do_update(
-    index_elements=["user_id"],
-    set_={
-        **{
-            name: _fresh_balance.excluded[name]
-            for name in ("line_number", "available_credits", "reserved_credits", "receivable_credits")
-        },
-        "updated_at": sa.func.now(),
-    },
-    where=balances.c.line_number < _fresh_balance.excluded.line_number,
-)
-_ADD_ACTIVITY: Final = insert(activity).on_conflict_do_nothing(index_elements=["message_id"])
 
 
-@cache
-def _set_facts(names: tuple[str, ...]) -> sa.Update:
-    values = {name: sa.bindparam(f"fact_{name}", type_=generations.c[name].type) for name in names}
-    statement = sa.update(generations).where(generations.c.generation_id == sa.bindparam("of_generation"))
-    return statement.values(updated_at=sa.func.now(), **values)
-
-
-async def advance_generations(connection: AsyncConnection, steps: Sequence[Step]) -> None:
-    """Move generations forward; a step whose version was passed already changes no state.
+async def update_generations(connection: AsyncConnection, news: Iterable[GenerationNews]) -> None:
+    """Move generations forward and note facts about them; a step whose version was passed already changes no state.
 
     Attempts only grow, whichever step is heard of first: a failure does not name its attempt.
     """
-    if not steps:
-        return
-    ordered = sorted(steps, key=lambda one: (one.generation_id, one.version))
-    rows = [{f"step_{name}": value for name, value in vars(step).items()} for step in ordered]
-    await connection.execute(_ADVANCE_GENERATION, rows)
-
-
-async def set_generation_facts(connection: AsyncConnection, facts: dict[UUID, dict[str, Any]]) -> None:
-    """Facts that do not depend on the order of events: what was captured, what was stored."""
-    for generation_id, values in sorted(facts.items()):
-        row = {f"fact_{name}": value for name, value in values.items()}
-        await connection.execute(_set_facts(tuple(values)), row | {"of_generation": generation_id})
+    rows = [one.row() for one in sorted(news, key=lambda one: one.generation_id)]
+    if rows:
+        await connection.execute(_UPDATE_GENERATION, rows)
 
 
 async def list_without_file(connection: AsyncConnection, generation_ids: set[UUID]) -> set[UUID]:
@@ -165,24 +196,7 @@ async def add_lines(connection: AsyncConnection, lines: Sequence[LedgerLine]) ->
     """Add statement lines and let balances follow the highest line of each user."""
     if not lines:
         return
-    columns = {column.name for column in ledger_lines.c}
-    rows = [{k: v for k, v in msgspec.structs.asdict(line).items() if k in columns} for line in lines]
-    await connection.execute(_ADD_LINES, rows)
-    latest: dict[UUID, LedgerLine] = {}
-    for line in lines:
-        if line.user_id not in latest or latest[line.user_id].line_number < line.line_number:
-            latest[line.user_id] = line
-    balance_rows = [
-        {
-            "user_id": user_id,
-            "line_number": line.line_number,
-            "available_credits": line.available_after_credits,
-            "reserved_credits": line.reserved_after_credits,
-            "receivable_credits": line.receivable_after_credits,
-        }
-        for user_id, line in sorted(latest.items())
-    ]
-    await connection.execute(_FOLLOW_BALANCE, balance_rows)
+    await connection.execute(_ADD_LINES, {"lines": msgspec.json.encode(lines).decode()})
 
 
 async def advance_payments(connection: AsyncConnection, changed: Sequence[Payment]) -> None:
@@ -219,21 +233,11 @@ async def refuse_payments(connection: AsyncConnection, refusals: Sequence[Paymen
         )
 
 
-async def lock_histories(connection: AsyncConnection, counts: Mapping[UUID, int]) -> dict[UUID, int]:
-    """Take so many numbers of each user's history; returns the first one of each.
+async def append_history(connection: AsyncConnection, entries: Sequence[Activity]) -> None:
+    """Append to users' histories, in order.
 
     The heads are locked in the order of user ids and held until the commit: a reader that has seen number N can be
     sure that nothing below N appears later.
     """
-    ordered = sorted(counts)
-    taken = await connection.execute(_TAKE_NUMBERS, {"ids": ordered, "counts": [counts[one] for one in ordered]})
-    return {row.user_id: row.sequence - counts[row.user_id] + 1 for row in taken}
-
-
-async def add_activity(connection: AsyncConnection, entries: Sequence[Activity], following: dict[UUID, int]) -> None:
-    """Append to users' histories, in order, from the numbers that ``lock_histories`` gave."""
-    rows = []
-    for entry in entries:
-        rows.append({**vars(entry), "sequence": following[entry.user_id]})
-        following[entry.user_id] += 1
-    await connection.execute(_ADD_ACTIVITY, rows)
+    columns = {f"{field.name}s": [getattr(entry, field.name) for entry in entries] for field in fields(Activity)}
+    await connection.execute(_APPEND_HISTORY, columns)

@@ -35,8 +35,10 @@ _TAKE_ALLOWANCE: Final = (
     )
     .returning(_bucket.user_id)
 )
+# In the text, so that the index of open generations is seen to match.
+_terminal: Final[list[sa.ColumnElement[str]]] = [sa.literal_column(f"'{status}'") for status in sorted(TERMINAL)]
 _COUNT_OPEN: Final = sa.select(sa.func.count()).where(
-    generations.c.user_id == sa.bindparam("user"), generations.c.status.not_in(sorted(TERMINAL))
+    generations.c.user_id == sa.bindparam("user"), generations.c.status.not_in(_terminal)
 )
 _ADD_GENERATION: Final = sa.insert(generations)
 

@@ -37,24 +37,23 @@ async def save_changes(
     tx: Transaction, locked: LockedOrders, wakes: Wakes, causes: Mapping[UUID, Received[Any]] | None = None
 ) -> None:
     """Write ``locked`` and publish what happened to it; ``causes`` maps an order to the message that it answers."""
-    attempts = {row["key"]: row for row in locked.changed_attempts()}
-    counters = locked.changed_counters()
-    claimable = {row["endpoint"] for row in counters if row["ready"] > 0 or row["active"] < 0}
+    written = await save_orders(tx.connection, locked)
+    claimable = {row["endpoint"] for row in written.counters if row["ready"] > 0 or row["active"] < 0}
+    changed_attempts = {row["key"] for row in written.attempts}
     ended = [order for order in locked.orders.values() if order.status in FINAL and order.events]
-    await save_orders(tx.connection, locked)
     for order in locked.orders.values():
         _publish(tx, order, (causes or {}).get(order.generation_id))
 
     def committed() -> None:
         if claimable:
             wakes.look_at(claimable)
-        if any(row["cancel_due_at"] is not None for row in attempts.values()):
+        if any(row["cancel_due_at"] is not None for row in written.attempts):
             wakes.cancels.set()
         for order in ended:
             ORDERS_ENDED.labels(order.status, str(order.late).lower()).inc()
         for order in locked.orders.values():
             for attempt in order.attempts:
-                if attempt.attempt_id in attempts and not attempt.live:
+                if attempt.attempt_id in changed_attempts and not attempt.live:
                     ATTEMPTS_ENDED.labels(order.endpoint, attempt.status).inc()
 
     tx.after_commit(committed)

@@ -135,7 +135,7 @@ class NatsServer:
         process = ChildProcess(
             [program("nats-server"), "--config", configuration],
             log_file=self.log_file,
-            environment={"PATH": os.defpath, "HOME": str(self.directory), "GOMAXPROCS": "2", "GOGC": "400"},
+            environment={"PATH": os.defpath, "HOME": str(self.directory), "GOMAXPROCS": "1", "GOGC": "400"},
             directory=self.directory,
         )
         with httpx.Client(timeout=2.0, trust_env=False) as client:

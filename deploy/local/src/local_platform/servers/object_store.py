@@ -156,7 +156,7 @@ class S3Server:
                 "HOME": str(self.directory),
                 # One volume per bucket at first, not seven: a machine for trying things out has little to store.
                 "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
-                "GOMAXPROCS": "2",
+                "GOMAXPROCS": "1",
                 # Fewer collections of a small heap: this machine has other work to do.
                 "GOGC": "400",
                 "GOMEMLIMIT": "400MiB",

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -71,33 +71,35 @@ _ATTEMPT_COLUMNS: Final = {
 }
 
 
-def _update(table: str, key: str, columns: dict[str, str]) -> Any:
+def _update(table: str, key: str, columns: dict[str, str]) -> str:
     assignments = ", ".join(f"{name} = r.{name}" for name in columns)
     record = ", ".join([f"{key} uuid", *(f"{name} {kind}" for name, kind in columns.items())])
-    return text(
+    return (
         f"UPDATE generation.{table} AS t SET {assignments}"  # noqa: S608 - the names are the constants above
-        f" FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r({record}) WHERE t.{key} = r.{key}"
+        f" FROM jsonb_to_recordset(CAST(:{table} AS jsonb)) AS r({record}) WHERE t.{key} = r.{key}"
     )
 
 
-_UPDATE_ORDERS: Final = _update("video_generations", "generation_id", _ORDER_COLUMNS)
-_UPDATE_ATTEMPTS: Final = _update("attempts", "attempt_id", _ATTEMPT_COLUMNS)
-
-_COUNT: Final = text("""
-    WITH changes AS MATERIALIZED (
-        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-            AS r(endpoint text, lane text, user_id uuid, ready integer, active integer)
+# The orders are locked already, and nobody waits for an order while holding an attempt or a counter: so it does not
+# matter which of the three is written first, and one round trip does for all.
+_SAVE: Final = text(f"""
+    WITH orders AS (
+        {_update("video_generations", "generation_id", _ORDER_COLUMNS)}
+    ), attempts AS (
+        {_update("attempts", "attempt_id", _ATTEMPT_COLUMNS)}
     ), locked AS MATERIALIZED (
         SELECT endpoint, lane, user_id, c.ready, c.active
-        FROM generation.user_queues JOIN changes AS c USING (endpoint, lane, user_id)
+        FROM jsonb_to_recordset(CAST(:counters AS jsonb))
+            AS c(endpoint text, lane text, user_id uuid, ready integer, active integer)
+        JOIN generation.user_queues AS q USING (endpoint, lane, user_id)
         ORDER BY endpoint, lane, user_id
-        FOR UPDATE OF user_queues
+        FOR UPDATE OF q
     )
     UPDATE generation.user_queues AS q
     SET ready_count = q.ready_count + l.ready, active_count = q.active_count + l.active
     FROM locked AS l
     WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.user_id = l.user_id
-""")
+""")  # noqa: S608 - as above
 
 _ADD_ORDERS: Final = text("""
     INSERT INTO generation.video_generations AS g (
@@ -192,14 +194,23 @@ class LockedOrders:
         ]
 
 
+class Written(NamedTuple):
+    """The rows that were saved; those of orders and attempts have their id under ``key``."""
+
+    orders: list[dict[str, Any]]
+    attempts: list[dict[str, Any]]
+    counters: list[dict[str, Any]]
+
+
 async def lock_orders(connection: AsyncConnection, generation_ids: Iterable[UUID]) -> LockedOrders:
     """Lock and load the orders of these ids that exist, in id order, each with its attempts."""
     ids = sorted(set(generation_ids))
     rows = (await connection.execute(_LOCK_ORDERS, {"ids": ids})).all() if ids else []
-    found = [row.generation_id for row in rows]
+    attempted = [row.generation_id for row in rows if row.attempt_count]
     attempts: defaultdict[UUID, list[Attempt]] = defaultdict(list)
-    if found:
-        for row in (await connection.execute(_GET_ATTEMPTS, {"ids": found})).all():
+    if attempted:
+        # A statement of its own, after the lock: its snapshot must see the attempts of whoever held the lock before.
+        for row in (await connection.execute(_GET_ATTEMPTS, {"ids": attempted})).all():
             attempts[row.generation_id].append(_attempt(row))
     orders = {row.generation_id: _order(row, attempts[row.generation_id]) for row in rows}
     return LockedOrders(
@@ -211,15 +222,17 @@ async def lock_orders(connection: AsyncConnection, generation_ids: Iterable[UUID
     )
 
 
-async def save_orders(connection: AsyncConnection, locked: LockedOrders) -> None:
-    """Write whatever changed: orders, attempts, and the counters of their users' queues, in that order."""
-    for statement, rows in (
-        (_UPDATE_ORDERS, _keyed("generation_id", locked.changed_orders())),
-        (_UPDATE_ATTEMPTS, _keyed("attempt_id", locked.changed_attempts())),
-        (_COUNT, locked.changed_counters()),
-    ):
-        if rows:
-            await connection.execute(statement, {"rows": _json(rows)})
+async def save_orders(connection: AsyncConnection, locked: LockedOrders) -> Written:
+    """Write whatever changed: orders, attempts, and the counters of their users' queues."""
+    written = Written(locked.changed_orders(), locked.changed_attempts(), locked.changed_counters())
+    if any(written):
+        rows = {
+            "video_generations": _json(_keyed("generation_id", written.orders)),
+            "attempts": _json(_keyed("attempt_id", written.attempts)),
+            "counters": _json(written.counters),
+        }
+        await connection.execute(_SAVE, rows)
+    return written
 
 
 async def add_orders(connection: AsyncConnection, new: Sequence[NewOrder], active_caps: dict[str, int]) -> set[UUID]:

@@ -94,7 +94,7 @@ async def claim_refunds(connection: AsyncConnection, limit: int, lease: timedelt
     """Ordered refunds that no provider has confirmed, postponed by ``lease``; sending one twice refunds once."""
     due = (
         sa.select(refunds.c.refund_id)
-        .where(refunds.c.state == "requested", refunds.c.next_try_at <= sa.func.now())
+        .where(refunds.c.state == sa.literal_column("'requested'"), refunds.c.next_try_at <= sa.func.now())
         .order_by(refunds.c.next_try_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

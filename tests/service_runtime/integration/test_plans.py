@@ -1,0 +1,69 @@
+"""Statements are planned once for all parameters: what a partial index is to match must not be one of them."""
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+import billing.repository
+import gateway.repository
+import payments.repository.refunds
+import payments.repository.transactions
+from tests.support.databases import Database
+
+Call = Callable[[AsyncConnection], Awaitable[Any]]
+
+STATEMENTS: dict[str, tuple[str, Call]] = {
+    "generations_open": ("gateway", lambda at: gateway.repository.count_open_generations(at, uuid4())),
+    "payments_open_by_user": ("payments", lambda at: payments.repository.transactions.count_open(at, uuid4())),
+    "payments_due": ("payments", lambda at: payments.repository.transactions.claim_due(at, 10, timedelta(minutes=1))),
+    "refunds_ordered": ("payments", lambda at: payments.repository.refunds.claim_refunds(at, 10, timedelta(minutes=1))),
+    "grants_to_expire": ("billing", lambda at: billing.repository.find_users_with_due_grants(at, 10)),
+    "reservations_by_deadline": ("billing", lambda at: billing.repository.find_overdue_generations(at, 10)),
+}
+
+MANY_ENDED_GENERATIONS = """
+    INSERT INTO gateway.generations (
+        generation_id, user_id, status, model_id, kind, parameters, price_credits, lane, requested_at, expires_at)
+    SELECT gen_random_uuid(), md5((n % 3)::text)::uuid, 'completed', 'flux-schnell', 'image', '{}', 1, 'pro',
+           now(), now()
+    FROM generate_series(1, 3000) AS n
+"""
+
+
+async def generic_plan(database: Database, service: str, call: Call) -> str:
+    """How the server will always execute the one statement that ``call`` sends."""
+    engine = database.engine(service)
+    sent: list[str] = []
+    event.listen(
+        engine.sync_engine, "before_cursor_execute", lambda _connection, _cursor, sql, *_rest: sent.append(sql)
+    )
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SHOW plan_cache_mode")) == "force_generic_plan"
+        sent.clear()
+        await call(connection)
+    [statement] = sent
+    nulls = ", ".join("NULL" for _ in set(re.findall(r"\$\d+", statement)))
+    async with database.superuser_engine().connect() as connection:
+        # An empty table is read whole otherwise.
+        await connection.exec_driver_sql("SET enable_seqscan = off")
+        await connection.exec_driver_sql(f"PREPARE sent AS {statement}")
+        rows = await connection.exec_driver_sql(f"EXPLAIN EXECUTE sent ({nulls})")
+        return "\n".join(rows.scalars())
+
+
+@pytest.mark.parametrize("index", STATEMENTS)
+async def test_a_statement_finds_the_partial_index_that_was_made_for_it(make_database, index: str) -> None:
+    service, call = STATEMENTS[index]
+    database = await make_database(service)
+    if service == "gateway":
+        # Another index begins with the same column: who has many generations of which few are open needs this one.
+        async with database.superuser_engine().begin() as connection:
+            await connection.execute(text(MANY_ENDED_GENERATIONS))
+            await connection.execute(text("ANALYZE gateway.generations"))
+    assert index in await generic_plan(database, service, call)
