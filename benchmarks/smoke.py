@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import psutil
+import uvloop
 
 from benchmarks.instant_worker import InstantWorker
 from contracts.message import SERVICES
@@ -201,4 +202,4 @@ async def main(seconds: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="how long at each rate (default: 20)")
-    asyncio.run(main(parser.parse_args().seconds))
+    uvloop.run(main(parser.parse_args().seconds))

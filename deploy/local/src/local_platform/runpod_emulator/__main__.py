@@ -1,12 +1,13 @@
 """``python -m local_platform.runpod_emulator --port N --api-key KEY``: the emulator as a process."""
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
 import socket
 from pathlib import Path
+
+import uvloop
 
 from local_platform.runpod_emulator.emulator import Emulator
 from local_platform.runpod_emulator.server import EmulatorServer
@@ -27,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     listener = socket.create_server((arguments.host, arguments.port))
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(listener, arguments))
+        uvloop.run(_serve(listener, arguments))
 
 
 async def _serve(listener: socket.socket, arguments: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import struct
 from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with no time to linger: closing sends RST, not FIN."""
@@ -22,7 +22,7 @@ class OpenConnections:
         """Uvicorn's HTTP protocol, telling us of each connection."""
         transports = self._transports
 
-        class ObservedProtocol(H11Protocol):
+        class ObservedProtocol(HttpToolsProtocol):
             def connection_made(self, transport: Any) -> None:
                 transports[transport.get_extra_info("peername")[:2]] = transport
                 super().connection_made(transport)

@@ -23,7 +23,6 @@ class EmulatorServer(uvicorn.Server):
             uvicorn.Config(
                 _app(emulator),
                 http=emulator.connections.protocol_class(),
-                loop="asyncio",
                 lifespan="on",
                 proxy_headers=False,
                 log_level="warning",
