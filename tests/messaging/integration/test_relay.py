@@ -101,7 +101,7 @@ async def test_a_relay_killed_before_it_marks_loses_and_repeats_nothing(platform
     await expect_published(platform.engine("billing"))
 
 
-@pytest.mark.parametrize("place", ["transaction.after_commit", "relay.after_publish", "relay.before_commit"])
+@pytest.mark.parametrize("place", ["transaction.after_commit", "relay.after_publish", "relay.before_mark"])
 async def test_a_process_killed_after_its_commit_leaves_its_messages_to_the_next(
     platform: Platform, place: str
 ) -> None:
@@ -121,6 +121,19 @@ async def test_a_process_killed_after_its_commit_leaves_its_messages_to_the_next
 
 async def _is(platform: Platform, query: str, count: int) -> bool:
     return await scalar(platform.engine("gateway"), query) == count
+
+
+async def test_a_checkpoint_is_no_younger_than_what_it_vouches_for(platform: Platform) -> None:
+    """Recovery asks which checkpoints were verified before a lost batch was begun: too late a date hides a loss."""
+    billing = platform.messaging("billing")
+    await publish_refused(billing.transactions, 10)
+    async with running(billing.components()):
+        await expect_published(platform.engine("billing"))
+    query = """
+        SELECT count(*) FROM billing.relay_positions
+        WHERE holder = 'relay' AND recorded_at <= (SELECT min(created_at) FROM billing.outbox_messages)
+    """
+    assert await scalar(platform.engine("billing"), query) == 1
 
 
 async def test_what_does_not_fit_into_memory_is_found_in_the_outbox(platform: Platform) -> None:

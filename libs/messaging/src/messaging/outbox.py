@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from messaging.positions import PUT_POSITION, Position, position_values
 from messaging.schema import REPLAY_WINDOW_DAYS
 from messaging.sql import statement
 
@@ -82,13 +83,14 @@ class Outbox:
         )
         self._mark = statement(
             schema,
-            """
-            UPDATE {schema}.outbox_messages AS o
+            f"""
+            WITH position AS ({PUT_POSITION})
+            UPDATE {{schema}}.outbox_messages AS o
             SET published_at = clock_timestamp(), published_sequence = acked.sequence
             FROM unnest(CAST(:message_ids AS uuid[]), CAST(:sequences AS bigint[])) AS acked (message_id, sequence)
             WHERE o.message_id = acked.message_id AND o.published_at IS NULL
               AND o.created_at BETWEEN :oldest AND :newest
-            """,
+            """,  # noqa: S608 - the only insertion is another constant
         )
         self._remove = statement(
             schema,
@@ -150,8 +152,13 @@ class Outbox:
         """Whether a row of that age is not marked."""
         return bool((await connection.execute(self._is_left, {"older_than_seconds": older_than_seconds})).scalar())
 
-    async def mark_published(self, connection: AsyncConnection, acknowledged: Sequence[Acknowledged]) -> None:
-        """Record that the broker has these rows. Harmless if somebody else has recorded it."""
+    async def mark_published(
+        self, connection: AsyncConnection, acknowledged: Sequence[Acknowledged], position: Position
+    ) -> None:
+        """Record, with one statement, that the broker has these rows of one stream, and how far it has got with them.
+
+        Harmless if somebody else has recorded it.
+        """
         times = [entry.row.created_at for entry in acknowledged]
         await connection.execute(
             self._mark,
@@ -160,6 +167,7 @@ class Outbox:
                 "sequences": [entry.sequence for entry in acknowledged],
                 "oldest": min(times),
                 "newest": max(times),
+                **position_values(position),
             },
         )
 

@@ -65,7 +65,9 @@ class Checkpoints:
         """Note when ``stream`` was created, as seen under the connection ``epoch``."""
         self._created[stream] = (created_at, epoch)
 
-    def advance(self, stream: str, sequence: int, message_id: UUID, epoch: int) -> Position:
+    def advance(
+        self, stream: str, sequence: int, message_id: UUID, epoch: int, recorded_at: datetime | None = None
+    ) -> Position:
         """The row to write for a batch whose highest message is (``sequence``, ``message_id``)."""
         now = time.monotonic()
         current = self._open.get(stream)
@@ -83,6 +85,7 @@ class Checkpoints:
             message_id=current.message_id,
             # What was seen before a reconnect may be another stream of the same name.
             stream_created_at=created_at if seen_in == epoch else None,
+            recorded_at=recorded_at,
         )
 
 
@@ -90,7 +93,7 @@ PUT_POSITION: Final = """
     INSERT INTO {schema}.relay_positions AS p
         (holder, stream, checkpoint_id, sequence, message_id, stream_created_at, recorded_at)
     VALUES (:holder, :stream, :checkpoint_id, :sequence, :message_id, :stream_created_at,
-            now() - make_interval(secs => CAST(:age_seconds AS double precision)))
+            coalesce(CAST(:recorded_at AS timestamptz), now()))
     ON CONFLICT (holder, stream, checkpoint_id) DO UPDATE
     SET sequence = excluded.sequence, message_id = excluded.message_id,
         stream_created_at = excluded.stream_created_at, recorded_at = excluded.recorded_at, verified_at = NULL
@@ -99,8 +102,8 @@ PUT_POSITION: Final = """
 """Writes a checkpoint, with the parameters of :func:`position_values`."""
 
 
-def position_values(position: Position, age_seconds: float = 0.0) -> dict[str, object]:
-    """Parameters for ``PUT_POSITION``. ``age_seconds`` is how long before the transaction the batch was begun."""
+def position_values(position: Position) -> dict[str, object]:
+    """Parameters for ``PUT_POSITION``."""
     return {
         "holder": position.holder,
         "stream": position.stream,
@@ -108,7 +111,7 @@ def position_values(position: Position, age_seconds: float = 0.0) -> dict[str, o
         "sequence": position.sequence,
         "message_id": position.message_id,
         "stream_created_at": position.stream_created_at,
-        "age_seconds": age_seconds,
+        "recorded_at": position.recorded_at,
     }
 
 
@@ -167,9 +170,9 @@ class Positions:
         )
         self._lock = statement(schema, "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
-    async def put(self, connection: AsyncConnection, position: Position, age_seconds: float = 0.0) -> None:
+    async def put(self, connection: AsyncConnection, position: Position) -> None:
         """Write a checkpoint, in the transaction of its batch."""
-        await connection.execute(self._put, position_values(position, age_seconds))
+        await connection.execute(self._put, position_values(position))
 
     async def due(self, connection: AsyncConnection) -> list[Position]:
         """The checkpoints to verify: those that never were and, for each holder and stream, the highest; descending."""

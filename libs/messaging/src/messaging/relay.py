@@ -13,6 +13,7 @@ Where both ways meet the same row, it is published twice under one ``Nats-Msg-Id
 import asyncio
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import failpoint
 from messaging.outbox import Acknowledged, Outbox, Outgoing, Unpublished
-from messaging.positions import RELAY, Checkpoints, Positions
+from messaging.positions import RELAY, Checkpoints
 from messaging.publisher import PubAck, Publisher, PublishRefusedError
 from messaging.transaction import Transactions
 
@@ -60,14 +61,6 @@ _NEVER_ACCEPTED: Final = frozenset({10054})
 
 
 @dataclass(slots=True)
-class _Unmarked:
-    """What was published fresh over one connection and is not marked yet; the first of it at ``began``."""
-
-    began: float
-    acknowledged: list[Acknowledged] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class _Outcome:
     acknowledged: list[Acknowledged] = field(default_factory=list)
     rejected: list[tuple[Unpublished, str]] = field(default_factory=list)
@@ -83,12 +76,11 @@ class Relay:
         self._broker = broker
         self._fresh = transactions.fresh
         self._doorbell = transactions.doorbell
-        self._unmarked: dict[int, _Unmarked] = {}
+        self._unmarked: list[tuple[int, Acknowledged]] = []
         self._mark_at = 0.0
         self._sweep_at = 0.0
         self._publisher = Publisher(broker)
         self._outbox = Outbox(service)
-        self._positions = Positions(service)
         self._dead_letters = DeadLetters(service)
         self.checkpoints = Checkpoints(RELAY)
         self._held_streams: dict[str, float] = {}
@@ -151,15 +143,14 @@ class Relay:
         if outcome.acknowledged:
             if not self._unmarked:
                 self._mark_at = began + MARK_SECONDS
-            self._unmarked.setdefault(epoch, _Unmarked(began)).acknowledged.extend(outcome.acknowledged)
+            self._unmarked += ((epoch, entry) for entry in outcome.acknowledged)
             self._count_published(outcome.acknowledged)
 
     async def _mark(self) -> None:
         """Record what was published fresh."""
-        async with transaction(self._engine) as connection:
-            for epoch, unmarked in self._unmarked.items():
-                await self._record_published(connection, unmarked.acknowledged, epoch, unmarked.began)
-            failpoint("relay.before_commit")
+        failpoint("relay.before_mark")
+        async with single_statements(self._engine) as connection:
+            await self._record_published(connection, self._unmarked)
         self._unmarked.clear()
 
     async def relay_batch(self, older_than_seconds: float = 0.0) -> tuple[int, int]:
@@ -179,7 +170,7 @@ class Relay:
             outcome = await self._publish(rows)
             failpoint("relay.after_publish")
             if outcome.acknowledged:
-                await self._record_published(connection, outcome.acknowledged, epoch)
+                await self._record_published(connection, [(epoch, entry) for entry in outcome.acknowledged])
             for row, reason in outcome.rejected:
                 await self._dead_letters.add(connection, _rejected(self._service, row, reason))
                 await self._outbox.remove(connection, row)
@@ -263,23 +254,20 @@ class Relay:
         metrics.PUBLISH_FAILURES.labels(self._service, row.subject, reason).inc()
 
     async def _record_published(
-        self,
-        connection: AsyncConnection,
-        acknowledged: Sequence[Acknowledged],
-        epoch: int,
-        began: float | None = None,
+        self, connection: AsyncConnection, acknowledged: Sequence[tuple[int, Acknowledged]]
     ) -> None:
-        """Mark what was published, and write a checkpoint that counts from before the publishing ``began``."""
-        await self._outbox.mark_published(connection, acknowledged)
-        last: dict[str, Acknowledged] = {}
-        for entry in acknowledged:
-            if entry.row.stream not in last or entry.sequence > last[entry.row.stream].sequence:
-                last[entry.row.stream] = entry
-        for stream, entry in sorted(last.items()):
-            position = self.checkpoints.advance(stream, entry.sequence, entry.row.message_id, epoch)
-            # Asked now that the transaction has begun: what is subtracted from its time must not be too little.
-            age_seconds = 0.0 if began is None else time.monotonic() - began
-            await self._positions.put(connection, position, age_seconds)
+        """Mark what was published over which connection; each stream's rows together with their checkpoint.
+
+        It is dated by the oldest of them: before that was written, the broker cannot have had any of them.
+        """
+        groups: defaultdict[tuple[int, str], list[Acknowledged]] = defaultdict(list)
+        for epoch, entry in acknowledged:
+            groups[epoch, entry.row.stream].append(entry)
+        for (epoch, stream), entries in sorted(groups.items()):
+            last = max(entries, key=lambda entry: entry.sequence)
+            oldest = min(entry.row.created_at for entry in entries)
+            position = self.checkpoints.advance(stream, last.sequence, last.row.message_id, epoch, oldest)
+            await self._outbox.mark_published(connection, entries, position)
 
     def _count_published(self, acknowledged: Sequence[Acknowledged]) -> None:
         now = datetime.now(UTC)
