@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+from http import HTTPStatus
 from typing import Any
 
-import httpx
+import aiohttp
+from yarl import URL
 
 
 class InstantWorker:
@@ -19,22 +21,25 @@ class InstantWorker:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        async with httpx.AsyncClient(timeout=60, trust_env=False) as http, asyncio.TaskGroup() as group:
+        # Not httpx: what the load costs is taken from the same cores, and this client costs a fifth.
+        timeout = aiohttp.ClientTimeout(total=60)
+        async with aiohttp.ClientSession(timeout=timeout) as http, asyncio.TaskGroup() as group:
             for slot in range(self._slots):
                 group.create_task(self._work(http, f"instant-{slot}"))
 
-    async def _work(self, http: httpx.AsyncClient, worker_id: str) -> None:
+    async def _work(self, http: aiohttp.ClientSession, worker_id: str) -> None:
         while True:
-            taken = await http.get(
-                f"{self._base}/job-take/{worker_id}", params={"job_in_progress": "0"}, headers=self._headers
-            )
-            if taken.status_code == httpx.codes.OK and taken.content:
-                await self._do(http, worker_id, taken.json())
+            url = f"{self._base}/job-take/{worker_id}"
+            async with http.get(url, params={"job_in_progress": "0"}, headers=self._headers) as answer:
+                job = await answer.json() if answer.status == HTTPStatus.OK else None
+            if job:
+                await self._do(http, worker_id, job)
 
-    async def _do(self, http: httpx.AsyncClient, worker_id: str, job: dict[str, Any]) -> None:
+    async def _do(self, http: aiohttp.ClientSession, worker_id: str, job: dict[str, Any]) -> None:
         wanted = job["input"]["output"]
-        put = await http.put(wanted["put_url"], content=self._picture, headers={"Content-Type": wanted["content_type"]})
-        put.raise_for_status()
+        put_url = URL(wanted["put_url"], encoded=True)  # it is signed as it stands
+        async with http.put(put_url, data=self._picture, headers={"Content-Type": wanted["content_type"]}) as answer:
+            answer.raise_for_status()
         claim = {
             "object_key": wanted["object_key"],
             "size_bytes": len(self._picture),
@@ -42,10 +47,7 @@ class InstantWorker:
             "content_type": wanted["content_type"],
         }
         output = {"outputs": [claim], "report": {"renderer": "instant"}}
-        done = await http.post(
-            f"{self._base}/job-done/{worker_id}/{job['id']}",
-            params={"isStream": "false"},
-            json={"output": output},
-            headers=self._headers,
-        )
-        done.raise_for_status()
+        url = f"{self._base}/job-done/{worker_id}/{job['id']}"
+        said = {"output": output}
+        async with http.post(url, params={"isStream": "false"}, json=said, headers=self._headers) as answer:
+            answer.raise_for_status()

@@ -17,8 +17,8 @@ import time
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
+import aiohttp
 import asyncpg
-import httpx
 import psutil
 import uvloop
 
@@ -57,18 +57,19 @@ class Load:
     def __init__(self, platform: PlatformDescription) -> None:
         self._users = [uuid4() for _ in range(USERS)]
         self._platform = platform
-        self._http = httpx.AsyncClient(base_url=platform.urls["gateway"], timeout=30, trust_env=False)
         self._tokens = [sign_token(platform, user, "pro") for user in self._users]
         self.answered_ms: list[float] = []
 
     async def __aenter__(self) -> "Load":
+        timeout = aiohttp.ClientTimeout(total=30)
+        self._http = aiohttp.ClientSession(self._platform.urls["gateway"], timeout=timeout, raise_for_status=True)
         for user in self._users:
             command = ["grant", "--user", str(user), "--credits", "1000000", "--reason", "goodwill", "--actor", "bench"]
             await asyncio.to_thread(self._billing, command)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     def _billing(self, arguments: list[str]) -> None:
         environment = self._platform.environments["billing"]
@@ -90,24 +91,25 @@ class Load:
         times = []
         for _ in range(count):
             began = time.monotonic()
-            (await self._http.get("/v1/credit-packs")).raise_for_status()
+            async with self._http.get("/v1/credit-packs") as answer:
+                await answer.read()
             times.append((time.monotonic() - began) * 1000)
         return statistics.median(times)
 
     async def _order(self, number: int) -> UUID:
         parameters = {"prompt": f"picture {number}", "width": SIDE_PIXELS, "height": SIDE_PIXELS}
         began = time.monotonic()
-        answer = await self._http.post(
+        async with self._http.post(
             "/v1/generations",
             json={"model_id": "flux-schnell", "parameters": parameters},
             headers={
                 "Authorization": f"Bearer {self._tokens[number % USERS]}",
                 "Idempotency-Key": str(uuid4()),
             },
-        )
+        ) as answer:
+            taken = await answer.json()
         self.answered_ms.append((time.monotonic() - began) * 1000)
-        answer.raise_for_status()
-        return UUID(answer.json()["id"])
+        return UUID(taken["id"])
 
 
 async def measure(platform: PlatformDescription, load: Load, per_second: float, seconds: float) -> tuple[str, ...]:
