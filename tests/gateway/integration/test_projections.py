@@ -230,6 +230,25 @@ async def test_a_failure_that_is_heard_of_first_still_knows_its_attempt(database
     )
 
 
+async def test_a_late_file_does_not_hide_that_the_order_failed(database: Database) -> None:
+    """Storage may refuse it, and then nothing more is said."""
+    desk, story = Desk(database), Story()
+    order = story.order()
+    of: dict[str, Any] = {"generation_id": order.generation_id, "user_id": story.user_id}
+    story.tell(GenerationFailed(**of, version=2, code="execution_failed", detail="d", failed_at=BEGAN))
+    claim = OutputClaim(attempt_id=new_id(), attempt_number=1, object_key="k")
+    sizes = {"expected_width_pixels": 1, "expected_height_pixels": 1, "max_size_bytes": 1}
+    story.tell(OutputReady(**of, **sizes, version=3, kind="image", claim=claim, late=True))
+    await desk.begin(order)
+    await desk.receive(story.said)
+    rows = await desk.rows(story.user_id)
+    row = rows["generations"][0]
+    assert (row["status"], row["failure_code"], row["failure_detail"]) == ("failed", "execution_failed", "d")
+    assert [entry["name"] for entry in rows["activity"]] == ["failed", "late_output_ready"]
+    async with desk.transactions.begin() as tx:
+        assert await repository.count_open_generations(tx.connection, story.user_id) == 0
+
+
 async def test_completed_is_not_shown_before_its_file_is_known(database: Database) -> None:
     desk, story = Desk(database), Story()
     order = story.order()

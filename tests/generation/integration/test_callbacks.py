@@ -178,6 +178,14 @@ async def test_a_callback_for_an_attempt_that_was_never_made_changes_nothing(ing
     assert row.outcome == "unknown_attempt"
 
 
+async def test_a_failure_that_is_told_in_bytes_the_database_refuses_is_acted_on_all_the_same(
+    ingress: Ingress, claimed: ClaimedOrder
+) -> None:
+    await ingress.report(claimed.attempt_id, "FAILED", error="out of \0 memory")
+    [attempt] = await ingress.bench.attempts(claimed.generation_id)
+    assert (attempt.status, attempt.failure_code) == ("failed", "execution_failed")
+
+
 async def test_a_users_error_fails_the_order_without_another_attempt(ingress: Ingress, claimed: ClaimedOrder) -> None:
     error = json.dumps({"code": "unsupported", "detail": "the picture is empty", "user_fault": True})
     await ingress.report(claimed.attempt_id, "FAILED", error=error)

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from contracts.generation import (
@@ -31,6 +32,7 @@ from tests.generation.domain_orders import (
     LATER,
     NOW,
     POLICY,
+    attempt,
     failed,
     missing,
     names,
@@ -361,3 +363,39 @@ class TestDeadlines:
         reported(one, one.attempts[0], failed(), POLICY, NOW, NOW)
         output_missing(one, missing(one), POLICY, NOW)
         assert one.status == "failed"
+
+
+class TestNewsOfOneFileInManyShapes:
+    def test_a_late_file_is_announced_as_late(self) -> None:
+        one = order("failed", "lost", finished_at=NOW)
+        reported(one, one.attempts[0], uploaded(), POLICY, LATER, None)
+        announced = only(one)
+        assert isinstance(announced, OutputReady)
+        assert announced.late
+        assert one.status == "failed"
+
+    def test_a_file_that_comes_in_time_is_not_late(self) -> None:
+        one = order("running", "running")
+        reported(one, one.attempts[0], uploaded(), POLICY, LATER, None)
+        announced = only(one)
+        assert isinstance(announced, OutputReady)
+        assert not announced.late
+
+    def test_a_refused_file_that_is_reported_again_does_not_stop_the_retry(self) -> None:
+        one = order("storing", "succeeded", handed_over_number=1)
+        asset_rejected(one, rejected(one), POLICY, LATER)
+        retry = attempt(2, "running")
+        one.attempts.append(retry)
+        one.attempt_count = 2
+        one.move_to("running")
+        one.events.clear()
+        reported(one, one.attempts[0], uploaded(), POLICY, LATER, None)
+        assert (one.status, retry.status, one.failures, one.events) == ("running", "running", 1, [])
+
+    def test_when_a_file_is_refused_another_finished_attempts_file_is_looked_for_before_a_new_run(self) -> None:
+        one = order("storing", "succeeded", "succeeded", handed_over_number=1)
+        refusal = msgspec.structs.replace(
+            rejected(one), attempt_id=one.attempts[0].attempt_id, attempt_number=one.attempts[0].attempt_number
+        )
+        asset_rejected(one, refusal, POLICY, LATER)
+        assert names(one) == ["OutputSought"]

@@ -21,6 +21,27 @@ def body(status: str, **more: Any) -> bytes:
     return json.dumps({"id": "job-1", "status": status, "delayTime": 12, **more}).encode()
 
 
+def test_what_the_database_cannot_hold_is_not_taken_from_a_worker() -> None:
+    crashed = read_report(body("FAILED", error="out of \0 memory"), "mp4")
+    assert isinstance(crashed, Failed)
+    assert "\0" not in crashed.detail
+    told = read_report(body("FAILED", error=json.dumps({"code": "invalid_input", "detail": "a\0b"})), "mp4")
+    assert isinstance(told, Failed)
+    assert "\0" not in told.detail
+    reported = read_report(
+        body("COMPLETED", executionTime=1e30, output={"outputs": [{}], "report": {"log": "a\0b"}}), "mp4"
+    )
+    assert isinstance(reported, Uploaded)
+    assert (reported.report, reported.execution_ms) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "file", [{"size_bytes": 2**63}, {"size_bytes": -1}, {"sha256": "a\0"}, {"content_type": "x" * 9999}]
+)
+def test_a_file_described_beyond_all_bounds_is_looked_for_by_storage(file: dict[str, Any]) -> None:
+    assert isinstance(read_report(body("COMPLETED", output={"outputs": [file]}), "mp4"), Vanished)
+
+
 @pytest.mark.parametrize(
     ("status", "kind"), [("IN_QUEUE", Waiting), ("IN_PROGRESS", Rendering), ("RUNNING", Rendering)]
 )

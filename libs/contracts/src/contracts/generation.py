@@ -96,7 +96,10 @@ class AttemptFailed(Message, frozen=True, kw_only=True):
 
 
 class OutputReady(Message, frozen=True, kw_only=True):
-    """A worker says that it uploaded a file: storage is to verify it and move it to the library."""
+    """A worker says that it uploaded a file: storage is to verify it and move it to the library.
+
+    ``late``: the order had ended without a file before, and is still ended unless this file proves to be good.
+    """
 
     subject: ClassVar[str] = "generation.event.output-ready.v1"
     producers: ClassVar[tuple[Service, ...]] = ("generation",)
@@ -112,6 +115,7 @@ class OutputReady(Message, frozen=True, kw_only=True):
     expected_duration_ms: int | None = None
     max_size_bytes: int
     callback_received_at: datetime | None = None
+    late: bool = False
 
 
 class OutputSought(Message, frozen=True, kw_only=True):

@@ -224,7 +224,12 @@ def _attempt_failed(changes: Changes, message: Received[AttemptFailed]) -> None:
 def _output_ready(changes: Changes, message: Received[OutputReady]) -> None:
     event = message.payload
     number = event.claim.attempt_number
-    _step(changes, message, Step(event.version, "storing", attempt_number=number))
+    if event.late:
+        # The order stays ended as it is, unless storage finds the file to be good.
+        told = {"version": event.version, "attempt_number": number}
+        changes.tell(message, event.generation_id, "generation.updated", "late_output_ready", **told)
+    else:
+        _step(changes, message, Step(event.version, "storing", attempt_number=number))
 
 
 def _completed(changes: Changes, message: Received[GenerationCompleted]) -> None:

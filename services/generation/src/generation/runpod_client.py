@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from generation.domain.provider_reports import PlainWord
 from generation.metrics import PROVIDER_SECONDS
 
 MAX_RESULT_BYTES: Final = 24 * 1024 * 1024
@@ -72,7 +73,7 @@ class EndpointHealth(msgspec.Struct, frozen=True):
 
 
 class _Accepted(msgspec.Struct):
-    id: str
+    id: PlainWord
 
 
 class RunPodClient:
@@ -160,7 +161,7 @@ def _job_id(answer: httpx.Response) -> str:
             return msgspec.json.decode(answer.content, type=_Accepted).id
         except msgspec.DecodeError as error:
             raise ProviderUnanswered(f"{status} without a job id") from error
-    detail = f"HTTP {status}: {answer.text[:200]}"
+    detail = f"HTTP {status}: {_words(answer)}"
     if status in (429, 500, 503, 401, 403, 404):
         raise ProviderRefused(detail, _retry_after(answer))
     if status >= 500:
@@ -169,9 +170,14 @@ def _job_id(answer: httpx.Response) -> str:
     raise ProviderRejected(detail)
 
 
+def _words(answer: httpx.Response) -> str:
+    """The beginning of a body, without the one character that the database refuses."""
+    return answer.text[:200].replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 def _successful(answer: httpx.Response) -> httpx.Response:
     if not answer.is_success:
-        raise ProviderUnavailable(f"HTTP {answer.status_code}: {answer.text[:200]}")
+        raise ProviderUnavailable(f"HTTP {answer.status_code}: {_words(answer)}")
     return answer
 
 

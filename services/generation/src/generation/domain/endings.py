@@ -11,7 +11,7 @@ from contracts.generation import (
     OutputReady,
     OutputSought,
 )
-from generation.domain.order import Attempt, Order, Policy
+from generation.domain.order import FINAL, Attempt, Order, Policy
 
 OutputDoubt = Literal[
     "likely",  # it fell silent or was cut off: look for its file before anything else
@@ -43,6 +43,7 @@ def announce_output(order: Order, attempt: Attempt, received_at: datetime | None
             expected_duration_ms=order.expected_duration_ms,
             max_size_bytes=order.max_size_bytes,
             callback_received_at=received_at,
+            late=order.status in FINAL,
         )
     )
 

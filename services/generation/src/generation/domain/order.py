@@ -87,6 +87,11 @@ class Attempt:
         """Whether it may have left a file. Failure reports are not proof that it did not."""
         return self.status not in ("prepared", "refused")
 
+    @property
+    def file_refused(self) -> bool:
+        """Whether storage has looked at its file and will not have it."""
+        return self.status == "failed" and self.failure_code in ("output_rejected", "output_missing")
+
     def end(self, status: AttemptStatus, now: datetime, code: str | None = None, detail: str | None = None) -> None:
         """Move to a last state and remember why."""
         self.status = status

@@ -149,7 +149,8 @@ def started(order: Order, attempt: Attempt, now: datetime) -> None:
 def _uploaded(
     order: Order, attempt: Attempt, report: Uploaded, policy: Policy, now: datetime, received_at: datetime | None
 ) -> None:
-    if attempt.status == "succeeded":
+    # The same news may come in many shapes, also after storage has refused the file that it is about.
+    if attempt.status == "succeeded" or attempt.file_refused:
         return
     attempt.end("succeeded", now)
     attempt.size_bytes = report.size_bytes

@@ -5,7 +5,7 @@ stock ``worker-comfyui``, which returns pictures as base64 or as a URL.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 
@@ -14,6 +14,10 @@ from contracts.generation import FailureCode
 FAILURE_CODES: Final[frozenset[str]] = frozenset(get_args(FailureCode))
 MAX_REPORT_BYTES: Final = 16 * 1024
 """A worker's report travels in our events; a longer one is dropped rather than carried."""
+
+PlainWord = Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]{1,200}$")]
+"""What the database and our messages can certainly carry."""
+_LARGEST_INTEGER: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +85,16 @@ class UnreadableReport(Exception):
 
 class _Job(msgspec.Struct):
     status: str
-    id: str | None = None
+    id: PlainWord | None = None
     executionTime: int | float | None = None
     output: msgspec.Raw = msgspec.Raw(b"null")
     error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _UploadedFile(msgspec.Struct):
-    size_bytes: int | None = None
-    sha256: str | None = None
-    content_type: str | None = None
+    size_bytes: Annotated[int, msgspec.Meta(ge=0, le=_LARGEST_INTEGER)] | None = None
+    sha256: PlainWord | None = None
+    content_type: PlainWord | None = None
 
 
 class _OurOutput(msgspec.Struct):
@@ -147,7 +151,9 @@ def read_report(body: bytes, output_extension: str) -> Report:
 
 
 def _completed(job: _Job, output_extension: str) -> Report:
-    execution_ms = None if job.executionTime is None else round(job.executionTime)
+    execution_ms = None
+    if job.executionTime is not None and 0 <= job.executionTime <= _LARGEST_INTEGER:
+        execution_ms = round(job.executionTime)
     ours = _decode(job.output, _OurOutput)
     if ours is not None and ours.outputs:
         file = ours.outputs[0]
@@ -180,13 +186,13 @@ def _failed(job: _Job) -> Failed:
         return Failed(
             job_id=job.id,
             code=code if code in FAILURE_CODES else "execution_failed",  # type: ignore[arg-type]
-            detail=raised.detail or raised.code,
+            detail=_storable(raised.detail or raised.code),
             user_fault=raised.user_fault,
         )
     crashed = _decode(message.encode(), _SdkError)
     if crashed is not None:
         message = f"{crashed.error_type}: {crashed.error_message}" if crashed.error_type else crashed.error_message
-    detail = message or "the worker gave no reason"
+    detail = _storable(message) or "the worker gave no reason"
     return Failed(job_id=job.id, code="execution_failed", detail=detail, user_fault=False)
 
 
@@ -204,7 +210,14 @@ def _error_text(job: _Job) -> str:
 
 
 def _bounded(report: dict[str, Any] | None) -> dict[str, Any] | None:
-    return report if report is None or len(msgspec.json.encode(report)) <= MAX_REPORT_BYTES else None
+    """The worker's report, unless the database could not hold it."""
+    encoded = msgspec.json.encode(report)
+    return report if len(encoded) <= MAX_REPORT_BYTES and b"\\u0000" not in encoded else None
+
+
+def _storable(text: str) -> str:
+    """Without the one character that the database refuses."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _decode(raw: bytes | msgspec.Raw, type_: Any) -> Any:

@@ -48,7 +48,9 @@ def asset_rejected(order: Order, rejected: AssetRejected, policy: Policy, now: d
     code: FailureCode = "output_missing" if rejected.code == "not_found" else "output_rejected"
     detail = f"{rejected.code}: {rejected.detail}"
     attempt.end("failed", now, code, detail)
-    came_to_nothing(order, attempt, policy, now, code=code, detail=detail, output="none")
+    # Another attempt may have finished while this one's file was looked at.
+    another = any(other.status == "succeeded" for other in order.attempts)
+    came_to_nothing(order, attempt, policy, now, code=code, detail=detail, output="likely" if another else "none")
 
 
 def output_missing(order: Order, missing: OutputMissing, policy: Policy, now: datetime) -> None:
