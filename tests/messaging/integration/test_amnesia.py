@@ -156,6 +156,33 @@ async def test_new_messages_under_old_numbers_do_not_hide_what_a_wiped_broker_lo
     await eventually(stored_again, timeout=RECOVERY_SECONDS)
 
 
+async def test_what_was_verified_is_looked_at_again_below_what_is_new(
+    platform: Platform, nats_server: NatsServer
+) -> None:
+    """The stream has grown past the last verified checkpoint under new messages before anybody looks."""
+    billing = platform.messaging("billing")
+    await publish_refused(billing.transactions, 30)
+    async with running(billing.components()):
+        await expect_published(platform.engine("billing"))
+        await eventually(lambda: verified(platform))
+    await nats_server.stop()
+    nats_server.wipe_store()
+    await nats_server.start()
+    jetstream = (await platform.admin()).jetstream()
+    await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
+    hasty = platform.messaging("billing")
+    await publish_refused(hasty.transactions, 100)
+    async with hasty.broker.lease():
+        assert await hasty.relay.relay_batch() == (100, 100)
+
+    await platform.start("billing")
+
+    async def stored_again() -> bool:
+        return int((await jetstream.stream_info("BILLING")).state.messages) == 130
+
+    await eventually(stored_again, timeout=RECOVERY_SECONDS)
+
+
 async def run_until_published(platform: Platform, messaging: Messaging, count: int) -> list[UUID]:
     """Run one process of billing until it has published ``count`` messages, and stop it."""
     async with running(messaging.components()):

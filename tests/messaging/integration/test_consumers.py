@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from nats.aio.client import Client
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import headers
 from contracts.billing import CreditsCaptured, CreditsRefused
@@ -189,6 +190,57 @@ async def test_a_message_that_stays_early_too_long_is_dead_lettered(platform: Pl
         return await scalar(engine, "SELECT error FROM gateway.dead_letters") == "still early: its cause is unknown"
 
     await eventually(given_up)
+
+
+async def test_time_in_which_nothing_was_delivered_does_not_make_a_message_too_early(platform: Platform) -> None:
+    async def never(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        for message in messages:
+            tx.defer(message, reason="its cause is unknown")
+
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, never)])
+    engine = platform.engine("gateway")
+    await publish_refused(billing.transactions, 1)
+
+    async def deferred(times: int) -> bool:
+        return (await scalar(engine, "SELECT coalesce(max(deferrals), 0) FROM gateway.delivery_attempts")) >= times
+
+    await eventually(lambda: deferred(1))
+    outage = (
+        "UPDATE gateway.delivery_attempts SET first_at = first_at - interval '2 h', last_at = last_at - interval '2 h'"
+    )
+    await execute(engine, outage)
+    seen = await scalar(engine, "SELECT max(deferrals) FROM gateway.delivery_attempts")
+    await eventually(lambda: deferred(seen + 2))
+    assert await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == 0
+
+
+async def test_a_replay_that_is_still_early_does_not_hold_up_the_others(platform: Platform) -> None:
+    early = True
+
+    async def sometimes(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        for message in messages:
+            if message.payload.required_credits == 0:
+                tx.defer(message, reason="its cause is unknown")
+            elif early:
+                raise ValueError("a \0 poisoned text")
+        await record(tx, [message for message in messages if message.payload.required_credits != 0])
+
+    billing = await platform.start("billing")
+    gateway = await platform.start("gateway", [Subscription(CreditsRefused, sometimes)], max_deliveries=1)
+    engine = platform.engine("gateway")
+    ids = await publish_refused(billing.transactions, 2)
+    await eventually(lambda: nothing_but_dead(engine, 1))
+    await execute(engine, "UPDATE gateway.delivery_attempts SET first_at = now() - interval '61 minutes'")
+    await eventually(lambda: nothing_but_dead(engine, 2))
+    early = False
+    for message_id in ids:
+        await ask_for_replay(gateway, message_id)
+    await expect_effects(engine, [ids[1]])
+
+
+async def nothing_but_dead(engine: AsyncEngine, count: int) -> bool:
+    return await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == count
 
 
 async def test_poison_in_a_batch_of_a_hundred_dies_alone_and_can_be_replayed(
@@ -414,8 +466,10 @@ async def test_a_consumer_that_is_told_to_stop_finishes_its_batch(platform: Plat
     await stored(platform, 3)
     async with running(gateway.components()) as tasks:
         await asyncio.wait_for(begun.wait(), 10)
-        for task in tasks:
-            task.cancel()
+        for _ in range(3):  # as a service does that is impatient
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=0.2)
         go_on.set()
     assert sorted(await effects(platform.engine("gateway"))) == sorted(ids)
     client = await platform.admin()

@@ -167,8 +167,10 @@ class Batches:
                         await subscription.handler(tx, [received])
                 if tx.deferred:
                     await self._inbox.remove(tx.connection, list(tx.deferred))
-                    return False
-                await self._dead_letters.mark_replayed(tx.connection, letter)
+                    reason = f"still early: {tx.deferred[received.message_id]}"
+                    await self._dead_letters.mark_replay_failed(tx.connection, letter, reason)
+                else:
+                    await self._dead_letters.mark_replayed(tx.connection, letter)
         except Exception as error:
             if letter is None or is_unavailable(error):
                 raise
@@ -388,7 +390,8 @@ def _retry_seconds(failures: int) -> float:
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:2000]
+    # Without the one character that the database refuses.
+    return f"{type(error).__name__}: {error}"[:2000].replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _uuid(value: str | None) -> UUID | None:

@@ -103,12 +103,12 @@ class Broker:
             self._connected.clear()
             if client is None:
                 return
-            if client.is_connected:
-                try:
+            try:
+                if client.is_connected:
                     await client.flush(timeout=2)
-                except (nats.errors.Error, OSError) as error:
-                    _log.warning("broker connection closed with unsent data", error=str(error))
-            await client.close()
+                await client.close()
+            except (nats.errors.Error, OSError) as error:
+                _log.warning("broker connection closed with unsent data", error=str(error))
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[None]:
@@ -165,6 +165,8 @@ class Broker:
             listener()
 
     async def _on_disconnect(self) -> None:
+        # From here on: what is said before the reconnect is buffered, and may reach a broker that forgot.
+        self.epoch += 1
         self._connected.clear()
         if self._client is not None:
             _log.warning("broker connection lost", name=self._name)

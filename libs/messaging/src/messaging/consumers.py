@@ -1,8 +1,9 @@
 """Durable consumers: one for each service and source stream, read in batches."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Final, Protocol
 
 import structlog
@@ -159,7 +160,7 @@ class StreamConsumer:
             looks += 1
             await asyncio.sleep(_STREAM_LOOK_SECONDS)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _attached(self, feed: Feed) -> Iterator[None]:
         self._feed = feed
         try:
@@ -204,8 +205,11 @@ async def _to_the_end(work: Awaitable[None]) -> None:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        _, unfinished = await asyncio.wait({task}, timeout=_DRAIN_SECONDS)
-        if unfinished:
-            task.cancel()
-            await asyncio.wait({task})
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while not task.done():
+            if time.monotonic() >= deadline:
+                task.cancel()
+            # Who stops a service asks again and again; the bound is ours.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task}, timeout=max(0.1, deadline - time.monotonic()))
         raise

@@ -37,6 +37,13 @@ class DeadLetter:
     deliveries: int
 
 
+def _storable(headers: Mapping[str, str]) -> str:
+    """As JSON, without the one character that the database refuses."""
+    return msgspec.json.encode(
+        {name: value.replace("\0", "\N{REPLACEMENT CHARACTER}") for name, value in headers.items()}
+    ).decode()
+
+
 class DeadLetters:
     """All SQL over ``dead_letters``."""
 
@@ -113,7 +120,7 @@ class DeadLetters:
     async def add(self, connection: AsyncConnection, letter: DeadLetter) -> None:
         """Record that a message is given up on. Repeating it updates the record."""
         values = {name: getattr(letter, name) for name in DeadLetter.__dataclass_fields__}
-        await connection.execute(self._add, values | {"headers": msgspec.json.encode(letter.headers).decode()})
+        await connection.execute(self._add, values | {"headers": _storable(letter.headers)})
 
     async def requested(self, connection: AsyncConnection) -> set[str]:
         """The consumers of which an operator wants something replayed."""

@@ -65,7 +65,9 @@ class Inbox:
             FROM unnest(CAST(:message_ids AS uuid[]), CAST(:reasons AS text[])) AS early (message_id, reason)
             ORDER BY early.message_id
             ON CONFLICT (consumer, message_id) DO UPDATE
-            SET deferrals = d.deferrals + 1, last_at = now(), last_reason = excluded.last_reason
+            SET deferrals = d.deferrals + 1, last_at = now(), last_reason = excluded.last_reason,
+                -- Nothing waited while nothing was delivered: an outage does not count.
+                first_at = d.first_at + greatest(now() - d.last_at - interval '1 minute', interval '0')
             RETURNING message_id, deferrals, now() - first_at
             """,
         )

@@ -101,8 +101,8 @@ class Outbox:
             """
             UPDATE {schema}.outbox_messages SET published_at = NULL, published_sequence = NULL
             WHERE stream = :stream AND published_at IS NOT NULL AND published_sequence > :above_sequence
-              AND created_at > now() - make_interval(days => :days_ago + 1)
-              AND created_at <= now() - make_interval(days => :days_ago)
+              AND created_at > now() - make_interval(hours => :hours_ago + 1)
+              AND created_at <= now() - make_interval(hours => :hours_ago)
             """,
         )
         self._backlog = statement(
@@ -178,11 +178,11 @@ class Outbox:
     async def forget_published(self, connection: AsyncConnection, stream: str, above_sequence: int) -> int:
         """Make the rows of ``stream`` inside the replay window unpublished that were stored above ``above_sequence``.
 
-        Goes day by day, so that no statement takes too long. Returns how many rows there were.
+        Goes hour by hour, so that no statement takes too long. Returns how many rows there were.
         """
         count = 0
-        for days_ago in range(REPLAY_WINDOW_DAYS):
-            values = {"stream": stream, "above_sequence": above_sequence, "days_ago": days_ago}
+        for hours_ago in range(REPLAY_WINDOW_DAYS * 24):
+            values = {"stream": stream, "above_sequence": above_sequence, "hours_ago": hours_ago}
             count += (await connection.execute(self._forget, values)).rowcount
         return count
 

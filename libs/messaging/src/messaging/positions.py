@@ -126,7 +126,8 @@ class Positions:
             """
             SELECT holder, stream, checkpoint_id, sequence, message_id, stream_created_at, recorded_at, verified_at
             FROM (
-                SELECT *, row_number() OVER (PARTITION BY holder, stream ORDER BY sequence DESC) AS place
+                SELECT *, row_number() OVER (
+                    PARTITION BY holder, stream, verified_at IS NULL ORDER BY sequence DESC) AS place
                 FROM {schema}.relay_positions
             ) AS ranked
             WHERE verified_at IS NULL OR place = 1
@@ -175,7 +176,8 @@ class Positions:
         await connection.execute(self._put, position_values(position))
 
     async def due(self, connection: AsyncConnection) -> list[Position]:
-        """The checkpoints to verify: those that never were and, for each holder and stream, the highest; descending."""
+        """The checkpoints to verify, descending: those that never were, and the highest of each holder and stream that
+        was. That one still stands for all below it, whatever has been published above it since."""
         return [Position(*row) for row in await connection.execute(self._due)]
 
     async def all(self, connection: AsyncConnection, holder: str, stream: str) -> list[Position]:

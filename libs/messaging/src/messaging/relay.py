@@ -194,6 +194,7 @@ class Relay:
     async def _publish(self, rows: Sequence[Unpublished]) -> _Outcome:
         """Send all ``rows`` at once and wait for their PubAcks, no longer than the timeout in all."""
         outcome = _Outcome()
+        epoch = self._broker.epoch
         pending: dict[asyncio.Future[PubAck], Unpublished] = {}
         for row in rows:
             try:
@@ -205,6 +206,11 @@ class Relay:
             else:
                 pending[future] = row
         await self._await_acks(pending)
+        if self._broker.epoch != epoch:
+            # Whose answers these are, the old broker's or the new one's, cannot be told: the sweep asks again.
+            for future in pending:
+                future.cancel()
+            return outcome
         for future, row in pending.items():
             self._sort(row, future, outcome)
         return outcome
@@ -225,7 +231,7 @@ class Relay:
                 self._broker.denied_subjects.discard(row.subject)
                 self._hold(row, "denied", self._held_subjects, row.subject, _DENIED_HOLD_SECONDS)
             else:
-                self._count_failure(row, "timeout")
+                self._hold(row, "timeout", self._held_streams, row.stream, _HOLD_SECONDS)
             return
         error = future.exception()
         if error is None:
