@@ -6,14 +6,18 @@ from uuid import UUID
 
 import nats.js.errors
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from contracts import headers
 from contracts.billing import CreditsRefused, GrantCredits
 from contracts.streams import BY_NAME
+from messaging import relay
 from messaging.consumers import Subscription
 from messaging.dead_letters import DeadLetters
 from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.ids import new_id
+from messaging.publisher import PubAck, Publisher
 from messaging.topology import assert_stream
 from messaging.transaction import FRESH_MESSAGES, Transactions
 from tests.messaging.integration.conftest import Platform, running
@@ -121,6 +125,65 @@ async def test_a_process_killed_after_its_commit_leaves_its_messages_to_the_next
 
 async def _is(platform: Platform, query: str, count: int) -> bool:
     return await scalar(platform.engine("gateway"), query) == count
+
+
+async def test_a_transaction_that_fails_at_its_commit_publishes_nothing(platform: Platform) -> None:
+    billing = await platform.start("billing")
+    engine = platform.engine("billing")
+    async with platform.database.superuser_engine().begin() as connection:
+        once = "ALTER TABLE billing.effects ADD CONSTRAINT once UNIQUE (note) DEFERRABLE INITIALLY DEFERRED"
+        await connection.execute(text(once))
+    with pytest.raises(IntegrityError):
+        await publish_and_fail_at_commit(billing.transactions)
+    [kept] = await publish_refused(billing.transactions, 1)
+    await expect_published(engine)
+    message = await (await platform.admin()).jetstream().get_msg("BILLING", 1)
+    assert (message.headers or {})[headers.MESSAGE_ID] == str(kept)
+    assert await stored(platform) == 1
+
+
+async def publish_and_fail_at_commit(transactions: Transactions) -> None:
+    async with transactions.begin() as tx:
+        await tx.connection.execute(text("INSERT INTO billing.effects (note) VALUES ('n'), ('n')"))
+        tx.publish(refused(1), correlation_id=new_id())
+
+
+async def test_an_answer_from_the_other_side_of_a_reconnect_counts_for_nothing(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be that of another broker, which does not have what the first one acknowledged."""
+    await assert_stream((await platform.admin()).jetstream(), BY_NAME["BILLING"], replicas=1)
+    billing = platform.messaging("billing")
+    await publish_refused(billing.transactions, 1)
+    publish = Publisher.publish
+
+    async def across(self: Publisher, *message: Any) -> "asyncio.Future[PubAck]":
+        future = await publish(self, *message)
+        billing.broker.epoch += 1
+        return future
+
+    monkeypatch.setattr(Publisher, "publish", across)
+    async with billing.broker.lease():
+        assert await billing.relay.relay_batch() == (1, 0)
+    assert await unpublished(platform.engine("billing")) == 1
+    assert await stored(platform) == 1
+
+
+async def test_a_stream_that_does_not_answer_is_left_alone_for_a_while(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its rows would be claimed again and again, before those of streams that are well."""
+    billing = platform.messaging("billing")
+    await publish_refused(billing.transactions, 1)
+
+    async def unanswered(*_: Any) -> "asyncio.Future[PubAck]":
+        return asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(Publisher, "publish", unanswered)
+    monkeypatch.setattr(relay, "PUBLISH_TIMEOUT_SECONDS", 0.1)
+    async with billing.broker.lease():
+        assert await billing.relay.relay_batch() == (1, 0)
+        assert await billing.relay.relay_batch() == (0, 0)
 
 
 async def test_a_checkpoint_is_no_younger_than_what_it_vouches_for(platform: Platform) -> None:
