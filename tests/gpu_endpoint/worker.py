@@ -33,7 +33,8 @@ class Worker:
 
     def files(self) -> list[str]:
         """What its jobs have lying about."""
-        return [str(path) for path in self.temporary.rglob("*") if path.is_file()]
+        # Not rglob: a directory that the worker removes meanwhile is no error.
+        return [os.path.join(directory, name) for directory, _, names in os.walk(self.temporary) for name in names]
 
     def log(self) -> str:
         return self.process.log_file.read_text()
