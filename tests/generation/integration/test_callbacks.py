@@ -37,14 +37,16 @@ OUTPUT = {"outputs": [{"object_key": "x", "size_bytes": 10, "sha256": "ab", "con
 class Ingress:
     """The public listener and the processor behind it, on one bench."""
 
-    def __init__(self, bench: Bench, s3: S3Server, broker: Broker) -> None:
+    def __init__(
+        self, bench: Bench, s3: S3Server, broker: Broker, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self.bench = bench
         self.urls = CallbackUrls("http://ingress", ["new secret", "old secret"])
         progress = ProgressReports(bench.transactions, broker, bench.policy, bench.wakes)
         app = build_app(bench.transactions, self.urls, progress, bench.wakes)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
         access_key, secret_key = s3.credentials["generation"]
-        self.transfer = httpx.AsyncClient()
+        self.transfer = httpx.AsyncClient(transport=transport)
         files = ReturnedFiles(
             self.transfer,
             PublicFetcher(httpx.AsyncClient(trust_env=False)),
@@ -60,6 +62,11 @@ class Ingress:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return (await self.http.post(self.url(attempt_id), content=content)).status_code
 
+    async def close(self) -> None:
+        await self.processor.drain()
+        await self.transfer.aclose()
+        await self.http.aclose()
+
     async def report(self, attempt_id: UUID, status: str, **more: Any) -> None:
         assert await self.post(attempt_id, {"id": "job-1", "status": status, **more}) == 200
         await self.processor.process()
@@ -69,9 +76,7 @@ class Ingress:
 async def ingress(bench: Bench, s3_server: S3Server) -> AsyncIterator[Ingress]:
     made = Ingress(bench, s3_server, Broker("nats://127.0.0.1:1", "generation", "", "never connected"))
     yield made
-    await made.processor.drain()
-    await made.transfer.aclose()
-    await made.http.aclose()
+    await made.close()
 
 
 @pytest.fixture
@@ -233,6 +238,90 @@ async def test_a_picture_that_a_stock_worker_returns_is_put_where_ours_would_be(
     reader = PresignedUrls(s3_server.endpoint_url, s3_server.region, access_key, secret_key)
     url = reader.get("incoming", f"{claimed.generation_id}/1/output.png", timedelta(minutes=1))
     assert (await ingress.transfer.get(url)).content == picture
+
+
+class Bucket(httpx.AsyncHTTPTransport):
+    """The way to the bucket, which can be held up or broken, and counts what passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+        self.broken = False
+        self.asked: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.path)
+        await self.open.wait()
+        if self.broken:
+            raise httpx.ConnectError("broken on purpose")
+        return await super().handle_async_request(request)
+
+
+async def returned(ingress: Ingress, orders: int) -> list[ClaimedOrder]:
+    """Jobs that a stock worker answers with a picture each, one after the other."""
+    await ingress.bench.enqueue(*(order("flux-schnell") for _ in range(orders)))
+    claimed = await ingress.bench.claim(endpoint="image")
+    data = "data:image/png;base64," + base64.b64encode(b"\x89PNG" + bytes(1000)).decode()
+    images = [{"filename": "a.png", "type": "base64", "data": data}]
+    for one in claimed:
+        await ingress.report(one.attempt_id, "COMPLETED", output={"images": images})
+    return claimed
+
+
+async def test_a_returned_file_that_waited_longer_than_its_lease_is_left_to_whoever_has_it(
+    bench: Bench, s3_server: S3Server
+) -> None:
+    broker = Broker("nats://127.0.0.1:1", "generation", "", "never connected")
+    held, free = Bucket(), Bucket()
+    free.open.set()
+    slow, other = Ingress(bench, s3_server, broker, held), Ingress(bench, s3_server, broker, free)
+    try:
+        claimed = await returned(slow, 3)
+        await eventually(lambda: len(held.asked) == 2)
+        uploading = [path.split("/")[2] for path in held.asked]
+        [waiting] = [one for one in claimed if str(one.generation_id) not in uploading]
+        await bench.execute(
+            "UPDATE generation.provider_callbacks SET due_at = now() WHERE attempt_id = :id", id=waiting.attempt_id
+        )
+        await other.processor.process()
+        await eventually(lambda: len(free.asked) == 1)
+        held.open.set()
+
+        async def all_stored() -> bool:
+            return [(await bench.row(one.generation_id)).status for one in claimed] == ["storing"] * 3
+
+        await eventually(all_stored)
+        assert sorted(held.asked + free.asked) == sorted(
+            f"/incoming/{one.generation_id}/1/output.png" for one in claimed
+        )
+    finally:
+        await slow.close()
+        await other.close()
+
+
+async def test_a_returned_file_is_stored_soon_after_the_bucket_is_back(bench: Bench, s3_server: S3Server) -> None:
+    bucket = Bucket()
+    bucket.broken = True
+    bucket.open.set()
+    ingress = Ingress(bench, s3_server, Broker("nats://127.0.0.1:1", "generation", "", "never connected"), bucket)
+    try:
+        [claimed] = await returned(ingress, 1)
+
+        async def due_soon() -> bool:
+            [row] = await bench.query("SELECT due_at - now() < interval '10 s' FROM generation.provider_callbacks")
+            return bool(row[0])
+
+        await eventually(due_soon)
+        bucket.broken = False
+        await bench.execute("UPDATE generation.provider_callbacks SET due_at = now()")
+        await ingress.processor.process()
+
+        async def stored() -> bool:
+            return (await bench.row(claimed.generation_id)).status == "storing"
+
+        await eventually(stored)
+    finally:
+        await ingress.close()
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1/a.png", "http://example.com/a.png", "https://localhost/a.png"])

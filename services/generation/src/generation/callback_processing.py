@@ -16,7 +16,7 @@ from generation.domain.order import Policy
 from generation.domain.provider_news import reported
 from generation.domain.provider_reports import Report, Returned, UnreadableReport, Vanished, read_report
 from generation.metrics import CALLBACKS
-from generation.repository.callbacks import Callback, get_body, lock_due_callbacks, mark_processed, postpone
+from generation.repository.callbacks import Callback, hold, lock_due_callbacks, mark_processed, postpone
 from generation.repository.orders import LockedOrders, lock_orders
 from generation.returned_files import BucketUnavailable, ReturnedFiles, UnusableFile
 from messaging.database import is_unavailable
@@ -26,6 +26,7 @@ from messaging.transaction import Transaction, Transactions
 _BATCH: Final = 50
 _MAX_TRIES: Final = 8
 _FILE_LEASE_SECONDS: Final = 300.0
+_FIRST_FILE_PAUSE_SECONDS: Final = 5.0
 _FILES_AT_ONCE: Final = 2
 """Each may hold some 40 MB for a moment."""
 
@@ -126,16 +127,17 @@ class CallbackProcessor:
                 report = await self._read_file(callback)
                 if report is not None:
                     await self._finish(callback, report)
-        except BucketUnavailable as error:
-            # The lease on the body ends, and it is tried again.
-            log.warning("returned_file_not_stored", attempt_id=str(callback.attempt_id), reason=str(error))
         except Exception:
+            # The lease on the body ends, and it is tried again.
             log.exception("returned_file_failed", attempt_id=str(callback.attempt_id))
 
     async def _read_file(self, callback: Callback) -> Report | None:
-        """The report with its file put into the bucket; None if the body turned out to be unreadable."""
+        """The report with its file put into the bucket; None if there is none yet, or somebody else makes it."""
         async with self._transactions.begin() as tx:
-            body = await get_body(tx.connection, callback.callback_id)
+            # It may have waited long for a slot.
+            body = await hold(tx.connection, callback, _FILE_LEASE_SECONDS)
+            if body is None:
+                return None
             locked = await lock_orders(tx.connection, _orders_of([callback]))
         (order,) = locked.orders.values()
         attempt = order.attempt(callback.attempt_id)
@@ -153,12 +155,21 @@ class CallbackProcessor:
         except UnusableFile as error:
             return Vanished(job_id=None, code="output_rejected", detail=str(error))
         except BucketUnavailable as error:
-            if callback.tries + 1 < _MAX_TRIES:
-                raise
-            return Vanished(job_id=None, code="output_missing", detail=str(error))
+            if callback.lease >= _MAX_TRIES:
+                return Vanished(job_id=None, code="output_missing", detail=str(error))
+            pause = min(_FILE_LEASE_SECONDS, _FIRST_FILE_PAUSE_SECONDS * 2.0**callback.tries)
+            log.warning(
+                "returned_file_not_stored", attempt_id=str(callback.attempt_id), reason=str(error), again_in=pause
+            )
+            async with self._transactions.begin() as tx:
+                await hold(tx.connection, callback, pause)
+            return None
 
     async def _finish(self, callback: Callback, report: Report) -> None:
         async with self._transactions.begin() as tx:
+            # The body before the order, as everywhere.
+            if await hold(tx.connection, callback, _FILE_LEASE_SECONDS) is None:
+                return
             locked = await lock_orders(tx.connection, _orders_of([callback]))
             for order in locked.orders.values():
                 attempt = order.attempt(callback.attempt_id)

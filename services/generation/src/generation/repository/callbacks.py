@@ -41,7 +41,11 @@ _LOCK_DUE: Final = text("""
     FOR UPDATE OF c SKIP LOCKED
 """)
 
-_GET_BODY: Final = text("SELECT body FROM generation.provider_callbacks WHERE callback_id = :callback_id")
+_HOLD: Final = text("""
+    UPDATE generation.provider_callbacks SET due_at = clock_timestamp() + make_interval(secs => :seconds)
+    WHERE callback_id = :callback_id AND tries = :lease AND processed_at IS NULL
+    RETURNING body
+""")
 
 _MARK: Final = text("""
     UPDATE generation.provider_callbacks AS c SET processed_at = clock_timestamp(), outcome = r.outcome
@@ -76,6 +80,11 @@ class Callback:
     received_at: datetime
     tries: int
 
+    @property
+    def lease(self) -> int:
+        """What :func:`postpone` has made of ``tries``: whoever leases the body after us raises it again."""
+        return self.tries + 1
+
 
 async def add_callback(connection: AsyncConnection, attempt_id: UUID, source: Source, body: bytes) -> bool:
     """Keep a body; one that is there already is not kept twice. Returns False if the attempt has too many."""
@@ -92,9 +101,13 @@ async def lock_due_callbacks(connection: AsyncConnection, batch: int) -> list[Ca
     return [Callback(*row) for row in rows]
 
 
-async def get_body(connection: AsyncConnection, callback_id: UUID) -> bytes:
-    """One body, whatever its size."""
-    return bytes((await connection.execute(_GET_BODY, {"callback_id": callback_id})).scalar_one())
+async def hold(connection: AsyncConnection, callback: Callback, seconds: float) -> bytes | None:
+    """Lock a body that this process has leased, extend the lease, and return the body, whatever its size.
+
+    Returns None if the lease ran out and somebody else has the body, or has dealt with it.
+    """
+    values = {"callback_id": callback.callback_id, "lease": callback.lease, "seconds": seconds}
+    return (await connection.execute(_HOLD, values)).scalar()
 
 
 async def mark_processed(connection: AsyncConnection, outcomes: Sequence[tuple[UUID, str]]) -> None:
