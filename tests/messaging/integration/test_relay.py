@@ -1,11 +1,14 @@
 """From commit to the broker: nothing uncommitted, nothing skipped, nothing in the way of others."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import nats.js.errors
 import pytest
+from nats.aio.msg import Msg
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
@@ -19,7 +22,7 @@ from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.ids import new_id
 from messaging.publisher import PubAck, Publisher
 from messaging.topology import assert_stream
-from messaging.transaction import FRESH_MESSAGES, Transactions
+from messaging.transaction import FRESH_MESSAGES, HEADER_BYTES, Transactions
 from tests.messaging.integration.conftest import Platform, running
 from tests.messaging.integration.effects import (
     execute,
@@ -82,13 +85,23 @@ async def test_two_relays_at_once_publish_each_message_once(platform: Platform) 
     quiet = Transactions(platform.engine("billing"), "billing")
     for start in range(0, 3000, 100):
         await publish_refused(quiet, 100, start)
+    # Counted on the wire: the stream would drop what comes twice.
+    sent: Counter[str] = Counter()
+
+    async def count(message: Msg) -> None:
+        sent[(message.headers or {})[headers.MESSAGE_ID]] += 1
+
+    admin = await platform.admin()
+    await admin.subscribe(CreditsRefused.subject, cb=count)
+    await admin.flush()
 
     await platform.start("billing")
     await platform.start("billing")
 
     await expect_published(platform.engine("billing"))
-    info = await (await platform.admin()).jetstream().stream_info("BILLING")
-    assert (info.state.messages, info.state.last_seq) == (3000, 3000)
+    assert await stored(platform) == 3000
+    await eventually(lambda: len(sent) == 3000)
+    assert set(sent.values()) == {1}
 
 
 @pytest.mark.parametrize("place", ["relay.after_claim", "relay.after_publish", "relay.before_commit"])
@@ -238,6 +251,18 @@ async def test_a_message_that_is_too_large_is_refused_before_commit(platform: Pl
         with pytest.raises(MessageTooLargeError):
             tx.publish(huge, correlation_id=new_id())
     assert await unpublished(platform.engine("payments"), "payments") == 0
+
+
+async def test_the_largest_message_that_may_be_published_is_taken_with_its_headers(platform: Platform) -> None:
+    payments = await platform.start("payments")
+    await platform.start("billing", [Subscription(GrantCredits, record_in_billing)])
+    room = BY_NAME["BILLING"].max_message_bytes - HEADER_BYTES - len(msgspec.json.encode(grant_with_note("")))
+    async with payments.transactions.begin() as tx:
+        largest = tx.publish(grant_with_note("x" * room), correlation_id=new_id())
+        with pytest.raises(MessageTooLargeError):
+            tx.publish(grant_with_note("x" * (room + 1)), correlation_id=new_id())
+
+    await expect_effects(platform.engine("billing"), [largest], "billing")
 
 
 async def test_a_message_that_the_broker_never_takes_becomes_a_dead_letter(platform: Platform) -> None:

@@ -196,16 +196,21 @@ class Relay:
         outcome = _Outcome()
         epoch = self._broker.epoch
         pending: dict[asyncio.Future[PubAck], Unpublished] = {}
-        for row in rows:
-            try:
-                future = await self._publisher.publish(
-                    row.subject, row.payload, _headers(self._service, row), row.stream
-                )
-            except nats.errors.MaxPayloadError:
-                outcome.rejected.append((row, "larger than the broker's max_payload"))
-            else:
-                pending[future] = row
-        await self._await_acks(pending)
+        try:
+            for row in rows:
+                try:
+                    future = await self._publisher.publish(
+                        row.subject, row.payload, _headers(self._service, row), row.stream
+                    )
+                except nats.errors.MaxPayloadError:
+                    outcome.rejected.append((row, "larger than the broker's max_payload"))
+                else:
+                    pending[future] = row
+            await self._await_acks(pending)
+        except BaseException:
+            for future in pending:
+                future.cancel()
+            raise
         if self._broker.epoch != epoch:
             # Whose answers these are, the old broker's or the new one's, cannot be told: the sweep asks again.
             for future in pending:

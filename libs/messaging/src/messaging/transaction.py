@@ -27,6 +27,8 @@ _encoder = msgspec.json.Encoder()
 
 FRESH_MESSAGES: Final = 2000
 """How many committed messages wait in memory for the relay; what is more, it finds in the outbox."""
+HEADER_BYTES: Final = 1024
+"""Set aside for the headers, which the broker counts too; ours take less than half of it."""
 
 
 class Transaction:
@@ -59,7 +61,7 @@ class Transaction:
             raise TypeError("publish needs a correlation_id or a cause")
         stream = stream_of(message.subject)
         payload = _encoder.encode(message)
-        limit = BY_NAME[stream].max_message_bytes
+        limit = BY_NAME[stream].max_message_bytes - HEADER_BYTES
         if len(payload) > limit:
             raise MessageTooLargeError(message.subject, len(payload), limit)
         outgoing = Outgoing(
