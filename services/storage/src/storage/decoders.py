@@ -18,7 +18,7 @@ from storage.decoding import LENGTH_BYTES, Answer, Inspection, Question
 from storage.errors import DecoderFailed, Rejected
 
 TIMEOUT_SECONDS: Final = 60.0
-FILES_PER_PROCESS: Final = 200
+FILES_PER_PROCESS: Final = 1000
 """Decoders leak a little: a process is replaced after so many files."""
 LARGEST_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """A decoder that was taken over by its file could answer anything."""
