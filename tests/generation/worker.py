@@ -49,15 +49,15 @@ class Worker:
             url = f"{self.url}/job-done/worker-1/{job['id']}"
             await self.http.post(url, params={"isStream": "false"}, content=json.dumps(result))
 
-    async def upload(self, job: dict[str, Any]) -> dict[str, Any]:
+    async def upload(self, job: dict[str, Any], content: bytes = FILE) -> dict[str, Any]:
         """Put the file where the job says, and return the output that names it."""
         output = job["input"]["output"]
-        answer = await self.http.put(output["put_url"], content=FILE, headers={"authorization": ""})
+        answer = await self.http.put(output["put_url"], content=content, headers={"authorization": ""})
         answer.raise_for_status()
         file = {
             "object_key": output["object_key"],
-            "size_bytes": len(FILE),
-            "sha256": hashlib.sha256(FILE).hexdigest(),
+            "size_bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
             "content_type": output["content_type"],
         }
         return {"outputs": [file], "report": {"renderer": "scripted"}}

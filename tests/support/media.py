@@ -25,11 +25,11 @@ def clip(width: int = 320, height: int = 240, frames: int = 16, rate: int = 8, i
         return path.read_bytes()
 
 
-def picture(width: int = 320, height: int = 240) -> bytes:
-    """A PNG with so much noise in it that a truncated one is noticed."""
+def picture(width: int = 320, height: int = 240, seed: int = 7) -> bytes:
+    """A PNG with so much noise in it that a truncated one is noticed; another ``seed`` makes another one."""
     codec = av.CodecContext.create("png", "w")
     codec.width, codec.height, codec.pix_fmt, codec.time_base = width, height, "rgb24", Fraction(1, 1)
-    frame = _noise(width, height, "rgb24", seed=7)
+    frame = _noise(width, height, "rgb24", seed)
     return b"".join(bytes(packet) for packet in (*codec.encode(frame), *codec.encode(None)))
 
 

@@ -128,6 +128,15 @@ class Supervisor:
         """SIGKILL one process, as the kernel does when memory runs out; ``watch`` starts it again."""
         os.kill(self._processes[name].pid, signal.SIGKILL)
 
+    def alive(self, name: str) -> bool:
+        """Whether one process runs, a frozen one included."""
+        return self._processes[name].alive()
+
+    async def revive(self, name: str) -> None:
+        """Start a dead process without ``watch``. Raises ServerFailedError if it is not ready in time."""
+        await self._processes[name].start()
+        self._write("running")
+
     def describe(self, status: Status) -> PlatformDescription:
         """What ``platform.json`` says."""
         wiring = self.wiring
