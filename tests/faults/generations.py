@@ -107,13 +107,13 @@ BALANCES: Final = """
 
 @dataclass
 class Wish:
-    """One order as its user knows it. ``generation_id`` is None as long as nobody has said yes."""
+    """One order as its user knows it. ``generation_id`` is None until somebody has said yes; ``said`` is what was."""
 
     user: int
     key: str
     body: dict[str, Any]
     generation_id: str | None = None
-    unanswered: str | None = None
+    said: str = "nothing"
 
 
 class Customers:
@@ -123,10 +123,10 @@ class Customers:
         self._source = source
         self.users = [ApiClient(platform, new_id(), "pro") for _ in range(USERS)]
         self.wishes: list[Wish] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def order(self, per_second: float, over: asyncio.Event) -> None:
-        """Order until ``over``, then wait until every order has its answer."""
+        """Order until ``over``, and then wait for the answers that are missing, as long as may be."""
         began = time.monotonic()
         while not over.is_set():
             user, number = self._source.randrange(USERS), len(self.wishes)
@@ -134,12 +134,14 @@ class Customers:
             wish = Wish(user, str(new_id()), {"model_id": "flux-schnell", "parameters": parameters})
             self.wishes.append(wish)
             regret = self._source.uniform(0.0, 3.0) if self._source.random() < CANCELLED else None
-            task = asyncio.create_task(self._order(wish, regret))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.append(asyncio.create_task(self._order(wish, regret)))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), max(0.0, began + len(self.wishes) / per_second - time.monotonic()))
-        await asyncio.gather(*self._tasks)
+        answered, silent = await asyncio.wait(self._tasks, timeout=HEALED_WITHIN_SECONDS)
+        for task in silent:
+            task.cancel()
+        for task in answered:
+            task.result()
 
     async def again(self, wish: Wish) -> str:
         """Repeat an order under its key; the id it is answered with."""
@@ -147,12 +149,15 @@ class Customers:
         return str(answer["id"])
 
     async def _order(self, wish: Wish, regret_after_seconds: float | None) -> None:
-        try:
-            answer = await self.users[wish.user].post("/v1/generations", wish.body, wish.key)
-        except UnexpectedAnswerError as error:
-            wish.unanswered = str(error)
-            return
-        wish.generation_id = answer["id"]
+        while wish.generation_id is None:
+            try:
+                answer = await self.users[wish.user].post("/v1/generations", wish.body, wish.key)
+            except UnexpectedAnswerError as error:
+                # The gateway was away for long, or found so much repeating too much: a patient user goes on.
+                wish.said = str(error)
+                await asyncio.sleep(1.0)
+            else:
+                wish.generation_id = answer["id"]
         if regret_after_seconds is not None:
             await asyncio.sleep(regret_after_seconds)
             # It may have ended by now: then there is nothing to cancel, and that is an answer, too.
@@ -263,7 +268,7 @@ class Truth:
         keys = Counter(row["idempotency_key"] for row in orders.values())
         for wish in self._customers.wishes:
             if wish.generation_id is None:
-                found.append(f"no answer to key {wish.key}: {wish.unanswered}")
+                found.append(f"no answer to key {wish.key}: {wish.said}")
             elif wish.generation_id not in orders:
                 found.append(f"{wish.generation_id} was promised and does not exist")
             elif keys[wish.key] != 1:

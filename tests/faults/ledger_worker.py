@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import structlog
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
-from billing import handlers
+from billing import handlers, repository
 from contracts.message import Message
 from messaging.errors import DatabaseUnavailableError
 from service_runtime.database import engine_for
@@ -173,4 +173,6 @@ class Worker:
 
 
 async def _sweep(transaction: Any, _: Any) -> None:
-    await handlers.expire(transaction, BATCH)
+    user_ids = await repository.find_users_with_due_grants(transaction.connection, BATCH, [])
+    if user_ids:
+        await handlers.expire(transaction, user_ids)

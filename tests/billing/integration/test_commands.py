@@ -1,6 +1,7 @@
 """The operator's commands, as an operator runs them."""
 
 import asyncio
+import re
 import sys
 from typing import NamedTuple
 from uuid import uuid4
@@ -43,6 +44,19 @@ async def test_an_operator_grants_once_however_often_the_command_is_run(ledger: 
     assert await ledger.balance(user) == (50, 0, 0)
     waiting = "SELECT count(*) FROM billing.outbox_messages WHERE subject = 'billing.event.credits-granted.v1'"
     assert await ledger.scalar(waiting) == 1
+
+
+async def test_an_operator_learns_the_id_of_a_grant_even_if_the_database_goes_away(database: Database) -> None:
+    command = ("grant", "--user", str(uuid4()), "--credits", "50", "--reason", "goodwill", "--actor", "Ada")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "billing.main", *command),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"BILLING_DATABASE_URL": "postgresql://billing:x@127.0.0.1:1/none"},
+    )
+    output, _ = await process.communicate()
+    assert process.returncode != 0
+    assert re.search(r"granting under the id [0-9a-f-]{36}: .*--grant-id", output.decode())
 
 
 async def test_a_grant_id_used_for_another_grant_is_refused_with_the_reason(ledger: Ledger, database: Database) -> None:

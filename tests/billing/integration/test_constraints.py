@@ -1,6 +1,7 @@
 """What the database itself refuses, tried as the role that the service runs under."""
 
-from typing import Any
+import asyncio
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import pytest
@@ -8,10 +9,12 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from billing import handlers
+from billing import conservation, handlers
 from billing.tables import balance_ledger
+from contracts.values import MovementReason
 from messaging.ids import new_id
-from tests.billing.ledger import Ledger, completed
+from tests.billing.ledger import Ledger, completed, order, received
+from tests.support import eventually
 from tests.support.databases import Database
 
 
@@ -30,10 +33,10 @@ def _leg(account: str, amount: int, user_id: UUID, line_number: int) -> dict[str
     }
 
 
-async def _transfer(connection: AsyncConnection, *legs: dict[str, Any]) -> None:
+async def _transfer(connection: AsyncConnection, *legs: dict[str, Any], reason: str = "goodwill") -> None:
     """Write one transfer with one statement, as the service does."""
     now = (await connection.execute(text("SELECT now()"))).scalar_one()
-    common = {"transfer_id": new_id(), "grant_id": new_id(), "reason": "goodwill", "occurred_at": now}
+    common = {"transfer_id": new_id(), "grant_id": new_id(), "reason": reason, "occurred_at": now}
     await connection.execute(insert(balance_ledger).values([common | leg for leg in legs]))
 
 
@@ -105,29 +108,73 @@ async def test_a_transfer_between_two_users_is_refused(ledger: Ledger) -> None:
     user, other = uuid4(), uuid4()
     await ledger.grant(user, 10)
     await ledger.grant(other, 10)
+    legs = _leg("user:available", -5, user, 2), _leg("user:reserved", 5, other, 2)
     with pytest.raises(IntegrityError, match="not complete"):
         async with ledger.engine.begin() as connection:
-            await _transfer(connection, _leg("user:available", -5, user, 2), _leg("user:reserved", 5, other, 2))
+            await _transfer(connection, *legs, reason="reserve")
 
 
 @pytest.mark.parametrize(
-    ("legs", "constraint"),
+    ("reason", "legs", "constraint"),
     [
-        ((("user:available", -11), ("user:reserved", 11)), "available_is_not_negative"),
-        ((("user:reserved", -1), ("user:available", 1)), "reserved_is_not_negative"),
-        ((("user:receivable", 10), ("user:available", -10)), "receivable_is_not_negative"),
-        ((("user:receivable", -1), ("platform:refunded", 1)), "debts_are_settled_first"),
-        ((("user:savings", -1), ("user:available", 1)), "account_exists"),
+        ("reserve", (("user:available", -11), ("user:reserved", 11)), "available_is_not_negative"),
+        ("release", (("user:reserved", -1), ("user:available", 1)), "reserved_is_not_negative"),
+        ("receivable_settled", (("user:receivable", 10), ("user:available", -10)), "receivable_is_not_negative"),
+        ("refund", (("user:receivable", -1), ("platform:refunded", 1)), "debts_are_settled_first"),
+        ("goodwill", (("user:savings", -1), ("user:available", 1)), "account_exists"),
     ],
 )
 async def test_no_posting_can_bring_a_balance_where_it_may_not_be(
-    ledger: Ledger, legs: tuple[tuple[str, int], ...], constraint: str
+    ledger: Ledger, reason: str, legs: tuple[tuple[str, int], ...], constraint: str
 ) -> None:
     user = uuid4()
     await ledger.grant(user, 10)
     with pytest.raises(IntegrityError, match=constraint):
         async with ledger.engine.begin() as connection:
-            await _transfer(connection, *(_leg(account, amount, user, 2) for account, amount in legs))
+            await _transfer(connection, *(_leg(account, amount, user, 2) for account, amount in legs), reason=reason)
+
+
+MOVEMENTS = {
+    "reserve": ("user:available", "user:reserved"),
+    "capture": ("user:reserved", "platform:revenue"),
+    "release": ("user:reserved", "user:available"),
+    "expiry": ("user:available", "platform:expired"),
+    "receivable_settled": ("user:available", "user:receivable"),
+    "purchase": ("platform:issued", "user:available"),
+    "bonus": ("platform:issued", "user:available"),
+    "signup": ("platform:issued", "user:available"),
+    "goodwill": ("platform:issued", "user:available"),
+    "dispute_won": ("platform:refunded", "user:available"),
+    "refund_failed": ("platform:refunded", "user:available"),
+    "refund": ("user:available", "platform:refunded"),
+    "dispute": ("user:available", "platform:refunded"),
+}
+"""From which account to which each reason moves credits; what the user has not got is owed in ``user:receivable``."""
+
+
+@pytest.mark.parametrize("reason", MOVEMENTS)
+async def test_credits_move_only_between_the_accounts_of_their_reason_and_only_one_way(
+    ledger: Ledger, reason: str
+) -> None:
+    user = uuid4()
+    await ledger.grant(user, 100)
+    await ledger.reserve(user, 40)
+    accounts = {account for pair in MOVEMENTS.values() for account in pair}
+    allowed = {MOVEMENTS[reason]}
+    if reason in ("refund", "dispute"):
+        allowed.add(("user:receivable", "platform:refunded"))
+    for source in accounts:
+        for target in accounts - {source}:
+            if (source, target) in allowed:
+                continue
+            legs = _leg(source, -1, user, 3), _leg(target, 1, user, 3)
+            with pytest.raises(IntegrityError, match="movements_go_where_their_reason_says"):
+                async with ledger.engine.begin() as connection:
+                    await _transfer(connection, *legs, reason=reason)
+
+
+async def test_every_movement_that_the_service_makes_is_one_of_those() -> None:
+    assert set(MOVEMENTS) == set(get_args(MovementReason))
 
 
 @pytest.mark.parametrize("line_number", [1, 3])
@@ -190,6 +237,30 @@ async def test_a_second_reservation_of_one_generation_is_refused(ledger: Ledger)
             generation=generation,
             user_id=user,
         )
+
+
+async def test_an_order_that_was_refused_to_one_user_cannot_be_reserved_for_another_at_the_same_time(
+    ledger: Ledger, database: Database
+) -> None:
+    rich, poor, generation = uuid4(), uuid4(), new_id()
+    await ledger.grant(rich, 20)
+    other = Ledger(database.engine("billing"))
+    async with ledger.transactions.begin() as transaction:
+        await handlers.reserve(transaction, [received(order(rich, 10, generation))])
+        refusing = asyncio.create_task(other.handle(handlers.reserve, order(poor, 10, generation)))
+        await eventually(lambda: _waits_for_a_lock(database))
+    with pytest.raises(IntegrityError, match="an_order_has_one_verdict"):
+        await refusing
+    assert await conservation.check(ledger.engine) == []
+
+
+async def _waits_for_a_lock(database: Database) -> bool:
+    async with database.superuser_engine().connect() as connection:
+        query = text(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        )
+        return bool((await connection.execute(query)).scalar_one())
 
 
 async def test_a_second_purchase_grant_for_one_payment_is_refused(ledger: Ledger) -> None:

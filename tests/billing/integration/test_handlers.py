@@ -3,10 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
-from billing import conservation, handlers
+from billing import conservation, handlers, loops
 from billing.errors import (
     CaptureExceedsReservation,
     ConflictingCapture,
@@ -280,15 +281,29 @@ async def test_the_sweep_expires_what_is_left_of_due_grants_once(ledger: Ledger,
     await ledger.grant(user, 7, "signup", expires_at=tomorrow)
     await ledger.reserve(user, 20)
     await _let_time_pass_for(database, command.grant_id)
-
-    async def sweep(transaction: object, _: object) -> None:
-        await handlers.expire(transaction, limit=10)  # type: ignore[arg-type]
-
-    (event,) = await ledger.handle(sweep)
-    assert isinstance(event, CreditsExpired)
+    for _ in range(2):
+        await loops.expire_due_grants(ledger.transactions)
+        assert await ledger.balance(user) == (7, 20, 0)
+    async with database.superuser_engine().connect() as connection:
+        query = text("SELECT payload FROM billing.outbox_messages WHERE subject = :subject")
+        [payload] = (await connection.execute(query, {"subject": CreditsExpired.subject})).scalars()
+    event = msgspec.json.decode(payload, type=CreditsExpired)
     assert (event.grant_id, event.expired_credits) == (command.grant_id, 30)
-    assert await ledger.handle(sweep) == []
-    assert await ledger.balance(user) == (7, 20, 0)
+
+
+async def test_an_account_that_cannot_be_changed_does_not_keep_the_grants_of_others_from_expiring(
+    ledger: Ledger, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "EXPIRY_BATCH", 3)
+    users = [uuid4() for _ in range(5)]
+    for user in users:
+        command = await ledger.grant(user, 10, "signup", expires_at=datetime.now(UTC) + timedelta(days=1))
+        await _let_time_pass_for(database, command.grant_id)
+    async with database.superuser_engine().begin() as connection:
+        broken = text("UPDATE billing.users SET available_credits = 9 WHERE user_id = :user_id")
+        await connection.execute(broken, {"user_id": users[0]})
+    await loops.expire_due_grants(ledger.transactions)
+    assert [await ledger.balance(user) for user in users] == [(9, 0, 0)] + [(0, 0, 0)] * 4
 
 
 async def test_credits_past_their_time_cannot_be_spent_before_the_sweep_comes(

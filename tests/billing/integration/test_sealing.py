@@ -92,7 +92,7 @@ async def test_a_change_of_a_sealed_row_is_named(
 
 INSERTED = (
     "INSERT INTO billing.balance_ledger (posting_id, transfer_id, account, amount_credits, reason, grant_id, "
-    "occurred_at) OVERRIDING SYSTEM VALUE VALUES (3, gen_random_uuid(), 'platform:issued', 5, 'goodwill', "
+    "occurred_at) OVERRIDING SYSTEM VALUE VALUES (3, gen_random_uuid(), 'platform:issued', -5, 'goodwill', "
     "gen_random_uuid(), now())"
 )
 

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from billing import conservation, domain, handlers
+from billing import conservation, domain, handlers, repository
 from billing.errors import LedgerError
 from contracts.message import Message
 from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
@@ -259,7 +259,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 async def _sweep(transaction: Any, _: Any) -> None:
-    await handlers.expire(transaction, limit=100)
+    user_ids = await repository.find_users_with_due_grants(transaction.connection, 100, [])
+    if user_ids:
+        await handlers.expire(transaction, user_ids)
 
 
 class World:

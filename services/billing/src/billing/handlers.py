@@ -199,15 +199,11 @@ async def _read_history(connection: AsyncConnection, commands: Sequence[Command]
     return history
 
 
-async def expire(tx: Transaction, limit: int) -> int:
-    """Take away what is left of at most ``limit`` grants whose time has come; returns how many users they were of."""
-    connection = tx.connection
-    user_ids = await repository.find_users_with_due_grants(connection, limit)
-    if user_ids:
-        accounts, book = await _open_accounts(tx, user_ids)
-        await repository.add_postings(connection, book.postings)
-        await repository.update_grants(connection, accounts.values())
-    return len(user_ids)
+async def expire(tx: Transaction, user_ids: Sequence[UUID]) -> None:
+    """Take away what is left of these users' grants whose time has come."""
+    accounts, book = await _open_accounts(tx, user_ids)
+    await repository.add_postings(tx.connection, book.postings)
+    await repository.update_grants(tx.connection, accounts.values())
 
 
 async def _open_accounts(tx: Transaction, user_ids: Iterable[UUID]) -> tuple[dict[UUID, Account], Book]:

@@ -74,6 +74,8 @@ async def grant(settings: CommandSettings, command: GrantCredits) -> int:
         traceparent=None,
         deliveries=1,
     )
+    # Said first: if the connection breaks during the commit, only a repetition under the same id is safe.
+    _report(f"granting under the id {command.grant_id}: to be sure, repeat the command with --grant-id and this id")
     engine = engine_for(settings.database_url.get_secret_value(), application_name="reelhouse-billing-grant")
     try:
         async with Transactions(engine, producer="billing").begin() as tx:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    not_,
     or_,
     select,
     union_all,
@@ -235,13 +236,20 @@ async def find_clawback_hashes(connection: AsyncConnection, clawback_ids: Sequen
     return {row.clawback_id: row.content_hash for row in rows}
 
 
-async def find_users_with_due_grants(connection: AsyncConnection, limit: int) -> list[UUID]:
-    """Users with credits left in a grant whose time has come, the longest overdue first."""
+async def find_users_with_due_grants(
+    connection: AsyncConnection, limit: int, passed_over: Sequence[UUID]
+) -> list[UUID]:
+    """Users with credits left in a grant whose time has come, the longest overdue first, without ``passed_over``."""
     rows = await connection.execute(
         select(grants.c.user_id)
-        .where(grants.c.remaining_credits > literal_column("0"), grants.c.expires_at <= func.clock_timestamp())
+        .where(
+            grants.c.remaining_credits > literal_column("0"),
+            grants.c.expires_at <= func.clock_timestamp(),
+            not_(_is_any(grants.c.user_id, "passed_over")),
+        )
         .order_by(grants.c.expires_at)
-        .limit(limit)
+        .limit(limit),
+        {"passed_over": list(passed_over)},
     )
     return list(dict.fromkeys(rows.scalars()))
 

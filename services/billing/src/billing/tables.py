@@ -102,6 +102,13 @@ refusals = Table(
     comment="Orders that could not be funded. The verdict stands.",
 )
 
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("generation_id", Uuid, primary_key=True),
+    comment="Written by the database: an order is reserved or refused, never both.",
+)
+
 clawbacks = Table(
     "clawbacks",
     metadata,
