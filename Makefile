@@ -69,18 +69,23 @@ format: install ## Format the code and sort the imports
 	$(RUN)/ruff format .
 
 ##@ Measure and break
-.PHONY: bench bench-smoke faults-ledger faults-payments
+.PHONY: bench bench-smoke faults faults-ledger faults-payments faults-generations
 bench: install ## Every benchmark, each as a ratio against a peer and a limit
 	$(RUN)/python -m benchmarks $(ARGS)
 
 bench-smoke: install ## Overhead of the platform per generation at 1, 10 and 20 requests/s; memory and processor time per process
 	$(RUN)/python -m benchmarks.smoke $(ARGS)
 
+faults: faults-ledger faults-payments faults-generations ## All three campaigns below: about 40 minutes
+
 faults-ledger: install ## A million transfers with 20 workers under a running conservation check
 	$(RUN)/python -m tests.faults.ledger $(ARGS)
 
 faults-payments: install ## Every way money comes and goes on a whole platform while webhooks are lost and scrambled
 	$(RUN)/python -m tests.faults.payments $(ARGS)
+
+faults-generations: install ## Orders on a whole platform while every part of it is killed, frozen and made to forget, at random
+	$(RUN)/python -m tests.faults.generations $(ARGS)
 
 ##@ Documents
 .PHONY: docs
