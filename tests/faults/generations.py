@@ -151,7 +151,8 @@ class Customers:
     async def _order(self, wish: Wish, regret_after_seconds: float | None) -> None:
         while wish.generation_id is None:
             try:
-                answer = await self.users[wish.user].post("/v1/generations", wish.body, wish.key)
+                repeated = wish.said != "nothing"
+                answer = await self.users[wish.user].post("/v1/generations", wish.body, wish.key, repeated=repeated)
             except UnexpectedAnswerError as error:
                 # The gateway was away for long, or found so much repeating too much: a patient user goes on.
                 wish.said = str(error)

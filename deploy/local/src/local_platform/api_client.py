@@ -57,14 +57,16 @@ class ApiClient:
         response, _ = await self._answer(self._http.build_request("GET", path, params=parameters))
         return _decoded(response, {httpx.codes.OK})
 
-    async def post(self, path: str, body: dict[str, Any], key: str, expect: int = 201) -> Any:
+    async def post(
+        self, path: str, body: dict[str, Any], key: str, expect: int = 201, *, repeated: bool = False
+    ) -> Any:
         """POST ``body`` under the idempotency key ``key`` until there is a decision, and decode it.
 
-        Whatever had to be repeated on the way may be answered with 200, the first result again.
+        Whatever was ``repeated``, or had to be on the way, may be answered with 200, the first result again.
         """
         request = self._http.build_request("POST", path, json=body, headers={"Idempotency-Key": key})
-        response, repeated = await self._answer(request)
-        return _decoded(response, {expect, httpx.codes.OK} if repeated else {expect})
+        response, repeated_here = await self._answer(request)
+        return _decoded(response, {expect, httpx.codes.OK} if repeated or repeated_here else {expect})
 
     async def events(self) -> AsyncGenerator[ServerSentEvent, None]:
         """The user's events from where the last call of this method left off, over as many connections as it takes."""
