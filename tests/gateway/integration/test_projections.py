@@ -164,8 +164,21 @@ class Desk:
                 kept = [c for c in table.c if c.name not in ("updated_at", "created_at", "sequence")]
                 rows = await tx.connection.execute(statement.with_only_columns(*kept).order_by(*table.primary_key))
                 found[table.name] = [dict(row._mapping) for row in rows]
-        found["activity"].sort(key=lambda row: row["message_id"])
+        # A balance that a later one has overtaken is not told.
+        found["activity"] = sorted(
+            (row for row in found["activity"] if row["subject_id"] is not None), key=lambda row: row["message_id"]
+        )
         return found
+
+    async def balances_told(self, user_id: UUID) -> list[int]:
+        """The line numbers of the balances in the user's history, in order."""
+        statement = (
+            sa.select(activity.c.data["line_number"].as_integer())
+            .where(activity.c.user_id == user_id, activity.c.event == "balance.updated")
+            .order_by(activity.c.sequence)
+        )
+        async with self.transactions.begin() as tx:
+            return list((await tx.connection.execute(statement)).scalars())
 
     async def forget(self, database: Database) -> None:
         async with database.superuser_engine().begin() as connection:
@@ -189,6 +202,7 @@ async def test_events_reversed_shuffled_repeated_and_one_by_one_leave_the_same_r
     await desk.begin(*orders)
     assert await desk.receive(story.said) == set()
     await desk.receive(story.said)
+    assert await desk.balances_told(story.user_id) == [5]
     expected = await desk.rows(story.user_id)
     plain, late = (next(r for r in expected["generations"] if r["generation_id"] == o.generation_id) for o in orders)
     assert (plain["status"], plain["captured_credits"], plain["attempt_number"]) == ("completed", 10, 2)
@@ -210,6 +224,8 @@ async def test_events_reversed_shuffled_repeated_and_one_by_one_leave_the_same_r
         await desk.receive(early)
         await desk.receive(random.sample(story.said, len(story.said)))
         assert await desk.rows(story.user_id) == expected
+        told = await desk.balances_told(story.user_id)
+        assert (told, told[-1]) == (sorted(set(told)), 5)
 
 
 async def test_a_failure_that_is_heard_of_first_still_knows_its_attempt(database: Database) -> None:

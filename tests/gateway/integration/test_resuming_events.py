@@ -21,6 +21,11 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.timeout(30, method="thread")
 
 
+def told(user_id: UUID) -> CreditsGranted:
+    """Something that is one entry of the user's history."""
+    return CreditsGranted(grant_id=new_id(), user_id=user_id, amount_credits=1, payment_id=new_id(), lines=())
+
+
 def granted(user_id: UUID, line_number: int) -> CreditsGranted:
     """One credit arrives on an account that had ``line_number`` - 1."""
     line = LedgerLine(
@@ -73,18 +78,51 @@ async def test_a_client_that_reconnects_all_the_time_sees_every_event_once_while
 
     reading = asyncio.create_task(read())
     player = await house.player("billing")
-    for first in range(1, total + 1, 10):
+    for _ in range(total // 10):
         async with player.transactions.begin() as tx:
-            for number in range(first, first + 10):
-                tx.publish(granted(user_id, number), correlation_id=user_id)
+            for _ in range(10):
+                tx.publish(told(user_id), correlation_id=user_id)
     await asyncio.wait_for(reading, 60)
     assert seen == list(range(1, total + 1))
+
+
+async def test_the_balance_that_a_client_is_told_only_moves_forward_while_two_replicas_write(house: House) -> None:
+    gateway, _ = await house.gateway(), await house.gateway()
+    user = house.user(gateway)
+    player = await house.player("billing")
+    seen: list[int] = []
+    async with user.events(0) as events:
+        for first in range(1, 401, 2):
+            async with player.transactions.begin() as tx:
+                for number in (first, first + 1):
+                    tx.publish(granted(user.user_id, number), correlation_id=user.user_id)
+        while not seen or seen[-1] < 400:
+            event = await asyncio.wait_for(anext(events), 10)
+            seen.append(event.data["line_number"])
+            assert event.data["available_credits"] == seen[-1]
+    assert seen == sorted(set(seen))
+
+
+async def test_of_two_batches_that_commit_in_the_wrong_order_only_the_later_balance_is_told(house: House) -> None:
+    gateway = await house.gateway()
+    user = house.user(gateway)
+    async with user.events(0) as events:
+        for number in (2, 1, 3):
+            await house.say("billing", granted(user.user_id, number), about=user.user_id)
+            await eventually(lambda n=number: _has_line(house, user.user_id, n), what="the line")  # type: ignore[misc]
+        told_of = [(await asyncio.wait_for(anext(events), 10)).data["line_number"] for _ in range(2)]
+    assert told_of == [2, 3]
+
+
+async def _has_line(house: House, user_id: UUID, number: int) -> bool:
+    query = "SELECT 1 FROM gateway.ledger_lines WHERE user_id = :id AND line_number = :number"
+    return bool(await house.rows(query, id=user_id, number=number))
 
 
 async def test_an_entry_that_commits_late_is_not_skipped_by_a_stream_that_read_past_it(house: House) -> None:
     gateway = await house.gateway()
     user = house.user(gateway)
-    await house.say("billing", granted(user.user_id, 1), about=user.user_id)
+    await house.say("billing", told(user.user_id), about=user.user_id)
     async with user.events(0) as events:
         assert (await anext(events)).id == "1"
         # Somebody has taken the next number and does not commit: whoever comes after has to wait for that.
@@ -92,8 +130,8 @@ async def test_an_entry_that_commits_late_is_not_skipped_by_a_stream_that_read_p
             await slow.exec_driver_sql(
                 f"UPDATE gateway.activity_heads SET sequence = sequence WHERE user_id = '{user.user_id}'"
             )
-            await house.say("billing", granted(user.user_id, 2), about=user.user_id)
-            await house.say("billing", granted(user.user_id, 3), about=user.user_id)
+            await house.say("billing", told(user.user_id), about=user.user_id)
+            await house.say("billing", told(user.user_id), about=user.user_id)
             waiting = "SELECT 1 FROM pg_stat_activity WHERE usename = 'gateway' AND wait_event_type = 'Lock'"
             await eventually(lambda: house.rows(waiting), what="a projection that waits for the lock")
             assert await sequence_of(house, user.user_id) == 1
@@ -107,7 +145,7 @@ async def _beyond(house: House, user_id: UUID, number: int) -> bool:
 async def test_a_stream_without_a_position_begins_now_and_says_where_that_is(house: House) -> None:
     gateway = await house.gateway()
     user = house.user(gateway)
-    await house.say("billing", granted(user.user_id, 1), about=user.user_id)
+    await house.say("billing", told(user.user_id), about=user.user_id)
     await eventually(lambda: _beyond(house, user.user_id, 0), what="the first entry")
     headers = {"Authorization": f"Bearer {user.token}"}
     async with gateway.http.stream("GET", "/v1/events", headers=headers) as response:
@@ -121,7 +159,7 @@ async def test_a_position_that_was_never_given_does_not_make_the_stream_deaf(hou
     gateway = await house.gateway()
     user = house.user(gateway)
     async with user.events(10**9) as events:
-        await house.say("billing", granted(user.user_id, 1), about=user.user_id)
+        await house.say("billing", told(user.user_id), about=user.user_id)
         assert (await asyncio.wait_for(anext(events), 10)).id == "1"
 
 
@@ -139,8 +177,8 @@ async def test_progress_is_mixed_in_without_an_id_and_reaches_only_its_user(hous
         event = await asyncio.wait_for(anext(events), 10)
         assert (event.id, event.name) == (None, "generation.progress")
         assert (event.data["generation_id"], event.data["percent"]) == (str(generation_id), 40)
-        await house.say("billing", granted(other.user_id, 1), about=other.user_id)
-        assert (await asyncio.wait_for(anext(quiet), 10)).name == "balance.updated"
+        await house.say("billing", told(other.user_id), about=other.user_id)
+        assert (await asyncio.wait_for(anext(quiet), 10)).name == "payment.updated"
 
 
 async def test_the_other_replica_wakes_at_once(house: House) -> None:

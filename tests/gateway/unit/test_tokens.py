@@ -1,5 +1,6 @@
 """Tokens: what verifies, what does not, and what a key server that is away does."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -11,13 +12,14 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gateway.errors import NotAuthenticated, SignInUnavailable
 from gateway.settings import Settings
-from gateway.tokens import Tokens
+from gateway.tokens import KEYS_FRESH_SECONDS, LEEWAY_SECONDS, Tokens
 from local_platform.identity import new_private_key_pem, public_jwk
+from tests.support import eventually
 from tests.support.serving import listening_socket, serving
 
 USER = uuid4()
@@ -208,3 +210,85 @@ async def test_the_legacy_secret_works_only_where_it_is_configured(provider: Pro
     await legacy.close()
     with pytest.raises(ValueError, match="needs jwt_secret"):
         settings(provider, jwt_algorithm="HS256")
+
+
+async def test_a_token_that_was_good_is_refused_once_it_has_expired(provider: Provider, tokens: Tokens) -> None:
+    token = provider.token(exp=int(time.time()) - LEEWAY_SECONDS + 2)
+    assert await user_of(tokens, token) == USER
+
+    async def refused() -> bool:
+        try:
+            return await user_of(tokens, token) is None
+        except NotAuthenticated:
+            return True
+
+    await eventually(refused)
+
+
+async def test_a_revoked_key_ends_the_tokens_that_were_believed_before(
+    provider: Provider, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forged = provider.token(exp=int(time.time()) + 10 * 365 * 86400)
+    assert await user_of(tokens, forged) == USER
+    provider.keys = [new_private_key_pem()]
+    real, later = time, KEYS_FRESH_SECONDS + 1
+    monkeypatch.setattr("gateway.tokens.time", Clock(later))
+    assert await user_of(tokens, provider.token(exp=int(real.time() + later) + 60)) == USER
+    with pytest.raises(NotAuthenticated):
+        await user_of(tokens, forged)
+
+
+class Clock:
+    """The time module of somebody who lives ``seconds`` ahead."""
+
+    def __init__(self, seconds: float) -> None:
+        self.time = lambda: time.time() + seconds
+        self.monotonic = lambda: time.monotonic() + seconds
+
+
+@pytest.mark.parametrize("manner", ["silent", "dripping"])
+async def test_nobody_whose_key_is_known_waits_for_a_key_server_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, manner: str
+) -> None:
+    listener, url = listening_socket()
+    provider, hanging = Provider(url), asyncio.Event()
+
+    async def drip() -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0.05 if manner == "dripping" else 60)
+            yield b" "
+
+    async def answer(request: Request) -> Response:
+        return StreamingResponse(drip()) if hanging.is_set() else await provider.answer(request)
+
+    async with serving(Starlette(routes=[Route("/keys", answer)]), listener):
+        tokens = Tokens(settings(provider))
+        assert await user_of(tokens, provider.token()) == USER
+        hanging.set()
+        monkeypatch.setattr("gateway.tokens.time", Clock(KEYS_FRESH_SECONDS + 1))
+        monkeypatch.setattr("gateway.tokens.FETCH_TIMEOUT_SECONDS", 30.0)
+        fresh = [provider.token(exp=int(time.time() + KEYS_FRESH_SECONDS) + 60, jti=str(n)) for n in range(5)]
+        async with asyncio.timeout(5):
+            assert set(await asyncio.gather(*(user_of(tokens, token) for token in fresh))) == {USER}
+        await tokens.close()
+
+
+async def test_a_key_server_that_drips_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.tokens.FETCH_TIMEOUT_SECONDS", 0.3)
+    listener, url = listening_socket()
+    provider = Provider(url)
+
+    async def drip() -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0.05)
+            yield b" "
+
+    async def answer(_: Request) -> Response:
+        return StreamingResponse(drip())
+
+    async with serving(Starlette(routes=[Route("/keys", answer)]), listener):
+        tokens = Tokens(settings(provider))
+        with pytest.raises(SignInUnavailable):
+            async with asyncio.timeout(10):
+                await user_of(tokens, provider.token())
+        await tokens.close()

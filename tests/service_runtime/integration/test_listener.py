@@ -68,6 +68,39 @@ async def test_a_head_of_any_size_is_not_read_to_its_end(listener: Listener) -> 
         await send_headers(1000)
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"0\r\n" + b"x: ", b"0\r\n", b"2;"],
+    ids=["one trailer", "many trailers", "an extension of a chunk"],
+)
+async def test_what_comes_beside_a_body_is_not_read_to_its_end(listener: Listener, more: bytes) -> None:
+    _, writer = await connect(listener)
+    piece = b"x-a: " + b"b" * 4000 + b"\r\n" if more == b"0\r\n" else b"c" * 4000
+    writer.write(CHUNKED + more)
+
+    async def send(count: int) -> None:
+        for _ in range(count):
+            writer.write(piece)
+            await writer.drain()
+
+    # The connection is gone long before all of this has been taken.
+    with pytest.raises(ConnectionError):
+        await send(5000)
+
+
+async def test_small_trailers_and_large_bodies_are_fine(listener: Listener) -> None:
+    reader, writer = await connect(listener)
+    for body in (b"0\r\nx: y\r\n\r\n", (b"2710\r\n" + b"x" * 10_000 + b"\r\n") * 50 + b"0\r\n\r\n") * 2:
+        writer.write(CHUNKED + body)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert await asyncio.wait_for(reader.readexactly(4), 10) == b"abcd"
+    writer.close()
+
+
 async def test_a_head_that_is_too_large_gets_431_and_a_problem(listener: Listener) -> None:
     reader, writer = await connect(listener)
     for part in (b"GET / HTTP/1.1\r\nhost: x\r\n", b"x-a: " + b"b" * 70_000):

@@ -23,7 +23,7 @@ STATEMENTS: dict[str, tuple[str, Call]] = {
     "payments_open_by_user": ("payments", lambda at: payments.repository.transactions.count_open(at, uuid4())),
     "payments_due": ("payments", lambda at: payments.repository.transactions.claim_due(at, 10, timedelta(minutes=1))),
     "refunds_ordered": ("payments", lambda at: payments.repository.refunds.claim_refunds(at, 10, timedelta(minutes=1))),
-    "grants_to_expire": ("billing", lambda at: billing.repository.find_users_with_due_grants(at, 10)),
+    "grants_to_expire": ("billing", lambda at: billing.repository.find_users_with_due_grants(at, 10, [])),
     "reservations_by_deadline": ("billing", lambda at: billing.repository.find_overdue_generations(at, 10)),
 }
 

@@ -36,6 +36,8 @@ class ProcessSpec:
 
 
 ENDPOINT_ID = "preview"
+FRONTEND_ORIGINS = tuple(f"http://localhost:{port}" for port in (3000, 5173, 8080))
+"""Where the development servers of frontends usually listen."""
 """The one RunPod endpoint of the emulator."""
 
 _NOWPAYMENTS_EMAIL = "reelhouse@example.test"
@@ -83,6 +85,7 @@ def _gateway(wiring: Wiring) -> Mapping[str, str]:
         **_s3(wiring, "gateway"),
         "GATEWAY_JWT_ISSUER": wiring.identity.issuer,
         "GATEWAY_JWKS_URL": wiring.identity.jwks_url,
+        "GATEWAY_CORS_ORIGINS": json.dumps(FRONTEND_ORIGINS),
     }
 
 

@@ -25,6 +25,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._request_seconds = request_seconds
         self._head_bytes = 0
         self._in_head = True
+        self._body_came = False
+        self._in_message = True
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -39,8 +41,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what has come of a head that is not complete."""
+        self._body_came = False
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
+        if self._body_came or not self._in_message or self.transport.is_closing():
             return
         self._head_bytes += len(data)
         if self._head_bytes > LARGEST_HEAD_BYTES:
@@ -49,17 +52,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The time for a request on a connection that was kept begins."""
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._in_message, self._head_bytes = True, True, 0
         if self._deadline is None:
             self._begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailers come after the body, and nobody reads them."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_came, self._head_bytes = True, 0
+        super().on_body(body)
+
     def on_headers_complete(self) -> None:
         """From here on it is the body, which is somebody else's to count."""
-        self._in_head = False
+        self._in_head, self._head_bytes = False, 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The request is here."""
+        self._in_message = False
         self._end()
         super().on_message_complete()
 

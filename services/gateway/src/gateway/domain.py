@@ -76,7 +76,9 @@ def in_utc(at: datetime) -> datetime:
 
 
 def is_storable(value: Any) -> bool:
-    """Whether PostgreSQL's JSON can hold this scalar: no NUL, no half of a surrogate pair, no infinity."""
+    """Whether this is a scalar that PostgreSQL's JSON can hold: no NUL, no half of a surrogate pair, no infinity."""
+    if isinstance(value, list | dict):
+        return False
     if isinstance(value, str):
         return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
     return not isinstance(value, float) or math.isfinite(value)

@@ -53,6 +53,8 @@ class Changes:
     refusals: dict[UUID, str] = field(default_factory=dict)
     lines: list[LedgerLine] = field(default_factory=list)
     generations: dict[UUID, GenerationNews] = field(default_factory=dict)
+    balances: dict[UUID, tuple[int, Activity]] = field(default_factory=dict)
+    """For each user the highest line, and the entry that tells the balance after it."""
     payments: list[Payment] = field(default_factory=list)
     refused_payments: list[PaymentRefused] = field(default_factory=list)
     history: list[Activity] = field(default_factory=list)
@@ -69,11 +71,13 @@ class Changes:
         self.history.append(Activity(user_id, message.message_id, subject_id, event, name, data, message.occurred_at))
 
     def move(self, message: Received[Any], lines: Sequence[LedgerLine]) -> None:
-        """Add the statement lines of a message, and the balance after them to the owner's history."""
+        """Add the statement lines of a message, and the balance after the highest of the batch."""
         if not lines:
             return
         self.lines += lines
         last = max(lines, key=lambda line: line.line_number)
+        if last.line_number < self.balances.get(last.user_id, (0,))[0]:
+            return
         data = _json(
             {
                 "name": "balance_updated",
@@ -87,7 +91,8 @@ class Changes:
         # The message has another entry: this one needs an id of its own.
         own = derived_id(message.message_id, "balance")
         event = "balance.updated"
-        self.history.append(Activity(last.user_id, own, None, event, "balance_updated", data, message.occurred_at))
+        entry = Activity(last.user_id, own, None, event, "balance_updated", data, message.occurred_at)
+        self.balances[last.user_id] = last.line_number, entry
 
 
 class Projector:
@@ -101,16 +106,17 @@ class Projector:
         changes = Changes()
         for message in await self._in_time(tx, messages):
             REACTIONS[type(message.payload)](changes, message)
-        if not changes.history:
-            return
-        await projections.append_history(tx.connection, changes.history)
+        # Another replica may have told a later balance already: then this one is not told any more.
+        moved = await projections.add_lines(tx.connection, changes.lines)
+        history = [*changes.history, *(entry for user_id, (_, entry) in changes.balances.items() if user_id in moved)]
+        if history:
+            await projections.append_history(tx.connection, history)
         await projections.record_verdicts(tx.connection, changes.verdicts)
-        await projections.add_lines(tx.connection, changes.lines)
         await projections.refuse_generations(tx.connection, changes.refusals)
         await projections.update_generations(tx.connection, changes.generations.values())
         await projections.advance_payments(tx.connection, changes.payments)
         await projections.refuse_payments(tx.connection, changes.refused_payments)
-        tx.after_commit(lambda: self._notify({entry.user_id for entry in changes.history}))
+        tx.after_commit(lambda: self._notify({entry.user_id for entry in history}))
 
     async def _in_time(self, tx: Transaction, messages: Sequence[Received[Any]]) -> list[Received[Any]]:
         """Without the completions whose file is not known yet: who reads 'completed' is to find a download."""

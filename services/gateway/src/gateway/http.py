@@ -25,7 +25,9 @@ Every failure is an RFC 9457 problem with a stable `code`. Requests that cost so
 """
 
 
-DATABASE_ERRORS = (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError)
+DATABASE_ERRORS = (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError, TimeoutError, ConnectionError)
+"""Of the last two, a database that was there and does not answer any more: the driver's own, untranslated."""
+_STATEMENT_TIMEOUT = "57014"
 
 
 class PublicApi(FastAPI):
@@ -52,7 +54,8 @@ class PublicApi(FastAPI):
 
 async def _database_away(request: Request, error: Exception) -> Response:
     """Nothing was done, or it is unknown whether it was: the same request with the same key is the way to find out."""
-    if not is_unavailable(error):
+    overdue = getattr(getattr(error, "orig", None), "sqlstate", None) == _STATEMENT_TIMEOUT
+    if not (overdue or is_unavailable(error)):
         raise error
     return problem_response(request, Unavailable("try again with the same key", headers={"Retry-After": "2"}))
 
@@ -105,6 +108,10 @@ def _openapi(app: FastAPI) -> dict[str, object]:
     for methods in schema["paths"].values():
         for operation in methods.values():
             operation["responses"].pop("422", None)
+            for parameter in operation.get("parameters", ()):
+                # Optional only to the framework: without it the answer is a problem of our own.
+                if parameter["name"].lower() == "idempotency-key":
+                    parameter["required"] = True
             operation["responses"]["default"] = {"description": "A problem.", "content": problem}
             if operation["operationId"] not in _PUBLIC:
                 operation["security"] = [{"supabase": []}]

@@ -36,6 +36,8 @@ from messaging.transaction import Transaction
 
 FIRST_LOOK_SECONDS: Final = 0.25
 """How long a verdict is only listened for; mostly it is heard within milliseconds."""
+MOST_ERRORS: Final = 20
+"""How many fields a refusal names."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ async def take(parts: Parts, user: User, key: str, asked: GenerationRequest) -> 
         price = model.quote(parameters).price_credits
         if asked.max_price_credits is not None and price > asked.max_price_credits:
             raise PriceAboveLimit(price_credits=price, max_price_credits=asked.max_price_credits)
+        await check_write(parts, user)
         generation_id = new_id()
         # Expected before it is asked for: the verdict may be faster than the commit's return.
         with parts.news.expecting(generation_id) as verdict:
@@ -110,7 +113,8 @@ async def _write_down(
     claimed = await repository.add_request(tx.connection, generation_requests, values)
     if not isinstance(claimed, datetime):
         return claimed
-    await check_write(tx, parts, user)
+    # So that what is counted next stays true.
+    await repository.lock_allowance(tx.connection, user.user_id)
     limit = parts.settings.max_open_generations
     if await repository.count_open_generations(tx.connection, user.user_id) >= limit:
         raise TooManyOpenGenerations(f"at most {limit} at a time", headers={"Retry-After": "10"})
@@ -133,11 +137,13 @@ async def _write_down(
     return None
 
 
-async def check_write(tx: Transaction, parts: Parts, user: User) -> None:
-    """Take one of the writes that a user has each minute. Raises ``RateLimited``."""
-    if not await repository.take_allowance(tx.connection, user.user_id, parts.settings.writes_per_minute):
-        seconds = ceil(60 / parts.settings.writes_per_minute)
-        raise RateLimited(f"at most {parts.settings.writes_per_minute} a minute", headers={"Retry-After": str(seconds)})
+async def check_write(parts: Parts, user: User) -> None:
+    """Take one of the writes that a user has each minute, whatever becomes of it. Raises ``RateLimited``."""
+    per_minute = parts.settings.writes_per_minute
+    async with single_statements(parts.engine) as connection:
+        taken = await repository.take_allowance(connection, user.user_id, per_minute)
+    if not taken:
+        raise RateLimited(f"at most {per_minute} a minute", headers={"Retry-After": str(ceil(60 / per_minute))})
 
 
 async def _check_uploads(tx: Transaction, user: User, model: Model, uploads: dict[str, UUID]) -> None:
@@ -195,15 +201,15 @@ def _refusal(code: str, required: int, available: int, generation_id: UUID) -> E
 
 
 def _invalid(errors: tuple[FieldError, ...]) -> InvalidModelParameters:
-    shown = [{"field": f"parameters.{e.field}", "code": e.code, "message": e.message} for e in errors]
+    shown = [{"field": f"parameters.{e.field}", "code": e.code, "message": e.message} for e in errors[:MOST_ERRORS]]
     return InvalidModelParameters(errors=shown)
 
 
 def _check_storable(parameters: dict[str, Any]) -> None:
-    """Refuse what JSON may say and the database cannot hold; what is nested does not fit the schema anyway."""
+    """Refuse what JSON may say and the database cannot hold, and what is nested: no model takes that."""
     bad = [name for name, value in parameters.items() if not (is_storable(name) and is_storable(value))]
     if bad:
-        message = "holds a character or a number that cannot be stored"
+        message = "must be one value, without characters and numbers that cannot be stored"
         # The name itself may be what cannot even be said in an answer.
         shown = [name.encode(errors="replace").decode() for name in bad]
         raise InvalidParameters(tuple(FieldError(name, "unstorable", message) for name in shown))

@@ -99,6 +99,7 @@ _APPEND_HISTORY: Final = sa.text("""
     ON CONFLICT (message_id) DO NOTHING
 """)
 
+# The lines, which nothing reads from, are written last: so the balances lock the users, in the order of their ids.
 _ADD_LINES: Final = sa.text("""
     WITH lines AS MATERIALIZED (
         SELECT * FROM jsonb_populate_recordset(CAST(NULL AS gateway.ledger_lines), CAST(:lines AS jsonb))
@@ -114,6 +115,7 @@ _ADD_LINES: Final = sa.text("""
         reserved_credits = excluded.reserved_credits, receivable_credits = excluded.receivable_credits,
         updated_at = now()
     WHERE b.line_number < excluded.line_number
+    RETURNING user_id
 """)
 
 _STEP: Final = ("status", "late", "completed_at", "failure_code", "failure_detail")
@@ -192,11 +194,12 @@ async def refuse_generations(connection: AsyncConnection, refusals: dict[UUID, s
         )
 
 
-async def add_lines(connection: AsyncConnection, lines: Sequence[LedgerLine]) -> None:
-    """Add statement lines and let balances follow the highest line of each user."""
+async def add_lines(connection: AsyncConnection, lines: Sequence[LedgerLine]) -> set[UUID]:
+    """Add statement lines and let balances follow the highest line of each user; returns whose balance moved."""
     if not lines:
-        return
-    await connection.execute(_ADD_LINES, {"lines": msgspec.json.encode(lines).decode()})
+        return set()
+    moved = await connection.execute(_ADD_LINES, {"lines": msgspec.json.encode(lines).decode()})
+    return set(moved.scalars())
 
 
 async def advance_payments(connection: AsyncConnection, changed: Sequence[Payment]) -> None:

@@ -35,6 +35,7 @@ _TAKE_ALLOWANCE: Final = (
     )
     .returning(_bucket.user_id)
 )
+_LOCK_ALLOWANCE: Final = sa.select(_bucket.user_id).where(_bucket.user_id == sa.bindparam("user")).with_for_update()
 # In the text, so that the index of open generations is seen to match.
 _terminal: Final[list[sa.ColumnElement[str]]] = [sa.literal_column(f"'{status}'") for status in sorted(TERMINAL)]
 _COUNT_OPEN: Final = sa.select(sa.func.count()).where(
@@ -79,6 +80,11 @@ async def take_allowance(connection: AsyncConnection, user_id: UUID, per_minute:
     """Take one token of the user's bucket, which refills evenly; False if it is empty."""
     taken = await connection.execute(_TAKE_ALLOWANCE, {"user": user_id, "per_minute": float(per_minute)})
     return taken.one_or_none() is not None
+
+
+async def lock_allowance(connection: AsyncConnection, user_id: UUID) -> None:
+    """Let one request of a user at a time decide on what the user has, until its transaction ends."""
+    await connection.execute(_LOCK_ALLOWANCE, {"user": user_id})
 
 
 async def count_open_generations(connection: AsyncConnection, user_id: UUID) -> int:

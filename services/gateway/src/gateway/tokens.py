@@ -17,6 +17,10 @@ from gateway.settings import Settings
 
 LEEWAY_SECONDS: Final = 10
 KEYS_FRESH_SECONDS: Final = 600.0
+"""How old the keys may be, and how long a token is believed without another look at its signature."""
+FETCH_TIMEOUT_SECONDS: Final = 5.0
+LONGEST_TRUST_SECONDS: Final = 3600.0
+"""An event stream ends after this time at the latest, whatever its token says: a key may have been revoked."""
 UNKNOWN_KEY_PAUSE_SECONDS: Final = 30.0
 """Tokens with unknown key ids cause at most one fetch in this time: strangers cannot make us ask more often."""
 NO_KEYS_PAUSE_SECONDS: Final = 1.0
@@ -36,20 +40,28 @@ class KeySet:
     def __init__(self, url: str, algorithm: str) -> None:
         self._url = url
         self._algorithm = algorithm
-        self._http = httpx.AsyncClient(timeout=5.0)
+        self._http = httpx.AsyncClient(timeout=FETCH_TIMEOUT_SECONDS)
         self._keys: dict[str, jwt.PyJWK] = {}
         self._stale_at = float("-inf")
         self._seek_again_at = float("-inf")
         self._attempts = 0
         self._attempt_again_at = float("-inf")
         self._fetching = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def key(self, key_id: str) -> jwt.PyJWK | None:
-        """The key, fetching the set where it is old or does not have it. Raises ``SignInUnavailable``."""
+        """The key, fetching the set where it does not have it. Raises ``SignInUnavailable``.
+
+        Nobody waits for a refresh whose key is there: the set is brought up to date beside.
+        """
         now = time.monotonic()
+        if (known := self._keys.get(key_id)) is not None:
+            if now >= self._stale_at and (self._refreshing is None or self._refreshing.done()):
+                self._refreshing = asyncio.create_task(self._fetch())
+            return known
         if now >= self._stale_at:
             await self._fetch()
-        elif key_id not in self._keys and now >= self._seek_again_at:
+        elif now >= self._seek_again_at:
             self._seek_again_at = now + UNKNOWN_KEY_PAUSE_SECONDS
             await self._fetch()
         if not self._keys:
@@ -58,6 +70,9 @@ class KeySet:
 
     async def close(self) -> None:
         """Let the connection go."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
         await self._http.aclose()
 
     async def _fetch(self) -> None:
@@ -67,10 +82,12 @@ class KeySet:
             if self._attempts != before or time.monotonic() < self._attempt_again_at:
                 return
             try:
-                response = await self._http.get(self._url)
+                # The client's own limit is one per read, which a server that drips never reaches.
+                async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
+                    response = await self._http.get(self._url)
                 response.raise_for_status()
                 keys = self._usable_keys(response.json()["keys"])
-            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError) as error:
                 log.warning("keys_not_fetched", reason=type(error).__name__)
                 # Old keys are better than none.
                 pause = STALE_KEYS_PAUSE_SECONDS if self._keys else NO_KEYS_PAUSE_SECONDS
@@ -95,7 +112,7 @@ class KeySet:
 
 
 class Tokens:
-    """Turns an ``Authorization`` header into a user. Verified tokens are remembered until they expire."""
+    """Turns an ``Authorization`` header into a user. Verified tokens are remembered for a while."""
 
     def __init__(self, settings: Settings) -> None:
         self._algorithm = settings.jwt_algorithm
@@ -103,7 +120,7 @@ class Tokens:
         self._audience = settings.jwt_audience
         self._secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
         self._keys = KeySet(settings.jwks_url or "", self._algorithm)
-        self._known: OrderedDict[bytes, User] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
 
     async def user_of(self, authorization: str | None) -> User:
         """The signed-in user. Raises ``NotAuthenticated``, or ``SignInUnavailable`` where no key can be had."""
@@ -111,11 +128,12 @@ class Tokens:
         if scheme.lower() != "bearer" or not token or len(token) > LONGEST_TOKEN:
             raise NotAuthenticated("send the access token as 'Authorization: Bearer <token>'")
         digest = hashlib.sha256(token.encode()).digest()
-        known = self._known.get(digest)
-        if known is not None and known.token_expires_at > time.time():
+        now = time.time()
+        known, until = self._known.get(digest, (None, 0.0))
+        if known is not None and now < until:
             return known
         user = self._user(await self._verified(token))
-        self._known[digest] = user
+        self._known[digest] = user, min(user.token_expires_at, now + KEYS_FRESH_SECONDS)
         if len(self._known) > REMEMBERED_TOKENS:
             self._known.popitem(last=False)
         return user

@@ -72,11 +72,11 @@ async def _write_down(
         "credits": pack.credits,
         "bonus_credits": pack.bonus_credits,
     }
+    await ordering.check_write(parts, user)
     async with parts.transactions.begin() as tx:
         claimed = await repository.add_request(tx.connection, payment_requests, request)
         if not isinstance(claimed, datetime):
             return claimed
-        await ordering.check_write(tx, parts, user)
         await repository.add_payment(tx.connection, payment)
         command = CreatePayment(
             payment_id=payment_id,

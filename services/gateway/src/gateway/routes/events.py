@@ -15,6 +15,7 @@ from gateway import queries
 from gateway.dependencies import CurrentParts, CurrentUser, Parts
 from gateway.domain import LARGEST_NUMBER, User
 from gateway.live_news import Stream
+from gateway.tokens import LONGEST_TRUST_SECONDS
 
 router = APIRouter(tags=["events"])
 
@@ -35,7 +36,8 @@ async def stream_events(
 ) -> StreamingResponse:
     """``generation.updated``, ``balance.updated``, ``payment.updated`` with ids; ``generation.progress`` without.
 
-    Without ``Last-Event-ID`` the stream begins now. It ends when the token expires: sign in again and resume.
+    Without ``Last-Event-ID`` the stream begins now. It ends when the token expires, or after an hour: sign in again and
+    resume.
     """
     newest = await queries.last_sequence(parts.engine, user.user_id)
     # A number that was never given would make the stream deaf until it is.
@@ -62,7 +64,8 @@ class EventStream(StreamingResponse):
 async def _events(parts: Parts, user: User, stream: Stream, after: int) -> AsyncIterator[bytes]:
     # The id alone dispatches nothing, but a client that loses the connection at once knows where it was.
     yield b"retry: 2000\nid: %d\n\n" % after
-    while not parts.news.closing.is_set() and (remaining := user.token_expires_at - time.time()) > 0:
+    ends_at = min(user.token_expires_at, time.time() + LONGEST_TRUST_SECONDS)
+    while not parts.news.closing.is_set() and (remaining := ends_at - time.time()) > 0:
         stream.wake.clear()
         for progress in _taken(stream):
             yield _frame("generation.progress", msgspec.json.encode(progress))

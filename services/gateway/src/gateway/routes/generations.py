@@ -109,8 +109,8 @@ async def cancel_generation(generation_id: UUID, parts: CurrentParts, user: Curr
         raise GenerationNotFound
     if row.status in TERMINAL:
         raise GenerationEnded(f"the generation is {row.status}", status_of_generation=row.status)
+    await ordering.check_write(parts, user)
     async with parts.transactions.begin() as tx:
-        await ordering.check_write(tx, parts, user)
         now = await repository.get_now(tx.connection)
         command = CancelGeneration(generation_id=generation_id, user_id=user.user_id, requested_at=now)
         tx.publish(command, correlation_id=generation_id)

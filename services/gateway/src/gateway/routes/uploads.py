@@ -17,9 +17,10 @@ router = APIRouter(tags=["uploads"])
 async def create_upload(asked: UploadRequest, parts: CurrentParts, user: CurrentUser) -> UploadShown:
     """Get an address to PUT a picture to. It is looked at when a generation uses it."""
     upload_id = new_id()
+    await ordering.check_write(parts, user)
     async with parts.transactions.begin() as tx:
-        # This locks the user's allowance, so that what is counted next stays true.
-        await ordering.check_write(tx, parts, user)
+        # So that what is counted next stays true.
+        await repository.lock_allowance(tx.connection, user.user_id)
         limit = parts.settings.max_uploads_per_day
         if await repository.count_recent_uploads(tx.connection, user.user_id) >= limit:
             raise TooManyUploads(f"at most {limit} in 24 hours", headers={"Retry-After": "3600"})
