@@ -2,7 +2,11 @@
 
 
 class UnknownIdentity(Exception):
-    """No service knows this id as a generation, a payment or a user, and no message mentions it."""
+    """No service holds this id, and no message and no finding mentions it."""
+
+
+class UnusableIdentity(Exception):
+    """This is too long for an id, empty, or has characters that no id has."""
 
 
 class NoDatabase(Exception):

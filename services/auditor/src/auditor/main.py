@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,7 +15,7 @@ from auditor.checker import Checker
 from auditor.checking import STATEMENT_TIMEOUT_MS, check_patiently
 from auditor.consumers import SUBSCRIPTIONS
 from auditor.dossier import dossier, render_dossier
-from auditor.errors import NoDatabase, UnknownIdentity
+from auditor.errors import NoDatabase, UnknownIdentity, UnusableIdentity
 from auditor.reports import render_report, report_document
 from auditor.settings import Settings
 from messaging.runtime import Messaging
@@ -90,13 +89,12 @@ async def print_check(dsn: str, tolerance_seconds: float, patience_seconds: floa
     return 1 if report.total else 0
 
 
-async def print_dossier(dsn: str, identity: UUID) -> int:
-    """Print everything that is known about ``identity``; 1 if that is nothing."""
+async def print_dossier(dsn: str, identity: str, everything: bool) -> int:
+    """Print what is known about ``identity``; 1 if that is nothing. ``everything``: all rows, not the latest alone."""
     engine = _reading_engine(dsn)
     try:
-        async with engine.connect() as connection:
-            found = await dossier(connection, identity)
-    except UnknownIdentity as error:
+        found = await dossier(engine, identity, everything)
+    except (UnknownIdentity, UnusableIdentity) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     finally:
@@ -147,7 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     checking.add_argument("--json", action="store_true", help="print JSON instead of tables")
     showing = commands.add_parser("show", help="print everything that is known about an id")
-    showing.add_argument("id", type=UUID, help="a generation, a payment or a user")
+    showing.add_argument("id", help="any id of the platform, or a provider's: it is resolved to what it belongs to")
+    showing.add_argument("--all", action="store_true", help="every row and every text whole, not the latest alone")
     for command in (checking, showing):
         command.add_argument("--platform", type=Path, help=f"platform.json of a running platform ({DATABASE_VARIABLE})")
     return parser
@@ -169,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(str(error))
     if arguments.command == "check":
         sys.exit(asyncio.run(_check(dsn, arguments)))
-    sys.exit(asyncio.run(print_dossier(dsn, arguments.id)))
+    sys.exit(asyncio.run(print_dossier(dsn, arguments.id, arguments.all)))
 
 
 if __name__ == "__main__":

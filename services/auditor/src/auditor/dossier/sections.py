@@ -1,0 +1,390 @@
+"""What to ask the schemas about a generation, a payment or a user, as SQL.
+
+``:id`` is the subject's UUID, ``:key`` the same as text, ``:argument`` what the operator typed (``:argument_id`` if it
+is a UUID), and ``:orders`` the ids by which the subject's messages are correlated. Where more rows may be than are
+shown, the latest come first.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from auditor.dossier.identities import Key, SubjectKind
+from contracts.message import SERVICES, Service
+from contracts.permissions import durable_name
+from contracts.registry import consumed_by, stream_of
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One section. ``where`` is its condition for each kind of subject; kinds without one are not asked.
+
+    ``whole_records``: the rows are told one by one, because their texts are too long for a table.
+    """
+
+    title: str
+    query: str
+    where: Mapping[SubjectKind, str]
+    whole_records: bool = False
+
+
+_OF_GENERATION: Final[Mapping[SubjectKind, str]] = {"generation": "generation_id = :id"}
+_OF_ORDER: Final[Mapping[SubjectKind, str]] = {**_OF_GENERATION, "user": "user_id = :id"}
+_OF_PAYMENT: Final[Mapping[SubjectKind, str]] = {
+    "payment": "payment_id = :id",
+    "user": "payment_id IN (SELECT payment_id FROM payments.payment_transactions WHERE user_id = :id)",
+}
+_OF_PURCHASE: Final[Mapping[SubjectKind, str]] = {"payment": "payment_id = :id", "user": "user_id = :id"}
+_OF_MONEY: Final[Mapping[SubjectKind, str]] = {**_OF_ORDER, **_OF_PURCHASE}
+_OF_ANYONE: Final[Mapping[SubjectKind, str]] = dict.fromkeys(
+    ("generation", "payment", "user", "correlation", "mention"), "true"
+)
+
+_OWNER: Final[Mapping[SubjectKind, str]] = {
+    "user": "user_id = :id",
+    "generation": """user_id IN (
+        SELECT user_id FROM gateway.generation_requests WHERE generation_id = :id
+        UNION SELECT user_id FROM billing.reservations WHERE generation_id = :id
+        UNION SELECT user_id FROM generation.video_generations WHERE generation_id = :id
+    )""",
+    "payment": """user_id IN (
+        SELECT user_id FROM gateway.payment_requests WHERE payment_id = :id
+        UNION SELECT user_id FROM payments.payment_transactions WHERE payment_id = :id
+        UNION SELECT user_id FROM billing.grants WHERE payment_id = :id
+    )""",
+}
+
+ORDERS: Final[Mapping[SubjectKind, str]] = {
+    "generation": "SELECT :id",
+    "payment": "SELECT :id",
+    "correlation": "SELECT :id",
+    "mention": "SELECT :id WHERE :id IS NOT NULL",
+    "user": """
+        SELECT :id
+        UNION SELECT generation_id FROM gateway.generation_requests WHERE user_id = :id
+        UNION SELECT generation_id FROM billing.reservations WHERE user_id = :id
+        UNION SELECT generation_id FROM generation.video_generations WHERE user_id = :id
+        UNION SELECT payment_id FROM gateway.payment_requests WHERE user_id = :id
+        UNION SELECT payment_id FROM payments.payment_transactions WHERE user_id = :id
+        UNION SELECT payment_id FROM billing.grants WHERE user_id = :id AND payment_id IS NOT NULL
+        UNION SELECT grant_id FROM billing.grants WHERE user_id = :id
+    """,
+}
+"""The ids by which the messages of a subject are correlated: a user's are those of all orders, payments and grants."""
+
+HOPS: Final = "SELECT count(*) FROM auditor.journal WHERE correlation_id = :id OR user_id = :id"
+"""How many messages a timeline is made of."""
+
+
+def _each(query: str, order: str = "") -> str:
+    return " UNION ALL ".join(query.replace("{schema}", schema) for schema in SERVICES) + order
+
+
+def _consumers(service: Service) -> str:
+    """Every durable of ``service``: with them, the primary key of its inbox finds a message."""
+    streams = sorted({stream_of(message.subject) for message in consumed_by(service)})
+    return ", ".join(f"'{durable_name(service, stream)}'" for stream in streams) or "NULL"
+
+
+_SENT: Final = _each("SELECT message_id, subject FROM {schema}.outbox_messages WHERE correlation_id = ANY(:orders)")
+_MESSAGES: Final = f"""
+    {_SENT}
+    UNION ALL SELECT message_id, subject FROM auditor.journal WHERE correlation_id = ANY(:orders) OR user_id = :id
+"""  # noqa: S608 - schema names are constants of the contracts
+"""Of a subject, from the outboxes and from the journal: either may be the one that lacks a message."""
+
+_PARTS: Final = f"""
+    SELECT unnest(:orders) AS part
+    UNION SELECT message_id FROM ({_MESSAGES}) AS message
+    UNION SELECT reservation_id FROM billing.reservations WHERE generation_id = ANY(:orders)
+    UNION SELECT transfer_id FROM billing.balance_ledger
+        WHERE generation_id = ANY(:orders) OR payment_id = ANY(:orders) OR user_id = :id
+    UNION SELECT grant_id FROM billing.grants WHERE payment_id = ANY(:orders)
+    UNION SELECT clawback_id FROM billing.clawbacks WHERE payment_id = ANY(:orders)
+    UNION SELECT attempt_id FROM generation.attempts WHERE generation_id = ANY(:orders)
+    UNION SELECT asset_id FROM generation.video_generations WHERE generation_id = ANY(:orders)
+    UNION SELECT asset_id FROM storage.assets WHERE generation_id = ANY(:orders)
+    UNION SELECT upload_id FROM gateway.uploads WHERE user_id = :id
+    UNION SELECT movement_id FROM payments.credit_movements WHERE payment_id = ANY(:orders)
+    UNION SELECT refund_id FROM payments.refunds WHERE payment_id = ANY(:orders)
+    UNION SELECT review_id FROM payments.reviews WHERE payment_id = ANY(:orders)
+"""  # noqa: S608 - as above
+"""Every id of a subject that a finding may be about."""
+
+QUESTIONS: Final = (
+    Question(
+        "Request (gateway)",
+        """
+        SELECT generation_id, user_id, idempotency_key, created_at, verdict, required_credits, available_credits
+        FROM gateway.generation_requests WHERE {where} ORDER BY created_at DESC
+        """,
+        _OF_ORDER,
+    ),
+    Question(
+        "What the user is shown (gateway)",
+        """
+        SELECT status, version, price_credits, attempt_number, failure_code, failure_detail, late, captured_credits,
+               released_credits, object_key, completed_at, updated_at
+        FROM gateway.generations WHERE {where}
+        """,
+        _OF_GENERATION,
+    ),
+    Question(
+        "Generation",
+        """
+        SELECT generation_id, user_id, model_id, kind, lane, status, version, price_credits, attempt_count, failures,
+               failure_code, failure_detail, sought_code, sought_detail, late, asset_id, requested_at, expires_at,
+               deadline_at, next_attempt_at, finished_at
+        FROM generation.video_generations WHERE {where} ORDER BY requested_at DESC
+        """,
+        _OF_ORDER,
+    ),
+    Question(
+        "Cancellation",
+        "SELECT generation_id, user_id, requested_at FROM generation.cancellations WHERE {where}",
+        _OF_GENERATION,
+    ),
+    Question(
+        "Attempts",
+        """
+        SELECT attempt_number, status, endpoint_id, provider_job_id, prepared_at, submitted_at, started_at, ended_at,
+               check_at, failure_code, failure_detail, execution_ms, size_bytes, attempt_id
+        FROM generation.attempts WHERE {where} ORDER BY attempt_number
+        """,
+        _OF_GENERATION,
+    ),
+    Question(
+        "What the provider said, latest first",
+        """
+        SELECT c.received_at, c.source, a.attempt_number, c.processed_at, c.tries, c.outcome
+        FROM generation.provider_callbacks AS c JOIN generation.attempts AS a USING (attempt_id)
+        WHERE {where} ORDER BY c.received_at DESC
+        """,
+        _OF_GENERATION,
+    ),
+    Question(
+        "Asset",
+        """
+        SELECT asset_id, role, attempt_number, object_key, poster_object_key, size_bytes, sha256, media, stored_at
+        FROM storage.assets WHERE {where} ORDER BY stored_at
+        """,
+        _OF_GENERATION,
+    ),
+    Question(
+        "What storage was asked, latest first",
+        """
+        SELECT subject, asked_at, answered_at, answer, tries, next_try_at
+        FROM storage.verifications WHERE {where} ORDER BY asked_at DESC
+        """,
+        _OF_GENERATION,
+    ),
+    Question(
+        "Reservation",
+        """
+        SELECT generation_id, user_id, amount_credits, status, captured_credits, reserved_at, deadline_at, resolved_at,
+               reservation_id
+        FROM billing.reservations WHERE {where} ORDER BY reserved_at DESC
+        """,
+        _OF_ORDER,
+    ),
+    Question(
+        "Refusal",
+        """
+        SELECT generation_id, user_id, code, required_credits, available_credits, refused_at
+        FROM billing.refusals WHERE {where} ORDER BY refused_at DESC
+        """,
+        _OF_ORDER,
+    ),
+    Question(
+        "Request for a payment (gateway)",
+        """
+        SELECT payment_id, user_id, idempotency_key, created_at, refusal_code, refusal_detail
+        FROM gateway.payment_requests WHERE {where} ORDER BY created_at DESC
+        """,
+        _OF_PURCHASE,
+    ),
+    Question(
+        "Payment as the user is shown it (gateway)",
+        """
+        SELECT payment_id, status, version, refunded_cents, detail, updated_at
+        FROM gateway.payments WHERE {where} ORDER BY created_at DESC
+        """,
+        _OF_PURCHASE,
+    ),
+    Question(
+        "Payment",
+        """
+        SELECT payment_id, user_id, provider, provider_reference, charge_reference, status, resolution, version,
+               pack_id, price_cents, currency, credits, bonus_credits, refunded_cents, detail, created_at, expires_at,
+               settled_at, next_look_at, looks
+        FROM payments.payment_transactions WHERE {where} ORDER BY created_at DESC
+        """,
+        _OF_PURCHASE,
+    ),
+    Question(
+        "Credits ordered for the payment",
+        """
+        SELECT payment_id, kind, reference, amount_credits, ordered_at, posted_at, movement_id
+        FROM payments.credit_movements WHERE {where} ORDER BY ordered_at DESC
+        """,
+        _OF_PAYMENT,
+    ),
+    Question(
+        "Refunds",
+        """
+        SELECT payment_id, amount_cents, state, actor, note, provider_reference, created_at, updated_at, next_try_at,
+               tries, refund_id
+        FROM payments.refunds WHERE {where} ORDER BY created_at DESC
+        """,
+        _OF_PAYMENT,
+    ),
+    Question(
+        "Disputes",
+        """
+        SELECT payment_id, amount_cents, state, provider_reference, created_at, updated_at
+        FROM payments.disputes WHERE {where} ORDER BY created_at DESC
+        """,
+        _OF_PAYMENT,
+    ),
+    Question(
+        "Reviews",
+        """
+        SELECT payment_id, code, expected, found, opened_at, resolved_at, resolution, actor, note, review_id
+        FROM payments.reviews WHERE {where} ORDER BY opened_at DESC
+        """,
+        _OF_PAYMENT,
+        whole_records=True,
+    ),
+    Question(
+        "Events of the provider, latest first",
+        """
+        SELECT received_at, event_type, source, reference, matched_at, event_id
+        FROM payments.provider_events WHERE {where} ORDER BY received_at DESC
+        """,
+        {"payment": "payment_id = :id"},
+    ),
+    Question(
+        "Grants",
+        """
+        SELECT reason, amount_credits, remaining_credits, actor, payment_id, note, granted_at, expires_at, grant_id
+        FROM billing.grants WHERE {where} ORDER BY granted_at DESC
+        """,
+        _OF_PURCHASE,
+    ),
+    Question(
+        "Clawbacks",
+        """
+        SELECT reason, taken_credits, receivable_credits, payment_id, note, clawed_back_at, clawback_id
+        FROM billing.clawbacks WHERE {where} ORDER BY clawed_back_at DESC
+        """,
+        _OF_PURCHASE,
+    ),
+    Question(
+        "Postings (ledger), latest first",
+        """
+        SELECT posting_id, occurred_at, reason, account, amount_credits, line_number, user_id, generation_id,
+               payment_id, transfer_id, note
+        FROM billing.balance_ledger WHERE {where} ORDER BY posting_id DESC
+        """,
+        _OF_MONEY,
+    ),
+    Question(
+        "Balance of the user (billing)",
+        """
+        SELECT user_id, available_credits, reserved_credits, receivable_credits, line_number
+        FROM billing.users WHERE {where}
+        """,
+        _OWNER,
+    ),
+    Question(
+        "Balance that the user is shown (gateway)",
+        """
+        SELECT user_id, available_credits, reserved_credits, receivable_credits, line_number, updated_at
+        FROM gateway.balances WHERE {where}
+        """,
+        _OWNER,
+    ),
+    Question(
+        "Receipts of the message (inboxes)",
+        " UNION ALL ".join(
+            f"""
+            SELECT '{schema}' AS schema, consumer, received_at FROM {schema}.inbox_messages
+            WHERE {{where}} AND message_id = :argument_id AND consumer IN ({_consumers(schema)})
+            """  # noqa: S608 - as above
+            for schema in SERVICES
+        ),
+        _OF_ANYONE,
+    ),
+    Question(
+        "Messages that wait to be published",
+        _each(
+            """
+            SELECT '{schema}' AS schema, subject, created_at, message_id FROM {schema}.outbox_messages
+            WHERE {where} AND published_at IS NULL AND correlation_id = ANY(:orders)
+            """,
+            " ORDER BY created_at",
+        ),
+        _OF_ANYONE,
+    ),
+    Question(
+        "Messages that were published and are not in the journal",
+        _each(
+            """
+            SELECT '{schema}' AS schema, subject, created_at, published_at, published_sequence, message_id
+            FROM {schema}.outbox_messages AS o
+            WHERE {where} AND published_at IS NOT NULL AND correlation_id = ANY(:orders)
+              AND NOT EXISTS (SELECT FROM auditor.journal AS j WHERE j.message_id = o.message_id)
+            """,
+            " ORDER BY published_at",
+        ),
+        _OF_ANYONE,
+    ),
+    Question(
+        "Messages that are tried again (failed) or waited with (early)",
+        f"""
+        SELECT a.schema, a.consumer, a.failures, a.deferrals, a.first_at, a.last_at, a.last_reason, m.subject,
+               a.message_id
+        FROM ({_each("SELECT '{schema}' AS schema, * FROM {schema}.delivery_attempts")}) AS a
+        LEFT JOIN (SELECT DISTINCT message_id, subject FROM ({_MESSAGES}) AS message) AS m USING (message_id)
+        WHERE {{where}} AND (m.message_id IS NOT NULL OR a.message_id = :argument_id)
+        ORDER BY a.last_at DESC
+        """,  # noqa: S608 - as above
+        _OF_ANYONE,
+        whole_records=True,
+    ),
+    Question(
+        "Dead letters",
+        f"""
+        SELECT schema, consumer, subject, reason, error, deliveries, dead_at, replay_requested_at, replay_failures,
+               replayed_at, message_id
+        FROM ({_each("SELECT '{schema}' AS schema, * FROM {schema}.dead_letters")}) AS letter
+        WHERE {{where}} AND (
+            correlation_id = ANY(:orders) OR message_id = :argument_id
+            OR message_id IN (SELECT message_id FROM ({_MESSAGES}) AS message)
+            OR position(convert_to(:key, 'UTF8') IN payload) > 0
+        )
+        ORDER BY dead_at DESC
+        """,  # noqa: S608 - as above
+        _OF_ANYONE,
+        whole_records=True,
+    ),
+    Question(
+        "Findings",
+        f"""
+        SELECT code, severity, subject_key, expected, found, first_seen_at, last_seen_at, resolved_at
+        FROM auditor.findings
+        WHERE {{where}} AND (
+            subject_key = :argument OR subject_key IN (SELECT CAST(part AS text) FROM ({_PARTS}) AS every)
+            OR position(:key IN concat_ws(' ', subject_key, expected, found)) > 0
+        )
+        ORDER BY resolved_at IS NOT NULL, first_seen_at DESC
+        """,  # noqa: S608 - as above
+        _OF_ANYONE,
+        whole_records=True,
+    ),
+)
+
+
+def own_rows(key: Key) -> str:
+    """The rows that are the id itself, whatever their table holds."""
+    return f"SELECT * FROM {key.table} WHERE {key.column} = :argument{'_id' if key.kind == 'uuid' else ''}"  # noqa: S608
