@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import pytest
-
 from tests.auditor.world import World, damage
 
 
@@ -116,9 +114,31 @@ async def test_a_payment_and_a_user_are_shown(database, world: World) -> None:
     assert str(world.refused) in user
 
 
-@pytest.mark.parametrize("command", ["show"])
-async def test_an_id_that_nobody_knows_is_said_to_be_unknown(database, world, command: str) -> None:
-    code, out, err = await auditor_command(command, str(uuid4()), dsn=database.dsn("auditor"))
+async def test_an_id_that_nobody_knows_is_said_to_be_unknown(database, world) -> None:
+    for nobodys in (str(uuid4()), "pi_unknown"):
+        code, out, err = await auditor_command("show", nobodys, dsn=database.dsn("auditor"))
+        assert code == 1
+        assert out == ""
+        assert f"{nobodys} is nobody's: no service knows it" in err
+
+
+async def test_what_cannot_be_an_id_is_refused_without_a_traceback(database, world) -> None:
+    code, out, err = await auditor_command("show", "x" * 1000, dsn=database.dsn("auditor"))
     assert code == 1
     assert out == ""
-    assert "no service knows" in err
+    assert err == "an id has 1 to 255 printable characters\n"
+
+
+async def test_show_tells_every_row_when_asked_for_all(database, world: World) -> None:
+    await damage(
+        database,
+        world,
+        """
+        INSERT INTO gateway.generation_requests (generation_id, user_id, idempotency_key, request_hash)
+        SELECT gen_random_uuid(), '{user}', format('request %s', number), '' FROM generate_series(1, 100) AS number
+        """,
+    )
+    assert "Request (gateway): 50 of 106, the rest with --all" in await shown(database, world.user)
+    code, out, err = await auditor_command("show", "--all", str(world.user), dsn=database.dsn("auditor"))
+    assert code == 0, err
+    assert all(f"request {number} " in out for number in range(1, 101))
