@@ -115,6 +115,7 @@ async def test_whatever_belongs_to_a_payment_or_a_user_leads_to_it(database, wor
         taken_credits=1,
         receivable_credits=0,
     )
+    await add_finding(database, "money_that_came_twice", "dp_1")
     for identity, what in (
         (world.purchase, "a grant and a movement of credits"),
         (clawback, "a clawback"),
@@ -130,6 +131,7 @@ async def test_whatever_belongs_to_a_payment_or_a_user_leads_to_it(database, wor
         page = await told(auditor, f" {identity} ")
         assert first_line(page) == f"# {identity} is {what} and belongs to payment {world.payment}"
         assert "## Credits ordered for the payment" in page
+    assert "money_that_came_twice" in section(await told(auditor, "dp_1"), "Findings")
     gift = await one(database, f"SELECT grant_id FROM billing.grants WHERE user_id = '{world.other_user}'")
     assert first_line(await told(auditor, gift)) == f"# {gift} is a grant and belongs to user {world.other_user}"
     assert first_line(await told(auditor, world.payment)) == f"# {world.payment} is a payment"
@@ -174,7 +176,7 @@ async def test_a_message_is_shown_itself_and_then_what_it_is_about(database, wor
     assert "## Reservation" in page
 
 
-@pytest.mark.parametrize("kept", ["billing.outbox_messages", "auditor.journal"])
+@pytest.mark.parametrize("kept", ["billing.outbox_messages", "auditor.journal", "generation.dead_letters"])
 async def test_a_message_that_is_only_in_one_place_is_found_with_its_dead_letter_and_its_finding(
     database, world: World, auditor, kept: str
 ) -> None:
@@ -185,12 +187,12 @@ async def test_a_message_that_is_only_in_one_place_is_found_with_its_dead_letter
         consumer="generation-billing",
         message_id=message_id,
         subject="billing.event.credits-reserved.v1",
-        correlation_id=None,
+        correlation_id=world.running if kept == "generation.dead_letters" else None,
         error="generation choked on it",
     )
     await add_finding(database, "no_dead_letters", message_id)
-    (forgotten,) = {"billing.outbox_messages", "auditor.journal"} - {kept}
-    await forget_in(database, forgotten, message_id)
+    for forgotten in {"billing.outbox_messages", "auditor.journal"} - {kept}:
+        await forget_in(database, forgotten, message_id)
     for identity in (message_id, world.running, world.user):
         page = await told(auditor, identity)
         assert "generation choked on it" in section(page, "Dead letters")
@@ -209,13 +211,17 @@ async def test_findings_about_a_users_orders_payments_and_transfers_are_shown_wi
     )
     for subject in (world.running, world.payment, world.purchase, world.asset, transfer, reservation):
         await add_finding(database, f"about_{subject}", subject)
-    await add_finding(database, "about_another_user", world.other_user)
+    gift = await one(
+        database, f"SELECT transfer_id FROM billing.balance_ledger WHERE user_id = '{world.other_user}' LIMIT 1"
+    )
+    await add_finding(database, "about_another_user", gift)
     await add_finding(database, "with_a_number_beside_it", f"{world.user} line 3")
     findings = section(await told(auditor, world.user), "Findings")
     for subject in (world.running, world.payment, world.purchase, world.asset, transfer, reservation):
         assert f"about_{subject}" in findings
     assert "with_a_number_beside_it" in findings
     assert "about_another_user" not in findings
+    assert "about_another_user" in section(await told(auditor, world.other_user), "Findings")
     assert f"about_{world.payment}" in section(await told(auditor, world.payment), "Findings")
     assert f"about_{world.purchase}" in section(await told(auditor, world.purchase), "Findings")
 
@@ -321,7 +327,8 @@ async def test_everything_is_read_at_one_moment(database, world: World, auditor)
 
 
 async def test_what_is_nobodys_and_what_is_no_id_is_refused(database, world: World, auditor) -> None:
-    for nobodys in (str(uuid4()), "cs_unknown", "1", "%"):
+    await add(database, "billing.dead_letters", consumer="billing-gateway", payload=b'{"credits": 1}')
+    for nobodys in (str(uuid4()), "cs_unknown", "1", "%", "credits"):
         with pytest.raises(UnknownIdentity, match="is nobody's"):
             await dossier(auditor, nobodys)
     for unusable in ("", "   ", "a\0b", "a\nb", "\udc80", "x" * (LONGEST_ARGUMENT + 1)):

@@ -28,6 +28,9 @@ class Question:
     whole_records: bool = False
 
 
+SHORTEST_MENTION: Final = 8
+"""Characters. Anything shorter is in the text of any message or finding."""
+
 _OF_GENERATION: Final[Mapping[SubjectKind, str]] = {"generation": "generation_id = :id"}
 _OF_ORDER: Final[Mapping[SubjectKind, str]] = {**_OF_GENERATION, "user": "user_id = :id"}
 _OF_PAYMENT: Final[Mapping[SubjectKind, str]] = {
@@ -96,6 +99,9 @@ _MESSAGES: Final = f"""
 _PARTS: Final = f"""
     SELECT unnest(:orders) AS part
     UNION SELECT message_id FROM ({_MESSAGES}) AS message
+    UNION SELECT message_id
+        FROM ({_each("SELECT message_id, correlation_id FROM {schema}.dead_letters")}) AS letter
+        WHERE correlation_id = ANY(:orders)
     UNION SELECT reservation_id FROM billing.reservations WHERE generation_id = ANY(:orders)
     UNION SELECT transfer_id FROM billing.balance_ledger
         WHERE generation_id = ANY(:orders) OR payment_id = ANY(:orders) OR user_id = :id
@@ -361,7 +367,7 @@ QUESTIONS: Final = (
         WHERE {{where}} AND (
             correlation_id = ANY(:orders) OR message_id = :argument_id
             OR message_id IN (SELECT message_id FROM ({_MESSAGES}) AS message)
-            OR position(convert_to(:key, 'UTF8') IN payload) > 0
+            OR (length(:key) >= {SHORTEST_MENTION} AND position(convert_to(:key, 'UTF8') IN payload) > 0)
         )
         ORDER BY dead_at DESC
         """,  # noqa: S608 - as above
@@ -375,7 +381,8 @@ QUESTIONS: Final = (
         FROM auditor.findings
         WHERE {{where}} AND (
             subject_key = :argument OR subject_key IN (SELECT CAST(part AS text) FROM ({_PARTS}) AS every)
-            OR position(:key IN concat_ws(' ', subject_key, expected, found)) > 0
+            OR (length(:key) >= {SHORTEST_MENTION}
+                AND position(:key IN concat_ws(' ', subject_key, expected, found)) > 0)
         )
         ORDER BY resolved_at IS NOT NULL, first_seen_at DESC
         """,  # noqa: S608 - as above
