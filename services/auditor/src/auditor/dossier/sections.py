@@ -361,15 +361,15 @@ QUESTIONS: Final = (
     Question(
         "Dead letters",
         f"""
-        SELECT schema, consumer, subject, reason, error, deliveries, dead_at, replay_requested_at, replay_failures,
-               replayed_at, message_id
-        FROM ({_each("SELECT '{schema}' AS schema, * FROM {schema}.dead_letters")}) AS letter
+        SELECT d.schema, d.consumer, d.subject, d.reason, d.error, d.deliveries, d.dead_at, d.replay_requested_at,
+               d.replay_failures, d.replayed_at, d.message_id
+        FROM ({_each("SELECT '{schema}' AS schema, * FROM {schema}.dead_letters")}) AS d
+        LEFT JOIN (SELECT DISTINCT message_id FROM ({_MESSAGES}) AS message) AS m USING (message_id)
         WHERE {{where}} AND (
-            correlation_id = ANY(:orders) OR message_id = :argument_id
-            OR message_id IN (SELECT message_id FROM ({_MESSAGES}) AS message)
-            OR (length(:key) >= {SHORTEST_MENTION} AND position(convert_to(:key, 'UTF8') IN payload) > 0)
+            d.correlation_id = ANY(:orders) OR d.message_id = :argument_id OR m.message_id IS NOT NULL
+            OR (length(:key) >= {SHORTEST_MENTION} AND position(convert_to(:key, 'UTF8') IN d.payload) > 0)
         )
-        ORDER BY dead_at DESC
+        ORDER BY d.dead_at DESC
         """,  # noqa: S608 - as above
         _OF_ANYONE,
         whole_records=True,
@@ -379,8 +379,9 @@ QUESTIONS: Final = (
         f"""
         SELECT code, severity, subject_key, expected, found, first_seen_at, last_seen_at, resolved_at
         FROM auditor.findings
+        LEFT JOIN (SELECT CAST(part AS text) AS known FROM ({_PARTS}) AS every) AS parts ON known = subject_key
         WHERE {{where}} AND (
-            subject_key = :argument OR subject_key IN (SELECT CAST(part AS text) FROM ({_PARTS}) AS every)
+            known IS NOT NULL OR subject_key = :argument
             OR (length(:key) >= {SHORTEST_MENTION}
                 AND position(:key IN concat_ws(' ', subject_key, expected, found)) > 0)
         )
