@@ -96,24 +96,28 @@ _MESSAGES: Final = f"""
 """  # noqa: S608 - schema names are constants of the contracts
 """Of a subject, from the outboxes and from the journal: either may be the one that lacks a message."""
 
+_ORDERS: Final = "SELECT unnest(:orders)"
+"""A set to join with: a list would be searched from the start for every row of a ledger."""
+
 _PARTS: Final = f"""
     SELECT unnest(:orders) AS part
     UNION SELECT message_id FROM ({_MESSAGES}) AS message
     UNION SELECT message_id
         FROM ({_each("SELECT message_id, correlation_id FROM {schema}.dead_letters")}) AS letter
-        WHERE correlation_id = ANY(:orders)
-    UNION SELECT reservation_id FROM billing.reservations WHERE generation_id = ANY(:orders)
-    UNION SELECT transfer_id FROM billing.balance_ledger
-        WHERE generation_id = ANY(:orders) OR payment_id = ANY(:orders) OR user_id = :id
-    UNION SELECT grant_id FROM billing.grants WHERE payment_id = ANY(:orders)
-    UNION SELECT clawback_id FROM billing.clawbacks WHERE payment_id = ANY(:orders)
-    UNION SELECT attempt_id FROM generation.attempts WHERE generation_id = ANY(:orders)
-    UNION SELECT asset_id FROM generation.video_generations WHERE generation_id = ANY(:orders)
-    UNION SELECT asset_id FROM storage.assets WHERE generation_id = ANY(:orders)
+        WHERE correlation_id IN ({_ORDERS})
+    UNION SELECT reservation_id FROM billing.reservations WHERE generation_id IN ({_ORDERS})
+    UNION SELECT transfer_id FROM billing.balance_ledger WHERE generation_id IN ({_ORDERS})
+    UNION SELECT transfer_id FROM billing.balance_ledger WHERE payment_id IN ({_ORDERS})
+    UNION SELECT transfer_id FROM billing.balance_ledger WHERE user_id = :id
+    UNION SELECT grant_id FROM billing.grants WHERE payment_id IN ({_ORDERS})
+    UNION SELECT clawback_id FROM billing.clawbacks WHERE payment_id IN ({_ORDERS})
+    UNION SELECT attempt_id FROM generation.attempts WHERE generation_id IN ({_ORDERS})
+    UNION SELECT asset_id FROM generation.video_generations WHERE generation_id IN ({_ORDERS})
+    UNION SELECT asset_id FROM storage.assets WHERE generation_id IN ({_ORDERS})
     UNION SELECT upload_id FROM gateway.uploads WHERE user_id = :id
-    UNION SELECT movement_id FROM payments.credit_movements WHERE payment_id = ANY(:orders)
-    UNION SELECT refund_id FROM payments.refunds WHERE payment_id = ANY(:orders)
-    UNION SELECT review_id FROM payments.reviews WHERE payment_id = ANY(:orders)
+    UNION SELECT movement_id FROM payments.credit_movements WHERE payment_id IN ({_ORDERS})
+    UNION SELECT refund_id FROM payments.refunds WHERE payment_id IN ({_ORDERS})
+    UNION SELECT review_id FROM payments.reviews WHERE payment_id IN ({_ORDERS})
 """  # noqa: S608 - as above
 """Every id of a subject that a finding may be about."""
 
