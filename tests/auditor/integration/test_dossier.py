@@ -138,6 +138,15 @@ async def test_whatever_belongs_to_a_payment_or_a_user_leads_to_it(database, wor
     assert first_line(await told(auditor, str(world.user).upper())).endswith("is a user")
 
 
+async def test_who_has_only_uploaded_a_file_is_known(database, world: World, auditor) -> None:
+    visitor, upload, asked = new_id(), new_id(), new_id()
+    await add(database, "gateway.uploads", upload_id=upload, user_id=visitor, content_type="image/png")
+    await add(database, "generation.cancellations", generation_id=asked, user_id=visitor)
+    assert first_line(await told(auditor, upload)) == f"# {upload} is an upload and belongs to user {visitor}"
+    assert "image/png" in section(await told(auditor, visitor), "Uploads")
+    assert "## Cancellation" in await told(auditor, asked)
+
+
 async def test_what_two_services_hold_for_different_payments_is_told_for_both(database, world: World, auditor) -> None:
     other = uuid4()
     await damage(

@@ -13,7 +13,7 @@ from contracts.message import SERVICES
 
 LONGEST_ARGUMENT: Final = 255
 """Characters. Stripe's ids, the longest of those that providers give, have at most 255."""
-MOST_ROWS: Final = 20
+MOST_HELD: Final = 20
 """A reference is one thing or a few; whoever asks for ``1`` does not get every row that says 1."""
 
 SubjectKind = Literal["generation", "payment", "user", "correlation", "mention"]
@@ -198,7 +198,7 @@ async def find_meanings(connection: AsyncConnection, argument: str) -> tuple[Mea
 async def _held(connection: AsyncConnection, keys: Sequence[Key], value: UUID | str) -> list[Meaning]:
     parts = [
         f"(SELECT {number} AS number, CAST({key.generation} AS uuid), CAST({key.payment} AS uuid),"  # noqa: S608
-        f" CAST({key.user} AS uuid) FROM {key.table} WHERE {key.column} = CAST(:value AS {key.kind}) LIMIT {MOST_ROWS})"
+        f" CAST({key.user} AS uuid) FROM {key.table} WHERE {key.column} = CAST(:value AS {key.kind}) LIMIT {MOST_HELD})"
         for number, key in enumerate(keys)
     ]
     query = f"SELECT DISTINCT * FROM ({' UNION ALL '.join(parts)}) AS found ORDER BY number"  # noqa: S608

@@ -68,7 +68,7 @@ async def dossier(engine: AsyncEngine, argument: str, everything: bool = False) 
         async with snapshot.begin():
             meanings = await find_meanings(snapshot, asked)
             chapters = [await _chapter(snapshot, asked, meaning, everything) for meaning in meanings]
-    known = tuple(chapter for chapter in chapters if chapter.hops or chapter.sections)
+    known = tuple(chapter for chapter in chapters if chapter.meaning.what or chapter.hops or chapter.sections)
     if not known:
         raise UnknownIdentity(f"{asked} is nobody's: no service knows it, and no message or finding mentions it")
     return Dossier(asked, known, everything)

@@ -189,6 +189,15 @@ QUESTIONS: Final = (
         _OF_GENERATION,
     ),
     Question(
+        "Uploads, latest first",
+        """
+        SELECT u.upload_id, u.content_type, u.size_bytes, u.created_at, s.verified_at
+        FROM gateway.uploads AS u LEFT JOIN storage.uploads AS s USING (upload_id)
+        WHERE {where} ORDER BY u.created_at DESC
+        """,
+        {"user": "u.user_id = :id"},
+    ),
+    Question(
         "Reservation",
         """
         SELECT generation_id, user_id, amount_credits, status, captured_credits, reserved_at, deadline_at, resolved_at,
