@@ -1,15 +1,17 @@
 """The continuous check: findings are opened, refreshed and resolved, and counted."""
 
 import asyncio
+import contextlib
 
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from auditor.checker import Checker
 from auditor.checking import check, check_patiently
 from auditor.domain import Invariant
+from auditor.reports import render_report
+from auditor.repository import add_findings
 from tests.auditor.world import damage
 from tests.support.waiting import eventually
 
@@ -92,12 +94,63 @@ async def test_a_check_that_took_long_is_not_repeated_at_once(world, checker) ->
     assert checked_at() == first
 
 
-async def test_a_check_sees_one_moment_whatever_is_written_meanwhile(database, world, auditor) -> None:
-    total = "SELECT sum(available_credits)::text AS subject, '' AS expected, '' AS found FROM billing.users"
-    pause = "SELECT pg_advisory_xact_lock(42)::text AS subject, '' AS expected, '' AS found"
+async def test_an_invariant_that_cannot_be_checked_hides_no_other_and_is_no_proof(database, world, auditor) -> None:
+    checker = Checker(auditor, auditor, tolerance_seconds=0.0)
+    await checker.check_now()
+    before = REGISTRY.get_sample_value("auditor_last_check_timestamp_seconds")
+    await damage(database, world, OVERDRAWN.format(amount=5), "ALTER TABLE storage.assets RENAME COLUMN asset_id TO id")
+    report = await checker.check_now()
+    assert [finding["resolved_at"] for finding in await findings(database)] == [None]
+    assert counted(CODE) == 1
+    unproven = {result.invariant.code for result in report.unproven}
+    assert "completed_generations_have_an_asset" in unproven
+    assert CODE not in unproven
+    for code, expected in ((CODE, 0.0), ("completed_generations_have_an_asset", 1.0)):
+        assert REGISTRY.get_sample_value("auditor_invariant_unproven", {"invariant": code}) == expected
+    assert REGISTRY.get_sample_value("auditor_last_check_timestamp_seconds") == before
+    await damage(database, world, OVERDRAWN.format(amount=-5))
+    assert not (await check_patiently(auditor, 0.0, patience_seconds=0)).clean
+    assert "NOT CHECKED" in render_report(report)
+
+
+async def test_a_finding_of_an_invariant_that_cannot_be_checked_any_more_stays_open(database, world, auditor) -> None:
+    checker = Checker(auditor, auditor, tolerance_seconds=0.0)
+    await damage(database, world, OVERDRAWN.format(amount=5))
+    await checker.check_now()
+    await damage(
+        database,
+        world,
+        OVERDRAWN.format(amount=-5),
+        "ALTER TABLE billing.reservations RENAME COLUMN amount_credits TO amount",
+    )
+    await checker.check_now()
+    assert [finding["resolved_at"] for finding in await findings(database)] == [None]
+
+
+async def test_a_check_that_is_cut_off_is_not_repeated_at_once_either(world, auditor, monkeypatch) -> None:
+    begun = 0
+
+    async def endless(*_: object) -> None:
+        nonlocal begun
+        begun += 1
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("auditor.checker.check", endless)
+    checker = Checker(auditor, auditor, tolerance_seconds=0.0)
+    for _ in range(2):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await checker.run_round()
+    assert begun == 1
+
+
+async def test_a_check_holds_nothing_of_what_it_has_looked_at(database, world, auditor) -> None:
     invariants = [
         Invariant(code=code, severity="critical", meaning="", query=query)
-        for code, query in (("before", total), ("pause", pause), ("after", total))
+        for code, query in (
+            ("users", "SELECT user_id::text AS subject, '' AS expected, '' AS found FROM billing.users"),
+            ("pause", "SELECT pg_advisory_xact_lock(42)::text AS subject, '' AS expected, '' AS found"),
+        )
     ]
     superuser = database.superuser_engine()
 
@@ -109,10 +162,19 @@ async def test_a_check_sees_one_moment_whatever_is_written_meanwhile(database, w
         await holder.execute(text("SELECT pg_advisory_lock(42)"))
         checking = asyncio.create_task(check(auditor, 0.0, invariants))
         await eventually(waiting)
-        await damage(database, world, "UPDATE billing.users SET available_credits = available_credits + 1000")
+        async with superuser.begin() as maintenance:
+            await maintenance.execute(text("LOCK TABLE billing.users IN ACCESS EXCLUSIVE MODE NOWAIT"))
         await holder.execute(text("SELECT pg_advisory_unlock(42)"))
-        seen = {violation.code: violation.subject for violation in (await checking).violations}
-    assert seen["before"] == seen["after"]
+        assert len((await checking).results) == 2
+
+
+async def test_an_older_check_does_not_resolve_what_a_newer_one_found(database, world, auditor) -> None:
+    older = await check(auditor, 0.0)
+    await damage(database, world, OVERDRAWN.format(amount=5))
+    await Checker(auditor, auditor, tolerance_seconds=0.0).check_now()
+    async with auditor.begin() as connection:
+        await add_findings(connection, older.violations, older.complete_codes, older.checked_at)
+    assert [finding["resolved_at"] for finding in await findings(database)] == [None]
 
 
 async def test_patience_gives_the_last_messages_time_to_arrive(database, world, auditor) -> None:
@@ -128,10 +190,10 @@ async def test_a_check_writes_nothing(world, auditor) -> None:
         code="writing",
         severity="critical",
         meaning="",
-        query="SELECT nextval('billing.balance_ledger_posting_id_seq')::text AS subject, '' AS expected, '' AS found",
+        query="SELECT lo_create(0)::text AS subject, '' AS expected, '' AS found",
     )
-    with pytest.raises(DBAPIError):
-        await check(auditor, 0.0, [writing])
+    [result] = (await check(auditor, 0.0, [writing])).results
+    assert "read-only transaction" in (result.failure or "")
 
 
 async def test_a_flood_of_violations_is_counted_in_full_and_listed_in_part(database, world, checker) -> None:

@@ -1,29 +1,44 @@
-"""Running the invariants: one snapshot over all schemas, read only, whatever is written meanwhile."""
+"""Running the invariants: each is one query over all schemas, so on one snapshot, whatever is written meanwhile.
+
+Each has a short transaction of its own. A snapshot for all of them would be held until the last query ends: that keeps
+the services' vacuum from removing anything and their partitions from being maintained, and one failure would blind all.
+"""
 
 import asyncio
 import time
 from collections.abc import Sequence
 from typing import Final
 
+import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.invariants import INVARIANTS
+from messaging.database import is_unavailable
 
 LISTED_PER_INVARIANT: Final = 100
 """How many offenders of one kind are listed; all are counted."""
 _AGAIN_SECONDS: Final = 0.5
 STATEMENT_TIMEOUT_MS: Final = 300_000
-"""An invariant may read a whole table; the engine for checks is made with this limit."""
+"""One invariant may read a whole table; the engine for checks is made with this limit."""
+
+log = structlog.get_logger(__name__)
 
 
 async def check(engine: AsyncEngine, tolerance_seconds: float, invariants: Sequence[Invariant] = INVARIANTS) -> Report:
-    """Evaluate ``invariants`` on one snapshot. ``tolerance_seconds`` 0 is for a system that is at rest."""
+    """Evaluate ``invariants``. ``tolerance_seconds`` 0 is for a system that is at rest.
+
+    An invariant whose query fails is a result, too. A database that is away is not: that is raised.
+    """
     async with engine.connect() as connection:
-        snapshot = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        async with snapshot.begin():
-            return await evaluate(snapshot, tolerance_seconds, invariants)
+        reading = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        async with reading.begin():
+            checked_at = await reading.scalar(text("SELECT now()"))
+        assert checked_at is not None
+        results = [await _checked(reading, invariant, tolerance_seconds) for invariant in invariants]
+    return Report(checked_at=checked_at, tolerance_seconds=tolerance_seconds, results=tuple(results))
 
 
 async def check_patiently(engine: AsyncEngine, tolerance_seconds: float, patience_seconds: float) -> Report:
@@ -31,22 +46,26 @@ async def check_patiently(engine: AsyncEngine, tolerance_seconds: float, patienc
     deadline = time.monotonic() + patience_seconds
     while True:
         report = await check(engine, tolerance_seconds)
-        if report.total == 0 or time.monotonic() >= deadline:
+        if report.clean or time.monotonic() >= deadline:
             return report
         await asyncio.sleep(_AGAIN_SECONDS)
 
 
-async def evaluate(
-    connection: AsyncConnection, tolerance_seconds: float, invariants: Sequence[Invariant] = INVARIANTS
-) -> Report:
-    """Evaluate ``invariants`` in the transaction of ``connection``, which makes them one moment or not."""
-    checked_at = await connection.scalar(text("SELECT now()"))
-    assert checked_at is not None
-    results = [await _result(connection, invariant, tolerance_seconds) for invariant in invariants]
-    return Report(checked_at=checked_at, tolerance_seconds=tolerance_seconds, results=tuple(results))
+async def _checked(connection: AsyncConnection, invariant: Invariant, tolerance_seconds: float) -> Result:
+    began = time.perf_counter()
+    try:
+        async with connection.begin():
+            return await evaluate(connection, invariant, tolerance_seconds)
+    except DBAPIError as error:
+        if is_unavailable(error):
+            raise
+        reason = str(error.orig).splitlines()[0]
+        log.exception("invariant_not_checked", invariant=invariant.code)
+        return Result(invariant, 0, (), time.perf_counter() - began, failure=reason)
 
 
-async def _result(connection: AsyncConnection, invariant: Invariant, tolerance_seconds: float) -> Result:
+async def evaluate(connection: AsyncConnection, invariant: Invariant, tolerance_seconds: float) -> Result:
+    """What breaks ``invariant`` in the eyes of ``connection``'s transaction."""
     query = text(
         f"SELECT subject, expected, found, count(*) OVER () FROM ({invariant.query}) AS offender"  # noqa: S608
         f" ORDER BY subject LIMIT {LISTED_PER_INVARIANT}"

@@ -35,17 +35,21 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one invariant's query found. ``violations`` lists the first of ``total``."""
+    """What one invariant's query found. ``violations`` lists the first of ``total``.
+
+    ``failure`` says why it could not be checked; then nothing is known about it.
+    """
 
     invariant: Invariant
     total: int
     violations: tuple[Violation, ...]
     seconds: float
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One check of all invariants on one snapshot of the database."""
+    """One check of all invariants, each on a snapshot of its own, none older than ``checked_at``."""
 
     checked_at: datetime
     tolerance_seconds: float
@@ -62,6 +66,16 @@ class Report:
         return sum(result.total for result in self.results)
 
     @property
+    def unproven(self) -> tuple[Result, ...]:
+        """The results of the invariants that could not be checked."""
+        return tuple(result for result in self.results if result.failure is not None)
+
+    @property
+    def clean(self) -> bool:
+        """Whether every invariant was checked and holds."""
+        return self.total == 0 and not self.unproven
+
+    @property
     def seconds(self) -> float:
         """How long the queries took together."""
         return sum(result.seconds for result in self.results)
@@ -69,4 +83,8 @@ class Report:
     @property
     def complete_codes(self) -> tuple[str, ...]:
         """Invariants of which every violation is listed."""
-        return tuple(result.invariant.code for result in self.results if result.total == len(result.violations))
+        return tuple(
+            result.invariant.code
+            for result in self.results
+            if result.failure is None and result.total == len(result.violations)
+        )

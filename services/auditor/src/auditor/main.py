@@ -16,6 +16,7 @@ from auditor.checking import STATEMENT_TIMEOUT_MS, check_patiently
 from auditor.consumers import SUBSCRIPTIONS
 from auditor.dossier import dossier, render_dossier
 from auditor.errors import NoDatabase, UnknownIdentity, UnusableIdentity
+from auditor.invariants import INVARIANTS
 from auditor.reports import render_report, report_document
 from auditor.settings import Settings
 from messaging.runtime import Messaging
@@ -30,6 +31,7 @@ DATABASE_VARIABLE = "AUDITOR_DATABASE_URL"
 DEFAULT_TOLERANCE_SECONDS = 60.0
 SETTLING_SECONDS = 10.0
 """What a system at rest may need until its last messages are in every view and in the journal."""
+LONGEST_CHECK_SECONDS = len(INVARIANTS) * STATEMENT_TIMEOUT_MS / 1000
 PARTITIONS_EVERY_SECONDS = 3600.0
 
 
@@ -63,7 +65,7 @@ async def serve(settings: Settings) -> None:
         settings,
         components=[
             *messaging.components(),
-            every("check", settings.check_seconds, checker.run_round, timeout_seconds=STATEMENT_TIMEOUT_MS / 1000),
+            every("check", settings.check_seconds, checker.run_round, timeout_seconds=LONGEST_CHECK_SECONDS),
             every("journal partitions", PARTITIONS_EVERY_SECONDS, keep_partitions),
         ],
         readiness={"database": database_check(engine), **messaging.readiness()},
@@ -72,7 +74,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def print_check(dsn: str, tolerance_seconds: float, patience_seconds: float, as_json: bool) -> int:
-    """Check, print the report, and return the exit code: 1 if anything is violated.
+    """Check, print the report, and return the exit code: 1 if anything is violated or could not be checked.
 
     A check that finds something is repeated for up to ``patience_seconds``; the last one counts.
     """
@@ -86,7 +88,7 @@ async def print_check(dsn: str, tolerance_seconds: float, patience_seconds: floa
         sys.stdout.write(msgspec.json.format(document).decode() + "\n")
     else:
         sys.stdout.write(render_report(report) + "\n")
-    return 1 if report.total else 0
+    return 0 if report.clean else 1
 
 
 async def print_dossier(dsn: str, identity: str, everything: bool) -> int:

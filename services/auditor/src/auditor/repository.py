@@ -76,7 +76,7 @@ _SEE_FINDINGS: Final = text(
 _RESOLVE_FINDINGS: Final = text(
     """
     UPDATE auditor.findings SET resolved_at = now()
-    WHERE resolved_at IS NULL AND code = ANY(CAST(:complete_codes AS text[])) AND last_seen_at < now()
+    WHERE resolved_at IS NULL AND code = ANY(CAST(:complete_codes AS text[])) AND last_seen_at < :checked_at
     """
 )
 
@@ -88,11 +88,12 @@ async def add_entries(connection: AsyncConnection, entries: Sequence[Entry]) -> 
 
 
 async def add_findings(
-    connection: AsyncConnection, violations: Sequence[Violation], complete_codes: Sequence[str]
+    connection: AsyncConnection, violations: Sequence[Violation], complete_codes: Sequence[str], checked_at: datetime
 ) -> FindingChanges:
     """Open or refresh a finding for each violation; resolve those of ``complete_codes`` that are not among them.
 
-    A code is complete when every offender was listed: what is cut off at a limit must not pass for resolved.
+    A code is complete when every offender was listed: what is cut off at a limit must not pass for resolved. Nor may
+    what another replica has seen since ``checked_at``, when this check began.
     """
     opened = await connection.scalar(
         _SEE_FINDINGS,
@@ -104,7 +105,9 @@ async def add_findings(
             "found": [violation.found for violation in violations],
         },
     )
-    resolved = await connection.execute(_RESOLVE_FINDINGS, {"complete_codes": list(complete_codes)})
+    resolved = await connection.execute(
+        _RESOLVE_FINDINGS, {"complete_codes": list(complete_codes), "checked_at": checked_at}
+    )
     return FindingChanges(opened=opened or 0, resolved=resolved.rowcount)
 
 
