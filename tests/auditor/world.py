@@ -4,6 +4,8 @@ Credits move through billing's own handlers; the rows of the others are written 
 """
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,13 +13,19 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from auditor.invariants.messages import INBOXES
 from billing import handlers
+from contracts.billing import CreditsReserved, GrantCredits
+from contracts.message import SERVICES, Message, Service
+from contracts.payments import PaymentChanged
+from contracts.permissions import durable_name
+from contracts.registry import MESSAGES, consumed_by, stream_of
 from contracts.values import LedgerLine
 from messaging.ids import new_id
-from tests.billing.ledger import Ledger, completed, failed, order
+from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
 from tests.support.databases import Database
 
-SERVICES = ("gateway", "billing", "generation", "storage", "payments", "auditor")
+__all__ = ["SERVICES", "World", "build_world", "damage", "damage_within"]
 
 _MADE_UP = {
     "uuid": uuid4,
@@ -31,8 +39,61 @@ _MADE_UP = {
     "bytea": lambda: b"made up",
 }
 
+_TIMES = {
+    "now": "now()",
+    "in an hour": "now() + interval '1 hour'",
+    "days ago": "now() - interval '3 days'",
+    None: "NULL",
+}
+
 # The schemas do not change within a test session.
 _COLUMNS: dict[str, list[tuple[str, str, bool]]] = {}
+
+
+PRICE_CENTS = 1000
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order, as it ended or stands."""
+
+    generation_id: UUID
+    user_id: UUID
+    price_credits: int
+    status: str
+    late: bool = False
+    asset_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Movement:
+    """Credits that payments ordered of billing."""
+
+    kind: Any
+    amount_credits: int
+    movement_id: UUID = field(default_factory=new_id)
+
+    def command(self, payment: "Payment") -> Message:
+        """What billing is told."""
+        user_id, payment_id = payment.user_id, payment.payment_id
+        if self.kind in ("refund", "dispute"):
+            return clawback(user_id, self.amount_credits, payment_id, self.kind, clawback_id=self.movement_id)
+        return grant(user_id, self.amount_credits, self.kind, grant_id=self.movement_id, payment_id=payment_id)
+
+
+@dataclass(frozen=True)
+class Payment:
+    """A payment of ``PRICE_CENTS``, as it stands, with what was ordered of billing for it."""
+
+    payment_id: UUID
+    user_id: UUID
+    status: str
+    credits: int
+    bonus_credits: int = 0
+    refunded_cents: int = 0
+    dispute: str | None = None
+    review: str | None = None
+    movements: tuple[Movement, ...] = ()
 
 
 @dataclass
@@ -41,12 +102,29 @@ class World:
 
     user: UUID = field(default_factory=new_id)
     other_user: UUID = field(default_factory=new_id)
+    buyer: UUID = field(default_factory=new_id)
+    debtor: UUID = field(default_factory=new_id)
     payment: UUID = field(default_factory=new_id)
     purchase: UUID = field(default_factory=new_id)
     bonus: UUID = field(default_factory=new_id)
+    refunded: UUID = field(default_factory=new_id)
+    refund: UUID = field(default_factory=new_id)
+    partly_refunded: UUID = field(default_factory=new_id)
+    refund_failed: UUID = field(default_factory=new_id)
+    dispute_won: UUID = field(default_factory=new_id)
+    won: UUID = field(default_factory=new_id)
+    dispute_lost: UUID = field(default_factory=new_id)
+    lost: UUID = field(default_factory=new_id)
+    disputed: UUID = field(default_factory=new_id)
+    pending: UUID = field(default_factory=new_id)
+    without_checkout: UUID = field(default_factory=new_id)
+    in_review: UUID = field(default_factory=new_id)
+    refused_payment: UUID = field(default_factory=new_id)
+    signup: UUID = field(default_factory=new_id)
     delivered: UUID = field(default_factory=new_id)
-    delivered_for_less: UUID = field(default_factory=new_id)
+    delivered_to_debtor: UUID = field(default_factory=new_id)
     failed: UUID = field(default_factory=new_id)
+    cancelled: UUID = field(default_factory=new_id)
     late: UUID = field(default_factory=new_id)
     running: UUID = field(default_factory=new_id)
     refused: UUID = field(default_factory=new_id)
@@ -54,134 +132,258 @@ class World:
 
     @property
     def names(self) -> dict[str, str]:
-        return {name: str(value) for name, value in vars(self).items()}
+        return {name: str(value) for name, value in vars(self).items() if isinstance(value, UUID)}
+
+    @cached_property
+    def orders(self) -> tuple[Order, ...]:
+        """Every order, as it ended or stands."""
+        return (
+            Order(self.delivered, self.user, 30, "completed", asset_id=self.asset),
+            Order(self.failed, self.user, 10, "failed"),
+            Order(self.cancelled, self.user, 8, "cancelled"),
+            Order(self.late, self.user, 12, "completed", late=True, asset_id=new_id()),
+            Order(self.running, self.user, 9, "running"),
+            Order(self.refused, self.user, 10_000, "refused"),
+            Order(self.delivered_to_debtor, self.debtor, 30, "completed", asset_id=new_id()),
+        )
+
+    @cached_property
+    def payments(self) -> tuple[Payment, ...]:
+        """Every payment, with what was ordered of billing for it, in order."""
+        return (
+            Payment(
+                self.payment,
+                self.user,
+                "settled",
+                100,
+                10,
+                movements=(Movement("purchase", 100, self.purchase), Movement("bonus", 10, self.bonus)),
+            ),
+            Payment(
+                self.refunded,
+                self.buyer,
+                "refunded",
+                20,
+                2,
+                refunded_cents=1000,
+                movements=(Movement("purchase", 20), Movement("bonus", 2), Movement("refund", 22, self.refund)),
+            ),
+            # Two refunds of 33.5 credits each took 33 and 34; the first one failed.
+            Payment(
+                self.partly_refunded,
+                self.buyer,
+                "partially_refunded",
+                100,
+                refunded_cents=335,
+                movements=(
+                    Movement("purchase", 100),
+                    Movement("refund", 33),
+                    Movement("refund", 34),
+                    Movement("refund_failed", 33, self.refund_failed),
+                ),
+            ),
+            Payment(
+                self.dispute_won,
+                self.buyer,
+                "settled",
+                50,
+                dispute="won",
+                movements=(Movement("purchase", 50), Movement("dispute", 50), Movement("dispute_won", 50, self.won)),
+            ),
+            # Most of it was spent before the dispute.
+            Payment(
+                self.dispute_lost,
+                self.debtor,
+                "dispute_lost",
+                40,
+                dispute="lost",
+                movements=(Movement("purchase", 40), Movement("dispute", 40, self.lost)),
+            ),
+            # Refunded, and disputed all the same: it takes its credits once.
+            Payment(
+                self.disputed,
+                self.buyer,
+                "disputed",
+                15,
+                refunded_cents=1000,
+                dispute="open",
+                movements=(Movement("purchase", 15), Movement("dispute", 15)),
+            ),
+            Payment(self.pending, self.buyer, "pending", 10),
+            Payment(self.without_checkout, self.buyer, "pending", 10, review="no_checkout"),
+            # Paid, and put in doubt later.
+            Payment(
+                self.in_review, self.buyer, "review", 10, review="underpaid", movements=(Movement("purchase", 10),)
+            ),
+            Payment(new_id(), self.buyer, "expired", 10),
+        )
 
 
 async def build_world(database: Database) -> World:
-    """Make it, at rest: every message published and recorded."""
+    """Make it, at rest: every message published and received."""
     world = World()
     lines = await _move_credits(database, world)
     async with database.superuser_engine().begin() as connection:
-        await _add_generations(connection, world)
-        await _add_payment(connection, world)
-        await _add_views(connection, world, lines)
+        for order in world.orders:
+            await _add_order(connection, order)
+        for payment in world.payments:
+            await _add_payment(connection, payment)
+        refused = {"payment_id": world.refused_payment, "user_id": world.user}
+        await add_row(connection, "gateway.payment_requests", **refused, refusal_code="unknown_pack")
+        await add_row(connection, "gateway.payments", **refused, status="refused")
+        await _add_waiting(connection, world)
+        await _add_statements(connection, lines)
+        await _add_messages(connection, world)
         await settle_messages(connection)
     return world
 
 
 async def _move_credits(database: Database, world: World) -> dict[UUID, list[LedgerLine]]:
     ledger = Ledger(database.engine("billing"))
-    bought = {"payment_id": world.payment, "actor": "payments"}
-    await ledger.grant(world.user, 100, "purchase", grant_id=world.purchase, **bought)
-    await ledger.grant(world.user, 10, "bonus", grant_id=world.bonus, **bought)
     await ledger.grant(world.other_user, 50)
-    prices = {
-        world.delivered: 30,
-        world.delivered_for_less: 20,
-        world.failed: 10,
-        world.late: 12,
-        world.running: 9,
-        world.refused: 10_000,
-    }
-    for generation_id, price in prices.items():
-        await ledger.handle(handlers.reserve, order(world.user, price, generation_id))
-    await ledger.handle(
-        handlers.resolve,
-        completed(world.user, world.delivered, 30),
-        completed(world.user, world.delivered_for_less, 15),
-        failed(world.user, world.failed),
-        failed(world.user, world.late),
-        completed(world.user, world.late, 0, late=True),
+    await ledger.grant(
+        world.buyer, 5, "signup", grant_id=world.signup, expires_at=datetime.now(UTC) - timedelta(minutes=1)
     )
+    for payment in world.payments:
+        for movement in payment.movements:
+            if movement.kind == "dispute" and payment.payment_id == world.dispute_lost:
+                await _reserve(ledger, world)
+            await ledger.handle(handlers.apply_commands, movement.command(payment))
+    # Part of the debt is paid by what comes next.
+    await ledger.grant(world.debtor, 12)
     return ledger.lines
 
 
-async def _add_generations(connection: AsyncConnection, world: World) -> None:
-    for generation_id, price, status, late in (
-        (world.delivered, 30, "completed", False),
-        (world.delivered_for_less, 20, "completed", False),
-        (world.failed, 10, "failed", False),
-        (world.late, 12, "completed", True),
-        (world.running, 9, "running", False),
-    ):
-        ended = status != "running"
-        asset_id = (world.asset if generation_id == world.delivered else uuid4()) if status == "completed" else None
-        await add_row(
-            connection,
-            "generation.video_generations",
-            generation_id=generation_id,
-            user_id=world.user,
-            price_credits=price,
-            kind="video",
-            lane="standard",
-            status=status,
-            late=late,
-            asset_id=asset_id,
-            finished_at="now" if ended else None,
-            deadline_at="now" if ended else "in an hour",
-        )
-        await add_row(
-            connection,
-            "generation.attempts",
-            generation_id=generation_id,
-            attempt_number=1,
-            status="running" if not ended else "failed" if status == "failed" else "succeeded",
-            ended_at="now" if ended else None,
-        )
-        if asset_id is not None:
-            await add_row(
-                connection,
-                "storage.assets",
-                asset_id=asset_id,
-                generation_id=generation_id,
-                user_id=world.user,
-                role="output",
-            )
+async def _reserve(ledger: Ledger, world: World) -> None:
+    for one in world.orders:
+        await ledger.handle(handlers.reserve, order(one.user_id, one.price_credits, one.generation_id))
+    await ledger.handle(
+        handlers.resolve,
+        completed(world.user, world.delivered, 30),
+        completed(world.debtor, world.delivered_to_debtor, 30),
+        failed(world.user, world.failed),
+        cancelled(world.user, world.cancelled),
+        failed(world.user, world.late),
+        completed(world.user, world.late, 0, late=True),
+    )
 
 
-async def _add_payment(connection: AsyncConnection, world: World) -> None:
+async def _add_order(connection: AsyncConnection, order: Order) -> None:
+    """The order at the gateway and, unless it was refused, at generation and storage."""
+    owned = {"generation_id": order.generation_id, "user_id": order.user_id}
+    ended = order.status != "running"
+    funded = order.status != "refused"
+    charged = order.status == "completed" and not order.late
+    file = {
+        "object_key": f"library/{order.generation_id}",
+        "poster_object_key": f"posters/{order.generation_id}",
+        "size_bytes": 1000,
+        "sha256": order.generation_id.hex,
+    }
+    await add_row(connection, "gateway.generation_requests", **owned)
+    await add_row(
+        connection,
+        "gateway.generations",
+        **owned,
+        **(file if order.asset_id else {}),
+        status=order.status,
+        late=order.late,
+        version=1 if funded else 0,
+        price_credits=order.price_credits,
+        captured_credits=order.price_credits if charged else None,
+        released_credits=order.price_credits if funded and ended and not charged else None,
+    )
+    if not funded:
+        return
+    await add_row(
+        connection,
+        "generation.video_generations",
+        **owned,
+        price_credits=order.price_credits,
+        kind="video",
+        lane="standard",
+        status=order.status,
+        late=order.late,
+        version=1,
+        asset_id=order.asset_id,
+        finished_at="now" if ended else None,
+        deadline_at="now" if ended else "in an hour",
+    )
+    await add_row(
+        connection,
+        "generation.attempts",
+        generation_id=order.generation_id,
+        attempt_number=1,
+        status={"running": "running", "failed": "failed", "cancelled": "cancelled"}.get(order.status, "succeeded"),
+        ended_at="now" if ended else None,
+    )
+    if order.asset_id:
+        await add_row(connection, "storage.assets", **owned, **file, asset_id=order.asset_id, role="output")
+        await add_row(connection, "storage.assets", **owned, role="another")
+
+
+async def _add_payment(connection: AsyncConnection, payment: Payment) -> None:
+    """The payment at payments and at the gateway."""
+    owned = {"payment_id": payment.payment_id, "user_id": payment.user_id}
+    shown = {
+        "provider": "stripe",
+        "status": payment.status,
+        "version": 3,
+        "price_cents": PRICE_CENTS,
+        "currency": "usd",
+        "credits": payment.credits,
+        "bonus_credits": payment.bonus_credits,
+        "refunded_cents": payment.refunded_cents,
+    }
+    await add_row(connection, "gateway.payment_requests", **owned)
+    await add_row(connection, "gateway.payments", **owned, **shown)
     await add_row(
         connection,
         "payments.payment_transactions",
-        payment_id=world.payment,
-        user_id=world.user,
-        provider="stripe",
-        status="settled",
-        version=3,
-        price_cents=1000,
-        currency="usd",
-        credits=100,
-        bonus_credits=10,
-        settled_at="now",
+        **owned,
+        **shown,
+        settled_at="now" if payment.movements else None,
+        next_look_at="in an hour" if payment.status == "pending" and not payment.review else None,
     )
-    for kind, movement_id, amount in (("purchase", world.purchase, 100), ("bonus", world.bonus, 10)):
+    for number, movement in enumerate(payment.movements):
         await add_row(
             connection,
             "payments.credit_movements",
-            movement_id=movement_id,
-            payment_id=world.payment,
-            kind=kind,
-            amount_credits=amount,
+            movement_id=movement.movement_id,
+            payment_id=payment.payment_id,
+            kind=movement.kind,
+            reference=str(number),
+            amount_credits=movement.amount_credits,
             posted_at="now",
         )
+    about = {"payment_id": payment.payment_id, "provider": "stripe"}
+    await add_row(connection, "payments.provider_events", **about, matched_at="now")
+    if payment.refunded_cents:
+        await add_row(
+            connection,
+            "payments.refunds",
+            **about,
+            amount_cents=payment.refunded_cents,
+            state="succeeded",
+            created_at="days ago",
+        )
+    if payment.dispute:
+        await add_row(connection, "payments.disputes", **about, amount_cents=PRICE_CENTS, state=payment.dispute)
+    if payment.review:
+        await add_row(connection, "payments.reviews", payment_id=payment.payment_id, code=payment.review)
 
 
-async def _add_views(connection: AsyncConnection, world: World, lines: dict[UUID, list[LedgerLine]]) -> None:
-    shown = {
-        world.delivered: "completed",
-        world.delivered_for_less: "completed",
-        world.failed: "failed",
-        world.late: "completed",
-        world.running: "running",
-        world.refused: "refused",
-    }
-    for generation_id, status in shown.items():
-        owned = {"generation_id": generation_id, "user_id": world.user}
-        await add_row(connection, "gateway.generation_requests", **owned)
-        await add_row(connection, "gateway.generations", **owned, status=status, kind="video", lane="standard")
-    await add_row(
-        connection, "gateway.payments", payment_id=world.payment, user_id=world.user, status="settled", version=3
-    )
+async def _add_waiting(connection: AsyncConnection, world: World) -> None:
+    """What is not at its end yet, or was left alone, and is right so."""
+    deadline = text("UPDATE billing.reservations SET deadline_at = now() WHERE generation_id = :running")
+    await connection.execute(deadline, {"running": world.running})
+    await add_row(connection, "storage.verifications", generation_id=world.running, next_try_at="now")
+    await add_row(connection, "payments.provider_events", received_at="days ago", match_attempts=12)
+    await add_row(connection, "payments.provider_events", match_attempts=2, next_match_at="in an hour")
+    await add_row(connection, "payments.reviews", reference="decided", opened_at="days ago", resolved_at="days ago")
+
+
+async def _add_statements(connection: AsyncConnection, lines: dict[UUID, list[LedgerLine]]) -> None:
     for user_id, statement in lines.items():
         for line in statement:
             values = msgspec.structs.asdict(line) | {"occurred_at": "now"}
@@ -198,6 +400,25 @@ async def _add_views(connection: AsyncConnection, world: World, lines: dict[UUID
         )
 
 
+async def _add_messages(connection: AsyncConnection, world: World) -> None:
+    """One message of each kind that was not sent by billing's handlers."""
+    query = text("SELECT DISTINCT 'billing', subject FROM billing.outbox_messages")
+    sent = {tuple(row) for row in await connection.execute(query)}
+    subjects = {PaymentChanged: world.payment, GrantCredits: world.refunded}
+    for message in MESSAGES:
+        for producer in message.producers:
+            if (producer, message.subject) not in sent:
+                await add_row(
+                    connection,
+                    f"{producer}.outbox_messages",
+                    message_id=new_id(),
+                    subject=message.subject,
+                    stream=stream_of(message.subject),
+                    payload=b"{}",
+                    correlation_id=subjects.get(message, world.running),
+                )
+
+
 async def damage(database: Database, world: World, *statements: str) -> dict[str, str]:
     """Run ``statements`` as superuser, past all triggers; returns the names by which they, and tests, know things."""
     async with database.superuser_engine().begin() as connection:
@@ -206,21 +427,30 @@ async def damage(database: Database, world: World, *statements: str) -> dict[str
 
 async def damage_within(connection: AsyncConnection, world: World, *statements: str) -> dict[str, str]:
     """The same in a transaction of the caller's, who may roll it back."""
-    first_transfer = text("SELECT transfer_id FROM billing.balance_ledger WHERE posting_id = 1")
-    first_message = text("SELECT message_id FROM billing.outbox_messages ORDER BY 1 LIMIT 1")
     names = world.names
+    first_transfer = text("SELECT transfer_id FROM billing.balance_ledger WHERE posting_id = 1")
     names["transfer"] = str(await connection.scalar(first_transfer))
-    names["message"] = str(await connection.scalar(first_message))
+    for service in SERVICES:
+        messages = text(f"SELECT subject, min(message_id::text) FROM {service}.outbox_messages GROUP BY 1")
+        names |= {name_of(subject): message_id for subject, message_id in await connection.execute(messages)}
+    names["message"] = names[name_of(CreditsReserved.subject)]
     await connection.execute(text("SET LOCAL session_replication_role = replica"))
     for statement in statements:
         await connection.exec_driver_sql(statement.format(**names))
     return names
 
 
+def name_of(subject: str) -> str:
+    """Under which name SQL finds the first message on ``subject``."""
+    return subject.replace(".", "_").replace("-", "_")
+
+
 async def settle_messages(connection: AsyncConnection) -> None:
-    """Everything in an outbox was published and has reached the journal."""
+    """Everything in an outbox was published, and has reached its consumers and the journal."""
     for service in SERVICES:
-        await connection.execute(text(f"UPDATE {service}.outbox_messages SET published_at = now()"))
+        await connection.execute(
+            text(f"UPDATE {service}.outbox_messages SET published_at = now(), published_sequence = 1")
+        )
         await connection.execute(
             text(
                 f"""
@@ -232,6 +462,45 @@ async def settle_messages(connection: AsyncConnection) -> None:
                 """
             )
         )
+        await connection.execute(
+            text(
+                f"""
+                INSERT INTO storage.verifications (message_id, subject, generation_id, payload, answered_at)
+                SELECT message_id, subject, correlation_id, payload, now() FROM {service}.outbox_messages
+                WHERE subject = ANY(CAST(:subjects AS text[])) ON CONFLICT DO NOTHING
+                """
+            ),
+            {"subjects": [message.subject for message in consumed_by("storage")]},
+        )
+    for consumer in SERVICES:
+        await _receive(connection, consumer)
+
+
+async def _receive(connection: AsyncConnection, consumer: Service) -> None:
+    """``consumer`` has a position in each stream that it reads, and its inbox the messages that leave a row there."""
+    for stream in {stream_of(message.subject) for message in consumed_by(consumer)}:
+        names = {"consumer": durable_name(consumer, stream), "stream": stream}
+        await connection.execute(
+            text(
+                f"""
+                INSERT INTO {consumer}.relay_positions
+                    (holder, stream, checkpoint_id, sequence, message_id, recorded_at, verified_at)
+                VALUES (:consumer, :stream, gen_random_uuid(), 1, gen_random_uuid(), now() - interval '2 hours', now())
+                """
+            ),
+            names,
+        )
+        for producer in SERVICES:
+            await connection.execute(
+                text(
+                    f"""
+                    INSERT INTO {consumer}.inbox_messages (consumer, message_id, message_day)
+                    SELECT :consumer, message_id, created_at::date FROM {producer}.outbox_messages
+                    WHERE stream = :stream AND subject = ANY(CAST(:subjects AS text[])) ON CONFLICT DO NOTHING
+                    """
+                ),
+                names | {"subjects": [message.subject for message in INBOXES.get(consumer, ())]},
+            )
 
 
 async def add_row(connection: AsyncConnection, table: str, **values: Any) -> None:
@@ -264,5 +533,5 @@ async def _columns_of(connection: AsyncConnection, table: str) -> list[tuple[str
 
 def _placeholder(column: str, kind: str, value: Any) -> str:
     if kind.startswith("timestamp"):
-        return {"now": "now()", "in an hour": "now() + interval '1 hour'", None: "NULL"}[value]
+        return _TIMES[value]
     return f"CAST(CAST(:{column} AS text) AS jsonb)" if kind == "jsonb" else f":{column}"

@@ -5,375 +5,35 @@ Each case damages the database as its superuser, past triggers and constraints, 
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from auditor import consumers as auditor_consumers
 from auditor.checking import check, evaluate
 from auditor.invariants import INVARIANTS
+from auditor.invariants import ledger as auditor_ledger
+from auditor.invariants.deadlines import MATCH_ATTEMPTS
+from auditor.invariants.messages import INBOXES
+from billing import conservation
+from billing import consumers as billing_consumers
+from contracts.generation import GenerationCompleted
+from gateway import consumers as gateway_consumers
+from generation import consumers as generation_consumers
+from payments import consumers as payments_consumers
+from payments import driver
 from service_runtime.database import engine_for
-from tests.auditor.world import SERVICES, World, build_world, damage_within
+from storage import consumers as storage_consumers
+from tests.auditor.damages import DAMAGES, LEDGER, Damage
+from tests.auditor.world import SERVICES, World, build_world, damage_within, name_of
 from tests.support.databases import Database, DatabaseFactory
 
+ROOT = Path(__file__).parents[3]
 AT_REST = 0.0
 AN_HOUR = 3600.0
-
-
-@dataclass(frozen=True)
-class Damage:
-    """``sql`` is what somebody did; the check must name ``code`` with ``subject``, at once or once it is old enough."""
-
-    code: str
-    subject: str
-    sql: tuple[str, ...]
-    waits: bool = False
-    """Whether the invariant leaves young rows alone, because a message might still be under way."""
-
-
-DAMAGES = (
-    Damage(
-        "transfers_sum_to_zero",
-        "{transfer}",
-        ("UPDATE billing.balance_ledger SET amount_credits = amount_credits + 1 WHERE posting_id = 1",),
-    ),
-    Damage(
-        "balances_equal_postings",
-        "{user}",
-        ("UPDATE billing.users SET available_credits = available_credits + 1 WHERE user_id = '{user}'",),
-    ),
-    Damage(
-        "balances_equal_postings",
-        "{other_user}",
-        ("DELETE FROM billing.balance_ledger WHERE user_id = '{other_user}'",),
-    ),
-    Damage(
-        "nothing_is_negative",
-        "{user}",
-        (
-            "ALTER TABLE billing.users DROP CONSTRAINT available_is_not_negative",
-            "UPDATE billing.users SET available_credits = -1 WHERE user_id = '{user}'",
-        ),
-    ),
-    Damage(
-        "nothing_is_negative",
-        "{user}",
-        (
-            "ALTER TABLE billing.grants DROP CONSTRAINT remaining_is_part_of_the_grant",
-            "UPDATE billing.grants SET remaining_credits = -1 WHERE grant_id = '{bonus}'",
-        ),
-    ),
-    Damage(
-        "one_reservation_per_generation",
-        "{running}",
-        (
-            "ALTER TABLE billing.reservations DROP CONSTRAINT one_reservation_per_generation",
-            """
-            INSERT INTO billing.reservations (reservation_id, generation_id, user_id, amount_credits, deadline_at,
-                                              reserved_at)
-            SELECT gen_random_uuid(), generation_id, user_id, amount_credits, deadline_at, reserved_at
-            FROM billing.reservations WHERE generation_id = '{running}'
-            """,
-        ),
-    ),
-    Damage(
-        "one_resolution_per_reservation",
-        "{failed}",
-        (
-            "ALTER TABLE billing.reservation_resolutions DROP CONSTRAINT one_resolution_per_reservation",
-            """
-            INSERT INTO billing.reservation_resolutions
-            SELECT e.* FROM billing.reservation_resolutions AS e JOIN billing.reservations USING (reservation_id)
-            WHERE generation_id = '{failed}'
-            """,
-        ),
-    ),
-    Damage(
-        "one_resolution_per_reservation",
-        "{delivered}",
-        (
-            """
-            DELETE FROM billing.reservation_resolutions WHERE reservation_id =
-                (SELECT reservation_id FROM billing.reservations WHERE generation_id = '{delivered}')
-            """,
-        ),
-    ),
-    Damage(
-        "reservations_match_postings",
-        "{delivered}",
-        (
-            """
-            INSERT INTO billing.balance_ledger (transfer_id, account, amount_credits, reason, user_id, line_number,
-                                                generation_id, occurred_at)
-            SELECT gen_random_uuid(), account, amount_credits, reason, user_id,
-                   CASE WHEN user_id IS NOT NULL THEN 1000 END, generation_id, now()
-            FROM billing.balance_ledger WHERE generation_id = '{delivered}' AND reason = 'capture'
-            """,
-        ),
-    ),
-    Damage(
-        "held_reservations_are_backed",
-        "{user}",
-        (
-            """
-            UPDATE billing.reservations SET status = 'held', resolved_at = NULL, captured_credits = 0
-            WHERE generation_id = '{failed}'
-            """,
-        ),
-    ),
-    Damage(
-        "grants_back_what_is_available",
-        "{user}",
-        ("UPDATE billing.grants SET remaining_credits = remaining_credits - 1 WHERE grant_id = '{purchase}'",),
-    ),
-    Damage(
-        "statement_lines_have_no_gaps",
-        "{user}",
-        ("UPDATE billing.balance_ledger SET line_number = line_number + 100 WHERE user_id = '{user}'",),
-    ),
-    Damage(
-        "an_order_has_one_verdict",
-        "{running}",
-        (
-            """
-            INSERT INTO billing.refusals
-            SELECT '{running}', user_id, code, required_credits, available_credits, refused_at FROM billing.refusals
-            """,
-        ),
-    ),
-    Damage(
-        "requests_get_a_verdict",
-        "{refused}",
-        ("DELETE FROM billing.refusals",),
-        waits=True,
-    ),
-    Damage(
-        "reservations_have_their_generation",
-        "{failed}",
-        ("DELETE FROM generation.video_generations WHERE generation_id = '{failed}'",),
-        waits=True,
-    ),
-    Damage(
-        "reservations_have_their_generation",
-        "{delivered}",
-        ("UPDATE generation.video_generations SET price_credits = 1 WHERE generation_id = '{delivered}'",),
-    ),
-    Damage(
-        "generations_are_funded",
-        "{running}",
-        ("DELETE FROM billing.reservations WHERE generation_id = '{running}'",),
-    ),
-    Damage(
-        "captures_have_an_asset",
-        "{delivered}",
-        ("DELETE FROM storage.assets WHERE generation_id = '{delivered}'",),
-    ),
-    Damage(
-        "completed_generations_have_an_asset",
-        "{late}",
-        ("UPDATE generation.video_generations SET asset_id = gen_random_uuid() WHERE generation_id = '{late}'",),
-    ),
-    Damage(
-        "one_asset_per_generation",
-        "{delivered}",
-        ("UPDATE storage.assets SET user_id = '{other_user}' WHERE generation_id = '{delivered}'",),
-    ),
-    Damage(
-        "one_asset_per_generation",
-        "{delivered}",
-        (
-            "ALTER TABLE storage.assets DROP CONSTRAINT one_asset_per_generation_and_role",
-            "UPDATE storage.assets SET generation_id = '{delivered}', role = 'output'",
-        ),
-    ),
-    Damage(
-        "outcomes_agree_with_reservations",
-        "{delivered}",
-        (
-            """
-            UPDATE generation.video_generations SET status = 'failed', asset_id = NULL
-            WHERE generation_id = '{delivered}'
-            """,
-        ),
-    ),
-    Damage(
-        "outcomes_agree_with_reservations",
-        "{late}",
-        ("UPDATE generation.video_generations SET late = false WHERE generation_id = '{late}'",),
-    ),
-    Damage(
-        "outcomes_agree_with_reservations",
-        "{failed}",
-        (
-            """
-            UPDATE generation.video_generations SET status = 'running', finished_at = NULL
-            WHERE generation_id = '{failed}'
-            """,
-        ),
-    ),
-    Damage(
-        "outcomes_agree_with_reservations",
-        "{running}",
-        (
-            """
-            UPDATE generation.video_generations SET status = 'cancelled', finished_at = now()
-            WHERE generation_id = '{running}'
-            """,
-        ),
-        waits=True,
-    ),
-    Damage(
-        "generations_meet_their_deadlines",
-        "{running}",
-        ("UPDATE generation.video_generations SET deadline_at = now() WHERE generation_id = '{running}'",),
-        waits=True,
-    ),
-    Damage(
-        "reservations_end_in_time",
-        "{running}",
-        ("UPDATE billing.reservations SET deadline_at = now() WHERE generation_id = '{running}'",),
-        waits=True,
-    ),
-    Damage(
-        "refused_orders_are_not_made",
-        "{refused}",
-        ("UPDATE generation.video_generations SET generation_id = '{refused}' WHERE generation_id = '{running}'",),
-    ),
-    Damage(
-        "one_grant_per_payment",
-        "{payment}",
-        (
-            "DROP INDEX billing.one_grant_per_payment",
-            """
-            INSERT INTO billing.grants SELECT gen_random_uuid(), content_hash, user_id, amount_credits,
-                remaining_credits, reason, actor, payment_id, note, expires_at, granted_at
-            FROM billing.grants WHERE grant_id = '{purchase}'
-            """,
-        ),
-    ),
-    Damage(
-        "payments_reach_the_ledger",
-        "{payment}",
-        ("DELETE FROM billing.grants WHERE grant_id = '{bonus}'",),
-        waits=True,
-    ),
-    Damage(
-        "payments_reach_the_ledger",
-        "{payment}",
-        (
-            "UPDATE payments.credit_movements SET amount_credits = 99, ordered_at = now() - interval '1 day'"
-            " WHERE movement_id = '{purchase}'",
-        ),
-    ),
-    Damage(
-        "settled_payments_are_credited",
-        "{payment}",
-        ("DELETE FROM payments.credit_movements WHERE movement_id = '{purchase}'",),
-    ),
-    Damage(
-        "bought_credits_have_a_payment",
-        "{purchase}",
-        ("DELETE FROM payments.credit_movements WHERE movement_id = '{purchase}'",),
-    ),
-    Damage(
-        "balances_shown_equal_billings",
-        "{user}",
-        ("UPDATE gateway.balances SET available_credits = available_credits + 1 WHERE user_id = '{user}'",),
-        waits=True,
-    ),
-    Damage(
-        "balances_shown_equal_billings",
-        "{running}",
-        ("UPDATE gateway.balances SET user_id = '{running}' WHERE user_id = '{other_user}'",),
-    ),
-    Damage(
-        "balances_shown_follow_the_statement",
-        "{user}",
-        ("UPDATE gateway.balances SET reserved_credits = reserved_credits + 1 WHERE user_id = '{user}'",),
-    ),
-    Damage(
-        "balances_shown_follow_the_statement",
-        "{other_user}",
-        ("UPDATE gateway.balances SET line_number = line_number + 1 WHERE user_id = '{other_user}'",),
-    ),
-    Damage(
-        "statements_add_up",
-        "{user}",
-        (
-            """
-            UPDATE gateway.ledger_lines SET available_after_credits = available_after_credits + 1
-            WHERE user_id = '{user}' AND line_number = 3
-            """,
-        ),
-    ),
-    Damage(
-        "statements_show_the_ledger",
-        "{user}",
-        ("DELETE FROM gateway.ledger_lines WHERE user_id = '{user}' AND line_number = 3",),
-        waits=True,
-    ),
-    Damage(
-        "statements_show_the_ledger",
-        "{other_user}",
-        (
-            """
-            UPDATE gateway.ledger_lines SET available_delta_credits = 49, available_after_credits = 49
-            WHERE user_id = '{other_user}'
-            """,
-        ),
-    ),
-    Damage(
-        "statements_show_the_ledger",
-        "{other_user}",
-        ("UPDATE gateway.ledger_lines SET line_number = 2 WHERE user_id = '{other_user}'",),
-    ),
-    Damage(
-        "outcomes_are_shown",
-        "{failed}",
-        ("UPDATE gateway.generations SET status = 'running' WHERE generation_id = '{failed}'",),
-        waits=True,
-    ),
-    Damage(
-        "outcomes_are_shown",
-        "{refused}",
-        ("UPDATE gateway.generations SET status = 'requested' WHERE generation_id = '{refused}'",),
-        waits=True,
-    ),
-    Damage(
-        "settled_payments_are_shown",
-        "{payment}",
-        ("DELETE FROM gateway.payments",),
-        waits=True,
-    ),
-    Damage(
-        "settled_payments_are_shown",
-        "{payment}",
-        ("UPDATE gateway.payments SET version = 4, status = 'refunded'",),
-    ),
-    Damage(
-        "outboxes_are_published",
-        "{message}",
-        ("UPDATE billing.outbox_messages SET published_at = NULL WHERE message_id = '{message}'",),
-        waits=True,
-    ),
-    Damage(
-        "no_dead_letters",
-        "{message}",
-        (
-            """
-            INSERT INTO generation.dead_letters (consumer, message_id, subject, stream, payload, headers, reason, error,
-                                                 deliveries)
-            VALUES ('generation-billing', '{message}', 'x', 'BILLING', '', '{{}}', 'poison', 'it broke', 5)
-            """,
-        ),
-    ),
-    Damage(
-        "the_journal_is_complete",
-        "{message}",
-        ("DELETE FROM auditor.journal WHERE message_id = '{message}'",),
-        waits=True,
-    ),
-)
 
 
 @pytest.fixture(scope="module")
@@ -401,9 +61,10 @@ async def superuser(shared: tuple[Database, World]) -> AsyncIterator[AsyncConnec
     await engine.dispose()
 
 
-async def found(connection: AsyncConnection, tolerance: float) -> set[tuple[str, str]]:
-    report = await evaluate(connection, tolerance)
-    return {(violation.code, violation.subject) for violation in report.violations}
+async def found(connection: AsyncConnection, tolerance: float, code: str) -> set[str]:
+    """The subjects that the invariant names."""
+    [invariant] = [one for one in INVARIANTS if one.code == code]
+    return {violation.subject for violation in (await evaluate(connection, invariant, tolerance)).violations}
 
 
 async def test_a_healthy_platform_violates_nothing(shared: tuple[Database, World]) -> None:
@@ -414,15 +75,130 @@ async def test_a_healthy_platform_violates_nothing(shared: tuple[Database, World
     assert {result.invariant.code for result in report.results} == {one.code for one in INVARIANTS}
 
 
-@pytest.mark.parametrize("case", DAMAGES, ids=lambda case: f"{case.code}-{case.subject.strip('{}')}")
+def _name(case: Damage) -> str:
+    return f"{case.code}-{case.sql[-1].strip()[:100]}"
+
+
+@pytest.mark.parametrize("case", DAMAGES, ids=_name)
 async def test_damage_is_named(shared: tuple[Database, World], superuser: AsyncConnection, case: Damage) -> None:
     names = await damage_within(superuser, shared[1], *case.sql)
-    expected = (case.code, case.subject.format(**names))
-    assert expected in await found(superuser, AT_REST)
+    subject = case.subject.format(**names)
+    if subject.startswith("SELECT"):
+        subject = await superuser.scalar(text(subject))
+    assert subject in await found(superuser, AT_REST, case.code)
     # With an hour's tolerance, only what no message under way can explain is a violation of that invariant.
-    assert (expected in await found(superuser, AN_HOUR)) is not case.waits
+    assert (subject in await found(superuser, AN_HOUR, case.code)) is not case.waits
 
 
 def test_every_invariant_has_damage_that_proves_it() -> None:
     assert {one.code for one in INVARIANTS} == {case.code for case in DAMAGES}
     assert len({one.code for one in INVARIANTS}) == len(INVARIANTS)
+
+
+def test_the_readme_lists_every_invariant() -> None:
+    readme = (ROOT / "services" / "auditor" / "README.md").read_text()
+    assert [one.code for one in INVARIANTS if f"`{one.code}`" not in readme] == []
+
+
+OLD_NEWS = "UPDATE generation.outbox_messages SET published_at = now() - interval '1 hour'"
+UNREAD = (OLD_NEWS, "DELETE FROM billing.inbox_messages", "DELETE FROM auditor.journal")
+TRACES = ("messages_are_consumed", "the_journal_is_complete")
+MOMENT = 60.0
+
+
+@pytest.mark.parametrize("code", TRACES)
+@pytest.mark.parametrize(
+    "position",
+    [
+        "sequence = 0",
+        "stream = 'ANOTHER'",
+        "holder = 'somebody'",
+        "verified_at = NULL",
+        "recorded_at = now()",
+    ],
+)
+async def test_what_a_stopped_consumer_has_not_read_yet_is_no_violation(
+    shared: tuple[Database, World], superuser: AsyncConnection, code: str, position: str
+) -> None:
+    names = await damage_within(superuser, shared[1], *UNREAD)
+    completed = names[name_of(GenerationCompleted.subject)]
+    assert completed in await found(superuser, MOMENT, code)
+    await damage_within(
+        superuser,
+        shared[1],
+        f"UPDATE auditor.relay_positions SET {position}",
+        f"UPDATE billing.relay_positions SET {position}",
+    )
+    assert completed not in await found(superuser, MOMENT, code)
+    assert completed in await found(superuser, AT_REST, code)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        """
+        INSERT INTO billing.dead_letters (consumer, message_id, subject, stream, payload, headers, reason, error,
+                                          deliveries)
+        VALUES ('billing-generation', '{generation_event_generation_completed_v1}', 'x', 'X', '', '{{}}', 'poison', '',
+                5)
+        """,
+        """
+        INSERT INTO billing.delivery_attempts (consumer, message_id, last_reason, last_at)
+        VALUES ('billing-generation', '{generation_event_generation_completed_v1}', 'early',
+                now() - interval '90 seconds')
+        """,
+    ],
+    ids=["given up", "put off"],
+)
+async def test_a_message_that_its_consumer_knows_of_is_not_lost(
+    shared: tuple[Database, World], superuser: AsyncConnection, known: str
+) -> None:
+    names = await damage_within(superuser, shared[1], *UNREAD, known)
+    assert names[name_of(GenerationCompleted.subject)] not in await found(superuser, MOMENT, "messages_are_consumed")
+
+
+async def test_a_message_that_was_put_off_and_never_came_back_is_lost(
+    shared: tuple[Database, World], superuser: AsyncConnection
+) -> None:
+    put_off = """
+        INSERT INTO billing.delivery_attempts (consumer, message_id, last_reason, last_at)
+        VALUES ('billing-generation', '{generation_event_generation_completed_v1}', 'early',
+                now() - interval '3 minutes')
+    """
+    names = await damage_within(superuser, shared[1], *UNREAD, put_off)
+    assert names[name_of(GenerationCompleted.subject)] in await found(superuser, MOMENT, "messages_are_consumed")
+
+
+async def test_what_billing_finds_wrong_with_its_ledger_the_auditor_finds_too(
+    shared: tuple[Database, World], superuser: AsyncConnection
+) -> None:
+    assert await conservation.find_violations(superuser) == []
+    named = set()
+    for case in LEDGER:
+        async with superuser.begin_nested() as damaged:
+            await damage_within(superuser, shared[1], *case.sql)
+            violations = await conservation.find_violations(superuser)
+            named |= {violation.invariant for violation in violations}
+            assert any([(await evaluate(superuser, one, AT_REST)).total for one in auditor_ledger.LEDGER])
+            await damaged.rollback()
+    assert named == set(conservation.INVARIANTS), "no damage here is what this one is about"
+
+
+def test_the_inboxes_are_those_that_the_services_keep() -> None:
+    kept = {
+        "gateway": gateway_consumers.subscriptions(lambda _: None),
+        "billing": billing_consumers.SUBSCRIPTIONS,
+        "payments": payments_consumers.subscriptions(Mock(), Mock()),
+        "generation": generation_consumers.subscriptions(Mock()),
+        "storage": storage_consumers.subscriptions(Mock()),
+        "auditor": auditor_consumers.SUBSCRIPTIONS,
+    }
+    assert {
+        service: {one.message_type for one in subscriptions if one.inbox}
+        for service, subscriptions in kept.items()
+        if any(one.inbox for one in subscriptions)
+    } == {service: set(messages) for service, messages in INBOXES.items()}
+
+
+def test_payments_gives_an_event_as_many_tries_as_the_auditor_waits_for() -> None:
+    assert MATCH_ATTEMPTS == driver.MATCH_ATTEMPTS

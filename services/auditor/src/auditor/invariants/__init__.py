@@ -8,10 +8,11 @@ causes allows no such moment (credits are captured only after a file is stored),
 from typing import Final
 
 from auditor.domain import Invariant
+from auditor.invariants.deadlines import DEADLINES
 from auditor.invariants.ledger import LEDGER
 from auditor.invariants.messages import MESSAGES
 from auditor.invariants.money import MONEY
 from auditor.invariants.orders import ORDERS
 from auditor.invariants.views import VIEWS
 
-INVARIANTS: Final[tuple[Invariant, ...]] = (*LEDGER, *ORDERS, *MONEY, *VIEWS, *MESSAGES)
+INVARIANTS: Final[tuple[Invariant, ...]] = (*LEDGER, *ORDERS, *MONEY, *DEADLINES, *VIEWS, *MESSAGES)

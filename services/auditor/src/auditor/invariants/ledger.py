@@ -8,16 +8,61 @@ LEDGER: Final = (
     Invariant(
         code="transfers_sum_to_zero",
         severity="critical",
-        meaning="The postings of each transfer add up to zero",
+        meaning="The postings of each transfer add up to zero, for one reason and one cause",
         query="""
             SELECT transfer_id::text AS subject, '0 credits' AS expected,
-                   format('%s credits in postings %s', total,
+                   format('%s credits for %s in postings %s', total, reason,
                           (SELECT string_agg(posting_id::text, ', ' ORDER BY posting_id)
                            FROM billing.balance_ledger AS l WHERE l.transfer_id = broken.transfer_id)) AS found
             FROM (
-                SELECT transfer_id, sum(amount_credits) AS total FROM billing.balance_ledger
-                GROUP BY transfer_id HAVING sum(amount_credits) <> 0
+                SELECT transfer_id, reason, sum(amount_credits) AS total FROM billing.balance_ledger
+                GROUP BY transfer_id, reason, generation_id, payment_id, grant_id, clawback_id
+                HAVING sum(amount_credits) <> 0
             ) AS broken
+        """,
+    ),
+    Invariant(
+        code="transfers_move_one_users_credits",
+        severity="critical",
+        meaning="A transfer moves the credits of one user, on one line of the statement",
+        query="""
+            SELECT transfer_id::text AS subject, 'one user and one line' AS expected,
+                   format('users %s, lines %s', string_agg(DISTINCT user_id::text, ', '),
+                          string_agg(DISTINCT line_number::text, ', ')) AS found
+            FROM billing.balance_ledger
+            WHERE user_id IS NOT NULL
+            GROUP BY transfer_id
+            HAVING min(user_id::text) <> max(user_id::text) OR min(line_number) <> max(line_number)
+        """,
+    ),
+    Invariant(
+        code="postings_go_where_their_reason_says",
+        severity="critical",
+        meaning="Each reason moves credits between its own accounts and in its own direction",
+        query="""
+            SELECT transfer_id::text AS subject, format('accounts and signs of a %s', reason) AS expected,
+                   format('posting %s of %s credits on %s', posting_id, amount_credits, account) AS found
+            FROM billing.balance_ledger
+            WHERE NOT CASE
+                WHEN reason = 'reserve'
+                    THEN (account, sign(amount_credits)) IN (('user:available', -1), ('user:reserved', 1))
+                WHEN reason = 'capture'
+                    THEN (account, sign(amount_credits)) IN (('user:reserved', -1), ('platform:revenue', 1))
+                WHEN reason = 'release'
+                    THEN (account, sign(amount_credits)) IN (('user:reserved', -1), ('user:available', 1))
+                WHEN reason = 'expiry'
+                    THEN (account, sign(amount_credits)) IN (('user:available', -1), ('platform:expired', 1))
+                WHEN reason = 'receivable_settled'
+                    THEN (account, sign(amount_credits)) IN (('user:available', -1), ('user:receivable', 1))
+                WHEN reason IN ('purchase', 'bonus', 'signup', 'goodwill')
+                    THEN (account, sign(amount_credits)) IN (('user:available', 1), ('platform:issued', -1))
+                WHEN reason IN ('dispute_won', 'refund_failed')
+                    THEN (account, sign(amount_credits)) IN (('user:available', 1), ('platform:refunded', -1))
+                WHEN reason IN ('refund', 'dispute')
+                    THEN (account, sign(amount_credits)) IN (
+                        ('user:available', -1), ('user:receivable', -1), ('platform:refunded', 1))
+                ELSE false
+            END
         """,
     ),
     Invariant(
@@ -85,16 +130,23 @@ LEDGER: Final = (
         query="""
             SELECT coalesce(r.generation_id, e.reservation_id)::text AS subject,
                    CASE WHEN r.reservation_id IS NULL THEN 'a resolution of a reservation'
-                        WHEN coalesce(e.resolutions, 0) > 1 THEN 'at most one resolution'
-                        ELSE format('%s, as its resolution says', coalesce(e.status, 'held')) END AS expected,
-                   format('%s with %s resolution(s)', coalesce(r.status, 'no reservation'),
+                        WHEN e.resolutions > 1 THEN 'at most one resolution'
+                        ELSE format('%s with %s of %s credits captured, as its resolution says',
+                                    coalesce(e.status, 'held'), coalesce(e.captured, 0),
+                                    coalesce(e.captured + e.released, r.amount_credits)) END AS expected,
+                   format('%s with %s of %s credits captured, and %s resolution(s)',
+                          coalesce(r.status, 'no reservation'), r.captured_credits, r.amount_credits,
                           coalesce(e.resolutions, 0)) AS found
             FROM billing.reservations AS r
             FULL JOIN (
-                SELECT reservation_id, count(*) AS resolutions, min(status) AS status
+                SELECT reservation_id, count(*) AS resolutions, min(status) AS status,
+                       min(captured_credits) AS captured, min(released_credits) AS released
                 FROM billing.reservation_resolutions GROUP BY reservation_id
             ) AS e USING (reservation_id)
-            WHERE coalesce(e.resolutions, 0) > 1 OR r.status IS DISTINCT FROM coalesce(e.status, 'held')
+            WHERE e.resolutions > 1
+               OR (r.status, r.captured_credits, r.amount_credits) IS DISTINCT FROM
+                  (coalesce(e.status, 'held'), coalesce(e.captured, 0),
+                   coalesce(e.captured + e.released, r.amount_credits))
         """,
     ),
     Invariant(
@@ -140,6 +192,65 @@ LEDGER: Final = (
                 FROM billing.reservations WHERE status = 'held' GROUP BY user_id
             ) AS h USING (user_id)
             WHERE u.reserved_credits IS DISTINCT FROM coalesce(h.held, 0)
+        """,
+    ),
+    Invariant(
+        code="draws_make_up_their_reservation",
+        severity="critical",
+        meaning="What a reservation took out of grants is what it reserved",
+        query="""
+            SELECT coalesce(r.generation_id, d.reservation_id)::text AS subject,
+                   format('%s credits drawn from grants', r.amount_credits) AS expected,
+                   format('%s credits drawn', coalesce(d.drawn, 0)) AS found
+            FROM billing.reservations AS r
+            FULL JOIN (
+                SELECT reservation_id, sum(amount_credits) AS drawn
+                FROM billing.reservation_grants GROUP BY reservation_id
+            ) AS d USING (reservation_id)
+            WHERE d.drawn IS DISTINCT FROM r.amount_credits
+        """,
+    ),
+    Invariant(
+        code="grants_are_posted_once",
+        severity="critical",
+        meaning="A grant was posted once: the credits that it names, to its user, for its reason",
+        query="""
+            SELECT coalesce(g.grant_id, p.grant_id)::text AS subject,
+                   format('%s of %s credits to user %s', g.reason, g.amount_credits, g.user_id) AS expected,
+                   format('%s of %s credits to user %s', p.reason, coalesce(p.posted, 0), p.user_id) AS found
+            FROM billing.grants AS g
+            FULL JOIN (
+                SELECT grant_id, payment_id, user_id, reason, sum(amount_credits) AS posted
+                FROM billing.balance_ledger
+                WHERE grant_id IS NOT NULL AND account = 'user:available'
+                  AND reason NOT IN ('expiry', 'receivable_settled')
+                GROUP BY grant_id, payment_id, user_id, reason
+            ) AS p USING (grant_id)
+            WHERE (g.reason, g.amount_credits, g.user_id, g.payment_id)
+                  IS DISTINCT FROM (p.reason, p.posted, p.user_id, p.payment_id)
+        """,
+    ),
+    Invariant(
+        code="clawbacks_are_posted_once",
+        severity="critical",
+        meaning="A clawback was posted once: what it took and what it left owed, of its user, for its reason",
+        query="""
+            SELECT coalesce(c.clawback_id, p.clawback_id)::text AS subject,
+                   format('%s of %s taken and %s owed by user %s', c.reason, c.taken_credits, c.receivable_credits,
+                          c.user_id) AS expected,
+                   format('%s of %s taken and %s owed by user %s', p.reason, coalesce(p.taken, 0),
+                          coalesce(p.owed, 0), p.user_id) AS found
+            FROM billing.clawbacks AS c
+            FULL JOIN (
+                SELECT clawback_id, payment_id, user_id, reason,
+                       coalesce(-sum(amount_credits) FILTER (WHERE account = 'user:available'), 0) AS taken,
+                       coalesce(-sum(amount_credits) FILTER (WHERE account = 'user:receivable'), 0) AS owed
+                FROM billing.balance_ledger
+                WHERE clawback_id IS NOT NULL AND user_id IS NOT NULL
+                GROUP BY clawback_id, payment_id, user_id, reason
+            ) AS p USING (clawback_id)
+            WHERE (c.reason, c.taken_credits, c.receivable_credits, c.user_id, c.payment_id)
+                  IS DISTINCT FROM (p.reason, p.taken, p.owed, p.user_id, p.payment_id)
         """,
     ),
     Invariant(

@@ -4,7 +4,29 @@ from typing import Final
 
 from auditor.domain import Invariant
 
+PAID: Final = ("settled", "partially_refunded", "refunded", "disputed", "dispute_lost")
+"""Where the money came, whatever became of it."""
+
+_PAID: Final = ", ".join(f"'{status}'" for status in PAID)
+
 MONEY: Final = (
+    Invariant(
+        code="payment_requests_are_answered",
+        severity="critical",
+        meaning="Every request for a payment becomes a payment of that user, or is refused; no payment comes unasked",
+        query="""
+            SELECT coalesce(q.payment_id, p.payment_id)::text AS subject,
+                   CASE WHEN q.payment_id IS NULL THEN 'no payment: nobody asked for it'
+                        ELSE format('a payment of user %s, or a refusal', q.user_id) END AS expected,
+                   CASE WHEN p.payment_id IS NULL THEN format('neither since %s', q.created_at)
+                        ELSE format('a payment of user %s that is %s', p.user_id, p.status) END AS found
+            FROM gateway.payment_requests AS q
+            FULL JOIN payments.payment_transactions AS p USING (payment_id)
+            WHERE (p.payment_id IS NULL AND q.refusal_code IS NULL
+                   AND q.created_at <= now() - make_interval(secs => :tolerance))
+               OR (p.payment_id IS NOT NULL AND p.user_id IS DISTINCT FROM q.user_id)
+        """,
+    ),
     Invariant(
         code="one_grant_per_payment",
         severity="critical",
@@ -21,47 +43,134 @@ MONEY: Final = (
     Invariant(
         code="payments_reach_the_ledger",
         severity="critical",
-        meaning="What payments ordered for a payment is in the ledger, to the credit",
+        meaning="What payments ordered for a payment is in the ledger as ordered: kind, credits and user",
         query="""
-            SELECT m.payment_id::text AS subject, format('%s of %s credits', m.kind, m.amount_credits) AS expected,
-                   CASE WHEN g.grant_id IS NULL AND c.clawback_id IS NULL THEN format('nothing since %s', m.ordered_at)
-                        ELSE format('%s credits', coalesce(g.amount_credits, c.taken_credits + c.receivable_credits))
-                   END AS found
+            SELECT m.payment_id::text AS subject,
+                   format('%s of %s credits for user %s', m.kind, m.amount_credits, p.user_id) AS expected,
+                   CASE WHEN b.movement_id IS NULL THEN format('nothing since %s', m.ordered_at)
+                        ELSE format('%s of %s credits for user %s and payment %s', b.kind, b.amount_credits, b.user_id,
+                                    b.payment_id) END AS found
             FROM payments.credit_movements AS m
-            LEFT JOIN billing.grants AS g ON g.grant_id = m.movement_id
-            LEFT JOIN billing.clawbacks AS c ON c.clawback_id = m.movement_id
-            WHERE m.ordered_at <= now() - make_interval(secs => :tolerance)
-              AND m.amount_credits IS DISTINCT FROM
-                  coalesce(g.amount_credits, c.taken_credits + c.receivable_credits)
+            LEFT JOIN payments.payment_transactions AS p USING (payment_id)
+            LEFT JOIN (
+                SELECT grant_id AS movement_id, reason AS kind, amount_credits, user_id, payment_id
+                FROM billing.grants
+                UNION ALL
+                SELECT clawback_id, reason, taken_credits + receivable_credits, user_id, payment_id
+                FROM billing.clawbacks
+            ) AS b USING (movement_id)
+            WHERE (b.movement_id IS NOT NULL OR m.ordered_at <= now() - make_interval(secs => :tolerance))
+              AND (b.kind, b.amount_credits, b.user_id, b.payment_id)
+                  IS DISTINCT FROM (m.kind, m.amount_credits, p.user_id, m.payment_id)
         """,
     ),
     Invariant(
-        code="settled_payments_are_credited",
+        code="paid_payments_are_credited",
         severity="critical",
-        meaning="A settled payment has its credits ordered",
-        query="""
-            SELECT p.payment_id::text AS subject, format('%s credits ordered of billing', p.credits) AS expected,
-                   format('%s credits', coalesce(sum(m.amount_credits), 0)) AS found
+        meaning="A paid payment has its credits and its bonus ordered of billing, and an unpaid one has not",
+        query=f"""
+            SELECT p.payment_id::text AS subject,
+                   format('%s bought and %s bonus credits ordered for a payment that is %s', due.bought, due.bonus,
+                          p.status) AS expected,
+                   format('%s and %s', coalesce(m.bought, 0), coalesce(m.bonus, 0)) AS found
             FROM payments.payment_transactions AS p
-            LEFT JOIN payments.credit_movements AS m ON m.payment_id = p.payment_id AND m.kind = 'purchase'
-            WHERE p.status = 'settled'
-            GROUP BY p.payment_id, p.credits
-            HAVING coalesce(sum(m.amount_credits), 0) <> p.credits
-        """,
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN p.status IN ({_PAID}) THEN p.credits ELSE 0 END AS bought,
+                       CASE WHEN p.status IN ({_PAID}) THEN p.bonus_credits ELSE 0 END AS bonus
+            ) AS due
+            LEFT JOIN (
+                SELECT payment_id,
+                       coalesce(sum(amount_credits) FILTER (WHERE kind = 'purchase'), 0) AS bought,
+                       coalesce(sum(amount_credits) FILTER (WHERE kind = 'bonus'), 0) AS bonus
+                FROM payments.credit_movements GROUP BY payment_id
+            ) AS m USING (payment_id)
+            -- What was paid before may be put in doubt: a person decides.
+            WHERE p.status <> 'review' AND (coalesce(m.bought, 0), coalesce(m.bonus, 0)) <> (due.bought, due.bonus)
+        """,  # noqa: S608 - the statuses are constants
+    ),
+    Invariant(
+        code="returned_money_takes_its_credits_back",
+        severity="critical",
+        meaning="What was refunded or charged back took its share of a payment's credits back, and no more",
+        # Each of several shares is rounded down on its own: they may differ from the whole by a credit each.
+        query=f"""
+            SELECT p.payment_id::text AS subject,
+                   format('%s of %s credits taken back for %s of %s cents', due.credits,
+                          p.credits + p.bonus_credits, due.cents, p.price_cents) AS expected,
+                   format('%s taken back', coalesce(m.taken, 0)) AS found
+            FROM payments.payment_transactions AS p
+            LEFT JOIN (
+                SELECT payment_id, sum(amount_cents) AS cents FROM payments.disputes
+                WHERE state IN ('open', 'lost') GROUP BY payment_id
+            ) AS d USING (payment_id)
+            LEFT JOIN (
+                SELECT payment_id, count(*) FILTER (WHERE kind IN ('refund', 'dispute')) AS shares,
+                       coalesce(sum(amount_credits) FILTER (WHERE kind IN ('refund', 'dispute')), 0)
+                       - coalesce(sum(amount_credits) FILTER (WHERE kind IN ('refund_failed', 'dispute_won')), 0)
+                       AS taken
+                FROM payments.credit_movements GROUP BY payment_id
+            ) AS m USING (payment_id)
+            CROSS JOIN LATERAL (
+                SELECT least(p.refunded_cents + coalesce(d.cents, 0), p.price_cents) AS cents,
+                       (p.credits + p.bonus_credits) * least(p.refunded_cents + coalesce(d.cents, 0), p.price_cents)
+                       / p.price_cents AS credits
+            ) AS due
+            WHERE p.status IN ({_PAID})
+              AND abs(coalesce(m.taken, 0) - due.credits) > greatest(coalesce(m.shares, 0) - 1, 0)
+        """,  # noqa: S608 - the statuses are constants
     ),
     Invariant(
         code="bought_credits_have_a_payment",
         severity="critical",
-        meaning="Bought credits come from a payment of the same user",
+        meaning="Credits that were bought, or given back after a clawback, were ordered for a payment of their user",
         query="""
             SELECT g.grant_id::text AS subject,
-                   format('ordered for a payment of user %s', g.user_id) AS expected,
-                   CASE WHEN p.payment_id IS NULL THEN 'no payment ordered them'
+                   format('a %s ordered for a payment of user %s', g.reason, g.user_id) AS expected,
+                   CASE WHEN p.payment_id IS NULL THEN 'no payment ordered it'
                         ELSE format('payment %s of user %s', p.payment_id, p.user_id) END AS found
             FROM billing.grants AS g
             LEFT JOIN payments.credit_movements AS m ON m.movement_id = g.grant_id
             LEFT JOIN payments.payment_transactions AS p ON p.payment_id = m.payment_id
-            WHERE g.reason IN ('purchase', 'bonus') AND p.user_id IS DISTINCT FROM g.user_id
+            WHERE g.reason IN ('purchase', 'bonus', 'dispute_won', 'refund_failed')
+              AND p.user_id IS DISTINCT FROM g.user_id
+        """,
+    ),
+    Invariant(
+        code="clawbacks_have_a_payment",
+        severity="critical",
+        meaning="Credits are taken back only where a payment of the same user ordered it",
+        query="""
+            SELECT c.clawback_id::text AS subject,
+                   format('a %s ordered for a payment of user %s', c.reason, c.user_id) AS expected,
+                   CASE WHEN p.payment_id IS NULL THEN 'no payment ordered it'
+                        ELSE format('payment %s of user %s', p.payment_id, p.user_id) END AS found
+            FROM billing.clawbacks AS c
+            LEFT JOIN payments.credit_movements AS m ON m.movement_id = c.clawback_id
+            LEFT JOIN payments.payment_transactions AS p ON p.payment_id = m.payment_id
+            WHERE p.user_id IS DISTINCT FROM c.user_id
+        """,
+    ),
+    Invariant(
+        code="payments_take_back_what_they_gave",
+        severity="critical",
+        meaning="A payment takes back no more than it gave, gives back no more than it took, and all of it of one user",
+        # A clawback may overtake its grant on the way: what is young may not be complete.
+        query="""
+            SELECT payment_id::text AS subject,
+                   format('0 to %s credits taken back, of one user', sum(given)) AS expected,
+                   format('%s, of user(s) %s', sum(taken), string_agg(DISTINCT user_id::text, ', ')) AS found
+            FROM (
+                SELECT payment_id, user_id, granted_at AS moved_at,
+                       CASE WHEN reason IN ('purchase', 'bonus') THEN amount_credits ELSE 0 END AS given,
+                       CASE WHEN reason IN ('dispute_won', 'refund_failed') THEN -amount_credits ELSE 0 END AS taken
+                FROM billing.grants WHERE payment_id IS NOT NULL
+                UNION ALL
+                SELECT payment_id, user_id, clawed_back_at, 0, taken_credits + receivable_credits
+                FROM billing.clawbacks
+            ) AS moved
+            GROUP BY payment_id
+            HAVING (sum(taken) NOT BETWEEN 0 AND sum(given) OR min(user_id::text) <> max(user_id::text))
+               AND max(moved_at) <= now() - make_interval(secs => :tolerance)
         """,
     ),
 )

@@ -19,6 +19,25 @@ ORDERS: Final = (
         """,
     ),
     Invariant(
+        code="verdicts_have_their_request",
+        severity="critical",
+        meaning="What was reserved or refused was asked for by that user at that price, and is shown so",
+        query="""
+            SELECT o.generation_id::text AS subject,
+                   format('asked for by user %s for %s credits', o.user_id, o.price_credits) AS expected,
+                   format('request of user %s, shown to user %s for %s credits', q.user_id, g.user_id,
+                          g.price_credits) AS found
+            FROM (
+                SELECT generation_id, user_id, amount_credits AS price_credits FROM billing.reservations
+                UNION ALL
+                SELECT generation_id, user_id, required_credits FROM billing.refusals
+            ) AS o
+            LEFT JOIN gateway.generation_requests AS q USING (generation_id)
+            LEFT JOIN gateway.generations AS g USING (generation_id)
+            WHERE (q.user_id, g.user_id, g.price_credits) IS DISTINCT FROM (o.user_id, o.user_id, o.price_credits)
+        """,
+    ),
+    Invariant(
         code="reservations_have_their_generation",
         severity="critical",
         meaning="A reservation belongs to one generation, of the same user and price",
@@ -72,6 +91,20 @@ ORDERS: Final = (
         """,
     ),
     Invariant(
+        code="stored_outputs_are_delivered",
+        severity="critical",
+        meaning="Every file in the library belongs to a generation that it completed, in time or late",
+        query="""
+            SELECT a.generation_id::text AS subject, 'a completed generation' AS expected,
+                   format('%s; asset %s was stored at %s', coalesce(v.status, 'none'), a.asset_id, a.stored_at)
+                       AS found
+            FROM storage.assets AS a
+            LEFT JOIN generation.video_generations AS v USING (generation_id)
+            WHERE v.status IS DISTINCT FROM 'completed'
+              AND a.stored_at <= now() - make_interval(secs => :tolerance)
+        """,
+    ),
+    Invariant(
         code="one_asset_per_generation",
         severity="critical",
         meaning="A generation has one stored file of each role, and it belongs to the generation's user",
@@ -87,44 +120,22 @@ ORDERS: Final = (
     Invariant(
         code="outcomes_agree_with_reservations",
         severity="critical",
-        meaning="Completed work is charged; failed, cancelled and late work is not; unfinished work is still reserved",
+        meaning="Completed work is charged in full; failed, cancelled and late work is free; other work is reserved",
         query="""
             SELECT v.generation_id::text AS subject,
-                   format('%s, for a generation that is %s%s', wanted.status, v.status,
-                          CASE WHEN v.late THEN ' (late)' ELSE '' END) AS expected,
+                   format('%s, %s credits captured, for a generation that is %s%s', wanted.status, wanted.captured,
+                          v.status, CASE WHEN v.late THEN ' (late)' ELSE '' END) AS expected,
                    format('%s, %s credits captured', r.status, r.captured_credits) AS found
             FROM generation.video_generations AS v
             JOIN billing.reservations AS r USING (generation_id)
             CROSS JOIN LATERAL (
                 SELECT CASE WHEN v.status = 'completed' AND NOT v.late THEN 'captured'
                             WHEN v.status IN ('completed', 'failed', 'cancelled') THEN 'released'
-                            ELSE 'held' END AS status
+                            ELSE 'held' END AS status,
+                       CASE WHEN v.status = 'completed' AND NOT v.late THEN v.price_credits ELSE 0 END AS captured
             ) AS wanted
-            WHERE r.status <> wanted.status
+            WHERE (r.status, r.captured_credits) <> (wanted.status, wanted.captured)
               AND (r.status <> 'held' OR v.finished_at <= now() - make_interval(secs => :tolerance))
-        """,
-    ),
-    Invariant(
-        code="generations_meet_their_deadlines",
-        severity="critical",
-        meaning="No generation stays in a state past that state's deadline: something always drives it on",
-        query="""
-            SELECT generation_id::text AS subject, format('driven on at %s', deadline_at) AS expected,
-                   format('still %s', status) AS found
-            FROM generation.video_generations
-            WHERE status NOT IN ('completed', 'failed', 'cancelled')
-              AND deadline_at <= now() - make_interval(secs => :tolerance)
-        """,
-    ),
-    Invariant(
-        code="reservations_end_in_time",
-        severity="critical",
-        meaning="No credits stay reserved past the deadline of their order",
-        query="""
-            SELECT generation_id::text AS subject, format('captured or released by %s', deadline_at) AS expected,
-                   format('%s credits still held', amount_credits) AS found
-            FROM billing.reservations
-            WHERE status = 'held' AND deadline_at <= now() - make_interval(secs => :tolerance)
         """,
     ),
     Invariant(

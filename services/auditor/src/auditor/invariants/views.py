@@ -3,6 +3,7 @@
 from typing import Final
 
 from auditor.domain import Invariant
+from contracts.payments import PaymentChanged
 
 VIEWS: Final = (
     Invariant(
@@ -79,60 +80,123 @@ VIEWS: Final = (
         meaning="Every line of the ledger is on its user's statement as it was posted, and no other is",
         query="""
             WITH posted AS (
-                SELECT user_id, line_number, min(occurred_at) AS occurred_at,
+                SELECT user_id, line_number, transfer_id, reason, generation_id, payment_id,
+                       min(occurred_at) AS occurred_at,
                        coalesce(sum(amount_credits) FILTER (WHERE account = 'user:available'), 0) AS available,
                        coalesce(sum(amount_credits) FILTER (WHERE account = 'user:reserved'), 0) AS reserved,
                        coalesce(-sum(amount_credits) FILTER (WHERE account = 'user:receivable'), 0) AS receivable
                 FROM billing.balance_ledger
                 WHERE user_id IS NOT NULL
-                GROUP BY user_id, line_number
+                GROUP BY user_id, line_number, transfer_id, reason, generation_id, payment_id
             )
             SELECT coalesce(p.user_id, s.user_id)::text AS subject,
                    CASE WHEN p.user_id IS NULL THEN format('no line %s', s.line_number)
-                        ELSE format('line %s of %s, %s, %s', p.line_number, p.available, p.reserved, p.receivable)
+                        ELSE format('line %s: transfer %s, %s of %s, %s, %s for generation %s, payment %s',
+                                    p.line_number, p.transfer_id, p.reason, p.available, p.reserved, p.receivable,
+                                    p.generation_id, p.payment_id)
                    END AS expected,
                    CASE WHEN s.user_id IS NULL THEN format('none since %s', p.occurred_at)
-                        ELSE format('a line of %s, %s, %s', s.available_delta_credits, s.reserved_delta_credits,
-                                    s.receivable_delta_credits)
+                        ELSE format('transfer %s, %s of %s, %s, %s for generation %s, payment %s', s.transfer_id,
+                                    s.reason, s.available_delta_credits, s.reserved_delta_credits,
+                                    s.receivable_delta_credits, s.generation_id, s.payment_id)
                    END AS found
             FROM posted AS p
             FULL JOIN gateway.ledger_lines AS s ON s.user_id = p.user_id AND s.line_number = p.line_number
-            WHERE p.user_id IS NULL
-               OR (s.user_id IS NULL AND p.occurred_at <= now() - make_interval(secs => :tolerance))
-               OR (p.available, p.reserved, p.receivable)
-                  <> (s.available_delta_credits, s.reserved_delta_credits, s.receivable_delta_credits)
+            WHERE (s.user_id IS NOT NULL OR p.occurred_at <= now() - make_interval(secs => :tolerance))
+              AND (p.transfer_id, p.reason, p.available, p.reserved, p.receivable, p.generation_id, p.payment_id)
+                  IS DISTINCT FROM
+                  (s.transfer_id, s.reason, s.available_delta_credits, s.reserved_delta_credits,
+                   s.receivable_delta_credits, s.generation_id, s.payment_id)
         """,
     ),
     Invariant(
         code="outcomes_are_shown",
         severity="critical",
-        meaning="A generation that ended, or was refused, is shown as such",
+        meaning="A generation that ended, or was refused, is shown as such, and none is shown further than it is",
         query="""
-            SELECT o.generation_id::text AS subject, o.status AS expected, coalesce(g.status, 'nothing') AS found
+            SELECT o.generation_id::text AS subject,
+                   format('%s in version %s%s', o.status, o.version, CASE WHEN o.late THEN ' (late)' ELSE '' END)
+                       AS expected,
+                   CASE WHEN g.generation_id IS NULL THEN 'nothing'
+                        ELSE format('%s in version %s%s', g.status, g.version,
+                                    CASE WHEN g.late THEN ' (late)' ELSE '' END) END AS found
             FROM (
-                SELECT generation_id, status, finished_at AS ended_at FROM generation.video_generations
-                WHERE status IN ('completed', 'failed', 'cancelled')
+                SELECT generation_id, status, late, version, finished_at FROM generation.video_generations
                 UNION ALL
-                SELECT generation_id, 'refused', refused_at FROM billing.refusals
+                SELECT generation_id, 'refused', false, 0, refused_at FROM billing.refusals
             ) AS o
             LEFT JOIN gateway.generations AS g USING (generation_id)
-            WHERE o.ended_at <= now() - make_interval(secs => :tolerance) AND g.status IS DISTINCT FROM o.status
+            WHERE g.version > o.version
+               OR (g.version = o.version AND o.version > 0 AND (g.status, g.late) <> (o.status, o.late))
+               OR (o.status IN ('refused', 'completed', 'failed', 'cancelled')
+                   AND o.finished_at <= now() - make_interval(secs => :tolerance)
+                   AND (g.status, g.late) IS DISTINCT FROM (o.status, o.late))
         """,
     ),
     Invariant(
-        code="settled_payments_are_shown",
+        code="outputs_are_shown",
         severity="critical",
-        meaning="A payment is shown no further than it is, and a settled one as settled",
+        meaning="A user is shown the file of the generation as storage keeps it, and nobody else's",
         query="""
-            SELECT p.payment_id::text AS subject, format('%s in version %s', p.status, p.version) AS expected,
+            SELECT coalesce(a.generation_id, g.generation_id)::text AS subject,
+                   CASE WHEN a.asset_id IS NULL THEN 'no file'
+                        ELSE format('%s with poster %s, sha256 %s, %s bytes, of user %s', a.object_key,
+                                    a.poster_object_key, a.sha256, a.size_bytes, a.user_id) END AS expected,
+                   CASE WHEN g.object_key IS NULL THEN format('no file; the generation is shown as %s', g.status)
+                        ELSE format('%s with poster %s, sha256 %s, %s bytes, shown to user %s', g.object_key,
+                                    g.poster_object_key, g.sha256, g.size_bytes, g.user_id) END AS found
+            FROM gateway.generations AS g
+            FULL JOIN (SELECT * FROM storage.assets WHERE role = 'output') AS a USING (generation_id)
+            WHERE (g.object_key, g.poster_object_key, g.sha256, g.size_bytes)
+                  IS DISTINCT FROM (a.object_key, a.poster_object_key, a.sha256, a.size_bytes)
+              -- Storage's word may be on its way, but 'completed' is not shown before it.
+              AND (g.object_key IS NOT NULL OR g.status = 'completed'
+                   OR a.stored_at <= now() - make_interval(secs => :tolerance))
+        """,
+    ),
+    Invariant(
+        code="charges_are_shown",
+        severity="critical",
+        meaning="A user is shown what was charged and what was given back for a generation",
+        query="""
+            SELECT r.generation_id::text AS subject,
+                   format('%s captured, %s released', due.captured, due.released) AS expected,
+                   format('%s captured, %s released', g.captured_credits, g.released_credits) AS found
+            FROM billing.reservations AS r
+            JOIN gateway.generations AS g USING (generation_id)
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN r.status = 'captured' THEN r.captured_credits END AS captured,
+                       CASE WHEN r.status = 'released' THEN r.amount_credits END AS released
+            ) AS due
+            WHERE (g.captured_credits, g.released_credits) IS DISTINCT FROM (due.captured, due.released)
+              AND (num_nonnulls(g.captured_credits, g.released_credits) > 0
+                   OR r.resolved_at <= now() - make_interval(secs => :tolerance))
+        """,
+    ),
+    Invariant(
+        code="payments_are_shown",
+        severity="critical",
+        meaning="A payment is shown to its user as it is, soon after it changed and never before",
+        query=f"""
+            SELECT p.payment_id::text AS subject,
+                   format('%s in version %s, %s credits for %s cents, %s refunded, of user %s', p.status, p.version,
+                          p.credits + p.bonus_credits, p.price_cents, p.refunded_cents, p.user_id) AS expected,
                    CASE WHEN g.payment_id IS NULL THEN 'nothing'
-                        ELSE format('%s in version %s', g.status, g.version) END AS found
+                        ELSE format('%s in version %s, %s credits for %s cents, %s refunded, of user %s', g.status,
+                                    g.version, g.credits + g.bonus_credits, g.price_cents, g.refunded_cents,
+                                    g.user_id) END AS found
             FROM payments.payment_transactions AS p
             LEFT JOIN gateway.payments AS g USING (payment_id)
-            WHERE g.version > p.version
-               OR (g.version = p.version AND g.status <> p.status)
-               OR (p.status = 'settled' AND p.settled_at <= now() - make_interval(secs => :tolerance)
-                   AND g.version IS DISTINCT FROM p.version)
-        """,
+            WHERE g.version > p.version OR g.user_id <> p.user_id
+               OR (g.version = p.version
+                   AND (g.status, g.credits, g.bonus_credits, g.price_cents, g.refunded_cents)
+                       <> (p.status, p.credits, p.bonus_credits, p.price_cents, p.refunded_cents))
+               -- The news of the latest version may be on its way.
+               OR (g.version IS DISTINCT FROM p.version
+                   AND NOT EXISTS (
+                       SELECT FROM payments.outbox_messages AS o
+                       WHERE o.correlation_id = p.payment_id AND o.subject = '{PaymentChanged.subject}'
+                         AND o.created_at > now() - make_interval(secs => :tolerance)))
+        """,  # noqa: S608 - the subject is a constant of the contracts
     ),
 )
