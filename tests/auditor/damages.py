@@ -206,6 +206,13 @@ LEDGER = (
     ),
     *_changed(
         "one_resolution_per_reservation",
+        "{failed}",
+        "billing.reservations",
+        "generation_id = '{failed}'",
+        "status = 'captured'",
+    ),
+    *_changed(
+        "one_resolution_per_reservation",
         "{delivered}",
         "billing.reservation_resolutions",
         "captured_credits = 30 AND reservation_id ="
@@ -243,6 +250,13 @@ LEDGER = (
         "billing.reservations",
         "generation_id = '{failed}'",
         "status = 'held', resolved_at = NULL",
+    ),
+    *_changed(
+        "held_reservations_are_backed",
+        "{other_user}",
+        "billing.users",
+        "user_id = '{other_user}'",
+        "reserved_credits = 5",
     ),
     *_changed(
         "held_reservations_are_backed",
@@ -310,6 +324,7 @@ LEDGER = (
         "grant_id = '{purchase}'",
         "remaining_credits = remaining_credits - 1",
     ),
+    _gone("grants_back_what_is_available", "{other_user}", "billing.grants", "user_id = '{other_user}'"),
     *_changed(
         "grants_back_what_is_available",
         "{running}",
@@ -320,6 +335,7 @@ LEDGER = (
     *_changed(
         "statement_lines_have_no_gaps", "{user}", "billing.users", "user_id = '{user}'", "line_number = line_number + 1"
     ),
+    _gone("statement_lines_have_no_gaps", "{other_user}", "billing.balance_ledger", "user_id = '{other_user}'"),
     _gone("statement_lines_have_no_gaps", "{user}", "billing.balance_ledger", "user_id = '{user}' AND line_number = 3"),
     *_changed(
         "statement_lines_have_no_gaps",
@@ -405,6 +421,13 @@ ORDERS = (
         for order in ("failed", "cancelled", "running", "refused")
     ),
     *_changed("one_asset_per_generation", "{delivered}", "storage.assets", OF_DELIVERED, "user_id = '{other_user}'"),
+    *_changed(
+        "one_asset_per_generation",
+        "{refused}",
+        "storage.assets",
+        "asset_id = '{asset}'",
+        "generation_id = '{refused}'",
+    ),
     Damage(
         "one_asset_per_generation",
         "{delivered}",
@@ -499,6 +522,7 @@ MONEY = (
         )
         for grant in ("purchase", "bonus")
     ),
+    _gone("payments_reach_the_ledger", "{payment}", "payments.payment_transactions", "payment_id = '{payment}'"),
     _gone("payments_reach_the_ledger", "{payment}", "billing.grants", "grant_id = '{bonus}'", waits=True),
     _gone("payments_reach_the_ledger", "{refunded}", "billing.clawbacks", "clawback_id = '{refund}'", waits=True),
     *_changed(
@@ -585,6 +609,12 @@ MONEY = (
             ("partly_refunded", "refund_failed"),
             ("dispute_won", "dispute_won"),
         )
+    ),
+    _gone(
+        "returned_money_takes_its_credits_back",
+        "{refunded}",
+        "payments.credit_movements",
+        "payment_id = '{refunded}'",
     ),
     *_changed(
         "returned_money_takes_its_credits_back",

@@ -213,7 +213,13 @@ class World:
             Payment(self.without_checkout, self.buyer, "pending", 10, review="no_checkout"),
             # Paid, and put in doubt later.
             Payment(
-                self.in_review, self.buyer, "review", 10, review="underpaid", movements=(Movement("purchase", 10),)
+                self.in_review,
+                self.buyer,
+                "review",
+                10,
+                dispute="open",
+                review="underpaid",
+                movements=(Movement("purchase", 10),),
             ),
             Payment(new_id(), self.buyer, "expired", 10),
         )
@@ -375,9 +381,11 @@ async def _add_payment(connection: AsyncConnection, payment: Payment) -> None:
 
 async def _add_waiting(connection: AsyncConnection, world: World) -> None:
     """What is not at its end yet, or was left alone, and is right so."""
-    deadline = text("UPDATE billing.reservations SET deadline_at = now() WHERE generation_id = :running")
-    await connection.execute(deadline, {"running": world.running})
+    # Generation may end an order later than billing expects.
+    await connection.execute(text("UPDATE billing.reservations SET deadline_at = now()"))
     await add_row(connection, "storage.verifications", generation_id=world.running, next_try_at="now")
+    for service in SERVICES:
+        await add_row(connection, f"{service}.dead_letters", replayed_at="now")
     await add_row(connection, "payments.provider_events", received_at="days ago", match_attempts=12)
     await add_row(connection, "payments.provider_events", match_attempts=2, next_match_at="in an hour")
     await add_row(connection, "payments.reviews", reference="decided", opened_at="days ago", resolved_at="days ago")
@@ -465,8 +473,9 @@ async def settle_messages(connection: AsyncConnection) -> None:
         await connection.execute(
             text(
                 f"""
-                INSERT INTO storage.verifications (message_id, subject, generation_id, payload, answered_at)
-                SELECT message_id, subject, correlation_id, payload, now() FROM {service}.outbox_messages
+                INSERT INTO storage.verifications (message_id, subject, generation_id, payload, asked_at, answered_at)
+                SELECT message_id, subject, correlation_id, payload, now() - interval '3 days', now()
+                FROM {service}.outbox_messages
                 WHERE subject = ANY(CAST(:subjects AS text[])) ON CONFLICT DO NOTHING
                 """
             ),

@@ -90,6 +90,13 @@ async def test_damage_is_named(shared: tuple[Database, World], superuser: AsyncC
     assert (subject in await found(superuser, AN_HOUR, case.code)) is not case.waits
 
 
+async def test_a_line_that_came_before_the_one_it_continues_is_no_violation(
+    shared: tuple[Database, World], superuser: AsyncConnection
+) -> None:
+    await damage_within(superuser, shared[1], "DELETE FROM gateway.ledger_lines WHERE line_number = 2")
+    assert await found(superuser, AT_REST, "statements_add_up") == set()
+
+
 def test_every_invariant_has_damage_that_proves_it() -> None:
     assert {one.code for one in INVARIANTS} == {case.code for case in DAMAGES}
     assert len({one.code for one in INVARIANTS}) == len(INVARIANTS)

@@ -30,14 +30,15 @@ DEADLINES: Final = (
         # While its file is sought, generation may end an order later than billing expects: its own deadline counts.
         query="""
             SELECT r.generation_id::text AS subject,
-                   format('captured or released by %s', greatest(r.deadline_at, v.finished_at, v.deadline_at))
-                       AS expected,
+                   format('captured or released by %s',
+                          greatest(r.deadline_at, coalesce(v.finished_at, v.deadline_at))) AS expected,
                    format('%s credits still held, for a generation that is %s', r.amount_credits,
                           coalesce(v.status, 'unknown')) AS found
             FROM billing.reservations AS r
             LEFT JOIN generation.video_generations AS v USING (generation_id)
-            WHERE r.status = 'held' AND r.deadline_at <= now() - make_interval(secs => :tolerance)
-              AND coalesce(v.finished_at, v.deadline_at, r.deadline_at) <= now() - make_interval(secs => :tolerance)
+            WHERE r.status = 'held'
+              AND greatest(r.deadline_at, coalesce(v.finished_at, v.deadline_at))
+                  <= now() - make_interval(secs => :tolerance)
         """,
     ),
     Invariant(

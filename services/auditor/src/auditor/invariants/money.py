@@ -70,14 +70,12 @@ MONEY: Final = (
         meaning="A paid payment has its credits and its bonus ordered of billing, and an unpaid one has not",
         query=f"""
             SELECT p.payment_id::text AS subject,
-                   format('%s bought and %s bonus credits ordered for a payment that is %s', due.bought, due.bonus,
-                          p.status) AS expected,
+                   format('%s bought and %s bonus credits ordered for a payment that is %s', p.paid * p.credits,
+                          p.paid * p.bonus_credits, p.status) AS expected,
                    format('%s and %s', coalesce(m.bought, 0), coalesce(m.bonus, 0)) AS found
-            FROM payments.payment_transactions AS p
-            CROSS JOIN LATERAL (
-                SELECT CASE WHEN p.status IN ({_PAID}) THEN p.credits ELSE 0 END AS bought,
-                       CASE WHEN p.status IN ({_PAID}) THEN p.bonus_credits ELSE 0 END AS bonus
-            ) AS due
+            FROM (
+                SELECT *, CASE WHEN status IN ({_PAID}) THEN 1 ELSE 0 END AS paid FROM payments.payment_transactions
+            ) AS p
             LEFT JOIN (
                 SELECT payment_id,
                        coalesce(sum(amount_credits) FILTER (WHERE kind = 'purchase'), 0) AS bought,
@@ -85,14 +83,15 @@ MONEY: Final = (
                 FROM payments.credit_movements GROUP BY payment_id
             ) AS m USING (payment_id)
             -- What was paid before may be put in doubt: a person decides.
-            WHERE p.status <> 'review' AND (coalesce(m.bought, 0), coalesce(m.bonus, 0)) <> (due.bought, due.bonus)
+            WHERE p.status <> 'review'
+              AND (coalesce(m.bought, 0), coalesce(m.bonus, 0)) <> (p.paid * p.credits, p.paid * p.bonus_credits)
         """,  # noqa: S608 - the statuses are constants
     ),
     Invariant(
         code="returned_money_takes_its_credits_back",
         severity="critical",
         meaning="What was refunded or charged back took its share of a payment's credits back, and no more",
-        # Each of several shares is rounded down on its own: they may differ from the whole by a credit each.
+        # Each of several shares is rounded on its own: together they may differ from the whole by a credit each.
         query=f"""
             SELECT p.payment_id::text AS subject,
                    format('%s of %s credits taken back for %s of %s cents', due.credits,
@@ -104,11 +103,10 @@ MONEY: Final = (
                 WHERE state IN ('open', 'lost') GROUP BY payment_id
             ) AS d USING (payment_id)
             LEFT JOIN (
-                SELECT payment_id, count(*) FILTER (WHERE kind IN ('refund', 'dispute')) AS shares,
-                       coalesce(sum(amount_credits) FILTER (WHERE kind IN ('refund', 'dispute')), 0)
-                       - coalesce(sum(amount_credits) FILTER (WHERE kind IN ('refund_failed', 'dispute_won')), 0)
+                SELECT payment_id, count(*) AS shares,
+                       sum(CASE WHEN kind IN ('refund', 'dispute') THEN amount_credits ELSE -amount_credits END)
                        AS taken
-                FROM payments.credit_movements GROUP BY payment_id
+                FROM payments.credit_movements WHERE kind NOT IN ('purchase', 'bonus') GROUP BY payment_id
             ) AS m USING (payment_id)
             CROSS JOIN LATERAL (
                 SELECT least(p.refunded_cents + coalesce(d.cents, 0), p.price_cents) AS cents,

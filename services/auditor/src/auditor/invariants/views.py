@@ -47,7 +47,6 @@ VIEWS: Final = (
             ) AS l ON true
             WHERE (b.line_number, b.available_credits, b.reserved_credits, b.receivable_credits) IS DISTINCT FROM
                   (l.line_number, l.available_after_credits, l.reserved_after_credits, l.receivable_after_credits)
-              AND (b.line_number, l.line_number) IS DISTINCT FROM (0, NULL)
         """,
     ),
     Invariant(
