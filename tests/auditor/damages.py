@@ -728,6 +728,42 @@ DEADLINES = (
         )
     ),
     *_changed(
+        "attempts_are_looked_after",
+        "{running}",
+        "generation.attempts",
+        "generation_id = '{running}'",
+        *(
+            f"status = '{status}', check_at = now() - interval '11 minutes'"
+            for status in ("prepared", "unknown", "submitted", "running")
+        ),
+        waits=True,
+    ),
+    *_changed(
+        "attempts_are_looked_after",
+        "{failed}",
+        "generation.attempts",
+        "generation_id = '{failed}'",
+        "provider_job_id = 'job', cancel_due_at = now() - interval '11 minutes'",
+        waits=True,
+    ),
+    *_changed(
+        "callbacks_are_processed",
+        "{running}",
+        "generation.provider_callbacks",
+        "processed_at IS NULL",
+        "due_at = now() - interval '11 minutes', attempt_id ="
+        " (SELECT attempt_id FROM generation.attempts WHERE generation_id = '{running}')",
+        waits=True,
+    ),
+    *_changed(
+        "callbacks_are_processed",
+        "{running}",
+        "generation.provider_callbacks",
+        "processed_at IS NULL",
+        "due_at = now() - interval '11 minutes', attempt_id = '{running}'",
+        waits=True,
+    ),
+    *_changed(
         "verifications_are_answered",
         "{running}",
         "storage.verifications",

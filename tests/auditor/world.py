@@ -322,6 +322,9 @@ async def _add_order(connection: AsyncConnection, order: Order) -> None:
         attempt_number=1,
         status={"running": "running", "failed": "failed", "cancelled": "cancelled"}.get(order.status, "succeeded"),
         ended_at="now" if ended else None,
+        check_at="days ago" if ended else "now",
+        # It was abandoned before anybody knew of a job.
+        cancel_due_at="days ago" if order.status == "cancelled" else None,
     )
     if order.asset_id:
         await add_row(connection, "storage.assets", **owned, **file, asset_id=order.asset_id, role="output")
@@ -386,6 +389,10 @@ async def _add_waiting(connection: AsyncConnection, world: World) -> None:
     await add_row(connection, "storage.verifications", generation_id=world.running, next_try_at="now")
     for service in SERVICES:
         await add_row(connection, f"{service}.dead_letters", replayed_at="now")
+    await add_row(connection, "generation.provider_callbacks", source="webhook")
+    await add_row(
+        connection, "generation.provider_callbacks", source="status", due_at="days ago", processed_at="days ago"
+    )
     await add_row(connection, "payments.provider_events", received_at="days ago", match_attempts=12)
     await add_row(connection, "payments.provider_events", match_attempts=2, next_match_at="in an hour")
     await add_row(connection, "payments.reviews", reference="decided", opened_at="days ago", resolved_at="days ago")

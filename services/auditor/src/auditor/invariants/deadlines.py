@@ -56,6 +56,40 @@ DEADLINES: Final = (
         """,
     ),
     Invariant(
+        code="attempts_are_looked_after",
+        severity="warning",
+        meaning="An attempt is looked up at its provider when it is time, and stopped there when it was abandoned",
+        query="""
+            SELECT generation_id::text AS subject,
+                   format('attempt %s looked up at %s', attempt_number, check_at) AS expected,
+                   format('job %s is %s, last looked up at %s', provider_job_id, status, last_checked_at) AS found
+            FROM generation.attempts
+            WHERE status IN ('prepared', 'unknown', 'submitted', 'running')
+              AND check_at <= now() - interval '10 minutes' - make_interval(secs => :tolerance)
+            UNION ALL
+            SELECT generation_id::text, format('attempt %s stopped at %s', attempt_number, cancel_due_at),
+                   format('job %s is %s, and tried to be stopped %s times', provider_job_id, status, cancel_tries)
+            FROM generation.attempts
+            -- Without a job there is nothing to stop yet.
+            WHERE provider_job_id IS NOT NULL
+              AND cancel_due_at <= now() - interval '10 minutes' - make_interval(secs => :tolerance)
+        """,
+    ),
+    Invariant(
+        code="callbacks_are_processed",
+        severity="warning",
+        meaning="What a provider reported of a job is acted on, or given up after a few tries",
+        query="""
+            SELECT coalesce(a.generation_id, c.attempt_id)::text AS subject,
+                   format('callback %s acted on at %s', c.callback_id, c.due_at) AS expected,
+                   format('received at %s, tried %s times', c.received_at, c.tries) AS found
+            FROM generation.provider_callbacks AS c
+            LEFT JOIN generation.attempts AS a USING (attempt_id)
+            WHERE c.processed_at IS NULL
+              AND c.due_at <= now() - interval '10 minutes' - make_interval(secs => :tolerance)
+        """,
+    ),
+    Invariant(
         code="verifications_are_answered",
         severity="warning",
         meaning="Storage answers what it is asked about a file within half an hour",
