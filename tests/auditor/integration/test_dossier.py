@@ -1,7 +1,6 @@
 """What an operator is told about an id: what it belongs to, and everything about that, at one moment."""
 
 import asyncio
-from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -99,7 +98,8 @@ async def test_whatever_belongs_to_a_payment_or_a_user_leads_to_it(database, wor
     await damage(
         database,
         world,
-        "UPDATE payments.payment_transactions SET provider_reference = 'cs_1', charge_reference = 'pi_1'",
+        "UPDATE payments.payment_transactions SET provider_reference = 'cs_1', charge_reference = 'pi_1'"
+        " WHERE payment_id = '{payment}'",
     )
     await add(database, "payments.refunds", **of_payment, refund_id=refund, provider_reference="re_1", state="pending")
     await add(database, "payments.disputes", **of_payment, provider_reference="dp_1", state="open")
@@ -167,13 +167,6 @@ async def test_a_review_without_a_payment_is_shown_alone(database, world: World,
 
 async def test_a_message_is_shown_itself_and_then_what_it_is_about(database, world: World, auditor) -> None:
     message_id = await sent(database, world.delivered)
-    await add(
-        database,
-        "gateway.inbox_messages",
-        consumer="gateway-billing",
-        message_id=message_id,
-        message_day=datetime.now(UTC).date(),
-    )
     page = await told(auditor, message_id)
     subject = "billing.event.credits-reserved.v1"
     assert first_line(page) == f"# {message_id} is a message ({subject}) and belongs to generation {world.delivered}"
