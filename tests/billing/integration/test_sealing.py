@@ -8,9 +8,9 @@ from sqlalchemy import text
 
 from billing import handlers
 from billing.sealing import sealer as sealer_module
-from billing.sealing.chain import Head
 from billing.sealing.sealer import Sealer
 from billing.sealing.verification import Report, verify
+from contracts.ledger_chain import Head
 from tests.billing.ledger import Ledger, completed, order, received
 from tests.support import eventually
 from tests.support.databases import Database

@@ -6,7 +6,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from billing.sealing.chain import NO_SEALS, Head, SealedPosting, check_link, check_postings, head_of, link
+from contracts.ledger_chain import NO_SEALS, Head, SealedPosting, check_link, check_postings, head_of, link
 
 
 def posting(posting_id: int, amount: int = 5) -> SealedPosting:

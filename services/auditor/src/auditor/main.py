@@ -17,6 +17,7 @@ from auditor.consumers import SUBSCRIPTIONS
 from auditor.dossier import dossier, render_dossier
 from auditor.errors import NoDatabase, UnknownIdentity, UnusableIdentity
 from auditor.invariants import INVARIANTS
+from auditor.ledger_seals import SealVerifier
 from auditor.reports import render_report, report_document
 from auditor.settings import Settings
 from messaging.runtime import Messaging
@@ -33,6 +34,7 @@ SETTLING_SECONDS = 10.0
 """What a system at rest may need until its last messages are in every view and in the journal."""
 LONGEST_CHECK_SECONDS = len(INVARIANTS) * STATEMENT_TIMEOUT_MS / 1000
 PARTITIONS_EVERY_SECONDS = 3600.0
+SEALS_EVERY_SECONDS = 5.0
 
 
 async def serve(settings: Settings) -> None:
@@ -66,6 +68,7 @@ async def serve(settings: Settings) -> None:
         components=[
             *messaging.components(),
             every("check", settings.check_seconds, checker.run_round, timeout_seconds=LONGEST_CHECK_SECONDS),
+            every("ledger seals", SEALS_EVERY_SECONDS, SealVerifier(reading, engine).run_round),
             every("journal partitions", PARTITIONS_EVERY_SECONDS, keep_partitions),
         ],
         readiness={"database": database_check(engine), **messaging.readiness()},
@@ -113,8 +116,10 @@ async def _check(dsn: str, arguments: argparse.Namespace) -> int:
 
 
 def _reading_engine(dsn: str) -> AsyncEngine:
-    """One connection whose statements may take long, apart from the pool that the journal is written with."""
-    return engine_for(dsn, application_name="reelhouse-auditor-check", statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+    """Connections whose statements may take long, apart from the pool that the journal is written with."""
+    return engine_for(
+        dsn, application_name="reelhouse-auditor-check", pool_size=2, statement_timeout_ms=STATEMENT_TIMEOUT_MS
+    )
 
 
 def _dsn(platform: Path | None) -> str:

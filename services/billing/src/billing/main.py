@@ -13,11 +13,11 @@ from billing import handlers, loops
 from billing.consumers import SUBSCRIPTIONS
 from billing.errors import LedgerError
 from billing.sealing import repository as seals
-from billing.sealing.chain import Head
 from billing.sealing.sealer import Sealer
 from billing.sealing.verification import verify
 from billing.settings import CommandSettings, Settings
 from contracts.billing import GrantCredits
+from contracts.ledger_chain import Head
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.runtime import Messaging

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.sealing.chain import NO_SEALS, Head, Seal, SealedPosting
 from billing.tables import balance_ledger, ledger_seals
+from contracts.ledger_chain import NO_SEALS, Head, Seal, SealedPosting
 
 SEALING_LOCK = 7_315_002_118
 """Key of the advisory lock under which one replica at a time extends the chain."""

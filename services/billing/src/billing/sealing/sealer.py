@@ -4,8 +4,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from billing import metrics
 from billing.sealing import repository
-from billing.sealing.chain import Head, head_of, link
 from billing.sealing.repository import Horizon
+from contracts.ledger_chain import Head, head_of, link
 
 POSTINGS_PER_SEAL = 2_000
 """Bounds one sealing transaction to a few tens of milliseconds and one seal row to about 80 kB."""

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from billing.conservation import Violation, find_violations
 from billing.sealing import repository
-from billing.sealing.chain import NO_SEALS, Finding, Head, check_link, check_postings, head_of
+from contracts.ledger_chain import NO_SEALS, Finding, Head, check_link, check_postings, head_of
 
 
 @dataclass(slots=True)

@@ -1,4 +1,7 @@
-"""The hash chain, pure: what is hashed, in which form, and what a difference means."""
+"""The hash chain over billing's ledger: what is hashed, in which form, and what a difference means.
+
+Billing seals by it, and whoever wants to prove the ledger verifies by it. The form can never change.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,6 +89,8 @@ class Finding:
     kind: Literal["edited", "removed", "inserted", "seal", "head"]
     subject: str
     detail: str
+    transfer_id: UUID | None = None
+    """Of a posting that is there."""
 
     def __str__(self) -> str:
         return f"{self.subject} {self.detail}"
@@ -138,8 +143,9 @@ def check_postings(seal: Seal, postings: Iterable[SealedPosting]) -> Iterator[Fi
         leaf = sealed.pop(posting.posting_id, None)
         where = f"posting {posting.posting_id} (transfer {posting.transfer_id}, {posting.account})"
         if leaf is None:
-            yield Finding("inserted", where, f"was inserted after seal {seal.seal_number} closed its range")
+            detail = f"was inserted after seal {seal.seal_number} closed its range"
+            yield Finding("inserted", where, detail, posting.transfer_id)
         elif leaf != posting.leaf_hash():
-            yield Finding("edited", where, f"was edited after seal {seal.seal_number}")
+            yield Finding("edited", where, f"was edited after seal {seal.seal_number}", posting.transfer_id)
     for posting_id in sealed:
         yield Finding("removed", f"posting {posting_id}", f"was removed after seal {seal.seal_number}")
