@@ -1,8 +1,16 @@
 """The credit packs that can be bought. Prices and credits come from the data file and from nowhere else."""
 
 from importlib.resources import files
+from typing import Final
 
 import msgspec
+
+WITHOUT_CENTS: Final = frozenset(
+    currency
+    for listed in ("bif clp djf gnf jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf", "bhd iqd jod kwd lyd omr tnd")
+    for currency in listed.split()
+)
+"""Currencies whose smallest unit is not a hundredth (ISO 4217): crypto providers are told prices in whole units."""
 
 
 class CreditPack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +40,7 @@ def load_credit_packs() -> tuple[CreditPack, ...]:
             or pack.credits <= 0
             or pack.bonus_credits < 0
             or pack.currency != pack.currency.lower()
+            or pack.currency in WITHOUT_CENTS
         ):
             raise InvalidCreditPacks(f"pack '{pack.id}' has an impossible price, currency or number of credits")
     return tuple(sorted(packs, key=lambda pack: pack.price_cents))

@@ -5,6 +5,7 @@ folded into ours by ``advance``. It depends on that state alone: events that are
 lead to the same end.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
@@ -22,6 +23,7 @@ ReviewCode = (
         "missing_at_provider",  # settled here, and the provider does not list it
         "unposted",  # credits were ordered of billing and are not in the ledger
         "no_checkout",  # money or news for a payment that never got its checkout
+        "paid_after_dismissal",  # a person had decided that it is worth nothing, and now all of it is there
     ]
 )
 RefundState = Literal["requested", "pending", "succeeded", "failed"]
@@ -29,8 +31,10 @@ DisputeState = Literal["warning", "open", "won", "lost"]
 MovementKind = Literal["purchase", "bonus", "refund", "refund_failed", "dispute", "dispute_won"]
 Resolution = Literal["credited", "dismissed"]
 
+TakingKind = Literal["refund", "dispute"]
 TAKING: frozenset[MovementKind] = frozenset({"refund", "dispute"})
 RETURNING: frozenset[MovementKind] = frozenset({"refund_failed", "dispute_won"})
+RETURN_OF: Mapping[TakingKind, MovementKind] = {"refund": "refund_failed", "dispute": "dispute_won"}
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,16 @@ class Standing:
     currency: str
     credits: int
     bonus_credits: int
+    refunded_cents: int = 0
     movements: tuple[Movement, ...] = ()
     resolution: Resolution | None = None
+    decided: frozenset[tuple[str, str]] = frozenset()
+    """The reviews that a person has decided: what each was about and what it had found."""
+
+    @property
+    def credited(self) -> bool:
+        """Whether its credits were given, by what was paid or by a person."""
+        return any(movement.kind == "purchase" for movement in self.movements)
 
     @property
     def total_credits(self) -> int:
@@ -120,32 +132,40 @@ class Advance:
 
 def advance(standing: Standing, snapshot: Snapshot) -> Advance:
     """Fold the provider's view into ours. Applying the same snapshot twice moves nothing the second time."""
-    if snapshot.state != "paid":
-        return _unpaid(standing, snapshot)
-    review = _review_of(standing, snapshot)
-    if review is not None and review.code != "overpaid" and standing.resolution is None:
-        return Advance(status="review", refunded_cents=0, reason=review.code, review=review)
     if standing.resolution == "dismissed":
-        return Advance(status="failed", refunded_cents=0, reason="dismissed")
-    movements = [*_grants(standing)]
-    movements += _clawbacks(standing, snapshot)
+        return _dismissed(standing, snapshot)
+    review = _review_of(standing, snapshot)
+    if not standing.credited and standing.resolution is None:
+        if review is not None and review.code != "overpaid":
+            return Advance(status="review", refunded_cents=0, reason=review.code, review=review)
+        if snapshot.state != "paid":
+            return _unpaid(standing, snapshot)
+    if _shows_less(standing, snapshot):
+        # A provider that forgets a refund has not taken it back; the daily comparison reports it.
+        return Advance(status=standing.status, refunded_cents=standing.refunded_cents, reason="unchanged")
+    # Credited once, whatever the state there is now: an invoice that a person made good stays expired for ever.
+    granted = _grants(standing)
     status = _paid_status(standing, snapshot)
     return Advance(
         status=status,
         refunded_cents=_refunded_cents(snapshot),
         reason={"settled": "paid"}.get(status, status),
-        movements=tuple(movements),
-        review=review,
+        movements=(*granted, *_corrections(standing, snapshot)),
+        review=review if review is not None and review.code == "overpaid" else None,
     )
 
 
+def _dismissed(standing: Standing, snapshot: Snapshot) -> Advance:
+    """A person decided on what was there then. What is there now, if it is something else, is decided on anew."""
+    review = _review_of(standing, snapshot)
+    if review is None and snapshot.state == "paid":
+        review = Review("paid_after_dismissal", _price(standing), _arrived(snapshot))
+    if review is None or (review.code, review.found) in standing.decided:
+        return Advance(status="failed", refunded_cents=0, reason="dismissed")
+    return Advance(status="review", refunded_cents=0, reason=review.code, review=review)
+
+
 def _unpaid(standing: Standing, snapshot: Snapshot) -> Advance:
-    if snapshot.mismatch is not None and standing.resolution is None:
-        review = Review(snapshot.mismatch, _price(standing), _arrived(snapshot))
-        return Advance(status="review", refunded_cents=0, reason=review.code, review=review)
-    if standing.resolution is not None or standing.movements:
-        # Paid or decided before: a provider that shows less now does not undo it; the daily sweep reports it.
-        return Advance(status=standing.status, refunded_cents=0, reason="unchanged")
     status: PaymentStatus = "pending"
     if snapshot.state in ("expired", "failed"):
         status = snapshot.state
@@ -154,7 +174,10 @@ def _unpaid(standing: Standing, snapshot: Snapshot) -> Advance:
 
 
 def _review_of(standing: Standing, snapshot: Snapshot) -> Review | None:
+    """What does not match about the money that is there, if any is."""
     code: ReviewCode | None = snapshot.mismatch
+    if code is None and snapshot.state != "paid":
+        return None
     if code is None and (snapshot.currency != standing.currency or snapshot.paid_cents < standing.price_cents):
         code = "amount_mismatch"
     if code is None and snapshot.paid_cents > standing.price_cents:
@@ -180,47 +203,124 @@ def _grants(standing: Standing) -> list[Movement]:
     return grants
 
 
-def _clawbacks(standing: Standing, snapshot: Snapshot) -> list[Movement]:
-    known = {(movement.kind, movement.reference): movement for movement in standing.movements}
-    taken = sum(movement.amount_credits for movement in standing.movements if movement.kind in TAKING)
-    taken -= sum(movement.amount_credits for movement in standing.movements if movement.kind in RETURNING)
-    found: list[Movement] = []
-
-    for failed in (refund for refund in snapshot.refunds if refund.state == "failed"):
-        before = known.get(("refund", failed.reference))
-        if before is not None and ("refund_failed", failed.reference) not in known:
-            found.append(Movement("refund_failed", failed.reference, before.amount_credits))
-            taken -= before.amount_credits
-    for won in (dispute for dispute in snapshot.disputes if dispute.state == "won"):
-        before = known.get(("dispute", won.reference))
-        if before is not None and ("dispute_won", won.reference) not in known:
-            found.append(Movement("dispute_won", won.reference, before.amount_credits))
-            taken -= before.amount_credits
-
-    return found + _takings(standing, snapshot, known, taken)
+def _shows_less(standing: Standing, snapshot: Snapshot) -> bool:
+    """Whether a refund or dispute that has taken credits is not among those that the provider shows, in any state."""
+    shown = {refund.reference for refund in snapshot.refunds} | {dispute.reference for dispute in snapshot.disputes}
+    return any(reference not in shown for _, reference in _Book(standing.movements).takers())
 
 
-def _takings(
-    standing: Standing, snapshot: Snapshot, known: dict[tuple[MovementKind, str], Movement], taken: int
-) -> list[Movement]:
-    """New refunds and disputes take their share of the credits, rounded down; the last one makes the sum right.
+def _corrections(standing: Standing, snapshot: Snapshot) -> list[Movement]:
+    """What makes the credits that are gone those that the money which is gone was worth, to the credit.
 
-    All together take ``total x gone / price``, rounded down and never more than the total, however they were found.
+    First what a failed refund or a won dispute had taken comes back. Then new refunds and disputes take their shares,
+    rounded down, the last of them the rest; where there is no new one, the last one takes again. Money that came in
+    addition brings back what an earlier refund took.
     """
-    gone: list[tuple[MovementKind, str, int]] = []
+    book = _Book(standing.movements)
+    for refund in sorted(snapshot.refunds, key=lambda one: one.reference):
+        if refund.state == "failed":
+            book.give_back("refund", refund.reference)
+    for dispute in sorted(snapshot.disputes, key=lambda one: one.reference):
+        if dispute.state == "won":
+            book.give_back("dispute", dispute.reference)
+    basis, lost = _basis(standing, snapshot), lost_cents(standing, snapshot)
+    missing = standing.total_credits * lost // basis - book.taken
+    gone = sorted(_gone(snapshot))
+    fresh = [entry for entry in gone if not book.knows(entry[0], entry[1])]
+    for position, (kind, reference, amount_cents) in enumerate(fresh, start=1):
+        share = missing if position == len(fresh) else standing.total_credits * amount_cents // basis
+        missing -= book.take(kind, reference, min(share, missing))
+    if missing > 0:
+        # Only money that went away can be missing: there is a last one.
+        book.take(gone[-1][0], gone[-1][1], missing)
+    for kind, reference in book.takers() if missing < 0 else ():
+        missing += book.give_back(kind, reference, -missing)
+    return book.ordered
+
+
+class _Book:
+    """Takings and returns of one payment. What one refund or dispute does again gets a number: ``re_1``, ``re_1#2``."""
+
+    def __init__(self, movements: Sequence[Movement]) -> None:
+        self._movements = [movement for movement in movements if movement.kind in TAKING | RETURNING]
+        self.ordered: list[Movement] = []
+
+    @property
+    def taken(self) -> int:
+        """Credits that are gone, all in all."""
+        return sum(self._signed(movement) for movement in self._movements)
+
+    def knows(self, kind: TakingKind, reference: str) -> bool:
+        """Whether this refund or dispute has taken anything yet."""
+        return any(self._of(kind, reference))
+
+    def takers(self) -> list[tuple[TakingKind, str]]:
+        """Every refund and dispute that has taken something, the last one first."""
+        return sorted(
+            {(_taking(movement.kind), movement.reference.partition("#")[0]) for movement in self._movements},
+            reverse=True,
+        )
+
+    def take(self, kind: TakingKind, reference: str, amount_credits: int) -> int:
+        """Take so much, if it is anything; returns it."""
+        if amount_credits <= 0:
+            return 0
+        self._order(kind, reference, amount_credits)
+        return amount_credits
+
+    def give_back(self, kind: TakingKind, reference: str, at_most: int | None = None) -> int:
+        """Return what this one has taken and not returned, up to ``at_most``; returns how much that is."""
+        outstanding = sum(self._signed(movement) for movement in self._of(kind, reference))
+        amount_credits = outstanding if at_most is None else min(outstanding, at_most)
+        if amount_credits <= 0:
+            return 0
+        self._order(RETURN_OF[kind], reference, amount_credits)
+        return amount_credits
+
+    def _order(self, kind: MovementKind, reference: str, amount_credits: int) -> None:
+        before = sum(1 for movement in self._of(_taking(kind), reference) if movement.kind == kind)
+        named = reference if before == 0 else f"{reference}#{before + 1}"
+        movement = Movement(kind, named, amount_credits)
+        self._movements.append(movement)
+        self.ordered.append(movement)
+
+    def _of(self, kind: TakingKind, reference: str) -> list[Movement]:
+        return [
+            movement
+            for movement in self._movements
+            if _taking(movement.kind) == kind and movement.reference.partition("#")[0] == reference
+        ]
+
+    @staticmethod
+    def _signed(movement: Movement) -> int:
+        return movement.amount_credits if movement.kind in TAKING else -movement.amount_credits
+
+
+def _taking(kind: MovementKind) -> TakingKind:
+    return "refund" if kind in ("refund", "refund_failed") else "dispute"
+
+
+def _gone(snapshot: Snapshot) -> list[tuple[TakingKind, str, int]]:
+    gone: list[tuple[TakingKind, str, int]] = []
     gone += [("refund", refund.reference, refund.amount_cents) for refund in live_refunds(snapshot)]
     gone += [("dispute", d.reference, d.amount_cents) for d in snapshot.disputes if d.state in ("open", "lost")]
-    gone_cents = min(sum(amount_cents for _, _, amount_cents in gone), standing.price_cents)
-    remaining = standing.total_credits * gone_cents // standing.price_cents - taken
-    fresh = sorted(entry for entry in gone if (entry[0], entry[1]) not in known)
-    movements: list[Movement] = []
-    for position, (kind, reference, amount_cents) in enumerate(fresh, start=1):
-        share = standing.total_credits * amount_cents // standing.price_cents
-        amount = remaining if position == len(fresh) else min(share, remaining)
-        if amount > 0:
-            movements.append(Movement(kind, reference, amount))
-            remaining -= amount
-    return movements
+    return gone
+
+
+def _basis(standing: Standing, snapshot: Snapshot) -> int:
+    """The cents that the credits stand for: the price, or what a person took for it."""
+    if snapshot.paid_cents <= 0:
+        return standing.price_cents
+    if snapshot.currency != standing.currency:
+        return snapshot.paid_cents
+    return min(snapshot.paid_cents, standing.price_cents)
+
+
+def lost_cents(standing: Standing, snapshot: Snapshot) -> int:
+    """How much of what the credits stand for is gone. A surplus goes first: returning it costs no credits."""
+    basis = _basis(standing, snapshot)
+    kept = max(snapshot.paid_cents, basis) - sum(amount_cents for _, _, amount_cents in _gone(snapshot))
+    return min(basis, max(0, basis - kept))
 
 
 def live_refunds(snapshot: Snapshot) -> list[ProviderRefund]:
@@ -238,7 +338,7 @@ def _paid_status(standing: Standing, snapshot: Snapshot) -> PaymentStatus:
         return "dispute_lost"
     if "open" in disputes:
         return "disputed"
-    refunded = _refunded_cents(snapshot)
-    if refunded >= standing.price_cents:
+    lost = lost_cents(standing, snapshot)
+    if lost >= _basis(standing, snapshot):
         return "refunded"
-    return "partially_refunded" if refunded else "settled"
+    return "partially_refunded" if lost else "settled"

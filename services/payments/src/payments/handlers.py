@@ -108,12 +108,17 @@ async def _refusal(tx: Transaction, command: CreatePayment, policy: Policy) -> P
 
 async def mark_granted(tx: Transaction, messages: Sequence[Received[CreditsGranted]]) -> None:
     """Billing's ledger has these grants."""
-    await repository.mark_posted(tx.connection, [message.payload.grant_id for message in messages])
+    await _mark_posted(tx, [message.payload.grant_id for message in messages])
 
 
 async def mark_clawed_back(tx: Transaction, messages: Sequence[Received[CreditsClawedBack]]) -> None:
     """Billing's ledger has these clawbacks."""
-    await repository.mark_posted(tx.connection, [message.payload.clawback_id for message in messages])
+    await _mark_posted(tx, [message.payload.clawback_id for message in messages])
+
+
+async def _mark_posted(tx: Transaction, movement_ids: Sequence[UUID]) -> None:
+    for payment_id in await repository.mark_posted(tx.connection, movement_ids):
+        await repository.resolve_reviews(tx.connection, payment_id, "unposted", "billing")
 
 
 async def record_checkout(tx: Transaction, claim: Claim, checkout: Checkout) -> None:
@@ -170,6 +175,7 @@ async def record_snapshot(tx: Transaction, claim: Claim, snapshot: Snapshot) -> 
     fresh = {
         "status": step.status,
         "refunded_cents": step.refunded_cents,
+        "paid_cents": max(seen.paid_cents, row.paid_cents),
         "charge_reference": seen.charge_reference or row.charge_reference,
         "settled_at": settled_at,
     }
@@ -190,6 +196,8 @@ async def record_resolution(tx: Transaction, row: sa.Row[Any], resolution: str) 
     else:
         fresh = {"status": "failed", "resolution": resolution}
     changed = await repository.change_payment(tx.connection, row.payment_id, **fresh)
+    # What was refunded or disputed while it waited has its effect now.
+    await repository.hint_payments(tx.connection, [row.payment_id])
     _announce(tx, changed, f"review_{resolution}", await _now(tx))
 
 

@@ -9,7 +9,7 @@ from payments import handlers, repository
 from payments.errors import RefundNotPossible, ReviewAlreadyResolved
 
 REFUNDABLE: Final = ("settled", "partially_refunded")
-DECIDES_PAYMENT: Final = ("underpaid", "late", "amount_mismatch")
+DECIDES_PAYMENT: Final = ("underpaid", "late", "amount_mismatch", "paid_after_dismissal")
 """Reviews whose decision settles or ends the payment; the others are only taken note of."""
 
 
@@ -39,8 +39,8 @@ async def order_refund(
     already = await repository.live_refund_cents(tx.connection, payment_id)
     if row.status not in REFUNDABLE:
         raise RefundNotPossible(f"the payment is {row.status}")
-    if amount_cents <= 0 or already + amount_cents > row.price_cents:
-        raise RefundNotPossible(f"{row.price_cents - already} cents can still be refunded")
+    if amount_cents <= 0 or already + amount_cents > row.paid_cents:
+        raise RefundNotPossible(f"{row.paid_cents - already} cents can still be refunded")
     if row.provider != "stripe" and not manual:
         raise RefundNotPossible(f"{row.provider} refunds are paid out by hand: record it as manual")
     refund_id = new_id()

@@ -28,6 +28,8 @@ payment_transactions = sa.Table(
     sa.Column("credits", sa.Integer, nullable=False),
     sa.Column("bonus_credits", sa.Integer, nullable=False),
     sa.Column("refunded_cents", sa.Integer, nullable=False, server_default="0"),
+    # The most that the provider has shown to have arrived, in its currency.
+    sa.Column("paid_cents", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("checkout_url", sa.Text),
     sa.Column("detail", sa.Text),
     sa.Column("created_at", _AT, nullable=False),

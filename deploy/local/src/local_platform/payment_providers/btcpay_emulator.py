@@ -145,18 +145,18 @@ class BtcPayEmulator:
         invoice = self.invoices[request.path_params["id"]]
         paid = self.paid.get(invoice["id"], Decimal(0))
         due = Decimal(invoice["amount"]) / RATE
-        method = {
-            "paymentMethodId": "BTC-CHAIN",
+        shared = {
             "currency": "BTC",
-            "destination": "bcrt1qemulated",
             "rate": str(RATE),
-            "paymentMethodPaid": str(paid),
+            # Of all methods together, in this method's coin.
             "totalPaid": str(paid),
             "due": str(max(Decimal(0), due - paid)),
             "amount": str(due),
             "payments": [],
         }
-        return JSONResponse([method])
+        on_chain = {"paymentMethodId": "BTC-CHAIN", "destination": "bcrt1qemulated", "paymentMethodPaid": str(paid)}
+        lightning = {"paymentMethodId": "BTC-LN", "destination": "lnbcrt1emulated", "paymentMethodPaid": "0"}
+        return JSONResponse([shared | on_chain, shared | lightning])
 
     async def _page(self, request: Request) -> Response:
         invoice = self.invoices.get(request.path_params["id"])

@@ -87,8 +87,9 @@ class BtcPay:
         mismatch = _MISMATCHES.get(invoice.get("additionalStatus", "None"))
         if invoice["status"] in ("Settled", "Processing") or mismatch is not None:
             methods = await call_json(self._client, "GET", f"{self._invoices}/{invoice['id']}/payment-methods")
-            # Each method's total is in its coin, and its rate is the invoice's currency per coin.
-            paid = sum((Decimal(str(m["totalPaid"])) * Decimal(str(m["rate"])) for m in methods), Decimal(0))
+            # What came by each method is in its coin, and its rate is the invoice's currency per coin. ``totalPaid`` is
+            # what came by all of them, told in each coin.
+            paid = sum((Decimal(str(m["paymentMethodPaid"])) * Decimal(str(m["rate"])) for m in methods), Decimal(0))
             paid_cents = int((paid * 100).quantize(Decimal(1), ROUND_HALF_UP))
         state = _STATES[invoice["status"]]
         if state == "paid" and mismatch is None:

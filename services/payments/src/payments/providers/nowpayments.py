@@ -17,8 +17,9 @@ from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderR
 from payments.providers.http_calls import call_json
 from payments.providers.interface import Checkout, Order, ProviderEvent
 
+UNDERPAID_BELOW: Final = Decimal("0.99")
 OVERPAID_FROM: Final = Decimal("1.01")
-"""Coins are divisible and fees vary: a surplus below one percent is no overpayment."""
+"""Coins are divisible and fees vary: within one percent, it is the price."""
 
 _WAITING = ("waiting", "confirming", "confirmed", "sending")
 
@@ -122,9 +123,11 @@ class NowPayments:
         """Every invoice that received coins since then."""
         by_order: dict[str, list[dict[str, Any]]] = {}
         async for coin in self._list({"dateFrom": since.date().isoformat()}):
-            by_order.setdefault(str(coin.get("order_id")), []).append(coin)
+            # A deposit without an order is nobody's, and has nothing to do with the others.
+            by_order.setdefault(str(coin.get("order_id") or f"coin {coin['payment_id']}"), []).append(coin)
         for order_id, coins in by_order.items():
-            yield _uuid(order_id), _snapshot(str(coins[0].get("invoice_id")), str(coins[0]["price_currency"]), coins)
+            reference = str(coins[0].get("invoice_id") or coins[0]["payment_id"])
+            yield _uuid(order_id), _snapshot(reference, str(coins[0]["price_currency"]), coins)
 
     async def _list(self, filters: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
         token = (await call_json(self._client, "POST", "/v1/auth", json=self._login))["token"]
@@ -146,43 +149,48 @@ class NowPayments:
 
 
 def _snapshot(reference: str, currency: str, coins: list[dict[str, Any]]) -> Snapshot:
-    """One view over every coin payment of an invoice: what is finished counts, what is still on its way waits."""
-    finished = [coin for coin in coins if coin["payment_status"] in ("finished", "refunded")]
+    """One view over every coin payment of an invoice: what is there counts, what is still on its way waits.
+
+    "Finished" says that the coins were processed, and not that they were enough: a repeated deposit and one in another
+    coin are finished whatever they are worth (NOWPayments, "Repeated deposits" and "Wrong-asset deposits").
+    """
+    finished = [coin for coin in coins if coin["payment_status"] == "finished"]
     partial = [coin for coin in coins if coin["payment_status"] == "partially_paid"]
+    refunded = [coin for coin in coins if coin["payment_status"] == "refunded"]
     waiting = [coin for coin in coins if coin["payment_status"] in _WAITING]
+    price = max((Decimal(str(coin["price_amount"])) * 100 for coin in coins), default=Decimal(0))
     refunds = tuple(
-        ProviderRefund(str(coin["payment_id"]), _fiat_cents(coin), "succeeded")
-        for coin in coins
-        if coin["payment_status"] == "refunded"
+        ProviderRefund(str(coin["payment_id"]), _rounded(_worth(coin), price), "succeeded") for coin in refunded
     )
-    paid_cents = sum(_fiat_cents(coin) for coin in (*finished, *partial))
-    mismatch: Mismatch | None = None
-    if finished:
-        if len(finished) > 1 or partial or _ratio(finished[0]) >= OVERPAID_FROM:
-            mismatch = "overpaid"
+    paid_cents = _rounded(sum((_worth(coin) for coin in (*finished, *partial, *refunded)), Decimal(0)), price)
+    enough = paid_cents >= price
+    if finished or (refunded and enough):
+        mismatch: Mismatch | None = None if enough else "underpaid"
         return Snapshot(reference, "paid", paid_cents, currency.lower(), None, mismatch, None, refunds)
     if partial:
-        return Snapshot(reference, "expired", paid_cents, currency.lower(), None, "underpaid", "partially_paid")
+        return Snapshot(
+            reference, "expired", paid_cents, currency.lower(), None, "underpaid", "partially_paid", refunds
+        )
     if any(coin["payment_status"] != "waiting" for coin in waiting):
         return Snapshot(reference, "processing", 0, currency.lower())
     if waiting or not coins:
         return Snapshot(reference, "open", 0, currency.lower())
     expired = all(coin["payment_status"] == "expired" for coin in coins)
-    return Snapshot(reference, "expired" if expired else "failed", 0, currency.lower())
+    return Snapshot(reference, "expired" if expired else "failed", paid_cents, currency.lower(), refunds=refunds)
 
 
-def _ratio(coin: dict[str, Any]) -> Decimal:
+def _worth(coin: dict[str, Any]) -> Decimal:
+    """What arrived, in cents of the invoice's currency: its price in proportion to the coins that were asked for."""
+    price = Decimal(str(coin["price_amount"])) * 100
     asked = Decimal(str(coin["pay_amount"]))
-    return Decimal(str(coin["actually_paid"])) / asked if asked else Decimal(1)
+    return price * Decimal(str(coin["actually_paid"])) / asked if asked else price
 
 
-def _fiat_cents(coin: dict[str, Any]) -> int:
-    """What arrived, in the invoice's currency: the price in proportion, and exactly the price within one percent."""
-    price_cents = Decimal(str(coin["price_amount"])) * 100
-    ratio = _ratio(coin)
-    if coin["payment_status"] in ("finished", "refunded") and ratio < OVERPAID_FROM:
-        ratio = Decimal(1)
-    return int((price_cents * ratio).quantize(Decimal(1), ROUND_HALF_UP))
+def _rounded(cents: Decimal, price_cents: Decimal) -> int:
+    """Whole cents; and exactly the price within one percent of it, which is what rates and fees make of it."""
+    if UNDERPAID_BELOW * price_cents <= cents < OVERPAID_FROM * price_cents:
+        cents = price_cents
+    return int(cents.quantize(Decimal(1), ROUND_HALF_UP))
 
 
 class _Raw(str):

@@ -35,14 +35,19 @@ async def add_movements(
     return set((await connection.execute(statement)).scalars())
 
 
-async def mark_posted(connection: AsyncConnection, movement_ids: Sequence[UUID]) -> None:
-    """Billing's ledger has these movements."""
+async def mark_posted(connection: AsyncConnection, movement_ids: Sequence[UUID]) -> list[UUID]:
+    """Billing's ledger has these movements; returns the payments of which it has all now."""
     statement = (
         sa.update(credit_movements)
         .where(credit_movements.c.movement_id.in_(list(movement_ids)), credit_movements.c.posted_at.is_(None))
         .values(posted_at=sa.func.now())
+        .returning(credit_movements.c.payment_id)
     )
-    await connection.execute(statement)
+    payment_ids = set((await connection.execute(statement)).scalars())
+    waiting = sa.select(credit_movements.c.payment_id).where(
+        credit_movements.c.payment_id.in_(payment_ids), credit_movements.c.posted_at.is_(None)
+    )
+    return sorted(payment_ids - set((await connection.execute(waiting)).scalars())) if payment_ids else []
 
 
 async def unposted_movements(connection: AsyncConnection, older_than: timedelta) -> list[sa.Row[Any]]:

@@ -16,7 +16,8 @@ from payments.tables import (
 async def put_review(
     connection: AsyncConnection, payment_id: UUID | None, review_id: UUID, review: Review, reference: str = ""
 ) -> None:
-    """Open a review, or see an open one again. One that was decided stays decided."""
+    """Open a review, or see an open one again. One that was decided stays decided, unless something else is found now;
+    one that healed is opened again."""
     statement = insert(reviews).values(
         review_id=review_id,
         payment_id=payment_id,
@@ -27,8 +28,20 @@ async def put_review(
     )
     statement = statement.on_conflict_do_update(
         index_elements=["payment_id", "code", "reference"],
-        set_={"last_seen_at": sa.func.now(), "found": statement.excluded.found},
-        where=reviews.c.resolved_at.is_(None),
+        set_={
+            "last_seen_at": sa.func.now(),
+            "found": statement.excluded.found,
+            "opened_at": sa.case((reviews.c.resolved_at.is_(None), reviews.c.opened_at), else_=sa.func.now()),
+            "resolved_at": None,
+            "resolution": None,
+            "actor": None,
+            "note": None,
+        },
+        where=sa.or_(
+            reviews.c.resolved_at.is_(None),
+            reviews.c.resolution == "healed",
+            reviews.c.found != statement.excluded.found,
+        ),
     )
     await connection.execute(statement)
 

@@ -17,6 +17,7 @@ from payments.providers.interface import Order
 from payments.tables import (
     credit_movements,
     payment_transactions,
+    reviews,
 )
 
 OPEN_STATUSES = ("created", "pending")
@@ -140,6 +141,10 @@ async def get_standing(connection: AsyncConnection, row: sa.Row[Any]) -> Standin
         credit_movements.c.kind, credit_movements.c.reference, credit_movements.c.amount_credits
     ).where(credit_movements.c.payment_id == row.payment_id)
     movements = tuple(Movement(*found) for found in await connection.execute(statement))
+    decisions = sa.select(reviews.c.code, reviews.c.found).where(
+        reviews.c.payment_id == row.payment_id, reviews.c.resolution.in_(("credited", "dismissed"))
+    )
+    decided = frozenset((found.code, found.found) for found in await connection.execute(decisions))
     return Standing(
         payment_id=row.payment_id,
         status=row.status,
@@ -147,8 +152,10 @@ async def get_standing(connection: AsyncConnection, row: sa.Row[Any]) -> Standin
         currency=row.currency,
         credits=row.credits,
         bonus_credits=row.bonus_credits,
+        refunded_cents=row.refunded_cents,
         movements=movements,
         resolution=row.resolution,
+        decided=decided,
     )
 
 

@@ -1,0 +1,68 @@
+"""What NOWPayments' coin payments are worth: "finished" does not say that it was enough."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from payments.providers.nowpayments import NowPayments, _snapshot
+
+
+def coin(number: int, status: str, share: float, **more: Any) -> dict[str, Any]:
+    """A coin payment of an invoice over $10, of which ``share`` arrived."""
+    return {
+        "payment_id": number,
+        "payment_status": status,
+        "price_amount": 10,
+        "price_currency": "usd",
+        "pay_amount": 2,
+        "actually_paid": 2 * share,
+        "order_id": None,
+        "invoice_id": None,
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("coins", "state", "paid_cents", "mismatch"),
+    [
+        ([("finished", 1.0)], "paid", 1000, None),
+        ([("finished", 0.995)], "paid", 1000, None),
+        ([("finished", 1.005)], "paid", 1000, None),
+        ([("finished", 0.98)], "paid", 980, "underpaid"),
+        ([("finished", 0.01)], "paid", 10, "underpaid"),
+        ([("finished", 1.5)], "paid", 1500, None),
+        ([("finished", 1.0), ("finished", 1.0)], "paid", 2000, None),
+        ([("partially_paid", 0.4)], "expired", 400, "underpaid"),
+        ([("partially_paid", 0.4), ("finished", 0.6)], "paid", 1000, None),
+        ([("refunded", 1.0)], "paid", 1000, None),
+        ([("refunded", 0.3)], "failed", 300, None),
+        ([("finished", 1.0), ("refunded", 1.0)], "paid", 2000, None),
+        ([("confirming", 1.0)], "processing", 0, None),
+        ([("waiting", 0.0)], "open", 0, None),
+        ([("expired", 0.0)], "expired", 0, None),
+    ],
+)
+def test_what_arrived_counts_and_not_what_it_is_called(
+    coins: list[tuple[str, float]], state: str, paid_cents: int, mismatch: str | None
+) -> None:
+    seen = _snapshot("1", "usd", [coin(number, *one) for number, one in enumerate(coins)])
+    assert (seen.state, seen.paid_cents, seen.mismatch) == (state, paid_cents, mismatch)
+    refunded = [round(share * 1000) for status, share in coins if status == "refunded"]
+    assert [refund.amount_cents for refund in seen.refunds] == refunded
+
+
+async def test_deposits_without_an_order_are_each_a_payment_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = NowPayments("http://unused", "key", ("secret",), "e", "p", "callback", "done")
+
+    async def listed(_: Any) -> Any:
+        yield coin(1, "finished", 1.0)
+        yield coin(2, "finished", 0.2, parent_payment_id=1)
+
+    monkeypatch.setattr(provider, "_list", listed)
+    seen = [one async for one in provider.recent_payments(datetime.now(UTC))]
+    assert [(payment, snapshot.reference, snapshot.paid_cents) for payment, snapshot in seen] == [
+        (None, "1", 1000),
+        (None, "2", 200),
+    ]
+    await provider.close()
