@@ -626,6 +626,22 @@ MONEY = (
     ),
     *_changed(
         "returned_money_takes_its_credits_back",
+        "{overpaid}",
+        "payments.payment_transactions",
+        "payment_id = '{overpaid}'",
+        "paid_cents = 1000",
+        "refunded_cents = 1000",
+    ),
+    *_changed(
+        "returned_money_takes_its_credits_back",
+        "{underpaid}",
+        "payments.payment_transactions",
+        "payment_id = '{underpaid}'",
+        "paid_cents = 1000",
+        "paid_cents = 0",
+    ),
+    *_changed(
+        "returned_money_takes_its_credits_back",
         "{dispute_won}",
         "payments.disputes",
         "payment_id = '{dispute_won}'",

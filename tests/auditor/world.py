@@ -91,6 +91,7 @@ class Payment:
     credits: int
     bonus_credits: int = 0
     refunded_cents: int = 0
+    paid_cents: int = 1000
     dispute: str | None = None
     review: str | None = None
     movements: tuple[Movement, ...] = ()
@@ -110,6 +111,8 @@ class World:
     refunded: UUID = field(default_factory=new_id)
     refund: UUID = field(default_factory=new_id)
     partly_refunded: UUID = field(default_factory=new_id)
+    overpaid: UUID = field(default_factory=new_id)
+    underpaid: UUID = field(default_factory=new_id)
     refund_failed: UUID = field(default_factory=new_id)
     dispute_won: UUID = field(default_factory=new_id)
     won: UUID = field(default_factory=new_id)
@@ -168,7 +171,7 @@ class World:
                 refunded_cents=1000,
                 movements=(Movement("purchase", 20), Movement("bonus", 2), Movement("refund", 22, self.refund)),
             ),
-            # Two refunds of 33.5 credits each took 33 and 34; the first one failed.
+            # Two refunds of 33.5 credits each took 33 and 34; the first one failed, which leaves 33.
             Payment(
                 self.partly_refunded,
                 self.buyer,
@@ -180,6 +183,7 @@ class World:
                     Movement("refund", 33),
                     Movement("refund", 34),
                     Movement("refund_failed", 33, self.refund_failed),
+                    Movement("refund_failed", 1),
                 ),
             ),
             Payment(
@@ -209,7 +213,27 @@ class World:
                 dispute="open",
                 movements=(Movement("purchase", 15), Movement("dispute", 15)),
             ),
-            Payment(self.pending, self.buyer, "pending", 10),
+            # A surplus was sent back: that costs nothing.
+            Payment(
+                self.overpaid,
+                self.buyer,
+                "settled",
+                30,
+                paid_cents=1500,
+                refunded_cents=500,
+                movements=(Movement("purchase", 30),),
+            ),
+            # A person credited it although 800 cents had come; half of them went back.
+            Payment(
+                self.underpaid,
+                self.buyer,
+                "partially_refunded",
+                60,
+                paid_cents=800,
+                refunded_cents=400,
+                movements=(Movement("purchase", 60), Movement("refund", 30)),
+            ),
+            Payment(self.pending, self.buyer, "pending", 10, paid_cents=0),
             Payment(self.without_checkout, self.buyer, "pending", 10, review="no_checkout"),
             # Paid, and put in doubt later.
             Payment(
@@ -351,6 +375,7 @@ async def _add_payment(connection: AsyncConnection, payment: Payment) -> None:
         "payments.payment_transactions",
         **owned,
         **shown,
+        paid_cents=payment.paid_cents,
         settled_at="now" if payment.movements else None,
         next_look_at="in an hour" if payment.status == "pending" and not payment.review else None,
     )

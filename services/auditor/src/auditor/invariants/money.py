@@ -91,11 +91,11 @@ MONEY: Final = (
         code="returned_money_takes_its_credits_back",
         severity="critical",
         meaning="What was refunded or charged back took its share of a payment's credits back, and no more",
-        # Each of several shares is rounded on its own: together they may differ from the whole by a credit each.
+        # What arrived beyond the price goes first; what arrived short of it and was credited all the same is worth all.
         query=f"""
             SELECT p.payment_id::text AS subject,
                    format('%s of %s credits taken back for %s of %s cents', due.credits,
-                          p.credits + p.bonus_credits, due.cents, p.price_cents) AS expected,
+                          p.credits + p.bonus_credits, due.lost_cents, paid.basis) AS expected,
                    format('%s taken back', coalesce(m.taken, 0)) AS found
             FROM payments.payment_transactions AS p
             LEFT JOIN (
@@ -103,18 +103,22 @@ MONEY: Final = (
                 WHERE state IN ('open', 'lost') GROUP BY payment_id
             ) AS d USING (payment_id)
             LEFT JOIN (
-                SELECT payment_id, count(*) AS shares,
+                SELECT payment_id,
                        sum(CASE WHEN kind IN ('refund', 'dispute') THEN amount_credits ELSE -amount_credits END)
                        AS taken
                 FROM payments.credit_movements WHERE kind NOT IN ('purchase', 'bonus') GROUP BY payment_id
             ) AS m USING (payment_id)
             CROSS JOIN LATERAL (
-                SELECT least(p.refunded_cents + coalesce(d.cents, 0), p.price_cents) AS cents,
-                       (p.credits + p.bonus_credits) * least(p.refunded_cents + coalesce(d.cents, 0), p.price_cents)
-                       / p.price_cents AS credits
+                SELECT least(coalesce(nullif(p.paid_cents, 0), p.price_cents), p.price_cents) AS basis
+            ) AS paid
+            CROSS JOIN LATERAL (
+                SELECT least(paid.basis, greatest(0, paid.basis - greatest(p.paid_cents, paid.basis)
+                                                     + p.refunded_cents + coalesce(d.cents, 0))) AS lost_cents
+            ) AS gone
+            CROSS JOIN LATERAL (
+                SELECT gone.lost_cents, (p.credits + p.bonus_credits) * gone.lost_cents / paid.basis AS credits
             ) AS due
-            WHERE p.status IN ({_PAID})
-              AND abs(coalesce(m.taken, 0) - due.credits) > greatest(coalesce(m.shares, 0) - 1, 0)
+            WHERE p.status IN ({_PAID}) AND coalesce(m.taken, 0) <> due.credits
         """,  # noqa: S608 - the statuses are constants
     ),
     Invariant(
