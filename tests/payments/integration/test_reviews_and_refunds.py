@@ -200,7 +200,7 @@ async def test_a_refund_whose_answer_was_lost_is_not_made_twice(desk: Desk) -> N
     await look_again(desk)
     await desk.http.post(
         f"{desk.stripe.account.public_url}/admin/failures",
-        json={"count": 1, "path": "/v1/refunds", "after_success": True},
+        json={"count": 1, "method": "POST", "path": "/v1/refunds", "after_success": True},
     )
     async with desk.transactions.begin() as tx:
         await operations.order_refund(tx, row.payment_id, 2500, "ada", "goodwill", manual=False)

@@ -72,6 +72,10 @@ class StripeEmulator:
         ]
         return Starlette(routes=routes, lifespan=self._lifespan)
 
+    def forget_idempotency_keys(self) -> None:
+        """Stripe keeps a key for a day; what comes under it then is executed again."""
+        self._idempotent.clear()
+
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async def expire_sessions() -> None:
@@ -122,8 +126,8 @@ class StripeEmulator:
             return JSONResponse(recorded.body, recorded.status or 200, {"idempotent-replayed": "true"})
         failure = self._take_failure(request)
         status, body = self._execute(request, form, handler, failure)
-        # Stripe records what an executed request answered, even a 500; a refusal to execute (429) is not recorded.
-        if key and status != 429:
+        # Stripe records what an executed request answered, even a 500; a refusal to execute is not recorded.
+        if key and status not in (401, 403, 429):
             self._idempotent[key] = Recorded(digest, status, body)
         if failure is not None and failure.get("reset"):
             raise ConnectionResetError("the emulator was asked to break this connection")
@@ -149,7 +153,8 @@ class StripeEmulator:
 
     def _take_failure(self, request: Request) -> dict[str, Any] | None:
         for failure in self._failures:
-            if request.url.path.startswith(failure.get("path", "/v1/")) and failure["count"] > 0:
+            wanted = failure.get("method", request.method) == request.method
+            if wanted and request.url.path.startswith(failure.get("path", "/v1/")) and failure["count"] > 0:
                 failure["count"] -= 1
                 return failure
         return None
@@ -242,7 +247,10 @@ class StripeEmulator:
         return Response(status_code=204)
 
     async def _fail_next(self, request: Request) -> Response:
-        """``{"count": 1, "path": "/v1/refunds", "status": 500, "after_success": false, "reset": false}``."""
+        """``{"count": 1, "method": "POST", "path": "/v1/refunds", "status": 500, "after_success": false}``.
+
+        ``reset`` breaks the connection instead. All of it is optional.
+        """
         self._failures.append({"count": 1, **await request.json()})
         return Response(status_code=204)
 
@@ -272,6 +280,7 @@ class StripeEmulator:
             "change-dispute": lambda: account.change_dispute(given["dispute"], given["status"]),
             "warn-of-fraud": lambda: account.warn_of_fraud(given["payment_intent"]),
             "resend": lambda: account.resend(given["event"]),
+            "forget-idempotency-keys": self.forget_idempotency_keys,
             "add-endpoint": lambda: account.add_endpoint(
                 given["url"], given.get("enabled_events", ["*"]), given.get("secret")
             ),
