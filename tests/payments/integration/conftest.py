@@ -30,7 +30,7 @@ from payments.providers.interface import PaymentProvider
 from payments.providers.nowpayments import NowPayments
 from payments.providers.stripe_checkout import StripeCheckout
 from payments.reconciliation import Reconciliation
-from payments.tables import credit_movements, payment_transactions, provider_events, reviews
+from payments.tables import credit_movements, payment_transactions, provider_events, refunds, reviews
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
 from tests.support.waiting import eventually
@@ -61,8 +61,14 @@ class Desk:
     def url_of_btcpay(self) -> str:
         return self.btcpay.public_url
 
-    async def create(self, provider: Provider = "stripe", pack: str = "creator", user: UUID | None = None) -> UUID:
-        payment_id = new_id()
+    async def create(
+        self,
+        provider: Provider = "stripe",
+        pack: str = "creator",
+        user: UUID | None = None,
+        payment_id: UUID | None = None,
+    ) -> UUID:
+        payment_id = payment_id or new_id()
         command = CreatePayment(
             payment_id=payment_id,
             user_id=user or uuid4(),
@@ -84,6 +90,26 @@ class Desk:
     async def pump(self) -> None:
         await self.driver.drive()
 
+    async def look_again(self) -> None:
+        """Every planned look and try, now."""
+        await self.let_time_pass()
+        await self.pump()
+
+    async def fail_next(self, path: str, status: int = 500, **how: Any) -> None:
+        """The next call of Stripe's API under ``path`` fails; the client's own repetitions are further calls."""
+        url = f"{self.stripe.account.public_url}/admin/failures"
+        await self.http.post(url, json={"path": path, "status": status, **how})
+
+    async def make_older(self, payment_id: UUID, **age: Any) -> None:
+        """As if the payment had been made long ago: the database's clock is not ours to turn."""
+        aged = {"created_at": sa.func.now() - timedelta(**age), "expires_at": sa.func.now() - timedelta(**age)}
+        async with self.transactions.begin() as tx:
+            of_it = sa.update(payment_transactions).where(payment_transactions.c.payment_id == payment_id)
+            await tx.connection.execute(of_it.values(**aged))
+
+    async def open_reviews(self) -> list[str]:
+        return [review.code for review in await self.reviews() if review.resolved_at is None]
+
     async def let_time_pass(self) -> None:
         """As if every planned look were due and every lease over: the database's clock is not ours to turn.
 
@@ -99,6 +125,8 @@ class Desk:
                 .where(provider_events.c.next_match_at.is_not(None))
                 .values(next_match_at=sa.func.now())
             )
+            ordered = sa.update(refunds).where(refunds.c.next_try_at.is_not(None))
+            await tx.connection.execute(ordered.values(next_try_at=sa.func.now()))
 
     async def payment(self, payment_id: UUID) -> sa.Row[Any]:
         async with self.transactions.begin() as tx:
