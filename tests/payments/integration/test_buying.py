@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 from uuid import uuid4
 
+from messaging.ids import new_id
 from payments.domain import Snapshot
 from payments.handlers import record_snapshot
 from payments.repository import claim_due
@@ -27,10 +28,13 @@ async def test_a_pack_bought_through_stripes_page_is_granted_with_its_bonus(desk
 
 
 async def test_the_same_command_twice_opens_one_checkout(desk: Desk) -> None:
-    payment_id = await desk.create()
-    await asyncio.gather(*(desk.driver.drive() for _ in range(5)))
+    payment_id, user = new_id(), uuid4()
+    await asyncio.gather(*(desk.create(user=user, payment_id=payment_id) for _ in range(2)))
+    await asyncio.gather(*(desk.pump() for _ in range(5)))
+    await desk.create(user=user, payment_id=payment_id)
+    await desk.look_again()
     assert (await desk.payment(payment_id)).status == "pending"
-    assert len(desk.stripe.account.sessions) == 1
+    assert await desk.count(payment_transactions) == len(desk.stripe.account.sessions) == 1
 
 
 async def test_a_user_may_keep_only_so_many_payments_open_also_when_they_come_at_once(desk: Desk) -> None:
@@ -84,7 +88,7 @@ async def test_a_stale_look_of_a_stopped_worker_cannot_overwrite_a_newer_one(des
     row = await desk.open()
     await desk.let_time_pass()
     async with desk.transactions.begin() as tx:
-        (claim,) = await claim_due(tx.connection, 1, timedelta(seconds=-1))
+        (claim,) = await claim_due(tx.connection, "stripe", 1, timedelta(seconds=-1))
     desk.stripe.account.pay(row.provider_reference)
     await desk.let_time_pass()
     await desk.pump()

@@ -24,6 +24,9 @@ ReviewCode = (
         "unposted",  # credits were ordered of billing and are not in the ledger
         "no_checkout",  # money or news for a payment that never got its checkout
         "paid_after_dismissal",  # a person had decided that it is worth nothing, and now all of it is there
+        "look_refused",  # the provider will not show a payment whose checkout it opened
+        "refund_refused",  # the provider will not make a refund that was ordered
+        "no_longer_paid",  # credited here, and the provider does not call it paid any more
     ]
 )
 RefundState = Literal["requested", "pending", "succeeded", "failed"]
@@ -44,6 +47,7 @@ class ProviderRefund:
     reference: str
     amount_cents: int
     state: RefundState
+    refund_id: UUID | None = None  # ours, if we ordered it
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,11 @@ class Standing:
     def total_credits(self) -> int:
         """Bought and bonus credits together: what a full refund takes back."""
         return self.credits + self.bonus_credits
+
+    @property
+    def was_credited(self) -> bool:
+        """Whether its pack was granted because it was paid, and not because a person decided so."""
+        return self.resolution is None and any(movement.kind == "purchase" for movement in self.movements)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The loops that call providers: between two transactions, never inside one, under a lease and behind a fence."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -13,16 +14,23 @@ from contracts.payments import Provider
 from messaging.failpoints import failpoint
 from messaging.transaction import Transactions
 from payments import handlers, repository
-from payments.domain import Review
-from payments.errors import ProviderRefused, ProviderUnavailable
+from payments.errors import CredentialsRefused, ProviderRefused, ProviderUnavailable
 from payments.providers.interface import PaymentProvider, ProviderEvent
 from payments.repository import Claim
 
-LEASE: Final = timedelta(seconds=60)
-"""Longer than any one look: the slowest is a Stripe look of three calls at 20 s each, which is then repeated."""
+CALL_SECONDS: Final = 45.0
+"""The longest that one call is waited for, with all its pages and retries: one more counts as no answer."""
 
-BATCH: Final = 32
-CONCURRENT_CALLS: Final = 8
+LEASE: Final = timedelta(seconds=120)
+"""Longer than a call and the recording of its outcome."""
+
+BATCH: Final = 8
+"""How much is claimed of each provider at a time. All of it is called at once: no lease runs out in a queue."""
+
+ROUND_SECONDS: Final = 60.0
+ROUND_LIMIT_SECONDS: Final = 300.0
+"""A round begins no batch after a minute. A batch takes three calls one after the other, and is never cut short."""
+
 MATCH_ATTEMPTS: Final = 12
 """An event that no payment was found for in twelve tries (about two days) is somebody else's."""
 
@@ -37,137 +45,148 @@ Work = TypeVar("Work")
 
 
 class Driver:
-    """Looks up due payments, opens checkouts, sends ordered refunds and matches events, until there is nothing due."""
+    """Looks up due payments, opens checkouts, sends ordered refunds and matches events, until there is nothing due.
+
+    Each provider has its own batches: one that hangs holds up nobody else.
+    """
 
     def __init__(self, transactions: Transactions, providers: Mapping[Provider, PaymentProvider]) -> None:
         self._transactions = transactions
         self._providers = providers
-        self._calls = asyncio.Semaphore(CONCURRENT_CALLS)
 
     async def drive(self) -> None:
-        """Take everything that is due now, batch after batch."""
-        while await self._events() + await self._refunds() + await self._payments():
+        """Take what is due now, batch after batch."""
+        async with asyncio.TaskGroup() as group:
+            for provider in self._providers.values():
+                group.create_task(self._drive(provider))
+
+    async def _drive(self, provider: PaymentProvider) -> None:
+        end = time.monotonic() + ROUND_SECONDS
+        while await self._batch(provider) and time.monotonic() < end:
             pass
 
-    async def _payments(self) -> int:
+    async def _batch(self, provider: PaymentProvider) -> int:
+        return await self._events(provider) + await self._refunds(provider) + await self._payments(provider)
+
+    async def _payments(self, provider: PaymentProvider) -> int:
         async with self._transactions.begin() as tx:
-            claims = await repository.claim_due(tx.connection, BATCH, LEASE)
-        await self._all(self._payment, claims)
+            claims = await repository.claim_due(tx.connection, provider.name, BATCH, LEASE)
+        await self._all(provider, self._payment, claims)
         return len(claims)
 
-    async def _payment(self, claim: Claim) -> None:
+    async def _payment(self, provider: PaymentProvider, claim: Claim) -> None:
         try:
-            provider = self._provider(claim.row.provider)
-            if claim.row.provider_reference is None:
-                await self._open_checkout(provider, claim)
-            else:
-                order = claim.order
-                snapshot = await self._call(provider, "look_up", lambda: provider.look_up(order))
-                failpoint("payments.after_look_up")
-                async with self._transactions.begin() as tx:
-                    await handlers.record_snapshot(tx, claim, snapshot)
-        except ProviderUnavailable as error:
-            log.warning("provider_unavailable", payment_id=str(claim.row.payment_id), reason=str(error))
-            async with self._transactions.begin() as tx:
-                await handlers.postpone(tx, claim)
+            await self._look(provider, claim)
         except ProviderRefused as error:
             log.error("provider_refused", payment_id=str(claim.row.payment_id), reason=str(error))
             async with self._transactions.begin() as tx:
-                await self._give_up(tx, claim, str(error))
+                await handlers.record_refusal(tx, claim, str(error))
+        except Exception as error:  # noqa: BLE001 - reported; the oldest due payment must not be the next one again
+            self._report("payment_postponed", error, payment_id=str(claim.row.payment_id))
+            async with self._transactions.begin() as tx:
+                await handlers.postpone(tx, claim)
 
-    async def _open_checkout(self, provider: PaymentProvider, claim: Claim) -> None:
-        if claim.row.status != "created":
-            raise ProviderRefused("news of a payment whose checkout was never opened")
+    async def _look(self, provider: PaymentProvider, claim: Claim) -> None:
         order = claim.order
-        checkout = await self._call(provider, "open_checkout", lambda: provider.open_checkout(order))
-        failpoint("payments.after_open_checkout")
-        async with self._transactions.begin() as tx:
-            await handlers.record_checkout(tx, claim, checkout)
+        if claim.row.provider_reference is not None:
+            snapshot = await self._call(provider, "look_up", provider.look_up(order))
+            failpoint("payments.after_look_up")
+            async with self._transactions.begin() as tx:
+                await handlers.record_snapshot(tx, claim, snapshot)
+        elif claim.row.status == "created":
+            checkout = await self._call(provider, "open_checkout", provider.open_checkout(order))
+            failpoint("payments.after_open_checkout")
+            async with self._transactions.begin() as tx:
+                await handlers.record_checkout(tx, claim, checkout)
+        else:
+            raise ProviderRefused("news of a payment whose checkout was never opened")
 
-    async def _give_up(self, tx: Any, claim: Claim, reason: str) -> None:
-        """A refusal to open a checkout ends the payment; any other is for a person, and looked at again tomorrow."""
-        if claim.row.status == "created":
-            await handlers.record_failure(tx, claim, reason)
-            return
-        await handlers.open_review(tx, claim.row.payment_id, Review("no_checkout", claim.row.status, reason))
-        await repository.schedule_look(tx.connection, claim, None)
-
-    async def _refunds(self) -> int:
+    async def _refunds(self, provider: PaymentProvider) -> int:
         async with self._transactions.begin() as tx:
-            ordered = await repository.claim_refunds(tx.connection, BATCH, LEASE)
-        await self._all(self._refund, ordered)
+            ordered = await repository.claim_refunds(tx.connection, provider.name, BATCH, LEASE)
+        await self._all(provider, self._refund, ordered)
         return len(ordered)
 
-    async def _refund(self, ordered: sa.Row[Any]) -> None:
+    async def _refund(self, provider: PaymentProvider, ordered: sa.Row[Any]) -> None:
         async with self._transactions.begin() as tx:
             row = await repository.lock_payment(tx.connection, ordered.payment_id)
         order = Claim(row, row.fence).order
         try:
-            provider = self._provider(ordered.provider)
-            reference = await self._call(
-                provider, "refund", lambda: provider.refund(order, ordered.refund_id, ordered.amount_cents)
-            )
+            sending = provider.refund(order, ordered.refund_id, ordered.amount_cents)
+            reference = await self._call(provider, "refund", sending)
         except ProviderUnavailable as error:
-            log.warning("refund_postponed", refund_id=str(ordered.refund_id), reason=str(error))
+            self._report("refund_postponed", error, refund_id=str(ordered.refund_id))
             return
         except ProviderRefused as error:
-            async with self._transactions.begin() as tx:
-                await repository.fail_refund(tx.connection, ordered.refund_id, str(error))
             log.error("refund_refused", refund_id=str(ordered.refund_id), reason=str(error))
+            async with self._transactions.begin() as tx:
+                await handlers.record_refused_refund(tx, ordered, str(error))
             return
         failpoint("payments.after_refund")
         async with self._transactions.begin() as tx:
-            await repository.confirm_refund(tx.connection, ordered.refund_id, reference)
-            await repository.hint_payments(tx.connection, [ordered.payment_id])
+            await handlers.record_refund(tx, ordered, reference)
 
-    async def _events(self) -> int:
+    async def _events(self, provider: PaymentProvider) -> int:
         async with self._transactions.begin() as tx:
-            unmatched = await repository.claim_unmatched(tx.connection, BATCH, LEASE)
-        await self._all(self._match, unmatched)
+            unmatched = await repository.claim_unmatched(tx.connection, provider.name, BATCH, LEASE)
+        await self._all(provider, self._match, unmatched)
         return len(unmatched)
 
-    async def _match(self, row: sa.Row[Any]) -> None:
+    async def _match(self, provider: PaymentProvider, row: sa.Row[Any]) -> None:
         event = ProviderEvent(row.event_id, row.event_type, None, row.reference, row.body)
         payment_id = None
         try:
-            provider = self._provider(row.provider)
-            payment_id = await self._call(provider, "find_payment", lambda: provider.find_payment(event))
-        except (ProviderUnavailable, ProviderRefused) as error:
-            log.warning("event_not_matched", provider=row.provider, event_id=row.event_id, reason=str(error))
+            payment_id = await self._call(provider, "find_payment", provider.find_payment(event))
+        except Exception as error:  # noqa: BLE001 - reported, and tried again later
+            self._report("event_not_matched", error, provider=row.provider, event_id=row.event_id)
         last = row.match_attempts >= MATCH_ATTEMPTS
         retry_in = None if last else timedelta(seconds=min(10 * 3 ** min(row.match_attempts, 8), 6 * 3600))
         async with self._transactions.begin() as tx:
             await handlers.record_match(tx, row, payment_id, retry_in)
 
-    def _provider(self, name: Provider) -> PaymentProvider:
-        provider = self._providers.get(name)
-        if provider is None:
-            raise ProviderUnavailable(f"{name} is not configured here")
-        return provider
-
-    async def _all(self, work: Callable[[Work], Awaitable[None]], items: Sequence[Work]) -> None:
+    async def _all(
+        self,
+        provider: PaymentProvider,
+        work: Callable[[PaymentProvider, Work], Awaitable[None]],
+        items: Sequence[Work],
+    ) -> None:
         async def one(item: Work) -> None:
-            async with self._calls:
-                try:
-                    await work(item)
-                except Exception:
-                    # One item that nobody foresaw must not stop the others; its lease brings it back in a minute.
-                    failures_total.inc()
-                    log.exception("work_failed", kind=type(item).__name__)
+            try:
+                await work(provider, item)
+            except Exception as error:  # noqa: BLE001 - reported; one item must not stop the others, and its lease ends
+                self._report("work_failed", error, kind=type(item).__name__)
 
         async with asyncio.TaskGroup() as group:
             for item in items:
                 group.create_task(one(item))
 
-    async def _call(self, provider: PaymentProvider, call: str, work: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    def _report(self, what: str, error: Exception, **names: str) -> None:
+        if isinstance(error, ProviderUnavailable | ProviderRefused):
+            log.warning(what, reason=str(error), **names)
+            return
+        failures_total.inc()
+        log.error(what, exc_info=error, **names)
+
+    async def _call(self, provider: PaymentProvider, call: str, work: Awaitable[Outcome]) -> Outcome:
         outcome = "ok"
         try:
-            return await work()
+            async with asyncio.timeout(CALL_SECONDS):
+                return await work
+        except TimeoutError as error:
+            outcome = "unavailable"
+            raise ProviderUnavailable(f"{call}: no answer in {CALL_SECONDS:g} s") from error
+        except CredentialsRefused as error:
+            outcome = "denied"
+            log.error("credentials_refused", provider=provider.name, call=call, reason=str(error))
+            raise
         except ProviderUnavailable:
             outcome = "unavailable"
             raise
         except ProviderRefused:
             outcome = "refused"
+            raise
+        except Exception:
+            outcome = "unreadable"
             raise
         finally:
             calls_total.labels(provider.name, call, outcome).inc()

@@ -31,6 +31,10 @@ class ProviderUnavailable(Exception):
     """The provider gave no usable answer (network, 429, 5xx). The call is repeated later with the same identity."""
 
 
+class CredentialsRefused(ProviderUnavailable):
+    """The provider does not take our key (401, 403). Repeating helps once somebody has set the key right."""
+
+
 class ProviderRefused(Exception):
     """The provider says that the call can never succeed as it is."""
 
@@ -41,6 +45,10 @@ class UnknownPayment(Exception):
 
 class RefundNotPossible(Exception):
     """The payment's state or provider does not allow the refund."""
+
+
+class ResolutionNotPossible(Exception):
+    """The review does not decide what is asked of it."""
 
 
 class ReviewAlreadyResolved(Exception):

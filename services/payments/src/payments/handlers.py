@@ -30,8 +30,14 @@ LOOKS_SOON: Final = 10
 AFTER_EXPIRY: Final = timedelta(hours=1)
 WATCH_EXPIRED: Final = timedelta(days=3)
 EXPIRY_GRACE: Final = timedelta(minutes=10)
+REFUSED_SOON: Final = timedelta(hours=1)
+REFUSED_LATER: Final = timedelta(days=1)
 """How often a payment is looked up without any hint: each minute at first, then each five; an expired one hourly for
-three days, because coins may still arrive. A checkout that stays open ten minutes past our own limit has expired."""
+three days, because coins may still arrive. A checkout that stays open ten minutes past our own limit has expired.
+A payment that its provider refuses to show is looked at after half its age again, within an hour and a day."""
+
+CHECKOUT_REFUSED: Final = "the payment provider could not open a checkout; nothing was paid"
+"""What the buyer reads. The provider's own words are in the log."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ def create_payment(policy: Policy, wake: Callable[[], None]) -> Any:
     """Build the handler of ``CreatePayment``: write the payment down; its checkout is opened after the commit."""
 
     async def handle(tx: Transaction, messages: Sequence[Received[CreatePayment]]) -> None:
+        await repository.lock_payers(tx.connection, [message.payload.user_id for message in messages])
         for message in messages:
             await _create(tx, message, policy)
         tx.after_commit(wake)
@@ -57,7 +64,6 @@ def create_payment(policy: Policy, wake: Callable[[], None]) -> Any:
 
 async def _create(tx: Transaction, message: Received[CreatePayment], policy: Policy) -> None:
     command = message.payload
-    await repository.lock_payer(tx.connection, command.user_id)
     if await repository.find_payment(tx.connection, command.payment_id) is not None:
         return
     refusal = await _refusal(tx, command, policy)
@@ -137,14 +143,46 @@ async def record_checkout(tx: Transaction, claim: Claim, checkout: Checkout) -> 
     _announce(tx, changed, "checkout_opened", await _now(tx))
 
 
-async def record_failure(tx: Transaction, claim: Claim, detail: str) -> None:
-    """The checkout can never be opened: nothing was paid, and nothing will be."""
+async def record_refusal(tx: Transaction, claim: Claim, reason: str) -> None:
+    """The provider refuses. ``reason`` is its own text: a person reads it in a review, never the buyer.
+
+    A checkout that it will not open ends the payment: nothing was paid, and nothing will be. A payment that it will
+    not show is looked at again, ever more rarely, and stops counting as open once its time is over.
+    """
     row = await repository.lock_claimed(tx.connection, claim)
-    if row is None or row.status != "created":
+    if row is None:
         return
-    changed = await repository.change_payment(tx.connection, row.payment_id, status="failed", detail=detail)
-    await repository.schedule_look(tx.connection, claim, None)
-    _announce(tx, changed, "provider_refused", await _now(tx))
+    now = await _now(tx)
+    if row.status == "created":
+        row = await repository.change_payment(tx.connection, row.payment_id, status="failed", detail=CHECKOUT_REFUSED)
+        _announce(tx, row, "provider_refused", now)
+        await repository.schedule_look(tx.connection, claim, None)
+        return
+    if row.provider_reference is None:
+        await open_review(tx, row.payment_id, Review("no_checkout", row.status, reason))
+        await repository.schedule_look(tx.connection, claim, None)
+        return
+    await open_review(tx, row.payment_id, Review("look_refused", row.status, reason))
+    if row.status == "pending" and row.expires_at + EXPIRY_GRACE < now:
+        row = await repository.change_payment(tx.connection, row.payment_id, status="expired")
+        _announce(tx, row, "look_refused", now)
+    delay = min(max((now - row.created_at) / 2, REFUSED_SOON), REFUSED_LATER)
+    await repository.schedule_look(tx.connection, claim, delay)
+
+
+async def record_refund(tx: Transaction, ordered: sa.Row[Any], reference: str) -> None:
+    """The provider took an ordered refund: the payment is looked at for what became of it."""
+    await repository.lock_payment(tx.connection, ordered.payment_id)
+    await repository.confirm_refund(tx.connection, ordered.refund_id, reference)
+    await repository.hint_payments(tx.connection, [ordered.payment_id])
+
+
+async def record_refused_refund(tx: Transaction, ordered: sa.Row[Any], reason: str) -> None:
+    """The provider will not make an ordered refund: no credits are taken, and a person decides what to do instead."""
+    await repository.lock_payment(tx.connection, ordered.payment_id)
+    await repository.fail_refund(tx.connection, ordered.refund_id)
+    review = Review("refund_refused", f"{ordered.amount_cents} cents given back", reason)
+    await open_review(tx, ordered.payment_id, review, str(ordered.refund_id))
 
 
 async def postpone(tx: Transaction, claim: Claim) -> None:
@@ -159,8 +197,7 @@ async def record_snapshot(tx: Transaction, claim: Claim, snapshot: Snapshot) -> 
     if row is None:
         return
     now = await _now(tx)
-    manual = await repository.manual_refunds(tx.connection, row.payment_id)
-    seen = replace(snapshot, refunds=(*snapshot.refunds, *manual))
+    seen = await with_manual_refunds(tx, row, snapshot)
     if seen.state == "open" and row.expires_at + EXPIRY_GRACE < now:
         seen = replace(seen, state="expired")
     await repository.put_refunds(tx.connection, row.payment_id, row.provider, snapshot.refunds)
@@ -170,7 +207,8 @@ async def record_snapshot(tx: Transaction, claim: Claim, snapshot: Snapshot) -> 
     if step.review is not None:
         await open_review(tx, row.payment_id, step.review)
     await _order_movements(tx, row, step.movements)
-    await repository.resolve_reviews(tx.connection, row.payment_id, "difference", "reconciliation")
+    for healed in ("difference", "look_refused"):
+        await repository.resolve_reviews(tx.connection, row.payment_id, healed, "reconciliation")
     settled_at = row.settled_at or (now if seen.state == "paid" and step.status != "review" else None)
     fresh = {
         "status": step.status,
@@ -183,6 +221,12 @@ async def record_snapshot(tx: Transaction, claim: Claim, snapshot: Snapshot) -> 
         row = await repository.change_payment(tx.connection, row.payment_id, **fresh)
         _announce(tx, row, step.reason, now)
     await repository.schedule_look(tx.connection, claim, _next_look(row, now))
+
+
+async def with_manual_refunds(tx: Transaction, row: sa.Row[Any], snapshot: Snapshot) -> Snapshot:
+    """The provider's view and what an operator paid back by hand, of which no provider knows."""
+    manual = await repository.manual_refunds(tx.connection, row.payment_id)
+    return replace(snapshot, refunds=(*snapshot.refunds, *manual))
 
 
 async def record_resolution(tx: Transaction, row: sa.Row[Any], resolution: str) -> None:

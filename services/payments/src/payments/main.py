@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import sys
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,12 +10,13 @@ from pydantic import SecretStr
 
 from catalogue.credit_packs import load_credit_packs
 from contracts.payments import Provider
+from messaging.ids import new_id
 from messaging.runtime import Messaging
 from messaging.settings import BrokerSettings
 from messaging.transaction import Transactions
 from payments import operations, queries
 from payments.consumers import subscriptions
-from payments.driver import Driver
+from payments.driver import ROUND_LIMIT_SECONDS, Driver
 from payments.handlers import Policy
 from payments.http import build_app
 from payments.providers.btcpay import BtcPay
@@ -76,7 +78,12 @@ async def serve(settings: Settings) -> None:
         max_open_payments=settings.max_open_payments,
         lifetime=timedelta(seconds=settings.payment_lifetime_seconds),
     )
-    due = asyncio.Event()
+    due = {name: asyncio.Event() for name in providers}
+
+    def wake() -> None:
+        for event in due.values():
+            event.set()
+
     messaging = Messaging(
         service="payments",
         engine=engine,
@@ -86,16 +93,30 @@ async def serve(settings: Settings) -> None:
             password=settings.nats_password.get_secret_value(),
             replicas=settings.stream_replicas,
         ),
-        subscriptions=subscriptions(policy, due.set),
+        subscriptions=subscriptions(policy, wake),
     )
-    driver = Driver(messaging.transactions, providers)
-    reconciliation = Reconciliation(
-        messaging.transactions,
-        providers,
-        timedelta(seconds=settings.events_sweep_seconds),
-        timedelta(seconds=settings.compare_sweep_seconds),
-        due.set,
-    )
+    loops = []
+    for name, provider in providers.items():
+        # Loops of its own for each provider: one that hangs holds up nobody else.
+        driver = Driver(messaging.transactions, {name: provider})
+        reconciliation = Reconciliation(
+            messaging.transactions,
+            {name: provider},
+            timedelta(seconds=settings.events_sweep_seconds),
+            timedelta(seconds=settings.compare_sweep_seconds),
+            wake,
+        )
+        sweep_seconds = min(30.0, settings.events_sweep_seconds)
+        loops += [
+            every(
+                f"driver-{name}",
+                settings.poll_seconds,
+                driver.drive,
+                wake=due[name],
+                timeout_seconds=ROUND_LIMIT_SECONDS,
+            ),
+            every(f"reconciliation-{name}", sweep_seconds, reconciliation.sweep, timeout_seconds=900.0),
+        ]
 
     async def stop() -> None:
         for provider in providers.values():
@@ -107,14 +128,9 @@ async def serve(settings: Settings) -> None:
         settings,
         components=[
             *messaging.components(),
-            every("driver", settings.poll_seconds, driver.drive, wake=due),
-            every(
-                "reconciliation", min(30.0, settings.events_sweep_seconds), reconciliation.sweep, timeout_seconds=900.0
-            ),
+            *loops,
         ],
-        http=[
-            HttpServer(build_app(messaging.transactions, providers, due.set), settings.http_host, settings.http_port)
-        ],
+        http=[HttpServer(build_app(messaging.transactions, providers, wake), settings.http_host, settings.http_port)],
         readiness=messaging.readiness(),
         on_stop=stop,
     )
@@ -126,18 +142,33 @@ async def operate(settings: Settings, arguments: argparse.Namespace) -> None:
     try:
         async with Transactions(engine, producer="payments").begin() as tx:
             if arguments.command == "reviews":
-                print(await queries.open_reviews(tx.connection))  # noqa: T201 - a command's output
+                _say(await queries.open_reviews(tx.connection))
             elif arguments.command == "resolve":
                 await operations.resolve_review(
                     tx, arguments.review, arguments.resolution, arguments.actor, arguments.note
                 )
             else:
-                refund_id = await operations.order_refund(
-                    tx, arguments.payment, arguments.amount_cents, arguments.actor, arguments.note, arguments.manual
+                refund_id = arguments.refund_id or new_id()
+                # Said first: if the connection breaks during the commit, only a repetition under the same id is safe.
+                _say(f"refund {refund_id}: to be sure, repeat the command with --refund-id and this id")
+                await operations.order_refund(
+                    tx,
+                    arguments.payment,
+                    arguments.amount_cents,
+                    arguments.actor,
+                    arguments.note,
+                    arguments.manual,
+                    refund_id,
                 )
-                print(f"refund {refund_id} is ordered")  # noqa: T201 - a command's output
+        if arguments.command == "refund":
+            _say(f"refund {refund_id} is written down")
     finally:
         await engine.dispose()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _arguments() -> argparse.Namespace:
@@ -153,6 +184,7 @@ def _arguments() -> argparse.Namespace:
     refund.add_argument("--payment", type=UUID, required=True)
     refund.add_argument("--amount-cents", type=int, required=True)
     refund.add_argument("--manual", action="store_true", help="it was paid out by hand already (crypto)")
+    refund.add_argument("--refund-id", type=UUID, help="makes the command repeatable; by default a new one")
     for command in (resolve, refund):
         command.add_argument("--actor", required=True, help="who decides")
         command.add_argument("--note", required=True, help="why")

@@ -1,10 +1,11 @@
 """The sweeps that make webhooks a convenience: what was missed is found, and what differs is shown with both sides."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import sqlalchemy as sa
 import structlog
 from prometheus_client import Counter, Gauge
 
@@ -13,10 +14,12 @@ from messaging.transaction import Transaction, Transactions
 from payments import handlers, repository
 from payments.domain import Review, Snapshot, advance
 from payments.driver import events_total
-from payments.errors import ProviderUnavailable
-from payments.providers.interface import PaymentProvider
+from payments.errors import CredentialsRefused, ProviderUnavailable
+from payments.providers.interface import PaymentProvider, skipping_unreadable
 
 LEASE: Final = timedelta(minutes=15)
+"""As long as a round may take. A sweep that failed is made again after a sixth of its interval, at most this."""
+
 OVERLAP: Final = timedelta(hours=1)
 """Providers list an event as undelivered only after its first tries failed: each sweep reads an hour back."""
 
@@ -31,6 +34,7 @@ log = structlog.get_logger(__name__)
 differences_total = Counter(
     "payments_differences_total", "Differences that the daily sweep found.", ["provider", "code"]
 )
+failures_total = Counter("payments_sweep_failures_total", "Sweeps that did not finish.", ["sweep", "provider"])
 last_sweep_seconds = Gauge(
     "payments_last_sweep_timestamp_seconds", "When a sweep last finished.", ["sweep", "provider"]
 )
@@ -54,50 +58,62 @@ class Reconciliation:
         self._wake = wake
 
     async def sweep(self) -> None:
-        """Run whatever sweep is due. A provider that does not answer leaves its sweep due."""
+        """Run whatever sweep is due. One that fails leaves itself due, and the others untouched."""
         for provider in self._providers.values():
-            try:
-                await self._missed_events(provider)
-                await self._compare(provider)
-            except ProviderUnavailable as error:
-                log.warning("sweep_postponed", provider=provider.name, reason=str(error))
+            await self._run("events", provider, self._events_interval, self._missed_events)
+            await self._run("compare", provider, self._daily_interval, self._compare)
         await self._unposted()
 
-    async def _missed_events(self, provider: PaymentProvider) -> None:
-        name = f"events:{provider.name}"
+    async def _run(
+        self,
+        sweep: str,
+        provider: PaymentProvider,
+        interval: timedelta,
+        work: Callable[[PaymentProvider, sa.Row[Any]], Awaitable[None]],
+    ) -> None:
         async with self._transactions.begin() as tx:
-            claim = await repository.claim_sweep(tx.connection, name, self._events_interval, LEASE)
+            claim = await repository.claim_sweep(tx.connection, f"{sweep}:{provider.name}", interval, LEASE)
         if claim is None:
             return
+        try:
+            await work(provider, claim)
+            async with self._transactions.begin() as tx:
+                await repository.finish_sweep(tx.connection, claim.name, claim.started_at)
+            last_sweep_seconds.labels(sweep, provider.name).set_to_current_time()
+        except Exception as error:
+            failures_total.labels(sweep, provider.name).inc()
+            if isinstance(error, ProviderUnavailable) and not isinstance(error, CredentialsRefused):
+                log.warning("sweep_postponed", sweep=claim.name, reason=str(error))
+            else:
+                log.exception("sweep_failed", sweep=claim.name, reason=str(error))
+        finally:
+            async with self._transactions.begin() as tx:
+                await repository.release_sweep(tx.connection, claim, min(interval / 6, LEASE))
+
+    async def _missed_events(self, provider: PaymentProvider, claim: sa.Row[Any]) -> None:
         async for event in provider.missed_events(claim.read_until - OVERLAP):
             async with self._transactions.begin() as tx:
                 if await handlers.store_event(tx, provider.name, event, "sweep", self._wake):
                     events_total.labels(provider.name, "sweep").inc()
-        async with self._transactions.begin() as tx:
-            await repository.finish_sweep(tx.connection, name, claim.started_at)
-        last_sweep_seconds.labels("events", provider.name).set_to_current_time()
 
-    async def _compare(self, provider: PaymentProvider) -> None:
+    async def _compare(self, provider: PaymentProvider, claim: sa.Row[Any]) -> None:
         """Hold the provider's last 30 days against our payments and the credits that were ordered for them."""
-        name = f"compare:{provider.name}"
-        async with self._transactions.begin() as tx:
-            claim = await repository.claim_sweep(tx.connection, name, self._daily_interval, LEASE)
-        if claim is None:
-            return
         since = claim.started_at - WINDOW
         listed: set[UUID] = set()
         async for payment_id, snapshot in provider.recent_payments(since):
             if payment_id is not None:
                 listed.add(payment_id)
-            async with self._transactions.begin() as tx:
-                await self._compare_one(tx, provider, payment_id, snapshot)
+            if snapshot is not None:
+                with skipping_unreadable(provider.name, snapshot.reference):
+                    async with self._transactions.begin() as tx:
+                        await self._compare_one(tx, provider, payment_id, snapshot)
         async with self._transactions.begin() as tx:
-            for row in await repository.settled_since(tx.connection, provider.name, since + timedelta(days=1)):
-                if row.payment_id not in listed:
-                    review = Review("missing_at_provider", row.status, f"{provider.name} does not list this payment")
+            settled = await repository.settled_since(tx.connection, provider.name, since + timedelta(days=1))
+        for row in settled:
+            if row.payment_id not in listed:
+                review = Review("missing_at_provider", row.status, f"{provider.name} does not list this payment")
+                async with self._transactions.begin() as tx:
                     await self._differ(tx, provider, row.payment_id, review)
-            await repository.finish_sweep(tx.connection, name, claim.started_at)
-        last_sweep_seconds.labels("compare", provider.name).set_to_current_time()
 
     async def _compare_one(
         self, tx: Transaction, provider: PaymentProvider, payment_id: UUID | None, snapshot: Snapshot
@@ -110,8 +126,12 @@ class Reconciliation:
             return
         if snapshot.state != "paid" and row.settled_at is None:
             return
-        step = advance(await repository.get_standing(tx.connection, row), snapshot)
-        if step.movements or step.status != row.status:
+        row = await repository.lock_payment(tx.connection, payment_id)
+        standing = await repository.get_standing(tx.connection, row)
+        step = advance(standing, await handlers.with_manual_refunds(tx, row, snapshot))
+        if snapshot.state != "paid" and standing.was_credited and snapshot.reference == row.provider_reference:
+            await self._differ(tx, provider, payment_id, Review("no_longer_paid", row.status, snapshot.state))
+        elif step.movements or step.status != row.status:
             # Looking it up again drives it on; the finding closes itself once both sides agree.
             moves = ", ".join(f"{m.kind} {m.amount_credits}" for m in step.movements) or "no credits"
             review = Review("difference", row.status, f"{step.status}; still to move: {moves}")
@@ -135,8 +155,9 @@ class Reconciliation:
 
     async def _unposted(self) -> None:
         async with self._transactions.begin() as tx:
-            rows: list[Any] = await repository.unposted_movements(tx.connection, POSTING_DUE)
-            for row in rows:
-                expected = f"{row.kind} of {row.amount_credits} credits in the ledger"
-                review = Review("unposted", expected, f"ordered at {row.ordered_at:%Y-%m-%d %H:%M:%S} UTC, not posted")
+            rows = await repository.unposted_movements(tx.connection, POSTING_DUE)
+        for row in rows:
+            expected = f"{row.kind} of {row.amount_credits} credits in the ledger"
+            review = Review("unposted", expected, f"ordered at {row.ordered_at:%Y-%m-%d %H:%M:%S} UTC, not posted")
+            async with self._transactions.begin() as tx:
                 await handlers.open_review(tx, row.payment_id, review, str(row.movement_id))

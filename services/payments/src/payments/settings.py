@@ -23,7 +23,8 @@ class Settings(ServiceSettings):
     checkout_cancel_url: str
 
     max_open_payments: int = Field(default=5, ge=1)
-    payment_lifetime_seconds: int = Field(default=3600, ge=1800, le=86400)
+    payment_lifetime_seconds: int = Field(default=3600, ge=1920, le=86400)
+    """Stripe refuses a checkout of less than 30 minutes, counted from when it is asked."""
     poll_seconds: float = Field(default=5.0, gt=0)
     events_sweep_seconds: float = Field(default=180.0, gt=0)
     compare_sweep_seconds: float = Field(default=86400.0, gt=0)

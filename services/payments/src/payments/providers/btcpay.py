@@ -19,7 +19,7 @@ from contracts.payments import Provider
 from payments.domain import CheckoutState, Mismatch, Snapshot
 from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderRefused
 from payments.providers.http_calls import call_json
-from payments.providers.interface import Checkout, Order, ProviderEvent
+from payments.providers.interface import Checkout, Order, ProviderEvent, skipping_unreadable
 
 _STATES: dict[str, CheckoutState] = {
     "New": "open",
@@ -91,7 +91,7 @@ class BtcPay:
             # what came by all of them, told in each coin.
             paid = sum((Decimal(str(m["paymentMethodPaid"])) * Decimal(str(m["rate"])) for m in methods), Decimal(0))
             paid_cents = int((paid * 100).quantize(Decimal(1), ROUND_HALF_UP))
-        state = _STATES[invoice["status"]]
+        state = _STATES.get(invoice["status"], "processing")
         if state == "paid" and mismatch is None:
             # Settled in full by BTCPay's judgement: rounding of coins must not turn that into an underpayment.
             paid_cents = _cents(invoice["amount"])
@@ -143,14 +143,17 @@ class BtcPay:
         """Let the connections go."""
         await self._client.aclose()
 
-    async def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot]]:
+    async def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot | None]]:
         """Every invoice created since then."""
         page_size, skip = 100, 0
         while True:
             parameters = {"startDate": int(since.timestamp()), "skip": skip, "take": page_size}
             invoices = await call_json(self._client, "GET", self._invoices, params=parameters)
             for invoice in invoices:
-                yield _uuid((invoice.get("metadata") or {}).get("orderId")), await self._snapshot(invoice)
+                snapshot = None
+                with skipping_unreadable(self.name, invoice.get("id")):
+                    snapshot = await self._snapshot(invoice)
+                yield _uuid((invoice.get("metadata") or {}).get("orderId")), snapshot
             if len(invoices) < page_size:
                 return
             skip += page_size

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import httpx
 
-from payments.errors import ProviderRefused, ProviderUnavailable
+from payments.errors import CredentialsRefused, ProviderRefused, ProviderUnavailable
 
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 """No answer that we ask for is larger; one that is would be an attack or a mistake."""
@@ -13,12 +13,15 @@ MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 async def call_json(client: httpx.AsyncClient, method: str, path: str, **arguments: Any) -> Any:
     """Send one request and return the decoded JSON body.
 
-    Raises ``ProviderUnavailable`` on network errors, 408, 425, 429 and 5xx; ``ProviderRefused`` on any other 4xx.
+    Raises ``ProviderUnavailable`` on network errors, 408, 425, 429 and 5xx; ``CredentialsRefused``, which is one of
+    these, on 401 and 403; ``ProviderRefused`` on any other 4xx.
     """
     try:
         response = await client.request(method, path, **arguments)
     except httpx.HTTPError as error:
         raise ProviderUnavailable(f"{method} {path}: {type(error).__name__}") from error
+    if response.status_code in (401, 403):
+        raise CredentialsRefused(f"{method} {path}: {response.status_code}")
     if response.status_code in (408, 425, 429) or response.status_code >= 500:
         raise ProviderUnavailable(f"{method} {path}: {response.status_code}")
     if response.status_code >= 400:

@@ -1,13 +1,31 @@
 """What every payment provider can do for us."""
 
-from collections.abc import AsyncIterator, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+import structlog
+from prometheus_client import Counter
+
 from contracts.payments import Provider
 from payments.domain import Snapshot
+
+log = structlog.get_logger(__name__)
+
+unreadable_total = Counter("payments_unreadable_objects_total", "Provider objects that were left out.", ["provider"])
+
+
+@contextlib.contextmanager
+def skipping_unreadable(provider: Provider, reference: object) -> Iterator[None]:
+    """One object that is not of its provider's documented shape is logged, counted and left out."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        unreadable_total.labels(provider).inc()
+        log.exception("unreadable_object", provider=provider, reference=str(reference))
 
 
 @dataclass(frozen=True)
@@ -23,6 +41,7 @@ class Order:
     expires_at: datetime
     provider_reference: str | None
     charge_reference: str | None
+    tries: int = 1  # this one included
 
 
 @dataclass(frozen=True)
@@ -74,13 +93,13 @@ class PaymentProvider(Protocol):
         ...
 
     def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
-        """Events that the provider could not deliver since then; empty where it keeps no such list."""
+        """What the provider has to tell since then, delivered or not; empty where it keeps no such list."""
         ...
 
     async def close(self) -> None:
         """Let the connections go."""
         ...
 
-    def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot]]:
-        """Every payment that the provider knows of since then, for the daily comparison."""
+    def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot | None]]:
+        """Every payment that the provider knows of since then, for the daily comparison; None if it is unreadable."""
         ...

@@ -15,7 +15,7 @@ from contracts.payments import Provider
 from payments.domain import Mismatch, ProviderRefund, Snapshot
 from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderRefused
 from payments.providers.http_calls import call_json
-from payments.providers.interface import Checkout, Order, ProviderEvent
+from payments.providers.interface import Checkout, Order, ProviderEvent, skipping_unreadable
 
 UNDERPAID_BELOW: Final = Decimal("0.99")
 OVERPAID_FROM: Final = Decimal("1.01")
@@ -119,15 +119,18 @@ class NowPayments:
         """Let the connections go."""
         await self._client.aclose()
 
-    async def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot]]:
+    async def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot | None]]:
         """Every invoice that received coins since then."""
         by_order: dict[str, list[dict[str, Any]]] = {}
         async for coin in self._list({"dateFrom": since.date().isoformat()}):
             # A deposit without an order is nobody's, and has nothing to do with the others.
             by_order.setdefault(str(coin.get("order_id") or f"coin {coin['payment_id']}"), []).append(coin)
         for order_id, coins in by_order.items():
-            reference = str(coins[0].get("invoice_id") or coins[0]["payment_id"])
-            yield _uuid(order_id), _snapshot(reference, str(coins[0]["price_currency"]), coins)
+            snapshot = None
+            with skipping_unreadable(self.name, order_id):
+                reference = str(coins[0].get("invoice_id") or coins[0]["payment_id"])
+                snapshot = _snapshot(reference, str(coins[0]["price_currency"]), coins)
+            yield _uuid(order_id), snapshot
 
     async def _list(self, filters: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
         token = (await call_json(self._client, "POST", "/v1/auth", json=self._login))["token"]
@@ -171,7 +174,7 @@ def _snapshot(reference: str, currency: str, coins: list[dict[str, Any]]) -> Sna
         return Snapshot(
             reference, "expired", paid_cents, currency.lower(), None, "underpaid", "partially_paid", refunds
         )
-    if any(coin["payment_status"] != "waiting" for coin in waiting):
+    if any(coin["payment_status"] not in ("waiting", "expired", "failed", "refunded") for coin in coins):
         return Snapshot(reference, "processing", 0, currency.lower())
     if waiting or not coins:
         return Snapshot(reference, "open", 0, currency.lower())

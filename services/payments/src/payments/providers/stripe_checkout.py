@@ -4,6 +4,7 @@ Money is believed only when the re-fetched session says ``payment_status=paid``.
 their own lists, by PaymentIntent, so that those made in the dashboard count like ours.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -15,8 +16,14 @@ import stripe
 
 from contracts.payments import Provider
 from payments.domain import CheckoutState, DisputeState, ProviderDispute, ProviderRefund, RefundState, Snapshot
-from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderRefused, ProviderUnavailable
-from payments.providers.interface import Checkout, Order, ProviderEvent
+from payments.errors import (
+    CredentialsRefused,
+    InvalidWebhookSignature,
+    MalformedWebhook,
+    ProviderRefused,
+    ProviderUnavailable,
+)
+from payments.providers.interface import Checkout, Order, ProviderEvent, skipping_unreadable
 
 SIGNATURE_TOLERANCE_SECONDS: Final = 300
 """Stripe's own default: an older signature may be a replay."""
@@ -80,22 +87,18 @@ class StripeCheckout:
     async def open_checkout(self, order: Order) -> Checkout:
         """Create the session under the payment's id as idempotency key.
 
-        A key replays even a recorded 500, and lives for a day: after a failed try the session is looked for by our
-        reference first, and only if none exists is another key used.
+        A key replays even a recorded 500, takes no other expiry, and is forgotten after a day: after a failed try the
+        session is looked for by our reference first, and only if none exists is another key used.
         """
-        try:
-            return await self._create_session(order, str(order.payment_id))
-        except ProviderUnavailable:
-            found = await self._find_session(order)
-            if found is not None:
-                return found
-            return await self._create_session(order, f"{order.payment_id}-{int(time.time()) // 60}")
+        if order.tries == 1:
+            with contextlib.suppress(ProviderUnavailable):
+                return await self._create_session(order, str(order.payment_id))
+        found = await self._find_session(order)
+        return found or await self._create_session(order, f"{order.payment_id}-{order.tries}")
 
     async def _create_session(self, order: Order, idempotency_key: str) -> Checkout:
         expires_at = max(int(order.expires_at.timestamp()), int(time.time()) + SHORTEST_SESSION_SECONDS + 30)
         metadata = {"payment_id": str(order.payment_id), "user_id": str(order.user_id)}
-        # Stripe compares the parameters of a repeated key: all of them must be derived from the order alone, and the
-        # expiry is, unless so little of it is left that Stripe would refuse it anyway.
         session = await _asked(
             self._client.v1.checkout.sessions.create_async(
                 {
@@ -144,17 +147,30 @@ class StripeCheckout:
         refunds: list[ProviderRefund] = []
         disputes: list[ProviderDispute] = []
         if session.payment_status == "paid" and intent_id is not None:
-            by_intent = {"payment_intent": intent_id, "limit": 100}
-            found = await _asked(self._client.v1.refunds.list_async(by_intent))  # type: ignore[arg-type]
-            refunds = [_refund(refund) async for refund in _all_of(found)]
-            disputed = await _asked(self._client.v1.disputes.list_async(by_intent))  # type: ignore[arg-type]
-            disputes = [_dispute(dispute) async for dispute in _all_of(disputed)]
+            refunds = [refund async for refund in self._refunds_of(intent_id)]
+            disputes = [dispute async for dispute in self._disputes_of(intent_id)]
         return _snapshot(session, refunds, disputes)
 
+    async def _refunds_of(self, intent_id: str) -> AsyncIterator[ProviderRefund]:
+        page = await _asked(self._client.v1.refunds.list_async({"payment_intent": intent_id, "limit": 100}))
+        async for refund in _all_of(page):
+            yield _refund(refund)
+
+    async def _disputes_of(self, intent_id: str) -> AsyncIterator[ProviderDispute]:
+        page = await _asked(self._client.v1.disputes.list_async({"payment_intent": intent_id, "limit": 100}))
+        async for dispute in _all_of(page):
+            yield _dispute(dispute)
+
     async def refund(self, order: Order, refund_id: UUID, amount_cents: int) -> str:
-        """Refund part or all of the PaymentIntent; the refund's own id is the idempotency key."""
+        """Refund part or all of the PaymentIntent; the refund's own id is the idempotency key.
+
+        Stripe forgets a key after a day, and a lost answer may be older: a refund that carries our id is not repeated.
+        """
         if order.charge_reference is None:
             raise ProviderRefused("the payment has no PaymentIntent to refund")
+        async for made in self._refunds_of(order.charge_reference):
+            if made.refund_id == refund_id:
+                return made.reference
         refund = await _asked(
             self._client.v1.refunds.create_async(
                 {
@@ -195,14 +211,16 @@ class StripeCheckout:
         if reference is None or not reference.startswith("pi_"):
             return None
         intent_found = await _asked(self._client.v1.payment_intents.retrieve_async(reference))
-        return _uuid((intent_found.to_dict().get("metadata") or {}).get("payment_id"))
+        return _uuid(_metadata(intent_found).get("payment_id"))
 
     async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
-        """Events of the types that we take, which Stripe could not deliver (kept by Stripe for 30 days)."""
+        """Events of the types that we take (kept by Stripe for 30 days).
+
+        Not only the undelivered ones: with the endpoint disabled or deleted, none of its events counts as such.
+        """
         page = await _asked(
             self._client.v1.events.list_async(
                 {
-                    "delivery_success": False,
                     "types": list(EVENT_TYPES),
                     "created": {"gte": int(since.timestamp())},
                     "limit": 100,
@@ -210,35 +228,53 @@ class StripeCheckout:
             )
         )
         async for event in _all_of(page):
-            yield _event(event, json.dumps(event.to_dict()).encode())
+            yield _event(event, json.dumps(event.to_dict(), default=str).encode())
 
     async def close(self) -> None:
         """Let the connections go."""
         await self._transport.close_async()  # type: ignore[no-untyped-call]
 
-    async def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot]]:
-        """Every session since then, with refunds and disputes joined by PaymentIntent: three listings in all."""
+    async def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot | None]]:
+        """Every session since then, with refunds and disputes joined by PaymentIntent: three listings in all.
+
+        Then the older sessions whose money moved since then, each with everything that ever happened to it.
+        """
         window = {"created": {"gte": int(since.timestamp())}, "limit": 100}
-        refunds: dict[str, list[ProviderRefund]] = {}
-        disputes: dict[str, list[ProviderDispute]] = {}
+        moved: dict[str, tuple[list[ProviderRefund], list[ProviderDispute]]] = {}
         found = await _asked(self._client.v1.refunds.list_async(window))  # type: ignore[arg-type]
         async for refund in _all_of(found):
-            refunds.setdefault(str(refund.payment_intent), []).append(_refund(refund))
+            with skipping_unreadable(self.name, refund.id):
+                moved.setdefault(str(refund.payment_intent), ([], []))[0].append(_refund(refund))
         disputed = await _asked(self._client.v1.disputes.list_async(window))  # type: ignore[arg-type]
         async for dispute in _all_of(disputed):
-            disputes.setdefault(str(dispute.payment_intent), []).append(_dispute(dispute))
+            with skipping_unreadable(self.name, dispute.id):
+                moved.setdefault(str(dispute.payment_intent), ([], []))[1].append(_dispute(dispute))
         sessions = await _asked(self._client.v1.checkout.sessions.list_async(window))  # type: ignore[arg-type]
         async for session in _all_of(sessions):
-            intent = str(session.payment_intent)
-            payment_id = _uuid(session.client_reference_id)
-            yield payment_id, _snapshot(session, refunds.get(intent, []), disputes.get(intent, []))
+            yield self._compared(session, *moved.pop(str(session.payment_intent), ([], [])))
+        for intent_id in moved:
+            older = await _asked(self._client.v1.checkout.sessions.list_async({"payment_intent": intent_id}))
+            async for session in _all_of(older):
+                refunds = [refund async for refund in self._refunds_of(intent_id)]
+                disputes = [dispute async for dispute in self._disputes_of(intent_id)]
+                yield self._compared(session, refunds, disputes)
+
+    def _compared(
+        self, session: Any, refunds: Sequence[ProviderRefund], disputes: Sequence[ProviderDispute]
+    ) -> tuple[UUID | None, Snapshot | None]:
+        snapshot = None
+        with skipping_unreadable(self.name, session.id):
+            snapshot = _snapshot(session, refunds, disputes)
+        return _uuid(session.client_reference_id), snapshot
 
 
 async def _asked(call: Awaitable[T]) -> T:
     """Await a call of the SDK, and say which failures repeating may help."""
     try:
         return await call
-    except (stripe.APIConnectionError, stripe.RateLimitError) as error:
+    except (stripe.AuthenticationError, stripe.PermissionError) as error:
+        raise CredentialsRefused(f"{type(error).__name__} {error.http_status}: {error.user_message}") from error
+    except (stripe.APIConnectionError, stripe.IdempotencyError, stripe.RateLimitError) as error:
         raise ProviderUnavailable(type(error).__name__) from error
     except stripe.StripeError as error:
         if error.http_status is None or error.http_status >= 500 or error.http_status == 409:
@@ -283,7 +319,8 @@ def _state(status: str | None, payment_status: str, intent_status: str | None) -
 
 
 def _refund(refund: Any) -> ProviderRefund:
-    return ProviderRefund(refund.id, refund.amount, _REFUND_STATES.get(refund.status, "pending"))
+    state = _REFUND_STATES.get(refund.status, "pending")
+    return ProviderRefund(refund.id, refund.amount, state, _uuid(_metadata(refund).get("refund_id")))
 
 
 def _dispute(dispute: Any) -> ProviderDispute:
@@ -302,6 +339,10 @@ def _event(event: Any, body: bytes) -> ProviderEvent:
     payment_id = _uuid(subject.get("client_reference_id")) or _uuid((subject.get("metadata") or {}).get("payment_id"))
     reference = subject.get("payment_intent") or subject.get("charge") or subject.get("id")
     return ProviderEvent(event.id, event.type, payment_id, reference, body)
+
+
+def _metadata(found: Any) -> dict[str, Any]:
+    return found.to_dict().get("metadata") or {}
 
 
 def _uuid(value: Any) -> UUID | None:

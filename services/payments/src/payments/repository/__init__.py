@@ -1,6 +1,6 @@
 """All SQL of payments that writes, and the reads that decide a write.
 
-Lock order: a payer (advisory, by user) before a payment before everything else of that payment.
+Lock order: payers (advisory, sorted by user), a payment, everything else of that payment.
 """
 
 from payments.repository.events import (
@@ -9,6 +9,7 @@ from payments.repository.events import (
     claim_unmatched,
     find_payment_of,
     finish_sweep,
+    release_sweep,
     settle_event,
 )
 from payments.repository.movements import (
@@ -21,6 +22,7 @@ from payments.repository.refunds import (
     claim_refunds,
     confirm_refund,
     fail_refund,
+    find_refund,
     live_refund_cents,
     manual_refunds,
     put_disputes,
@@ -28,6 +30,7 @@ from payments.repository.refunds import (
 )
 from payments.repository.reviews import (
     decide_review,
+    find_review,
     lock_review,
     put_review,
     resolve_reviews,
@@ -43,7 +46,7 @@ from payments.repository.transactions import (
     get_standing,
     hint_payments,
     lock_claimed,
-    lock_payer,
+    lock_payers,
     lock_payment,
     payment_of,
     schedule_look,
@@ -68,12 +71,14 @@ __all__ = [
     "fail_refund",
     "find_payment",
     "find_payment_of",
+    "find_refund",
+    "find_review",
     "finish_sweep",
     "get_standing",
     "hint_payments",
     "live_refund_cents",
     "lock_claimed",
-    "lock_payer",
+    "lock_payers",
     "lock_payment",
     "lock_review",
     "manual_refunds",
@@ -82,6 +87,7 @@ __all__ = [
     "put_disputes",
     "put_refunds",
     "put_review",
+    "release_sweep",
     "resolve_reviews",
     "schedule_look",
     "settle_event",

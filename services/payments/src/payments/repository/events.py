@@ -55,11 +55,13 @@ async def find_payment_of(connection: AsyncConnection, provider: str, event: Pro
     return (await connection.execute(statement)).scalar_one_or_none()
 
 
-async def claim_unmatched(connection: AsyncConnection, limit: int, lease: timedelta) -> list[sa.Row[Any]]:
+async def claim_unmatched(
+    connection: AsyncConnection, provider: str, limit: int, lease: timedelta
+) -> list[sa.Row[Any]]:
     """Events whose payment is not known yet, postponed by ``lease`` so that another replica does not take them too."""
     due = (
         sa.select(provider_events.c.provider, provider_events.c.event_id)
-        .where(provider_events.c.next_match_at <= sa.func.now())
+        .where(provider_events.c.provider == provider, provider_events.c.next_match_at <= sa.func.now())
         .order_by(provider_events.c.next_match_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -104,9 +106,19 @@ async def claim_sweep(
             sa.or_(sweeps.c.leased_until.is_(None), sweeps.c.leased_until < sa.func.now()),
         )
         .values(leased_until=sa.func.now() + lease)
-        .returning(sweeps.c.read_until, sa.func.now().label("started_at"))
+        .returning(*sweeps.c, sa.func.now().label("started_at"))
     )
     return (await connection.execute(statement)).one_or_none()
+
+
+async def release_sweep(connection: AsyncConnection, claim: sa.Row[Any], pause: timedelta) -> None:
+    """Leave a sweep that did not finish to be made again after ``pause``; nothing happens if it is finished."""
+    statement = (
+        sa.update(sweeps)
+        .where(sweeps.c.name == claim.name, sweeps.c.leased_until == claim.leased_until)
+        .values(leased_until=sa.func.now() + pause)
+    )
+    await connection.execute(statement)
 
 
 async def finish_sweep(connection: AsyncConnection, name: str, read_until: datetime) -> None:

@@ -22,6 +22,9 @@ async def put_refunds(
     """Mirror the provider's refunds; those that we did not order are the dashboard's."""
     if not found:
         return
+    for refund in found:
+        if refund.refund_id is not None:
+            await confirm_refund(connection, refund.refund_id, refund.reference)
     rows = [
         {
             "refund_id": sa.func.gen_random_uuid(),
@@ -68,10 +71,14 @@ async def put_disputes(
     await connection.execute(statement)
 
 
-async def add_refund(connection: AsyncConnection, values: dict[str, Any]) -> bool:
-    """Write down that a refund is wanted (or was made by hand); False if this refund id is known."""
-    statement = insert(refunds).values(**values).on_conflict_do_nothing().returning(refunds.c.refund_id)
-    return (await connection.execute(statement)).one_or_none() is not None
+async def find_refund(connection: AsyncConnection, refund_id: UUID) -> sa.Row[Any] | None:
+    """One refund without a lock."""
+    return (await connection.execute(sa.select(refunds).where(refunds.c.refund_id == refund_id))).one_or_none()
+
+
+async def add_refund(connection: AsyncConnection, values: dict[str, Any]) -> None:
+    """Write down that a refund is wanted, or was made by hand."""
+    await connection.execute(insert(refunds).values(**values))
 
 
 async def live_refund_cents(connection: AsyncConnection, payment_id: UUID) -> int:
@@ -90,11 +97,15 @@ async def manual_refunds(connection: AsyncConnection, payment_id: UUID) -> list[
     return [ProviderRefund(*row) for row in await connection.execute(statement)]
 
 
-async def claim_refunds(connection: AsyncConnection, limit: int, lease: timedelta) -> list[sa.Row[Any]]:
-    """Ordered refunds that no provider has confirmed, postponed by ``lease``; sending one twice refunds once."""
+async def claim_refunds(connection: AsyncConnection, provider: str, limit: int, lease: timedelta) -> list[sa.Row[Any]]:
+    """Ordered refunds that the provider has not confirmed, postponed by ``lease``; sending one twice refunds once."""
     due = (
         sa.select(refunds.c.refund_id)
-        .where(refunds.c.state == sa.literal_column("'requested'"), refunds.c.next_try_at <= sa.func.now())
+        .where(
+            refunds.c.provider == provider,
+            refunds.c.state == sa.literal_column("'requested'"),
+            refunds.c.next_try_at <= sa.func.now(),
+        )
         .order_by(refunds.c.next_try_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -109,22 +120,22 @@ async def claim_refunds(connection: AsyncConnection, limit: int, lease: timedelt
 
 
 async def confirm_refund(connection: AsyncConnection, refund_id: UUID, reference: str) -> None:
-    """The provider took the order. A mirror row that its webhook made meanwhile gives way to ours."""
+    """The provider took the order. A mirror row without our id gives way to ours; known already, nothing changes."""
     mirror = sa.delete(refunds).where(refunds.c.provider_reference == reference, refunds.c.refund_id != refund_id)
     await connection.execute(mirror)
     statement = (
         sa.update(refunds)
-        .where(refunds.c.refund_id == refund_id)
+        .where(refunds.c.refund_id == refund_id, refunds.c.provider_reference.is_(None))
         .values(provider_reference=reference, state="pending", next_try_at=None, updated_at=sa.func.now())
     )
     await connection.execute(statement)
 
 
-async def fail_refund(connection: AsyncConnection, refund_id: UUID, note: str) -> None:
-    """The provider will never make this refund."""
+async def fail_refund(connection: AsyncConnection, refund_id: UUID) -> None:
+    """The provider will not make this refund."""
     statement = (
         sa.update(refunds)
         .where(refunds.c.refund_id == refund_id)
-        .values(state="failed", note=note, next_try_at=None, updated_at=sa.func.now())
+        .values(state="failed", next_try_at=None, updated_at=sa.func.now())
     )
     await connection.execute(statement)

@@ -56,6 +56,12 @@ async def resolve_reviews(connection: AsyncConnection, payment_id: UUID, code: s
     await connection.execute(statement)
 
 
+async def find_review(connection: AsyncConnection, review_id: UUID) -> sa.Row[Any] | None:
+    """One review without a lock."""
+    statement = sa.select(reviews).where(reviews.c.review_id == review_id)
+    return (await connection.execute(statement)).one_or_none()
+
+
 async def lock_review(connection: AsyncConnection, review_id: UUID) -> sa.Row[Any] | None:
     """One review under its row lock."""
     statement = sa.select(reviews).where(reviews.c.review_id == review_id).with_for_update()

@@ -44,12 +44,17 @@ class Claim:
             expires_at=row.expires_at,
             provider_reference=row.provider_reference,
             charge_reference=row.charge_reference,
+            tries=row.looks,
         )
 
 
-async def lock_payer(connection: AsyncConnection, user_id: UUID) -> None:
-    """Take one user's creations in turn, so that counting their open payments and adding one cannot interleave."""
-    await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(str(user_id), 0))))
+async def lock_payers(connection: AsyncConnection, user_ids: Sequence[UUID]) -> None:
+    """Take these users' creations in turn, so that counting their open payments and adding one cannot interleave.
+
+    Sorted, for two batches may hold the same users in another order.
+    """
+    for user_id in sorted(set(user_ids)):
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(str(user_id), 0))))
 
 
 async def count_open(connection: AsyncConnection, user_id: UUID) -> int:
@@ -79,11 +84,12 @@ async def add_payment(connection: AsyncConnection, values: dict[str, Any], lifet
     return (await connection.execute(statement)).one_or_none()
 
 
-async def claim_due(connection: AsyncConnection, limit: int, lease: timedelta) -> list[Claim]:
-    """Lease payments whose time to be looked at has come, longest overdue first."""
+async def claim_due(connection: AsyncConnection, provider: str, limit: int, lease: timedelta) -> list[Claim]:
+    """Lease a provider's payments whose time to be looked at has come, longest overdue first."""
     due = (
         sa.select(payment_transactions.c.payment_id)
         .where(
+            payment_transactions.c.provider == provider,
             payment_transactions.c.next_look_at <= sa.func.now(),
             sa.or_(
                 payment_transactions.c.leased_until.is_(None),
