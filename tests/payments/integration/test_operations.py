@@ -1,11 +1,14 @@
 """What an operator may do by hand, and what is refused with the reason."""
 
+import sys
+
 import pytest
 import sqlalchemy as sa
 
 from messaging.ids import new_id
-from payments import operations
+from payments import main, operations
 from payments.errors import RefundNotPossible, ResolutionNotPossible
+from payments.settings import Settings
 from payments.tables import refunds
 from tests.payments.integration.conftest import Desk
 
@@ -59,3 +62,33 @@ async def test_a_review_with_nothing_to_credit_can_only_be_dismissed(desk: Desk,
     await desk.look_again()
     assert await desk.open_reviews() == []
     assert await desk.balance(row.payment_id) == 2750
+
+
+async def test_the_refund_command_says_its_id_first_and_can_be_repeated_with_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = await paid(desk)
+    settings = Settings(
+        database_url=desk.database.dsn("payments"),  # type: ignore[arg-type]
+        nats_url="nats://nowhere",
+        nats_user="payments",
+        nats_password="unused",  # type: ignore[arg-type]
+        ops_port=0,
+        http_port=0,
+        public_base_url=desk.url,
+        checkout_success_url="http://front/thanks",
+        checkout_cancel_url="http://front/credits",
+    )
+    command = f"refund --payment {row.payment_id} --amount-cents 1000 --actor ada --note goodwill"
+
+    async def run(arguments: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["payments", *arguments.split()])
+        await main.operate(settings, main._arguments())
+        return capsys.readouterr().out.splitlines()
+
+    announced, done = await run(command)
+    refund_id = announced.split()[1].rstrip(":")
+    assert "--refund-id" in announced
+    assert done == f"refund {refund_id} is written down"
+    assert await run(f"{command} --refund-id {refund_id}") == [announced, done]
+    assert await desk.count(refunds) == 1
