@@ -20,8 +20,8 @@ from payments.providers.interface import PaymentProvider, skipping_unreadable
 LEASE: Final = timedelta(minutes=15)
 """As long as a round may take. A sweep that failed is made again after a sixth of its interval, at most this."""
 
-OVERLAP: Final = timedelta(hours=1)
-"""Providers list an event as undelivered only after its first tries failed: each sweep reads an hour back."""
+OVERLAP: Final = timedelta(minutes=10)
+"""Each sweep reads this much again: clocks differ, and an event may be listed a little after it happened."""
 
 WINDOW: Final = timedelta(days=30)
 """Stripe keeps events for 30 days; the daily comparison looks as far."""

@@ -227,8 +227,12 @@ class StripeCheckout:
                 }
             )
         )
-        async for event in _all_of(page):
-            yield _event(event, json.dumps(event.to_dict(), default=str).encode())
+        async for listed in _all_of(page):
+            event = None
+            with skipping_unreadable(self.name, listed.id):
+                event = _event(listed, json.dumps(listed.to_dict(), default=str).encode())
+            if event is not None:
+                yield event
 
     async def close(self) -> None:
         """Let the connections go."""
@@ -240,32 +244,33 @@ class StripeCheckout:
         Then the older sessions whose money moved since then, each with everything that ever happened to it.
         """
         window = {"created": {"gte": int(since.timestamp())}, "limit": 100}
-        moved: dict[str, tuple[list[ProviderRefund], list[ProviderDispute]]] = {}
+        moved: dict[str | None, tuple[list[ProviderRefund], list[ProviderDispute]]] = {}
         found = await _asked(self._client.v1.refunds.list_async(window))  # type: ignore[arg-type]
         async for refund in _all_of(found):
             with skipping_unreadable(self.name, refund.id):
-                moved.setdefault(str(refund.payment_intent), ([], []))[0].append(_refund(refund))
+                moved.setdefault(refund.payment_intent, ([], []))[0].append(_refund(refund))
         disputed = await _asked(self._client.v1.disputes.list_async(window))  # type: ignore[arg-type]
         async for dispute in _all_of(disputed):
             with skipping_unreadable(self.name, dispute.id):
-                moved.setdefault(str(dispute.payment_intent), ([], []))[1].append(_dispute(dispute))
+                moved.setdefault(dispute.payment_intent, ([], []))[1].append(_dispute(dispute))
+        # Money that moved without a PaymentIntent is not of a Checkout Session.
+        moved.pop(None, None)
         sessions = await _asked(self._client.v1.checkout.sessions.list_async(window))  # type: ignore[arg-type]
         async for session in _all_of(sessions):
-            yield self._compared(session, *moved.pop(str(session.payment_intent), ([], [])))
-        for intent_id in moved:
+            refunds, disputes = moved.pop(session.payment_intent, ([], []))
+            snapshot = None
+            with skipping_unreadable(self.name, session.id):
+                snapshot = _snapshot(session, refunds, disputes)
+            yield _uuid(session.client_reference_id), snapshot
+        for intent_id in filter(None, moved):
             older = await _asked(self._client.v1.checkout.sessions.list_async({"payment_intent": intent_id}))
             async for session in _all_of(older):
-                refunds = [refund async for refund in self._refunds_of(intent_id)]
-                disputes = [dispute async for dispute in self._disputes_of(intent_id)]
-                yield self._compared(session, refunds, disputes)
-
-    def _compared(
-        self, session: Any, refunds: Sequence[ProviderRefund], disputes: Sequence[ProviderDispute]
-    ) -> tuple[UUID | None, Snapshot | None]:
-        snapshot = None
-        with skipping_unreadable(self.name, session.id):
-            snapshot = _snapshot(session, refunds, disputes)
-        return _uuid(session.client_reference_id), snapshot
+                snapshot = None
+                with skipping_unreadable(self.name, session.id):
+                    refunds = [refund async for refund in self._refunds_of(intent_id)]
+                    disputes = [dispute async for dispute in self._disputes_of(intent_id)]
+                    snapshot = _snapshot(session, refunds, disputes)
+                yield _uuid(session.client_reference_id), snapshot
 
 
 async def _asked(call: Awaitable[T]) -> T:
