@@ -21,8 +21,14 @@ Call = Callable[[AsyncConnection], Awaitable[Any]]
 STATEMENTS: dict[str, tuple[str, Call]] = {
     "generations_open": ("gateway", lambda at: gateway.repository.count_open_generations(at, uuid4())),
     "payments_open_by_user": ("payments", lambda at: payments.repository.transactions.count_open(at, uuid4())),
-    "payments_due": ("payments", lambda at: payments.repository.transactions.claim_due(at, 10, timedelta(minutes=1))),
-    "refunds_ordered": ("payments", lambda at: payments.repository.refunds.claim_refunds(at, 10, timedelta(minutes=1))),
+    "payments_due_by_provider": (
+        "payments",
+        lambda at: payments.repository.transactions.claim_due(at, "stripe", 10, timedelta(minutes=1)),
+    ),
+    "refunds_ordered": (
+        "payments",
+        lambda at: payments.repository.refunds.claim_refunds(at, "stripe", 10, timedelta(minutes=1)),
+    ),
     "grants_to_expire": ("billing", lambda at: billing.repository.find_users_with_due_grants(at, 10, [])),
     "reservations_by_deadline": ("billing", lambda at: billing.repository.find_overdue_generations(at, 10)),
 }
