@@ -7,10 +7,11 @@ from uuid import UUID, uuid4
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from auditor import ledger_seals
-from auditor.checker import Checker
+from auditor.checker import VIOLATIONS, Checker
 from auditor.ledger_seals import CODE, SealVerifier
 from billing.sealing.sealer import Sealer
 from service_runtime.database import engine_for
@@ -45,6 +46,11 @@ async def verifier(database: Database) -> AsyncIterator[SealVerifier]:
     await engine.dispose()
 
 
+def restarted(database: Database) -> SealVerifier:
+    """One that knows only what is in the database."""
+    return SealVerifier(database.engine("auditor"), database.engine("auditor"))
+
+
 async def seal(ledger: Ledger) -> None:
     sealer = Sealer(ledger.engine)
     newest = await ledger.scalar("SELECT max(posting_id) FROM billing.balance_ledger")
@@ -74,13 +80,40 @@ async def tamper(database: Database, *statements: str) -> None:
     async with database.superuser_engine().begin() as connection:
         await connection.execute(text(UNGUARDED))
         for statement in statements:
-            assert (await connection.execute(text(statement))).rowcount >= 1
+            changed = (await connection.execute(text(statement))).rowcount
+            assert changed >= 1 or statement.startswith("ALTER")
 
 
 async def open_findings(database: Database) -> dict[str, str]:
-    query = text("SELECT subject_key, found FROM auditor.findings WHERE code = :code AND resolved_at IS NULL")
+    query = text(
+        "SELECT subject_key, found FROM auditor.findings WHERE code = :code AND resolved_at IS NULL ORDER BY finding_id"
+    )
     async with database.superuser_engine().connect() as connection:
         return {row.subject_key: row.found for row in await connection.execute(query, {"code": CODE})}
+
+
+async def remembered(database: Database) -> list[int]:
+    async with database.superuser_engine().connect() as connection:
+        rows = await connection.scalars(text("SELECT seal_number FROM auditor.ledger_heads ORDER BY seal_number"))
+        return list(rows)
+
+
+def inserted(posting_id: int, count: int = 1) -> list[str]:
+    """Statements that put copies of the first posting in, from ``posting_id`` on."""
+    return [
+        f"CREATE TABLE forged AS SELECT * FROM billing.balance_ledger, generate_series(1, {count}) AS n"
+        " WHERE posting_id = 1",
+        f"UPDATE forged SET posting_id = {posting_id} + n - 1, transfer_id = gen_random_uuid(), line_number = 100 + n",
+        "ALTER TABLE forged DROP COLUMN n",
+        "INSERT INTO billing.balance_ledger OVERRIDING SYSTEM VALUE SELECT * FROM forged",
+    ]
+
+
+async def leave_a_gap(database: Database, ids: int) -> None:
+    """What transactions that are rolled back leave: ids that no posting has. The next seal covers them."""
+    query = text("SELECT nextval('billing.balance_ledger_posting_id_seq') FROM generate_series(1, :ids)")
+    async with database.superuser_engine().connect() as connection:
+        await connection.execute(query, {"ids": ids})
 
 
 async def transfer_of(database: Database, posting_id: int) -> UUID:
@@ -90,7 +123,15 @@ async def transfer_of(database: Database, posting_id: int) -> UUID:
 
 
 @pytest.mark.parametrize(
-    "edit", ["amount_credits = amount_credits + 1", "note = 'edited'", "occurred_at = occurred_at + interval '1 s'"]
+    "edit",
+    [
+        "amount_credits = amount_credits + 1",
+        "note = 'edited'",
+        "occurred_at = occurred_at + interval '1 s'",
+        # No driver can represent these.
+        "occurred_at = '0044-03-15 BC'",
+        "occurred_at = 'infinity'",
+    ],
 )
 @pytest.mark.parametrize("seals_per_round", [1, 4, 200])
 async def test_an_edited_posting_is_a_finding_under_its_transfer_and_closes_when_it_is_put_right(
@@ -146,6 +187,57 @@ async def test_what_was_removed_or_put_into_the_chain_is_a_finding(
     assert any(found in said for said in (await open_findings(database)).values())
 
 
+async def test_the_postings_of_a_seal_that_is_missing_are_accused_of_nothing(
+    database: Database, ledger: Ledger, verifier: SealVerifier
+) -> None:
+    await tamper(database, "DELETE FROM billing.ledger_seals WHERE seal_number = 2")
+    await a_whole_pass(verifier)
+    assert await open_findings(database) == {"seal 2": "seal 2 is missing"}
+
+
+async def test_a_posting_that_was_put_in_is_a_finding_under_its_transfer(
+    database: Database, ledger: Ledger, verifier: SealVerifier
+) -> None:
+    await leave_a_gap(database, 1)
+    await ledger.grant(uuid4(), 7)
+    await seal(ledger)
+    await a_whole_pass(verifier)
+    assert await open_findings(database) == {}
+    await tamper(database, *inserted(13))
+    await a_whole_pass(verifier)
+    transfer = await transfer_of(database, 13)
+    assert await open_findings(database) == {
+        str(transfer): f"posting 13 (transfer {transfer}, user:available) was inserted after seal 7 closed its range"
+    }
+
+
+async def test_a_flood_of_postings_that_were_put_in_hides_no_other_and_accuses_no_other(
+    database: Database, ledger: Ledger, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_seals, "LISTED", 10)
+    await leave_a_gap(database, 30)
+    await ledger.grant(user := uuid4(), 7)
+    await seal(ledger)
+    await ledger.grant(user, 7)
+    await seal(ledger)
+    await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 46")
+    await a_whole_pass(verifier)
+    edited = str(await transfer_of(database, 46))
+    assert list(await open_findings(database)) == [edited]
+    await tamper(database, *inserted(13, 30))
+    await a_whole_pass(verifier)
+    said = await open_findings(database)
+    assert said.pop(edited), "not listed any more, and not resolved"
+    assert len(said) == 10
+    assert all("was inserted after seal 7" in found for found in said.values())
+    # Two sealed, ten that are listed and one more are read of the range; then there is the edited one.
+    assert counted() == 13 + 1
+    await tamper(database, "DELETE FROM billing.balance_ledger WHERE posting_id BETWEEN 13 AND 42")
+    await a_whole_pass(verifier)
+    assert list(await open_findings(database)) == [edited]
+    assert counted() == 1
+
+
 async def test_a_chain_that_was_made_anew_after_an_edit_lacks_the_link_that_was_seen(
     database: Database, ledger: Ledger, verifier: SealVerifier
 ) -> None:
@@ -156,10 +248,89 @@ async def test_a_chain_that_was_made_anew_after_an_edit_lacks_the_link_that_was_
         "DELETE FROM billing.ledger_seals",
     )
     await seal(ledger)
-    await a_whole_pass(verifier)
+    await a_whole_pass(restarted(database))
     assert await open_findings(database) == {
         "seal 6": "seal 6 is not the one that was seen here before: the chain was made anew"
     }
+
+
+async def test_a_link_that_is_newer_than_the_head_in_the_database_is_missed_too(
+    database: Database, ledger: Ledger, verifier: SealVerifier
+) -> None:
+    await a_whole_pass(verifier)
+    await ledger.grant(uuid4(), 7)
+    await seal(ledger)
+    await a_whole_pass(verifier)
+    assert await remembered(database) == [6], "one an hour"
+    await tamper(
+        database,
+        "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 13",
+        "DELETE FROM billing.ledger_seals WHERE seal_number = 7",
+    )
+    await seal(ledger)
+    await a_whole_pass(verifier)
+    assert list(await open_findings(database)) == ["seal 7"]
+
+
+async def test_a_chain_that_was_cut_off_together_with_its_postings_lacks_the_link_that_was_seen(
+    database: Database, ledger: Ledger, verifier: SealVerifier
+) -> None:
+    await a_whole_pass(verifier)
+    await tamper(
+        database,
+        "DELETE FROM billing.balance_ledger WHERE posting_id > 8",
+        "DELETE FROM billing.ledger_seals WHERE seal_number > 4",
+    )
+    await a_whole_pass(verifier)
+    assert list(await open_findings(database)) == ["seal 6"]
+
+
+async def test_an_edited_posting_does_not_end_the_memory_of_heads_and_an_edited_seal_is_not_remembered(
+    database: Database, ledger: Ledger, verifier: SealVerifier
+) -> None:
+    kept = "CREATE TABLE kept AS SELECT seal_hash FROM billing.ledger_seals WHERE seal_number = 6"
+    edited = "UPDATE billing.ledger_seals SET seal_hash = sha256('x') WHERE seal_number = 6"
+    await tamper(database, kept, edited, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 1")
+    await a_whole_pass(verifier)
+    assert await remembered(database) == []
+    restored = "UPDATE billing.ledger_seals SET seal_hash = kept.seal_hash FROM kept WHERE seal_number = 6"
+    await tamper(database, restored)
+    await a_whole_pass(verifier)
+    assert await remembered(database) == [6]
+    assert list(await open_findings(database)) == [str(await transfer_of(database, 1))]
+
+
+async def test_findings_are_opened_before_the_pass_ends_and_counted_from_the_start_after_a_restart(
+    database: Database, ledger: Ledger, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_seals, "SEALS_PER_ROUND", 1)
+    await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id IN (4, 6)")
+    edited = [str(await transfer_of(database, posting)) for posting in (4, 6)]
+    before = passed_at()
+    for opened in ([], edited[:1], edited):
+        await verifier.run_round()
+        assert list(await open_findings(database)) == opened
+        assert (counted(), passed_at()) == (len(opened), before)
+
+    VIOLATIONS.labels(CODE, "critical").set(0)
+    await restarted(database).run_round()
+    assert counted() == 2
+
+
+async def test_what_a_round_found_and_could_not_write_is_written_by_the_next(
+    database: Database, ledger: Ledger, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_seals, "SEALS_PER_ROUND", 1)
+    await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 2")
+    superuser = database.superuser_engine()
+    async with superuser.begin() as connection:
+        await connection.execute(text("REVOKE INSERT ON auditor.findings FROM auditor"))
+    with pytest.raises(DBAPIError):
+        await verifier.run_round()
+    async with superuser.begin() as connection:
+        await connection.execute(text("GRANT INSERT ON auditor.findings TO auditor"))
+    await verifier.run_round()
+    assert list(await open_findings(database)) == [str(await transfer_of(database, 2))]
 
 
 async def test_a_ledger_in_use_has_no_finding(database: Database, ledger: Ledger, verifier: SealVerifier) -> None:
@@ -184,16 +355,31 @@ async def test_a_ledger_in_use_has_no_finding(database: Database, ledger: Ledger
     assert (await open_findings(database), counted()) == ({}, 0)
 
 
+@pytest.mark.parametrize(
+    ("seals", "postings", "expected"),
+    [
+        pytest.param(4, 200, 3, id="four seals, two, and the end"),
+        pytest.param(200, 5, 4, id="two seals of two postings at a time, and the end"),
+        pytest.param(200, 1, 7, id="a seal that has more is a round of its own"),
+    ],
+)
 async def test_a_round_is_bounded_in_seals_and_in_postings(
-    database: Database, ledger: Ledger, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    ledger: Ledger,
+    verifier: SealVerifier,
+    monkeypatch: pytest.MonkeyPatch,
+    seals: int,
+    postings: int,
+    expected: int,
 ) -> None:
-    monkeypatch.setattr(ledger_seals, "POSTINGS_PER_ROUND", 5)
+    monkeypatch.setattr(ledger_seals, "SEALS_PER_ROUND", seals)
+    monkeypatch.setattr(ledger_seals, "POSTINGS_PER_ROUND", postings)
     rounds = 0
     before = passed_at()
     while passed_at() == before:
         await verifier.run_round()
         rounds += 1
-    assert rounds == 4, "two seals of two postings at a time, and the end"
+    assert rounds == expected
 
 
 async def test_the_auditor_may_not_change_what_it_has_seen(database: Database) -> None:

@@ -4,8 +4,10 @@ What the invariants cannot see, the seals show: a posting that was changed toget
 auditor also remembers how far it has seen the chain: one that was made anew as a whole no longer has those links.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from typing import Any, Final
 
 import structlog
@@ -32,21 +34,53 @@ SEALS_PER_ROUND: Final = 200
 POSTINGS_PER_ROUND: Final = 10_000
 """Or one seal, if that has more: hashing them takes about a tenth of a second."""
 LISTED: Final = 100
-"""How much of what one pass finds is kept; all of it is counted."""
+"""How much of what one pass finds is kept. The rest is counted, of what was put into one range no more than this."""
 
 LAST_PASS_AT = Gauge(
-    "auditor_last_ledger_pass_timestamp_seconds", "When the ledger was last compared with its seals to the end"
+    "auditor_last_ledger_pass_timestamp_seconds",
+    "When the ledger was last compared with its seals to the end; its age is what to alert on",
 )
 
+_BEGIN: Final = text("""
+    SELECT now() AS began_at, (SELECT count(*) FROM auditor.findings WHERE code = :code AND resolved_at IS NULL) AS open
+""")
+# The number of leaves is their length: the lists themselves are read of those seals alone that are compared.
 _NEXT_SEALS: Final = text("""
     SELECT seal_number, after_posting_id, through_posting_id, posting_ids, leaf_hashes, previous_hash, seal_hash
-    FROM billing.ledger_seals WHERE seal_number > :after ORDER BY seal_number LIMIT :limit
+    FROM (
+        SELECT following.*, row_number() OVER so_far AS place,
+               sum(octet_length(leaf_hashes) / 32) OVER so_far AS postings
+        FROM (
+            SELECT * FROM billing.ledger_seals WHERE seal_number > :after ORDER BY seal_number LIMIT :seals
+        ) AS following
+        WINDOW so_far AS (ORDER BY seal_number)
+    ) AS counted
+    WHERE place = 1 OR postings <= :postings ORDER BY seal_number
 """)
+# A time that the driver cannot represent was never sealed: it is read as another one, which is an edit, not an error.
+_SEALED_FORM: Final = ", ".join(SealedPosting.__struct_fields__).replace(
+    "occurred_at", "least(greatest(occurred_at, '0001-01-02 00:00Z'), '9999-12-30 00:00Z') AS occurred_at"
+)
 _POSTINGS: Final = text(f"""
-    SELECT {", ".join(SealedPosting.__struct_fields__)} FROM billing.balance_ledger
-    WHERE posting_id > :after AND posting_id <= :through ORDER BY posting_id
+    SELECT seal.number, posting.*
+    FROM unnest(
+        CAST(:number AS bigint[]), CAST(:after AS bigint[]), CAST(:through AS bigint[]), CAST(:most AS bigint[])
+    ) AS seal (number, after, through, most)
+    CROSS JOIN LATERAL (
+        SELECT {_SEALED_FORM} FROM billing.balance_ledger
+        WHERE posting_id > seal.after AND posting_id <= seal.through ORDER BY posting_id LIMIT seal.most
+    ) AS posting
+    ORDER BY seal.number, posting.posting_id
 """)  # noqa: S608 - the names are those of the sealed form
-_HEADS: Final = text("SELECT seal_number, seal_hash FROM auditor.ledger_heads")
+_REWRITTEN: Final = text("""
+    SELECT DISTINCT seal_number
+    FROM (
+        SELECT seal_number, seal_hash FROM auditor.ledger_heads
+        UNION SELECT CAST(:seal_number AS bigint), CAST(:seal_hash AS bytea) WHERE :seal_number > 0
+    ) AS seen
+    LEFT JOIN billing.ledger_seals AS seal USING (seal_number)
+    WHERE seal.seal_hash IS DISTINCT FROM seen.seal_hash ORDER BY seal_number
+""")
 _REMEMBER: Final = text("""
     INSERT INTO auditor.ledger_heads (seal_number, seal_hash)
     SELECT :seal_number, :seal_hash
@@ -57,89 +91,130 @@ _REMEMBER: Final = text("""
 log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
+class _Pass:
+    """From the first seal to the last: how far it has come, and what it has found."""
+
+    began_at: datetime
+    open_before: int
+    head: Head = NO_SEALS
+    whole: bool = True
+    """Whether the seals themselves were in order: only then is their end one to remember."""
+    found: list[Violation] = field(default_factory=list)
+    total: int = 0
+    kept: int = 0
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            self.total += 1
+            self.whole = self.whole and finding.kind not in ("seal", "head")
+            if len(self.found) < LISTED:
+                self.found.append(_violation(finding))
+                log.error("ledger_is_not_as_sealed", subject=finding.subject, detail=finding.detail)
+
+
 class SealVerifier:
     """``run_round`` is the round of a loop. A restart begins a new pass."""
 
     def __init__(self, reading: AsyncEngine, writing: AsyncEngine) -> None:
         self._reading = reading
         self._writing = writing
+        self._pass: _Pass | None = None
+        self._seen = NO_SEALS
         VIOLATIONS.labels(CODE, "critical")
-        self._begin()
-
-    def _begin(self) -> None:
-        self._head = NO_SEALS
-        self._began_at: datetime | None = None
-        self._remembered: dict[int, bytes] = {}
-        self._found: list[Violation] = []
-        self._total = 0
 
     async def run_round(self) -> None:
-        """Verify the next seals and keep what is found; at the end of the chain, close what was not found again."""
+        """Verify the next seals and keep what is found; at the end of the chain, close what was not found again.
+
+        A round that fails has compared nothing, or what it found is kept by the next; only an end that cannot be kept
+        costs the pass.
+        """
         async with self._reading.connect() as connection:
             snapshot = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             async with snapshot.begin():
-                findings, ended = await self._verify(snapshot)
-        self._total += len(findings)
-        self._found += [_violation(finding) for finding in findings][: LISTED - len(self._found)]
-        for finding in findings[:LISTED]:
-            log.error("ledger_is_not_as_sealed", subject=finding.subject, detail=finding.detail)
-        if findings or ended:
-            await self._keep(ended=ended)
-        if ended:
-            LAST_PASS_AT.set_to_current_time()
-            self._begin()
+                current = self._pass = self._pass or await _begin(snapshot)
+                ended = await self._verify(snapshot, current)
+        if not ended:
+            await self._keep(current)
+            return
+        self._pass = None
+        await self._keep_end(current)
+        LAST_PASS_AT.set_to_current_time()
 
-    async def _verify(self, snapshot: AsyncConnection) -> tuple[list[Finding], bool]:
-        if self._began_at is None:
-            self._began_at = (await snapshot.execute(text("SELECT now()"))).scalar_one()
-            self._remembered = {row.seal_number: bytes(row.seal_hash) for row in await snapshot.execute(_HEADS)}
-        seals = await _next_seals(snapshot, self._head)
-        findings: list[Finding] = []
-        postings = iter(await _postings(snapshot, seals))
-        posting = next(postings, None)
-        for seal in seals:
-            findings += check_link(self._head, seal)
-            of_seal = []
-            while posting is not None and posting.posting_id <= seal.through_posting_id:
-                of_seal.append(posting)
-                posting = next(postings, None)
-            findings += check_postings(seal, of_seal)
-            self._head = head_of(seal)
-            if self._remembered.pop(seal.seal_number, seal.seal_hash) != seal.seal_hash:
-                findings.append(_rewritten(seal.seal_number))
+    async def _verify(self, snapshot: AsyncConnection, current: _Pass) -> bool:
+        """Whether this was the end. Nothing is awaited between a seal's findings and the step beyond it."""
+        seals = await _next_seals(snapshot, current.head)
         if not seals:
-            findings += [_rewritten(number) for number in sorted(self._remembered)]
-        return findings, not seals
+            rows = await snapshot.execute(_REWRITTEN, _values(self._seen))
+            current.add(_rewritten(row.seal_number) for row in rows)
+            return True
+        postings = await _postings(snapshot, seals)
+        for seal in seals:
+            current.add(check_link(current.head, seal))
+            current.add(_check_postings(seal, postings.get(seal.seal_number, [])))
+            current.head = head_of(seal)
+        return False
 
-    async def _keep(self, *, ended: bool) -> None:
-        assert self._began_at is not None
-        complete = [CODE] if ended and self._total == len(self._found) else []
+    async def _keep(self, current: _Pass) -> None:
+        if current.kept == current.total:
+            return
         async with self._writing.begin() as connection:
-            await repository.add_findings(connection, self._found, complete, self._began_at)
-            if ended and self._total == 0 and self._head != NO_SEALS:
-                head = {"seal_number": self._head.seal_number, "seal_hash": self._head.seal_hash}
-                await connection.execute(_REMEMBER, head)
-        VIOLATIONS.labels(CODE, "critical").set(self._total)
+            await repository.add_findings(connection, current.found, [], current.began_at)
+        current.kept = current.total
+        # Until the end it is not known what was mended.
+        VIOLATIONS.labels(CODE, "critical").set(max(current.total, current.open_before))
+
+    async def _keep_end(self, current: _Pass) -> None:
+        complete = [CODE] if current.total == len(current.found) else []
+        to_remember = current.whole and current.head != NO_SEALS
+        async with self._writing.begin() as connection:
+            await repository.add_findings(connection, current.found, complete, current.began_at)
+            if to_remember:
+                await connection.execute(_REMEMBER, _values(current.head))
+        if to_remember:
+            self._seen = current.head
+        VIOLATIONS.labels(CODE, "critical").set(current.total)
+
+
+async def _begin(snapshot: AsyncConnection) -> _Pass:
+    row = (await snapshot.execute(_BEGIN, {"code": CODE})).one()
+    VIOLATIONS.labels(CODE, "critical").set(row.open)
+    return _Pass(row.began_at, row.open)
 
 
 async def _next_seals(snapshot: AsyncConnection, head: Head) -> list[Seal]:
-    rows = await snapshot.execute(_NEXT_SEALS, {"after": head.seal_number, "limit": SEALS_PER_ROUND})
-    seals: list[Seal] = []
-    postings = 0
-    for row in rows:
-        values: dict[str, Any] = {**row._mapping, "posting_ids": tuple(row.posting_ids)}
-        postings += len(row.posting_ids)
-        if seals and postings > POSTINGS_PER_ROUND:
-            break
-        seals.append(Seal(**values))
-    return seals
+    bounds = {"after": head.seal_number, "seals": SEALS_PER_ROUND, "postings": POSTINGS_PER_ROUND}
+    rows = await snapshot.execute(_NEXT_SEALS, bounds)
+    return [Seal(**{**row._mapping, "posting_ids": tuple(row.posting_ids)}) for row in rows]
 
 
-async def _postings(snapshot: AsyncConnection, seals: Sequence[Seal]) -> list[SealedPosting]:
-    if not seals:
-        return []
-    between = {"after": seals[0].after_posting_id, "through": seals[-1].through_posting_id}
-    return [SealedPosting(*row) for row in await snapshot.execute(_POSTINGS, between)]
+async def _postings(snapshot: AsyncConnection, seals: Sequence[Seal]) -> Mapping[int, list[SealedPosting]]:
+    """What is in the range of each seal, by its number. A range may hold more than was sealed: some of that."""
+    ranges = {
+        "number": [seal.seal_number for seal in seals],
+        "after": [seal.after_posting_id for seal in seals],
+        "through": [seal.through_posting_id for seal in seals],
+        "most": [_most(seal) for seal in seals],
+    }
+    by_seal = groupby(await snapshot.execute(_POSTINGS, ranges), lambda row: row.number)
+    return {number: [SealedPosting(*row[1:]) for row in rows] for number, rows in by_seal}
+
+
+def _most(seal: Seal) -> int:
+    """How many postings of a range are read: if there are as many, more were put in than are listed."""
+    return len(seal.posting_ids) + LISTED + 1
+
+
+def _check_postings(seal: Seal, postings: Sequence[SealedPosting]) -> Iterator[Finding]:
+    cut_off = len(postings) == _most(seal)
+    for finding in check_postings(seal, postings):
+        # What was not read was not removed.
+        if not (cut_off and finding.kind == "removed"):
+            yield finding
+
+
+def _values(head: Head) -> dict[str, Any]:
+    return {"seal_number": head.seal_number, "seal_hash": head.seal_hash}
 
 
 def _rewritten(seal_number: int) -> Finding:
