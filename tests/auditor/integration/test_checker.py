@@ -6,12 +6,14 @@ import contextlib
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from auditor.checker import Checker
 from auditor.checking import check, check_patiently
 from auditor.domain import Invariant
 from auditor.reports import render_report
 from auditor.repository import add_findings
+from service_runtime.database import engine_for
 from tests.auditor.world import damage
 from tests.support.waiting import eventually
 
@@ -132,6 +134,48 @@ async def test_a_finding_of_an_invariant_that_cannot_be_checked_any_more_stays_o
     )
     await checker.check_now()
     assert [finding["resolved_at"] for finding in await findings(database)] == [None]
+    assert counted(CODE) == 1
+
+
+async def test_a_query_that_takes_too_long_is_the_result_of_one_invariant(database, world) -> None:
+    impatient = engine_for(database.dsn("auditor"), application_name="test", statement_timeout_ms=300)
+    queries = {"slow": "SELECT pg_sleep(60)::text", "sound": "SELECT '' WHERE false", "broken": "SELECT 'it'"}
+    invariants = [
+        Invariant(
+            code=code,
+            severity="critical",
+            meaning="",
+            query=f"SELECT subject, '' AS expected, '' AS found FROM ({query}) AS t (subject)",
+        )
+        for code, query in queries.items()
+    ]
+    report = await check(impatient, 0.0, invariants)
+    await impatient.dispose()
+    slow, sound, broken = report.results
+    assert "statement timeout" in (slow.failure or "")
+    assert (sound.failure, sound.total) == (None, 0)
+    assert (broken.failure, broken.total) == (None, 1)
+    assert report.complete_codes == ("sound", "broken")
+
+
+async def test_a_database_that_goes_away_ends_the_check_and_is_no_verdict(database, world, auditor) -> None:
+    waiting = Invariant(
+        code="waiting",
+        severity="critical",
+        meaning="",
+        query="SELECT pg_advisory_xact_lock(42)::text AS subject, '' AS expected, '' AS found",
+    )
+    end = text("SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE objid = 42 AND NOT granted")
+    async with database.superuser_engine().connect() as holder:
+        await holder.execute(text("SELECT pg_advisory_lock(42)"))
+        checking = asyncio.create_task(check(auditor, 0.0, [waiting]))
+
+        async def ended() -> bool:
+            return bool(await holder.scalar(end))
+
+        await eventually(ended)
+        with pytest.raises(DBAPIError):
+            await checking
 
 
 async def test_a_check_that_is_cut_off_is_not_repeated_at_once_either(world, auditor, monkeypatch) -> None:

@@ -54,6 +54,27 @@ async def test_damage_is_shown_with_both_sides_and_exit_code_1(database, world: 
     assert document["tolerance_seconds"] == 60
 
 
+async def test_an_invariant_that_cannot_be_checked_is_named_with_the_reason_and_exit_code_1(
+    database, world: World
+) -> None:
+    await damage(database, world, "ALTER TABLE storage.assets RENAME COLUMN asset_id TO id")
+    code, out, _ = await auditor_command("check", "--settled", "--patience", "0", dsn=database.dsn("auditor"))
+    assert code == 1
+    assert "no violations, " in out
+    reason = next(
+        line
+        for line in out.splitlines()
+        if line.startswith("completed_generations_have_an_asset could not be checked: ")
+    )
+    assert "asset_id does not exist" in reason
+
+    code, out, _ = await auditor_command("check", "--json", dsn=database.dsn("auditor"))
+    assert code == 1
+    failures = {one["code"]: one["failure"] for one in json.loads(out)["invariants"]}
+    assert "asset_id does not exist" in failures["completed_generations_have_an_asset"]
+    assert failures["transfers_sum_to_zero"] is None
+
+
 async def test_the_database_is_found_through_the_file_of_a_running_platform(database, world, tmp_path: Path) -> None:
     file = tmp_path / "platform.json"
     file.write_text(json.dumps({"postgres": {"dsns": {"auditor": database.dsn("auditor")}}}))

@@ -59,6 +59,8 @@ class Checker:
             UNPROVEN.labels(result.invariant.code).set(result.failure is not None)
             if result.failure is None:
                 VIOLATIONS.labels(result.invariant.code, result.invariant.severity).set(result.total)
+        for result in report.unproven:
+            log.error("invariant_not_checked", invariant=result.invariant.code, reason=result.failure)
         if not report.unproven:
             LAST_CHECK_AT.set_to_current_time()
         LAST_CHECK_SECONDS.set(report.seconds)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -23,8 +22,6 @@ LISTED_PER_INVARIANT: Final = 100
 _AGAIN_SECONDS: Final = 0.5
 STATEMENT_TIMEOUT_MS: Final = 300_000
 """One invariant may read a whole table; the engine for checks is made with this limit."""
-
-log = structlog.get_logger(__name__)
 
 
 async def check(engine: AsyncEngine, tolerance_seconds: float, invariants: Sequence[Invariant] = INVARIANTS) -> Report:
@@ -60,7 +57,6 @@ async def _checked(connection: AsyncConnection, invariant: Invariant, tolerance_
         if is_unavailable(error):
             raise
         reason = str(error.orig).splitlines()[0]
-        log.exception("invariant_not_checked", invariant=invariant.code)
         return Result(invariant, 0, (), time.perf_counter() - began, failure=reason)
 
 
