@@ -252,6 +252,12 @@ async def test_a_chain_that_was_made_anew_after_an_edit_lacks_the_link_that_was_
     assert await open_findings(database) == {
         "seal 6": "seal 6 is not the one that was seen here before: the chain was made anew"
     }
+    async with database.engine("auditor_migrator").begin() as connection:
+        await connection.execute(text("DELETE FROM auditor.ledger_heads WHERE seal_number = 6"))
+    await a_whole_pass(restarted(database))
+    assert await open_findings(database) == {}
+    await a_whole_pass(verifier)
+    assert list(await open_findings(database)) == ["seal 6"], "one that was not restarted remembers"
 
 
 async def test_a_link_that_is_newer_than_the_head_in_the_database_is_missed_too(

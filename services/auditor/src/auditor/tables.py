@@ -1,6 +1,6 @@
 """The tables of schema ``auditor`` as the code sees them; the migrations create them."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, MetaData, Table, Text, Uuid
+from sqlalchemy import BigInteger, Column, DateTime, Identity, LargeBinary, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
 SCHEMA = "auditor"
@@ -38,4 +38,13 @@ findings = Table(
     Column("last_seen_at", _At, nullable=False),
     Column("resolved_at", _At),
     comment="What the checker found wrong, with both sides; open until a check does not find it any more.",
+)
+
+ledger_heads = Table(
+    "ledger_heads",
+    metadata,
+    Column("seal_number", BigInteger, primary_key=True),
+    Column("seal_hash", LargeBinary, nullable=False),
+    Column("seen_at", _At, nullable=False),
+    comment="Ends of billing's chain of seals that were seen. Append-only; a chain without them was made anew.",
 )
