@@ -14,7 +14,9 @@ from auditor import ledger_seals
 from auditor.checker import VIOLATIONS, Checker
 from auditor.ledger_seals import CODE, SealVerifier
 from billing.sealing.sealer import Sealer
+from local_platform.servers import NatsServer
 from service_runtime.database import engine_for
+from tests.auditor.integration.test_service import replica
 from tests.auditor.world import SERVICES
 from tests.billing.ledger import Ledger
 from tests.support import eventually
@@ -386,6 +388,21 @@ async def test_a_round_is_bounded_in_seals_and_in_postings(
         await verifier.run_round()
         rounds += 1
     assert rounds == expected
+
+
+async def test_the_running_service_names_an_edited_posting(
+    database: Database, ledger: Ledger, nats_server: NatsServer
+) -> None:
+    await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 11")
+    transfer = str(await transfer_of(database, 11))
+
+    metric = f'auditor_violations{{invariant="{CODE}",severity="critical"}} 1.0'
+    async with replica(database, nats_server) as auditor:
+
+        async def told() -> bool:
+            return list(await open_findings(database)) == [transfer] and metric in await auditor.metrics()
+
+        await eventually(told, timeout=30)
 
 
 async def test_the_auditor_may_not_change_what_it_has_seen(database: Database) -> None:
