@@ -16,7 +16,7 @@ from generation.domain.order import Policy
 from generation.domain.provider_news import reported
 from generation.domain.provider_reports import Report, Returned, UnreadableReport, Vanished, read_report
 from generation.metrics import CALLBACKS
-from generation.repository.callbacks import Callback, hold, lock_due_callbacks, mark_processed, postpone
+from generation.repository.callbacks import Callback, get_body, hold, lock_due_callbacks, mark_processed, postpone
 from generation.repository.orders import LockedOrders, lock_orders
 from generation.returned_files import BucketUnavailable, ReturnedFiles, UnusableFile
 from messaging.database import is_unavailable
@@ -135,9 +135,9 @@ class CallbackProcessor:
         """The report with its file put into the bucket; None if there is none yet, or somebody else makes it."""
         async with self._transactions.begin() as tx:
             # It may have waited long for a slot.
-            body = await hold(tx.connection, callback, _FILE_LEASE_SECONDS)
-            if body is None:
+            if not await hold(tx.connection, callback, _FILE_LEASE_SECONDS):
                 return None
+            body = await get_body(tx.connection, callback.callback_id)
             locked = await lock_orders(tx.connection, _orders_of([callback]))
         (order,) = locked.orders.values()
         attempt = order.attempt(callback.attempt_id)
@@ -168,7 +168,7 @@ class CallbackProcessor:
     async def _finish(self, callback: Callback, report: Report) -> None:
         async with self._transactions.begin() as tx:
             # The body before the order, as everywhere.
-            if await hold(tx.connection, callback, _FILE_LEASE_SECONDS) is None:
+            if not await hold(tx.connection, callback, _FILE_LEASE_SECONDS):
                 return
             locked = await lock_orders(tx.connection, _orders_of([callback]))
             for order in locked.orders.values():

@@ -44,8 +44,9 @@ _LOCK_DUE: Final = text("""
 _HOLD: Final = text("""
     UPDATE generation.provider_callbacks SET due_at = clock_timestamp() + make_interval(secs => :seconds)
     WHERE callback_id = :callback_id AND tries = :lease AND processed_at IS NULL
-    RETURNING body
 """)
+
+_GET_BODY: Final = text("SELECT body FROM generation.provider_callbacks WHERE callback_id = :callback_id")
 
 _MARK: Final = text("""
     UPDATE generation.provider_callbacks AS c SET processed_at = clock_timestamp(), outcome = r.outcome
@@ -101,13 +102,18 @@ async def lock_due_callbacks(connection: AsyncConnection, batch: int) -> list[Ca
     return [Callback(*row) for row in rows]
 
 
-async def hold(connection: AsyncConnection, callback: Callback, seconds: float) -> bytes | None:
-    """Lock a body that this process has leased, extend the lease, and return the body, whatever its size.
+async def hold(connection: AsyncConnection, callback: Callback, seconds: float) -> bool:
+    """Lock a body that this process has leased, and extend the lease.
 
-    Returns None if the lease ran out and somebody else has the body, or has dealt with it.
+    Returns False if the lease ran out and somebody else has the body, or has dealt with it.
     """
     values = {"callback_id": callback.callback_id, "lease": callback.lease, "seconds": seconds}
-    return (await connection.execute(_HOLD, values)).scalar()
+    return (await connection.execute(_HOLD, values)).rowcount == 1
+
+
+async def get_body(connection: AsyncConnection, callback_id: UUID) -> bytes:
+    """One body, whatever its size."""
+    return bytes((await connection.execute(_GET_BODY, {"callback_id": callback_id})).scalar_one())
 
 
 async def mark_processed(connection: AsyncConnection, outcomes: Sequence[tuple[UUID, str]]) -> None:
