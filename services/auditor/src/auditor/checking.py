@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.invariants import INVARIANTS
+from auditor.schemas import snapshot
 from messaging.database import is_unavailable
 
 LISTED_PER_INVARIANT: Final = 100
@@ -29,12 +30,10 @@ async def check(engine: AsyncEngine, tolerance_seconds: float, invariants: Seque
 
     An invariant whose query fails is a result, too. A database that is away is not: that is raised.
     """
-    async with engine.connect() as connection:
-        reading = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        async with reading.begin():
-            checked_at = await reading.scalar(text("SELECT now()"))
-        assert checked_at is not None
-        results = [await _checked(reading, invariant, tolerance_seconds) for invariant in invariants]
+    async with snapshot(engine) as connection:
+        checked_at = await connection.scalar(text("SELECT now()"))
+    assert checked_at is not None
+    results = [await _checked(engine, invariant, tolerance_seconds) for invariant in invariants]
     return Report(checked_at=checked_at, tolerance_seconds=tolerance_seconds, results=tuple(results))
 
 
@@ -48,10 +47,10 @@ async def check_patiently(engine: AsyncEngine, tolerance_seconds: float, patienc
         await asyncio.sleep(_AGAIN_SECONDS)
 
 
-async def _checked(connection: AsyncConnection, invariant: Invariant, tolerance_seconds: float) -> Result:
+async def _checked(engine: AsyncEngine, invariant: Invariant, tolerance_seconds: float) -> Result:
     began = time.perf_counter()
     try:
-        async with connection.begin():
+        async with snapshot(engine) as connection:
             return await evaluate(connection, invariant, tolerance_seconds)
     except DBAPIError as error:
         if is_unavailable(error):

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from auditor import repository
 from auditor.checker import VIOLATIONS
 from auditor.domain import Violation
+from auditor.schemas import snapshot
 from contracts.ledger_chain import (
     NO_SEALS,
     Finding,
@@ -129,11 +130,9 @@ class SealVerifier:
         A round that fails has compared nothing, or what it found is kept by the next; only an end that cannot be kept
         costs the pass.
         """
-        async with self._reading.connect() as connection:
-            snapshot = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            async with snapshot.begin():
-                current = self._pass = self._pass or await _begin(snapshot)
-                ended = await self._verify(snapshot, current)
+        async with snapshot(self._reading) as connection:
+            current = self._pass = self._pass or await _begin(connection)
+            ended = await self._verify(connection, current)
         if not ended:
             await self._keep(current)
             return
@@ -141,14 +140,14 @@ class SealVerifier:
         await self._keep_end(current)
         LAST_PASS_AT.set_to_current_time()
 
-    async def _verify(self, snapshot: AsyncConnection, current: _Pass) -> bool:
+    async def _verify(self, connection: AsyncConnection, current: _Pass) -> bool:
         """Whether this was the end. Nothing is awaited between a seal's findings and the step beyond it."""
-        seals = await _next_seals(snapshot, current.head)
+        seals = await _next_seals(connection, current.head)
         if not seals:
-            rows = await snapshot.execute(_REWRITTEN, _values(self._seen))
+            rows = await connection.execute(_REWRITTEN, _values(self._seen))
             current.add(_rewritten(row.seal_number) for row in rows)
             return True
-        postings = await _postings(snapshot, seals)
+        postings = await _postings(connection, seals)
         for seal in seals:
             current.add(check_link(current.head, seal))
             current.add(_check_postings(seal, postings.get(seal.seal_number, [])))
@@ -176,19 +175,19 @@ class SealVerifier:
         VIOLATIONS.labels(CODE, "critical").set(current.total)
 
 
-async def _begin(snapshot: AsyncConnection) -> _Pass:
-    row = (await snapshot.execute(_BEGIN, {"code": CODE})).one()
+async def _begin(connection: AsyncConnection) -> _Pass:
+    row = (await connection.execute(_BEGIN, {"code": CODE})).one()
     VIOLATIONS.labels(CODE, "critical").set(row.open)
     return _Pass(row.began_at, row.open)
 
 
-async def _next_seals(snapshot: AsyncConnection, head: Head) -> list[Seal]:
+async def _next_seals(connection: AsyncConnection, head: Head) -> list[Seal]:
     bounds = {"after": head.seal_number, "seals": SEALS_PER_ROUND, "postings": POSTINGS_PER_ROUND}
-    rows = await snapshot.execute(_NEXT_SEALS, bounds)
+    rows = await connection.execute(_NEXT_SEALS, bounds)
     return [Seal(**{**row._mapping, "posting_ids": tuple(row.posting_ids)}) for row in rows]
 
 
-async def _postings(snapshot: AsyncConnection, seals: Sequence[Seal]) -> Mapping[int, list[SealedPosting]]:
+async def _postings(connection: AsyncConnection, seals: Sequence[Seal]) -> Mapping[int, list[SealedPosting]]:
     """What is in the range of each seal, by its number. A range may hold more than was sealed: some of that."""
     ranges = {
         "number": [seal.seal_number for seal in seals],
@@ -196,7 +195,7 @@ async def _postings(snapshot: AsyncConnection, seals: Sequence[Seal]) -> Mapping
         "through": [seal.through_posting_id for seal in seals],
         "most": [_most(seal) for seal in seals],
     }
-    by_seal = groupby(await snapshot.execute(_POSTINGS, ranges), lambda row: row.number)
+    by_seal = groupby(await connection.execute(_POSTINGS, ranges), lambda row: row.number)
     return {number: [SealedPosting(*row[1:]) for row in rows] for number, rows in by_seal}
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from auditor.dossier.identities import Key, Meaning, checked, find_meanings, uuid_of
 from auditor.dossier.sections import HOPS, ORDERS, QUESTIONS, Question, own_rows
 from auditor.errors import UnknownIdentity
+from auditor.schemas import snapshot
 from auditor.timeline import Hop, timeline
 
 ROWS_PER_SECTION: Final = 50
@@ -63,11 +64,9 @@ async def dossier(engine: AsyncEngine, argument: str, everything: bool = False) 
     trace of it, UnusableIdentity if it cannot be an id.
     """
     asked = checked(argument)
-    async with engine.connect() as connection:
-        snapshot = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        async with snapshot.begin():
-            meanings = await find_meanings(snapshot, asked)
-            chapters = [await _chapter(snapshot, asked, meaning, everything) for meaning in meanings]
+    async with snapshot(engine) as connection:
+        meanings = await find_meanings(connection, asked)
+        chapters = [await _chapter(connection, asked, meaning, everything) for meaning in meanings]
     known = tuple(chapter for chapter in chapters if chapter.meaning.what or chapter.hops or chapter.sections)
     if not known:
         raise UnknownIdentity(f"{asked} is nobody's: no service knows it, and no message or finding mentions it")

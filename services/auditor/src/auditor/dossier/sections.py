@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from auditor.dossier.identities import Key, SubjectKind
+from auditor.schemas import for_each_schema
 from contracts.message import SERVICES, Service
 from contracts.permissions import durable_name
 from contracts.registry import consumed_by, stream_of
@@ -79,17 +80,15 @@ HOPS: Final = "SELECT count(*) FROM auditor.journal WHERE correlation_id = :id O
 """How many messages a timeline is made of."""
 
 
-def _each(query: str, order: str = "") -> str:
-    return " UNION ALL ".join(query.replace("{schema}", schema) for schema in SERVICES) + order
-
-
 def _consumers(service: Service) -> str:
     """Every durable of ``service``: with them, the primary key of its inbox finds a message."""
     streams = sorted({stream_of(message.subject) for message in consumed_by(service)})
     return ", ".join(f"'{durable_name(service, stream)}'" for stream in streams) or "NULL"
 
 
-_SENT: Final = _each("SELECT message_id, subject FROM {schema}.outbox_messages WHERE correlation_id = ANY(:orders)")
+_SENT: Final = for_each_schema(
+    "SELECT message_id, subject FROM {schema}.outbox_messages WHERE correlation_id = ANY(:orders)"
+)
 _MESSAGES: Final = f"""
     {_SENT}
     UNION ALL SELECT message_id, subject FROM auditor.journal WHERE correlation_id = ANY(:orders) OR user_id = :id
@@ -103,7 +102,7 @@ _PARTS: Final = f"""
     SELECT unnest(:orders) AS part
     UNION SELECT message_id FROM ({_MESSAGES}) AS message
     UNION SELECT message_id
-        FROM ({_each("SELECT message_id, correlation_id FROM {schema}.dead_letters")}) AS letter
+        FROM ({for_each_schema("SELECT message_id, correlation_id FROM {schema}.dead_letters")}) AS letter
         WHERE correlation_id IN ({_ORDERS})
     UNION SELECT reservation_id FROM billing.reservations WHERE generation_id IN ({_ORDERS})
     UNION SELECT transfer_id FROM billing.balance_ledger WHERE generation_id IN ({_ORDERS})
@@ -336,26 +335,26 @@ QUESTIONS: Final = (
     ),
     Question(
         "Messages that wait to be published",
-        _each(
+        for_each_schema(
             """
             SELECT '{schema}' AS schema, subject, created_at, message_id FROM {schema}.outbox_messages
             WHERE {where} AND published_at IS NULL AND correlation_id = ANY(:orders)
-            """,
-            " ORDER BY created_at",
-        ),
+            """
+        )
+        + " ORDER BY created_at",  # noqa: S608 - as above
         _OF_ANYONE,
     ),
     Question(
         "Messages that were published and are not in the journal",
-        _each(
+        for_each_schema(
             """
             SELECT '{schema}' AS schema, subject, created_at, published_at, published_sequence, message_id
             FROM {schema}.outbox_messages AS o
             WHERE {where} AND published_at IS NOT NULL AND correlation_id = ANY(:orders)
               AND NOT EXISTS (SELECT FROM auditor.journal AS j WHERE j.message_id = o.message_id)
-            """,
-            " ORDER BY published_at",
-        ),
+            """
+        )
+        + " ORDER BY published_at",  # noqa: S608 - as above
         _OF_ANYONE,
     ),
     Question(
@@ -363,7 +362,7 @@ QUESTIONS: Final = (
         f"""
         SELECT a.schema, a.consumer, a.failures, a.deferrals, a.first_at, a.last_at, a.last_reason, m.subject,
                a.message_id
-        FROM ({_each("SELECT '{schema}' AS schema, * FROM {schema}.delivery_attempts")}) AS a
+        FROM ({for_each_schema("SELECT '{schema}' AS schema, * FROM {schema}.delivery_attempts")}) AS a
         LEFT JOIN (SELECT DISTINCT message_id, subject FROM ({_MESSAGES}) AS message) AS m USING (message_id)
         WHERE {{where}} AND (m.message_id IS NOT NULL OR a.message_id = :argument_id)
         ORDER BY a.last_at DESC
@@ -376,7 +375,7 @@ QUESTIONS: Final = (
         f"""
         SELECT d.schema, d.consumer, d.subject, d.reason, d.error, d.deliveries, d.dead_at, d.replay_requested_at,
                d.replay_failures, d.replayed_at, d.message_id
-        FROM ({_each("SELECT '{schema}' AS schema, * FROM {schema}.dead_letters")}) AS d
+        FROM ({for_each_schema("SELECT '{schema}' AS schema, * FROM {schema}.dead_letters")}) AS d
         LEFT JOIN (SELECT DISTINCT message_id FROM ({_MESSAGES}) AS message) AS m USING (message_id)
         WHERE {{where}} AND (
             d.correlation_id = ANY(:orders) OR d.message_id = :argument_id OR m.message_id IS NOT NULL

@@ -3,8 +3,9 @@
 from typing import Final
 
 from auditor.domain import Invariant
+from auditor.schemas import for_each_schema
 from contracts.generation import CancelGeneration
-from contracts.message import SERVICES, Message, Service
+from contracts.message import Message, Service
 from contracts.permissions import durable_name
 from contracts.registry import consumed_by, stream_of
 from contracts.storage import AssetRejected
@@ -17,10 +18,6 @@ INBOXES: Final[dict[Service, tuple[type[Message], ...]]] = {
     "generation": (CancelGeneration, AssetRejected),
 }
 """Which messages leave a row in the inbox of which service; a test holds the services' subscriptions against it."""
-
-
-def _for_each_schema(query: str) -> str:
-    return " UNION ALL ".join(query.replace("{schema}", service) for service in SERVICES)
 
 
 def _subjects(messages: tuple[type[Message], ...]) -> str:
@@ -107,7 +104,7 @@ MESSAGES: Final = (
         code="outboxes_are_published",
         severity="critical",
         meaning="A committed message reaches the broker soon",
-        query=_for_each_schema(
+        query=for_each_schema(
             """
             SELECT message_id::text AS subject, format('{schema} publishes %s', subject) AS expected,
                    format('waiting since %s', created_at) AS found
@@ -120,7 +117,7 @@ MESSAGES: Final = (
         code="no_dead_letters",
         severity="warning",
         meaning="No message was given up on and not replayed",
-        query=_for_each_schema(
+        query=for_each_schema(
             """
             SELECT message_id::text AS subject, format('%s handles %s', consumer, subject) AS expected,
                    format('dead since %s (%s): %s', dead_at, reason, left(error, 200)) AS found
