@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.message import SERVICES
 
 
-def for_each_schema(query: str) -> str:
-    """The rows of ``query`` in every service's schema, which it calls ``{schema}``."""
-    return " UNION ALL ".join(query.replace("{schema}", service) for service in SERVICES)
+def for_each_schema(query: str, order: str = "") -> str:
+    """The rows of ``query`` in every service's schema, which it calls ``{schema}``; ``order`` is of them all."""
+    return " UNION ALL ".join(query.replace("{schema}", service) for service in SERVICES) + order
 
 
 @asynccontextmanager

@@ -339,9 +339,9 @@ QUESTIONS: Final = (
             """
             SELECT '{schema}' AS schema, subject, created_at, message_id FROM {schema}.outbox_messages
             WHERE {where} AND published_at IS NULL AND correlation_id = ANY(:orders)
-            """
-        )
-        + " ORDER BY created_at",  # noqa: S608 - as above
+            """,
+            " ORDER BY created_at",
+        ),
         _OF_ANYONE,
     ),
     Question(
@@ -352,9 +352,9 @@ QUESTIONS: Final = (
             FROM {schema}.outbox_messages AS o
             WHERE {where} AND published_at IS NOT NULL AND correlation_id = ANY(:orders)
               AND NOT EXISTS (SELECT FROM auditor.journal AS j WHERE j.message_id = o.message_id)
-            """
-        )
-        + " ORDER BY published_at",  # noqa: S608 - as above
+            """,
+            " ORDER BY published_at",
+        ),
         _OF_ANYONE,
     ),
     Question(
