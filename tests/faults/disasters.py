@@ -1,7 +1,6 @@
 """What can befall the processes of a platform, by a schedule that one seed reproduces."""
 
 import asyncio
-import os
 import random
 import shutil
 import signal
@@ -87,18 +86,19 @@ class Disasters:
         finally:
             watching.cancel()
             await asyncio.wait([watching])
+        if not watching.cancelled():
+            watching.result()
 
     async def _happen(self, disaster: Disaster) -> None:
         victim = disaster.victim
         async with self._locks[victim]:
             self.happened[disaster.act, victim] += 1
             if disaster.act == "freeze":
-                pid = self._supervisor.describe("running").processes[victim].pid
-                os.kill(pid, signal.SIGSTOP)
+                self._supervisor.kill(victim, signal.SIGSTOP)
                 try:
                     await asyncio.sleep(disaster.lasts_seconds)
                 finally:
-                    os.kill(pid, signal.SIGCONT)
+                    self._supervisor.kill(victim, signal.SIGCONT)
                 return
             self._supervisor.kill(victim)
             await asyncio.sleep(disaster.lasts_seconds)

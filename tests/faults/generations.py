@@ -14,13 +14,11 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,8 +39,9 @@ from local_platform.description import PlatformDescription
 from local_platform.process_table import ENDPOINT_ID
 from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
+from tests.faults.books import check_books
 from tests.faults.disasters import Disasters, schedule
-from tests.generation.worker import Work, Worker, working
+from tests.generation.worker import Worker, working
 from tests.support.media import picture
 
 USERS: Final = 12
@@ -181,12 +180,8 @@ class Fleet:
         self.uploaded: defaultdict[str, set[str]] = defaultdict(set)
         self.jobs = 0
 
-    @property
-    def work(self) -> Work:
+    async def work(self, worker: Worker, job: dict[str, Any]) -> dict[str, Any] | None:
         """The script of the worker."""
-        return self._work
-
-    async def _work(self, worker: Worker, job: dict[str, Any]) -> dict[str, Any]:
         content = self._pictures[self.jobs % PICTURES]
         self.jobs += 1
         generation_id = job["input"]["output"]["object_key"].split("/")[0]
@@ -393,20 +388,11 @@ async def _judge(
     for death in befalling.died_alone:
         say(f"died of its own: {death}")
     say("\n".join(wrong) if wrong else f"everything was right {healed_seconds:.1f} s after the last disaster")
-    return max(await _check_books(platform), 1 if wrong or befalling.died_alone else 0)
+    return max(await check_books(platform), 1 if wrong or befalling.died_alone else 0)
 
 
 def _rows(befalling: Disasters) -> list[tuple[str, str, str]]:
-    place: Callable[[tuple[tuple[str, str], int]], tuple[str, str]] = lambda item: item[0]  # noqa: E731
-    return [(act, victim, str(times)) for (act, victim), times in sorted(befalling.happened.items(), key=place)]
-
-
-async def _check_books(platform: PlatformDescription) -> int:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "auditor.main", "check", "--settled"),
-        env={**os.environ, **platform.environments["auditor"]},
-    )
-    return await process.wait()
+    return [(act, victim, str(times)) for (act, victim), times in sorted(befalling.happened.items())]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Exit code 0 only if everything became right in time and the books hold.
 import argparse
 import asyncio
 import contextlib
-import os
 import random
 import sys
 import time
@@ -27,6 +26,7 @@ from local_platform.console import say, table
 from local_platform.description import PlatformDescription
 from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
+from tests.faults.books import check_books
 
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 TROUBLES: dict[str, dict[str, Any]] = {
@@ -180,20 +180,12 @@ async def main(rounds: int, sweep_seconds: float, seed: int) -> int:
         platform = await supervisor.start()
         rows = [await trouble(platform, name, rounds, seed) for name in TROUBLES]
         say(table(("trouble", "payments", "right after"), rows))
-        return await _check_books(platform)
+        return await check_books(platform)
     except TimeoutError as error:
         say(f"not right after {HEALED_WITHIN_SECONDS:.0f} s:\n{error}")
         return 1
     finally:
         await supervisor.stop()
-
-
-async def _check_books(platform: PlatformDescription) -> int:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "auditor.main", "check", "--settled"),
-        env={**os.environ, **platform.environments["auditor"]},
-    )
-    return await process.wait()
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ class ProcessSpec:
 
 
 ENDPOINT_ID = "preview"
+"""The one RunPod endpoint of the emulator."""
 FRONTEND_ORIGINS = tuple(f"http://localhost:{port}" for port in (3000, 5173, 8080))
 """Where the development servers of frontends usually listen."""
-"""The one RunPod endpoint of the emulator."""
 
 _NOWPAYMENTS_EMAIL = "reelhouse@example.test"
 

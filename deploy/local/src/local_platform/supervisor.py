@@ -124,9 +124,12 @@ class Supervisor:
             GUARDIAN.keep(self.wiring.data_directory)
         self._lock.give_back()
 
-    def kill(self, name: str) -> None:
-        """SIGKILL one process, as the kernel does when memory runs out; ``watch`` starts it again."""
-        os.kill(self._processes[name].pid, signal.SIGKILL)
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """SIGKILL one process, as the kernel does when memory runs out, or signal it otherwise.
+
+        What has died ``watch`` starts again.
+        """
+        os.kill(self._processes[name].pid, number)
 
     def alive(self, name: str) -> bool:
         """Whether one process runs, a frozen one included."""

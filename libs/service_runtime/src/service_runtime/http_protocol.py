@@ -40,7 +40,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what has come of a head that is not complete."""
+        """Count what has come of a message and is no body: a head, trailers, what stands between chunks."""
         self._body_came = False
         super().data_received(data)
         if self._body_came or not self._in_message or self.transport.is_closing():
