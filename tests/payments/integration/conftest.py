@@ -29,7 +29,7 @@ from payments.providers.btcpay import BtcPay
 from payments.providers.interface import PaymentProvider
 from payments.providers.nowpayments import NowPayments
 from payments.providers.stripe_checkout import StripeCheckout
-from payments.reconciliation import Reconciliation
+from payments.reconciliation import Reconciliation, report_unposted
 from payments.tables import credit_movements, payment_transactions, provider_events, refunds, reviews
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
@@ -47,8 +47,8 @@ class Desk:
     database: Database
     transactions: Transactions
     providers: dict[Provider, PaymentProvider]
-    driver: Driver
-    reconciliation: Reconciliation
+    drivers: dict[Provider, Driver]
+    sweeps: dict[Provider, Reconciliation]
     url: str
     stripe: StripeEmulator
     btcpay: BtcPayEmulator
@@ -82,13 +82,21 @@ class Desk:
 
     async def open(self, provider: Provider = "stripe", pack: str = "creator") -> sa.Row[Any]:
         payment_id = await self.create(provider, pack)
-        await self.driver.drive()
+        await self.pump()
         row = await self.payment(payment_id)
         assert row.status == "pending"
         return row
 
     async def pump(self) -> None:
-        await self.driver.drive()
+        await asyncio.gather(*(driver.drive() for driver in self.drivers.values()))
+
+    async def sweep(self) -> None:
+        """Every sweep that is due, of every provider."""
+        await asyncio.gather(*(sweep.sweep() for sweep in self.sweeps.values()), report_unposted(self.transactions))
+
+    def compare_daily(self) -> None:
+        """From now on events alone are asked for in every sweep."""
+        self.sweeps = _sweeps(self.transactions, self.providers, timedelta(days=1))
 
     async def look_again(self) -> None:
         """Every planned look and try, now."""
@@ -218,11 +226,11 @@ async def desk(make_database: Callable[..., Awaitable[Database]]) -> AsyncIterat
         max_open_payments=5,
         lifetime=timedelta(hours=1),
     )
-    driver = Driver(transactions, providers)
-    sweep = Reconciliation(transactions, providers, timedelta(0), timedelta(0), lambda: None)
+    drivers = {name: Driver(transactions, provider) for name, provider in providers.items()}
+    sweeps = _sweeps(transactions, providers, timedelta(0))
     due = asyncio.Event()
     app = build_app(transactions, providers, due.set)
-    desk = Desk(database, transactions, providers, driver, sweep, url, stripe, btcpay, coins, policy, due)
+    desk = Desk(database, transactions, providers, drivers, sweeps, url, stripe, btcpay, coins, policy, due)
     async with (
         serving(app, listener),
         serving(stripe.app(), stripe_listener),
@@ -234,6 +242,15 @@ async def desk(make_database: Callable[..., Awaitable[Database]]) -> AsyncIterat
         for provider in providers.values():
             await provider.close()
     _record(stripe.requests)
+
+
+def _sweeps(
+    transactions: Transactions, providers: dict[Provider, PaymentProvider], daily: timedelta
+) -> dict[Provider, Reconciliation]:
+    return {
+        name: Reconciliation(transactions, provider, timedelta(0), daily, lambda: None)
+        for name, provider in providers.items()
+    }
 
 
 def _record(requests: list[dict[str, Any]]) -> None:

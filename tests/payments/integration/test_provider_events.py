@@ -125,12 +125,12 @@ async def test_the_final_state_is_the_same_however_events_come(desk: Desk, scena
         found = await desk.payment(row.payment_id)
         assert (found.status, await desk.balance(row.payment_id)) == SCENARIOS[scenario]
     # What no webhook said, the sweep asks for.
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     await desk.look_again()
     found = await desk.payment(row.payment_id)
     assert (found.status, await desk.balance(row.payment_id)) == SCENARIOS[scenario]
     assert await desk.count(provider_events) == len(events)
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     await desk.pump()
     assert [review.code for review in await desk.reviews() if review.resolved_at is None] == (
         ["early_fraud_warning"] if scenario is fraud_warning else []
@@ -246,7 +246,7 @@ async def test_an_hour_without_webhooks_is_made_good_by_one_sweep(desk: Desk) ->
     intent = desk.stripe.account.pay(settled.provider_reference)["payment_intent"]
     desk.stripe.account.refund(intent, None, None, {})
     assert await desk.count(provider_events) == 0
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     await desk.pump()
     assert {(await desk.payment(row.payment_id)).status for row in rows} == {"settled"}
     assert (await desk.payment(settled.payment_id)).status == "refunded"
@@ -256,7 +256,7 @@ async def test_a_payment_that_we_know_nothing_of_is_put_before_a_person(desk: De
     item = {"price_data": {"currency": "usd", "unit_amount": "700"}, "quantity": "1"}
     session = desk.stripe.account.open_session({"mode": "payment", "line_items": [item]})
     desk.stripe.account.pay(session["id"])
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     (review,) = await desk.reviews()
     assert (review.code, review.payment_id) == ("unknown_payment", None)
     assert review.found == f"{session['id']}: 700 cents usd paid"

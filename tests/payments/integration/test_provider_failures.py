@@ -144,7 +144,7 @@ async def test_a_refund_waits_for_the_right_key(desk: Desk) -> None:
 async def test_a_provider_that_refuses_its_sweeps_does_not_stop_the_others(desk: Desk) -> None:
     failed = counted("payments_sweep_failures_total", sweep="compare", provider="stripe")
     desk.stripe._api_key = "rotated"
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     assert {"compare:btcpay", "compare:nowpayments"} <= await finished_sweeps(desk)
     assert "compare:stripe" not in await finished_sweeps(desk)
     assert counted("payments_sweep_failures_total", sweep="compare", provider="stripe") == failed + 1
@@ -164,7 +164,7 @@ async def test_an_object_of_an_odd_shape_is_counted_and_the_rest_is_compared(des
     desk.stripe.account.pay(row.provider_reference)
     desk.stripe.account.events.clear()
     before = counted("payments_unreadable_objects_total", provider="stripe")
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     await desk.pump()
     assert (await desk.payment(row.payment_id)).status == "settled"
     assert counted("payments_unreadable_objects_total", provider="stripe") == before + 2
@@ -188,7 +188,7 @@ async def test_a_status_that_we_do_not_know_is_still_being_processed(desk: Desk,
         desk.nowpayments.pay(row.provider_reference, "thinking")
     await desk.look_again()
     assert (await desk.payment(row.payment_id)).status == "pending"
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     assert f"compare:{provider}" in await finished_sweeps(desk)
 
 
@@ -196,13 +196,13 @@ async def test_a_sweep_that_failed_is_made_in_the_next_round(desk: Desk) -> None
     row = await desk.open()
     intent = desk.stripe.account.pay(row.provider_reference)["payment_intent"]
     await desk.look_again()
-    desk.reconciliation._daily_interval = timedelta(days=1)
-    await desk.reconciliation.sweep()
+    desk.compare_daily()
+    await desk.sweep()
     desk.stripe.account.sender.behave(Misbehaviour(drop=1))
     desk.stripe.account.refund(intent, None, None, {})
     await desk.fail_next("/v1/events", 503, count=2)
-    await desk.reconciliation.sweep()
-    await desk.reconciliation.sweep()
+    await desk.sweep()
+    await desk.sweep()
     await desk.pump()
     assert (await desk.payment(row.payment_id)).status == "refunded"
 
@@ -274,10 +274,10 @@ async def test_a_look_that_sees_a_refund_whose_answer_was_lost_knows_it_as_ours(
     await desk.fail_next("/v1/refunds", method="POST", after_success=True)
     async with desk.transactions.begin() as tx:
         refund_id = await operations.order_refund(tx, row.payment_id, 1000, "ada", "goodwill", manual=False)
-    await desk.driver._refunds(desk.providers["stripe"])
+    await desk.drivers["stripe"]._refunds()
     async with desk.transactions.begin() as tx:
         await tx.connection.execute(sa.update(payment_transactions).values(next_look_at=sa.func.now()))
-    await desk.driver._payments(desk.providers["stripe"])
+    await desk.drivers["stripe"]._payments()
     async with desk.transactions.begin() as tx:
         (found,) = await tx.connection.execute(sa.select(refunds))
     assert (found.refund_id, found.actor, found.state, found.next_try_at) == (refund_id, "ada", "succeeded", None)

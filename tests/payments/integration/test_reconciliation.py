@@ -1,7 +1,6 @@
 """What the sweeps find when nobody tells us, and what they must not report."""
 
 import time
-from datetime import timedelta
 
 from local_platform.payment_providers.webhooks import Misbehaviour
 from payments import operations
@@ -37,7 +36,7 @@ async def test_a_dispute_of_an_old_payment_is_found_with_its_events_gone(desk: D
         else:
             desk.stripe.account.refund(row.charge_reference, 2000, None, {})
         desk.stripe.account.events.clear()
-        await desk.reconciliation.sweep()
+        await desk.sweep()
         await desk.pump()
         status = "disputed" if act == "dispute" else "refunded"
         assert (await desk.payment(row.payment_id)).status == status
@@ -47,12 +46,12 @@ async def test_a_dispute_of_an_old_payment_is_found_with_its_events_gone(desk: D
 
 async def test_events_that_no_endpoint_was_there_for_are_asked_for(desk: Desk) -> None:
     row = await desk.open()
-    desk.reconciliation._daily_interval = timedelta(days=1)
-    await desk.reconciliation.sweep()
+    desk.compare_daily()
+    await desk.sweep()
     desk.stripe.account.endpoints.clear()
     desk.stripe.account.pay(row.provider_reference)
     assert desk.stripe.account.undelivered == set()
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     await desk.pump()
     assert (await desk.payment(row.payment_id)).status == "settled"
     assert await desk.count(provider_events) == 1
@@ -68,8 +67,8 @@ async def test_an_event_with_a_decimal_in_it_is_stored_like_any_other(desk: Desk
         "source_currency": "usd",
     }
     desk.stripe.account.pay(row.provider_reference)
-    desk.reconciliation._daily_interval = timedelta(days=1)
-    await desk.reconciliation.sweep()
+    desk.compare_daily()
+    await desk.sweep()
     await desk.pump()
     assert await desk.count(provider_events) == 1
     assert (await desk.payment(row.payment_id)).status == "settled"
@@ -80,7 +79,7 @@ async def test_a_refund_paid_by_hand_is_no_difference(desk: Desk) -> None:
     async with desk.transactions.begin() as tx:
         await operations.order_refund(tx, payment_id, 1000, "ada", "sent to bc1q...", manual=True)  # type: ignore[arg-type]
     await desk.look_again()
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     assert await desk.reviews() == []
 
 
@@ -90,7 +89,7 @@ async def test_a_credited_payment_that_its_provider_calls_invalid_is_put_before_
     await desk.look_again()
     await desk.http.post(f"{desk.url_of_btcpay}/admin/invoices/{row.provider_reference}/invalid")
     await desk.look_again()
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     await desk.look_again()
     (review,) = await desk.reviews()
     assert (review.code, review.payment_id, review.found) == ("no_longer_paid", row.payment_id, "failed")
@@ -105,5 +104,5 @@ async def test_a_payment_that_a_person_credited_is_not_reported_for_being_unpaid
     async with desk.transactions.begin() as tx:
         await operations.resolve_review(tx, review.review_id, "credited", "ada", "close enough")
     await desk.look_again()
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     assert await desk.open_reviews() == []

@@ -141,7 +141,7 @@ async def test_a_review_of_unposted_credits_closes_when_billing_has_them(desk: D
     async with desk.transactions.begin() as tx:
         ordered = "UPDATE payments.credit_movements SET ordered_at = now() - interval '1 hour' RETURNING movement_id"
         movements = list((await tx.connection.execute(sa.text(ordered))).scalars())
-    await desk.reconciliation.sweep()
+    await desk.sweep()
     assert {review.code for review in await desk.reviews() if review.resolved_at is None} == {"unposted"}
     granted = [
         CreditsGranted(grant_id=one, user_id=row.user_id, amount_credits=1, payment_id=row.payment_id, lines=())

@@ -86,7 +86,7 @@ async def shop(
         broker_settings=broker_settings("billing"),
         subscriptions=BILLING,
     )
-    driver = Driver(payments.transactions, {"stripe": provider})
+    driver = Driver(payments.transactions, provider)
     shop = Shop(database, payments, policy, stripe)
     shop.due = due
     app = build_app(payments.transactions, {"stripe": provider}, due.set)

@@ -116,7 +116,7 @@ class Standing:
     @property
     def was_credited(self) -> bool:
         """Whether its pack was granted because it was paid, and not because a person decided so."""
-        return self.resolution is None and any(movement.kind == "purchase" for movement in self.movements)
+        return self.resolution is None and self.credited
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -10,7 +10,6 @@ import sqlalchemy as sa
 import structlog
 from prometheus_client import Counter
 
-from contracts.payments import Provider
 from messaging.failpoints import failpoint
 from messaging.transaction import Transactions
 from payments import handlers, repository
@@ -25,7 +24,7 @@ LEASE: Final = timedelta(seconds=120)
 """Longer than a call and the recording of its outcome."""
 
 BATCH: Final = 8
-"""How much is claimed of each provider at a time. All of it is called at once: no lease runs out in a queue."""
+"""How much is claimed at a time. All of it is called at once: no lease runs out in a queue."""
 
 ROUND_SECONDS: Final = 60.0
 ROUND_LIMIT_SECONDS: Final = 300.0
@@ -45,38 +44,33 @@ Work = TypeVar("Work")
 
 
 class Driver:
-    """Looks up due payments, opens checkouts, sends ordered refunds and matches events, until there is nothing due.
+    """Looks up one provider's due payments, opens checkouts, sends ordered refunds and matches events.
 
-    Each provider has its own batches: one that hangs holds up nobody else.
+    Each provider has its own: one that hangs holds up nobody else.
     """
 
-    def __init__(self, transactions: Transactions, providers: Mapping[Provider, PaymentProvider]) -> None:
+    def __init__(self, transactions: Transactions, provider: PaymentProvider) -> None:
         self._transactions = transactions
-        self._providers = providers
+        self._provider = provider
 
     async def drive(self) -> None:
-        """Take what is due now, batch after batch."""
-        async with asyncio.TaskGroup() as group:
-            for provider in self._providers.values():
-                group.create_task(self._drive(provider))
-
-    async def _drive(self, provider: PaymentProvider) -> None:
+        """Take what is due now, batch after batch, until there is nothing more or the round is over."""
         end = time.monotonic() + ROUND_SECONDS
-        while await self._batch(provider) and time.monotonic() < end:
+        while await self._batch() and time.monotonic() < end:
             pass
 
-    async def _batch(self, provider: PaymentProvider) -> int:
-        return await self._events(provider) + await self._refunds(provider) + await self._payments(provider)
+    async def _batch(self) -> int:
+        return await self._events() + await self._refunds() + await self._payments()
 
-    async def _payments(self, provider: PaymentProvider) -> int:
+    async def _payments(self) -> int:
         async with self._transactions.begin() as tx:
-            claims = await repository.claim_due(tx.connection, provider.name, BATCH, LEASE)
-        await self._all(provider, self._payment, claims)
+            claims = await repository.claim_due(tx.connection, self._provider.name, BATCH, LEASE)
+        await self._all(self._payment, claims)
         return len(claims)
 
-    async def _payment(self, provider: PaymentProvider, claim: Claim) -> None:
+    async def _payment(self, claim: Claim) -> None:
         try:
-            await self._look(provider, claim)
+            await self._look(claim)
         except ProviderRefused as error:
             log.error("provider_refused", payment_id=str(claim.row.payment_id), reason=str(error))
             async with self._transactions.begin() as tx:
@@ -86,34 +80,34 @@ class Driver:
             async with self._transactions.begin() as tx:
                 await handlers.postpone(tx, claim)
 
-    async def _look(self, provider: PaymentProvider, claim: Claim) -> None:
+    async def _look(self, claim: Claim) -> None:
         order = claim.order
         if claim.row.provider_reference is not None:
-            snapshot = await self._call(provider, "look_up", provider.look_up(order))
+            snapshot = await self._call("look_up", self._provider.look_up(order))
             failpoint("payments.after_look_up")
             async with self._transactions.begin() as tx:
                 await handlers.record_snapshot(tx, claim, snapshot)
         elif claim.row.status == "created":
-            checkout = await self._call(provider, "open_checkout", provider.open_checkout(order))
+            checkout = await self._call("open_checkout", self._provider.open_checkout(order))
             failpoint("payments.after_open_checkout")
             async with self._transactions.begin() as tx:
                 await handlers.record_checkout(tx, claim, checkout)
         else:
             raise ProviderRefused("news of a payment whose checkout was never opened")
 
-    async def _refunds(self, provider: PaymentProvider) -> int:
+    async def _refunds(self) -> int:
         async with self._transactions.begin() as tx:
-            ordered = await repository.claim_refunds(tx.connection, provider.name, BATCH, LEASE)
-        await self._all(provider, self._refund, ordered)
+            ordered = await repository.claim_refunds(tx.connection, self._provider.name, BATCH, LEASE)
+        await self._all(self._refund, ordered)
         return len(ordered)
 
-    async def _refund(self, provider: PaymentProvider, ordered: sa.Row[Any]) -> None:
+    async def _refund(self, ordered: sa.Row[Any]) -> None:
         async with self._transactions.begin() as tx:
             row = await repository.lock_payment(tx.connection, ordered.payment_id)
         order = Claim(row, row.fence).order
         try:
-            sending = provider.refund(order, ordered.refund_id, ordered.amount_cents)
-            reference = await self._call(provider, "refund", sending)
+            sending = self._provider.refund(order, ordered.refund_id, ordered.amount_cents)
+            reference = await self._call("refund", sending)
         except ProviderUnavailable as error:
             self._report("refund_postponed", error, refund_id=str(ordered.refund_id))
             return
@@ -126,17 +120,17 @@ class Driver:
         async with self._transactions.begin() as tx:
             await handlers.record_refund(tx, ordered, reference)
 
-    async def _events(self, provider: PaymentProvider) -> int:
+    async def _events(self) -> int:
         async with self._transactions.begin() as tx:
-            unmatched = await repository.claim_unmatched(tx.connection, provider.name, BATCH, LEASE)
-        await self._all(provider, self._match, unmatched)
+            unmatched = await repository.claim_unmatched(tx.connection, self._provider.name, BATCH, LEASE)
+        await self._all(self._match, unmatched)
         return len(unmatched)
 
-    async def _match(self, provider: PaymentProvider, row: sa.Row[Any]) -> None:
+    async def _match(self, row: sa.Row[Any]) -> None:
         event = ProviderEvent(row.event_id, row.event_type, None, row.reference, row.body)
         payment_id = None
         try:
-            payment_id = await self._call(provider, "find_payment", provider.find_payment(event))
+            payment_id = await self._call("find_payment", self._provider.find_payment(event))
         except Exception as error:  # noqa: BLE001 - reported, and tried again later
             self._report("event_not_matched", error, provider=row.provider, event_id=row.event_id)
         last = row.match_attempts >= MATCH_ATTEMPTS
@@ -144,15 +138,10 @@ class Driver:
         async with self._transactions.begin() as tx:
             await handlers.record_match(tx, row, payment_id, retry_in)
 
-    async def _all(
-        self,
-        provider: PaymentProvider,
-        work: Callable[[PaymentProvider, Work], Awaitable[None]],
-        items: Sequence[Work],
-    ) -> None:
+    async def _all(self, work: Callable[[Work], Awaitable[None]], items: Sequence[Work]) -> None:
         async def one(item: Work) -> None:
             try:
-                await work(provider, item)
+                await work(item)
             except Exception as error:  # noqa: BLE001 - reported; one item must not stop the others, and its lease ends
                 self._report("work_failed", error, kind=type(item).__name__)
 
@@ -167,7 +156,7 @@ class Driver:
         failures_total.inc()
         log.error(what, exc_info=error, **names)
 
-    async def _call(self, provider: PaymentProvider, call: str, work: Awaitable[Outcome]) -> Outcome:
+    async def _call(self, call: str, work: Awaitable[Outcome]) -> Outcome:
         outcome = "ok"
         try:
             async with asyncio.timeout(CALL_SECONDS):
@@ -177,7 +166,7 @@ class Driver:
             raise ProviderUnavailable(f"{call}: no answer in {CALL_SECONDS:g} s") from error
         except CredentialsRefused as error:
             outcome = "denied"
-            log.error("credentials_refused", provider=provider.name, call=call, reason=str(error))
+            log.error("credentials_refused", provider=self._provider.name, call=call, reason=str(error))
             raise
         except ProviderUnavailable:
             outcome = "unavailable"
@@ -189,4 +178,4 @@ class Driver:
             outcome = "unreadable"
             raise
         finally:
-            calls_total.labels(provider.name, call, outcome).inc()
+            calls_total.labels(self._provider.name, call, outcome).inc()

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -23,7 +24,7 @@ from payments.providers.btcpay import BtcPay
 from payments.providers.interface import PaymentProvider
 from payments.providers.nowpayments import NowPayments
 from payments.providers.stripe_checkout import StripeCheckout
-from payments.reconciliation import Reconciliation
+from payments.reconciliation import Reconciliation, report_unposted
 from payments.settings import Settings
 from service_runtime.database import create_engine
 from service_runtime.lifecycle import HttpServer, run_process, run_service
@@ -95,18 +96,18 @@ async def serve(settings: Settings) -> None:
         ),
         subscriptions=subscriptions(policy, wake),
     )
-    loops = []
+    sweep_seconds = min(30.0, settings.events_sweep_seconds)
+    loops = [every("unposted", sweep_seconds, partial(report_unposted, messaging.transactions))]
     for name, provider in providers.items():
         # Loops of its own for each provider: one that hangs holds up nobody else.
-        driver = Driver(messaging.transactions, {name: provider})
+        driver = Driver(messaging.transactions, provider)
         reconciliation = Reconciliation(
             messaging.transactions,
-            {name: provider},
+            provider,
             timedelta(seconds=settings.events_sweep_seconds),
             timedelta(seconds=settings.compare_sweep_seconds),
             wake,
         )
-        sweep_seconds = min(30.0, settings.events_sweep_seconds)
         loops += [
             every(
                 f"driver-{name}",

@@ -21,8 +21,6 @@ UNDERPAID_BELOW: Final = Decimal("0.99")
 OVERPAID_FROM: Final = Decimal("1.01")
 """Coins are divisible and fees vary: within one percent, it is the price."""
 
-_WAITING = ("waiting", "confirming", "confirmed", "sending")
-
 
 class NowPayments:
     """One NOWPayments account. Listing needs its login besides the API key, by the provider's design."""
@@ -160,7 +158,6 @@ def _snapshot(reference: str, currency: str, coins: list[dict[str, Any]]) -> Sna
     finished = [coin for coin in coins if coin["payment_status"] == "finished"]
     partial = [coin for coin in coins if coin["payment_status"] == "partially_paid"]
     refunded = [coin for coin in coins if coin["payment_status"] == "refunded"]
-    waiting = [coin for coin in coins if coin["payment_status"] in _WAITING]
     price = max((Decimal(str(coin["price_amount"])) * 100 for coin in coins), default=Decimal(0))
     refunds = tuple(
         ProviderRefund(str(coin["payment_id"]), _rounded(_worth(coin), price), "succeeded") for coin in refunded
@@ -176,7 +173,7 @@ def _snapshot(reference: str, currency: str, coins: list[dict[str, Any]]) -> Sna
         )
     if any(coin["payment_status"] not in ("waiting", "expired", "failed", "refunded") for coin in coins):
         return Snapshot(reference, "processing", 0, currency.lower())
-    if waiting or not coins:
+    if not coins or any(coin["payment_status"] == "waiting" for coin in coins):
         return Snapshot(reference, "open", 0, currency.lower())
     expired = all(coin["payment_status"] == "expired" for coin in coins)
     return Snapshot(reference, "expired" if expired else "failed", paid_cents, currency.lower(), refunds=refunds)
