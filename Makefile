@@ -47,7 +47,7 @@ token: install ## Print a development token for the platform NAME
 ##@ Check
 .PHONY: test lint types unit
 test: lint types ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
-	$(RUN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(RUN)/pytest -n 3 --dist loadfile $(ARGS)
 	cd gpu-endpoint && .venv/bin/python -m pytest
 
 # Without a cache: whether an import is ours depends on other files than the one that was looked at.

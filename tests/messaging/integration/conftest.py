@@ -3,12 +3,11 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 import pytest
-import structlog
 from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -149,17 +148,3 @@ async def platform(
     made = Platform(database, nats_server, broker_settings)
     yield made
     await made.stop()
-
-
-@pytest.fixture(autouse=True)
-def _plain_logs() -> Iterator[None]:
-    """Tracebacks as the services log them; structlog's own default draws every local variable, for seconds."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ]
-    )
-    yield
-    structlog.reset_defaults()
