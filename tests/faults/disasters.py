@@ -15,11 +15,13 @@ from contracts.message import SERVICES
 from local_platform.console import say
 from local_platform.servers.processes import ServerFailedError, last_lines
 from local_platform.supervisor import Supervisor
+from tests.support.waiting import eventually
 
 Act = Literal["kill", "freeze", "wipe", "roll back"]
 
 _LOOK_SECONDS: Final = 0.2
 _MOST_FAILED_STARTS: Final = 5
+_DEATH_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Disasters:
                     self._supervisor.kill(victim, signal.SIGCONT)
                 return
             self._supervisor.kill(victim)
+            await eventually(lambda: not self._supervisor.alive(victim), _DEATH_SECONDS, f"the death of {victim}")
             await asyncio.sleep(disaster.lasts_seconds)
             if victim == "nats":
                 await asyncio.to_thread(self._change_store, disaster.act)
