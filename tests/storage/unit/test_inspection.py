@@ -59,6 +59,23 @@ def test_pictures_have_no_length(tmp_path: Path, codec: str, pixels: str, expect
     assert (media.duration_ms, media.frames, media.frames_per_second) == (None, None, None)
 
 
+def test_a_photograph_with_a_second_picture_behind_it_is_that_photograph(tmp_path: Path) -> None:
+    """Telephones append a gain map or a second view, of another size; what reads a JPEG shows the first picture."""
+    photograph, gain_map = picture_as("mjpeg", "yuvj420p"), picture_as("mjpeg", "yuvj420p", 80, 60)
+    media = look(tmp_path, photograph + gain_map, "image").media
+    assert (media.width_pixels, media.height_pixels) == (320, 240)
+
+
+def test_pictures_behind_a_picture_are_not_unpacked(tmp_path: Path) -> None:
+    """Hundreds of them, large and black, fit into an upload: they would hold a decoder for as long as it may take."""
+    pictures = black_png(6000, 6000) * 40
+    started = time.process_time()
+    look(tmp_path, pictures, "image")
+    # One takes a third of a second.
+    assert time.process_time() - started < 2
+    look(tmp_path, picture() + b"what some programs leave behind" * 100, "image")
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_truncated_photograph_is_undecodable(tmp_path: Path, share: float) -> None:
     body = picture_as("mjpeg", "yuvj420p")
@@ -93,6 +110,28 @@ def test_a_small_file_with_far_too_many_pixels_is_refused_before_it_is_unpacked(
     # Unpacking it takes more than a second.
     assert time.process_time() - started < 0.2
     assert refusal.value.code == "undecodable"
+
+
+def test_tracks_with_far_too_many_pixels_beside_the_clip_are_not_unpacked(tmp_path: Path) -> None:
+    path, bomb = tmp_path / "tracks.mp4", black_png(12_000, 12_000)
+    with av.open(io.BytesIO(clip())) as source, av.open(str(path), "w", format="mp4") as output:
+        copy = output.add_stream_from_template(source.streams.video[0])
+        beside = [output.add_stream("png", rate=8) for _ in range(3)]
+        for track in beside:
+            track.width, track.height, track.pix_fmt = 12_000, 12_000, "rgb24"
+            track.codec_context.open()
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copy
+                output.mux(packet)
+        for track in beside:
+            packet = av.Packet(bomb)
+            packet.stream, packet.pts, packet.dts, packet.time_base = track, 0, 0, Fraction(1, 8)
+            output.mux(packet)
+    started = time.process_time()
+    assert look(tmp_path, path.read_bytes(), "video").media.frames == 16
+    # Unpacking them takes more than a second.
+    assert time.process_time() - started < 0.4
 
 
 def test_a_file_of_the_other_kind_is_not_decoded_at_all(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import itertools
 import resource
 import sys
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -54,16 +56,15 @@ def limit_resources() -> None:
 
 
 def inspect(path: str, kind: Kind, largest_pixels: int) -> Inspection:
-    """Decode every frame of the file. Raises ``Rejected`` for what is no whole picture or video of this ``kind``."""
+    """Decode a picture, or every frame of a video. Raises ``Rejected`` for what is no whole one of this ``kind``."""
     found = _recognise(Path(path))
     if found.kind != kind:
         raise Rejected("wrong_kind", f"a {kind} was asked for, and this is {found.content_type}")
-    # Looking for the parameters of a stream decodes its first frame already: what is too large is stopped there.
-    limits = [{"max_pixels": str(largest_pixels)}]
+    # Looking for the parameters of a stream, of each of them, decodes a frame already: what is too large stops there.
+    options = {"protocol_whitelist": "file", "max_pixels": str(largest_pixels)}
     try:
         # The format is given, not guessed: no playlist or script can be passed off as a video and read other files.
-        options = {"protocol_whitelist": "file"}
-        with av.open(path, format=found.demuxer, options=options, stream_options=limits) as container:  # type: ignore[arg-type]  # a wrong stub
+        with av.open(path, format=found.demuxer, options=options) as container:
             return _decode(container, found, largest_pixels)
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise Rejected("undecodable", f"decoding failed: {type(error).__name__}") from error
@@ -101,7 +102,9 @@ def _decode(container: InputContainer, found: Format, largest_pixels: int) -> In
     stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(largest_pixels)}
     # Threads halve the time that a video takes; for the one frame of a picture, starting them costs more.
     stream.thread_type = "AUTO" if found.kind == "video" else "NONE"
-    frames, poster, last = _frames(container, stream)
+    decoded = container.decode(stream)
+    # What stands behind a picture, like the gain map of a photograph, is nothing that anybody would look at.
+    frames, poster, last = _frames(decoded if found.kind == "video" else itertools.islice(decoded, 1), stream)
     if frames == 0 or poster is None:
         raise Rejected("undecodable", "the file has no frames")
     if stream.frames and frames < stream.frames:
@@ -121,12 +124,12 @@ def _decode(container: InputContainer, found: Format, largest_pixels: int) -> In
     return Inspection(media, _jpeg(poster))
 
 
-def _frames(container: InputContainer, stream: VideoStream) -> tuple[int, VideoFrame | None, VideoFrame | None]:
+def _frames(decoded: Iterable[VideoFrame], stream: VideoStream) -> tuple[int, VideoFrame | None, VideoFrame | None]:
     """How many frames there are, the one in the middle and the last one."""
     wanted = stream.frames // 2
     stated = (stream.codec_context.width, stream.codec_context.height)
     count, poster, last = 0, None, None
-    for frame in container.decode(stream):
+    for frame in decoded:
         if (frame.width, frame.height) != stated:
             raise Rejected("wrong_dimensions", f"frame {count} measures {frame.width}x{frame.height}, unlike the first")
         if count <= wanted:
