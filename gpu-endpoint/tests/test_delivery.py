@@ -31,7 +31,7 @@ def answers(*outcomes: int | Exception) -> tuple[Respond, list[httpx.Request]]:
         seen.append(request)
         if isinstance(outcome, Exception):
             raise outcome
-        return httpx.Response(outcome, content=b"picture")
+        return httpx.Response(outcome, stream=httpx.ByteStream(b"picture"))
 
     return respond, seen
 
@@ -102,6 +102,21 @@ async def test_a_picture_is_fetched_in_spite_of_passing_trouble(tmp_path: Path) 
         [path] = await inputs.fetch_images(http, [IMAGE], tmp_path / "inputs")
     assert path.read_bytes() == b"picture"
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br"])
+async def test_a_picture_is_the_bytes_that_lie_in_the_bucket_whatever_its_owner_called_their_encoding(
+    tmp_path: Path, encoding: str
+) -> None:
+    """Who uploads may state any encoding, and a store may unpack, or pack, for who takes it: storage takes none."""
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        assert request.headers["accept-encoding"] == "identity"
+        return httpx.Response(200, headers={"content-encoding": encoding}, stream=httpx.ByteStream(b"picture"))
+
+    async with client(respond) as http:
+        [path] = await inputs.fetch_images(http, [IMAGE], tmp_path / "inputs")
+    assert path.read_bytes() == b"picture"
 
 
 @pytest.mark.parametrize(("trouble", "tries"), [(404, 1), (403, 1), (500, 3), (httpx.ConnectError("x"), 3)])
