@@ -1,6 +1,7 @@
 """The preview renderer: the asked pixels, the same each time, and a stop that stops."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from gpu_endpoint.job import RenderJob
 from gpu_endpoint.progress import Progress
 from gpu_endpoint.renderers import RENDERERS
 from gpu_endpoint.renderers.preview.lettering import lettered_panel
+from gpu_endpoint.renderers.stoppable import StopFlag, run_stoppable
 
 MakeJob = Callable[..., RenderJob]
 
@@ -90,6 +92,32 @@ async def test_a_cancelled_render_ends_within_a_second_and_its_thread_with_it(
         await task
     executor.shutdown(wait=True)
     assert time.monotonic() - began < 3, "a frame takes some 30 ms, the whole clip minutes"
+
+
+async def test_a_render_that_is_cancelled_again_while_it_stops_is_still_waited_for() -> None:
+    """The provider may repeat its signal: the job's directory must not be removed under a thread that writes to it."""
+    started, may_end = asyncio.Event(), threading.Event()
+    loop, ended = asyncio.get_running_loop(), False
+
+    def one_long_frame(stop: StopFlag) -> None:
+        nonlocal ended
+        loop.call_soon_threadsafe(started.set)
+        may_end.wait(10)
+        ended = True
+
+    task = asyncio.create_task(run_stoppable(one_long_frame))
+    await started.wait()
+    try:
+        for _ in range(3):
+            task.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not task.done()
+    finally:
+        may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended
 
 
 async def test_the_given_picture_fills_the_frame_upright(make_job: MakeJob, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Blocking work in a thread that a cancelled task can really stop."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -36,7 +37,10 @@ async def run_stoppable(work: Callable[[StopFlag], T]) -> T:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
         flag.set()
-        await asyncio.wait([thread])
+        while not thread.done():
+            # A signal that is repeated ends the wait, and not the work.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([thread])
         if not thread.cancelled():
             thread.exception()  # Stopped, or what went wrong meanwhile: nobody wants to know any more
         raise
