@@ -10,7 +10,7 @@ import pytest
 
 from storage.decoders import Decoders
 from storage.decoding import Inspection
-from storage.errors import DecoderFailed, Rejected
+from storage.errors import DecoderFailed, DecoderNotStarted, Rejected
 from tests.support.media import picture
 
 PIXELS = 1_000_000
@@ -72,6 +72,19 @@ async def test_a_look_that_is_given_up_leaves_no_answer_for_the_next_one(good: P
         assert (await decoders.inspect(other, "image", PIXELS)).media.width_pixels == 64
     finally:
         await decoders.close()
+
+
+async def test_a_service_whose_decoders_do_not_start_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    decoders = Decoders(2)
+    with pytest.raises(DecoderNotStarted):
+        await decoders.warm()
+    await decoders.close()
 
 
 async def test_a_refusal_comes_back_with_its_code(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import sys
 import zlib
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +19,7 @@ from contracts.values import OutputClaim
 from messaging.ids import new_id
 from storage import repository
 from storage.errors import DecoderFailed, StoreUnavailable
-from storage.worker import LEASE
+from storage.worker import DECODER_FAILURES, LEASE
 from tests.storage.integration.conftest import Desk, due_at_once, ready, sought
 from tests.support import eventually
 from tests.support.media import clip, picture
@@ -256,6 +258,26 @@ async def test_a_file_that_takes_the_decoder_down_three_times_is_rejected_and_on
         assert len(outcomes) == left
     (refusal,) = await desk.said()
     assert (type(refusal), refusal.code) == (AssetRejected, "undecodable")
+
+
+async def test_decoders_that_do_not_start_are_held_against_no_file(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation_id, claim = desk.upload(clip())
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    await desk.receive(ready(generation_id, claim))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(broken))
+        for _ in range(DECODER_FAILURES):
+            await due_at_once(desk)
+            await desk.finish()
+    assert await desk.said() == []
+    await due_at_once(desk)
+    await desk.finish()
+    (stored,) = await desk.said()
+    assert isinstance(stored, AssetStored)
 
 
 async def test_a_worker_at_work_keeps_its_lease_and_a_stopped_one_gives_it_back(

@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 
-from storage.decoding import LENGTH_BYTES, Answer, Question
+from storage.decoding import LENGTH_BYTES, READY, Answer, Question
 from storage.errors import Rejected
 from storage.inspection import check_readable_by_workers, inspect, limit_resources
 
@@ -18,6 +18,8 @@ def main() -> None:
     # Ctrl-C in a terminal reaches every process of the group; the service decides when its decoders end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit_resources()
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
     for line in sys.stdin.buffer:
         body = msgspec.json.encode(_answer(msgspec.json.decode(line, type=Question)))
         sys.stdout.buffer.write(len(body).to_bytes(LENGTH_BYTES) + body)

@@ -14,8 +14,8 @@ from typing import Final
 import msgspec
 
 from contracts.values import Kind
-from storage.decoding import LENGTH_BYTES, Answer, Inspection, Question
-from storage.errors import DecoderFailed, Rejected
+from storage.decoding import LENGTH_BYTES, READY, Answer, Inspection, Question
+from storage.errors import DecoderFailed, DecoderNotStarted, Rejected
 
 TIMEOUT_SECONDS: Final = 60.0
 FILES_PER_PROCESS: Final = 1000
@@ -39,8 +39,12 @@ class Decoders:
         await asyncio.gather(*(decoder.start() for decoder in self._all))
 
     async def inspect(self, path: Path, kind: Kind, largest_pixels: int, *, is_input: bool = False) -> Inspection:
-        """Decode a file. Raises ``Rejected`` for a bad one, ``DecoderFailed`` where the decoder died or ran late."""
+        """Decode a file. Raises ``Rejected`` for a bad one, ``DecoderFailed`` where the decoder died or ran late.
+
+        What keeps a decoder from starting is let out as it is: no file has to do with it.
+        """
         async with self._one() as decoder:
+            await decoder.start()
             try:
                 async with asyncio.timeout(self._timeout_seconds):
                     answer = await decoder.ask(Question(str(path), kind, largest_pixels, is_input))
@@ -75,7 +79,7 @@ class _Decoder:
         self._files = 0
 
     async def start(self) -> None:
-        """Start the process if none runs."""
+        """Start the process if none runs. Raises ``DecoderNotStarted`` or OSError."""
         if self._process is not None and self._process.returncode is None and self._files < FILES_PER_PROCESS:
             return
         await self.end()
@@ -90,10 +94,12 @@ class _Decoder:
             env={},
         )
         self._files = 0
+        assert self._process.stdout is not None
+        if await self._process.stdout.read(len(READY)) != READY:
+            raise DecoderNotStarted("a decoder process ended before it was ready: its own words are in this log")
 
     async def ask(self, question: Question) -> Answer:
         """One file. Raises EOFError or ConnectionError where the process dies over it."""
-        await self.start()
         process = self._process
         assert process is not None
         assert process.stdin is not None

@@ -7,6 +7,8 @@ import msgspec
 from contracts.storage import RejectionCode
 from contracts.values import Kind, MediaProperties
 
+READY: Final = b"\n"
+"""What a decoder says when it has started."""
 LENGTH_BYTES: Final = 4
 """Every answer is preceded by its length, most significant byte first."""
 

@@ -19,3 +19,7 @@ class StoreUnavailable(Exception):
 
 class DecoderFailed(Exception):
     """The decoder died or took too long on this file; whether the file is to blame shows when it happens again."""
+
+
+class DecoderNotStarted(Exception):
+    """A decoder process ended before it was given a file: the installation or the machine is to blame, and no file."""
