@@ -280,6 +280,31 @@ async def test_decoders_that_do_not_start_are_held_against_no_file(
     assert isinstance(stored, AssetStored)
 
 
+async def test_what_one_file_did_to_a_decoder_is_not_held_against_another(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation_id, good = desk.upload(clip())
+    _, hostile = desk.upload(b"hostile", generation_id=generation_id, attempt_number=2)
+    inspect, good_looks = desk.decoders.inspect, 0
+
+    async def die(path: Path, *arguments: Any) -> Any:
+        nonlocal good_looks
+        if await asyncio.to_thread(path.read_bytes) == b"hostile":
+            raise DecoderFailed("EOFError")
+        good_looks += 1
+        if good_looks == 1:
+            raise DecoderFailed("TimeoutError")
+        return await inspect(path, *arguments)
+
+    monkeypatch.setattr(desk.decoders, "inspect", die)
+    await desk.receive(sought(generation_id, [hostile, good]))
+    for _ in range(DECODER_FAILURES + 1):
+        await due_at_once(desk)
+        await desk.finish()
+    (stored,) = await desk.said()
+    assert (type(stored), stored.attempt_number) == (AssetStored, 1)
+
+
 async def test_a_worker_at_work_keeps_its_lease_and_a_stopped_one_gives_it_back(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,12 @@ class StoreUnavailable(Exception):
 
 
 class DecoderFailed(Exception):
-    """The decoder died or took too long on this file; whether the file is to blame shows when it happens again."""
+    """The decoder died or took too long on this file; whether the file is to blame shows when it happens again.
+
+    ``file`` is what the question calls it.
+    """
+
+    file: str | None = None
 
 
 class DecoderNotStarted(Exception):

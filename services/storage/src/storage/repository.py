@@ -72,17 +72,14 @@ async def answer(connection: AsyncConnection, claim: sa.Row[Any], subject: str) 
 
 
 async def postpone(
-    connection: AsyncConnection, claim: sa.Row[Any], delay: timedelta, decoder_failed: bool = False
+    connection: AsyncConnection, claim: sa.Row[Any], delay: timedelta, failed_file: str | None = None
 ) -> None:
-    """Give the lease back and try again later."""
+    """Give the lease back and try again later. ``failed_file``: it brought a decoder down."""
+    failed_files = [*claim.failed_files, failed_file] if failed_file is not None else claim.failed_files
     statement = (
         sa.update(verifications)
         .where(verifications.c.message_id == claim.message_id, verifications.c.fence == claim.fence)
-        .values(
-            next_try_at=sa.func.now() + delay,
-            leased_until=None,
-            decoder_failures=verifications.c.decoder_failures + int(decoder_failed),
-        )
+        .values(next_try_at=sa.func.now() + delay, leased_until=None, failed_files=failed_files)
     )
     await connection.execute(statement)
 

@@ -19,8 +19,8 @@ verifications = sa.Table(
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("traceparent", sa.Text),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
-    # How often a decoder died over the files, or did not come back: only this is held against them.
-    sa.Column("decoder_failures", sa.Integer, nullable=False, server_default="0"),
+    # The files over which a decoder died, or did not come back, once for each time: only this is held against them.
+    sa.Column("failed_files", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
     # Null once it is answered.
     sa.Column("next_try_at", _AT),
     sa.Column("leased_until", _AT),

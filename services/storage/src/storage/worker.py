@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -20,6 +20,8 @@ from messaging.transaction import Transactions
 from storage import handlers, repository
 from storage.errors import DecoderFailed, Rejected, StoreUnavailable
 from storage.verification import Verifier
+
+Found = TypeVar("Found")
 
 LEASE: Final = timedelta(seconds=20)
 """How long the work of a worker that was killed rests. A living one extends it every ``LEASE_BEAT_SECONDS``."""
@@ -112,17 +114,17 @@ class Worker:
             postponed_total.inc()
             reason = f"{type(error).__name__}: {error}"
             log.warning("verification_postponed", generation_id=str(claim.generation_id), reason=reason)
-            await self._postpone(claim, decoder_failed=isinstance(error, DecoderFailed))
+            await self._postpone(claim, error.file if isinstance(error, DecoderFailed) else None)
         except Exception:
             failures_total.inc()
             log.exception("verification_failed", generation_id=str(claim.generation_id))
             await self._postpone(claim)
         look_seconds.labels(type(asked.payload).__name__).observe(time.monotonic() - started)
 
-    async def _postpone(self, claim: sa.Row[Any], *, decoder_failed: bool = False) -> None:
+    async def _postpone(self, claim: sa.Row[Any], failed_file: str | None = None) -> None:
         delay = timedelta(seconds=min(2 ** min(claim.tries, 10) / 2, LONGEST_PAUSE_SECONDS))
         async with self._transactions.begin() as tx:
-            await repository.postpone(tx.connection, claim, delay, decoder_failed)
+            await repository.postpone(tx.connection, claim, delay, failed_file)
 
     async def _answer(self, claim: sa.Row[Any], asked: Received[Any], standing: AssetStored | None) -> None:
         answers: dict[type, Callable[[sa.Row[Any], Received[Any]], Awaitable[str]]] = {
@@ -140,7 +142,7 @@ class Worker:
     async def _output_ready(self, claim: sa.Row[Any], asked: Received[OutputReady]) -> str:
         ready = asked.payload
         try:
-            asset = await self._look(claim, lambda: self._verifier.store_output(ready, ready.claim))
+            asset = await self._look(claim, ready.claim.object_key, self._verifier.store_output(ready, ready.claim))
         except Rejected as rejection:
             refusal = AssetRejected(
                 generation_id=ready.generation_id,
@@ -160,7 +162,7 @@ class Worker:
         sought = asked.payload
         for candidate in sought.claims:
             try:
-                asset = await self._look(claim, lambda c=candidate: self._verifier.store_output(sought, c))  # type: ignore[misc]
+                asset = await self._look(claim, candidate.object_key, self._verifier.store_output(sought, candidate))
             except Rejected as rejection:
                 log.info("sought_output_rejected", generation_id=str(sought.generation_id), code=rejection.code)
                 continue
@@ -178,7 +180,8 @@ class Worker:
         keys: dict[str, str] = {}
         for parameter, upload_id in order.uploads.items():
             try:
-                upload = await self._look(claim, lambda u=upload_id: self._verifier.look_at_upload(order.user_id, u))  # type: ignore[misc]
+                look = self._verifier.look_at_upload(order.user_id, upload_id)
+                upload = await self._look(claim, str(upload_id), look)
             except Rejected as rejection:
                 refusal = InputsRejected(
                     generation_id=order.generation_id,
@@ -211,11 +214,12 @@ class Worker:
         async with self._transactions.begin() as tx:
             await handlers.record_asset(tx, claim, asset, asked)
 
-    async def _look(self, claim: sa.Row[Any], look: Callable[[], Awaitable[Any]]) -> Any:
+    async def _look(self, claim: sa.Row[Any], file: str, look: Awaitable[Found]) -> Found:
         try:
-            return await look()
+            return await look
         except DecoderFailed as error:
-            if claim.decoder_failures + 1 < DECODER_FAILURES:
+            if claim.failed_files.count(file) + 1 < DECODER_FAILURES:
+                error.file = file
                 raise
             raise Rejected("undecodable", "the decoder failed on this file again and again") from error
 
