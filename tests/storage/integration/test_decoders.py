@@ -1,16 +1,22 @@
 """Decoder processes: whatever a file does to one costs that file alone."""
 
 import asyncio
+import io
 import os
 import signal
 import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import msgspec
 import pytest
 
 from storage.decoders import Decoders
-from storage.decoding import Inspection
+from storage.decoding import Inspection, Question
 from storage.errors import DecoderFailed, DecoderNotStarted, Rejected
+from tests.storage.unit.test_inspection import black_png
 from tests.support.media import picture
 
 PIXELS = 1_000_000
@@ -85,6 +91,39 @@ async def test_a_service_whose_decoders_do_not_start_does_not_start(
     with pytest.raises(DecoderNotStarted):
         await decoders.warm()
     await decoders.close()
+
+
+async def test_a_decoder_in_the_middle_of_a_file_ends_with_the_service(tmp_path: Path) -> None:
+    """Nobody would be left to end it when its time is up."""
+    path = tmp_path / "endless.mp4"
+    await asyncio.to_thread(path.write_bytes, slow_clip())
+    decoder = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-m", "storage.decoder_process"), stdin=PIPE, stdout=DEVNULL
+    )
+    try:
+        assert decoder.stdin is not None
+        decoder.stdin.write(msgspec.json.encode(Question(str(path), "video", 50_000_000)) + b"\n")
+        # All that a decoder notices when its service is killed.
+        decoder.stdin.close()
+        await asyncio.wait_for(decoder.wait(), 15)
+    finally:
+        if decoder.returncode is None:
+            decoder.kill()
+        await decoder.wait()
+
+
+def slow_clip() -> bytes:
+    """Hundreds of large black pictures, which take minutes to unpack."""
+    packet_body, buffer = black_png(6000, 6000), io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as output:
+        stream = output.add_stream("png", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 6000, 6000, "rgb24"
+        stream.codec_context.open()
+        for number in range(600):
+            packet = av.Packet(packet_body)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 8)
+            output.mux(packet)
+    return buffer.getvalue()
 
 
 async def test_a_refusal_comes_back_with_its_code(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 It dies with the service: when nobody is left who could name a file, its input ends.
 """
 
+import os
+import select
 import signal
 import sys
+import threading
 
 import msgspec
 
@@ -18,12 +21,22 @@ def main() -> None:
     # Ctrl-C in a terminal reaches every process of the group; the service decides when its decoders end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit_resources()
+    threading.Thread(target=_end_with_the_service, daemon=True).start()
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
     for line in sys.stdin.buffer:
         body = msgspec.json.encode(_answer(msgspec.json.decode(line, type=Question)))
         sys.stdout.buffer.write(len(body).to_bytes(LENGTH_BYTES) + body)
         sys.stdout.buffer.flush()
+
+
+def _end_with_the_service() -> None:
+    """Also in the middle of a file: nobody would be left to end it when its time is up."""
+    other_end = select.poll()
+    # That it has gone is told without being asked for.
+    other_end.register(sys.stdin.fileno(), 0)
+    other_end.poll()
+    os._exit(0)
 
 
 def _answer(question: Question) -> Answer:
