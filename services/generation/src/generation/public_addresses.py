@@ -24,10 +24,12 @@ class ForbiddenAddress(Exception):
 
 
 async def resolve(host: str) -> list[str]:
-    """Every address of ``host``, from the system's resolver."""
+    """Every address of ``host``, from the system's resolver. Raises httpx.ConnectError where it does not answer."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, _PUBLIC_PORT, type=socket.SOCK_STREAM)
     except OSError as error:
+        if error.errno == socket.EAI_AGAIN:
+            raise httpx.ConnectError(f"{host} cannot be looked up now") from error
         raise ForbiddenAddress(f"{host} has no address: {error}") from error
     return [str(entry[4][0]) for entry in found]
 
@@ -63,11 +65,16 @@ class PublicFetcher:
 
     @asynccontextmanager
     async def open(self, url: str) -> AsyncIterator[httpx.Response]:
-        """The answer of a GET, its body unread. Raises ForbiddenAddress, or what httpx raises."""
-        target, host = await self._checked(url)
-        request = self._http.build_request("GET", target, headers={"host": host}, extensions={"sni_hostname": host})
+        """The answer of a GET, its body unread. Raises ForbiddenAddress, or httpx.HTTPError where it may work later."""
+        try:
+            target, host = await self._checked(url)
+            request = self._http.build_request("GET", target, headers={"host": host}, extensions={"sni_hostname": host})
+        except (ValueError, httpx.InvalidURL) as error:
+            raise ForbiddenAddress("this is no address") from error
         response = await self._http.send(request, stream=True)
         try:
+            if response.is_server_error or response.status_code in (408, 429):
+                response.raise_for_status()
             if response.status_code != 200:
                 raise ForbiddenAddress(f"{host} answered {response.status_code}")
             yield response
