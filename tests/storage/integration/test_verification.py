@@ -193,6 +193,39 @@ async def test_an_object_store_that_is_down_is_waited_for_and_rejects_nothing(
     assert isinstance(stored, AssetStored)
 
 
+async def test_a_database_that_goes_away_before_the_answer_is_recorded_is_no_bug_and_is_waited_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation_id, claim = desk.upload(clip())
+    store_output, superuser = desk.verifier.store_output, desk.database.superuser_engine()
+    failures = REGISTRY.get_sample_value("storage_failures_total")
+
+    async def at_the_database(statement: str) -> None:
+        async with superuser.begin() as connection:
+            await connection.execute(sa.text(statement))
+
+    async def store_and_lose_the_database(*arguments: Any) -> Any:
+        stored = await store_output(*arguments)
+        await at_the_database(f"ALTER DATABASE {desk.database.name} CONNECTION LIMIT 0")
+        await at_the_database(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE usename = 'storage' AND datname = current_database()"
+        )
+        return stored
+
+    await desk.receive(ready(generation_id, claim))
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.verifier, "store_output", store_and_lose_the_database)
+        await desk.worker.work()
+        await asyncio.wait(list(desk.worker._running))
+    await at_the_database(f"ALTER DATABASE {desk.database.name} CONNECTION LIMIT -1")
+    assert REGISTRY.get_sample_value("storage_failures_total") == failures
+    await due_at_once(desk)
+    await desk.finish()
+    (stored,) = await desk.said()
+    assert isinstance(stored, AssetStored)
+
+
 async def test_users_uploads_are_verified_by_owner(desk: Desk) -> None:
     owner, upload_id = uuid4(), uuid4()
     desk.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=picture())

@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from contracts.generation import OutputReady, OutputSought
 from contracts.registry import BY_SUBJECT
 from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing, VerifyInputs
+from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
 from messaging.received import Received
 from messaging.transaction import Transactions
@@ -100,7 +101,7 @@ class Worker:
             # There was no room for what else may be due.
             self._wake.set()
         if not task.cancelled() and task.exception() is not None:
-            # Not even the failure could be recorded: the lease runs out, and the work is done again.
+            # Nothing could be recorded, the database being away: the lease runs out, and the work is done again.
             log.error("verification_lost", exc_info=task.exception())
 
     async def _one(self, claim: sa.Row[Any], standing: AssetStored | None) -> None:
@@ -115,7 +116,9 @@ class Worker:
             reason = f"{type(error).__name__}: {error}"
             log.warning("verification_postponed", generation_id=str(claim.generation_id), reason=reason)
             await self._postpone(claim, error.file if isinstance(error, DecoderFailed) else None)
-        except Exception:
+        except Exception as error:
+            if is_unavailable(error):
+                raise
             failures_total.inc()
             log.exception("verification_failed", generation_id=str(claim.generation_id))
             await self._postpone(claim)
