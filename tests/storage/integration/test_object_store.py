@@ -86,3 +86,28 @@ async def test_a_store_that_is_not_there_is_waited_for(s3_server: S3Server, tmp_
 async def test_a_body_with_another_checksum_is_refused_by_the_store(store: ObjectStore) -> None:
     with pytest.raises(StoreUnavailable, match="400"):
         await store.put_once(f"{uuid4()}/output.mp4", b"damaged on the way", "0" * 64, "video/mp4", {})
+
+
+async def test_a_file_whose_length_is_not_stated_is_fetched_within_its_bound(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    """R2 unpacks what was uploaded as gzip, and states no length then: anybody can upload that."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        pieces = (b"32\r\n" + b"x" * 50 + b"\r\n") * 2
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces + b"0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        store = ObjectStore(settings_for(s3_server, f"http://127.0.0.1:{port}"))
+        await store.open()
+        try:
+            fetched = await store.fetch("uploads", "key", tmp_path / "file", 100)
+            assert fetched.sha256 == hashlib.sha256(b"x" * 100).hexdigest()
+            with pytest.raises(Rejected) as refusal:
+                await store.fetch("uploads", "key", tmp_path / "file", 99)
+            assert refusal.value.code == "size_mismatch"
+        finally:
+            await store.close()

@@ -80,17 +80,19 @@ class ObjectStore:
                 if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                     raise Rejected("not_found", "no object under the stated key") from error
                 raise
+            # Not stated where the store unpacks what was uploaded as compressed.
+            stated = answer.get("ContentLength")
             async with answer["Body"] as body:
-                if answer["ContentLength"] > largest_bytes:
-                    body.close()
-                    raise Rejected("size_mismatch", f"the file is larger than {largest_bytes} bytes")
                 with path.open("wb") as file:
                     async for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
                         size += len(chunk)
+                        if max(size, stated or 0) > largest_bytes:
+                            body.close()
+                            raise Rejected("size_mismatch", f"the file is larger than {largest_bytes} bytes")
                         digest.update(chunk)
                         file.write(chunk)
-            if size != answer["ContentLength"]:
-                raise StoreUnavailable(f"the body ended after {size} of {answer['ContentLength']} bytes")
+            if stated is not None and size != stated:
+                raise StoreUnavailable(f"the body ended after {size} of {stated} bytes")
         return Fetched(size, digest.hexdigest())
 
     async def put_once(
