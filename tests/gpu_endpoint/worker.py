@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from local_platform.process_table import processes
 from local_platform.servers.processes import ChildProcess
-from tests.local_platform.runpod import API_KEY, ENDPOINT
+from tests.local_platform.runpod import API_KEY
 from tests.support.serving import listening_socket, serving
 
 GPU_ENDPOINT = Path(__file__).parents[2] / "gpu-endpoint"
@@ -45,24 +47,22 @@ class Worker:
 
 
 @contextlib.contextmanager
-def running_worker(emulator_url: str, directory: Path, name: str = "worker-1") -> Iterator[Worker]:
-    """Start one; it is ready when it takes a job."""
+def running_worker(
+    emulator_url: str, directory: Path, name: str = "worker-1", **more_environment: str
+) -> Iterator[Worker]:
+    """Start one as a local platform does; it is ready when it takes a job."""
     temporary = directory / name
     temporary.mkdir(parents=True, exist_ok=True)
-    base = f"{emulator_url}/v2/{ENDPOINT}"
+    wiring = SimpleNamespace(url=lambda _: emulator_url, secret=lambda _: API_KEY)
+    [worker] = [spec for spec in processes(1) if spec.stage == "worker"]
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONUNBUFFERED": "1",
         "HOME": str(temporary),
         "TMPDIR": str(temporary),
-        "RENDERER": "preview",
-        "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=none",
-        "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
-        "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=none",
-        "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID",
-        "RUNPOD_AI_API_KEY": API_KEY,
+        **worker.environment(wiring),  # type: ignore[arg-type]
         "RUNPOD_POD_ID": name,
-        "RUNPOD_ENDPOINT_ID": ENDPOINT,
+        **more_environment,
     }
     process = ChildProcess(
         [PYTHON, "-m", "gpu_endpoint"], log_file=directory / f"{name}.log", environment=environment, directory=directory

@@ -174,6 +174,13 @@ async def test_an_execution_timeout_stops_the_render(runpod: RunPod, store: Stor
     await eventually(lambda: worker.stopped(job_id) and not worker.files(), timeout=5, what="the stop")
 
 
+async def test_a_local_worker_works_on_a_machine_that_the_sdk_would_not_rent_out(store: Store, tmp_path: Path) -> None:
+    """It wants 4 GB of free memory, a tenth of the disk, and a name server of Google's; a picture needs none of it."""
+    async with running_emulator(worker_poll_seconds=1) as runpod:
+        with running_worker(runpod.url, tmp_path, RUNPOD_MIN_DISK_PERCENT="101"):
+            await runpod.ended(await runpod.run(store.job("picture", "image")), "COMPLETED", timeout=30)
+
+
 async def test_two_workers_share_the_jobs_and_one_does_the_job_of_the_other_when_that_is_killed(
     store: Store, tmp_path: Path
 ) -> None:
