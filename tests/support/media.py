@@ -1,6 +1,7 @@
-"""Small real pictures and clips, made with PyAV."""
+"""Small real pictures and clips, made with PyAV, and a hostile one."""
 
 import random
+import struct
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -31,6 +32,37 @@ def picture(width: int = 320, height: int = 240, seed: int = 7) -> bytes:
     codec.width, codec.height, codec.pix_fmt, codec.time_base = width, height, "rgb24", Fraction(1, 1)
     frame = _noise(width, height, "rgb24", seed)
     return b"".join(bytes(packet) for packet in (*codec.encode(frame), *codec.encode(None)))
+
+
+def endless_photograph(scans: int) -> bytes:
+    """A JPEG of 48 million grey pixels that says ``scans`` times of all of them that nothing is to be added.
+
+    Each time takes 75 bytes, and costs FFmpeg a millisecond and Pillow three.
+    """
+    # So that the blocks of eight by eight pixels are 23 of the longest runs that can be stated.
+    width, height, runs = 8 * 7 * 151, 8 * 31 * 23, 23
+    blocks = width // 8 * height // 8
+    # The code 0, and fourteen bits of the length of the run.
+    bits = ("0" + "1" * 14) * runs
+    bits += "1" * (-len(bits) % 8)
+    nothing_to_add = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
+    scan = _segment(0xDA, b"\1\1\0\1\x3f\0") + nothing_to_add
+    return b"".join(
+        (
+            b"\xff\xd8",
+            _segment(0xDB, b"\0" + b"\1" * 64),
+            _segment(0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0"),
+            _segment(0xC4, b"\0\1" + bytes(15) + b"\0"),
+            _segment(0xC4, b"\x10\1" + bytes(15) + b"\xe0"),
+            _segment(0xDA, b"\1\1\0\0\0\0") + bytes(-(-blocks // 8)),
+            scan * scans,
+            b"\xff\xd9",
+        )
+    )
+
+
+def _segment(marker: int, body: bytes) -> bytes:
+    return bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
 
 
 def _noise(width: int, height: int, pixel_format: str, seed: int) -> av.VideoFrame:

@@ -17,7 +17,7 @@ from storage.decoders import Decoders
 from storage.decoding import Inspection, Question
 from storage.errors import DecoderFailed, DecoderNotStarted, Rejected
 from tests.storage.unit.test_inspection import black_png
-from tests.support.media import picture
+from tests.support.media import endless_photograph, picture
 
 PIXELS = 1_000_000
 
@@ -34,7 +34,7 @@ def process_ids(decoders: Decoders) -> list[int]:
 
 
 async def test_a_stalled_decoder_is_replaced_and_its_neighbour_goes_on(good: Path) -> None:
-    decoders = Decoders(2, timeout_seconds=3.0)
+    decoders = Decoders(2, picture_seconds=3.0)
     try:
         await decoders.warm()
         stalled, neighbour = process_ids(decoders)
@@ -46,6 +46,19 @@ async def test_a_stalled_decoder_is_replaced_and_its_neighbour_goes_on(good: Pat
         assert len(outcomes) == 4
         assert neighbour in process_ids(decoders)
         assert stalled not in process_ids(decoders)
+    finally:
+        await decoders.close()
+
+
+async def test_a_picture_holds_its_decoder_for_seconds_whatever_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "endless.jpg"
+    await asyncio.to_thread(path.write_bytes, endless_photograph(scans=20_000))
+    decoders = Decoders(1)
+    try:
+        await decoders.warm()
+        async with asyncio.timeout(30):
+            with pytest.raises(DecoderFailed):
+                await decoders.inspect(path, "image", 50_000_000, is_input=True)
     finally:
         await decoders.close()
 

@@ -17,7 +17,9 @@ from contracts.values import Kind
 from storage.decoding import LENGTH_BYTES, READY, Answer, Inspection, Question
 from storage.errors import DecoderFailed, DecoderNotStarted, Rejected
 
-TIMEOUT_SECONDS: Final = 60.0
+PICTURE_SECONDS: Final = 10.0
+CLIP_SECONDS: Final = 60.0
+"""How long a look may take: many times what it needs. A user can upload a picture that takes an hour."""
 FILES_PER_PROCESS: Final = 1000
 """Decoders leak a little: a process is replaced after so many files."""
 LARGEST_ANSWER_BYTES: Final = 32 * 1024 * 1024
@@ -27,8 +29,8 @@ LARGEST_ANSWER_BYTES: Final = 32 * 1024 * 1024
 class Decoders:
     """``processes`` files are decoded at a time; each look is bounded in time and memory, waiting not counted."""
 
-    def __init__(self, processes: int, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        self._timeout_seconds = timeout_seconds
+    def __init__(self, processes: int, picture_seconds: float = PICTURE_SECONDS) -> None:
+        self._seconds: dict[Kind, float] = {"image": picture_seconds, "video": CLIP_SECONDS}
         self._all = [_Decoder() for _ in range(processes)]
         self._idle: asyncio.LifoQueue[_Decoder] = asyncio.LifoQueue()
         for decoder in self._all:
@@ -46,7 +48,7 @@ class Decoders:
         async with self._one() as decoder:
             await decoder.start()
             try:
-                async with asyncio.timeout(self._timeout_seconds):
+                async with asyncio.timeout(self._seconds[kind]):
                     answer = await decoder.ask(Question(str(path), kind, largest_pixels, is_input))
             except (TimeoutError, ConnectionError, EOFError, msgspec.DecodeError) as error:
                 raise DecoderFailed(type(error).__name__) from error
