@@ -25,7 +25,7 @@ from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.tables import assets
 from storage.verification import Verifier
-from storage.worker import Worker
+from storage.worker import INPUT_QUESTIONS, OUTPUT_QUESTIONS, Worker
 from tests.support.databases import Database
 
 
@@ -169,7 +169,7 @@ async def desk(
     await store.open()
     verifier = Verifier(store, decoders, settings)
     wake = asyncio.Event()
-    worker = Worker(transactions, verifier, 4, wake)
+    worker = Worker(transactions, verifier, (*OUTPUT_QUESTIONS, *INPUT_QUESTIONS), 4, wake)
     yield Desk(s3_server, database, transactions, store, decoders, verifier, worker, wake)
     await worker.stop()
     await store.close()

@@ -14,7 +14,7 @@ from storage.decoders import Decoders
 from storage.errors import Rejected, StoreUnavailable
 from storage.object_store import ObjectStore
 from storage.verification import Verifier
-from storage.worker import Worker
+from storage.worker import OUTPUT_QUESTIONS, Worker
 from tests.storage.integration.conftest import Desk, due_at_once, ready, settings_for
 from tests.storage.integration.lossy_proxy import LossyProxy
 from tests.support.media import clip
@@ -51,7 +51,7 @@ async def test_losing_every_answer_for_a_while_ends_in_one_asset_and_one_announc
     desk: Desk, store: ObjectStore, proxy: LossyProxy, decoders: Decoders, s3_server: S3Server
 ) -> None:
     verifier = Verifier(store, decoders, settings_for(s3_server))
-    desk.worker = Worker(desk.transactions, verifier, 4, asyncio.Event())
+    desk.worker = Worker(desk.transactions, verifier, OUTPUT_QUESTIONS, 4, asyncio.Event())
     body = clip()
     generation_id, claim = desk.upload(body)
     proxy.losses = 1000

@@ -26,7 +26,7 @@ from messaging.ids import new_id
 from messaging.settings import BrokerSettings
 from messaging.topology import assert_stream
 from tests.storage.integration.conftest import Desk, due_at_once, ready, sought
-from tests.support.media import clip, picture
+from tests.support.media import clip, endless_photograph, picture
 from tests.support.waiting import eventually
 
 Say = Callable[[Message], Any]
@@ -64,7 +64,9 @@ async def say(broker_settings: Callable[[str], BrokerSettings]) -> AsyncIterator
 
 
 @asynccontextmanager
-async def process(desk: Desk, nats: NatsServer, failpoint: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(
+    desk: Desk, nats: NatsServer, failpoint: str = "", **more_environment: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Storage, the way an operator starts it; it must stop in order when it is told to."""
     access_key, secret_key = desk.s3.credentials["storage"]
     started = await asyncio.create_subprocess_exec(
@@ -84,6 +86,7 @@ async def process(desk: Desk, nats: NatsServer, failpoint: str = "") -> AsyncIte
             "STORAGE_S3_ACCESS_KEY_ID": access_key,
             "STORAGE_S3_SECRET_ACCESS_KEY": secret_key,
             VARIABLE: failpoint,
+            **more_environment,
         },
     )
     try:
@@ -140,6 +143,28 @@ async def test_several_replicas_share_the_work_and_answer_each_question_once(
         answers = await published(desk, len(questions))
     assert {type(answer) for answer in answers} == {InputsVerified}
     assert {answer.generation_id for answer in answers} == {question.generation_id for question in questions}
+
+
+async def test_a_clip_does_not_wait_for_the_pictures_that_users_start_from(
+    desk: Desk, nats_server: NatsServer, say: Say
+) -> None:
+    """One user may have hundreds of orders open, each with a picture that takes as long as it may, and pays nothing."""
+    owner, upload_id = uuid4(), uuid4()
+    hostile = endless_photograph(scans=20_000)
+    desk.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=hostile)
+    async with process(desk, nats_server, STORAGE_CONCURRENCY="2"):
+        for _ in range(10):
+            await say(VerifyInputs(generation_id=uuid4(), user_id=owner, uploads={"image": upload_id}))
+
+        async def all_asked() -> bool:
+            async with desk.transactions.begin() as tx:
+                return bool(await tx.connection.scalar(sa.text("SELECT count(*) FROM storage.verifications")) == 10)
+
+        await eventually(all_asked, timeout=20)
+        generation_id, claim = desk.upload(clip())
+        await say(ready(generation_id, claim))
+        (stored,) = await published(desk, 1)
+    assert isinstance(stored, AssetStored)
 
 
 @pytest.mark.parametrize("failpoint", FAILPOINTS)

@@ -19,7 +19,7 @@ from contracts.values import OutputClaim
 from messaging.ids import new_id
 from storage import repository
 from storage.errors import DecoderFailed, StoreUnavailable
-from storage.worker import DECODER_FAILURES, LEASE
+from storage.worker import DECODER_FAILURES, LEASE, OUTPUT_QUESTIONS
 from tests.storage.integration.conftest import Desk, due_at_once, ready, sought
 from tests.support import eventually
 from tests.support.media import clip, picture
@@ -147,7 +147,7 @@ async def test_a_stopped_worker_cannot_answer_after_its_lease(desk: Desk) -> Non
     question = ready(generation_id, claim)
     await desk.receive(question)
     async with desk.transactions.begin() as tx:
-        (stale,) = await repository.claim_due(tx.connection, 1, -LEASE)
+        (stale,) = await repository.claim_due(tx.connection, OUTPUT_QUESTIONS, 1, -LEASE)
     await desk.finish()
     async with desk.transactions.begin() as tx:
         assert await repository.answer(tx.connection, stale, "storage.event.asset-rejected.v1") is False

@@ -8,11 +8,10 @@ from messaging.consumers import Subscription
 from storage import handlers
 
 
-def subscriptions(wake: Callable[[], None]) -> tuple[Subscription, ...]:
+def subscriptions(outputs_due: Callable[[], None], inputs_due: Callable[[], None]) -> tuple[Subscription, ...]:
     """Everything that storage reads. The row of a question has the message's id as its key: that key is the inbox."""
-    ask = handlers.ask(wake)
     return (
-        Subscription(OutputReady, ask, inbox=False),
-        Subscription(OutputSought, ask, inbox=False),
-        Subscription(VerifyInputs, ask, inbox=False),
+        Subscription(OutputReady, handlers.ask(outputs_due), inbox=False),
+        Subscription(OutputSought, handlers.ask(outputs_due), inbox=False),
+        Subscription(VerifyInputs, handlers.ask(inputs_due), inbox=False),
     )

@@ -16,7 +16,7 @@ from storage.decoders import Decoders
 from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.verification import Verifier
-from storage.worker import LEASE_BEAT_SECONDS, Worker
+from storage.worker import INPUT_QUESTIONS, LEASE_BEAT_SECONDS, OUTPUT_QUESTIONS, Worker
 
 GAUGES_SECONDS: Final = 15.0
 
@@ -25,8 +25,9 @@ async def serve(settings: Settings) -> None:
     """Run the service until it is told to stop."""
     engine = create_engine(settings)
     store = ObjectStore(settings)
-    decoders = Decoders(settings.decoder_processes)
-    due = asyncio.Event()
+    # Whoever uploads can make a look take long: that must not hold up what was paid for.
+    output_decoders, input_decoders = (Decoders(settings.decoder_processes) for _ in range(2))
+    outputs_due, inputs_due = asyncio.Event(), asyncio.Event()
     messaging = Messaging(
         service="storage",
         engine=engine,
@@ -36,18 +37,33 @@ async def serve(settings: Settings) -> None:
             password=settings.nats_password.get_secret_value(),
             replicas=settings.stream_replicas,
         ),
-        subscriptions=subscriptions(due.set),
+        subscriptions=subscriptions(outputs_due.set, inputs_due.set),
     )
-    verifier = Verifier(store, decoders, settings)
-    worker = Worker(messaging.transactions, verifier, settings.concurrency, due)
+    outputs = Worker(
+        messaging.transactions,
+        Verifier(store, output_decoders, settings),
+        OUTPUT_QUESTIONS,
+        settings.concurrency,
+        outputs_due,
+    )
+    inputs = Worker(
+        messaging.transactions,
+        Verifier(store, input_decoders, settings),
+        INPUT_QUESTIONS,
+        settings.concurrency,
+        inputs_due,
+    )
 
     async def start() -> None:
         await store.open()
-        await decoders.warm()
+        await output_decoders.warm()
+        await input_decoders.warm()
 
     async def stop() -> None:
-        await worker.stop()
-        await decoders.close()
+        await outputs.stop()
+        await inputs.stop()
+        await output_decoders.close()
+        await input_decoders.close()
         await store.close()
         await engine.dispose()
 
@@ -56,9 +72,11 @@ async def serve(settings: Settings) -> None:
         settings,
         components=[
             *messaging.components(),
-            every("verification", settings.poll_seconds, worker.work, wake=due),
-            every("leases", LEASE_BEAT_SECONDS, worker.keep_leases),
-            every("gauges", GAUGES_SECONDS, worker.measure),
+            every("outputs", settings.poll_seconds, outputs.work, wake=outputs_due),
+            every("output-leases", LEASE_BEAT_SECONDS, outputs.keep_leases),
+            every("inputs", settings.poll_seconds, inputs.work, wake=inputs_due),
+            every("input-leases", LEASE_BEAT_SECONDS, inputs.keep_leases),
+            every("gauges", GAUGES_SECONDS, outputs.measure),
         ],
         readiness=messaging.readiness(),
         on_start=start,

@@ -22,6 +22,7 @@ _ADD_VERIFICATIONS: Final = insert(verifications).values(next_try_at=sa.func.now
 _due = (
     sa.select(verifications.c.message_id)
     .where(
+        verifications.c.subject == sa.func.any(sa.bindparam("subjects", type_=sa.ARRAY(sa.Text))),
         verifications.c.next_try_at <= sa.func.now(),
         sa.or_(verifications.c.leased_until.is_(None), verifications.c.leased_until < sa.func.now()),
     )
@@ -60,9 +61,12 @@ async def add_verifications(connection: AsyncConnection, rows: Sequence[dict[str
     await connection.execute(_ADD_VERIFICATIONS, list(rows))
 
 
-async def claim_due(connection: AsyncConnection, limit: int, lease: timedelta) -> list[sa.Row[Any]]:
+async def claim_due(
+    connection: AsyncConnection, subjects: Collection[str], limit: int, lease: timedelta
+) -> list[sa.Row[Any]]:
     """Lease verifications whose time has come, longest waiting first; each claim raises the fence."""
-    return list(await connection.execute(_CLAIM_DUE, {"room": limit, "lease": lease}))
+    values = {"subjects": list(subjects), "room": limit, "lease": lease}
+    return list(await connection.execute(_CLAIM_DUE, values))
 
 
 async def answer(connection: AsyncConnection, claim: sa.Row[Any], subject: str) -> bool:

@@ -20,6 +20,7 @@ class Settings(ServiceSettings):
     s3_library_bucket: str = "library"
 
     concurrency: int = Field(default=16, ge=1, le=64)
-    """Files looked at at a time; each may take its size in temporary disk space."""
+    """Outputs looked at at a time, and as many users' uploads; each may take its size in temporary disk space."""
     decoder_processes: int = Field(default=2, ge=1, le=32)
+    """For outputs, and as many again for uploads."""
     poll_seconds: float = Field(default=2.0, gt=0)

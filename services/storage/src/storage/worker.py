@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -31,6 +31,7 @@ LONGEST_LOOK_SECONDS: Final = 600.0
 """Fetch, decode and write of everything that one question names: 256 MB at half a megabyte per second."""
 LONGEST_PAUSE_SECONDS: Final = 60
 OUTPUT_QUESTIONS: Final = (OutputReady.subject, OutputSought.subject)
+INPUT_QUESTIONS: Final = (VerifyInputs.subject,)
 DECODER_FAILURES: Final = 3
 """A file that took the decoder down three times is the reason."""
 
@@ -45,11 +46,19 @@ oldest_question_seconds = Gauge("storage_oldest_question_seconds", "Age of the o
 
 
 class Worker:
-    """Works off due verifications, ``concurrency`` at a time; a freed place is filled at once."""
+    """Works off due verifications of some ``subjects``, ``concurrency`` at a time; a freed place is filled at once."""
 
-    def __init__(self, transactions: Transactions, verifier: Verifier, concurrency: int, wake: asyncio.Event) -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        verifier: Verifier,
+        subjects: Collection[str],
+        concurrency: int,
+        wake: asyncio.Event,
+    ) -> None:
         self._transactions = transactions
         self._verifier = verifier
+        self._subjects = subjects
         self._concurrency = concurrency
         self._wake = wake
         self._running: dict[asyncio.Task[None], sa.Row[Any]] = {}
@@ -62,7 +71,7 @@ class Worker:
 
     async def _start(self, room: int) -> int:
         async with self._transactions.begin() as tx:
-            claims = await repository.claim_due(tx.connection, room, LEASE)
+            claims = await repository.claim_due(tx.connection, self._subjects, room, LEASE)
             # A generation has one output: once it stands, every further question is answered with it.
             ids = {claim.generation_id for claim in claims if claim.subject in OUTPUT_QUESTIONS}
             standing = await repository.find_assets(tx.connection, ids) if ids else {}
