@@ -101,15 +101,17 @@ class Dispatcher:
             try:
                 await self._judge_endpoints(answers)
                 await self._record(answers)
-            except Exception as error:
+            except BaseException as error:
+                # Being told to stop, or taking too long, is no reason to forget them either: ``drain`` comes after it.
                 self._answers += [answer for answer in answers if _may_retry(answer, error)]
                 raise
 
     async def drain(self) -> None:
-        """Wait for the submissions in flight and record their answers: dropping them would cost another run each."""
-        if self._submitting:
-            await asyncio.wait(self._submitting)
+        """Record the answers of the submissions in flight as they come: dropping one would cost another run."""
         await self.record()
+        while self._submitting:
+            await asyncio.wait(self._submitting, return_when=asyncio.FIRST_COMPLETED)
+            await self.record()
 
     async def _claim(self, endpoint: str, batch: int) -> int:
         began = time.perf_counter()
@@ -210,8 +212,8 @@ class Dispatcher:
             provider_news.unanswered(order, attempt, fence_token, self._policy, locked.now)
 
 
-def _may_retry(answer: _Answer, error: Exception) -> bool:
+def _may_retry(answer: _Answer, error: BaseException) -> bool:
     """An answer that can never be recorded is given up; the end of its lease then settles the attempt."""
-    if not is_unavailable(error):
+    if isinstance(error, Exception) and not is_unavailable(error):
         answer.tries += 1
     return answer.tries < _MAX_RECORD_TRIES

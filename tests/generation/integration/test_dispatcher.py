@@ -1,0 +1,91 @@
+"""What the dispatcher makes of answers that come at a bad moment, or are bad themselves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from generation.callback_urls import CallbackUrls
+from generation.dispatcher import Dispatcher, DispatchLimits
+from generation.job_requests import JobRequests
+from service_runtime.presigned_urls import PresignedUrls
+from tests.generation.bench import Bench, order
+from tests.generation.provider import Provider, answering, says, says_after
+from tests.support.waiting import eventually
+
+LIMITS = DispatchLimits(
+    concurrency=32,
+    poll_seconds=0.2,
+    lease_seconds=30.0,
+    breaker_threshold=5,
+    breaker_first_seconds=2.0,
+    breaker_longest_seconds=60.0,
+)
+VIDEO, IMAGE = "/v2/video-id/run", "/v2/image-id/run"
+
+
+@dataclass
+class Desk:
+    """A dispatcher on a bench, before a provider."""
+
+    bench: Bench
+    provider: Provider
+    dispatcher: Dispatcher
+
+    async def attempt(self, generation_id: UUID) -> tuple[str, str | None]:
+        """State and job id of an order's only attempt."""
+        [attempt] = await self.bench.attempts(generation_id)
+        return attempt.status, attempt.provider_job_id
+
+
+@pytest.fixture
+async def desk(bench: Bench) -> AsyncIterator[Desk]:
+    urls = PresignedUrls("http://bucket", "auto", "key", "secret")
+    requests = JobRequests(bench.catalogue, CallbackUrls("http://ingress", ["secret"]), urls, "incoming", "uploads")
+    async with answering(patience_seconds=30.0) as (provider, client):
+        dispatcher = Dispatcher(
+            bench.transactions, client, requests, ["image", "video"], bench.policy, LIMITS, bench.wakes
+        )
+        yield Desk(bench, provider, dispatcher)
+        await dispatcher.drain()
+
+
+async def test_an_answer_that_is_being_recorded_when_the_service_is_told_to_stop_is_not_lost(desk: Desk) -> None:
+    desk.provider.answers[VIDEO] = says(b'{"id": "job-1"}')
+    one = order()
+    await desk.bench.enqueue(one)
+    await desk.dispatcher.dispatch()
+    await asyncio.wait_for(desk.dispatcher.answered.wait(), 10)
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with desk.bench.engine.connect() as elsewhere:
+        await elsewhere.execute(text("SELECT FROM generation.video_generations FOR UPDATE"))
+        recording = asyncio.create_task(desk.dispatcher.record())
+        await eventually(lambda: desk.bench.query(waiting), what="the recording waits for the order")
+        recording.cancel()
+        await asyncio.wait([recording])
+    await desk.dispatcher.drain()
+    assert await desk.attempt(one.generation_id) == ("submitted", "job-1")
+
+
+async def test_a_submission_without_an_answer_keeps_no_other_from_being_recorded_at_the_end(desk: Desk) -> None:
+    late = asyncio.Event()
+    desk.provider.answers[VIDEO] = says(b'{"id": "job-1"}')
+    desk.provider.answers[IMAGE] = says_after(late, b'{"id": "job-2"}')
+    prompt, tardy = order(), order("flux-schnell")
+    await desk.bench.enqueue(prompt, tardy)
+    await desk.dispatcher.dispatch()
+    draining = asyncio.create_task(desk.dispatcher.drain())
+
+    async def recorded() -> bool:
+        return await desk.attempt(prompt.generation_id) == ("submitted", "job-1")
+
+    try:
+        await eventually(recorded, what="the answer is recorded while the other is waited for")
+        assert not draining.done()
+    finally:
+        late.set()
+        await draining
+    assert await desk.attempt(tardy.generation_id) == ("submitted", "job-2")

@@ -1,0 +1,87 @@
+"""A provider that answers each request with exactly the bytes that a test wants, as fast as it wants."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+
+from generation.runpod_client import RunPodClient
+
+Say = Callable[[asyncio.StreamWriter], Awaitable[None]]
+"""Write the answer to one request."""
+
+
+def says(body: bytes, *headers: str, status: str = "200 OK") -> Say:
+    """Answer at once."""
+    head = "\r\n".join([f"HTTP/1.1 {status}", f"content-length: {len(body)}", "connection: close", *headers])
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(head.encode() + b"\r\n\r\n" + body)
+
+    return answer
+
+
+def says_after(event: asyncio.Event, body: bytes) -> Say:
+    """Answer when ``event`` is set."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await event.wait()
+        await says(body)(writer)
+
+    return answer
+
+
+async def trickles(writer: asyncio.StreamWriter) -> None:
+    """Answer without end, and fast enough for whoever only watches the pause between two bytes."""
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+class Provider:
+    """Answers by path; ``calls`` are the paths asked for, in order."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Say] = {}
+        self.calls: list[str] = []
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, which is one request."""
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+            path = head.split(" ")[1]
+            length = head.partition("content-length: ")[2].partition("\r\n")[0]
+            await reader.readexactly(int(length or 0))
+            self.calls.append(path)
+            await self.answers[path](writer)
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            return
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def answering(patience_seconds: float = 10.0) -> AsyncIterator[tuple[Provider, RunPodClient]]:
+    """A provider that runs inside the block, and a client that waits so long for an answer."""
+    provider, open_connections = Provider(), set[asyncio.Task[None]]()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(provider.handle(reader, writer))
+        open_connections.add(task)
+        task.add_done_callback(open_connections.discard)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    http = httpx.AsyncClient(timeout=patience_seconds, trust_env=False)
+    try:
+        yield provider, RunPodClient(http, f"http://127.0.0.1:{port}", "key")
+    finally:
+        await http.aclose()
+        server.close()
+        for task in open_connections:
+            task.cancel()
+        await asyncio.gather(*open_connections, return_exceptions=True)
