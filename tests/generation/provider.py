@@ -65,8 +65,8 @@ class Provider:
 
 
 @asynccontextmanager
-async def answering(patience_seconds: float = 10.0) -> AsyncIterator[tuple[Provider, RunPodClient]]:
-    """A provider that runs inside the block, and a client that waits so long for an answer."""
+async def answering(call_seconds: float = 30.0) -> AsyncIterator[tuple[Provider, RunPodClient]]:
+    """A provider that runs inside the block, and a client that waits so long for a whole answer."""
     provider, open_connections = Provider(), set[asyncio.Task[None]]()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,9 +76,9 @@ async def answering(patience_seconds: float = 10.0) -> AsyncIterator[tuple[Provi
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    http = httpx.AsyncClient(timeout=patience_seconds, trust_env=False)
+    http = httpx.AsyncClient(timeout=30.0, trust_env=False)
     try:
-        yield provider, RunPodClient(http, f"http://127.0.0.1:{port}", "key")
+        yield provider, RunPodClient(http, f"http://127.0.0.1:{port}", "key", call_seconds)
     finally:
         await http.aclose()
         server.close()

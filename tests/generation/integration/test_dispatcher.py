@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from generation.dispatcher import Dispatcher, DispatchLimits
 from generation.job_requests import JobRequests
 from service_runtime.presigned_urls import PresignedUrls
 from tests.generation.bench import Bench, order
-from tests.generation.provider import Provider, answering, says, says_after
+from tests.generation.provider import Provider, answering, says, says_after, trickles
 from tests.support.waiting import eventually
 
 LIMITS = DispatchLimits(
@@ -41,16 +42,22 @@ class Desk:
         return attempt.status, attempt.provider_job_id
 
 
-@pytest.fixture
-async def desk(bench: Bench) -> AsyncIterator[Desk]:
+@asynccontextmanager
+async def at_desk(bench: Bench, call_seconds: float) -> AsyncIterator[Desk]:
     urls = PresignedUrls("http://bucket", "auto", "key", "secret")
     requests = JobRequests(bench.catalogue, CallbackUrls("http://ingress", ["secret"]), urls, "incoming", "uploads")
-    async with answering(patience_seconds=30.0) as (provider, client):
+    async with answering(call_seconds) as (provider, client):
         dispatcher = Dispatcher(
             bench.transactions, client, requests, ["image", "video"], bench.policy, LIMITS, bench.wakes
         )
         yield Desk(bench, provider, dispatcher)
         await dispatcher.drain()
+
+
+@pytest.fixture
+async def desk(bench: Bench) -> AsyncIterator[Desk]:
+    async with at_desk(bench, call_seconds=30.0) as desk:
+        yield desk
 
 
 async def test_an_answer_that_is_being_recorded_when_the_service_is_told_to_stop_is_not_lost(desk: Desk) -> None:
@@ -89,3 +96,40 @@ async def test_a_submission_without_an_answer_keeps_no_other_from_being_recorded
         late.set()
         await draining
     assert await desk.attempt(tardy.generation_id) == ("submitted", "job-2")
+
+
+@pytest.mark.parametrize("pause", ["1763900000", "9" * 400])
+async def test_a_pause_that_would_never_end_is_cut_to_the_longest_that_the_breaker_makes(
+    desk: Desk, pause: str
+) -> None:
+    desk.provider.answers[VIDEO] = says(b"", f"retry-after: {pause}", status="429 Too Many Requests")
+    desk.provider.answers[IMAGE] = says(b'{"id": "job-2"}')
+    refused, taken = order(), order("flux-schnell")
+    await desk.bench.enqueue(refused, taken)
+    await desk.dispatcher.dispatch()
+    await desk.dispatcher.drain()
+    [endpoint] = await desk.bench.query(
+        "SELECT extract(epoch FROM held_until - clock_timestamp()) AS seconds FROM generation.endpoints"
+        " WHERE endpoint = 'video'"
+    )
+    assert 0 < endpoint.seconds <= LIMITS.breaker_longest_seconds
+    assert await desk.attempt(taken.generation_id) == ("submitted", "job-2")
+
+
+async def test_a_submission_whose_answer_trickles_in_for_ever_is_given_up(bench: Bench) -> None:
+    async with at_desk(bench, call_seconds=0.3) as desk, asyncio.timeout(10):
+        desk.provider.answers[VIDEO] = trickles
+        one = order()
+        await bench.enqueue(one)
+        await desk.dispatcher.dispatch()
+        await desk.dispatcher.drain()
+        assert await desk.attempt(one.generation_id) == ("unknown", None)
+
+
+async def test_a_submission_whose_answer_cannot_be_decoded_may_have_become_a_job(desk: Desk) -> None:
+    desk.provider.answers[VIDEO] = says(b"this is no gzip", "content-encoding: gzip")
+    one = order()
+    await desk.bench.enqueue(one)
+    await desk.dispatcher.dispatch()
+    await desk.dispatcher.drain()
+    assert await desk.attempt(one.generation_id) == ("unknown", None)

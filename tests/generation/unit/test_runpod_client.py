@@ -22,7 +22,7 @@ Answer = Callable[[httpx.Request], httpx.Response]
 
 def client(answer: Answer) -> RunPodClient:
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    return RunPodClient(http, "https://api.example.com", "key")
+    return RunPodClient(http, "https://api.example.com", "key", call_seconds=5.0)
 
 
 def raising(error: type[httpx.TransportError]) -> Answer:
@@ -72,6 +72,14 @@ async def test_an_answer_without_a_job_id_may_hide_a_job(status: int) -> None:
 async def test_a_bad_request_is_rejected_for_good() -> None:
     with pytest.raises(ProviderRejected):
         await client(lambda _: httpx.Response(400, text="no")).run("ep", JOB)
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "hex", "undefined"])
+async def test_a_refusal_in_any_charset_is_a_refusal_whose_words_can_be_stored(charset: str) -> None:
+    headers = {"content-type": f"text/html; charset={charset}"}
+    with pytest.raises(ProviderRefused) as caught:
+        await client(lambda _: httpx.Response(503, headers=headers, content=b"+2AA-")).run("ep", JOB)
+    assert str(caught.value).encode() == b"HTTP 503: +2AA-"
 
 
 async def test_the_pause_that_the_provider_asks_for_is_passed_on() -> None:

@@ -181,7 +181,9 @@ class Dispatcher:
                 longest_seconds=self._limits.breaker_longest_seconds,
             )
             if isinstance(failure, ProviderRefused) and failure.retry_after_seconds is not None:
-                await hold(tx.connection, endpoint, failure.retry_after_seconds)
+                # What the provider says may be nonsense: after that long, one probe at a time finds out.
+                pause = min(failure.retry_after_seconds, self._limits.breaker_longest_seconds)
+                await hold(tx.connection, endpoint, pause)
 
     async def _record(self, answers: Sequence[_Answer]) -> None:
         async with self._transactions.begin() as tx:

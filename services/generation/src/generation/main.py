@@ -76,7 +76,12 @@ def build(settings: Settings) -> Service:
     )
     transfer_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT)
     stranger_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT, trust_env=False, follow_redirects=False)
-    client = RunPodClient(provider_http, settings.runpod_api_base, settings.runpod_api_key.get_secret_value())
+    client = RunPodClient(
+        provider_http,
+        settings.runpod_api_base,
+        settings.runpod_api_key.get_secret_value(),
+        call_seconds=settings.lease_seconds,
+    )
     callbacks = CallbackUrls(
         settings.callback_base_url, [secret.get_secret_value() for secret in settings.callback_secrets]
     )

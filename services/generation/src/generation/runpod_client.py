@@ -77,10 +77,14 @@ class _Accepted(msgspec.Struct):
 
 
 class RunPodClient:
-    """One per process. ``http`` carries the timeouts and is closed by its owner."""
+    """One per process. ``http`` carries the timeouts and is closed by its owner.
 
-    def __init__(self, http: httpx.AsyncClient, api_base: str, api_key: str) -> None:
+    Those bound each wait for the next byte; ``call_seconds`` bounds the whole of one request and its answer.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, api_base: str, api_key: str, call_seconds: float) -> None:
         self._http = http
+        self._call_seconds = call_seconds
         self._base = f"{api_base.rstrip('/')}/v2"
         self._headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json"}
         self._cancelling = asyncio.Semaphore(20)
@@ -93,10 +97,11 @@ class RunPodClient:
         body = msgspec.json.encode(job)
         async with _measured("run"):
             try:
-                answer = await self._http.post(f"{self._base}/{endpoint_id}/run", content=body, headers=self._headers)
+                url = f"{self._base}/{endpoint_id}/run"
+                answer = await self._whole(self._http.post(url, content=body, headers=self._headers))
             except _NOT_SENT as error:
                 raise ProviderRefused(_named(error)) from error
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raise ProviderUnanswered(_named(error)) from error
             return _job_id(answer)
 
@@ -136,13 +141,21 @@ class RunPodClient:
                     raise ProviderUnavailable(f"the answer is larger than {MAX_RESULT_BYTES} bytes")
             return httpx.Response(answer.status_code, headers=_plain(answer.headers), content=bytes(body))
 
+    async def _whole(self, call: Awaitable[httpx.Response]) -> httpx.Response:
+        """The answer, if all of it comes in time. Raises httpx.RequestError."""
+        try:
+            async with asyncio.timeout(self._call_seconds):
+                return await call
+        except TimeoutError as error:
+            raise httpx.ReadTimeout(f"no whole answer within {self._call_seconds:g} s") from error
+
     async def _repeated(self, call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-        """Ask again after a transport error, 429 or 5xx, waiting as long as the provider says or twice as long."""
+        """Ask again after a broken answer or none, 429 or 5xx, as late as the provider says or twice as late."""
         pause = 0.2
         for last in (False,) * (_TRIES - 1) + (True,):
             try:
-                answer = await call()
-            except httpx.TransportError as error:
+                answer = await self._whole(call())
+            except httpx.RequestError as error:
                 if last:
                     raise ProviderUnavailable(_named(error)) from error
             else:
@@ -171,8 +184,8 @@ def _job_id(answer: httpx.Response) -> str:
 
 
 def _words(answer: httpx.Response) -> str:
-    """The beginning of a body, without the one character that the database refuses."""
-    return answer.text[:200].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    """The beginning of a body, whatever charset it claims, without the one character that the database refuses."""
+    return answer.content[:200].decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _successful(answer: httpx.Response) -> httpx.Response:

@@ -77,7 +77,9 @@ class Settings(ServiceSettings):
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often to look without being woken."""
     lease_seconds: float = Field(default=30.0, gt=0)
-    """How long a claimed order may stay without a recorded answer; longer than ``runpod_timeout_seconds``."""
+    """How long a claimed order may stay without a recorded answer, and the longest call of the provider.
+
+    Longer than ``runpod_timeout_seconds``, which bounds each wait for the next byte."""
     breaker_threshold: int = Field(default=5, ge=1)
     breaker_first_seconds: float = Field(default=2.0, gt=0)
     breaker_longest_seconds: float = Field(default=60.0, gt=0)
