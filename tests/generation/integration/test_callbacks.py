@@ -391,6 +391,17 @@ async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_o
     assert (await bench.announced(one.generation_id)).count("generation-started") == 1
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"percent": 1, "job_id": "\\u0000"}', b'{"percent": 1, "job_id": "\xff"}', b"[" * 4000]
+)
+async def test_progress_that_cannot_be_read_is_refused_and_changes_nothing(
+    ingress: Ingress, claimed: ClaimedOrder, body: bytes
+) -> None:
+    answer = await ingress.http.post(f"{ingress.url(claimed.attempt_id)}/progress", content=body)
+    assert answer.status_code == 400
+    assert (await ingress.bench.row(claimed.generation_id)).status == "dispatching"
+
+
 async def test_old_bodies_are_removed_once_they_are_dealt_with(ingress: Ingress, claimed: ClaimedOrder) -> None:
     await ingress.report(claimed.attempt_id, "IN_QUEUE")
     assert await ingress.post(claimed.attempt_id, {"id": "job-1", "status": "IN_PROGRESS"}) == 200

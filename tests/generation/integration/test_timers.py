@@ -11,8 +11,10 @@ from generation.domain import provider_news
 from generation.domain.order import Order, Policy
 from generation.repository.orders import lock_orders, save_orders
 from generation.repository.queue import ClaimedOrder
+from generation.sweeps import Sweeps
 from tests.generation.bench import Bench, order
 from tests.generation.integration.test_handlers import sweeps
+from tests.generation.provider import Say, answering, says
 
 
 @pytest.fixture
@@ -139,3 +141,26 @@ async def test_timers_go_by_the_databases_clock(bench: Bench, claimed: ClaimedOr
     assert abs(attempt.check_at - clock.now - timedelta(seconds=30)) < timedelta(seconds=5)
     one = await record_answer(bench, claimed, "job-1")
     assert abs(one.attempts[0].check_at - clock.now - Policy().first_check) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("job_id", "answer"),
+    [
+        ("odd", says(b'{"status": "COMPLETED", "output": ' + b"[" * 100_000)),
+        ("odd", says(b"this is no gzip", "content-encoding: gzip")),
+        ("o\nd\nd", says(b"{}")),
+    ],
+)
+async def test_a_job_that_cannot_be_asked_about_keeps_no_other_from_being_settled(
+    bench: Bench, job_id: str, answer: Say
+) -> None:
+    await bench.enqueue(order(), order())
+    odd, lost = await bench.claim()
+    for one, job in ((odd, job_id), (lost, "lost")):
+        await record_answer(bench, one, job)
+    await bench.execute("UPDATE generation.attempts SET check_at = clock_timestamp()")
+    async with answering() as (provider, client):
+        provider.answers = {"/v2/video-id/status/odd": answer, "/v2/video-id/status/lost": says(b"", status="404 No")}
+        await Sweeps(bench.transactions, client, bench.policy, 1.0, bench.wakes).check_attempts()
+    assert [one.status for one in await bench.attempts(lost.generation_id)] == ["lost"]
+    assert [one.status for one in await bench.attempts(odd.generation_id)] == ["submitted"]

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from generation.domain.provider_reports import (
@@ -121,7 +122,30 @@ def test_an_exception_in_the_sdk_is_told_without_its_traceback() -> None:
     assert report.detail == "<class 'ValueError'>: boom"
 
 
-@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b'{"id": 1}', b'{"status": "DANCING"}', b"\xff"])
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        *(b"", b"{", b"[]", b'{"id": 1}', b'{"status": "DANCING"}', b"\xff", b'{"status": "\xff"}', DEEP),
+        b'{"status": "COMPLETED", "output": ' + DEEP + b"}",
+        b'{"status": "COMPLETED", "id": "a job\\n"}',
+    ],
+)
 def test_garbage_is_unreadable(garbage: bytes) -> None:
     with pytest.raises(UnreadableReport):
         read_report(garbage, "mp4")
+
+
+@pytest.mark.parametrize("error", [b'"\xff"', msgspec.json.encode('{"a":' + DEEP.decode() + "}")])
+def test_a_failure_is_a_failure_even_if_its_reason_cannot_be_read(error: bytes) -> None:
+    report = read_report(b'{"status": "FAILED", "error": ' + error + b"}", "mp4")
+    assert isinstance(report, Failed)
+    assert not report.user_fault
+
+
+def test_a_file_whose_name_cannot_be_read_is_no_output() -> None:
+    image = b'{"filename": "\xff.png", "type": "base64", "data": "aa"}'
+    report = read_report(b'{"status": "COMPLETED", "output": {"images": [' + image + b"]}}", "png")
+    assert isinstance(report, Vanished)

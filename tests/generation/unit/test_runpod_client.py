@@ -63,10 +63,13 @@ async def test_what_was_sent_and_not_answered_may_have_become_a_job(error: type[
         await client(raising(error)).run("ep", JOB)
 
 
-@pytest.mark.parametrize("status", [502, 504, 200])
-async def test_an_answer_without_a_job_id_may_hide_a_job(status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(502, b""), (504, b""), (200, b"<html>"), (200, b'{"id": "\xff"}'), (200, b'{"x": ' + b"[" * 100_000)],
+)
+async def test_an_answer_without_a_job_id_may_hide_a_job(status: int, body: bytes) -> None:
     with pytest.raises(ProviderUnanswered):
-        await client(lambda _: httpx.Response(status, text="<html>")).run("ep", JOB)
+        await client(lambda _: httpx.Response(status, content=body)).run("ep", JOB)
 
 
 async def test_a_bad_request_is_rejected_for_good() -> None:

@@ -12,6 +12,7 @@ from litestar.response import Response
 
 from generation.callback_urls import CallbackUrls
 from generation.changes import Wakes
+from generation.domain.provider_reports import UNREADABLE
 from generation.errors import CallbackExpired, InvalidCallbackSignature, MalformedProgress, TooManyCallbacks
 from generation.metrics import REFUSED_CALLBACKS
 from generation.progress import ProgressReport, ProgressReports
@@ -65,7 +66,7 @@ def build_app(transactions: Transactions, callbacks: CallbackUrls, progress: Pro
         prove(attempt_id, token)
         try:
             report = _progress_decoder.decode(await request.body())
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise _refused(attempt_id, MalformedProgress(str(error))) from error
         await progress.tell(attempt_id, report)
 

@@ -16,6 +16,7 @@ from contracts.live import PROGRESS_SUBJECT, GenerationProgress
 from generation.changes import Wakes, save_changes
 from generation.domain.order import Policy
 from generation.domain.provider_news import learn_job_id, started
+from generation.domain.provider_reports import PlainWord
 from generation.repository.orders import lock_orders
 from messaging.broker import Broker
 from messaging.live import publish_live
@@ -39,7 +40,7 @@ class ProgressReport(msgspec.Struct, frozen=True):
     step: Annotated[int, msgspec.Meta(ge=0)] | None = None
     steps: Annotated[int, msgspec.Meta(ge=0)] | None = None
     stage: Literal["rendering", "encoding", "uploading"] | None = None
-    job_id: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    job_id: PlainWord | None = None
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from generation.domain.provider_reports import PlainWord
+from generation.domain.provider_reports import UNREADABLE, PlainWord
 from generation.metrics import PROVIDER_SECONDS
 
 MAX_RESULT_BYTES: Final = 24 * 1024 * 1024
@@ -129,7 +129,7 @@ class RunPodClient:
             answer = _successful(await self._repeated(lambda: self._http.get(url, headers=self._headers)))
             try:
                 return msgspec.json.decode(answer.content, type=EndpointHealth)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise ProviderUnavailable(f"health: {error}") from error
 
     async def _bounded_get(self, url: str) -> httpx.Response:
@@ -172,7 +172,7 @@ def _job_id(answer: httpx.Response) -> str:
     if 200 <= status < 300:
         try:
             return msgspec.json.decode(answer.content, type=_Accepted).id
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise ProviderUnanswered(f"{status} without a job id") from error
     detail = f"HTTP {status}: {_words(answer)}"
     if status in (429, 500, 503, 401, 403, 404):

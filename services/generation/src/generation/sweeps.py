@@ -66,13 +66,7 @@ class Sweeps:
             await self._apply([(one, self._silence(one)) for one in without_job])
             with_job = [one for one in due if one.provider_job_id is not None]
             reports = await _gathered(with_job, self._ask)
-            await self._apply(
-                [
-                    (one, self._reaction(report))
-                    for one, report in zip(with_job, reports, strict=True)
-                    if report is not None
-                ]
-            )
+            await self._apply([(one, self._reaction(report)) for one, report in reports if report is not None])
             due = await self._take_checks() if len(due) == _BATCH else []
 
     async def cancel_jobs(self) -> None:
@@ -80,9 +74,7 @@ class Sweeps:
         due = await self._take_cancels()
         while due:
             stopped = await _gathered(due, self._cancel)
-            await self._apply(
-                [(one, lifecycle.provider_cancelled) for one, done in zip(due, stopped, strict=True) if done]
-            )
+            await self._apply([(one, lifecycle.provider_cancelled) for one, done in stopped if done])
             due = await self._take_cancels() if len(due) == _BATCH else []
 
     async def keep_time(self) -> None:
@@ -194,12 +186,19 @@ class Sweeps:
             await save_changes(tx, locked, self._wakes)
 
 
-async def _gathered(due: Sequence[DueAttempt], call: Callable[[DueAttempt], Awaitable[T]]) -> list[T]:
-    """The answers in order, a bounded number of calls at a time."""
+async def _gathered(
+    due: Sequence[DueAttempt], call: Callable[[DueAttempt], Awaitable[T]]
+) -> list[tuple[DueAttempt, T | None]]:
+    """Each attempt with its answer, a bounded number of calls at a time; None where the call failed unexpectedly."""
     slots = asyncio.Semaphore(_CALLS_AT_ONCE)
 
-    async def one(attempt: DueAttempt) -> T:
+    async def one(attempt: DueAttempt) -> tuple[DueAttempt, T | None]:
         async with slots:
-            return await call(attempt)
+            try:
+                return attempt, await call(attempt)
+            except Exception:
+                # It comes again when its timer does; the others need not wait for somebody to look into it.
+                log.exception("provider_call_failed", attempt_id=str(attempt.attempt_id))
+                return attempt, None
 
     return list(await asyncio.gather(*(one(attempt) for attempt in due)))

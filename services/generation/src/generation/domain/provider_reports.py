@@ -15,9 +15,11 @@ FAILURE_CODES: Final[frozenset[str]] = frozenset(get_args(FailureCode))
 MAX_REPORT_BYTES: Final = 16 * 1024
 """A worker's report travels in our events; a longer one is dropped rather than carried."""
 
-PlainWord = Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]{1,200}$")]
-"""What the database and our messages can certainly carry."""
+PlainWord = Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]{1,200}\Z")]
+"""What the database, our messages and an address can certainly carry."""
 _LARGEST_INTEGER: Final = 2**62
+UNREADABLE: Final[tuple[type[Exception], ...]] = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of bytes that are not JSON, not UTF-8, or nested too deep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +129,11 @@ def read_report(body: bytes, output_extension: str) -> Report:
     """Read one job object. ``output_extension`` picks the wanted file among several of a stock worker.
 
     Raises:
-        UnreadableReport: the body is not JSON, is no job object, or names a status nobody has heard of.
+        UnreadableReport: the body is no readable JSON, is no job object, or names a status nobody has heard of.
     """
     try:
         job = msgspec.json.decode(body, type=_Job)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise UnreadableReport(str(error)) from error
     match job.status:
         case "IN_QUEUE":
@@ -224,5 +226,5 @@ def _decode(raw: bytes | msgspec.Raw, type_: Any) -> Any:
     """The decoded value, or None where the bytes are something else: the caller then tries another shape."""
     try:
         return msgspec.json.decode(raw, type=type_)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
