@@ -7,9 +7,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ServiceSettings(BaseSettings):
-    """Read from the environment; what has no default must be set. Durations are in seconds."""
+    """Read from the environment; what has no default must be set, and not to nothing. Durations are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="", extra="ignore", frozen=True)
+    # What is refused may be a secret, and the refusal is printed. A secret that is set to nothing is not set.
+    model_config = SettingsConfigDict(
+        env_prefix="", extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     database_url: SecretStr
     """``postgresql://user:password@host:port/database``: a direct or session-mode connection of the run-time role."""

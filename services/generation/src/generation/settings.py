@@ -10,7 +10,7 @@ from contracts.values import Lane
 from generation.domain.order import Policy
 from service_runtime.settings import ServiceSettings
 
-CallbackSecrets = Annotated[list[SecretStr], Field(min_length=1, max_length=2)]
+CallbackSecrets = Annotated[list[Annotated[SecretStr, Field(min_length=1)]], Field(min_length=1, max_length=2)]
 
 
 class EndpointSettings(BaseModel):
