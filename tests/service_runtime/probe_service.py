@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from typing import Any
 
 from service_runtime.database import create_engine
@@ -33,7 +34,9 @@ class Component:
         self._how = how
 
     async def run(self) -> None:
-        if self._how == "dies":
+        if self._how == "blocks":
+            await asyncio.to_thread(threading.Event().wait)
+        if self._how in ("dies", "dies-and-stays"):
             await asyncio.sleep(0.1)
             raise RuntimeError("the broker refused us")
         if self._how == "returns":
@@ -58,10 +61,15 @@ async def serve(how: str) -> None:
     async def start() -> None:
         if how == "start-fails":
             raise RuntimeError("the schema is older than the code")
+        if how == "start-hangs":
+            print("start hangs", flush=True)
+            await asyncio.Event().wait()
 
     async def stop() -> None:
         await engine.dispose()
         print("on_stop ran", flush=True)
+        if how == "dies-and-stays":
+            await asyncio.Event().wait()
 
     await run_service(
         "probe",

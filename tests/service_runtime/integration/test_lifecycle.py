@@ -116,6 +116,29 @@ async def test_a_component_that_cannot_be_cancelled_is_named_and_left_behind(pro
     assert "after 2 s still there: worker" in probe.said
 
 
+async def test_a_thread_that_does_not_end_holds_the_service_no_longer_than_the_drain_time(probe: Probe) -> None:
+    await probe.start("blocks")
+    await eventually(probe.ready)
+    probe.process.terminate()
+    assert await probe.exit_code() == 0
+    assert "service_stopped" in probe.said
+
+
+async def test_a_service_that_does_not_come_up_can_be_told_to_stop(probe: Probe) -> None:
+    await probe.start("start-hangs")
+    await eventually(lambda: "start hangs" in probe.said)
+    probe.process.terminate()
+    assert await probe.exit_code() == 0
+    assert "on_stop ran" in probe.said
+
+
+async def test_what_died_is_named_even_if_something_else_does_not_stop(probe: Probe) -> None:
+    await probe.start("dies-and-stays")
+    assert await probe.exit_code() == 1
+    assert "after 2 s still there: on_stop" in probe.said
+    assert "worker died: RuntimeError: the broker refused us" in probe.said
+
+
 @pytest.mark.parametrize(
     ("how", "reason"),
     [

@@ -75,26 +75,27 @@ async def run_service(
 def run_process(main: Coroutine[Any, Any, None]) -> NoReturn:
     """Run ``main`` under uvloop and end the process: 0 after an orderly stop, 1 with the reason in the log otherwise.
 
-    The end is unconditional, so that a task that cannot be cancelled does not hold the process beyond its drain time.
+    The end is unconditional, so that no task and no thread holds the process beyond its drain time.
     """
-    code = 0
+    code = 1
     try:
-        uvloop.run(_reported(main))
+        uvloop.run(_to_the_end(main))
     except BaseException as error:  # noqa: BLE001 - the last one to see it turns it into the exit code
         code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
     _exit(code)
 
 
-async def _reported(main: Coroutine[Any, Any, None]) -> None:
+async def _to_the_end(main: Coroutine[Any, Any, None]) -> NoReturn:
     try:
         await main
     except StopTimedOut as error:
         log.error("stop_timed_out", reason=str(error))
-        # Leaving the loop would wait for the very tasks that do not end.
         _exit(1)
     except Exception as error:
         log.exception("service_failed", reason=str(error))
-        raise
+        _exit(1)
+    # Here, because leaving the loop would wait for the very tasks and threads that do not end.
+    _exit(0)
 
 
 def _exit(code: int) -> NoReturn:
@@ -136,13 +137,21 @@ class _Process:
         self._told_to_stop = asyncio.Event()
         self._ops: Listener | None = None
         self._listeners: list[Listener] = []
+        self._starting: list[asyncio.Task[None]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
         with _signals(self._told_to_stop.set):
             try:
-                await self._start()
-                await self._until_the_end()
+                self._starting = [asyncio.create_task(self._start(), name="start")]
+                await self._until_one_ends(self._starting)
+                if self._starting[0].done():
+                    self._starting[0].result()
+                    await self._until_the_end()
+            except Exception as error:
+                # Now, and not only at the end: the stop takes its time, and may be cut short.
+                log.exception("service_dying", reason=str(error))
+                raise
             finally:
                 await self._stop()
 
@@ -165,27 +174,32 @@ class _Process:
         log.info("service_started", ops=self._ops.address, http=[listener.address for listener in self._listeners])
 
     async def _until_the_end(self) -> None:
-        stop = asyncio.create_task(self._told_to_stop.wait())
         assert self._ops is not None
         listening = [listener.task for listener in (self._ops, *self._listeners) if listener.task is not None]
         watched: list[asyncio.Task[Any]] = [*self._tasks, *listening]
-        try:
-            await asyncio.wait([stop, *watched], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
+        await self._until_one_ends(watched)
         for task in watched:
             if task.done():
                 raise _failure(task)
+
+    async def _until_one_ends(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        """Or until the service is told to stop."""
+        stop = asyncio.create_task(self._told_to_stop.wait())
+        try:
+            await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
 
     async def _stop(self) -> None:
         self._health.ready, self._health.reason = False, "stopping"
         log.info("service_stopping", drain_seconds=self._settings.drain_seconds)
         try:
             async with asyncio.timeout(self._settings.drain_seconds):
+                await _cancel(self._starting)
                 if self._on_drain is not None:
                     self._on_drain()
                 await asyncio.gather(*(listener.stop() for listener in self._listeners))
-                await self._cancel_components()
+                await _cancel(self._tasks)
                 if self._on_stop is not None:
                     await self._on_stop()
                 await asyncio.to_thread(flush_traces, 1.0)
@@ -196,22 +210,24 @@ class _Process:
                 await self._ops.stop()
         log.info("service_stopped")
 
-    async def _cancel_components(self) -> None:
-        running = [task for task in self._tasks if not task.done()]
-        pending = set(running)
-        while pending:
-            # Python 3.11's wait_for, which libraries use, can swallow one cancellation: the drain time is the bound.
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
-        for task in running:
-            if not task.cancelled() and task.exception() is not None:
-                log.error("component_failed_while_stopping", component=task.get_name(), exc_info=task.exception())
-
     def _remaining(self) -> str:
         tasks = [listener.task for listener in self._listeners if listener.task is not None]
-        names = [task.get_name() for task in (*tasks, *self._tasks) if not task.done()]
+        names = [task.get_name() for task in (*self._starting, *tasks, *self._tasks) if not task.done()]
         return ", ".join(names) or "on_stop"
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Return when all of them have ended."""
+    running = [task for task in tasks if not task.done()]
+    pending = set(running)
+    while pending:
+        # Python 3.11's wait_for, which libraries use, can swallow one cancellation: the drain time is the bound.
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
+    for task in running:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("component_failed_while_stopping", component=task.get_name(), exc_info=task.exception())
 
 
 def _failure(task: "asyncio.Task[Any]") -> ComponentFailed:
