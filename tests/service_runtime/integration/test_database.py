@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from service_runtime.database import create_engine, database_check, engine_for
+from service_runtime.redaction import redact
 from tests.service_runtime.settings import settings
 
 
@@ -80,5 +81,24 @@ async def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(make_databa
             await first.execute(text("SELECT pg_advisory_xact_lock(1)"))
             with pytest.raises(DBAPIError, match="lock timeout"):
                 await second.execute(text("SELECT pg_advisory_xact_lock(1)"))
+    finally:
+        await engine.dispose()
+
+
+async def test_an_error_of_the_database_shows_none_of_the_values_that_were_sent(make_database) -> None:
+    database = await make_database()
+    engine = engine_for(database.dsn("billing"), application_name="test")
+    callback = (
+        "https://callbacks.example.com/webhooks/runpod/0190d7a2-6c3e-7b1a-9f6e-2d0c5a7b8e91/1763900000." + "f" * 64
+    )
+    body = f'{{"id": "job-1", "input": "{"x" * 1000}", "webhook": "{callback}", "workerId": "a-worker-with-a-name"}}'
+    try:
+        async with engine.connect() as connection:
+            with pytest.raises(DBAPIError) as caught:
+                await connection.execute(
+                    text("SELECT CAST(:body AS bytea), 1 / (:n - 1)"), {"body": body.encode(), "n": 1}
+                )
+        assert "division by zero" in str(caught.value)
+        assert "ffff" not in redact(str(caught.value))
     finally:
         await engine.dispose()

@@ -47,6 +47,8 @@ def engine_for(
         pool_timeout=POOL_TIMEOUT_SECONDS,
         # The connection used last is used next, so that an idle service needs few.
         pool_use_lifo=True,
+        # Errors are logged, and the values are prompts, callback bodies and signed addresses.
+        hide_parameters=True,
         json_serializer=_encode_json,
         json_deserializer=msgspec.json.decode,
         connect_args={
