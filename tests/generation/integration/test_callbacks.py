@@ -324,6 +324,26 @@ async def test_a_returned_file_is_stored_soon_after_the_bucket_is_back(bench: Be
         await ingress.close()
 
 
+async def test_files_whose_transfer_never_ends_hold_up_no_other(
+    bench: Bench, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("generation.returned_files._LONGEST_SECONDS", 0.5)
+    bucket = Bucket()
+    ingress = Ingress(bench, s3_server, Broker("nats://127.0.0.1:1", "generation", "", "never connected"), bucket)
+    try:
+        await returned(ingress, 3)
+        await eventually(lambda: len(bucket.asked) == 2)
+        await eventually(lambda: len(bucket.asked) == 3, what="the third file is transferred")
+
+        async def due_again() -> bool:
+            due = "SELECT 1 FROM generation.provider_callbacks WHERE due_at - now() < interval '1 minute'"
+            return len(await bench.query(due)) == 3
+
+        await eventually(due_again, what="each is tried again soon")
+    finally:
+        await ingress.close()
+
+
 @pytest.mark.parametrize("url", ["https://127.0.0.1/a.png", "http://example.com/a.png", "https://localhost/a.png"])
 async def test_an_address_inside_our_network_is_not_fetched(ingress: Ingress, url: str) -> None:
     bench = ingress.bench

@@ -17,6 +17,8 @@ from service_runtime.presigned_urls import PresignedUrls
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _PUT_VALIDITY: Final = timedelta(minutes=15)
+_LONGEST_SECONDS: Final = 240.0
+"""For all of one file, however fast it trickles; within the lease that ``callback_processing`` has on its body."""
 
 
 class UnusableFile(Exception):
@@ -38,6 +40,13 @@ class ReturnedFiles:
 
     async def store(self, returned: Returned, object_key: str, max_size_bytes: int) -> Uploaded:
         """Put the file under ``object_key``. Raises UnusableFile or BucketUnavailable."""
+        try:
+            async with asyncio.timeout(_LONGEST_SECONDS):
+                return await self._store(returned, object_key, max_size_bytes)
+        except TimeoutError as error:
+            raise BucketUnavailable(f"the file was not transferred within {_LONGEST_SECONDS:g} s") from error
+
+    async def _store(self, returned: Returned, object_key: str, max_size_bytes: int) -> Uploaded:
         with tempfile.TemporaryFile() as spool:
             if returned.is_url:
                 await self._fetch(returned.data, spool, max_size_bytes)
