@@ -1,7 +1,7 @@
 """What the dispatcher makes of answers that come at a bad moment, or are bad themselves."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -12,8 +12,9 @@ from sqlalchemy import text
 from generation.callback_urls import CallbackUrls
 from generation.dispatcher import Dispatcher, DispatchLimits
 from generation.job_requests import JobRequests
+from messaging.transaction import Transaction, Transactions
 from service_runtime.presigned_urls import PresignedUrls
-from tests.generation.bench import Bench, order
+from tests.generation.bench import ENDPOINTS, Bench, order
 from tests.generation.provider import Provider, answering, says, says_after, trickles
 from tests.support.waiting import eventually
 
@@ -43,21 +44,54 @@ class Desk:
 
 
 @asynccontextmanager
-async def at_desk(bench: Bench, call_seconds: float) -> AsyncIterator[Desk]:
+async def at_desk(
+    bench: Bench, call_seconds: float = 30.0, endpoints: Sequence[str] = ENDPOINTS
+) -> AsyncIterator[Desk]:
     urls = PresignedUrls("http://bucket", "auto", "key", "secret")
     requests = JobRequests(bench.catalogue, CallbackUrls("http://ingress", ["secret"]), urls, "incoming", "uploads")
     async with answering(call_seconds) as (provider, client):
-        dispatcher = Dispatcher(
-            bench.transactions, client, requests, ["image", "video"], bench.policy, LIMITS, bench.wakes
-        )
+        dispatcher = Dispatcher(bench.transactions, client, requests, endpoints, bench.policy, LIMITS, bench.wakes)
         yield Desk(bench, provider, dispatcher)
         await dispatcher.drain()
 
 
 @pytest.fixture
 async def desk(bench: Bench) -> AsyncIterator[Desk]:
-    async with at_desk(bench, call_seconds=30.0) as desk:
+    async with at_desk(bench) as desk:
         yield desk
+
+
+class SlowNews(Transactions):
+    """Time passes between a commit and the news of it."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        super().__init__(transactions.engine, transactions.producer)
+        self.committed, self.told = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Transaction]:
+        async with super().begin() as tx:
+            yield tx
+        self.committed.set()
+        await self.told.wait()
+
+
+async def test_orders_that_were_claimed_when_the_service_is_told_to_stop_are_submitted(bench: Bench) -> None:
+    bench.transactions = news = SlowNews(bench.transactions)
+    one = order()
+    news.told.set()
+    await bench.enqueue(one)
+    news.told.clear()
+    news.committed.clear()
+    async with at_desk(bench, endpoints=["video"]) as desk:
+        desk.provider.answers[VIDEO] = says(b'{"id": "job-1"}')
+        dispatching = asyncio.create_task(desk.dispatcher.dispatch())
+        await asyncio.wait_for(news.committed.wait(), 10)
+        dispatching.cancel()
+        await asyncio.wait([dispatching])
+        news.told.set()
+        await desk.dispatcher.drain()
+        assert await desk.attempt(one.generation_id) == ("submitted", "job-1")
 
 
 async def test_an_answer_that_is_being_recorded_when_the_service_is_told_to_stop_is_not_lost(desk: Desk) -> None:

@@ -73,6 +73,7 @@ class Dispatcher:
         self._policy = policy
         self._limits = limits
         self._wakes = wakes
+        self._claiming: set[asyncio.Task[int]] = set()
         self._submitting: set[asyncio.Task[None]] = set()
         self._answers: list[_Answer] = []
         self._doubtful: set[str] = set()
@@ -83,7 +84,11 @@ class Dispatcher:
         """Claim as much as the endpoints and this process can take, and begin to submit it."""
         for endpoint in self._due_endpoints():
             while (free := self._limits.concurrency - len(self._submitting)) > 0:
-                if await self._claim(endpoint, free) < free:
+                claim = asyncio.create_task(self._claim(endpoint, free))
+                self._claiming.add(claim)
+                claim.add_done_callback(self._claiming.discard)
+                # What was claimed is to be submitted, even if the service is told to stop before the commit is known.
+                if await asyncio.shield(claim) < free:
                     break
 
     def _due_endpoints(self) -> Sequence[str]:
@@ -108,6 +113,8 @@ class Dispatcher:
 
     async def drain(self) -> None:
         """Record the answers of the submissions in flight as they come: dropping one would cost another run."""
+        if self._claiming:
+            await asyncio.wait(self._claiming)
         await self.record()
         while self._submitting:
             await asyncio.wait(self._submitting, return_when=asyncio.FIRST_COMPLETED)
