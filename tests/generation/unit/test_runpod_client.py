@@ -45,7 +45,7 @@ async def test_a_job_is_submitted_as_the_provider_documents_it() -> None:
     assert b'"policy":{"executionTimeout":1000,"ttl":10000}' in seen[0].content
 
 
-@pytest.mark.parametrize("status", [429, 500, 503, 401, 404])
+@pytest.mark.parametrize("status", [302, 308, 401, 402, 403, 404, 408, 409, 423, 429, 500, 503])
 async def test_an_answer_that_means_not_now_is_a_refusal(status: int) -> None:
     with pytest.raises(ProviderRefused):
         await client(lambda _: httpx.Response(status)).run("ep", JOB)
@@ -72,9 +72,10 @@ async def test_an_answer_without_a_job_id_may_hide_a_job(status: int, body: byte
         await client(lambda _: httpx.Response(status, content=body)).run("ep", JOB)
 
 
-async def test_a_bad_request_is_rejected_for_good() -> None:
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_bad_request_is_rejected_for_good(status: int) -> None:
     with pytest.raises(ProviderRejected):
-        await client(lambda _: httpx.Response(400, text="no")).run("ep", JOB)
+        await client(lambda _: httpx.Response(status, text="no")).run("ep", JOB)
 
 
 @pytest.mark.parametrize("charset", ["utf-7", "hex", "undefined"])

@@ -20,6 +20,8 @@ from generation.metrics import PROVIDER_SECONDS
 MAX_RESULT_BYTES: Final = 24 * 1024 * 1024
 _TRIES: Final = 3
 _LONGEST_PAUSE_SECONDS: Final = 5.0
+_ABOUT_THE_REQUEST: Final = (400, 413, 422)
+"""Any other 3xx or 4xx is about us or about the moment, and holds the queue instead of failing what is in it."""
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -28,7 +30,7 @@ class SubmissionFailed(Exception):
 
 
 class ProviderRefused(SubmissionFailed):
-    """The job was certainly not taken, and may be taken later: not sent, 429, 500, 503, or no access (401, 403, 404).
+    """The job was certainly not taken, and may be taken later: not sent, 429, 500, 503, no access, no credit, moved.
 
     ``retry_after_seconds`` is the pause that the provider asked for, if it did.
     """
@@ -175,12 +177,12 @@ def _job_id(answer: httpx.Response) -> str:
         except UNREADABLE as error:
             raise ProviderUnanswered(f"{status} without a job id") from error
     detail = f"HTTP {status}: {_words(answer)}"
-    if status in (429, 500, 503, 401, 403, 404):
+    if status in _ABOUT_THE_REQUEST:
+        raise ProviderRejected(detail)
+    if status < 500 or status in (500, 503):
         raise ProviderRefused(detail, _retry_after(answer))
-    if status >= 500:
-        # A gateway's 502 or 504 says nothing about what happened behind it.
-        raise ProviderUnanswered(detail)
-    raise ProviderRejected(detail)
+    # A gateway's 502 or 504 says nothing about what happened behind it.
+    raise ProviderUnanswered(detail)
 
 
 def _words(answer: httpx.Response) -> str:

@@ -68,7 +68,7 @@ def refused(order: Order, attempt: Attempt, fence_token: int, detail: str, now: 
 
 
 def rejected(order: Order, attempt: Attempt, fence_token: int, detail: str, policy: Policy, now: datetime) -> None:
-    """The provider will not have this very request (4xx): asking again at once would change nothing."""
+    """The provider will not have this very request: asking again at once would change nothing."""
     if attempt.status != "prepared" or attempt.fence_token != fence_token:
         return
     attempt.end("refused", now, "provider_unavailable", detail)
