@@ -205,3 +205,13 @@ async def test_a_pause_that_the_provider_asked_for_is_kept(engine: AsyncEngine) 
 
 async def let_hold_pass(connection: AsyncConnection) -> None:
     await connection.execute(text("UPDATE generation.endpoints SET held_until = clock_timestamp()"))
+
+
+async def test_a_database_whose_clock_is_behind_the_last_claim_does_not_stop_the_queue(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection, limits(rate_per_second=10, burst=5))
+        await enqueue(connection, [new_order(uuid4()) for _ in range(5)])
+        await connection.execute(
+            text("UPDATE generation.endpoints SET tokens_at = clock_timestamp() + interval '1 hour'")
+        )
+    assert len((await claim(engine, 5)).orders) == 5

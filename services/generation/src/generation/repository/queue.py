@@ -37,7 +37,9 @@ _GET_BUDGET: Final = text(f"""
     SELECT max_active - (
                SELECT count(*) FROM generation.attempts AS a WHERE a.endpoint = e.endpoint AND a.status IN {_LIVE}
            ) AS room,
-           least(burst, tokens + rate_per_second * extract(epoch FROM clock_timestamp() - tokens_at)) AS tokens,
+           least(
+               burst, tokens + rate_per_second * greatest(0, extract(epoch FROM clock_timestamp() - tokens_at))
+           ) AS tokens,
            rate_per_second,
            held_until IS NOT NULL AS probing,
            CAST(extract(epoch FROM held_until - clock_timestamp()) AS double precision) AS held_seconds
