@@ -14,7 +14,8 @@ from generation.repository.queue import ClaimedOrder
 from generation.sweeps import Sweeps
 from tests.generation.bench import Bench, order
 from tests.generation.integration.test_handlers import sweeps
-from tests.generation.provider import Say, answering, says
+from tests.generation.provider import Say, answering, says, says_after
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -164,3 +165,28 @@ async def test_a_job_that_cannot_be_asked_about_keeps_no_other_from_being_settle
         await Sweeps(bench.transactions, client, bench.policy, 1.0, bench.wakes).check_attempts()
     assert [one.status for one in await bench.attempts(lost.generation_id)] == ["lost"]
     assert [one.status for one in await bench.attempts(odd.generation_id)] == ["submitted"]
+
+
+async def test_an_endpoint_that_does_not_answer_keeps_no_other_from_being_settled(bench: Bench) -> None:
+    await bench.enqueue(order(), order("flux-schnell"))
+    [silent], [lost] = await bench.claim(endpoint="video"), await bench.claim(endpoint="image")
+    for one in (silent, lost):
+        await record_answer(bench, one, "job")
+    await bench.execute("UPDATE generation.attempts SET check_at = clock_timestamp()")
+
+    async def settled() -> bool:
+        return [one.status for one in await bench.attempts(lost.generation_id)] == ["lost"]
+
+    late = asyncio.Event()
+    async with answering() as (provider, client):
+        provider.answers["/v2/video-id/status/job"] = says_after(late, b'{"status": "IN_QUEUE"}')
+        provider.answers["/v2/image-id/status/job"] = says(b"", status="404 Not Found")
+        looking = asyncio.create_task(
+            Sweeps(bench.transactions, client, bench.policy, 1.0, bench.wakes).check_attempts()
+        )
+        try:
+            await eventually(settled, what="the lost job is settled while the other endpoint is waited for")
+            assert not looking.done()
+        finally:
+            late.set()
+            await looking

@@ -22,9 +22,9 @@ from generation.progress import ProgressReports
 from generation.public_addresses import PublicFetcher
 from generation.repository.queue import EndpointLimits, configure_endpoints
 from generation.returned_files import ReturnedFiles
-from generation.runpod_client import RunPodClient
+from generation.runpod_client import CANCELS_AT_ONCE, RunPodClient
 from generation.settings import Settings
-from generation.sweeps import Sweeps
+from generation.sweeps import CALLS_AT_ONCE, Sweeps
 from messaging.runtime import Messaging
 from messaging.settings import BrokerSettings
 from service_runtime.database import create_engine, database_check
@@ -70,9 +70,11 @@ def build(settings: Settings) -> Service:
         broker_settings=_broker_settings(settings),
         subscriptions=subscriptions(Handlers(catalogue, policy, active_caps, wakes)),
     )
+    # Submissions, looks at each endpoint, cancels and health: none of them waits for a connection that another holds.
+    connections = settings.submit_concurrency + CALLS_AT_ONCE * len(settings.endpoints) + CANCELS_AT_ONCE + 1
     provider_http = httpx.AsyncClient(
         timeout=settings.runpod_timeout_seconds,
-        limits=httpx.Limits(max_connections=settings.submit_concurrency + 40, max_keepalive_connections=32),
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=32),
     )
     transfer_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT)
     stranger_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT, trust_env=False, follow_redirects=False)

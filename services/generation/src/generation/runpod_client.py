@@ -18,6 +18,7 @@ from generation.domain.provider_reports import UNREADABLE, PlainWord
 from generation.metrics import PROVIDER_SECONDS
 
 MAX_RESULT_BYTES: Final = 24 * 1024 * 1024
+CANCELS_AT_ONCE: Final = 20
 _TRIES: Final = 3
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _ABOUT_THE_REQUEST: Final = (400, 413, 422)
@@ -89,7 +90,7 @@ class RunPodClient:
         self._call_seconds = call_seconds
         self._base = f"{api_base.rstrip('/')}/v2"
         self._headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json"}
-        self._cancelling = asyncio.Semaphore(20)
+        self._cancelling = asyncio.Semaphore(CANCELS_AT_ONCE)
 
     async def run(self, endpoint_id: str, job: JobRequest) -> str:
         """Submit a job once and return its id.

@@ -4,6 +4,7 @@ Each method is the round of a loop, and any number of replicas may run it: due r
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
@@ -32,7 +33,8 @@ from messaging.failpoints import failpoint
 from messaging.transaction import Transactions
 
 _BATCH: Final = 100
-_CALLS_AT_ONCE: Final = 16
+CALLS_AT_ONCE: Final = 16
+"""For each endpoint."""
 _PURGE_BATCH: Final = 500
 
 Reaction = Callable[[Order, Attempt, datetime], None]
@@ -65,16 +67,14 @@ class Sweeps:
             without_job = [one for one in due if one.provider_job_id is None]
             await self._apply([(one, self._silence(one)) for one in without_job])
             with_job = [one for one in due if one.provider_job_id is not None]
-            reports = await _gathered(with_job, self._ask)
-            await self._apply([(one, self._reaction(report)) for one, report in reports if report is not None])
+            await _side_by_side(with_job, self._ask_about)
             due = await self._take_checks() if len(due) == _BATCH else []
 
     async def cancel_jobs(self) -> None:
         """Have the provider stop the jobs that nobody wants any more."""
         due = await self._take_cancels()
         while due:
-            stopped = await _gathered(due, self._cancel)
-            await self._apply([(one, lifecycle.provider_cancelled) for one, done in stopped if done])
+            await _side_by_side(due, self._cancel_all)
             due = await self._take_cancels() if len(due) == _BATCH else []
 
     async def keep_time(self) -> None:
@@ -139,6 +139,14 @@ class Sweeps:
     def _reaction(self, report: Report) -> Reaction:
         return lambda order, attempt, now: provider_news.reported(order, attempt, report, self._policy, now, None)
 
+    async def _ask_about(self, due: Sequence[DueAttempt]) -> None:
+        reports = await _gathered(due, self._ask)
+        await self._apply([(one, self._reaction(report)) for one, report in reports if report is not None])
+
+    async def _cancel_all(self, due: Sequence[DueAttempt]) -> None:
+        stopped = await _gathered(due, self._cancel)
+        await self._apply([(one, lifecycle.provider_cancelled) for one, done in stopped if done])
+
     async def _ask(self, due: DueAttempt) -> Report | None:
         """What is to be applied at once. A last word is stored like a webhook instead, and acted on like one."""
         assert due.provider_job_id is not None
@@ -186,11 +194,19 @@ class Sweeps:
             await save_changes(tx, locked, self._wakes)
 
 
+async def _side_by_side(due: Sequence[DueAttempt], work: Callable[[Sequence[DueAttempt]], Awaitable[None]]) -> None:
+    """``work`` for each endpoint's attempts: one that does not answer keeps no other waiting."""
+    by_endpoint: defaultdict[str, list[DueAttempt]] = defaultdict(list)
+    for one in due:
+        by_endpoint[one.endpoint_id].append(one)
+    await asyncio.gather(*(work(attempts) for attempts in by_endpoint.values()))
+
+
 async def _gathered(
     due: Sequence[DueAttempt], call: Callable[[DueAttempt], Awaitable[T]]
 ) -> list[tuple[DueAttempt, T | None]]:
     """Each attempt with its answer, a bounded number of calls at a time; None where the call failed unexpectedly."""
-    slots = asyncio.Semaphore(_CALLS_AT_ONCE)
+    slots = asyncio.Semaphore(CALLS_AT_ONCE)
 
     async def one(attempt: DueAttempt) -> tuple[DueAttempt, T | None]:
         async with slots:
