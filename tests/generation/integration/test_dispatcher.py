@@ -167,3 +167,18 @@ async def test_a_submission_whose_answer_cannot_be_decoded_may_have_become_a_job
     await desk.dispatcher.dispatch()
     await desk.dispatcher.drain()
     assert await desk.attempt(one.generation_id) == ("unknown", None)
+
+
+async def test_an_endpoint_whose_submissions_hang_leaves_the_others_their_share(desk: Desk) -> None:
+    late = asyncio.Event()
+    desk.provider.answers[IMAGE] = says_after(late, b'{"id": "job-2"}')
+    desk.provider.answers[VIDEO] = says(b'{"id": "job-1"}')
+    prompt = order()
+    await desk.bench.enqueue(*(order("flux-schnell") for _ in range(2 * LIMITS.concurrency)), prompt)
+    await desk.dispatcher.dispatch()
+    try:
+        await eventually(lambda: VIDEO in desk.provider.calls, what="the other endpoint's order is submitted")
+        await desk.dispatcher.record()
+        assert await desk.attempt(prompt.generation_id) == ("submitted", "job-1")
+    finally:
+        late.set()

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -74,7 +75,9 @@ class Dispatcher:
         self._limits = limits
         self._wakes = wakes
         self._claiming: set[asyncio.Task[int]] = set()
-        self._submitting: set[asyncio.Task[None]] = set()
+        self._submitting: dict[str, set[asyncio.Task[None]]] = {endpoint: set() for endpoint in endpoints}
+        # An endpoint that hangs, or is slow and busy, leaves the others theirs.
+        self._share = max(1, limits.concurrency // len(endpoints))
         self._answers: list[_Answer] = []
         self._doubtful: set[str] = set()
         self._looked_at = 0.0
@@ -83,7 +86,7 @@ class Dispatcher:
     async def dispatch(self) -> None:
         """Claim as much as the endpoints and this process can take, and begin to submit it."""
         for endpoint in self._due_endpoints():
-            while (free := self._limits.concurrency - len(self._submitting)) > 0:
+            while (free := self._share - len(self._submitting[endpoint])) > 0:
                 claim = asyncio.create_task(self._claim(endpoint, free))
                 self._claiming.add(claim)
                 claim.add_done_callback(self._claiming.discard)
@@ -116,8 +119,8 @@ class Dispatcher:
         if self._claiming:
             await asyncio.wait(self._claiming)
         await self.record()
-        while self._submitting:
-            await asyncio.wait(self._submitting, return_when=asyncio.FIRST_COMPLETED)
+        while submitting := set().union(*self._submitting.values()):
+            await asyncio.wait(submitting, return_when=asyncio.FIRST_COMPLETED)
             await self.record()
 
     async def _claim(self, endpoint: str, batch: int) -> int:
@@ -136,15 +139,15 @@ class Dispatcher:
             asyncio.get_running_loop().call_later(claim.again_in_seconds, self._wakes.look_at, [endpoint])
         for order in claim.orders:
             task = asyncio.create_task(self._submit(order, began))
-            self._submitting.add(task)
-            task.add_done_callback(self._submitted)
+            self._submitting[endpoint].add(task)
+            task.add_done_callback(partial(self._submitted, endpoint))
         return len(claim.orders)
 
-    def _submitted(self, task: asyncio.Task[None]) -> None:
-        self._submitting.discard(task)
-        if len(self._submitting) == self._limits.concurrency - 1:
+    def _submitted(self, endpoint: str, task: asyncio.Task[None]) -> None:
+        self._submitting[endpoint].discard(task)
+        if len(self._submitting[endpoint]) == self._share - 1:
             # The last claim may have been cut short by this process's own bound.
-            self._wakes.look_at(self._endpoints)
+            self._wakes.look_at([endpoint])
 
     async def _submit(self, order: ClaimedOrder, claimed_at: float) -> None:
         answer = _Answer(order, None, None, claimed_at)

@@ -73,7 +73,7 @@ class Settings(ServiceSettings):
     s3_uploads_bucket: str = "uploads"
 
     submit_concurrency: int = Field(default=32, ge=1, le=200)
-    """Submissions in flight in this process; RunPod takes 200 at a time."""
+    """Submissions in flight in this process, shared out equally to the endpoints; RunPod takes 200 at a time."""
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often to look without being woken."""
     lease_seconds: float = Field(default=30.0, gt=0)
