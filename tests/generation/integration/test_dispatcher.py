@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from generation.callback_urls import CallbackUrls
 from generation.dispatcher import Dispatcher, DispatchLimits
@@ -182,3 +183,14 @@ async def test_an_endpoint_whose_submissions_hang_leaves_the_others_their_share(
         assert await desk.attempt(prompt.generation_id) == ("submitted", "job-1")
     finally:
         late.set()
+
+
+async def test_a_replica_that_is_frozen_in_a_claim_stops_one_endpoint_and_no_other(desk: Desk) -> None:
+    desk.provider.answers[VIDEO] = says(b'{"id": "job-1"}')
+    await desk.bench.enqueue(order(), order("flux-schnell"))
+    async with desk.bench.engine.connect() as frozen:
+        await frozen.execute(text("SELECT FROM generation.endpoints WHERE endpoint = 'image' FOR UPDATE"))
+        dispatching = asyncio.create_task(desk.dispatcher.dispatch())
+        await eventually(lambda: VIDEO in desk.provider.calls, what="the other endpoint's order is submitted")
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            await dispatching

@@ -85,14 +85,21 @@ class Dispatcher:
 
     async def dispatch(self) -> None:
         """Claim as much as the endpoints and this process can take, and begin to submit it."""
-        for endpoint in self._due_endpoints():
-            while (free := self._share - len(self._submitting[endpoint])) > 0:
-                claim = asyncio.create_task(self._claim(endpoint, free))
-                self._claiming.add(claim)
-                claim.add_done_callback(self._claiming.discard)
-                # What was claimed is to be submitted, even if the service is told to stop before the commit is known.
-                if await asyncio.shield(claim) < free:
-                    break
+        outcomes = await asyncio.gather(
+            *(self._dispatch(endpoint) for endpoint in self._due_endpoints()), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+    async def _dispatch(self, endpoint: str) -> None:
+        while (free := self._share - len(self._submitting[endpoint])) > 0:
+            claim = asyncio.create_task(self._claim(endpoint, free))
+            self._claiming.add(claim)
+            claim.add_done_callback(self._claiming.discard)
+            # What was claimed is to be submitted, even if the service is told to stop before the commit is known.
+            if await asyncio.shield(claim) < free:
+                return
 
     def _due_endpoints(self) -> Sequence[str]:
         """Those that something happened at, and all of them once in each poll: other replicas do not wake this one."""
