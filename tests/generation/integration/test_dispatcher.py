@@ -194,3 +194,17 @@ async def test_a_replica_that_is_frozen_in_a_claim_stops_one_endpoint_and_no_oth
         await eventually(lambda: VIDEO in desk.provider.calls, what="the other endpoint's order is submitted")
         with pytest.raises(DBAPIError, match="lock timeout"):
             await dispatching
+
+
+async def test_a_job_id_is_recorded_even_if_the_breaker_cannot_be_told_of_another_answer(desk: Desk) -> None:
+    desk.provider.answers[IMAGE] = says(b"", status="503 Service Unavailable")
+    desk.provider.answers[VIDEO] = says(b'{"id": "job-1"}')
+    taken, refused = order(), order("flux-schnell")
+    await desk.bench.enqueue(taken, refused)
+    await desk.dispatcher.dispatch()
+    await eventually(lambda: len(desk.dispatcher._answers) == 2)
+    async with desk.bench.engine.connect() as frozen:
+        await frozen.execute(text("SELECT FROM generation.endpoints WHERE endpoint = 'image' FOR UPDATE"))
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            await desk.dispatcher.record()
+        assert await desk.attempt(taken.generation_id) == ("submitted", "job-1")

@@ -114,7 +114,12 @@ class Dispatcher:
         while self._answers:
             answers, self._answers = self._answers, []
             try:
-                await self._judge_endpoints(answers)
+                try:
+                    await self._judge_endpoints(answers)
+                except Exception:
+                    # The breaker can wait, the job ids cannot.
+                    await self._record(answers)
+                    raise
                 await self._record(answers)
             except BaseException as error:
                 # Being told to stop, or taking too long, is no reason to forget them either: ``drain`` comes after it.
