@@ -60,6 +60,7 @@ class Gauges:
                 health = await self._client.health(endpoint_id)
             except ProviderUnavailable as error:
                 log.warning("provider_health_unavailable", endpoint=endpoint, reason=str(error))
+                metrics.WORKERS.remove_by_labels({"endpoint": endpoint})
                 continue
             for state, number in health.workers.items():
                 metrics.WORKERS.labels(endpoint, state).set(number)

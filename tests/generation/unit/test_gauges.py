@@ -1,0 +1,30 @@
+"""What the metrics say of the provider."""
+
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+
+from generation.gauges import Gauges
+from generation.runpod_client import RunPodClient
+
+
+def idle(endpoint: str) -> float | None:
+    return REGISTRY.get_sample_value("generation_provider_workers", {"endpoint": endpoint, "state": "idle"})
+
+
+async def test_workers_that_nobody_could_count_are_not_said_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(_: float) -> None: ...
+
+    monkeypatch.setattr("asyncio.sleep", at_once)
+    well = httpx.Response(200, json={"jobs": {}, "workers": {"idle": 2}})
+    answers = {"/v2/ill-id/health": well, "/v2/well-id/health": well}
+    http = httpx.AsyncClient(transport=httpx.MockTransport(lambda request: answers[request.url.path]))
+    nothing: Any = None
+    gauges = Gauges(nothing, RunPodClient(http, "https://x", "key", 5.0), {"ill": "ill-id", "well": "well-id"})
+    await gauges.ask_provider()
+    assert (idle("ill"), idle("well")) == (2, 2)
+    answers["/v2/ill-id/health"] = httpx.Response(503)
+    await gauges.ask_provider()
+    assert (idle("ill"), idle("well")) == (None, 2)
