@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -160,14 +161,14 @@ async def decoders() -> AsyncIterator[Decoders]:
 
 @pytest.fixture
 async def desk(
-    s3_server: S3Server, make_database: Callable[..., Awaitable[Database]], decoders: Decoders
+    s3_server: S3Server, make_database: Callable[..., Awaitable[Database]], decoders: Decoders, tmp_path: Path
 ) -> AsyncIterator[Desk]:
     database = await make_database("storage")
     transactions = Transactions(database.engine("storage"), producer="storage")
     settings = settings_for(s3_server)
     store = ObjectStore(settings)
     await store.open()
-    verifier = Verifier(store, decoders, settings)
+    verifier = Verifier(store, decoders, tmp_path, settings)
     wake = asyncio.Event()
     worker = Worker(transactions, verifier, (*OUTPUT_QUESTIONS, *INPUT_QUESTIONS), 4, wake)
     yield Desk(s3_server, database, transactions, store, decoders, verifier, worker, wake)

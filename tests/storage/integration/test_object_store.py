@@ -48,9 +48,9 @@ async def test_a_write_whose_answer_was_lost_is_recognised_by_its_checksum(
 
 
 async def test_losing_every_answer_for_a_while_ends_in_one_asset_and_one_announcement(
-    desk: Desk, store: ObjectStore, proxy: LossyProxy, decoders: Decoders, s3_server: S3Server
+    desk: Desk, store: ObjectStore, proxy: LossyProxy, decoders: Decoders, s3_server: S3Server, tmp_path: Path
 ) -> None:
-    verifier = Verifier(store, decoders, settings_for(s3_server))
+    verifier = Verifier(store, decoders, tmp_path, settings_for(s3_server))
     desk.worker = Worker(desk.transactions, verifier, OUTPUT_QUESTIONS, 4, asyncio.Event())
     body = clip()
     generation_id, claim = desk.upload(body)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -25,6 +26,7 @@ from messaging.failpoints import VARIABLE
 from messaging.ids import new_id
 from messaging.settings import BrokerSettings
 from messaging.topology import assert_stream
+from storage.workspace import claim_workspace
 from tests.storage.integration.conftest import Desk, due_at_once, ready, sought
 from tests.support.media import clip, endless_photograph, picture
 from tests.support.waiting import eventually
@@ -183,6 +185,26 @@ async def test_a_death_at_any_point_ends_in_one_asset_and_one_announcement(
     assert isinstance(stored, AssetStored)
     assert desk.library(stored.object_key) == body
     assert len(await desk.assets()) == 1
+
+
+async def test_the_files_of_a_service_that_was_killed_are_removed_by_the_next_and_those_of_a_living_one_are_not(
+    desk: Desk, nats_server: NatsServer, say: Say, tmp_path: Path
+) -> None:
+    def files() -> list[Path]:
+        return [path for path in tmp_path.rglob("*") if path.is_file()]
+
+    generation_id, claim = desk.upload(clip())
+    async with process(desk, nats_server, "storage.before_put", TMPDIR=str(tmp_path)) as doomed:
+        await say(ready(generation_id, claim))
+        assert await asyncio.wait_for(doomed.wait(), 30) == -signal.SIGKILL
+    assert files()
+    neighbours = claim_workspace(tmp_path) / "file"
+    neighbours.touch()
+    async with process(desk, nats_server, TMPDIR=str(tmp_path)):
+        await due_at_once(desk)
+        await published(desk, 1)
+        await eventually(lambda: files() == [neighbours])
+    assert os.listdir(tmp_path) == [neighbours.parent.name]
 
 
 async def test_decoders_end_with_a_service_that_is_killed(desk: Desk, nats_server: NatsServer, say: Say) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import shutil
 from typing import Final
 
 from messaging.runtime import Messaging
@@ -17,6 +18,7 @@ from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.verification import Verifier
 from storage.worker import INPUT_QUESTIONS, LEASE_BEAT_SECONDS, OUTPUT_QUESTIONS, Worker
+from storage.workspace import claim_workspace
 
 GAUGES_SECONDS: Final = 15.0
 
@@ -25,6 +27,7 @@ async def serve(settings: Settings) -> None:
     """Run the service until it is told to stop."""
     engine = create_engine(settings)
     store = ObjectStore(settings)
+    workspace = claim_workspace()
     # Whoever uploads can make a look take long: that must not hold up what was paid for.
     output_decoders, input_decoders = (Decoders(settings.decoder_processes) for _ in range(2))
     outputs_due, inputs_due = asyncio.Event(), asyncio.Event()
@@ -41,14 +44,14 @@ async def serve(settings: Settings) -> None:
     )
     outputs = Worker(
         messaging.transactions,
-        Verifier(store, output_decoders, settings),
+        Verifier(store, output_decoders, workspace, settings),
         OUTPUT_QUESTIONS,
         settings.concurrency,
         outputs_due,
     )
     inputs = Worker(
         messaging.transactions,
-        Verifier(store, input_decoders, settings),
+        Verifier(store, input_decoders, workspace, settings),
         INPUT_QUESTIONS,
         settings.concurrency,
         inputs_due,
@@ -64,6 +67,7 @@ async def serve(settings: Settings) -> None:
         await inputs.stop()
         await output_decoders.close()
         await input_decoders.close()
+        shutil.rmtree(workspace, ignore_errors=True)
         await store.close()
         await engine.dispose()
 

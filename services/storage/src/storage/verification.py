@@ -46,11 +46,12 @@ class VerifiedUpload:
 
 
 class Verifier:
-    """Looks at one file at a time; holds no state between them."""
+    """Looks at one file at a time, which lies in ``workspace`` meanwhile; holds no state between them."""
 
-    def __init__(self, store: ObjectStore, decoders: Decoders, settings: Settings) -> None:
+    def __init__(self, store: ObjectStore, decoders: Decoders, workspace: Path, settings: Settings) -> None:
         self._store = store
         self._decoders = decoders
+        self._workspace = workspace
         self._incoming = settings.s3_incoming_bucket
         self._uploads = settings.s3_uploads_bucket
         self._library = settings.s3_library_bucket
@@ -62,7 +63,7 @@ class Verifier:
             height_pixels=asked.expected_height_pixels,
             duration_ms=asked.expected_duration_ms,
         )
-        with tempfile.TemporaryDirectory(prefix="reelhouse-storage-") as directory:
+        with tempfile.TemporaryDirectory(dir=self._workspace) as directory:
             path = Path(directory, "output")
             check_key(asked.generation_id, claim.object_key)
             fetched = await self._store.fetch(self._incoming, claim.object_key, path, asked.max_size_bytes)
@@ -102,7 +103,7 @@ class Verifier:
     async def look_at_upload(self, user_id: UUID, upload_id: UUID) -> VerifiedUpload:
         """Fetch and decode a user's picture. Raises ``Rejected``."""
         key = upload_key(user_id, upload_id)
-        with tempfile.TemporaryDirectory(prefix="reelhouse-storage-") as directory:
+        with tempfile.TemporaryDirectory(dir=self._workspace) as directory:
             path = Path(directory, "upload")
             fetched = await self._store.fetch(self._uploads, key, path, LARGEST_UPLOAD_BYTES)
             inspection = await self._decoders.inspect(path, "image", LARGEST_PICTURE_PIXELS, is_input=True)
