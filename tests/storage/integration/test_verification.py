@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import sys
 import zlib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -357,6 +358,18 @@ async def test_a_worker_at_work_keeps_its_lease_and_a_stopped_one_gives_it_back(
     assert await leased_until(desk) > before
     await desk.worker.stop()
     assert await leased_until(desk) is None
+
+
+async def test_a_beat_that_comes_late_does_not_hold_up_a_question_that_was_put_off(desk: Desk) -> None:
+    generation_id, claim = desk.upload(clip())
+    await desk.receive(ready(generation_id, claim))
+    async with desk.transactions.begin() as tx:
+        (held,) = await repository.claim_due(tx.connection, OUTPUT_QUESTIONS, 1, LEASE)
+        await repository.postpone(tx.connection, held, timedelta(0))
+        await repository.extend_leases(tx.connection, [held], LEASE)
+    await desk.finish()
+    (stored,) = await desk.said()
+    assert isinstance(stored, AssetStored)
 
 
 async def leased_until(desk: Desk) -> Any:

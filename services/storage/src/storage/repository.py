@@ -111,7 +111,8 @@ def _held(claims: Sequence[sa.Row[Any]]) -> sa.Update:
     return (
         sa.update(verifications)
         .where(sa.tuple_(verifications.c.message_id, verifications.c.fence).in_(held))
-        .where(verifications.c.next_try_at.is_not(None))
+        # Neither answered nor put off meanwhile.
+        .where(verifications.c.leased_until.is_not(None))
     )
 
 
