@@ -344,6 +344,29 @@ async def test_files_whose_transfer_never_ends_hold_up_no_other(
         await ingress.close()
 
 
+async def test_a_returned_file_that_always_fails_unexpectedly_is_given_up(
+    ingress: Ingress, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def fail(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(ingress.processor._files, "store", fail)
+    await returned(ingress, 1)
+
+    async def given_up() -> bool:
+        await bench.execute("UPDATE generation.provider_callbacks SET due_at = now() WHERE processed_at IS NULL")
+        await ingress.processor.process()
+        [row] = await bench.query("SELECT outcome FROM generation.provider_callbacks")
+        return bool(row.outcome == "given_up")
+
+    await eventually(given_up)
+    assert tries < 20
+
+
 @pytest.mark.parametrize("url", ["https://127.0.0.1/a.png", "http://example.com/a.png", "https://localhost/a.png"])
 async def test_an_address_inside_our_network_is_not_fetched(ingress: Ingress, url: str) -> None:
     bench = ingress.bench

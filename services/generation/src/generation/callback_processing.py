@@ -127,9 +127,12 @@ class CallbackProcessor:
                 report = await self._read_file(callback)
                 if report is not None:
                     await self._finish(callback, report)
-        except Exception:
-            # The lease on the body ends, and it is tried again.
+        except Exception as error:
+            # The lease on the body ends, and it is tried again, a few times if it is not for the database.
             log.exception("returned_file_failed", attempt_id=str(callback.attempt_id))
+            if callback.lease >= _MAX_TRIES and not is_unavailable(error):
+                async with self._transactions.begin() as tx:
+                    await mark_processed(tx.connection, [(callback.callback_id, "given_up")])
 
     async def _read_file(self, callback: Callback) -> Report | None:
         """The report with its file put into the bucket; None if there is none yet, or somebody else makes it."""
