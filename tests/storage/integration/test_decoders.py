@@ -79,6 +79,20 @@ async def test_a_decoder_that_dies_over_a_file_says_so_and_the_next_file_gets_an
         await decoders.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_to_the_whole_group_is_held_against_no_file(good: Path, number: signal.Signals) -> None:
+    """Whoever stops a service may tell all of its processes at once; the service decides when its decoders end."""
+    decoders = Decoders(1)
+    try:
+        await decoders.warm()
+        (told,) = process_ids(decoders)
+        os.kill(told, number)
+        assert (await decoders.inspect(good, "image", PIXELS)).media.width_pixels == 320
+        assert process_ids(decoders) == [told]
+    finally:
+        await decoders.close()
+
+
 async def test_a_look_that_is_given_up_leaves_no_answer_for_the_next_one(good: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.png"
     other.write_bytes(picture(width=64, height=64))

@@ -18,8 +18,9 @@ from storage.inspection import check_readable_by_workers, inspect, limit_resourc
 
 def main() -> None:
     """Answer until the input ends. What is unexpected ends the process, with the reason on standard error."""
-    # Ctrl-C in a terminal reaches every process of the group; the service decides when its decoders end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of the group, and so may a stop; the service decides when its decoders end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     limit_resources()
     threading.Thread(target=_end_with_the_service, daemon=True).start()
     sys.stdout.buffer.write(READY)
