@@ -367,8 +367,14 @@ async def test_a_returned_file_that_always_fails_unexpectedly_is_given_up(
     assert tries < 20
 
 
-@pytest.mark.parametrize("url", ["https://127.0.0.1/a.png", "http://example.com/a.png", "https://localhost/a.png"])
-async def test_an_address_inside_our_network_is_not_fetched(ingress: Ingress, url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://127.0.0.1/a.png", "http://example.com/a.png", "https://localhost/a.png"),
+        *("https://[::1/a.png", "https://a:99999/a.png", f"https://{'a' * 64}.example/a.png", "https://a\0b/a.png"),
+    ],
+)
+async def test_an_address_inside_our_network_or_nowhere_is_not_fetched(ingress: Ingress, url: str) -> None:
     bench = ingress.bench
     await bench.enqueue(order("flux-schnell"))
     [claimed] = await bench.claim(endpoint="image")

@@ -29,8 +29,8 @@ async def resolve(host: str) -> list[str]:
         found = await asyncio.get_running_loop().getaddrinfo(host, _PUBLIC_PORT, type=socket.SOCK_STREAM)
     except OSError as error:
         if error.errno == socket.EAI_AGAIN:
-            raise httpx.ConnectError(f"{host} cannot be looked up now") from error
-        raise ForbiddenAddress(f"{host} has no address: {error}") from error
+            raise httpx.ConnectError(f"{host!r} cannot be looked up now") from error
+        raise ForbiddenAddress(f"{host!r} has no address: {error}") from error
     return [str(entry[4][0]) for entry in found]
 
 
@@ -70,13 +70,13 @@ class PublicFetcher:
             target, host = await self._checked(url)
             request = self._http.build_request("GET", target, headers={"host": host}, extensions={"sni_hostname": host})
         except (ValueError, httpx.InvalidURL) as error:
-            raise ForbiddenAddress("this is no address") from error
+            raise ForbiddenAddress(f"this is no address: {error!r}") from error
         response = await self._http.send(request, stream=True)
         try:
             if response.is_server_error or response.status_code in (408, 429):
                 response.raise_for_status()
             if response.status_code != 200:
-                raise ForbiddenAddress(f"{host} answered {response.status_code}")
+                raise ForbiddenAddress(f"{host!r} answered {response.status_code}")
             yield response
         finally:
             await response.aclose()
@@ -90,7 +90,7 @@ class PublicFetcher:
             raise ForbiddenAddress("an address with credentials or a port of its own is not fetched")
         addresses = await self._resolver(host)
         if not addresses or not all(self._permitted(address) for address in addresses):
-            raise ForbiddenAddress(f"{host} is not on the public Internet")
+            raise ForbiddenAddress(f"{host!r} is not on the public Internet")
         address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
         query = f"?{parts.query}" if parts.query else ""
         return httpx.URL(f"https://{address}:{self._port}{parts.path or '/'}{query}"), host
