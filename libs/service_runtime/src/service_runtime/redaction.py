@@ -24,8 +24,8 @@ _PARTS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
         ),
         rf"\1{HIDDEN}",
     ),
-    # Credentials inside a URL: postgresql://user:password@host.
-    (re.compile(r"([a-z][a-z0-9+.-]*://[^\s:/@\"']+):[^\s@/\"']+@"), rf"\1:{HIDDEN}@"),
+    # Credentials inside a URL: postgresql://user:password@host. A scheme without a bound would make it quadratic.
+    (re.compile(r"([a-z][a-z0-9+.-]{0,30}://[^\s:/@\"']+):[^\s@/\"']+@"), rf"\1:{HIDDEN}@"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {HIDDEN}"),
     # JSON web tokens, wherever they stand.
     (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*"), HIDDEN),
