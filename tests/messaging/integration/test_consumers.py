@@ -397,6 +397,26 @@ async def test_losing_the_database_is_not_counted_against_the_message(platform: 
     assert outages == 0
 
 
+async def test_a_database_that_takes_no_writes_for_a_while_costs_no_message(platform: Platform) -> None:
+    outages = 4
+
+    async def meets_a_read_only_database(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        nonlocal outages
+        if outages:
+            outages -= 1
+            await tx.connection.execute(text("SET LOCAL transaction_read_only = on"))
+        await record(tx, messages)
+
+    billing = await platform.start("billing")
+    await platform.start("gateway", [Subscription(CreditsRefused, meets_a_read_only_database)], max_deliveries=1)
+
+    ids = await publish_refused(billing.transactions, 10)
+
+    await expect_effects(platform.engine("gateway"), ids)
+    assert await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
+    assert outages == 0
+
+
 async def test_each_type_gets_one_call_with_its_messages_in_order(platform: Platform) -> None:
     calls: list[tuple[str, list[int]]] = []
 

@@ -13,8 +13,10 @@ from messaging.errors import DatabaseUnavailableError
 _TRANSIENT_CLASSES: Final = ("08", "53", "57P", "58")
 """SQLSTATE classes: connection, insufficient resources, shutdown, system error."""
 
-_TRANSIENT_STATES: Final = ("40001", "40P01", "55P03", "25P03")
-"""Serialization failure, deadlock, lock timeout, idle-in-transaction timeout."""
+READ_ONLY: Final = "25006"
+"""A write met a standby, or a primary that takes none at the moment because its disk is full."""
+_TRANSIENT_STATES: Final = ("40001", "40P01", "55P03", "25P03", READ_ONLY)
+"""Serialization failure, deadlock, lock timeout, idle-in-transaction timeout, read only."""
 
 _NO_CONNECTION: Final = (OSError, sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """A server that is down, starting or full: the driver's own errors reach us untranslated while connecting."""

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.invariants import INVARIANTS
 from auditor.schemas import snapshot
-from messaging.database import is_unavailable
+from messaging.database import READ_ONLY, is_unavailable
 
 LISTED_PER_INVARIANT: Final = 100
 """How many offenders of one kind are listed; all are counted."""
@@ -53,7 +53,8 @@ async def _checked(engine: AsyncEngine, invariant: Invariant, tolerance_seconds:
         async with snapshot(engine) as connection:
             return await evaluate(connection, invariant, tolerance_seconds)
     except DBAPIError as error:
-        if is_unavailable(error):
+        # That a snapshot is read only is our own doing: whoever tries to write in it is at fault.
+        if is_unavailable(error) and getattr(error.orig, "sqlstate", None) != READ_ONLY:
             raise
         reason = str(error.orig).splitlines()[0]
         return Result(invariant, 0, (), time.perf_counter() - began, failure=reason)
