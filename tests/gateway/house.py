@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,6 +34,7 @@ from messaging.consumers import Component
 from messaging.ids import new_id
 from messaging.runtime import Messaging
 from messaging.settings import BrokerSettings
+from tests.gateway.described import check_answer
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
 from tests.support.waiting import eventually
@@ -201,7 +203,10 @@ class House:
         stack.push_async_callback(gateway.stop)
         await stack.enter_async_context(running(gateway.components))
         await stack.enter_async_context(serving(gateway.app, listener))
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30, trust_env=False))
+        hooks = {"response": [partial(check_answer, gateway.app.openapi())]}
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, event_hooks=hooks)
+        )
         stack.callback(gateway.drain)
         await eventually(lambda: _listening(gateway), what="the gateway's readiness")
         return Replica(gateway, url, http, stack)

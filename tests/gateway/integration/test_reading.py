@@ -182,10 +182,10 @@ def price_of(model: dict[str, Any], parameters: dict[str, Any]) -> int:
         "per_megapixel_second_credits": Fraction(pixels, 1_000_000) * seconds,
     }
     total = sum(Fraction(rate) * amounts[name] for name, rate in model["price"].items())
-    tiers = model["surcharges"].get("resolutions", [])
+    tiers = model["surcharges"]["resolutions"]
     if tiers:
         total *= Fraction(next((tier for tier in tiers if pixels <= tier["up_to_pixels"]), tiers[-1])["factor"])
-    if steps := model["surcharges"].get("steps"):
+    if steps := model["surcharges"]["steps"]:
         extra = max(0, parameters["steps"] - steps["included"])
         total *= 1 + extra * Fraction(steps["share_per_extra_step"])
     return ceil(total)

@@ -1,11 +1,27 @@
 """The machine-readable description: generated clients depend on it."""
 
+import re
 from typing import Any
 
 import pytest
 
+from gateway import errors
 from gateway.main import build
 from gateway.settings import Settings
+from service_runtime.problems import InvalidRequest, MalformedRequest, Problem
+from tests.gateway.described import described
+
+PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+PARTS = {
+    "Download",
+    "Failure",
+    "ModelShown",
+    "QuoteLineShown",
+    "StepsShown",
+    "SurchargesShown",
+    "TierShown",
+}
+"""Shown in the examples of others, or served to everybody as they are."""
 
 OPERATIONS = {
     "listModels": "GET /v1/models",
@@ -66,11 +82,42 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
         assert operation["description"], route
         problem = operation["responses"]["default"]["content"]["application/problem+json"]["schema"]
         assert problem == {"$ref": "#/components/schemas/Problem"}, route
-        assert "422" not in operation["responses"], route
+        for status, response in operation["responses"].items():
+            if status >= "4":
+                assert response["content"] == PROBLEM, f"{route}: {status}"
     assert {"code", "retryable"} <= set(document["components"]["schemas"]["Problem"]["required"])
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_problem_of_the_api_is_told_where_it_can_happen(document: dict[str, Any]) -> None:
+    told: set[tuple[str, str]] = set()
+    for _, operation in operations(document):
+        for status, response in operation["responses"].items():
+            told |= {(status, code) for code in re.findall(r"^`(\w+)`:", response["description"], re.MULTILINE)}
+    own = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Problem)} - {Problem}
+    general = {InvalidRequest, MalformedRequest}
+    assert told == {(str(kind.status), kind.code) for kind in own | general}
+
+
+def test_every_example_is_one_of_what_it_is_an_example_of(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    shown = [name for name, schema in schemas.items() if "example" in schema]
+    for name in shown:
+        described(document, {"$ref": f"#/components/schemas/{name}"}).validate(schemas[name]["example"])
+    pages = {name for name, schema in schemas.items() if "items" in schema["properties"]}
+    assert set(schemas) - set(shown) - pages == PARTS
+
+
+def test_a_key_is_text_and_never_null(document: dict[str, Any]) -> None:
+    keys = [
+        one["schema"]
+        for _, operation in operations(document)
+        for one in operation.get("parameters", [])
+        if one["name"].lower() == "idempotency-key"
+    ]
+    assert [key["type"] for key in keys] == ["string", "string"]
+
+
+def test_every_reference_leads_somewhere_and_nothing_is_described_for_nobody(document: dict[str, Any]) -> None:
     def references(part: Any) -> list[str]:
         if isinstance(part, dict):
             found = [part["$ref"]] if isinstance(part.get("$ref"), str) else []
@@ -78,7 +125,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         return [reference for value in part for reference in references(value)] if isinstance(part, list) else []
 
     schemas = document["components"]["schemas"]
-    assert {reference.rpartition("/")[2] for reference in references(document)} - set(schemas) == set()
+    assert {reference.rpartition("/")[2] for reference in references(document)} == set(schemas)
 
 
 def test_what_costs_something_takes_a_key(document: dict[str, Any]) -> None:

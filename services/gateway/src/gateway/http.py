@@ -3,10 +3,10 @@
 import sqlalchemy.exc
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp
 
 from gateway.dependencies import Parts
+from gateway.openapi import describe
 from gateway.routes import account, buying, events, generations, offers, uploads
 from messaging.database import is_unavailable
 from messaging.errors import DatabaseUnavailableError
@@ -16,8 +16,6 @@ from service_runtime.problems import Unavailable
 
 MAX_BODY_BYTES = 64 * 1024
 """The largest request is a prompt with its parameters."""
-
-_PUBLIC = ("listModels", "listCreditPacks")
 
 _DESCRIPTION = """
 Clips and pictures for credits. Sign in through Supabase and send its access token as `Authorization: Bearer <token>`.
@@ -79,41 +77,5 @@ def build_app(parts: Parts) -> FastAPI:
     for error in DATABASE_ERRORS:
         app.add_exception_handler(error, _database_away)
     app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app
-
-
-def _openapi(app: FastAPI) -> dict[str, object]:
-    """The generated document, with the bearer token and the shape of a problem."""
-    if app.openapi_schema:
-        return app.openapi_schema
-    schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    components = schema.setdefault("components", {})
-    components["securitySchemes"] = {"supabase": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
-    components.setdefault("schemas", {})["Problem"] = {
-        "type": "object",
-        "required": ["type", "title", "status", "code", "retryable", "instance"],
-        "properties": {
-            "type": {"type": "string"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "code": {"type": "string", "description": "Stable; see docs/api.md."},
-            "retryable": {"type": "boolean"},
-            "instance": {"type": "string"},
-            "detail": {"type": "string"},
-            "errors": {"type": "array", "items": {"type": "object"}},
-        },
-    }
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for methods in schema["paths"].values():
-        for operation in methods.values():
-            operation["responses"].pop("422", None)
-            for parameter in operation.get("parameters", ()):
-                # Optional only to the framework: without it the answer is a problem of our own.
-                if parameter["name"].lower() == "idempotency-key":
-                    parameter["required"] = True
-            operation["responses"]["default"] = {"description": "A problem.", "content": problem}
-            if operation["operationId"] not in _PUBLIC:
-                operation["security"] = [{"supabase": []}]
-    app.openapi_schema = schema
-    return schema

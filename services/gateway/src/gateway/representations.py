@@ -1,17 +1,13 @@
-"""What the API takes and gives, with examples; and how rows become representations."""
+"""What the API takes and gives, and how rows become representations."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
 from sqlalchemy import Row
 
 from gateway.domain import in_utc
-
-_EXAMPLE_ID = "01999c1e-4b7a-7c21-9d0e-5a1f2b3c4d5e"
-_PARAMETERS: JsonDict = {"prompt": "a lighthouse in a storm, slow push in", "duration_seconds": 5}
 
 GenerationStatus = Literal[
     "requested",
@@ -49,8 +45,6 @@ class Body(BaseModel):
 class QuoteRequest(Body):
     """What would be made."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"model_id": "wan-2.2-t2v", "parameters": _PARAMETERS}})
-
     model_id: str = Field(max_length=64)
     parameters: dict[str, Any]
 
@@ -58,17 +52,11 @@ class QuoteRequest(Body):
 class GenerationRequest(QuoteRequest):
     """What is to be made, and for how much at most."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"model_id": "wan-2.2-t2v", "parameters": _PARAMETERS, "max_price_credits": 40}}
-    )
-
     max_price_credits: int | None = Field(default=None, ge=1, description="Refuse with 409 if the price is higher.")
 
 
 class PaymentRequest(Body):
     """A pack, and how to pay for it."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"pack_id": "starter", "provider": "stripe"}})
 
     pack_id: str = Field(max_length=64)
     provider: Literal["stripe", "btcpay", "nowpayments"]
@@ -97,6 +85,32 @@ class QuoteShown(BaseModel):
     parameters: dict[str, Any]
 
 
+class TierShown(BaseModel):
+    """Outputs of up to so many pixels cost ``factor`` times the sum of the rates."""
+
+    label: str
+    up_to_pixels: int
+    factor: str
+
+
+class StepsShown(BaseModel):
+    """``included`` steps cost nothing more; each further one adds ``share_per_extra_step`` of the price."""
+
+    included: int
+    share_per_extra_step: str
+
+
+class SurchargesShown(BaseModel):
+    """What multiplies the sum of the rates before it is rounded, in exact fractions.
+
+    First the ``factor`` of the first of the ``resolutions`` that holds the output, or else of the last; then, with
+    ``steps``, 1 + ``share_per_extra_step`` for each step above ``included``.
+    """
+
+    resolutions: list[TierShown]
+    steps: StepsShown | None
+
+
 class ModelShown(BaseModel):
     """A model: render a form from ``parameters_schema`` (JSON Schema 2020-12)."""
 
@@ -106,11 +120,7 @@ class ModelShown(BaseModel):
     kind: Literal["video", "image"]
     parameters_schema: dict[str, Any]
     price: dict[str, str] = Field(description="Rates in credits, as exact fractions; the sum is rounded up once.")
-    surcharges: dict[str, Any] = Field(
-        description="What multiplies the sum of the rates before it is rounded: first the `factor` of the first of the"
-        " `resolutions` that holds the output (or else of the last), then, with `steps`, 1 + `share_per_extra_step` for"
-        " each step above `included`."
-    )
+    surcharges: SurchargesShown
     max_pixels: int
     order_deadline_seconds: int
 
@@ -145,8 +155,6 @@ class Failure(BaseModel):
 
 class GenerationShown(BaseModel):
     """A generation, from the request to the file."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"id": _EXAMPLE_ID, "status": "queued"}})
 
     id: UUID
     status: GenerationStatus

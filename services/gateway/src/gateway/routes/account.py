@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway import queries
 from gateway.dependencies import CurrentParts, CurrentUser
 from gateway.domain import LARGEST_NUMBER
+from gateway.openapi import Responses
 from gateway.representations import BalanceShown, LedgerPage, Limit, LineShown, show_line
 
 router = APIRouter(tags=["account"])
@@ -22,9 +23,7 @@ CSV_PAGE = 1000
 _CONTROLS = ("\t", "\r", "\n")
 _FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
-STATEMENT: dict[int | str, dict[str, Any]] = {
-    200: {"model": LedgerPage, "content": {"text/csv": {"schema": {"type": "string"}}}}
-}
+STATEMENT: Responses = {200: {"model": LedgerPage, "content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 
 @router.get("/v1/balance", operation_id="getBalance")

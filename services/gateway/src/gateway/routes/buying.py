@@ -11,7 +11,16 @@ from contracts.payments import CreatePayment, PaymentRefused
 from gateway import ordering, queries, repository
 from gateway.dependencies import CurrentParts, CurrentUser, IdempotencyKey, PageCursor, Parts
 from gateway.domain import Cursor, User, encode_cursor, request_hash
-from gateway.errors import IdempotencyKeyReused, PackNotFound, PaymentNotFound, PaymentRefusedProblem
+from gateway.errors import (
+    IdempotencyKeyMissing,
+    IdempotencyKeyReused,
+    InvalidCursor,
+    PackNotFound,
+    PaymentNotFound,
+    PaymentRefusedProblem,
+    RateLimited,
+)
+from gateway.openapi import Responses, refusals
 from gateway.representations import (
     Limit,
     PaymentPage,
@@ -27,10 +36,12 @@ from messaging.ids import new_id
 
 router = APIRouter(tags=["payments"])
 
-BEGUN: dict[int | str, dict[str, Any]] = {
+BEGUN: Responses = {
     200: {"description": "The key was known, and this is what came of it.", "model": PaymentShown},
     202: {"description": "Written down; the provider has not answered yet. Watch it.", "model": PaymentShown},
+    **refusals(IdempotencyKeyMissing, PackNotFound, PaymentRefusedProblem, IdempotencyKeyReused, RateLimited),
 }
+NOT_FOUND = refusals(PaymentNotFound)
 
 
 @router.post("/v1/payments", operation_id="createPayment", status_code=201, responses=BEGUN)
@@ -143,7 +154,7 @@ async def _row(parts: Parts, user: User, payment_id: UUID) -> Any:
     return row
 
 
-@router.get("/v1/payments", operation_id="listPayments")
+@router.get("/v1/payments", operation_id="listPayments", responses=refusals(InvalidCursor))
 async def list_payments(parts: CurrentParts, user: CurrentUser, cursor: PageCursor, limit: Limit = 20) -> PaymentPage:
     """The user's payments, newest first."""
     rows = await queries.list_payments(parts.engine, user.user_id, cursor, limit + 1)
@@ -152,13 +163,13 @@ async def list_payments(parts: CurrentParts, user: CurrentUser, cursor: PageCurs
     return PaymentPage(items=[show_payment(row) for row in page], next_cursor=following)
 
 
-@router.get("/v1/payments/{payment_id}", operation_id="getPayment")
+@router.get("/v1/payments/{payment_id}", operation_id="getPayment", responses=NOT_FOUND)
 async def get_payment(payment_id: UUID, parts: CurrentParts, user: CurrentUser) -> PaymentShown:
     """One payment."""
     return show_payment(await _row(parts, user, payment_id))
 
 
-@router.get("/v1/payments/{payment_id}/timeline", operation_id="getPaymentTimeline")
+@router.get("/v1/payments/{payment_id}/timeline", operation_id="getPaymentTimeline", responses=NOT_FOUND)
 async def get_payment_timeline(payment_id: UUID, parts: CurrentParts, user: CurrentUser) -> Timeline:
     """Everything that happened to one payment, in order."""
     await _row(parts, user, payment_id)

@@ -14,15 +14,18 @@ from starlette.types import Receive, Scope, Send
 from gateway import queries
 from gateway.dependencies import CurrentParts, CurrentUser, Parts
 from gateway.domain import LARGEST_NUMBER, User
+from gateway.errors import TooManyEventStreams
 from gateway.live_news import Stream
+from gateway.openapi import Responses, refusals
 from gateway.tokens import LONGEST_TRUST_SECONDS
 
 router = APIRouter(tags=["events"])
 
 PAGE = 100
 
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+STREAM: Responses = {
+    200: {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    **refusals(TooManyEventStreams),
 }
 
 

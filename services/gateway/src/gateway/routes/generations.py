@@ -1,6 +1,6 @@
 """Ordering, listing, watching and cancelling generations."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
@@ -9,7 +9,21 @@ from contracts.generation import CancelGeneration
 from gateway import ordering, queries, repository
 from gateway.dependencies import CurrentParts, CurrentUser, IdempotencyKey, PageCursor
 from gateway.domain import TERMINAL, Cursor, encode_cursor
-from gateway.errors import GenerationEnded, GenerationNotFound
+from gateway.errors import (
+    AccountFrozen,
+    GenerationEnded,
+    GenerationNotFound,
+    IdempotencyKeyMissing,
+    IdempotencyKeyReused,
+    InsufficientCredits,
+    InvalidCursor,
+    InvalidModelParameters,
+    ModelNotFound,
+    PriceAboveLimit,
+    RateLimited,
+    TooManyOpenGenerations,
+)
+from gateway.openapi import Responses, refusals
 from gateway.queries import GenerationFilter
 from gateway.representations import (
     GenerationPage,
@@ -29,13 +43,26 @@ from gateway.representations import (
 
 router = APIRouter(tags=["generations"])
 
-TAKEN: dict[int | str, dict[str, Any]] = {
+TAKEN: Responses = {
     200: {"description": "The key was known, and this is what came of it.", "model": GenerationShown},
     202: {"description": "Written down; billing has not answered yet. Watch it.", "model": GenerationShown},
+    **refusals(
+        IdempotencyKeyMissing,
+        InsufficientCredits,
+        AccountFrozen,
+        ModelNotFound,
+        PriceAboveLimit,
+        IdempotencyKeyReused,
+        InvalidModelParameters,
+        RateLimited,
+        TooManyOpenGenerations,
+    ),
 }
+UNPRICED = refusals(ModelNotFound, InvalidModelParameters)
+NOT_FOUND = refusals(GenerationNotFound)
 
 
-@router.post("/v1/quotes", operation_id="createQuote")
+@router.post("/v1/quotes", operation_id="createQuote", responses=UNPRICED)
 async def create_quote(asked: QuoteRequest, parts: CurrentParts, _: CurrentUser) -> QuoteShown:
     """Price parameters without ordering anything."""
     model, parameters = ordering.completed(parts, asked.model_id, asked.parameters)
@@ -57,7 +84,7 @@ async def create_generation(
     return show_generation(taken.row, parts.download_of(taken.row))
 
 
-@router.get("/v1/generations", operation_id="listGenerations")
+@router.get("/v1/generations", operation_id="listGenerations", responses=refusals(InvalidCursor))
 async def list_generations(
     parts: CurrentParts,
     user: CurrentUser,
@@ -78,7 +105,7 @@ async def list_generations(
     return GenerationPage(items=shown, next_cursor=following)
 
 
-@router.get("/v1/generations/{generation_id}", operation_id="getGeneration")
+@router.get("/v1/generations/{generation_id}", operation_id="getGeneration", responses=NOT_FOUND)
 async def get_generation(generation_id: UUID, parts: CurrentParts, user: CurrentUser) -> GenerationShown:
     """One generation, with fresh links to its file once it is completed."""
     row = await queries.find_generation(parts.engine, user.user_id, generation_id)
@@ -87,7 +114,7 @@ async def get_generation(generation_id: UUID, parts: CurrentParts, user: Current
     return show_generation(row, parts.download_of(row))
 
 
-@router.get("/v1/generations/{generation_id}/timeline", operation_id="getGenerationTimeline")
+@router.get("/v1/generations/{generation_id}/timeline", operation_id="getGenerationTimeline", responses=NOT_FOUND)
 async def get_timeline(generation_id: UUID, parts: CurrentParts, user: CurrentUser) -> Timeline:
     """Everything that happened to one generation, in order."""
     row = await queries.find_generation(parts.engine, user.user_id, generation_id)
@@ -101,7 +128,12 @@ async def get_timeline(generation_id: UUID, parts: CurrentParts, user: CurrentUs
     return Timeline(items=[first, *timeline.items])
 
 
-@router.post("/v1/generations/{generation_id}/cancel", operation_id="cancelGeneration", status_code=202)
+@router.post(
+    "/v1/generations/{generation_id}/cancel",
+    operation_id="cancelGeneration",
+    status_code=202,
+    responses=refusals(GenerationNotFound, GenerationEnded, RateLimited),
+)
 async def cancel_generation(generation_id: UUID, parts: CurrentParts, user: CurrentUser) -> GenerationShown:
     """Ask for it to be stopped. It wins until the file is being checked; the credits come back with the next event."""
     row = await queries.find_generation(parts.engine, user.user_id, generation_id)

@@ -1,18 +1,18 @@
 """What can be made and bought. The same for everybody."""
 
 import hashlib
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Header, Response
 
-from catalogue import Model
 from gateway.dependencies import CurrentParts
-from gateway.representations import ModelList, ModelShown, PackList, PackShown
+from gateway.openapi import Responses
+from gateway.representations import ModelList, ModelShown, PackList, PackShown, SurchargesShown
 
 router = APIRouter(tags=["offers"])
 
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "As in the answer that had this ETag."}}
+NOT_MODIFIED: Responses = {304: {"description": "As in the answer that had this ETag."}}
 
 
 @router.get("/v1/models", operation_id="listModels", response_model=ModelList, responses=NOT_MODIFIED)
@@ -29,7 +29,7 @@ async def list_models(
                 kind=model.kind,
                 parameters_schema=model.parameters_schema,
                 price={key: value for key, value in msgspec.structs.asdict(model.price).items() if value != "0"},
-                surcharges=_surcharges(model),
+                surcharges=SurchargesShown(**msgspec.to_builtins(model.surcharges)),
                 max_pixels=model.limits.max_pixels,
                 order_deadline_seconds=model.order_deadline_seconds,
             )
@@ -41,11 +41,6 @@ async def list_models(
     if if_none_match is not None and headers["ETag"] in _tags(if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type="application/json", headers=headers)
-
-
-def _surcharges(model: Model) -> dict[str, Any]:
-    shown: dict[str, Any] = msgspec.to_builtins(model.surcharges)
-    return {name: value for name, value in shown.items() if value}
 
 
 def _tags(if_none_match: str) -> set[str]:

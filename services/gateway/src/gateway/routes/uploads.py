@@ -6,14 +6,17 @@ from fastapi import APIRouter
 
 from gateway import ordering, repository
 from gateway.dependencies import CurrentParts, CurrentUser
-from gateway.errors import TooManyUploads
+from gateway.errors import RateLimited, TooManyUploads
+from gateway.openapi import refusals
 from gateway.representations import UploadRequest, UploadShown
 from messaging.ids import new_id
 
 router = APIRouter(tags=["uploads"])
 
 
-@router.post("/v1/uploads", operation_id="createUpload", status_code=201)
+@router.post(
+    "/v1/uploads", operation_id="createUpload", status_code=201, responses=refusals(RateLimited, TooManyUploads)
+)
 async def create_upload(asked: UploadRequest, parts: CurrentParts, user: CurrentUser) -> UploadShown:
     """Get an address to PUT a picture to. It is looked at when a generation uses it."""
     upload_id = new_id()

@@ -1,0 +1,70 @@
+"""Whether the API answers as its own description says."""
+
+import re
+from typing import Any
+
+import httpx
+from jsonschema import Draft202012Validator
+
+from service_runtime.problems import (
+    BodyTooLarge,
+    HeadersTooLarge,
+    InternalError,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    Unavailable,
+)
+
+ANYWHERE = {
+    kind.code
+    for kind in (
+        BodyTooLarge,
+        HeadersTooLarge,
+        InternalError,
+        MalformedRequest,
+        MethodNotAllowed,
+        NotFound,
+        Unavailable,
+    )
+}
+"""What any address may answer, without being described at each."""
+
+
+def described(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
+    """Validates against a schema of the document, whose references it resolves."""
+    return Draft202012Validator(schema | {"components": document["components"]})
+
+
+async def check_answer(document: dict[str, Any], answer: httpx.Response) -> None:
+    """Fail if a client that was generated from ``document`` could not read ``answer``."""
+    operation = _operation(document, answer.request)
+    kind = answer.headers.get("content-type", "").partition(";")[0]
+    if operation is None or kind == "text/event-stream":
+        return
+    where = f"{operation['operationId']}: {answer.status_code}"
+    if answer.is_error:
+        assert kind == "application/problem+json", where
+        await answer.aread()
+        problem = answer.json()
+        described(document, {"$ref": "#/components/schemas/Problem"}).validate(problem)
+        told = operation["responses"].get(str(answer.status_code), {}).get("description", "")
+        assert problem["code"] in ANYWHERE or f"`{problem['code']}`:" in told, f"{where} {problem['code']}"
+        extra = set(problem) - set(document["components"]["schemas"]["Problem"]["properties"])
+        assert not extra, f"{where}: nobody was told of {extra}"
+        return
+    response = operation["responses"][str(answer.status_code)]
+    if answer.status_code != httpx.codes.NOT_MODIFIED:
+        content = response["content"][kind]
+        if kind == "application/json":
+            await answer.aread()
+            described(document, content["schema"]).validate(answer.json())
+
+
+def _operation(document: dict[str, Any], request: httpx.Request) -> dict[str, Any] | None:
+    for path, methods in document["paths"].items():
+        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))
+        if re.fullmatch(pattern, request.url.path):
+            found: dict[str, Any] | None = methods.get(request.method.lower())
+            return found
+    return None
