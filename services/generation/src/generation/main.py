@@ -1,11 +1,13 @@
 """The only wiring of generation: ``python -m generation.main serve|migrate``."""
 
 import argparse
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import httpx
+import structlog
 from litestar import Litestar
 
 from catalogue import load_catalogue
@@ -25,6 +27,7 @@ from generation.returned_files import ReturnedFiles
 from generation.runpod_client import CANCELS_AT_ONCE, RunPodClient
 from generation.settings import Settings
 from generation.sweeps import CALLS_AT_ONCE, Sweeps
+from messaging.database import is_unavailable
 from messaging.runtime import Messaging
 from messaging.settings import BrokerSettings
 from service_runtime.database import create_engine, database_check
@@ -38,6 +41,8 @@ _GAUGE_SECONDS: Final = 15.0
 _HEALTH_SECONDS: Final = 60.0
 _TIDY_SECONDS: Final = 3600.0
 _TRANSFER_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
+
+log = structlog.get_logger(__name__)
 
 
 class UnconfiguredEndpoint(Exception):
@@ -109,14 +114,24 @@ def build(settings: Settings) -> Service:
     gauges = Gauges(engine, client, {name: endpoint.id for name, endpoint in settings.endpoints.items()})
     poll = settings.poll_seconds
 
-    async def start() -> None:
-        async with engine.begin() as connection:
+    async def configure() -> None:
+        async with transactions.begin() as tx:
             await configure_endpoints(
-                connection,
+                tx.connection,
                 _endpoint_limits(settings),
                 {str(lane): share.weight for lane, share in settings.lanes.items()},
                 active_caps,
             )
+
+    async def start() -> None:
+        while True:
+            try:
+                return await configure()
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+                log.warning("database_awaited", reason=str(error))
+                await asyncio.sleep(poll)
 
     async def stop() -> None:
         await dispatcher.drain()

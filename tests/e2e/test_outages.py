@@ -1,0 +1,34 @@
+"""What the services do together when a server is away."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+
+from contracts.message import SERVICES
+from local_platform.supervisor import PlatformOptions, Supervisor
+from tests.support.waiting import eventually
+
+
+async def test_services_that_start_while_postgres_is_away_come_up_when_it_is_back(tmp_path: Path) -> None:
+    supervisor = Supervisor(PlatformOptions(name="test", root=tmp_path, workers=0, follow_logs=False))
+    try:
+        platform = await supervisor.start()
+        gone = ("postgres", *SERVICES)
+        for name in gone:
+            supervisor.kill(name)
+        await eventually(lambda: not any(supervisor.alive(name) for name in gone), what="their death")
+        async with asyncio.TaskGroup() as group, httpx.AsyncClient(trust_env=False) as http:
+            for name in SERVICES:
+                # Fails at once if the service dies, and in the end if it is never ready.
+                group.create_task(supervisor.revive(name))
+
+            async def all_answer() -> bool:
+                urls = [platform.processes[name].ready_url or "" for name in SERVICES]
+                answers = await asyncio.gather(*(http.get(url) for url in urls), return_exceptions=True)
+                return all(isinstance(one, httpx.Response) for one in answers)
+
+            await eventually(all_answer, 30, "the services' word on how they are")
+            await supervisor.revive("postgres")
+    finally:
+        await supervisor.stop()
