@@ -1,5 +1,6 @@
 """What the metrics say of the provider."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -8,6 +9,8 @@ from prometheus_client import REGISTRY
 
 from generation.gauges import Gauges
 from generation.runpod_client import RunPodClient
+from tests.generation.provider import answering, says, says_after
+from tests.support.waiting import eventually
 
 
 def idle(endpoint: str) -> float | None:
@@ -28,3 +31,18 @@ async def test_workers_that_nobody_could_count_are_not_said_to_be_there(monkeypa
     answers["/v2/ill-id/health"] = httpx.Response(503)
     await gauges.ask_provider()
     assert (idle("ill"), idle("well")) == (None, 2)
+
+
+async def test_workers_are_counted_while_another_endpoint_does_not_answer() -> None:
+    late = asyncio.Event()
+    counted = b'{"jobs": {}, "workers": {"idle": 3}}'
+    nothing: Any = None
+    async with answering() as (provider, client):
+        provider.answers = {"/v2/slow-id/health": says_after(late, counted), "/v2/next-id/health": says(counted)}
+        asking = asyncio.create_task(Gauges(nothing, client, {"slow": "slow-id", "next": "next-id"}).ask_provider())
+        try:
+            await eventually(lambda: idle("next") == 3)
+        finally:
+            late.set()
+            await asking
+    assert idle("slow") == 3

@@ -1,5 +1,6 @@
 """What is waiting and what is running, measured now and then."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -55,12 +56,14 @@ class Gauges:
 
     async def ask_provider(self) -> None:
         """Workers by state. RunPod drops an idle endpoint to no workers at all after 7 days: this is where it shows."""
-        for endpoint, endpoint_id in self._endpoint_ids.items():
-            try:
-                health = await self._client.health(endpoint_id)
-            except ProviderUnavailable as error:
-                log.warning("provider_health_unavailable", endpoint=endpoint, reason=str(error))
-                metrics.WORKERS.remove_by_labels({"endpoint": endpoint})
-                continue
-            for state, number in health.workers.items():
-                metrics.WORKERS.labels(endpoint, state).set(number)
+        await asyncio.gather(*(self._count_workers(*endpoint) for endpoint in self._endpoint_ids.items()))
+
+    async def _count_workers(self, endpoint: str, endpoint_id: str) -> None:
+        try:
+            health = await self._client.health(endpoint_id)
+        except ProviderUnavailable as error:
+            log.warning("provider_health_unavailable", endpoint=endpoint, reason=str(error))
+            metrics.WORKERS.remove_by_labels({"endpoint": endpoint})
+            return
+        for state, number in health.workers.items():
+            metrics.WORKERS.labels(endpoint, state).set(number)

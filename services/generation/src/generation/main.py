@@ -76,7 +76,7 @@ def build(settings: Settings) -> Service:
         subscriptions=subscriptions(Handlers(catalogue, policy, active_caps, wakes)),
     )
     # Submissions, looks at each endpoint, cancels and health: none of them waits for a connection that another holds.
-    connections = settings.submit_concurrency + CALLS_AT_ONCE * len(settings.endpoints) + CANCELS_AT_ONCE + 1
+    connections = settings.submit_concurrency + (CALLS_AT_ONCE + 1) * len(settings.endpoints) + CANCELS_AT_ONCE
     provider_http = httpx.AsyncClient(
         timeout=settings.runpod_timeout_seconds,
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=32),

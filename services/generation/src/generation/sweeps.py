@@ -33,8 +33,8 @@ from messaging.failpoints import failpoint
 from messaging.transaction import Transactions
 
 _BATCH: Final = 100
-CALLS_AT_ONCE: Final = 16
-"""For each endpoint."""
+CALLS_AT_ONCE: Final = 8
+"""For each endpoint. A result may be 20 MB."""
 _PURGE_BATCH: Final = 500
 
 Reaction = Callable[[Order, Attempt, datetime], None]
