@@ -246,12 +246,14 @@ class Bucket(httpx.AsyncHTTPTransport):
     def __init__(self) -> None:
         super().__init__()
         self.open = asyncio.Event()
-        self.broken = False
+        self.broken = self.curse = False
         self.asked: list[str] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request.url.path)
         await self.open.wait()
+        if self.curse:
+            raise RuntimeError("what nobody foresaw")
         if self.broken:
             raise httpx.ConnectError("broken on purpose")
         return await super().handle_async_request(request)
@@ -296,6 +298,36 @@ async def test_a_returned_file_that_waited_longer_than_its_lease_is_left_to_whoe
         )
     finally:
         await slow.close()
+        await other.close()
+
+
+async def test_whoever_has_lost_its_lease_does_not_give_up_a_file_that_somebody_else_stores(
+    bench: Bench, s3_server: S3Server
+) -> None:
+    broker = Broker("nats://127.0.0.1:1", "generation", "", "never connected")
+    cursed, held = Bucket(), Bucket()
+    cursed.curse = True
+    loser, other = Ingress(bench, s3_server, broker, cursed), Ingress(bench, s3_server, broker, held)
+    try:
+        [claimed] = await returned(loser, 1)
+        await loser.processor.drain()
+        await bench.execute("UPDATE generation.provider_callbacks SET due_at = now(), tries = 7")
+        cursed.asked.clear()
+        await loser.processor.process()
+        await eventually(lambda: cursed.asked)
+        await bench.execute("UPDATE generation.provider_callbacks SET due_at = now()")
+        await other.processor.process()
+        await eventually(lambda: held.asked)
+        cursed.open.set()
+        await eventually(lambda: not loser.processor._storing)
+        held.open.set()
+
+        async def stored() -> bool:
+            return (await bench.row(claimed.generation_id)).status == "storing"
+
+        await eventually(stored)
+    finally:
+        await loser.close()
         await other.close()
 
 

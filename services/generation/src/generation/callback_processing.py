@@ -131,8 +131,13 @@ class CallbackProcessor:
             # The lease on the body ends, and it is tried again, a few times if it is not for the database.
             log.exception("returned_file_failed", attempt_id=str(callback.attempt_id))
             if callback.lease >= _MAX_TRIES and not is_unavailable(error):
-                async with self._transactions.begin() as tx:
-                    await mark_processed(tx.connection, [(callback.callback_id, "given_up")])
+                await self._give_up(callback)
+
+    async def _give_up(self, callback: Callback) -> None:
+        """Unless somebody else has the body by now. The order's deadline does the rest."""
+        async with self._transactions.begin() as tx:
+            if await hold(tx.connection, callback, _FILE_LEASE_SECONDS):
+                await mark_processed(tx.connection, [(callback.callback_id, "given_up")])
 
     async def _read_file(self, callback: Callback) -> Report | None:
         """The report with its file put into the bucket; None if there is none yet, or somebody else makes it."""
