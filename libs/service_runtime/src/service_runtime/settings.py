@@ -1,9 +1,12 @@
 """What every service must be told. Subclass with the service's own prefix: ``env_prefix="BILLING_"``."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+RotatingSecrets = Annotated[list[Annotated[SecretStr, Field(min_length=1)]], Field(min_length=1, max_length=2)]
+"""The secret that is in use, and the one before it while it is being replaced."""
 
 
 class ServiceSettings(BaseSettings):

@@ -1,16 +1,14 @@
 """What generation must be told. Every name is prefixed with ``GENERATION_``; secrets have no defaults."""
 
 from datetime import timedelta
-from typing import Annotated, Self, get_args
+from typing import Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from contracts.values import Lane
 from generation.domain.order import Policy
-from service_runtime.settings import ServiceSettings
-
-CallbackSecrets = Annotated[list[Annotated[SecretStr, Field(min_length=1)]], Field(min_length=1, max_length=2)]
+from service_runtime.settings import RotatingSecrets, ServiceSettings
 
 
 class EndpointSettings(BaseModel):
@@ -59,7 +57,7 @@ class Settings(ServiceSettings):
 
     callback_base_url: str
     """Where RunPod and the workers reach this service's listener from outside."""
-    callback_secrets: CallbackSecrets
+    callback_secrets: RotatingSecrets
     """The first signs; both are accepted. To rotate, put the new one in front and drop the old one a day later."""
     callback_retention_seconds: float = Field(default=7 * 86400.0, gt=0)
 

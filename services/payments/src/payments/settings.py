@@ -1,13 +1,9 @@
 """What payments must be told. Every name is prefixed with ``PAYMENTS_``; secrets have no defaults."""
 
-from typing import Annotated
-
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from service_runtime.settings import ServiceSettings
-
-SecretList = Annotated[list[SecretStr], Field(min_length=1, max_length=2)]
+from service_runtime.settings import RotatingSecrets, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -30,17 +26,17 @@ class Settings(ServiceSettings):
     compare_sweep_seconds: float = Field(default=86400.0, gt=0)
 
     stripe_api_key: SecretStr | None = None
-    stripe_webhook_secrets: SecretList | None = None
+    stripe_webhook_secrets: RotatingSecrets | None = None
     stripe_api_base: str | None = None
 
     btcpay_url: str | None = None
     btcpay_api_key: SecretStr | None = None
     btcpay_store_id: str | None = None
-    btcpay_webhook_secrets: SecretList | None = None
+    btcpay_webhook_secrets: RotatingSecrets | None = None
 
     nowpayments_url: str = "https://api.nowpayments.io"
     nowpayments_api_key: SecretStr | None = None
-    nowpayments_ipn_secrets: SecretList | None = None
+    nowpayments_ipn_secrets: RotatingSecrets | None = None
     nowpayments_email: str | None = None
     nowpayments_password: SecretStr | None = None
 

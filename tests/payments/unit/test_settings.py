@@ -1,0 +1,39 @@
+"""Settings of payments that must be refused."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from payments.settings import Settings
+
+COMPLETE: dict[str, Any] = {
+    "database_url": "postgresql://localhost/reelhouse",
+    "nats_url": "nats://localhost",
+    "nats_user": "payments",
+    "nats_password": "x",
+    "ops_port": 0,
+    "http_port": 0,
+    "public_base_url": "https://pay.example.com",
+    "checkout_success_url": "https://example.com/thanks",
+    "checkout_cancel_url": "https://example.com/credits",
+    "stripe_api_key": "rk_test",
+    "stripe_webhook_secrets": ["new", "old"],
+}
+
+
+def test_a_provider_whose_settings_are_complete_is_taken() -> None:
+    assert Settings(**COMPLETE).service == "payments"
+
+
+@pytest.mark.parametrize("secrets", [["new", ""], [""], [], ["new", "old", "older"]])
+def test_a_secret_that_anybody_could_guess_proves_no_webhook(secrets: list[str]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings(**COMPLETE | {"stripe_webhook_secrets": secrets})
+    assert "stripe_webhook_secrets" in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["stripe_api_key", "stripe_webhook_secrets"])
+def test_a_provider_that_is_configured_by_half_is_refused(missing: str) -> None:
+    with pytest.raises(ValidationError, match="stripe is configured by half"):
+        Settings(**{name: value for name, value in COMPLETE.items() if name != missing})
