@@ -14,6 +14,7 @@ import billing.repository
 import gateway.repository
 import payments.repository.refunds
 import payments.repository.transactions
+import storage.repository
 from tests.support.databases import Database
 
 Call = Callable[[AsyncConnection], Awaitable[Any]]
@@ -30,6 +31,10 @@ STATEMENTS: dict[str, tuple[str, Call]] = {
         lambda at: payments.repository.refunds.claim_refunds(at, "stripe", 10, timedelta(minutes=1)),
     ),
     "grants_to_expire": ("billing", lambda at: billing.repository.find_users_with_due_grants(at, 10, [])),
+    "verifications_due": (
+        "storage",
+        lambda at: storage.repository.claim_due(at, ["any"], 10, timedelta(minutes=1)),
+    ),
     "reservations_by_deadline": ("billing", lambda at: billing.repository.find_overdue_generations(at, 10)),
 }
 

@@ -25,6 +25,7 @@ def ask(wake: Callable[[], None]) -> Any:
                 "message_id": message.message_id,
                 "subject": message.subject,
                 "generation_id": message.payload.generation_id,
+                "user_id": message.payload.user_id,
                 "payload": msgspec.json.encode(message.payload),
                 "traceparent": message.traceparent,
             }

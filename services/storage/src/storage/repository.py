@@ -18,29 +18,33 @@ OUTPUT: Final = "output"
 
 _ADD_VERIFICATIONS: Final = insert(verifications).values(next_try_at=sa.func.now()).on_conflict_do_nothing()
 
-# As a common table expression it runs once; as a subquery the planner may run it for every row.
-_due = (
-    sa.select(verifications.c.message_id)
-    .where(
-        verifications.c.subject == sa.func.any(sa.bindparam("subjects", type_=sa.ARRAY(sa.Text))),
-        verifications.c.next_try_at <= sa.func.now(),
-        sa.or_(verifications.c.leased_until.is_(None), verifications.c.leased_until < sa.func.now()),
+LOOKAHEAD: Final = 1000
+"""So many of the open questions, the longest waiting ones, are put into the order of turns."""
+
+# A user's first turn comes before anybody's second one, and what is being looked at counts as turns that were had:
+# whoever asks much, or what takes long, holds up the others by what is being looked at already, and by no more.
+_CLAIM_DUE: Final = sa.text("""
+    WITH open AS MATERIALIZED (
+        SELECT message_id, user_id, next_try_at, coalesce(leased_until >= now(), false) AS leased
+        FROM storage.verifications
+        WHERE subject = ANY(CAST(:subjects AS text[])) AND next_try_at <= now()
+        ORDER BY next_try_at LIMIT :lookahead
+    ), turns AS MATERIALIZED (
+        SELECT message_id, leased, next_try_at,
+               row_number() OVER (PARTITION BY user_id ORDER BY leased DESC, next_try_at) AS turn
+        FROM open
+    ), chosen AS MATERIALIZED (
+        SELECT v.message_id
+        FROM turns AS t JOIN storage.verifications AS v USING (message_id)
+        WHERE NOT t.leased AND v.next_try_at IS NOT NULL AND (v.leased_until IS NULL OR v.leased_until < now())
+        ORDER BY t.turn, t.next_try_at LIMIT :room
+        FOR UPDATE OF v SKIP LOCKED
     )
-    .order_by(verifications.c.next_try_at)
-    .limit(sa.bindparam("room", type_=sa.Integer))
-    .with_for_update(skip_locked=True)
-    .cte("due")
-)
-_CLAIM_DUE: Final = (
-    sa.update(verifications)
-    .where(verifications.c.message_id == _due.c.message_id)
-    .values(
-        leased_until=sa.func.now() + sa.bindparam("lease", type_=sa.Interval),
-        fence=verifications.c.fence + 1,
-        tries=verifications.c.tries + 1,
-    )
-    .returning(*verifications.c)
-)
+    UPDATE storage.verifications AS v
+    SET leased_until = now() + CAST(:lease AS interval), fence = fence + 1, tries = tries + 1
+    FROM chosen WHERE v.message_id = chosen.message_id
+    RETURNING v.*
+""").columns(**{column.name: column.type for column in verifications.c})
 _ANSWER: Final = (
     sa.update(verifications)
     .where(
@@ -64,8 +68,8 @@ async def add_verifications(connection: AsyncConnection, rows: Sequence[dict[str
 async def claim_due(
     connection: AsyncConnection, subjects: Collection[str], limit: int, lease: timedelta
 ) -> list[sa.Row[Any]]:
-    """Lease verifications whose time has come, longest waiting first; each claim raises the fence."""
-    values = {"subjects": list(subjects), "room": limit, "lease": lease}
+    """Lease verifications whose time has come, users in turn, longest waiting first; each claim raises the fence."""
+    values = {"subjects": list(subjects), "room": limit, "lease": lease, "lookahead": LOOKAHEAD}
     return list(await connection.execute(_CLAIM_DUE, values))
 
 

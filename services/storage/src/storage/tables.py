@@ -16,6 +16,8 @@ verifications = sa.Table(
     sa.Column("message_id", pg.UUID(as_uuid=True), primary_key=True),
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("generation_id", pg.UUID(as_uuid=True), nullable=False),
+    # Users take turns. Null where a replica of the version before wrote it.
+    sa.Column("user_id", pg.UUID(as_uuid=True)),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("traceparent", sa.Text),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
