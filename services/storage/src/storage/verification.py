@@ -63,8 +63,8 @@ class Verifier:
             height_pixels=asked.expected_height_pixels,
             duration_ms=asked.expected_duration_ms,
         )
-        with tempfile.TemporaryDirectory(dir=self._workspace) as directory:
-            path = Path(directory, "output")
+        with tempfile.NamedTemporaryFile(dir=self._workspace) as file:
+            path = Path(file.name)
             check_key(asked.generation_id, claim.object_key)
             fetched = await self._store.fetch(self._incoming, claim.object_key, path, asked.max_size_bytes)
             check_bytes(claim, fetched.size_bytes, fetched.sha256)
@@ -103,8 +103,8 @@ class Verifier:
     async def look_at_upload(self, user_id: UUID, upload_id: UUID) -> VerifiedUpload:
         """Fetch and decode a user's picture. Raises ``Rejected``."""
         key = upload_key(user_id, upload_id)
-        with tempfile.TemporaryDirectory(dir=self._workspace) as directory:
-            path = Path(directory, "upload")
+        with tempfile.NamedTemporaryFile(dir=self._workspace) as file:
+            path = Path(file.name)
             fetched = await self._store.fetch(self._uploads, key, path, LARGEST_UPLOAD_BYTES)
             inspection = await self._decoders.inspect(path, "image", LARGEST_PICTURE_PIXELS, is_input=True)
         return VerifiedUpload(key, fetched, inspection)
