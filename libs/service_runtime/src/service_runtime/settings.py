@@ -1,12 +1,31 @@
 """What every service must be told. Subclass with the service's own prefix: ``env_prefix="BILLING_"``."""
 
-from typing import Annotated, Literal
+import sys
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+Chosen = TypeVar("Chosen", bound=BaseSettings)
 
 RotatingSecrets = Annotated[list[Annotated[SecretStr, Field(min_length=1)]], Field(min_length=1, max_length=2)]
 """The secret that is in use, and the one before it while it is being replaced."""
+
+
+def settings_from_environment(kind: type[Chosen]) -> Chosen:
+    """The settings of a process. Ends it with code 2 if they are refused, naming each variable and never its value."""
+    prefix = str(kind.model_config.get("env_prefix", ""))
+    try:
+        return kind()
+    except ValidationError as error:
+        refused = [
+            f"{prefix}{'.'.join(str(part) for part in one['loc'])}".upper().rstrip("_") + f": {one['msg']}"
+            for one in error.errors(include_input=False, include_url=False, include_context=False)
+        ]
+    except SettingsError as error:
+        refused = [str(error)]
+    sys.stderr.write("".join(f"{line}\n" for line in refused))
+    sys.exit(2)
 
 
 class ServiceSettings(BaseSettings):

@@ -27,6 +27,7 @@ from service_runtime.lifecycle import run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.migrations import migrate
+from service_runtime.settings import settings_from_environment
 
 DATABASE_VARIABLE = "AUDITOR_DATABASE_URL"
 DEFAULT_TOLERANCE_SECONDS = 60.0
@@ -163,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of every command."""
     arguments = _parser().parse_args(argv)
     if arguments.command == "serve":
-        settings = Settings()
+        settings = settings_from_environment(Settings)
         configure_logging("auditor", settings)
         run_process(serve(settings))
     if arguments.command == "migrate":

@@ -28,6 +28,7 @@ from service_runtime.lifecycle import run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.migrations import migrate
+from service_runtime.settings import settings_from_environment
 
 OVERDUE_SECONDS = 60.0
 LONGEST_CHECK_MS = 3_600_000
@@ -178,14 +179,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of every command."""
     arguments = _parser().parse_args(argv)
     if arguments.command == "serve":
-        settings = Settings()
+        settings = settings_from_environment(Settings)
         configure_logging("billing", settings)
         run_process(serve(settings))
     if arguments.command == "migrate":
         migrate("billing")
         return
     operation = _operation(arguments)
-    sys.exit(asyncio.run(operation(CommandSettings())))
+    sys.exit(asyncio.run(operation(settings_from_environment(CommandSettings))))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from service_runtime.lifecycle import Component, HttpServer, run_process, run_se
 from service_runtime.logging import configure_logging
 from service_runtime.migrations import migrate
 from service_runtime.presigned_urls import PresignedUrls
+from service_runtime.settings import settings_from_environment
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def main() -> None:
     if parser.parse_args().command == "migrate":
         migrate("gateway")
         return
-    settings = Settings()
+    settings = settings_from_environment(Settings)
     configure_logging("gateway", settings)
     run_process(serve(settings))
 

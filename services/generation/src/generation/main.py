@@ -36,6 +36,7 @@ from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.migrations import migrate
 from service_runtime.presigned_urls import PresignedUrls
+from service_runtime.settings import settings_from_environment
 
 _GAUGE_SECONDS: Final = 15.0
 _HEALTH_SECONDS: Final = 60.0
@@ -225,7 +226,7 @@ def main() -> None:
     if parser.parse_args().command == "migrate":
         migrate("generation")
         return
-    settings = Settings()
+    settings = settings_from_environment(Settings)
     configure_logging("generation", settings)
     run_process(serve(settings))
 

@@ -31,6 +31,7 @@ from service_runtime.lifecycle import HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.migrations import migrate
+from service_runtime.settings import settings_from_environment
 
 
 def build_providers(settings: Settings) -> dict[Provider, PaymentProvider]:
@@ -198,7 +199,7 @@ def main() -> None:
     if arguments.command == "migrate":
         migrate("payments")
         return
-    settings = Settings()
+    settings = settings_from_environment(Settings)
     configure_logging("payments", settings)
     run_process(serve(settings) if arguments.command == "serve" else operate(settings, arguments))
 

@@ -12,6 +12,7 @@ from service_runtime.lifecycle import run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.migrations import migrate
+from service_runtime.settings import settings_from_environment
 from storage.consumers import subscriptions
 from storage.decoders import Decoders
 from storage.object_store import ObjectStore
@@ -95,7 +96,7 @@ def main() -> None:
     if parser.parse_args().command == "migrate":
         migrate("storage")
         return
-    settings = Settings()
+    settings = settings_from_environment(Settings)
     configure_logging("storage", settings)
     run_process(serve(settings))
 
