@@ -20,7 +20,7 @@ from contracts.values import OutputClaim
 from messaging.ids import new_id
 from storage import repository
 from storage.errors import DecoderFailed, StoreUnavailable
-from storage.worker import DECODER_FAILURES, LEASE, OUTPUT_QUESTIONS
+from storage.worker import DECODER_FAILURES, LEASE, OUTPUT_QUESTIONS, measure
 from tests.storage.integration.conftest import Desk, due_at_once, ready, sought
 from tests.support import eventually
 from tests.support.media import clip, picture
@@ -379,15 +379,15 @@ async def leased_until(desk: Desk) -> Any:
 
 async def test_open_questions_are_counted_with_the_age_of_the_oldest(desk: Desk) -> None:
     generation_id, claim = desk.upload(clip())
-    await desk.worker.measure()
+    await measure(desk.transactions)
     assert REGISTRY.get_sample_value("storage_open_questions") == 0
     await desk.receive(ready(generation_id, claim))
     await desk.receive(ready(generation_id, claim))
-    await desk.worker.measure()
+    await measure(desk.transactions)
     assert REGISTRY.get_sample_value("storage_open_questions") == 2
     assert (REGISTRY.get_sample_value("storage_oldest_question_seconds") or 0) > 0
     await desk.finish()
-    await desk.worker.measure()
+    await measure(desk.transactions)
     assert REGISTRY.get_sample_value("storage_open_questions") == 0
 
 

@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import shutil
+from collections.abc import Collection
+from functools import partial
 from typing import Final
 
 from messaging.runtime import Messaging
@@ -18,7 +20,7 @@ from storage.decoders import Decoders
 from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.verification import Verifier
-from storage.worker import INPUT_QUESTIONS, LEASE_BEAT_SECONDS, OUTPUT_QUESTIONS, Worker
+from storage.worker import INPUT_QUESTIONS, LEASE_BEAT_SECONDS, OUTPUT_QUESTIONS, Worker, measure
 from storage.workspace import claim_workspace
 
 GAUGES_SECONDS: Final = 15.0
@@ -43,20 +45,13 @@ async def serve(settings: Settings) -> None:
         ),
         subscriptions=subscriptions(outputs_due.set, inputs_due.set),
     )
-    outputs = Worker(
-        messaging.transactions,
-        Verifier(store, output_decoders, workspace, settings),
-        OUTPUT_QUESTIONS,
-        settings.concurrency,
-        outputs_due,
-    )
-    inputs = Worker(
-        messaging.transactions,
-        Verifier(store, input_decoders, workspace, settings),
-        INPUT_QUESTIONS,
-        settings.concurrency,
-        inputs_due,
-    )
+
+    def worker(decoders: Decoders, subjects: Collection[str], due: asyncio.Event) -> Worker:
+        verifier = Verifier(store, decoders, workspace, settings)
+        return Worker(messaging.transactions, verifier, subjects, settings.concurrency, due)
+
+    outputs = worker(output_decoders, OUTPUT_QUESTIONS, outputs_due)
+    inputs = worker(input_decoders, INPUT_QUESTIONS, inputs_due)
 
     async def start() -> None:
         await store.open()
@@ -81,7 +76,7 @@ async def serve(settings: Settings) -> None:
             every("output-leases", LEASE_BEAT_SECONDS, outputs.keep_leases),
             every("inputs", settings.poll_seconds, inputs.work, wake=inputs_due),
             every("input-leases", LEASE_BEAT_SECONDS, inputs.keep_leases),
-            every("gauges", GAUGES_SECONDS, outputs.measure),
+            every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),
         ],
         readiness=messaging.readiness(),
         on_start=start,

@@ -87,13 +87,6 @@ class Worker:
             async with self._transactions.begin() as tx:
                 await repository.extend_leases(tx.connection, list(self._running.values()), LEASE)
 
-    async def measure(self) -> None:
-        """Set the gauges."""
-        async with self._transactions.begin() as tx:
-            count, seconds = await repository.count_open(tx.connection)
-        open_questions.set(count)
-        oldest_question_seconds.set(seconds)
-
     async def stop(self) -> None:
         """End what is under way, and give it back: another worker takes it at once."""
         running = dict(self._running)
@@ -234,6 +227,14 @@ class Worker:
                 error.file = file
                 raise
             raise Rejected("undecodable", "the decoder failed on this file again and again") from error
+
+
+async def measure(transactions: Transactions) -> None:
+    """Set the gauges."""
+    async with transactions.begin() as tx:
+        count, seconds = await repository.count_open(tx.connection)
+    open_questions.set(count)
+    oldest_question_seconds.set(seconds)
 
 
 def _received(claim: sa.Row[Any]) -> Received[Any]:
