@@ -6,29 +6,29 @@ from typing import Any
 import httpx
 from jsonschema import Draft202012Validator
 
-from service_runtime.problems import (
-    BodyTooLarge,
-    HeadersTooLarge,
-    InternalError,
-    MalformedRequest,
-    MethodNotAllowed,
-    NotFound,
-    Unavailable,
-)
+from gateway import errors
+from service_runtime import problems
+from service_runtime.problems import Problem
 
-ANYWHERE = {
-    kind.code
-    for kind in (
-        BodyTooLarge,
-        HeadersTooLarge,
-        InternalError,
-        MalformedRequest,
-        MethodNotAllowed,
-        NotFound,
-        Unavailable,
-    )
-}
-"""What any address may answer, without being described at each."""
+OWN: frozenset[type[Problem]] = frozenset(
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Problem) and kind != Problem
+)
+"""The gateway's own problems."""
+GENERAL: frozenset[type[Problem]] = frozenset(
+    {
+        problems.MalformedRequest,
+        problems.InvalidRequest,
+        problems.NotFound,
+        problems.MethodNotAllowed,
+        problems.BodyTooLarge,
+        problems.HeadersTooLarge,
+        problems.InternalError,
+        problems.Unavailable,
+    }
+)
+"""What any address may answer, besides the gateway's own problems."""
+UNDESCRIBED = {kind.code for kind in GENERAL - {problems.InvalidRequest}}
+"""What is not told at each operation."""
 
 
 def described(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
@@ -49,7 +49,7 @@ async def check_answer(document: dict[str, Any], answer: httpx.Response) -> None
         problem = answer.json()
         described(document, {"$ref": "#/components/schemas/Problem"}).validate(problem)
         told = operation["responses"].get(str(answer.status_code), {}).get("description", "")
-        assert problem["code"] in ANYWHERE or f"`{problem['code']}`:" in told, f"{where} {problem['code']}"
+        assert problem["code"] in UNDESCRIBED or f"`{problem['code']}`:" in told, f"{where} {problem['code']}"
         extra = set(problem) - set(document["components"]["schemas"]["Problem"]["properties"])
         assert not extra, f"{where}: nobody was told of {extra}"
         return

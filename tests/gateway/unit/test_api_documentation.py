@@ -5,33 +5,19 @@ from pathlib import Path
 
 from fastapi import APIRouter
 
-from gateway import errors
 from gateway.routes import account, buying, events, generations, offers, uploads
-from service_runtime import problems
-from service_runtime.problems import Problem
+from tests.gateway.described import GENERAL, OWN
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
 ROUTERS: tuple[APIRouter, ...] = tuple(
     module.router for module in (account, buying, events, generations, offers, uploads)
 )
-GENERAL: tuple[type[Problem], ...] = (
-    problems.MalformedRequest,
-    problems.InvalidRequest,
-    problems.NotFound,
-    problems.MethodNotAllowed,
-    problems.BodyTooLarge,
-    problems.HeadersTooLarge,
-    problems.InternalError,
-    problems.Unavailable,
-)
-"""What any address may answer, besides the gateway's own problems."""
 
 
 def test_the_table_of_codes_lists_every_problem_with_its_status_and_nothing_else() -> None:
-    own = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Problem)} - {Problem}
     listed = re.findall(r"^\| `(\w+)` \| (\d{3}) \| (yes|no) \|", DOCUMENT, re.MULTILINE)
     said = {(code, int(status), retryable == "yes") for code, status, retryable in listed}
-    assert said == {(kind.code, kind.status, kind.retryable) for kind in {*own, *GENERAL}}
+    assert said == {(kind.code, kind.status, kind.retryable) for kind in OWN | GENERAL}
     assert len(listed) == len(said), "a code is listed twice"
 
 

@@ -54,7 +54,7 @@ def refusals(*kinds: type[Problem]) -> Responses:
     """What a route refuses besides what any route does, for its ``responses``."""
     responses: Responses = {}
     for kind in kinds:
-        _add(responses, kind.status, kind)
+        _add(responses, kind)
     return responses
 
 
@@ -90,17 +90,18 @@ def _complete(operation: dict[str, Any]) -> None:
             parameter["schema"] |= text
             parameter["required"] = True
     if parameters or "requestBody" in operation:
-        _add(responses, "422", InvalidRequest)
+        _add(responses, InvalidRequest)
     if "requestBody" in operation:
-        _add(responses, "400", MalformedRequest)
+        _add(responses, MalformedRequest)
     if operation["operationId"] not in _PUBLIC:
         operation["security"] = [{"supabase": []}]
-        _add(responses, "401", NotAuthenticated)
-        _add(responses, "503", SignInUnavailable)
+        _add(responses, NotAuthenticated)
+        _add(responses, SignInUnavailable)
     responses["default"] = {"description": "A problem.", "content": _CONTENT}
 
 
-def _add(responses: Responses, status: int | str, kind: type[Problem]) -> None:
+def _add(responses: Responses, kind: type[Problem]) -> None:
+    status = str(kind.status)
     told = f"`{kind.code}`: {(kind.__doc__ or kind.title).splitlines()[0]}"
     before = responses.get(status, {}).get("description")
     description = told if before is None else f"{before}\n\n{told}"
