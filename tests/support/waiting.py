@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
@@ -12,9 +12,13 @@ _FIRST_PAUSE_SECONDS = 0.005
 _LONGEST_PAUSE_SECONDS = 0.1
 
 
+@overload
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]], timeout: float = 10.0, what: str = "the condition"
-) -> T:
+    condition: Callable[[], Awaitable[T | None]], timeout: float = 10.0, what: str = "the condition"
+) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T | None], timeout: float = 10.0, what: str = "the condition") -> T: ...
+async def eventually(condition: Callable[[], object], timeout: float = 10.0, what: str = "the condition") -> object:
     """Call ``condition`` (sync or async) until its result is truthy, and return that result.
 
     Fails after ``timeout`` seconds, naming ``what`` was waited for and what the condition said last. An AssertionError
