@@ -72,7 +72,7 @@ async def measure(platform: PlatformDescription, seconds: float) -> list[tuple[s
     url = f"{platform.urls['payments']}/webhooks/stripe"
     (secret,) = json.loads(platform.environments["payments"]["PAYMENTS_STRIPE_WEBHOOK_SECRETS"])
     await send(url, secret, 50, 2, 200)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for per_second in (50.0, 100.0, 200.0):
         say(f"{per_second:g} webhooks/s for {seconds:g} s ...")
         forged = summary(await send(url, "whsec_forged", per_second, seconds, 400))

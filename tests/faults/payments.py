@@ -16,11 +16,11 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import httpx
 
-from contracts.payments import Provider
+from contracts.payments import PROVIDERS, Provider
 from local_platform.api_client import ApiClient
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
@@ -28,7 +28,6 @@ from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
 from tests.faults.books import check_books
 
-PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 TROUBLES: dict[str, dict[str, Any]] = {
     "all lost": {"drop": 1.0},
     "storm": {"drop": 0.3, "double": 0.5, "corrupt": 0.3, "copies": 3, "reorder_window_seconds": 1.5},
@@ -62,7 +61,7 @@ class Providers:
         """The buyer's coins arrive, or do not."""
         await self._post("nowpayments", f"/admin/invoices/{reference}/payments", {"status": status})
 
-    async def _post(self, provider: str, path: str, given: dict[str, Any]) -> dict[str, Any]:
+    async def _post(self, provider: Provider, path: str, given: dict[str, Any]) -> dict[str, Any]:
         answer = await self._http[provider].post(path, json=given)
         answer.raise_for_status()
         done: dict[str, Any] = answer.json() if answer.content else {}
@@ -93,7 +92,7 @@ class Story:
     """What happens to a payment at its provider, and how it must end: its status, and whether the credits stay."""
 
     name: str
-    provider: str
+    provider: Provider
     happens: Callable[[Providers, str], Awaitable[object]]
     status: str
     keeps_credits: bool

@@ -1,7 +1,7 @@
 """What payments announces, and the commands it takes."""
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal, get_args
 from uuid import UUID
 
 import msgspec
@@ -9,6 +9,8 @@ import msgspec
 from contracts.message import Message, Service
 
 Provider = Literal["stripe", "btcpay", "nowpayments"]
+"""The only list of payment providers: everything else is a table keyed by it, or derived from it."""
+PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
 
 PaymentStatus = Literal[
     "created",  # known here; the provider has not answered yet

@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
+from contracts.payments import Provider
 from gateway.domain import in_utc
 
 GenerationStatus = Literal[
@@ -59,7 +60,7 @@ class PaymentRequest(Body):
     """A pack, and how to pay for it."""
 
     pack_id: str = Field(max_length=64)
-    provider: Literal["stripe", "btcpay", "nowpayments"]
+    provider: Provider
 
 
 class UploadRequest(Body):
@@ -250,7 +251,7 @@ class PaymentShown(BaseModel):
 
     id: UUID
     status: PaymentStatusShown
-    provider: Literal["stripe", "btcpay", "nowpayments"]
+    provider: Provider
     pack_id: str
     price_cents: int
     currency: str
