@@ -20,8 +20,8 @@ RejectionCode = Literal[
 class VerifyInputs(Message, frozen=True, kw_only=True):
     """A queued order starts from files that its user uploaded: are they there, and are they what they should be?
 
-    ``uploads`` maps the parameter's name to the upload; its object key is ``{user_id}/{upload_id}`` in the uploads
-    bucket, so that an upload of another user cannot be named.
+    ``uploads`` maps the parameter's name to the upload; its object key is
+    ``object_keys.upload_key``, so that an upload of another user cannot be named.
     """
 
     subject: ClassVar[str] = "storage.command.verify-inputs.v1"

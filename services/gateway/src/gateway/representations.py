@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
+from contracts.object_keys import MAX_UPLOAD_BYTES
 from contracts.payments import Provider
 from gateway.domain import in_utc
 
@@ -67,7 +68,7 @@ class UploadRequest(Body):
     """A picture that is about to be uploaded."""
 
     content_type: Literal["image/png", "image/jpeg", "image/webp"]
-    size_bytes: int = Field(ge=1, le=20 * 1024 * 1024)
+    size_bytes: int = Field(ge=1, le=MAX_UPLOAD_BYTES)
 
 
 class QuoteLineShown(BaseModel):

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Final
 
 from catalogue import Catalogue
+from contracts.object_keys import output_key
 from generation.callback_urls import CallbackUrls
 from generation.repository.queue import ClaimedOrder
 from generation.runpod_client import JobPolicy, JobRequest
@@ -32,7 +33,7 @@ class JobRequests:
         model = self._catalogue.model(order.model_id)
         lifetime = timedelta(seconds=model.provider_ttl_seconds) + _MARGIN
         callback = self._callbacks.url(order.attempt_id, int(time.time() + lifetime.total_seconds()))
-        object_key = f"{order.generation_id}/{order.attempt_number}/output.{order.output_extension}"
+        object_key = output_key(order.generation_id, order.attempt_number, order.output_extension)
         return JobRequest(
             input={
                 "schema": INPUT_SCHEMA,

@@ -11,9 +11,8 @@ DURATION_TOLERANCE_MS: Final = 500
 DURATION_TOLERANCE_SHARE: Final = 0.1
 """Models round the number of frames: a clip may differ from its length by half a second or a tenth, if that is more."""
 
-LARGEST_UPLOAD_BYTES: Final = 20 * 1024 * 1024
 LARGEST_PICTURE_PIXELS: Final = 50_000_000
-"""What a user may upload: more than any camera phone makes, and still decoded in a moment."""
+"""Of what a user uploads: more than any camera phone makes, and still decoded in a moment."""
 LARGEST_FRAME_PIXELS: Final = 50_000_000
 """Of what a worker claims to have made."""
 
@@ -71,8 +70,3 @@ def poster_key(user_id: UUID, generation_id: UUID, output_sha256: str) -> str:
     """Where the still picture of an output lives. It names the file that it was made from, so that neither of two
     attempts that race can show the other's picture, and it need not wait for the output to be written."""
     return f"{user_id}/{generation_id}/poster-{output_sha256[:16]}.jpg"
-
-
-def upload_key(user_id: UUID, upload_id: UUID) -> str:
-    """Where a user's upload lies. The owner is part of the name: nobody can name another's."""
-    return f"{user_id}/{upload_id}"

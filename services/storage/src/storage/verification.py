@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from contracts.generation import OutputReady, OutputSought
+from contracts.object_keys import MAX_UPLOAD_BYTES, upload_key
 from contracts.storage import AssetStored
 from contracts.values import OutputClaim
 from messaging.failpoints import failpoint
@@ -20,14 +21,12 @@ from storage.decoding import Inspection
 from storage.domain import (
     LARGEST_FRAME_PIXELS,
     LARGEST_PICTURE_PIXELS,
-    LARGEST_UPLOAD_BYTES,
     Expectation,
     check_bytes,
     check_key,
     check_media,
     library_key,
     poster_key,
-    upload_key,
 )
 from storage.object_store import Fetched, ObjectStore
 from storage.settings import Settings
@@ -105,7 +104,7 @@ class Verifier:
         key = upload_key(user_id, upload_id)
         with tempfile.NamedTemporaryFile(dir=self._workspace) as file:
             path = Path(file.name)
-            fetched = await self._store.fetch(self._uploads, key, path, LARGEST_UPLOAD_BYTES)
+            fetched = await self._store.fetch(self._uploads, key, path, MAX_UPLOAD_BYTES)
             inspection = await self._decoders.inspect(path, "image", LARGEST_PICTURE_PIXELS, is_input=True)
         return VerifiedUpload(key, fetched, inspection)
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from fastapi import APIRouter
 
+from contracts.object_keys import upload_key
 from gateway import ordering, repository
 from gateway.dependencies import CurrentParts, CurrentUser
 from gateway.errors import RateLimited, TooManyUploads
@@ -42,5 +43,5 @@ async def create_upload(asked: UploadRequest, parts: CurrentParts, user: Current
         "Content-Length": str(asked.size_bytes),
         "If-None-Match": "*",
     }
-    url = parts.urls.put(parts.settings.s3_uploads_bucket, f"{user.user_id}/{upload_id}", validity, headers)
+    url = parts.urls.put(parts.settings.s3_uploads_bucket, upload_key(user.user_id, upload_id), validity, headers)
     return UploadShown(id=upload_id, url=url, headers=headers, expires_at=datetime.now(UTC) + validity)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from contracts.generation import FailureCode
 from contracts.message import Message
+from contracts.object_keys import output_key
 from contracts.values import Kind, Lane, OutputClaim
 
 OrderStatus = Literal["queued", "dispatching", "running", "storing", "completed", "failed", "cancelling", "cancelled"]
@@ -180,7 +181,7 @@ class Order:
 
     def object_key(self, attempt: Attempt) -> str:
         """Where the worker was told to put its file, in the bucket for incoming files."""
-        return f"{self.generation_id}/{attempt.attempt_number}/output.{self.output_extension}"
+        return output_key(self.generation_id, attempt.attempt_number, self.output_extension)
 
     def claim(self, attempt: Attempt) -> OutputClaim:
         """What is believed of the file that ``attempt`` left or may have left."""
