@@ -89,8 +89,9 @@ faults-generations: install ## Orders on a whole platform while every part of it
 
 ##@ Documents
 .PHONY: docs
-docs: install ## Generate docs/asyncapi.json from the contracts
+docs: install ## Generate docs/asyncapi.json and docs/statuses.md from the code
 	$(RUN)/python -m contracts.asyncapi docs/asyncapi.json
+	$(RUN)/python -m local_platform.statuses docs/statuses.md
 
 ##@ Set up
 .PHONY: install lock clean help

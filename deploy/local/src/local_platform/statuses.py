@@ -1,0 +1,26 @@
+"""The page about every status of every aggregate, generated: ``python -m local_platform.statuses docs/statuses.md``."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from contracts.statuses import StatusMeaning, status_table
+
+AGGREGATES: Final[Mapping[str, Mapping[str, StatusMeaning]]] = {}
+"""Title of the section: the ``STATUS_MEANING`` that stands beside the statuses in the aggregate's service."""
+
+_HEAD: Final = """# Statuses
+
+What each status means: who sets it, what ends it, by when, and what the user sees.
+`make docs` generates this page from the `STATUS_MEANING` beside each list of statuses.
+"""
+
+
+def render() -> str:
+    """The page as it is committed."""
+    return _HEAD + "".join(f"\n## {title}\n\n{status_table(meanings)}" for title, meanings in AGGREGATES.items())
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(render(), encoding="utf-8")
