@@ -4,14 +4,19 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, Final
+from uuid import uuid4
 
 import structlog
 from prometheus_client import Counter, Histogram
 
+from service_runtime.backoff import Backoff
+
 _JITTER: Final = 0.1
 """Replicas that started together drift apart by up to this share of the interval."""
-_LONGEST_BACKOFF_SECONDS: Final = 60.0
+_SHORTEST_BACKOFF: Final = timedelta(seconds=0.1)
+_LONGEST_BACKOFF: Final = timedelta(seconds=60)
 
 ROUND_SECONDS = Histogram("loop_round_seconds", "How long a round of a periodic loop took", ["loop"])
 FAILURES = Counter("loop_failures_total", "Rounds of a periodic loop that failed", ["loop"])
@@ -36,7 +41,10 @@ class Every:
         timeout_seconds: float = 60.0,
     ) -> None:
         self.name = name
-        self.heartbeat_limit_seconds = timeout_seconds + 2 * max(seconds, _LONGEST_BACKOFF_SECONDS)
+        interval = timedelta(seconds=seconds)
+        self._backoff = Backoff(first=max(interval, _SHORTEST_BACKOFF), longest=max(interval, _LONGEST_BACKOFF))
+        self._replica = uuid4()
+        self.heartbeat_limit_seconds = timeout_seconds + 2 * self._backoff.longest.total_seconds()
         self._seconds = seconds
         self._function = function
         self._wake = wake or asyncio.Event()
@@ -72,7 +80,7 @@ class Every:
     async def _pause(self, failures: int) -> None:
         seconds = self._seconds * (1 + random.uniform(-_JITTER, _JITTER))
         if failures:
-            seconds = min(max(seconds, 0.1) * 2 ** min(failures - 1, 16), max(_LONGEST_BACKOFF_SECONDS, self._seconds))
+            seconds = self._backoff.seconds(failures, self._replica)
         try:
             async with asyncio.timeout(seconds):
                 # A failing round is not hurried: whatever wakes it may do so thousands of times a second.
