@@ -30,10 +30,10 @@ from gateway.settings import Settings
 from local_platform.identity import build_app as identity_app
 from local_platform.identity import new_private_key_pem, public_jwk
 from local_platform.servers import NatsServer, S3Server
-from messaging.consumers import Component
 from messaging.ids import new_id
 from messaging.runtime import Messaging
-from messaging.settings import BrokerSettings
+from service_runtime.lifecycle import Component
+from service_runtime.settings import ServiceSettings
 from tests.gateway.described import check_answer
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
@@ -162,7 +162,7 @@ class House:
         self,
         database: Database,
         nats: NatsServer,
-        broker_settings: Callable[[str], BrokerSettings],
+        broker_settings: Callable[[str], ServiceSettings],
         identity: Identity,
         stack: contextlib.AsyncExitStack,
     ) -> None:
@@ -225,7 +225,7 @@ class House:
         messaging = Messaging(
             service=service,
             engine=self.database.engine(service),
-            broker_settings=self.broker_settings(service),
+            settings=self.broker_settings(service),
             subscriptions=subscriptions,
         )
         self._players[service] = messaging
@@ -297,7 +297,7 @@ def asset_of(generation_id: UUID, user_id: UUID) -> AssetStored:
 async def house(
     make_database: Callable[..., Awaitable[Database]],
     nats_server: NatsServer,
-    broker_settings: Callable[[str], BrokerSettings],
+    broker_settings: Callable[[str], ServiceSettings],
 ) -> AsyncIterator[House]:
     """Everything but the services."""
     database = await make_database(*SERVICES)

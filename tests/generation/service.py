@@ -27,15 +27,15 @@ from messaging.consumers import Subscription
 from messaging.received import Received
 from messaging.runtime import Messaging
 from messaging.schema import grant_statements, table_statements
-from messaging.settings import BrokerSettings
 from messaging.transaction import Transaction
 from service_runtime.listener import HttpServer, Listener
 from service_runtime.presigned_urls import PresignedUrls
+from service_runtime.settings import ServiceSettings
 from tests.generation.bench import reserved
 from tests.support.databases import Database
 from tests.support.waiting import eventually
 
-BrokerOf = Callable[[str], BrokerSettings]
+BrokerOf = Callable[[str], ServiceSettings]
 
 FAST = {
     "poll_seconds": 0.2,
@@ -60,16 +60,16 @@ def free_port() -> int:
 
 
 def service_settings(
-    database: Database, broker: BrokerSettings, s3: S3Server, runpod_api_base: str, api_key: str, **changes: Any
+    database: Database, broker: ServiceSettings, s3: S3Server, runpod_api_base: str, api_key: str, **changes: Any
 ) -> Settings:
     """Settings of one replica against real servers; ``changes`` override the fast defaults."""
     access_key, secret_key = s3.credentials["generation"]
     port = free_port()
     values: dict[str, Any] = {
         "database_url": database.dsn("generation"),
-        "nats_url": broker.url,
-        "nats_user": broker.user,
-        "nats_password": broker.password,
+        "nats_url": broker.nats_url,
+        "nats_user": broker.nats_user,
+        "nats_password": broker.nats_password,
         "ops_port": 0,
         "http_host": "127.0.0.1",
         "http_port": port,
@@ -257,7 +257,7 @@ async def _peer(
     messaging = Messaging(
         service=name,
         engine=database.engine(name),
-        broker_settings=broker_settings(name),
+        settings=broker_settings(name),
         subscriptions=subscriptions,
     )
     await stack.enter_async_context(_tasks(messaging.components()))

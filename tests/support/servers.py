@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from pydantic import SecretStr
 
 from local_platform.servers import NatsServer, PostgresServer, S3Server
-from messaging.settings import BrokerSettings
+from service_runtime.settings import ServiceSettings
 from tests.support.folders import removed_at_exit
 
 
@@ -40,10 +41,16 @@ def nats_server() -> Iterator[NatsServer]:
 
 
 @pytest.fixture
-def broker_settings(nats_server: NatsServer) -> Callable[[str], BrokerSettings]:
-    """``broker_settings("billing")``: how that service reaches the broker of this test."""
+def broker_settings(nats_server: NatsServer) -> Callable[[str], ServiceSettings]:
+    """``broker_settings("billing")``: settings with which that service reaches the broker of this test, and no more."""
 
-    def settings(service: str) -> BrokerSettings:
-        return BrokerSettings(url=nats_server.url, user=service, password=nats_server.users[service])
+    def settings(service: str) -> ServiceSettings:
+        return ServiceSettings(
+            database_url=SecretStr("postgresql://nowhere.invalid"),
+            nats_url=nats_server.url,
+            nats_user=service,
+            nats_password=SecretStr(nats_server.users[service]),
+            ops_port=0,
+        )
 
     return settings

@@ -152,12 +152,12 @@ async def test_messages_published_by_a_service_arrive_in_the_journal_with_their_
 ) -> None:
     database = await make_database("auditor", "generation")
     producer = Messaging(
-        service="generation", engine=database.engine("generation"), broker_settings=broker_settings("generation")
+        service="generation", engine=database.engine("generation"), settings=broker_settings("generation")
     )
     auditor = Messaging(
         service="auditor",
         engine=database.engine("auditor"),
-        broker_settings=broker_settings("auditor"),
+        settings=broker_settings("auditor"),
         subscriptions=SUBSCRIPTIONS,
     )
     tasks = [asyncio.create_task(component.run()) for component in (*producer.components(), *auditor.components())]

@@ -72,7 +72,7 @@ async def replica(database: Database, nats: NatsServer) -> AsyncIterator[Replica
 async def generation(database: Database, broker_settings) -> AsyncIterator[Messaging]:
     """A service that publishes."""
     messaging = Messaging(
-        service="generation", engine=database.engine("generation"), broker_settings=broker_settings("generation")
+        service="generation", engine=database.engine("generation"), settings=broker_settings("generation")
     )
     tasks = [asyncio.create_task(component.run()) for component in messaging.components()]
     yield messaging

@@ -5,7 +5,6 @@ import random
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,13 +21,14 @@ from local_platform.servers import NatsServer
 from messaging.broker import Broker
 from messaging.ids import new_id
 from messaging.runtime import Messaging
-from messaging.settings import BrokerSettings
+from messaging.settings import ConsumerLimits
 from messaging.topology import assert_stream
+from service_runtime.settings import ServiceSettings
 from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
 from tests.support import eventually
 from tests.support.databases import Database
 
-BrokerSettingsOf = Callable[[str], BrokerSettings]
+BrokerSettingsOf = Callable[[str], ServiceSettings]
 
 
 class Neighbours:
@@ -55,8 +55,7 @@ async def neighbours(broker_settings: BrokerSettingsOf) -> AsyncIterator[Neighbo
         brokers: dict[Service, Broker] = {}
         names: tuple[Service, ...] = ("gateway", "generation", "payments")
         for name in names:
-            settings = broker_settings(name)
-            brokers[name] = Broker(settings.url, settings.user, settings.password, name=name)
+            brokers[name] = Broker.of(broker_settings(name), name=name)
             await brokers[name].connect()
             stack.push_async_callback(brokers[name].close)
             await assert_stream(brokers[name].jetstream, BY_NAME[name.upper()], 1)
@@ -175,8 +174,9 @@ async def running(ledger: Ledger, broker_settings: BrokerSettingsOf) -> AsyncIte
     messaging = Messaging(
         service="billing",
         engine=ledger.engine,
-        broker_settings=replace(broker_settings("billing"), max_deliveries=1),
+        settings=broker_settings("billing"),
         subscriptions=SUBSCRIPTIONS,
+        limits=ConsumerLimits(max_deliveries=1),
     )
     tasks = [asyncio.create_task(component.run()) for component in messaging.components()]
     try:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from local_platform.servers import NatsServer
-from messaging.settings import BrokerSettings
+from service_runtime.settings import ServiceSettings
 from tests.gateway import house as gateway_house
 from tests.gateway.house import House
 from tests.support.databases import Database
@@ -15,7 +15,7 @@ from tests.support.databases import Database
 async def house(
     make_database: Callable[..., Awaitable[Database]],
     nats_server: NatsServer,
-    broker_settings: Callable[[str], BrokerSettings],
+    broker_settings: Callable[[str], ServiceSettings],
 ) -> AsyncIterator[House]:
     """PostgreSQL, NATS and an identity provider, and the means to start services."""
     async with gateway_house.house(make_database, nats_server, broker_settings) as opened:

@@ -439,10 +439,8 @@ async def test_a_returned_file_larger_than_allowed_is_not_stored(ingress: Ingres
 async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_order(
     bench: Bench, s3_server: S3Server, broker_settings: Any
 ) -> None:
-    settings = broker_settings("generation")
-    listener_settings = broker_settings("gateway")
-    broker = Broker(settings.url, settings.user, settings.password, "generation")
-    listener = Broker(listener_settings.url, listener_settings.user, listener_settings.password, "gateway")
+    broker = Broker.of(broker_settings("generation"), "generation")
+    listener = Broker.of(broker_settings("gateway"), "gateway")
     one = order()
     await bench.enqueue(one)
     [claimed] = await bench.claim()

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
@@ -13,11 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.message import Service
 from local_platform.servers import NatsServer
-from messaging.consumers import Component, Subscription
+from messaging.consumers import Subscription
 from messaging.failpoints import VARIABLE
 from messaging.runtime import Messaging
 from messaging.schema import grant_statements, table_statements
-from messaging.settings import BrokerSettings
+from messaging.settings import ConsumerLimits
+from service_runtime.lifecycle import Component
+from service_runtime.settings import ServiceSettings
 from tests.support.databases import Database
 
 SERVICES: tuple[Service, ...] = ("gateway", "billing", "payments", "generation")
@@ -66,7 +69,7 @@ class Platform:
     """Makes services on one database and one broker."""
 
     def __init__(
-        self, database: Database, nats_server: NatsServer, broker_settings: Callable[[str], BrokerSettings]
+        self, database: Database, nats_server: NatsServer, broker_settings: Callable[[str], ServiceSettings]
     ) -> None:
         self.database = database
         self.nats_server = nats_server
@@ -74,22 +77,19 @@ class Platform:
         self._stack = AsyncExitStack()
         self._engines: dict[Service, AsyncEngine] = {}
 
-    def messaging(self, service: Service, subscriptions: Sequence[Subscription] = (), **settings: object) -> Messaging:
+    def messaging(self, service: Service, subscriptions: Sequence[Subscription] = (), **limits: Any) -> Messaging:
         """The messaging of one process of ``service``; not running yet."""
-        base = self._broker_settings(service)
-        values = {"url": base.url, "user": base.user, "password": base.password, **settings}
         return Messaging(
             service=service,
             engine=self.database.engine(service),
-            broker_settings=BrokerSettings(**values),
+            settings=self._broker_settings(service),
             subscriptions=subscriptions,
+            limits=ConsumerLimits(**limits),
         )
 
-    async def start(
-        self, service: Service, subscriptions: Sequence[Subscription] = (), **settings: object
-    ) -> Messaging:
+    async def start(self, service: Service, subscriptions: Sequence[Subscription] = (), **limits: Any) -> Messaging:
         """The same, running until the test ends."""
-        messaging = self.messaging(service, subscriptions, **settings)
+        messaging = self.messaging(service, subscriptions, **limits)
         await self.run(messaging.components())
         return messaging
 
@@ -106,9 +106,11 @@ class Platform:
             service,
             env={
                 **os.environ,
-                "DSN": self.database.dsn(service),
+                "DATABASE_URL": self.database.dsn(service),
                 "NATS_URL": self.nats_server.url,
+                "NATS_USER": service,
                 "NATS_PASSWORD": self.nats_server.users[service],
+                "OPS_PORT": "0",
                 "MESSAGES": str(messages),
                 VARIABLE: failpoints,
             },
@@ -142,7 +144,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 
 @pytest.fixture
 async def platform(
-    database: Database, nats_server: NatsServer, broker_settings: Callable[[str], BrokerSettings]
+    database: Database, nats_server: NatsServer, broker_settings: Callable[[str], ServiceSettings]
 ) -> AsyncIterator[Platform]:
     """Services on a fresh database and a fresh broker."""
     made = Platform(database, nats_server, broker_settings)

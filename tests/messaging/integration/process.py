@@ -1,7 +1,7 @@
 """One process of a service, for tests that kill it: ``python -m tests.messaging.integration.process billing``.
 
-Environment: ``DSN``, ``NATS_URL``, ``NATS_PASSWORD``, ``MESSAGES`` for how many to commit, and ``REELHOUSE_FAILPOINTS``
-for where to die.
+Environment: that of ``ServiceSettings``, ``MESSAGES`` for how many to commit, and ``REELHOUSE_FAILPOINTS`` for where
+to die.
 """
 
 import asyncio
@@ -9,25 +9,25 @@ import os
 import sys
 from typing import cast
 
-from sqlalchemy.ext.asyncio import create_async_engine
-
 from contracts.billing import CreditsRefused
 from contracts.message import Service
 from messaging.consumers import Subscription
 from messaging.runtime import Messaging
-from messaging.settings import BrokerSettings
+from messaging.settings import ConsumerLimits
+from service_runtime.database import create_engine
+from service_runtime.settings import ServiceSettings
 from tests.messaging.integration.effects import publish_refused, record
 
 
 async def main(service: Service) -> None:
     """Run the messaging of ``service`` until killed; the gateway records what billing refuses, a moment later."""
+    settings = ServiceSettings()
     messaging = Messaging(
         service=service,
-        engine=create_async_engine(os.environ["DSN"].replace("postgresql://", "postgresql+asyncpg://", 1)),
-        broker_settings=BrokerSettings(
-            url=os.environ["NATS_URL"], user=service, password=os.environ["NATS_PASSWORD"], ack_wait_seconds=2
-        ),
+        engine=create_engine(settings),
+        settings=settings,
         subscriptions=[Subscription(CreditsRefused, record, linger_seconds=0.5)] if service == "gateway" else [],
+        limits=ConsumerLimits(ack_wait_seconds=2),
     )
     async with asyncio.TaskGroup() as tasks:
         for component in messaging.components():

@@ -13,8 +13,8 @@ from messaging.broker import Broker
 from messaging.consumers import Subscription
 from messaging.errors import BrokerUnavailableError, DatabaseUnavailableError
 from messaging.runtime import Messaging
-from messaging.settings import BrokerSettings
 from messaging.transaction import Transactions
+from service_runtime.settings import ServiceSettings
 from tests.messaging.integration.conftest import Platform, add_tables
 from tests.messaging.integration.effects import (
     effects,
@@ -42,7 +42,7 @@ async def own_postgres() -> AsyncIterator[PostgresServer]:
 
 @pytest.fixture
 async def fragile(
-    own_postgres: PostgresServer, nats_server: NatsServer, broker_settings: Callable[[str], BrokerSettings]
+    own_postgres: PostgresServer, nats_server: NatsServer, broker_settings: Callable[[str], ServiceSettings]
 ) -> AsyncIterator[Platform]:
     """Services on that server."""
     database = await DatabaseFactory(own_postgres).make(())

@@ -77,13 +77,13 @@ async def shop(
     payments = Messaging(
         service="payments",
         engine=database.engine("payments"),
-        broker_settings=broker_settings("payments"),
+        settings=broker_settings("payments"),
         subscriptions=subscriptions(policy, due.set),
     )
     billing = Messaging(
         service="billing",
         engine=database.engine("billing"),
-        broker_settings=broker_settings("billing"),
+        settings=broker_settings("billing"),
         subscriptions=BILLING,
     )
     driver = Driver(payments.transactions, provider)

@@ -24,8 +24,8 @@ from local_platform.servers import NatsServer
 from messaging.broker import Broker
 from messaging.failpoints import VARIABLE
 from messaging.ids import new_id
-from messaging.settings import BrokerSettings
 from messaging.topology import assert_stream
+from service_runtime.settings import ServiceSettings
 from storage.workspace import claim_workspace
 from tests.storage.integration.conftest import Desk, due_at_once, ready, sought
 from tests.support.media import clip, endless_photograph, picture
@@ -36,10 +36,9 @@ FAILPOINTS = ("storage.before_put", "storage.after_put", "storage.before_record"
 
 
 @pytest.fixture
-async def say(broker_settings: Callable[[str], BrokerSettings]) -> AsyncIterator[Say]:
+async def say(broker_settings: Callable[[str], ServiceSettings]) -> AsyncIterator[Say]:
     """Publish as generation does."""
-    settings = broker_settings("generation")
-    broker = Broker(settings.url, settings.user, settings.password, name="generation")
+    broker = Broker.of(broker_settings("generation"), name="generation")
     await broker.connect()
     await assert_stream(broker.jetstream, BY_NAME["GENERATION"], 1)
 

@@ -1,7 +1,6 @@
 """One batch of deliveries: one transaction for all, halves of it where something fails, and the poison alone."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,12 +19,13 @@ from messaging.database import is_unavailable
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.errors import FeedLostError
 from messaging.failpoints import failpoint
-from messaging.ids import derived_id
+from messaging.ids import derived_id, new_id
 from messaging.inbox import Deferral, Inbox
 from messaging.positions import Checkpoints, Position, Positions
 from messaging.received import Received
 from messaging.tracing import consumer_span
 from messaging.transaction import Transaction, Transactions
+from service_runtime.backoff import Backoff
 
 _log = structlog.get_logger("messaging.consumers")
 
@@ -36,10 +36,11 @@ EARLY_DEADLINE: Final = timedelta(hours=1)
 """A message that is still early after this time is dead-lettered: what it waits for is not coming."""
 
 _SOON: Final = timedelta(minutes=1)
-_LONGEST_EARLY_DEFERRAL_SECONDS: Final = 1.0
-_LONGEST_DEFERRAL_SECONDS: Final = 10.0
-_LONGEST_RETRY_SECONDS: Final = 60.0
-_LONGEST_OUTAGE_PAUSE_SECONDS: Final = 5.0
+_EARLY: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=1), jitter=0)
+_LONG_EARLY: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=10), jitter=0)
+"""Messages are early one by one, so that there is no crowd for jitter to spread."""
+_RETRY: Final = Backoff(first=timedelta(seconds=0.25), longest=timedelta(minutes=1), factor=4, jitter=0.2)
+_OUTAGE: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ class Batches:
         self._service = service
         self._stream = stream
         self._durable = durable
+        self._replica = new_id()
         self._transactions = transactions
         self._max_deliveries = max_deliveries
         self._decoder = Decoder(subscriptions)
@@ -289,7 +291,7 @@ class Batches:
             await _answer_ack(delivery.message, current)
         else:
             self._count(delivery, "failed")
-            await delivery.message.nak(_retry_seconds(failures))
+            await delivery.message.nak(_retry_seconds(failures, delivery.received.message_id))
 
     async def _record_failure(self, delivery: Delivery, error: Exception) -> int:
         message_id = delivery.received.message_id
@@ -337,7 +339,7 @@ class Batches:
 
     async def _patiently(self, work: Callable[[], Awaitable[T]], current: Callable[[], bool]) -> T:
         """Repeat ``work`` while the database is away. An outage is nobody's failure, so it is not counted."""
-        pause = 0.1
+        failures = 0
         while True:
             try:
                 return await work()
@@ -346,9 +348,10 @@ class Batches:
                     raise
                 if not current():
                     raise FeedLostError("the connection was rebuilt while the database was away") from error
-                _log.warning("the database is away", consumer=self._durable, error=_describe(error), seconds=pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_OUTAGE_PAUSE_SECONDS)
+                failures += 1
+                seconds = _OUTAGE.seconds(failures, self._replica)
+                _log.warning("database_away", consumer=self._durable, error=_describe(error), seconds=seconds)
+            await asyncio.sleep(seconds)
 
     def _count(self, delivery: Delivery, outcome: str) -> None:
         metrics.CONSUMED.labels(self._service, delivery.received.subject, outcome).inc()
@@ -381,12 +384,12 @@ def _by_handler(deliveries: Sequence[Delivery]) -> list[tuple[Handler, list[Rece
 def _deferral_seconds(deferral: Deferral) -> float:
     """Twice as long each time, but at most a second in the first minute: a chain of early messages moves by one link
     per delivery, so that a long pause would be paid once for each link."""
-    longest = _LONGEST_DEFERRAL_SECONDS if deferral.waited > _SOON else _LONGEST_EARLY_DEFERRAL_SECONDS
-    return float(min(longest, 0.1 * 2 ** min(deferral.deferrals - 1, 10)))
+    backoff = _LONG_EARLY if deferral.waited > _SOON else _EARLY
+    return backoff.seconds(deferral.deferrals)
 
 
-def _retry_seconds(failures: int) -> float:
-    return float(min(_LONGEST_RETRY_SECONDS, 0.25 * 4 ** min(failures - 1, 5))) * random.uniform(0.8, 1.2)
+def _retry_seconds(failures: int, message_id: UUID) -> float:
+    return _RETRY.seconds(failures, message_id)
 
 
 def _describe(error: BaseException) -> str:

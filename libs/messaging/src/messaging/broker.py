@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from nats.js.client import JetStreamContext
 
 from messaging.errors import BrokerUnavailableError
+from service_runtime.settings import ServiceSettings
 
 _log = structlog.get_logger("messaging.broker")
 
@@ -50,6 +51,11 @@ class Broker:
         self._last_trouble: tuple[str, float] = ("", 0.0)
         self.epoch = 0
         self.denied_subjects: set[str] = set()
+
+    @classmethod
+    def of(cls, settings: ServiceSettings, name: str) -> "Broker":
+        """The connection of a service with these settings; ``name`` is shown in the server's list of connections."""
+        return cls(settings.nats_url, settings.nats_user, settings.nats_password.get_secret_value(), name)
 
     @property
     def client(self) -> Client:

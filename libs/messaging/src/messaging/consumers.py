@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Awaitable, Iterator, Sequence
-from typing import Final, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import structlog
 from nats.aio.msg import Msg
@@ -18,9 +17,10 @@ from messaging.broker import Broker
 from messaging.database import is_unavailable, single_statements
 from messaging.dead_letters import DeadLetters
 from messaging.feed import FEED_ERRORS, Feed
-from messaging.settings import BrokerSettings
+from messaging.settings import ConsumerLimits
 from messaging.topology import assert_consumer, consumer_config, find_stream
 from messaging.transaction import Transactions
+from service_runtime.lifecycle import Component, to_the_end
 
 __all__ = ["ConsumerGroup", "Handler", "Subscription"]
 
@@ -33,15 +33,6 @@ _DRAIN_SECONDS: Final = 10.0
 _REPLAY_LOOK_SECONDS: Final = 1.0
 
 
-class Component(Protocol):
-    """Something that runs until it is cancelled."""
-
-    name: str
-
-    async def run(self) -> None:
-        """Run until cancelled."""
-
-
 class ConsumerGroup:
     """All consumers of one service."""
 
@@ -51,7 +42,7 @@ class ConsumerGroup:
         subscriptions: Sequence[Subscription],
         transactions: Transactions,
         broker: Broker,
-        settings: BrokerSettings,
+        limits: ConsumerLimits,
     ) -> None:
         self._transactions = transactions
         by_stream: dict[str, list[Subscription]] = {}
@@ -60,7 +51,7 @@ class ConsumerGroup:
                 raise ValueError(f"the contracts do not name {service} as a reader of {subscription.message_type}")
             by_stream.setdefault(stream_of(subscription.message_type.subject), []).append(subscription)
         self.consumers = [
-            StreamConsumer(service, stream, by_stream[stream], transactions, broker, settings)
+            StreamConsumer(service, stream, by_stream[stream], transactions, broker, limits)
             for stream in sorted(by_stream)
         ]
 
@@ -79,20 +70,20 @@ class StreamConsumer:
         subscriptions: Sequence[Subscription],
         transactions: Transactions,
         broker: Broker,
-        settings: BrokerSettings,
+        limits: ConsumerLimits,
     ) -> None:
         self.stream = stream
         self.durable = durable_name(service, stream)
         self.name = f"consumer {self.durable}"
         self._broker = broker
-        self._settings = settings
+        self._limits = limits
         self._config = consumer_config(
             self.durable,
             [subscription.message_type.subject for subscription in subscriptions],
-            settings.ack_wait_seconds,
+            limits.ack_wait_seconds,
         )
         self._linger_seconds = min(subscription.linger_seconds for subscription in subscriptions)
-        self.batches = Batches(service, stream, self.durable, subscriptions, transactions, settings.max_deliveries)
+        self.batches = Batches(service, stream, self.durable, subscriptions, transactions, limits.max_deliveries)
         self._feed: Feed | None = None
         self._lost_feed: Feed | None = None
         broker.on_reconnect(self._wake)
@@ -115,13 +106,13 @@ class StreamConsumer:
         await self._broker.connected()
         await self._await_stream()
         await assert_consumer(self._broker.jetstream, self.stream, self._config)
-        feed = Feed(self._broker, self.stream, self.durable, self._settings.batch_size, self._linger_seconds)
+        feed = Feed(self._broker, self.stream, self.durable, self._limits.batch_size, self._linger_seconds)
         await feed.open()
         try:
             with self._attached(feed):
                 while True:
                     messages = await feed.batch()
-                    await _to_the_end(self._settle(messages, feed))
+                    await to_the_end(self._settle(messages, feed), _DRAIN_SECONDS)
         except FEED_ERRORS:
             await self._replace(feed)
             raise
@@ -146,7 +137,7 @@ class StreamConsumer:
     async def _show_life(self, messages: Sequence[Msg], feed: Feed) -> None:
         """Tell the broker now and then that these messages are still being worked on."""
         while True:
-            await asyncio.sleep(self._settings.ack_wait_seconds / 3)
+            await asyncio.sleep(self._limits.ack_wait_seconds / 3)
             for message in (*messages, *feed.waiting()):
                 if not message.is_acked:
                     await message.in_progress()
@@ -197,19 +188,3 @@ class Replays:
                     raise
                 _log.warning("replays wait for the database", error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(_REPLAY_LOOK_SECONDS)
-
-
-async def _to_the_end(work: Awaitable[None]) -> None:
-    """Await ``work``; if this task is cancelled, let a batch that has begun finish first, within a bound."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        deadline = time.monotonic() + _DRAIN_SECONDS
-        while not task.done():
-            if time.monotonic() >= deadline:
-                task.cancel()
-            # Who stops a service asks again and again; the bound is ours.
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({task}, timeout=max(0.1, deadline - time.monotonic()))
-        raise

@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -33,10 +33,12 @@ from messaging.database import is_unavailable, single_statements, transaction
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import failpoint
+from messaging.ids import new_id
 from messaging.outbox import Acknowledged, Outbox, Outgoing, Unpublished
 from messaging.positions import RELAY, Checkpoints
 from messaging.publisher import PubAck, Publisher, PublishRefusedError
 from messaging.transaction import Transactions
+from service_runtime.backoff import Backoff
 
 _log = structlog.get_logger("messaging.relay")
 
@@ -51,7 +53,8 @@ MARK_SECONDS: Final = 0.1
 
 _HOLD_SECONDS: Final = 1.0
 _DENIED_HOLD_SECONDS: Final = 10.0
-_LONGEST_BACKOFF_SECONDS: Final = 5.0
+_BACKOFF: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=5))
+"""While the database or the broker is away."""
 
 _STREAM_TROUBLE: Final = {10077: "stream_full", 10047: "storage_full", 503: "no_stream"}
 """Answers that concern the whole stream and may change: it is left alone for a while."""
@@ -71,6 +74,7 @@ class Relay:
 
     def __init__(self, service: Service, engine: AsyncEngine, broker: Broker, transactions: Transactions) -> None:
         self.name = "relay"
+        self._replica = new_id()
         self._service = service
         self._engine = engine
         self._broker = broker
@@ -88,7 +92,7 @@ class Relay:
 
     async def run(self) -> None:
         """Publish until cancelled."""
-        backoff = 0.0
+        failures = 0
         async with self._broker.lease():
             while True:
                 await self._broker.connected()
@@ -98,11 +102,12 @@ class Relay:
                 except Exception as error:
                     if not is_unavailable(error) and not isinstance(error, nats.errors.Error | OSError):
                         raise
-                    backoff = min(_LONGEST_BACKOFF_SECONDS, backoff * 2 or 0.1)
-                    _log.warning("relay waits", seconds=backoff, error=f"{type(error).__name__}: {error}")
-                    await asyncio.sleep(backoff)
+                    failures += 1
+                    seconds = _BACKOFF.seconds(failures, self._replica)
+                    _log.warning("relay_paused", seconds=seconds, error=f"{type(error).__name__}: {error}")
+                    await asyncio.sleep(seconds)
                 else:
-                    backoff = 0.0
+                    failures = 0
                     await self._wait()
 
     async def _turn(self) -> None:

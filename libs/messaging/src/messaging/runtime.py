@@ -7,11 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.message import Service
 from messaging.amnesia import AmnesiaWatch
 from messaging.broker import Broker
-from messaging.consumers import Component, ConsumerGroup, Subscription
+from messaging.consumers import ConsumerGroup, Subscription
 from messaging.partitions import PartitionKeeper
 from messaging.relay import OutboxGauge, Relay
-from messaging.settings import BrokerSettings
+from messaging.settings import ConsumerLimits
 from messaging.transaction import Transactions
+from service_runtime.lifecycle import Component
+from service_runtime.settings import ServiceSettings
 
 
 class Messaging:
@@ -22,20 +24,21 @@ class Messaging:
         *,
         service: Service,
         engine: AsyncEngine,
-        broker_settings: BrokerSettings,
+        settings: ServiceSettings,
         subscriptions: Sequence[Subscription] = (),
+        limits: ConsumerLimits = ConsumerLimits(),  # noqa: B008 - immutable
     ) -> None:
         self.transactions = Transactions(engine, producer=service)
-        self.broker = Broker(broker_settings.url, broker_settings.user, broker_settings.password, name=service)
+        self.broker = Broker.of(settings, name=service)
         self.relay = Relay(service, engine, self.broker, self.transactions)
-        self.consumers = ConsumerGroup(service, subscriptions, self.transactions, self.broker, broker_settings)
+        self.consumers = ConsumerGroup(service, subscriptions, self.transactions, self.broker, limits)
         self.amnesia = AmnesiaWatch(
             service,
             engine,
             self.broker,
             self.transactions,
             [self.relay.checkpoints, *(consumer.batches.checkpoints for consumer in self.consumers.consumers)],
-            broker_settings.replicas,
+            settings.stream_replicas,
         )
         self.partitions = PartitionKeeper(service, engine)
         self._gauge = OutboxGauge(service, engine)

@@ -5,8 +5,9 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, NoReturn, Protocol
 
@@ -19,7 +20,16 @@ from service_runtime.listener import HttpServer, Listener, ListenerFailed
 from service_runtime.settings import ServiceSettings
 from service_runtime.tracing import configure_tracing, flush_traces
 
-__all__ = ["Component", "ComponentFailed", "HttpServer", "ListenerFailed", "StopTimedOut", "run_process", "run_service"]
+__all__ = [
+    "Component",
+    "ComponentFailed",
+    "HttpServer",
+    "ListenerFailed",
+    "StopTimedOut",
+    "run_process",
+    "run_service",
+    "to_the_end",
+]
 
 Hook = Callable[[], Awaitable[Any]]
 
@@ -79,13 +89,13 @@ def run_process(main: Coroutine[Any, Any, None]) -> NoReturn:
     """
     code = 1
     try:
-        uvloop.run(_to_the_end(main))
+        uvloop.run(_run_and_exit(main))
     except BaseException as error:  # noqa: BLE001 - the last one to see it turns it into the exit code
         code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
     _exit(code)
 
 
-async def _to_the_end(main: Coroutine[Any, Any, None]) -> NoReturn:
+async def _run_and_exit(main: Coroutine[Any, Any, None]) -> NoReturn:
     try:
         await main
     except StopTimedOut as error:
@@ -96,6 +106,25 @@ async def _to_the_end(main: Coroutine[Any, Any, None]) -> NoReturn:
         _exit(1)
     # Here, because leaving the loop would wait for the very tasks and threads that do not end.
     _exit(0)
+
+
+async def to_the_end(work: Coroutine[Any, Any, None], drain_seconds: float) -> None:
+    """Await ``work``; if this task is cancelled, let it finish first, for at most ``drain_seconds``.
+
+    For a component whose step must not be cut in two: a batch, the commit of a claim.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        deadline = time.monotonic() + drain_seconds
+        while not task.done():
+            if time.monotonic() >= deadline:
+                task.cancel()
+            # A stop cancels again and again; the bound is ours.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task}, timeout=max(0.1, deadline - time.monotonic()))
+        raise
 
 
 def _exit(code: int) -> NoReturn:

@@ -21,7 +21,6 @@ from auditor.ledger_seals import SealVerifier
 from auditor.reports import render_report, report_document
 from auditor.settings import Settings
 from messaging.runtime import Messaging
-from messaging.settings import BrokerSettings
 from service_runtime.database import create_engine, database_check, engine_for
 from service_runtime.lifecycle import run_process, run_service
 from service_runtime.logging import configure_logging
@@ -45,12 +44,7 @@ async def serve(settings: Settings) -> None:
     messaging = Messaging(
         service="auditor",
         engine=engine,
-        broker_settings=BrokerSettings(
-            url=settings.nats_url,
-            user=settings.nats_user,
-            password=settings.nats_password.get_secret_value(),
-            replicas=settings.stream_replicas,
-        ),
+        settings=settings,
         subscriptions=SUBSCRIPTIONS,
     )
     checker = Checker(reading, engine, settings.tolerance_seconds)

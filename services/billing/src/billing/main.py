@@ -21,7 +21,6 @@ from contracts.ledger_chain import Head
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.runtime import Messaging
-from messaging.settings import BrokerSettings
 from messaging.transaction import Transactions
 from service_runtime.database import create_engine, engine_for
 from service_runtime.lifecycle import run_process, run_service
@@ -41,12 +40,7 @@ async def serve(settings: Settings) -> None:
     messaging = Messaging(
         service="billing",
         engine=engine,
-        broker_settings=BrokerSettings(
-            url=settings.nats_url,
-            user=settings.nats_user,
-            password=settings.nats_password.get_secret_value(),
-            replicas=settings.stream_replicas,
-        ),
+        settings=settings,
         subscriptions=SUBSCRIPTIONS,
     )
     await run_service(

@@ -15,7 +15,6 @@ from gateway.live_news import LiveNews
 from gateway.settings import Settings
 from gateway.tokens import Tokens
 from messaging.runtime import Messaging
-from messaging.settings import BrokerSettings
 from service_runtime.database import create_engine
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
@@ -46,17 +45,11 @@ class Gateway:
 def build(settings: Settings) -> Gateway:
     """Put a gateway together; nothing is connected to yet."""
     engine = create_engine(settings)
-    broker_settings = BrokerSettings(
-        url=settings.nats_url,
-        user=settings.nats_user,
-        password=settings.nats_password.get_secret_value(),
-        replicas=settings.stream_replicas,
-    )
     news = LiveNews(settings.event_streams_per_user)
     messaging = Messaging(
         service="gateway",
         engine=engine,
-        broker_settings=broker_settings,
+        settings=settings,
         subscriptions=subscriptions(news.projected),
     )
     news.listen_on(messaging.broker)

@@ -29,7 +29,6 @@ from generation.settings import Settings
 from generation.sweeps import CALLS_AT_ONCE, Sweeps
 from messaging.database import is_unavailable
 from messaging.runtime import Messaging
-from messaging.settings import BrokerSettings
 from service_runtime.database import create_engine, database_check
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
@@ -73,7 +72,7 @@ def build(settings: Settings) -> Service:
     messaging = Messaging(
         service="generation",
         engine=engine,
-        broker_settings=_broker_settings(settings),
+        settings=settings,
         subscriptions=subscriptions(Handlers(catalogue, policy, active_caps, wakes)),
     )
     # Submissions, looks at each endpoint, cancels and health: none of them waits for a connection that another holds.
@@ -158,15 +157,6 @@ def build(settings: Settings) -> Service:
         readiness={**messaging.readiness(), "database": database_check(engine)},
         start=start,
         stop=stop,
-    )
-
-
-def _broker_settings(settings: Settings) -> BrokerSettings:
-    return BrokerSettings(
-        url=settings.nats_url,
-        user=settings.nats_user,
-        password=settings.nats_password.get_secret_value(),
-        replicas=settings.stream_replicas,
     )
 
 

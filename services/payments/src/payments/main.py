@@ -13,7 +13,6 @@ from catalogue.credit_packs import load_credit_packs
 from contracts.payments import Provider
 from messaging.ids import new_id
 from messaging.runtime import Messaging
-from messaging.settings import BrokerSettings
 from messaging.transaction import Transactions
 from payments import operations, queries
 from payments.consumers import subscriptions
@@ -89,12 +88,7 @@ async def serve(settings: Settings) -> None:
     messaging = Messaging(
         service="payments",
         engine=engine,
-        broker_settings=BrokerSettings(
-            url=settings.nats_url,
-            user=settings.nats_user,
-            password=settings.nats_password.get_secret_value(),
-            replicas=settings.stream_replicas,
-        ),
+        settings=settings,
         subscriptions=subscriptions(policy, wake),
     )
     sweep_seconds = min(30.0, settings.events_sweep_seconds)

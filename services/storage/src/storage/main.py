@@ -8,7 +8,6 @@ from functools import partial
 from typing import Final
 
 from messaging.runtime import Messaging
-from messaging.settings import BrokerSettings
 from service_runtime.database import create_engine
 from service_runtime.lifecycle import run_process, run_service
 from service_runtime.logging import configure_logging
@@ -37,12 +36,7 @@ async def serve(settings: Settings) -> None:
     messaging = Messaging(
         service="storage",
         engine=engine,
-        broker_settings=BrokerSettings(
-            url=settings.nats_url,
-            user=settings.nats_user,
-            password=settings.nats_password.get_secret_value(),
-            replicas=settings.stream_replicas,
-        ),
+        settings=settings,
         subscriptions=subscriptions(outputs_due.set, inputs_due.set),
     )
 
