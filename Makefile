@@ -8,19 +8,19 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # Which platform: two of different names can run side by side.
 NAME ?= local
-# Extra arguments for `python -m local_platform`, pytest or a benchmark, e.g. ARGS="--port gateway=8000".
+# Extra arguments for the command that a target runs, e.g. make up ARGS="--port gateway=8000".
 ARGS ?=
 
 UV_VERSION := 0.13.9
 UV := .tools/bin/uv
 RUN := .venv/bin
 
-# The first of these that runs and is new enough; a shim that exists but points nowhere is passed over.
+# The first of these that runs and is new enough; a shim that exists but does not run is skipped.
 PYTHON := $(shell for candidate in python3.13 python3.12 python3.11 python3; do \
 	"$$candidate" -c 'import sys, venv, ensurepip; sys.version_info >= (3, 11) or sys.exit(1); print(sys.executable)' \
 	2>/dev/null && break; done)
 
-# No interpreter is downloaded and no environment of somebody else's is used.
+# No interpreter is downloaded, and no other environment is used.
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON := $(PYTHON)
 unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
@@ -45,12 +45,17 @@ token: install ## Print a development token for the platform NAME
 	@$(RUN)/python -m local_platform token --name $(NAME) $(ARGS)
 
 ##@ Check
-.PHONY: test lint types unit
+.PHONY: test check lint types unit coverage audit
 test: lint types ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
 	$(RUN)/pytest -n 3 --dist loadfile $(ARGS)
 	cd gpu-endpoint && .venv/bin/python -m pytest
 
+check: install ## One test file or one test: make check TEST=tests/billing/unit/test_domain.py::test_name
+	@test -n "$(TEST)" || { echo "Say which: make check TEST=path or TEST=path::name" >&2; exit 2; }
+	$(RUN)/pytest $(TEST) $(ARGS)
+
 # Without a cache: whether an import is ours depends on other files than the one that was looked at.
+# .pre-commit-config.yaml runs the same three commands; a test holds that.
 lint: install ## Formatting, lint and the rules of the architecture
 	$(RUN)/ruff check --no-cache .
 	$(RUN)/ruff format --check --no-cache .
@@ -60,13 +65,23 @@ types: install ## Static types, strict
 	$(RUN)/mypy
 	cd gpu-endpoint && .venv/bin/mypy
 
-unit: install ## Only the tests that need no servers
+unit: install ## The tests that need no servers
 	$(RUN)/pytest $(wildcard tests/*/unit) tests/contracts tests/architecture $(ARGS)
 
-.PHONY: format
+coverage: install ## Every branch of the domain modules, by the unit tests alone; fails below 100 %
+	$(RUN)/pytest $(wildcard tests/*/unit) --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+audit: $(UV) ## Both lock files against the OSV database of known vulnerabilities; needs network, fails without it
+	$(UV) audit --frozen $(ARGS)
+	cd gpu-endpoint && ../$(UV) audit --frozen $(ARGS)
+
+.PHONY: format hooks
 format: install ## Format the code and sort the imports
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
+
+hooks: install ## Run the lint before every commit of this clone
+	$(RUN)/pre-commit install
 
 ##@ Measure and break
 .PHONY: bench bench-smoke faults faults-ledger faults-payments faults-generations
@@ -111,7 +126,7 @@ $(UV):
 	@$(PYTHON) -m venv .tools
 	@.tools/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 
-# The stamp lies inside the environment: whoever deletes the one deletes the other.
+# The stamp lies inside the environment, so that deleting the environment deletes the stamp.
 .venv/.installed: pyproject.toml uv.lock $(MEMBER_PROJECTS) | $(UV)
 	$(UV) sync --all-packages --frozen
 	@touch $@
