@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -26,7 +27,7 @@ from billing import handlers
 from local_platform.servers import PostgresServer
 from local_platform.servers.binaries import postgres_programs
 from messaging.ids import new_id
-from tests.billing.ledger import Ledger, order
+from tests.billing.ledger_harness import LedgerHarness, order
 from tests.support.databases import Database, DatabaseFactory
 from tests.support.folders import removed_at_exit
 
@@ -70,14 +71,14 @@ class Account:
 
 async def ledger(database: Database, account: Account, reservations: int, replicas: int) -> float:
     """Reservations per second through the handler, ``replicas`` batches at a time."""
-    ledgers = [Ledger(database.engine("billing", pool_size=1)) for _ in range(replicas)]
+    ledgers = [LedgerHarness(database.engine("billing", pool_size=1)) for _ in range(replicas)]
     batches = [[order(account.user, 1) for _ in range(BATCH)] for _ in range(reservations // BATCH)]
 
-    async def work(one: Ledger) -> None:
+    async def work(one: LedgerHarness) -> None:
         while batches:
             await one.handle(handlers.reserve, *batches.pop())
 
-    return await _rate(reservations, [lambda one=one: work(one) for one in ledgers])
+    return await _rate(reservations, [partial(work, one) for one in ledgers])
 
 
 async def peer(database: Database, account: Account, reservations: int) -> float:
@@ -183,7 +184,7 @@ async def run(reservations: int) -> None:
 
 async def _open(database: Database) -> Account:
     user = uuid4()
-    command = await Ledger(database.engine("billing", pool_size=1)).grant(user, 10_000_000)
+    command = await LedgerHarness(database.engine("billing", pool_size=1)).grant(user, 10_000_000)
     return Account(user, command.grant_id)
 
 

@@ -22,7 +22,7 @@ from contracts.permissions import durable_name
 from contracts.registry import MESSAGES, consumed_by, stream_of
 from contracts.values import LedgerLine
 from messaging.ids import new_id
-from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
+from tests.billing.ledger_harness import LedgerHarness, cancelled, clawback, completed, failed, grant, order
 from tests.support.databases import Database
 
 __all__ = ["SERVICES", "World", "build_world", "damage", "damage_within"]
@@ -269,7 +269,7 @@ async def build_world(database: Database) -> World:
 
 
 async def _move_credits(database: Database, world: World) -> dict[UUID, list[LedgerLine]]:
-    ledger = Ledger(database.engine("billing"))
+    ledger = LedgerHarness(database.engine("billing"))
     await ledger.grant(world.other_user, 50)
     await ledger.grant(
         world.buyer, 5, "signup", grant_id=world.signup, expires_at=datetime.now(UTC) - timedelta(minutes=1)
@@ -284,7 +284,7 @@ async def _move_credits(database: Database, world: World) -> dict[UUID, list[Led
     return ledger.lines
 
 
-async def _reserve(ledger: Ledger, world: World) -> None:
+async def _reserve(ledger: LedgerHarness, world: World) -> None:
     for one in world.orders:
         await ledger.handle(handlers.reserve, order(one.user_id, one.price_credits, one.generation_id))
     await ledger.handle(

@@ -1,10 +1,10 @@
-"""A ledger of one's own for each test."""
+"""A database and a ledger for each test."""
 
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.billing.ledger import Ledger
+from tests.billing.ledger_harness import LedgerHarness
 from tests.support.databases import Database
 
 MakeDatabase = Callable[..., Awaitable[Database]]
@@ -17,6 +17,6 @@ async def database(make_database: MakeDatabase) -> Database:
 
 
 @pytest.fixture
-async def ledger(database: Database) -> Ledger:
+async def ledger(database: Database) -> LedgerHarness:
     """Billing's handlers on that database, as the runtime role."""
-    return Ledger(database.engine("billing"))
+    return LedgerHarness(database.engine("billing"))

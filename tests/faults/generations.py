@@ -29,7 +29,7 @@ import boto3
 import httpx
 from botocore.config import Config
 
-from billing.main import grant
+from billing.commands import grant
 from billing.settings import CommandSettings
 from contracts.billing import GrantCredits
 from contracts.message import SERVICES

@@ -24,8 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from billing import conservation
 from billing.conservation import Violation
-from billing.sealing.sealer import Sealer
-from billing.sealing.verification import Report, verify
+from billing.loops.sealer import Sealer
+from billing.verification import LedgerReport, verify
 from local_platform.servers import PostgresServer
 from service_runtime.database import engine_for
 from tests.faults.ledger_worker import Share, Tally, work
@@ -35,13 +35,13 @@ from tests.support.folders import removed_at_exit
 PROCESSES = 4
 USERS = 10_000
 CUT_EVERY_SECONDS = 1.0
-TELL_EVERY_SECONDS = 15.0
+PROGRESS_SECONDS = 15.0
 LONGEST_CHECK_MS = 600_000
 
 
 @dataclass
-class Watch:
-    """What was seen while the workers ran."""
+class Observations:
+    """Counted while the workers ran."""
 
     checks: int = 0
     cuts: int = 0
@@ -71,13 +71,13 @@ async def _run(database: Database, transfers: int, workers: int, seed: int) -> i
         statement_timeout_ms=LONGEST_CHECK_MS,
     )
     await _analyse_often(reader)
-    watch, over = Watch(), asyncio.Event()
+    observed, over = Observations(), asyncio.Event()
     sealer = Sealer(database.engine("billing"))
     watchers = asyncio.gather(
-        _until(over, 0.0, lambda: _check(reader, watch)),
+        _until(over, 0.0, lambda: _check(reader, observed)),
         _until(over, 0.5, sealer.seal),
-        _until(over, CUT_EVERY_SECONDS, lambda: _cut(reader, watch, random.Random(seed))),
-        _until(over, TELL_EVERY_SECONDS, lambda: _tell(reader, watch)),
+        _until(over, CUT_EVERY_SECONDS, lambda: _cut(reader, observed, random.Random(seed))),
+        _until(over, PROGRESS_SECONDS, lambda: _print_progress(reader, observed)),
     )
     began = time.perf_counter()
     try:
@@ -92,8 +92,8 @@ async def _run(database: Database, transfers: int, workers: int, seed: int) -> i
     deadlocks = await _scalar(reader, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     stored = await _scalar(reader, "SELECT count(DISTINCT transfer_id) FROM billing.balance_ledger")
     await reader.dispose()
-    violations = [*watch.violations, *report.violations]
-    _print(stored, workers, seconds, tally, watch, report, deadlocks, violations)
+    violations = [*observed.violations, *report.violations]
+    _print(stored, workers, seconds, tally, observed, report, deadlocks, violations)
     return 1 if violations or report.findings or deadlocks or stored < transfers else 0
 
 
@@ -140,32 +140,32 @@ async def _until(over: asyncio.Event, pause: float, step: Callable[[], Awaitable
             continue
 
 
-async def _check(reader: AsyncEngine, watch: Watch) -> None:
-    """Check once, and rest for as long as that took: half of one processor's time is for the watching."""
+async def _check(reader: AsyncEngine, observed: Observations) -> None:
+    """Check once, then rest for as long as that took: the checks get half of one processor."""
     began = time.perf_counter()
     violations = await conservation.check(reader)
     resting = asyncio.create_task(asyncio.sleep(time.perf_counter() - began))
-    watch.checks += 1
-    watch.violations += violations
+    observed.checks += 1
+    observed.violations += violations
     for violation in violations:
         print(f"VIOLATION {violation.invariant}: {violation.detail}", flush=True)
     await resting
 
 
-async def _cut(reader: AsyncEngine, watch: Watch, chance: random.Random) -> None:
+async def _cut(reader: AsyncEngine, observed: Observations, chance: random.Random) -> None:
     """Cut the connection of one worker, whatever it is doing."""
     async with reader.begin() as connection:
         query = text("SELECT pid FROM pg_stat_activity WHERE application_name = 'faults-ledger-worker' ORDER BY pid")
         workers = list((await connection.execute(query)).scalars())
         if workers:
             await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": chance.choice(workers)})
-            watch.cuts += 1
+            observed.cuts += 1
 
 
-async def _tell(reader: AsyncEngine, watch: Watch) -> None:
-    """Show that it goes on. A transfer has two postings or more."""
+async def _print_progress(reader: AsyncEngine, observed: Observations) -> None:
+    """Print how far it has come. A transfer has two postings or more."""
     postings = await _scalar(reader, "SELECT coalesce(max(posting_id), 0) FROM billing.balance_ledger")
-    print(f"{postings:,} postings, {watch.checks} checks, {len(watch.violations)} violations ...", flush=True)
+    print(f"{postings:,} postings, {observed.checks} checks, {len(observed.violations)} violations ...", flush=True)
 
 
 async def _scalar(reader: AsyncEngine, query: str) -> int:
@@ -178,8 +178,8 @@ def _print(
     workers: int,
     seconds: float,
     tally: Tally,
-    watch: Watch,
-    report: Report,
+    observed: Observations,
+    report: LedgerReport,
     deadlocks: int,
     violations: list[Violation],
 ) -> None:
@@ -187,8 +187,8 @@ def _print(
         print(f"TAMPERED {finding}")
     print(f"transfers          {stored:>12,}  by {workers} workers in {seconds:.1f} s, {tally.batches:,} transactions")
     print(f"transfers/s        {stored / seconds:>12,.0f}")
-    print(f"checks             {watch.checks:>12,}  of {len(conservation.INVARIANTS)} invariants each, while it ran")
-    print(f"connections cut    {watch.cuts:>12,}  {tally.retries:,} transactions were run again")
+    print(f"checks             {observed.checks:>12,}  of {len(conservation.INVARIANTS)} invariants each, while it ran")
+    print(f"connections cut    {observed.cuts:>12,}  {tally.retries:,} transactions were run again")
     print(f"deadlocks          {deadlocks:>12,}")
     print(f"seals              {report.seals:>12,}  over {report.sealed_postings:,} postings, head {report.head}")
     print(f"violations         {len(violations):>12,}")

@@ -16,11 +16,22 @@ from uuid import UUID, uuid4
 import structlog
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
-from billing import handlers, repository
+from billing import handlers
+from billing.repository import ledger
 from contracts.message import Message
 from messaging.errors import DatabaseUnavailableError
 from service_runtime.database import engine_for
-from tests.billing.ledger import Handler, Ledger, cancelled, clawback, completed, failed, grant, lines_of, order
+from tests.billing.ledger_harness import (
+    Handler,
+    LedgerHarness,
+    cancelled,
+    clawback,
+    completed,
+    failed,
+    grant,
+    lines_of,
+    order,
+)
 
 BATCH: Final = 100
 HOT_SHARE: Final = 0.1
@@ -76,7 +87,7 @@ async def _work(share: Share) -> Tally:
     engine = engine_for(share.dsn, application_name="faults-ledger-worker", pool_size=share.workers)
     tally, orders = Tally(), Orders()
     workers = [
-        Worker(Ledger(engine), random.Random(f"{share.seed}/{share.process}/{number}"), share, tally, orders)
+        Worker(LedgerHarness(engine), random.Random(f"{share.seed}/{share.process}/{number}"), share, tally, orders)
         for number in range(share.workers)
     ]
     await asyncio.gather(*(worker.open_accounts(number) for number, worker in enumerate(workers)))
@@ -88,7 +99,9 @@ async def _work(share: Share) -> Tally:
 class Worker:
     """One connection's worth of load."""
 
-    def __init__(self, ledger: Ledger, chance: random.Random, share: Share, tally: Tally, orders: Orders) -> None:
+    def __init__(
+        self, ledger: LedgerHarness, chance: random.Random, share: Share, tally: Tally, orders: Orders
+    ) -> None:
         self._ledger = ledger
         self._chance = chance
         self._share = share
@@ -114,14 +127,14 @@ class Worker:
     async def _handle(self, handler: Handler, messages: Sequence[Message]) -> None:
         while True:
             try:
-                recorder = await self._ledger.record(handler, *messages)
+                recording = await self._ledger.record(handler, *messages)
             except (IntegrityError, ProgrammingError):
                 raise
             except (DBAPIError, DatabaseUnavailableError, OSError):
                 self._tally.retries += 1
             else:
                 self._tally.batches += 1
-                self._tally.transfers += sum(len(lines_of(event)) for event in recorder.published)
+                self._tally.transfers += sum(len(lines_of(event)) for event in recording.published)
                 self._ledger.lines.clear()
                 return
 
@@ -173,6 +186,6 @@ class Worker:
 
 
 async def _sweep(transaction: Any, _: Any) -> None:
-    user_ids = await repository.find_users_with_due_grants(transaction.connection, BATCH, [])
+    user_ids = await ledger.find_users_with_due_grants(transaction.connection, BATCH, [])
     if user_ids:
-        await handlers.expire(transaction, user_ids)
+        await handlers.expire_grants(transaction, user_ids)

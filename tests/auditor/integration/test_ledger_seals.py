@@ -13,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from auditor import ledger_seals
 from auditor.checker import VIOLATIONS, Checker
 from auditor.ledger_seals import CODE, SealVerifier
-from billing.sealing.sealer import Sealer
+from billing.loops.sealer import Sealer
 from local_platform.servers import NatsServer
 from service_runtime.database import engine_for
 from tests.auditor.integration.test_service import replica
 from tests.auditor.world import SERVICES
-from tests.billing.ledger import Ledger
+from tests.billing.ledger_harness import LedgerHarness
 from tests.support import eventually
 from tests.support.databases import Database
 
@@ -31,9 +31,9 @@ async def database(make_database: Callable[..., Awaitable[Database]]) -> Databas
 
 
 @pytest.fixture
-async def ledger(database: Database) -> Ledger:
+async def ledger(database: Database) -> LedgerHarness:
     """Six transfers of one user, each under a seal of its own."""
-    ledger = Ledger(database.engine("billing"))
+    ledger = LedgerHarness(database.engine("billing"))
     user = uuid4()
     for amount in range(1, 7):
         await ledger.grant(user, amount, note="welcome")
@@ -53,7 +53,7 @@ def restarted(database: Database) -> SealVerifier:
     return SealVerifier(database.engine("auditor"), database.engine("auditor"))
 
 
-async def seal(ledger: Ledger) -> None:
+async def seal(ledger: LedgerHarness) -> None:
     sealer = Sealer(ledger.engine)
     newest = await ledger.scalar("SELECT max(posting_id) FROM billing.balance_ledger")
 
@@ -138,7 +138,7 @@ async def transfer_of(database: Database, posting_id: int) -> UUID:
 @pytest.mark.parametrize("seals_per_round", [1, 4, 200])
 async def test_an_edited_posting_is_a_finding_under_its_transfer_and_closes_when_it_is_put_right(
     database: Database,
-    ledger: Ledger,
+    ledger: LedgerHarness,
     verifier: SealVerifier,
     monkeypatch: pytest.MonkeyPatch,
     edit: str,
@@ -180,7 +180,7 @@ async def test_an_edited_posting_is_a_finding_under_its_transfer_and_closes_when
     ],
 )
 async def test_what_was_removed_or_put_into_the_chain_is_a_finding(
-    database: Database, ledger: Ledger, verifier: SealVerifier, statement: str, found: str
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier, statement: str, found: str
 ) -> None:
     if statement.startswith("INSERT"):
         await tamper(database, "DELETE FROM billing.ledger_seals WHERE seal_number >= 3")
@@ -190,7 +190,7 @@ async def test_what_was_removed_or_put_into_the_chain_is_a_finding(
 
 
 async def test_the_postings_of_a_seal_that_is_missing_are_accused_of_nothing(
-    database: Database, ledger: Ledger, verifier: SealVerifier
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
     await tamper(database, "DELETE FROM billing.ledger_seals WHERE seal_number = 2")
     await a_whole_pass(verifier)
@@ -198,7 +198,7 @@ async def test_the_postings_of_a_seal_that_is_missing_are_accused_of_nothing(
 
 
 async def test_a_posting_that_was_put_in_is_a_finding_under_its_transfer(
-    database: Database, ledger: Ledger, verifier: SealVerifier
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
     await leave_a_gap(database, 1)
     await ledger.grant(uuid4(), 7)
@@ -214,7 +214,7 @@ async def test_a_posting_that_was_put_in_is_a_finding_under_its_transfer(
 
 
 async def test_a_flood_of_postings_that_were_put_in_hides_no_other_and_accuses_no_other(
-    database: Database, ledger: Ledger, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_seals, "LISTED", 10)
     await leave_a_gap(database, 30)
@@ -241,7 +241,7 @@ async def test_a_flood_of_postings_that_were_put_in_hides_no_other_and_accuses_n
 
 
 async def test_a_chain_that_was_made_anew_after_an_edit_lacks_the_link_that_was_seen(
-    database: Database, ledger: Ledger, verifier: SealVerifier
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
     await a_whole_pass(verifier)
     await tamper(
@@ -263,7 +263,7 @@ async def test_a_chain_that_was_made_anew_after_an_edit_lacks_the_link_that_was_
 
 
 async def test_a_link_that_is_newer_than_the_head_in_the_database_is_missed_too(
-    database: Database, ledger: Ledger, verifier: SealVerifier
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
     await a_whole_pass(verifier)
     await ledger.grant(uuid4(), 7)
@@ -281,7 +281,7 @@ async def test_a_link_that_is_newer_than_the_head_in_the_database_is_missed_too(
 
 
 async def test_a_chain_that_was_cut_off_together_with_its_postings_lacks_the_link_that_was_seen(
-    database: Database, ledger: Ledger, verifier: SealVerifier
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
     await a_whole_pass(verifier)
     await tamper(
@@ -294,7 +294,7 @@ async def test_a_chain_that_was_cut_off_together_with_its_postings_lacks_the_lin
 
 
 async def test_an_edited_posting_does_not_end_the_memory_of_heads_and_an_edited_seal_is_not_remembered(
-    database: Database, ledger: Ledger, verifier: SealVerifier
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
     kept = "CREATE TABLE kept AS SELECT seal_hash FROM billing.ledger_seals WHERE seal_number = 6"
     edited = "UPDATE billing.ledger_seals SET seal_hash = sha256('x') WHERE seal_number = 6"
@@ -309,7 +309,7 @@ async def test_an_edited_posting_does_not_end_the_memory_of_heads_and_an_edited_
 
 
 async def test_findings_are_opened_before_the_pass_ends_and_counted_from_the_start_after_a_restart(
-    database: Database, ledger: Ledger, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_seals, "SEALS_PER_ROUND", 1)
     await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id IN (4, 6)")
@@ -326,7 +326,7 @@ async def test_findings_are_opened_before_the_pass_ends_and_counted_from_the_sta
 
 
 async def test_what_a_round_found_and_could_not_write_is_written_by_the_next(
-    database: Database, ledger: Ledger, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_seals, "SEALS_PER_ROUND", 1)
     await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 2")
@@ -341,7 +341,9 @@ async def test_what_a_round_found_and_could_not_write_is_written_by_the_next(
     assert list(await open_findings(database)) == [str(await transfer_of(database, 2))]
 
 
-async def test_a_ledger_in_use_has_no_finding(database: Database, ledger: Ledger, verifier: SealVerifier) -> None:
+async def test_a_ledger_in_use_has_no_finding(
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier
+) -> None:
     over = asyncio.Event()
 
     async def write() -> None:
@@ -373,7 +375,7 @@ async def test_a_ledger_in_use_has_no_finding(database: Database, ledger: Ledger
 )
 async def test_a_round_is_bounded_in_seals_and_in_postings(
     database: Database,
-    ledger: Ledger,
+    ledger: LedgerHarness,
     verifier: SealVerifier,
     monkeypatch: pytest.MonkeyPatch,
     seals: int,
@@ -391,7 +393,7 @@ async def test_a_round_is_bounded_in_seals_and_in_postings(
 
 
 async def test_the_running_service_names_an_edited_posting(
-    database: Database, ledger: Ledger, nats_server: NatsServer
+    database: Database, ledger: LedgerHarness, nats_server: NatsServer
 ) -> None:
     await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 11")
     transfer = str(await transfer_of(database, 11))

@@ -8,20 +8,20 @@ from uuid import uuid4
 
 from sqlalchemy import text
 
-from billing.sealing.sealer import Sealer
+from billing.loops.sealer import Sealer
 from messaging.ids import new_id
-from tests.billing.ledger import Ledger
+from tests.billing.ledger_harness import LedgerHarness
 from tests.support import eventually
 from tests.support.databases import Database
 
 
-class Outcome(NamedTuple):
+class CommandResult(NamedTuple):
     code: int
     output: str
     errors: str
 
 
-async def _run(database: Database, *arguments: str) -> Outcome:
+async def _run(database: Database, *arguments: str) -> CommandResult:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "billing.main", *arguments),
         stdout=asyncio.subprocess.PIPE,
@@ -30,10 +30,12 @@ async def _run(database: Database, *arguments: str) -> Outcome:
     )
     output, errors = await process.communicate()
     assert process.returncode is not None
-    return Outcome(process.returncode, output.decode(), errors.decode())
+    return CommandResult(process.returncode, output.decode(), errors.decode())
 
 
-async def test_an_operator_grants_once_however_often_the_command_is_run(ledger: Ledger, database: Database) -> None:
+async def test_an_operator_grants_once_however_often_the_command_is_run(
+    ledger: LedgerHarness, database: Database
+) -> None:
     user, grant_id = uuid4(), new_id()
     command = ("grant", "--user", str(user), "--credits", "50", "--reason", "goodwill", "--actor", "Ada")
     first = await _run(database, *command, "--note", "sorry", "--grant-id", str(grant_id))
@@ -59,7 +61,9 @@ async def test_an_operator_learns_the_id_of_a_grant_even_if_the_database_goes_aw
     assert re.search(r"granting under the id [0-9a-f-]{36}: .*--grant-id", output.decode())
 
 
-async def test_a_grant_id_used_for_another_grant_is_refused_with_the_reason(ledger: Ledger, database: Database) -> None:
+async def test_a_grant_id_used_for_another_grant_is_refused_with_the_reason(
+    ledger: LedgerHarness, database: Database
+) -> None:
     user, grant_id = uuid4(), new_id()
     command = ("grant", "--user", str(user), "--reason", "signup", "--actor", "Ada", "--grant-id", str(grant_id))
     await _run(database, *command, "--credits", "50")
@@ -76,7 +80,9 @@ async def test_an_expiry_without_a_time_zone_is_refused(database: Database) -> N
     assert "zone" in outcome.errors
 
 
-async def test_verify_passes_on_a_sound_ledger_and_names_a_tampered_row(ledger: Ledger, database: Database) -> None:
+async def test_verify_passes_on_a_sound_ledger_and_names_a_tampered_row(
+    ledger: LedgerHarness, database: Database
+) -> None:
     await ledger.grant(uuid4(), 50)
     sealer = Sealer(ledger.engine)
 

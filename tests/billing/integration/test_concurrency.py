@@ -10,10 +10,11 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from billing import conservation, handlers, repository
-from contracts.billing import CreditsCaptured, CreditsRefused, CreditsReserved
+from billing import conservation, handlers
+from billing.repository import ledger as ledger_repository
+from contracts.billing import CreditsCaptured, CreditsRefused, CreditsReleased, CreditsReserved
 from contracts.message import Message
-from tests.billing.ledger import Ledger, cancelled, completed, failed, grant, order, received
+from tests.billing.ledger_harness import LedgerHarness, cancelled, completed, failed, grant, order, received
 from tests.support.databases import Database
 
 
@@ -23,10 +24,10 @@ async def _deadlocks(database: Database) -> int:
         return int((await connection.execute(query)).scalar_one())
 
 
-async def test_ten_requests_of_ten_credits_on_a_balance_of_thirty_end_as_three_reserved_and_seven_refused(
+async def test_ten_orders_of_ten_on_a_balance_of_thirty_reserve_three_and_refuse_seven(
     database: Database,
 ) -> None:
-    ledgers = [Ledger(database.engine("billing", pool_size=1)) for _ in range(10)]
+    ledgers = [LedgerHarness(database.engine("billing", pool_size=1)) for _ in range(10)]
     for _ in range(5):
         user = uuid4()
         await ledgers[0].grant(user, 30)
@@ -37,7 +38,7 @@ async def test_ten_requests_of_ten_credits_on_a_balance_of_thirty_end_as_three_r
 
 
 async def test_one_grant_from_ten_connections_at_once_is_credited_once(database: Database) -> None:
-    ledgers = [Ledger(database.engine("billing", pool_size=1)) for _ in range(10)]
+    ledgers = [LedgerHarness(database.engine("billing", pool_size=1)) for _ in range(10)]
     user, payment = uuid4(), uuid4()
     command = grant(user, 30, "purchase", payment_id=payment)
     outcomes = await asyncio.gather(*(ledger.handle(handlers.apply_commands, command) for ledger in ledgers))
@@ -53,10 +54,10 @@ OUTCOMES: tuple[Callable[[UUID, UUID], Message], ...] = (
 
 
 @pytest.mark.timeout(180)
-async def test_capture_against_release_against_overdue_a_thousand_at_once_have_one_winner_each(
+async def test_of_a_thousand_captures_against_releases_each_has_one_winner(
     database: Database,
 ) -> None:
-    ledgers = [Ledger(database.engine("billing", pool_size=1)) for _ in range(12)]
+    ledgers = [LedgerHarness(database.engine("billing", pool_size=1)) for _ in range(12)]
     chance = random.Random(20261123)
     users = [uuid4() for _ in range(20)]
     requests = [order(users[number % 20], 10) for number in range(1_000)]
@@ -68,14 +69,16 @@ async def test_capture_against_release_against_overdue_a_thousand_at_once_have_o
     chance.shuffle(contenders)
     batches = [contenders[start : start + 25] for start in range(0, len(contenders), 25)]
 
-    async def work(ledger: Ledger) -> list[Message]:
+    async def work(ledger: LedgerHarness) -> list[Message]:
         events: list[Message] = []
         while batches:
             events += await ledger.handle(handlers.resolve, *batches.pop())
         return events
 
     events = [event for done in await asyncio.gather(*map(work, ledgers)) for event in done]
-    generations = [event.generation_id for event in events]  # type: ignore[attr-defined]
+    resolved = [event for event in events if isinstance(event, CreditsCaptured | CreditsReleased)]
+    assert len(resolved) == len(events)
+    generations = [event.generation_id for event in resolved]
     assert len(generations) == len(set(generations)) == 1_000
     captured = sum(isinstance(event, CreditsCaptured) for event in events)
     total = [await ledgers[0].balance(user) for user in users]
@@ -86,7 +89,7 @@ async def test_capture_against_release_against_overdue_a_thousand_at_once_have_o
 
 
 async def test_batches_that_open_and_use_the_same_users_in_opposite_order_do_not_deadlock(database: Database) -> None:
-    ledgers = [Ledger(database.engine("billing", pool_size=1)) for _ in range(8)]
+    ledgers = [LedgerHarness(database.engine("billing", pool_size=1)) for _ in range(8)]
     for _ in range(10):
         old, new = [uuid4() for _ in range(6)], [uuid4() for _ in range(6)]
         await ledgers[0].handle(handlers.apply_commands, *(grant(user, 100) for user in old))
@@ -102,22 +105,22 @@ async def test_batches_that_open_and_use_the_same_users_in_opposite_order_do_not
     assert await conservation.check(ledgers[0].engine) == []
 
 
-async def test_an_outcome_that_meets_its_user_and_reservation_in_the_moment_of_their_commit_is_put_off(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+async def test_an_outcome_during_the_commit_of_its_reservation_is_deferred(
+    ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = uuid4()
     request = order(user, 10)
-    find_reservations = repository.find_reservations
+    find_reservations = ledger_repository.find_reservations
     async with AsyncExitStack() as opening:
         tx = await opening.enter_async_context(ledger.transactions.begin())
         await handlers.apply_commands(tx, [received(grant(user, 10))])
         await handlers.reserve(tx, [received(request)])
 
-        async def find_after_the_commit(*arguments: Any) -> Any:
+        async def find_after_commit(*arguments: Any) -> Any:
             await opening.aclose()
             return await find_reservations(*arguments)
 
-        monkeypatch.setattr(repository, "find_reservations", find_after_the_commit)
-        recorder = await ledger.record(handlers.resolve, completed(user, request.order.generation_id, 10))
-    assert len(recorder.deferred) == 1
+        monkeypatch.setattr(ledger_repository, "find_reservations", find_after_commit)
+        recording = await ledger.record(handlers.resolve, completed(user, request.order.generation_id, 10))
+    assert len(recording.deferred) == 1
     assert await ledger.balance(user) == (0, 10, 0)

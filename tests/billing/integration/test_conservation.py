@@ -1,4 +1,4 @@
-"""The checker is checked: every way to break the ledger that we could think of is found and named."""
+"""The checker is checked: every planted violation of the ledger is found and named."""
 
 from uuid import uuid4
 
@@ -6,13 +6,13 @@ import pytest
 from sqlalchemy import text
 
 from billing import conservation, handlers
-from tests.billing.ledger import Ledger, clawback, completed, failed
+from tests.billing.ledger_harness import LedgerHarness, clawback, completed, failed
 from tests.support.databases import Database
 
-UNGUARDED = "SET LOCAL session_replication_role = replica"
+WITHOUT_TRIGGERS = "SET LOCAL session_replication_role = replica"
 """A superuser's way around triggers and foreign keys. Checks and unique indexes stay."""
 
-BREAKAGES = {
+PLANTED_VIOLATIONS = {
     "all postings add up to zero": "UPDATE billing.balance_ledger SET amount_credits = amount_credits + 1"
     " WHERE posting_id = 1",
     "the postings of each transfer add up to zero": "DELETE FROM billing.balance_ledger WHERE posting_id = 2",
@@ -35,7 +35,7 @@ BREAKAGES = {
 
 
 @pytest.fixture
-async def used_ledger(ledger: Ledger) -> Ledger:
+async def used_ledger(ledger: LedgerHarness) -> LedgerHarness:
     """A ledger in which everything has happened once."""
     user, payment = uuid4(), uuid4()
     await ledger.grant(user, 100, "signup")
@@ -46,27 +46,29 @@ async def used_ledger(ledger: Ledger) -> Ledger:
     return ledger
 
 
-async def test_a_sound_ledger_has_no_violations(used_ledger: Ledger, database: Database) -> None:
+async def test_a_sound_ledger_has_no_violations(used_ledger: LedgerHarness, database: Database) -> None:
     assert await conservation.check(used_ledger.engine) == []
     assert await conservation.check(database.engine("auditor")) == []
 
 
-def test_every_invariant_has_a_breakage() -> None:
-    assert set(BREAKAGES) == set(conservation.INVARIANTS)
+def test_every_invariant_has_a_planted_violation() -> None:
+    assert set(PLANTED_VIOLATIONS) == set(conservation.INVARIANTS)
 
 
-@pytest.mark.parametrize("invariant", BREAKAGES)
-async def test_the_check_finds_a_breakage_of(invariant: str, used_ledger: Ledger, database: Database) -> None:
+@pytest.mark.parametrize("invariant", PLANTED_VIOLATIONS)
+async def test_the_check_finds_a_violation_of(invariant: str, used_ledger: LedgerHarness, database: Database) -> None:
     async with database.superuser_engine().begin() as connection:
-        await connection.execute(text(UNGUARDED))
-        changed = await connection.execute(text(BREAKAGES[invariant]))
+        await connection.execute(text(WITHOUT_TRIGGERS))
+        changed = await connection.execute(text(PLANTED_VIOLATIONS[invariant]))
         assert changed.rowcount > 0
     violations = await conservation.check(used_ledger.engine)
     assert invariant in {violation.invariant for violation in violations}
     assert all(violation.detail for violation in violations)
 
 
-async def test_a_balanced_transfer_without_a_grant_behind_it_is_named(used_ledger: Ledger, database: Database) -> None:
+async def test_a_balanced_transfer_without_a_grant_behind_it_is_named(
+    used_ledger: LedgerHarness, database: Database
+) -> None:
     user = await used_ledger.scalar("SELECT user_id FROM billing.users")
     async with database.superuser_engine().begin() as connection:
         await connection.execute(

@@ -13,7 +13,7 @@ from billing import conservation, handlers
 from billing.tables import balance_ledger
 from contracts.values import MovementReason
 from messaging.ids import new_id
-from tests.billing.ledger import Ledger, completed, order, received
+from tests.billing.ledger_harness import LedgerHarness, completed, order, received
 from tests.support import eventually
 from tests.support.databases import Database
 
@@ -63,7 +63,7 @@ async def _transfer(connection: AsyncConnection, *legs: dict[str, Any], reason: 
         "DROP TABLE billing.balance_ledger",
     ],
 )
-async def test_the_service_may_not(ledger: Ledger, statement: str) -> None:
+async def test_the_service_may_not(ledger: LedgerHarness, statement: str) -> None:
     await ledger.grant(uuid4(), 10)
     with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
         await _run(ledger.engine, statement)
@@ -84,7 +84,7 @@ async def test_even_the_owner_of_the_schema_meets_the_append_only_trigger(databa
         await _run(database.engine("billing_migrator"), statement)
 
 
-async def test_a_transfer_that_does_not_add_up_is_refused_at_commit(ledger: Ledger) -> None:
+async def test_a_transfer_that_does_not_add_up_is_refused_at_commit(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 10)
     connection = await ledger.engine.connect()
@@ -96,7 +96,7 @@ async def test_a_transfer_that_does_not_add_up_is_refused_at_commit(ledger: Ledg
     assert await ledger.balance(user) == (10, 0, 0)
 
 
-async def test_a_transfer_that_lacks_its_other_leg_is_refused_at_commit(ledger: Ledger) -> None:
+async def test_a_transfer_that_lacks_its_other_leg_is_refused_at_commit(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 10)
     with pytest.raises(IntegrityError, match="not complete"):
@@ -104,7 +104,7 @@ async def test_a_transfer_that_lacks_its_other_leg_is_refused_at_commit(ledger: 
             await _transfer(connection, _leg("user:available", 5, user, 2))
 
 
-async def test_a_transfer_between_two_users_is_refused(ledger: Ledger) -> None:
+async def test_a_transfer_between_two_users_is_refused(ledger: LedgerHarness) -> None:
     user, other = uuid4(), uuid4()
     await ledger.grant(user, 10)
     await ledger.grant(other, 10)
@@ -124,8 +124,8 @@ async def test_a_transfer_between_two_users_is_refused(ledger: Ledger) -> None:
         ("goodwill", (("user:savings", -1), ("user:available", 1)), "account_exists"),
     ],
 )
-async def test_no_posting_can_bring_a_balance_where_it_may_not_be(
-    ledger: Ledger, reason: str, legs: tuple[tuple[str, int], ...], constraint: str
+async def test_no_posting_can_make_a_balance_negative(
+    ledger: LedgerHarness, reason: str, legs: tuple[tuple[str, int], ...], constraint: str
 ) -> None:
     user = uuid4()
     await ledger.grant(user, 10)
@@ -149,12 +149,12 @@ MOVEMENTS = {
     "refund": ("user:available", "platform:refunded"),
     "dispute": ("user:available", "platform:refunded"),
 }
-"""From which account to which each reason moves credits; what the user has not got is owed in ``user:receivable``."""
+"""From which account to which each reason moves credits; a missing amount is owed in ``user:receivable``."""
 
 
 @pytest.mark.parametrize("reason", MOVEMENTS)
 async def test_credits_move_only_between_the_accounts_of_their_reason_and_only_one_way(
-    ledger: Ledger, reason: str
+    ledger: LedgerHarness, reason: str
 ) -> None:
     user = uuid4()
     await ledger.grant(user, 100)
@@ -178,7 +178,7 @@ async def test_every_movement_that_the_service_makes_is_one_of_those() -> None:
 
 
 @pytest.mark.parametrize("line_number", [1, 3])
-async def test_a_line_that_does_not_continue_the_statement_is_refused(ledger: Ledger, line_number: int) -> None:
+async def test_a_line_that_does_not_continue_the_statement_is_refused(ledger: LedgerHarness, line_number: int) -> None:
     user = uuid4()
     await ledger.grant(user, 10)
     legs = [_leg("user:available", 5, user, line_number), _leg("platform:issued", -5, user, line_number)]
@@ -187,7 +187,7 @@ async def test_a_line_that_does_not_continue_the_statement_is_refused(ledger: Le
             await _transfer(connection, *legs)
 
 
-async def test_a_posting_to_an_unknown_user_is_refused(ledger: Ledger) -> None:
+async def test_a_posting_to_an_unknown_user_is_refused(ledger: LedgerHarness) -> None:
     user = uuid4()
     legs = [_leg("user:available", 5, user, 1), _leg("platform:issued", -5, user, 1)]
     with pytest.raises(IntegrityError, match="do not continue"):
@@ -195,7 +195,7 @@ async def test_a_posting_to_an_unknown_user_is_refused(ledger: Ledger) -> None:
             await _transfer(connection, *legs)
 
 
-async def test_a_second_resolution_of_one_reservation_is_refused(ledger: Ledger) -> None:
+async def test_a_second_resolution_of_one_reservation_is_refused(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 20)
     generation = await ledger.reserve(user, 20)
@@ -210,7 +210,7 @@ async def test_a_second_resolution_of_one_reservation_is_refused(ledger: Ledger)
 
 
 @pytest.mark.parametrize("captured", [19, 21])
-async def test_a_resolution_over_another_amount_than_reserved_is_refused(ledger: Ledger, captured: int) -> None:
+async def test_a_resolution_over_another_amount_than_reserved_is_refused(ledger: LedgerHarness, captured: int) -> None:
     user = uuid4()
     await ledger.grant(user, 20)
     generation = await ledger.reserve(user, 20)
@@ -224,7 +224,7 @@ async def test_a_resolution_over_another_amount_than_reserved_is_refused(ledger:
         )
 
 
-async def test_a_second_reservation_of_one_generation_is_refused(ledger: Ledger) -> None:
+async def test_a_second_reservation_of_one_generation_is_refused(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 20)
     generation = await ledger.reserve(user, 20)
@@ -239,12 +239,12 @@ async def test_a_second_reservation_of_one_generation_is_refused(ledger: Ledger)
         )
 
 
-async def test_an_order_that_was_refused_to_one_user_cannot_be_reserved_for_another_at_the_same_time(
-    ledger: Ledger, database: Database
+async def test_an_order_cannot_be_refused_to_one_user_and_reserved_for_another(
+    ledger: LedgerHarness, database: Database
 ) -> None:
     rich, poor, generation = uuid4(), uuid4(), new_id()
     await ledger.grant(rich, 20)
-    other = Ledger(database.engine("billing"))
+    other = LedgerHarness(database.engine("billing"))
     async with ledger.transactions.begin() as transaction:
         await handlers.reserve(transaction, [received(order(rich, 10, generation))])
         refusing = asyncio.create_task(other.handle(handlers.reserve, order(poor, 10, generation)))
@@ -263,7 +263,7 @@ async def _waits_for_a_lock(database: Database) -> bool:
         return bool((await connection.execute(query)).scalar_one())
 
 
-async def test_a_second_purchase_grant_for_one_payment_is_refused(ledger: Ledger) -> None:
+async def test_a_second_purchase_grant_for_one_payment_is_refused(ledger: LedgerHarness) -> None:
     user, payment = uuid4(), uuid4()
     await ledger.grant(user, 20, "purchase", payment_id=payment)
     with pytest.raises(IntegrityError, match="one_grant_per_payment"):
@@ -277,7 +277,7 @@ async def test_a_second_purchase_grant_for_one_payment_is_refused(ledger: Ledger
         )
 
 
-async def test_nothing_is_left_of_a_grant_beyond_its_amount(ledger: Ledger) -> None:
+async def test_the_remainder_of_a_grant_is_within_its_amount(ledger: LedgerHarness) -> None:
     await ledger.grant(uuid4(), 20)
     for remaining in (-1, 21):
         with pytest.raises(IntegrityError, match="remaining_is_part_of_the_grant"):

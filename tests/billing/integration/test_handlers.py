@@ -1,13 +1,14 @@
 """What each command and reaction does to the ledger, on a real database."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 from sqlalchemy import text
 
-from billing import conservation, handlers, loops
+from billing import conservation, handlers
 from billing.errors import (
     CaptureExceedsReservation,
     ConflictingCapture,
@@ -17,6 +18,7 @@ from billing.errors import (
     ForeignReservation,
     PaymentAlreadyGranted,
 )
+from billing.loops import expiry
 from contracts.billing import (
     CreditsCaptured,
     CreditsClawedBack,
@@ -26,11 +28,21 @@ from contracts.billing import (
     CreditsReleased,
     CreditsReserved,
 )
-from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
+from contracts.message import Message
+from tests.billing.ledger_harness import (
+    GrantReason,
+    LedgerHarness,
+    cancelled,
+    clawback,
+    completed,
+    failed,
+    grant,
+    order,
+)
 from tests.support.databases import Database
 
 
-async def test_granted_credits_can_be_reserved_and_the_event_carries_the_order(ledger: Ledger) -> None:
+async def test_granted_credits_can_be_reserved_and_the_event_carries_the_order(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 30)
     request = order(user, 20)
@@ -45,7 +57,7 @@ async def test_granted_credits_can_be_reserved_and_the_event_carries_the_order(l
     assert await ledger.balance(user) == (10, 20, 0)
 
 
-async def test_a_batch_is_decided_in_the_order_of_arrival(ledger: Ledger) -> None:
+async def test_a_batch_is_decided_in_the_order_of_arrival(ledger: LedgerHarness) -> None:
     user, other = uuid4(), uuid4()
     await ledger.grant(user, 30)
     events = await ledger.handle(
@@ -61,7 +73,7 @@ async def test_a_batch_is_decided_in_the_order_of_arrival(ledger: Ledger) -> Non
     assert await ledger.balance(user) == (0, 30, 0)
 
 
-async def test_a_refusal_says_what_was_needed_and_what_is_there(ledger: Ledger) -> None:
+async def test_a_refusal_says_the_required_and_the_available_credits(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 12)
     (event,) = await ledger.handle(handlers.reserve, order(user, 30))
@@ -69,7 +81,7 @@ async def test_a_refusal_says_what_was_needed_and_what_is_there(ledger: Ledger) 
     assert (event.code, event.required_credits, event.available_credits) == ("insufficient_credits", 30, 12)
 
 
-async def test_a_repeated_order_is_reserved_once_within_a_batch_and_across_batches(ledger: Ledger) -> None:
+async def test_a_repeated_order_is_reserved_once_within_a_batch_and_across_batches(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 100)
     request = order(user, 20)
@@ -78,7 +90,7 @@ async def test_a_repeated_order_is_reserved_once_within_a_batch_and_across_batch
     assert await ledger.balance(user) == (80, 20, 0)
 
 
-async def test_a_refused_order_stays_refused_when_it_is_repeated_with_credits_there(ledger: Ledger) -> None:
+async def test_a_refused_order_stays_refused_when_it_is_repeated_with_credits_there(ledger: LedgerHarness) -> None:
     user = uuid4()
     request = order(user, 20)
     await ledger.handle(handlers.reserve, request)
@@ -87,7 +99,7 @@ async def test_a_refused_order_stays_refused_when_it_is_repeated_with_credits_th
     assert await ledger.balance(user) == (100, 0, 0)
 
 
-async def test_an_order_repeated_at_another_price_is_an_error(ledger: Ledger) -> None:
+async def test_an_order_repeated_at_another_price_is_an_error(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 100)
     request = order(user, 20)
@@ -96,7 +108,7 @@ async def test_an_order_repeated_at_another_price_is_an_error(ledger: Ledger) ->
         await ledger.handle(handlers.reserve, order(user, 21, request.order.generation_id))
 
 
-async def test_a_capture_charges_and_a_second_one_changes_nothing(ledger: Ledger) -> None:
+async def test_a_capture_charges_and_a_second_one_changes_nothing(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 30)
     generation = await ledger.reserve(user, 20)
@@ -107,7 +119,7 @@ async def test_a_capture_charges_and_a_second_one_changes_nothing(ledger: Ledger
     assert await ledger.balance(user) == (10, 0, 0)
 
 
-async def test_a_partial_capture_releases_the_rest_in_the_same_event(ledger: Ledger) -> None:
+async def test_a_partial_capture_releases_the_rest_in_the_same_event(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 30)
     generation = await ledger.reserve(user, 20)
@@ -118,18 +130,19 @@ async def test_a_partial_capture_releases_the_rest_in_the_same_event(ledger: Led
 
 
 @pytest.mark.parametrize("outcome", [failed, cancelled])
-async def test_an_order_that_comes_to_nothing_gives_its_credits_back(ledger: Ledger, outcome: object) -> None:
+async def test_a_failed_or_cancelled_order_gives_its_credits_back(
+    ledger: LedgerHarness, outcome: Callable[[UUID, UUID], Message]
+) -> None:
     user = uuid4()
     await ledger.grant(user, 30)
     generation = await ledger.reserve(user, 20)
-    assert callable(outcome)
     (event,) = await ledger.handle(handlers.resolve, outcome(user, generation))
     assert isinstance(event, CreditsReleased)
     assert event.released_credits == 20
     assert await ledger.balance(user) == (30, 0, 0)
 
 
-async def test_the_first_outcome_wins_whatever_comes_after_it(ledger: Ledger) -> None:
+async def test_the_first_outcome_wins_whatever_comes_after_it(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 40)
     released, captured = await ledger.reserve(user, 20), await ledger.reserve(user, 20)
@@ -144,7 +157,7 @@ async def test_the_first_outcome_wins_whatever_comes_after_it(ledger: Ledger) ->
     assert await ledger.balance(user) == (20, 0, 0)
 
 
-async def test_outcomes_within_one_batch_count_in_order_of_arrival(ledger: Ledger) -> None:
+async def test_outcomes_within_one_batch_count_in_order_of_arrival(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 20)
     generation = await ledger.reserve(user, 20)
@@ -154,7 +167,7 @@ async def test_outcomes_within_one_batch_count_in_order_of_arrival(ledger: Ledge
     assert [type(event) for event in events] == [CreditsReleased]
 
 
-async def test_a_late_completion_captures_nothing_even_if_the_credits_are_still_held(ledger: Ledger) -> None:
+async def test_a_late_completion_captures_nothing_even_if_the_credits_are_still_held(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 20)
     generation = await ledger.reserve(user, 20)
@@ -164,18 +177,18 @@ async def test_a_late_completion_captures_nothing_even_if_the_credits_are_still_
     assert await ledger.balance(user) == (20, 0, 0)
 
 
-async def test_an_outcome_before_its_reservation_is_put_off_and_the_rest_of_the_batch_is_not(ledger: Ledger) -> None:
+async def test_an_outcome_before_its_reservation_is_deferred_and_the_batch_goes_on(ledger: LedgerHarness) -> None:
     user, stranger = uuid4(), uuid4()
     await ledger.grant(user, 20)
     generation = await ledger.reserve(user, 20)
     early = completed(stranger, uuid4(), 5)
-    recorder = await ledger.record(handlers.resolve, early, completed(user, generation, 20))
-    assert recorder.deferred == [early]
-    assert len(recorder.published) == 1
+    recording = await ledger.record(handlers.resolve, early, completed(user, generation, 20))
+    assert recording.deferred == [early]
+    assert len(recording.published) == 1
     assert await ledger.scalar("SELECT count(*) FROM billing.users WHERE user_id = :user", user=stranger) == 0
 
 
-async def test_capturing_more_than_was_reserved_is_an_error_and_changes_nothing(ledger: Ledger) -> None:
+async def test_capturing_more_than_was_reserved_is_an_error_and_changes_nothing(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 100)
     generation = await ledger.reserve(user, 20)
@@ -184,7 +197,7 @@ async def test_capturing_more_than_was_reserved_is_an_error_and_changes_nothing(
     assert await ledger.balance(user) == (80, 20, 0)
 
 
-async def test_a_second_capture_at_another_price_is_an_error(ledger: Ledger) -> None:
+async def test_a_second_capture_at_another_price_is_an_error(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 100)
     generation = await ledger.reserve(user, 20)
@@ -193,7 +206,7 @@ async def test_a_second_capture_at_another_price_is_an_error(ledger: Ledger) -> 
         await ledger.handle(handlers.resolve, completed(user, generation, 19))
 
 
-async def test_an_outcome_that_names_another_user_is_an_error(ledger: Ledger) -> None:
+async def test_an_outcome_that_names_another_user_is_an_error(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 100)
     generation = await ledger.reserve(user, 20)
@@ -201,7 +214,7 @@ async def test_an_outcome_that_names_another_user_is_an_error(ledger: Ledger) ->
         await ledger.handle(handlers.resolve, completed(uuid4(), generation, 20))
 
 
-async def test_a_grant_happens_once_and_its_id_cannot_be_used_for_another(ledger: Ledger) -> None:
+async def test_a_grant_happens_once_and_its_id_cannot_be_used_for_another(ledger: LedgerHarness) -> None:
     user = uuid4()
     command = grant(user, 50, "signup")
     first = await ledger.handle(handlers.apply_commands, command, command)
@@ -212,17 +225,18 @@ async def test_a_grant_happens_once_and_its_id_cannot_be_used_for_another(ledger
     assert await ledger.balance(user) == (50, 0, 0)
 
 
-async def test_a_payment_is_credited_once_per_reason(ledger: Ledger) -> None:
+async def test_a_payment_is_credited_once_per_reason(ledger: LedgerHarness) -> None:
     user, payment = uuid4(), uuid4()
     await ledger.grant(user, 100, "purchase", payment_id=payment)
     await ledger.grant(user, 10, "bonus", payment_id=payment)
-    for reason in ("purchase", "bonus"):
+    reasons: tuple[GrantReason, ...] = ("purchase", "bonus")
+    for reason in reasons:
         with pytest.raises(PaymentAlreadyGranted):
-            await ledger.handle(handlers.apply_commands, grant(user, 100, reason, payment_id=payment))  # type: ignore[arg-type]
+            await ledger.handle(handlers.apply_commands, grant(user, 100, reason, payment_id=payment))
     assert await ledger.balance(user) == (110, 0, 0)
 
 
-async def test_two_failed_refunds_of_one_payment_both_come_back(ledger: Ledger) -> None:
+async def test_two_failed_refunds_of_one_payment_both_come_back(ledger: LedgerHarness) -> None:
     user, payment = uuid4(), uuid4()
     await ledger.grant(user, 100, "purchase", payment_id=payment)
     await ledger.handle(handlers.apply_commands, clawback(user, 30, payment), clawback(user, 20, payment))
@@ -231,7 +245,7 @@ async def test_two_failed_refunds_of_one_payment_both_come_back(ledger: Ledger) 
     assert await ledger.balance(user) == (100, 0, 0)
 
 
-async def test_a_clawback_takes_what_is_there_and_the_rest_is_owed(ledger: Ledger) -> None:
+async def test_a_clawback_takes_available_credits_and_the_rest_is_owed(ledger: LedgerHarness) -> None:
     user, payment = uuid4(), uuid4()
     await ledger.grant(user, 100, "purchase", payment_id=payment)
     generation = await ledger.reserve(user, 70)
@@ -250,7 +264,7 @@ async def test_a_clawback_takes_what_is_there_and_the_rest_is_owed(ledger: Ledge
     assert await ledger.balance(user) == (0, 0, 0)
 
 
-async def test_a_clawback_before_its_grant_ends_the_same_as_after_it(ledger: Ledger) -> None:
+async def test_a_clawback_before_its_grant_ends_the_same_as_after_it(ledger: LedgerHarness) -> None:
     user, payment = uuid4(), uuid4()
     await ledger.handle(handlers.apply_commands, clawback(user, 60, payment))
     assert await ledger.balance(user) == (0, 0, 60)
@@ -258,7 +272,7 @@ async def test_a_clawback_before_its_grant_ends_the_same_as_after_it(ledger: Led
     assert await ledger.balance(user) == (40, 0, 0)
 
 
-async def test_a_clawback_id_cannot_be_used_for_another(ledger: Ledger) -> None:
+async def test_a_clawback_id_cannot_be_used_for_another(ledger: LedgerHarness) -> None:
     user, payment = uuid4(), uuid4()
     command = clawback(user, 60, payment)
     await ledger.handle(handlers.apply_commands, command)
@@ -266,7 +280,7 @@ async def test_a_clawback_id_cannot_be_used_for_another(ledger: Ledger) -> None:
         await ledger.handle(handlers.apply_commands, clawback(user, 61, payment, clawback_id=command.clawback_id))
 
 
-async def _let_time_pass_for(database: Database, grant_id: object) -> None:
+async def _make_due(database: Database, grant_id: object) -> None:
     async with database.superuser_engine().begin() as connection:
         await connection.execute(
             text("UPDATE billing.grants SET expires_at = now() - interval '1 second' WHERE grant_id = :grant_id"),
@@ -274,15 +288,15 @@ async def _let_time_pass_for(database: Database, grant_id: object) -> None:
         )
 
 
-async def test_the_sweep_expires_what_is_left_of_due_grants_once(ledger: Ledger, database: Database) -> None:
+async def test_the_sweep_expires_the_remainder_of_due_grants_once(ledger: LedgerHarness, database: Database) -> None:
     user = uuid4()
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     command = await ledger.grant(user, 50, "signup", expires_at=tomorrow)
     await ledger.grant(user, 7, "signup", expires_at=tomorrow)
     await ledger.reserve(user, 20)
-    await _let_time_pass_for(database, command.grant_id)
+    await _make_due(database, command.grant_id)
     for _ in range(2):
-        await loops.expire_due_grants(ledger.transactions)
+        await expiry.expire_due_grants(ledger.transactions)
         assert await ledger.balance(user) == (7, 20, 0)
     async with database.superuser_engine().connect() as connection:
         query = text("SELECT payload FROM billing.outbox_messages WHERE subject = :subject")
@@ -291,38 +305,38 @@ async def test_the_sweep_expires_what_is_left_of_due_grants_once(ledger: Ledger,
     assert (event.grant_id, event.expired_credits) == (command.grant_id, 30)
 
 
-async def test_an_account_that_cannot_be_changed_does_not_keep_the_grants_of_others_from_expiring(
-    ledger: Ledger, database: Database, monkeypatch: pytest.MonkeyPatch
+async def test_grants_expire_although_one_account_cannot_be_changed(
+    ledger: LedgerHarness, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "EXPIRY_BATCH", 3)
+    monkeypatch.setattr(expiry, "EXPIRY_BATCH", 3)
     users = [uuid4() for _ in range(5)]
     for user in users:
         command = await ledger.grant(user, 10, "signup", expires_at=datetime.now(UTC) + timedelta(days=1))
-        await _let_time_pass_for(database, command.grant_id)
+        await _make_due(database, command.grant_id)
     async with database.superuser_engine().begin() as connection:
         broken = text("UPDATE billing.users SET available_credits = 9 WHERE user_id = :user_id")
         await connection.execute(broken, {"user_id": users[0]})
-    await loops.expire_due_grants(ledger.transactions)
+    await expiry.expire_due_grants(ledger.transactions)
     assert [await ledger.balance(user) for user in users] == [(9, 0, 0)] + [(0, 0, 0)] * 4
 
 
 async def test_credits_past_their_time_cannot_be_spent_before_the_sweep_comes(
-    ledger: Ledger, database: Database
+    ledger: LedgerHarness, database: Database
 ) -> None:
     user = uuid4()
     command = await ledger.grant(user, 50, "signup", expires_at=datetime.now(UTC) + timedelta(days=1))
-    await _let_time_pass_for(database, command.grant_id)
+    await _make_due(database, command.grant_id)
     events = await ledger.handle(handlers.reserve, order(user, 10))
     assert [type(event) for event in events] == [CreditsExpired, CreditsRefused]
 
 
 async def test_released_credits_of_an_expired_grant_expire_in_the_same_event(
-    ledger: Ledger, database: Database
+    ledger: LedgerHarness, database: Database
 ) -> None:
     user = uuid4()
     command = await ledger.grant(user, 50, "signup", expires_at=datetime.now(UTC) + timedelta(days=1))
     generation = await ledger.reserve(user, 20)
-    await _let_time_pass_for(database, command.grant_id)
+    await _make_due(database, command.grant_id)
     expired, released = await ledger.handle(handlers.resolve, failed(user, generation))
     assert isinstance(expired, CreditsExpired)
     assert isinstance(released, CreditsReleased)
@@ -331,7 +345,9 @@ async def test_released_credits_of_an_expired_grant_expire_in_the_same_event(
     assert await ledger.balance(user) == (0, 0, 0)
 
 
-async def test_a_whole_life_leaves_a_ledger_that_is_conserved_and_a_statement_that_adds_up(ledger: Ledger) -> None:
+async def test_a_whole_life_leaves_a_ledger_that_is_conserved_and_a_statement_that_adds_up(
+    ledger: LedgerHarness,
+) -> None:
     user, payment = uuid4(), uuid4()
     await ledger.grant(user, 50, "signup")
     await ledger.grant(user, 100, "purchase", payment_id=payment)
@@ -355,7 +371,7 @@ async def test_a_whole_life_leaves_a_ledger_that_is_conserved_and_a_statement_th
     assert await ledger.balance(user) == (available, reserved, receivable)
 
 
-async def test_grants_and_clawbacks_in_one_batch_count_in_order_of_arrival(ledger: Ledger) -> None:
+async def test_grants_and_clawbacks_in_one_batch_count_in_order_of_arrival(ledger: LedgerHarness) -> None:
     user, payment = uuid4(), uuid4()
     events = await ledger.handle(
         handlers.apply_commands,

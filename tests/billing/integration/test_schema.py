@@ -1,4 +1,4 @@
-"""The migrations make the tables that the code believes in."""
+"""The migrations make the tables that ``tables.py`` describes."""
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext

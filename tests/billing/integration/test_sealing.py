@@ -7,19 +7,19 @@ import pytest
 from sqlalchemy import text
 
 from billing import handlers
-from billing.sealing import sealer as sealer_module
-from billing.sealing.sealer import Sealer
-from billing.sealing.verification import Report, verify
+from billing.loops import sealer as sealer_module
+from billing.loops.sealer import Sealer
+from billing.verification import LedgerReport, verify
 from contracts.ledger_chain import Head
-from tests.billing.ledger import Ledger, completed, order, received
+from tests.billing.ledger_harness import LedgerHarness, completed, order, received
 from tests.support import eventually
 from tests.support.databases import Database
 
-UNGUARDED = "SET LOCAL session_replication_role = replica"
+WITHOUT_TRIGGERS = "SET LOCAL session_replication_role = replica"
 
 
-async def _seal_everything(ledger: Ledger) -> Head:
-    """Each look seals what the look before had seen, so two are enough once nothing is running any more."""
+async def _seal_everything(ledger: LedgerHarness) -> Head:
+    """Each call seals up to the point that the call before noted: two are enough once no transaction runs."""
     sealer = Sealer(ledger.engine)
     newest = await ledger.scalar("SELECT max(posting_id) FROM billing.balance_ledger")
 
@@ -27,25 +27,23 @@ async def _seal_everything(ledger: Ledger) -> Head:
         head = await sealer.seal()
         return head if head.through_posting_id >= newest else None
 
-    head = await eventually(sealed)
-    assert head is not None
-    return head
+    return await eventually(sealed)
 
 
 async def _tamper(database: Database, *statements: str) -> None:
     async with database.superuser_engine().begin() as connection:
-        await connection.execute(text(UNGUARDED))
+        await connection.execute(text(WITHOUT_TRIGGERS))
         for statement in statements:
             changed = await connection.execute(text(statement))
             assert changed.rowcount == 1
 
 
-def _named(report: Report) -> list[tuple[str, str]]:
+def _named(report: LedgerReport) -> list[tuple[str, str]]:
     return [(finding.kind, finding.subject.split(" (")[0]) for finding in report.findings]
 
 
 @pytest.fixture
-async def sealed_ledger(ledger: Ledger) -> Ledger:
+async def sealed_ledger(ledger: LedgerHarness) -> LedgerHarness:
     """Ten postings of five transfers, sealed."""
     user = uuid4()
     await ledger.grant(user, 100, note="welcome")
@@ -55,14 +53,14 @@ async def sealed_ledger(ledger: Ledger) -> Ledger:
     return ledger
 
 
-async def test_a_sealed_ledger_verifies_while_it_is_in_use(sealed_ledger: Ledger) -> None:
+async def test_a_sealed_ledger_verifies_while_it_is_in_use(sealed_ledger: LedgerHarness) -> None:
     await sealed_ledger.grant(uuid4(), 5)
     report = await verify(sealed_ledger.engine)
     assert report.sound
     assert (report.sealed_postings, report.unsealed_postings) == (10, 2)
 
 
-async def test_the_auditor_can_verify_with_read_only_rights(sealed_ledger: Ledger, database: Database) -> None:
+async def test_the_auditor_can_verify_with_read_only_rights(sealed_ledger: LedgerHarness, database: Database) -> None:
     assert (await verify(database.engine("auditor"))).sound
 
 
@@ -81,7 +79,7 @@ async def test_the_auditor_can_verify_with_read_only_rights(sealed_ledger: Ledge
     ],
 )
 async def test_a_change_of_a_sealed_row_is_named(
-    sealed_ledger: Ledger, database: Database, change: str, kind: str
+    sealed_ledger: LedgerHarness, database: Database, change: str, kind: str
 ) -> None:
     await _tamper(database, change)
     report = await verify(sealed_ledger.engine)
@@ -97,12 +95,14 @@ INSERTED = (
 )
 
 
-async def test_a_row_inserted_into_the_place_of_another_is_named(sealed_ledger: Ledger, database: Database) -> None:
+async def test_a_row_inserted_into_the_place_of_another_is_named(
+    sealed_ledger: LedgerHarness, database: Database
+) -> None:
     await _tamper(database, "DELETE FROM billing.balance_ledger WHERE posting_id = 3", INSERTED)
     assert _named(await verify(sealed_ledger.engine)) == [("edited", "posting 3")]
 
 
-async def test_a_row_inserted_into_a_gap_is_named(ledger: Ledger, database: Database) -> None:
+async def test_a_row_inserted_into_a_gap_is_named(ledger: LedgerHarness, database: Database) -> None:
     user = uuid4()
     await ledger.grant(user, 100)
     with pytest.raises(RuntimeError):
@@ -120,8 +120,8 @@ async def _reserve_and_fail(transaction: object, batch: Sequence[object]) -> Non
     raise RuntimeError("a bug after the write")
 
 
-async def test_a_row_inserted_after_the_last_seal_is_named_by_what_it_breaks(
-    sealed_ledger: Ledger, database: Database
+async def test_a_row_inserted_after_the_last_seal_is_named_by_an_invariant(
+    sealed_ledger: LedgerHarness, database: Database
 ) -> None:
     await _tamper(database, INSERTED.replace("(3, gen_random_uuid()", "(11, gen_random_uuid()"))
     report = await verify(sealed_ledger.engine)
@@ -129,7 +129,7 @@ async def test_a_row_inserted_after_the_last_seal_is_named_by_what_it_breaks(
     assert any("postings 11" in violation.detail for violation in report.violations)
 
 
-async def test_an_edited_seal_is_named(sealed_ledger: Ledger, database: Database) -> None:
+async def test_an_edited_seal_is_named(sealed_ledger: LedgerHarness, database: Database) -> None:
     await _tamper(
         database,
         "UPDATE billing.ledger_seals SET leaf_hashes = set_byte(leaf_hashes, 40, 255 - get_byte(leaf_hashes, 40))",
@@ -137,8 +137,8 @@ async def test_an_edited_seal_is_named(sealed_ledger: Ledger, database: Database
     assert ("seal", "seal 1") in _named(await verify(sealed_ledger.engine))
 
 
-async def test_a_chain_that_was_rewritten_as_a_whole_is_betrayed_by_an_exported_head(
-    sealed_ledger: Ledger, database: Database
+async def test_a_chain_that_was_rewritten_as_a_whole_is_found_with_an_exported_head(
+    sealed_ledger: LedgerHarness, database: Database
 ) -> None:
     exported = (await verify(sealed_ledger.engine)).head
     assert (await verify(sealed_ledger.engine, exported)).sound
@@ -152,21 +152,21 @@ async def test_a_chain_that_was_rewritten_as_a_whole_is_betrayed_by_an_exported_
     assert [finding.kind for finding in (await verify(sealed_ledger.engine, exported)).findings] == ["head"]
 
 
-async def test_an_exported_head_stays_valid_as_the_chain_grows(sealed_ledger: Ledger) -> None:
+async def test_an_exported_head_stays_valid_as_the_chain_grows(sealed_ledger: LedgerHarness) -> None:
     exported = (await verify(sealed_ledger.engine)).head
     await sealed_ledger.grant(uuid4(), 5)
     assert (await _seal_everything(sealed_ledger)).seal_number == 2
     assert (await verify(sealed_ledger.engine, exported)).sound
 
 
-async def test_a_removed_seal_is_named(sealed_ledger: Ledger, database: Database) -> None:
+async def test_a_removed_seal_is_named(sealed_ledger: LedgerHarness, database: Database) -> None:
     await sealed_ledger.grant(uuid4(), 5)
     await _seal_everything(sealed_ledger)
     await _tamper(database, "DELETE FROM billing.ledger_seals WHERE seal_number = 1")
     assert ("seal", "seal 1") in _named(await verify(sealed_ledger.engine))
 
 
-async def test_nothing_is_sealed_past_a_transaction_that_is_still_running(ledger: Ledger) -> None:
+async def test_nothing_is_sealed_past_a_transaction_that_is_still_running(ledger: LedgerHarness) -> None:
     user, other = uuid4(), uuid4()
     await ledger.grant(user, 100)
     await ledger.grant(other, 100)
@@ -188,7 +188,7 @@ async def test_nothing_is_sealed_past_a_transaction_that_is_still_running(ledger
 
 
 async def test_two_sealers_extend_one_chain(
-    ledger: Ledger, database: Database, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sealer_module, "POSTINGS_PER_SEAL", 3)
     sealers = [Sealer(ledger.engine), Sealer(database.engine("billing"))]

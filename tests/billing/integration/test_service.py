@@ -24,20 +24,20 @@ from messaging.runtime import Messaging
 from messaging.settings import ConsumerLimits
 from messaging.topology import assert_stream
 from service_runtime.settings import ServiceSettings
-from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
+from tests.billing.ledger_harness import LedgerHarness, cancelled, clawback, completed, failed, grant, order
 from tests.support import eventually
 from tests.support.databases import Database
 
 BrokerSettingsOf = Callable[[str], ServiceSettings]
 
 
-class Neighbours:
-    """The other services as billing sees them: streams that are there, and messages that arrive."""
+class NeighboursHarness:
+    """Drives billing as the other services do: their streams exist, and their messages arrive."""
 
     def __init__(self, brokers: dict[Service, Broker]) -> None:
         self._brokers = brokers
 
-    async def say(self, service: Service, messages: Sequence[Message], ids: Sequence[UUID] | None = None) -> None:
+    async def publish(self, service: Service, messages: Sequence[Message], ids: Sequence[UUID] | None = None) -> None:
         for message, message_id in zip(messages, ids or [new_id() for _ in messages], strict=True):
             values = {
                 headers.MESSAGE_ID: str(message_id),
@@ -50,7 +50,7 @@ class Neighbours:
 
 
 @pytest.fixture
-async def neighbours(broker_settings: BrokerSettingsOf) -> AsyncIterator[Neighbours]:
+async def neighbours(broker_settings: BrokerSettingsOf) -> AsyncIterator[NeighboursHarness]:
     async with AsyncExitStack() as stack:
         brokers: dict[Service, Broker] = {}
         names: tuple[Service, ...] = ("gateway", "generation", "payments")
@@ -59,7 +59,7 @@ async def neighbours(broker_settings: BrokerSettingsOf) -> AsyncIterator[Neighbo
             await brokers[name].connect()
             stack.push_async_callback(brokers[name].close)
             await assert_stream(brokers[name].jetstream, BY_NAME[name.upper()], 1)
-        yield Neighbours(brokers)
+        yield NeighboursHarness(brokers)
 
 
 @asynccontextmanager
@@ -90,7 +90,7 @@ async def replica(database: Database, nats: NatsServer) -> AsyncIterator[asyncio
 
 @pytest.mark.timeout(180)
 async def test_three_replicas_reserve_and_resolve_each_order_once(
-    ledger: Ledger, database: Database, nats_server: NatsServer, neighbours: Neighbours
+    ledger: LedgerHarness, database: Database, nats_server: NatsServer, neighbours: NeighboursHarness
 ) -> None:
     chance = random.Random(7)
     users = [uuid4() for _ in range(20)]
@@ -100,14 +100,14 @@ async def test_three_replicas_reserve_and_resolve_each_order_once(
         for _ in range(3):
             await stack.enter_async_context(replica(database, nats_server))
 
-        await _until_ready(neighbours, users)
+        await _grant_when_ready(neighbours, users)
 
         async def granted() -> bool:
             return bool(await ledger.scalar("SELECT coalesce(sum(available_credits), 0) = 600 FROM billing.users"))
 
         await eventually(granted, timeout=30)
-        await neighbours.say("gateway", requests)
-        await neighbours.say("gateway", chance.sample(requests, 50))
+        await neighbours.publish("gateway", requests)
+        await neighbours.publish("gateway", chance.sample(requests, 50))
 
         async def decided() -> bool:
             query = "SELECT (SELECT count(*) FROM billing.reservations) + (SELECT count(*) FROM billing.refusals) = 200"
@@ -126,7 +126,7 @@ async def test_three_replicas_reserve_and_resolve_each_order_once(
             if await _reserved(ledger, request.order.generation_id)
         ]
         chance.shuffle(outcomes)
-        await neighbours.say("generation", outcomes)
+        await neighbours.publish("generation", outcomes)
 
         async def resolved_and_sealed() -> bool:
             query = """
@@ -148,29 +148,29 @@ async def test_three_replicas_reserve_and_resolve_each_order_once(
     assert await ledger.scalar(events) == 60
 
 
-async def _until_ready(neighbours: Neighbours, users: list[UUID]) -> None:
-    """The stream of commands is billing's own: payments can speak once billing has made it."""
+async def _grant_when_ready(neighbours: NeighboursHarness, users: list[UUID]) -> None:
+    """Billing makes the stream of its own commands: payments can publish once it exists."""
     commands = [grant(user, 30, "purchase", payment_id=uuid4()) for user in users]
     ids = [new_id() for _ in commands]
 
-    async def said() -> bool:
+    async def published() -> bool:
         try:
-            await neighbours.say("payments", commands, ids)
+            await neighbours.publish("payments", commands, ids)
         except Exception as error:
             raise AssertionError("the stream is not there yet") from error
         return True
 
-    await eventually(said, timeout=30)
+    await eventually(published, timeout=30)
 
 
-async def _reserved(ledger: Ledger, generation_id: UUID) -> bool:
+async def _reserved(ledger: LedgerHarness, generation_id: UUID) -> bool:
     query = "SELECT EXISTS (SELECT FROM billing.reservations WHERE generation_id = :generation_id)"
     return bool(await ledger.scalar(query, generation_id=generation_id))
 
 
 @pytest.fixture
-async def running(ledger: Ledger, broker_settings: BrokerSettingsOf) -> AsyncIterator[None]:
-    """Billing's messaging in this process, with a short patience for poison."""
+async def running(ledger: LedgerHarness, broker_settings: BrokerSettingsOf) -> AsyncIterator[None]:
+    """Billing's messaging in this process, which dead-letters a message after one delivery."""
     messaging = Messaging(
         service="billing",
         engine=ledger.engine,
@@ -188,18 +188,18 @@ async def running(ledger: Ledger, broker_settings: BrokerSettingsOf) -> AsyncIte
 
 
 async def test_a_completion_that_overtakes_its_reservation_captures_all_the_same(
-    ledger: Ledger, neighbours: Neighbours, running: Any
+    ledger: LedgerHarness, neighbours: NeighboursHarness, running: Any
 ) -> None:
     user = uuid4()
     await ledger.grant(user, 30)
     request = order(user, 20)
-    await neighbours.say("generation", [completed(user, request.order.generation_id, 20)])
+    await neighbours.publish("generation", [completed(user, request.order.generation_id, 20)])
 
-    async def put_off() -> bool:
+    async def deferred() -> bool:
         return bool(await ledger.scalar("SELECT count(*) FROM billing.delivery_attempts WHERE deferrals > 0"))
 
-    await eventually(put_off)
-    await neighbours.say("gateway", [request])
+    await eventually(deferred)
+    await neighbours.publish("gateway", [request])
 
     async def captured() -> bool:
         return await ledger.balance(user) == (10, 0, 0)
@@ -207,18 +207,18 @@ async def test_a_completion_that_overtakes_its_reservation_captures_all_the_same
     await eventually(captured)
 
 
-async def test_a_capture_beyond_the_reservation_ends_in_the_dead_letters_and_its_batch_does_not(
-    ledger: Ledger, neighbours: Neighbours, running: Any
+async def test_a_capture_beyond_the_reservation_is_dead_lettered_alone(
+    ledger: LedgerHarness, neighbours: NeighboursHarness, running: Any
 ) -> None:
     user = uuid4()
     await ledger.grant(user, 30)
     poisoned, sound = await ledger.reserve(user, 10), await ledger.reserve(user, 10)
-    await neighbours.say("generation", [completed(user, poisoned, 11), completed(user, sound, 10)])
+    await neighbours.publish("generation", [completed(user, poisoned, 11), completed(user, sound, 10)])
 
-    async def buried() -> bool:
+    async def dead_lettered() -> bool:
         return bool(await ledger.scalar("SELECT count(*) FROM billing.dead_letters"))
 
-    await eventually(buried)
+    await eventually(dead_lettered)
 
     async def captured() -> bool:
         return await ledger.balance(user) == (10, 10, 0)
@@ -229,19 +229,19 @@ async def test_a_capture_beyond_the_reservation_ends_in_the_dead_letters_and_its
 
 
 async def test_a_clawback_that_overtakes_its_purchase_ends_the_same(
-    ledger: Ledger, neighbours: Neighbours, running: Any
+    ledger: LedgerHarness, neighbours: NeighboursHarness, running: Any
 ) -> None:
     user, payment = uuid4(), uuid4()
 
-    async def said() -> bool:
+    async def published() -> bool:
         try:
-            await neighbours.say("payments", [clawback(user, 60, payment)], [payment])
+            await neighbours.publish("payments", [clawback(user, 60, payment)], [payment])
         except Exception as error:
             raise AssertionError("the stream is not there yet") from error
         return True
 
-    await eventually(said)
-    await neighbours.say("payments", [grant(user, 100, "purchase", payment_id=payment)])
+    await eventually(published)
+    await neighbours.publish("payments", [grant(user, 100, "purchase", payment_id=payment)])
 
     async def settled() -> bool:
         return await ledger.balance(user) == (40, 0, 0)

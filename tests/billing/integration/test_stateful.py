@@ -1,7 +1,7 @@
-"""Any interleaving of what can happen to a ledger, held against a plain model of it.
+"""Any interleaving of commands and outcomes, compared with a plain model of the ledger.
 
 The model knows no SQL, no locks and no batches: a few dictionaries and the rules in words. Hypothesis drives both with
-the same commands, each possibly repeated, on a real database, and looks for the shortest story in which they differ.
+the same commands, each possibly repeated, on a real database, and looks for the shortest sequence in which they differ.
 """
 
 import asyncio
@@ -25,10 +25,11 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from billing import conservation, domain, handlers, repository
+from billing import conservation, domain, handlers
 from billing.errors import LedgerError
+from billing.repository import ledger as ledger_repository
 from contracts.message import Message
-from tests.billing.ledger import Ledger, cancelled, clawback, completed, failed, grant, order
+from tests.billing.ledger_harness import LedgerHarness, cancelled, clawback, completed, failed, grant, order
 from tests.support.databases import DatabaseFactory
 
 USERS = 2
@@ -39,8 +40,8 @@ FAR = timedelta(days=30)
 
 
 @dataclass
-class Credit:
-    """Credits that arrived together: ``rank`` sorts what is spent first."""
+class ModelGrant:
+    """Credits that arrived together: the lowest ``rank`` is spent first."""
 
     rank: tuple[int, int, int]
     left: int
@@ -49,9 +50,11 @@ class Credit:
 
 
 @dataclass
-class Hold:
+class ModelReservation:
+    """Credits reserved for one generation in the model."""
+
     who: int
-    parts: list[tuple[Credit, int]]
+    parts: list[tuple[ModelGrant, int]]
     state: str = "held"
     captured: int = 0
 
@@ -61,10 +64,10 @@ class Hold:
 
 
 @dataclass
-class Purse:
-    """One user, in plain words."""
+class ModelAccount:
+    """One user's credits in the model."""
 
-    credits: list[Credit] = field(default_factory=list)
+    credits: list[ModelGrant] = field(default_factory=list)
     held: int = 0
     owed: int = 0
 
@@ -72,7 +75,7 @@ class Purse:
     def available(self) -> int:
         return sum(credit.left for credit in self.credits)
 
-    def take(self, amount: int, payment: UUID | None = None) -> list[tuple[Credit, int]]:
+    def take(self, amount: int, payment: UUID | None = None) -> list[tuple[ModelGrant, int]]:
         parts = []
         own_first = sorted(self.credits, key=lambda c: (payment is not None and c.payment != payment, c.rank))
         for credit in own_first:
@@ -83,7 +86,7 @@ class Purse:
                 parts.append((credit, part))
         return parts
 
-    def lose_what_is_due(self) -> None:
+    def expire_due(self) -> None:
         for credit in self.credits:
             if credit.due:
                 credit.left = 0
@@ -95,48 +98,50 @@ class Purse:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Hypothesis drives; ``world`` is set by the test."""
+    """Hypothesis drives; ``harness`` is set by the test."""
 
-    world: ClassVar["World"]
+    harness: ClassVar["StatefulHarness"]
 
-    holds = Bundle("holds")
+    reservations = Bundle("reservations")
     payments = Bundle("payments")
-    told = Bundle("told")
+    commands = Bundle("commands")
 
     @initialize()
     def open(self) -> None:
         self.users = [uuid4() for _ in range(USERS)]
-        self.purses = [Purse() for _ in range(USERS)]
-        self.ledger = Ledger(self.world.engine)
+        self.accounts = [ModelAccount() for _ in range(USERS)]
+        self.ledger = LedgerHarness(self.harness.engine)
         self.count = 0
-        self.credits: dict[UUID, Credit] = {}
-        self.expiring: dict[UUID, Credit] = {}
-        self.model_holds: dict[UUID, Hold] = {}
+        self.credits: dict[UUID, ModelGrant] = {}
+        self.expiring: dict[UUID, ModelGrant] = {}
+        self.model_reservations: dict[UUID, ModelReservation] = {}
 
-    def tell(self, handler: Any, message: Message, times: int) -> None:
+    def send(self, handler: Any, message: Message, times: int) -> None:
         """Repeated within the batch: a repetition must change nothing."""
-        self.world.run(self.ledger.handle(handler, *[message] * times))
+        self.harness.run(self.ledger.handle(handler, *[message] * times))
 
-    def touch(self, who: int) -> Purse:
-        purse = self.purses[who]
-        purse.lose_what_is_due()
-        return purse
+    def account_of(self, who: int) -> ModelAccount:
+        account = self.accounts[who]
+        account.expire_due()
+        return account
 
-    def add(self, who: int, grant_id: UUID, amount: int, kind: int, expiry: int, payment: UUID | None = None) -> Credit:
+    def add(
+        self, who: int, grant_id: UUID, amount: int, kind: int, expiry: int, payment: UUID | None = None
+    ) -> ModelGrant:
         self.count += 1
-        purse = self.touch(who)
-        credit = Credit(rank=(kind, expiry, self.count), left=amount, payment=payment)
-        purse.credits.append(credit)
+        account = self.account_of(who)
+        credit = ModelGrant(rank=(kind, expiry, self.count), left=amount, payment=payment)
+        account.credits.append(credit)
         self.credits[grant_id] = credit
-        purse.pay_debt()
+        account.pay_debt()
         return credit
 
-    @rule(target=told, who=WHO, amount=AMOUNTS, days=st.none() | st.integers(1, 3), times=TIMES)
-    def promote(self, who: int, amount: int, days: int | None, times: int) -> Any:
+    @rule(target=commands, who=WHO, amount=AMOUNTS, days=st.none() | st.integers(1, 3), times=TIMES)
+    def grant_promotion(self, who: int, amount: int, days: int | None, times: int) -> Any:
         # One base date for all, so that equal expiries tie and the order of arrival decides.
-        expires_at = None if days is None else self.world.start + FAR + timedelta(days=days)
+        expires_at = None if days is None else self.harness.start + FAR + timedelta(days=days)
         command = grant(self.users[who], amount, "signup", expires_at=expires_at)
-        self.tell(handlers.apply_commands, command, times)
+        self.send(handlers.apply_commands, command, times)
         credit = self.add(who, command.grant_id, amount, 0, 99 if days is None else days)
         if days is not None:
             self.expiring[command.grant_id] = credit
@@ -146,107 +151,109 @@ class LedgerMachine(RuleBasedStateMachine):
     def buy(self, who: int, amount: int, bonus: int, times: int) -> tuple[int, UUID, int]:
         payment = uuid4()
         bought = grant(self.users[who], amount, "purchase", payment_id=payment)
-        self.tell(handlers.apply_commands, bought, times)
+        self.send(handlers.apply_commands, bought, times)
         self.add(who, bought.grant_id, amount, 1, 99, payment)
         if bonus:
             given = grant(self.users[who], bonus, "bonus", payment_id=payment)
-            self.tell(handlers.apply_commands, given, times)
+            self.send(handlers.apply_commands, given, times)
             self.add(who, given.grant_id, bonus, 0, 99, payment)
         return who, payment, amount + bonus
 
-    @rule(target=holds, who=WHO, price=AMOUNTS, times=TIMES)
+    @rule(target=reservations, who=WHO, price=AMOUNTS, times=TIMES)
     def reserve(self, who: int, price: int, times: int) -> Any:
         request = order(self.users[who], price)
-        self.tell(handlers.reserve, request, times)
-        purse = self.touch(who)
-        if purse.owed or price > purse.available:
-            # Refused for good: whoever asks again later, richer, gets no other answer.
-            self.world.run(self.ledger.handle(handlers.reserve, request))
+        self.send(handlers.reserve, request, times)
+        account = self.account_of(who)
+        if account.owed or price > account.available:
+            # Refused for good: the same order is refused again, even with more credits.
+            self.harness.run(self.ledger.handle(handlers.reserve, request))
             return multiple()
-        self.model_holds[request.order.generation_id] = Hold(who, purse.take(price))
-        purse.held += price
+        self.model_reservations[request.order.generation_id] = ModelReservation(who, account.take(price))
+        account.held += price
         return request.order.generation_id
 
     def resolve(self, generation: UUID, captured: int | None) -> None:
-        hold = self.model_holds[generation]
-        purse = self.touch(hold.who)
-        if hold.state != "held":
+        reservation = self.model_reservations[generation]
+        account = self.account_of(reservation.who)
+        if reservation.state != "held":
             return
-        hold.state = "released" if captured is None else "captured"
-        hold.captured = captured or 0
-        purse.held -= hold.amount
-        charged = hold.captured
-        for credit, part in hold.parts:
+        reservation.state = "released" if captured is None else "captured"
+        reservation.captured = captured or 0
+        account.held -= reservation.amount
+        charged = reservation.captured
+        for credit, part in reservation.parts:
             kept = min(charged, part)
             charged -= kept
             credit.left += part - kept
-        purse.lose_what_is_due()
-        purse.pay_debt()
+        account.expire_due()
+        account.pay_debt()
 
-    @rule(generation=holds, share=st.sampled_from([0, 30, 100]), late=st.booleans(), times=TIMES)
+    @rule(generation=reservations, share=st.sampled_from([0, 30, 100]), late=st.booleans(), times=TIMES)
     def complete(self, generation: UUID, share: int, late: bool, times: int) -> None:
-        hold = self.model_holds[generation]
-        captured = hold.amount * share // 100 if hold.state != "captured" else hold.captured
-        self.tell(handlers.resolve, completed(self.users[hold.who], generation, captured, late=late), times)
+        reservation = self.model_reservations[generation]
+        captured = reservation.amount * share // 100 if reservation.state != "captured" else reservation.captured
+        self.send(handlers.resolve, completed(self.users[reservation.who], generation, captured, late=late), times)
         if not late:
             self.resolve(generation, captured)
 
-    @rule(generation=holds, how=st.sampled_from([failed, cancelled]), times=TIMES)
-    def give_up(self, generation: UUID, how: Any, times: int) -> None:
-        self.tell(handlers.resolve, how(self.users[self.model_holds[generation].who], generation), times)
+    @rule(generation=reservations, how=st.sampled_from([failed, cancelled]), times=TIMES)
+    def fail_or_cancel(self, generation: UUID, how: Any, times: int) -> None:
+        self.send(handlers.resolve, how(self.users[self.model_reservations[generation].who], generation), times)
         self.resolve(generation, None)
 
-    @rule(target=told, payment=payments, share=st.sampled_from([10, 50, 100, 400]), dispute=st.booleans(), times=TIMES)
-    def take_back(self, payment: tuple[int, UUID, int], share: int, dispute: bool, times: int) -> Any:
+    @rule(
+        target=commands, payment=payments, share=st.sampled_from([10, 50, 100, 400]), dispute=st.booleans(), times=TIMES
+    )
+    def claw_back(self, payment: tuple[int, UUID, int], share: int, dispute: bool, times: int) -> Any:
         who, payment_id, bought = payment
         amount = max(1, bought * share // 100)
         command = clawback(self.users[who], amount, payment_id, "dispute" if dispute else "refund")
-        self.tell(handlers.apply_commands, command, times)
-        purse = self.touch(who)
-        taken = min(amount, purse.available)
-        purse.take(taken, payment_id)
-        purse.owed += amount - taken
+        self.send(handlers.apply_commands, command, times)
+        account = self.account_of(who)
+        taken = min(amount, account.available)
+        account.take(taken, payment_id)
+        account.owed += amount - taken
         return handlers.apply_commands, command, who
 
-    @rule(target=told, payment=payments, amount=AMOUNTS, won=st.booleans(), times=TIMES)
-    def give_back(self, payment: tuple[int, UUID, int], amount: int, won: bool, times: int) -> Any:
+    @rule(target=commands, payment=payments, amount=AMOUNTS, won=st.booleans(), times=TIMES)
+    def return_credits(self, payment: tuple[int, UUID, int], amount: int, won: bool, times: int) -> Any:
         who, payment_id, _ = payment
         reason = "dispute_won" if won else "refund_failed"
         command = grant(self.users[who], amount, reason, payment_id=payment_id)  # type: ignore[arg-type]
-        self.tell(handlers.apply_commands, command, times)
+        self.send(handlers.apply_commands, command, times)
         self.add(who, command.grant_id, amount, 1, 99, payment_id)
         return handlers.apply_commands, command, who
 
-    @rule(earlier=told)
-    def say_it_again(self, earlier: tuple[Any, Message, int]) -> None:
+    @rule(earlier=commands)
+    def repeat_command(self, earlier: tuple[Any, Message, int]) -> None:
         handler, command, who = earlier
-        self.tell(handler, command, 1)
-        self.touch(who)
+        self.send(handler, command, 1)
+        self.account_of(who)
 
     @rule(data=st.data(), sweep=st.booleans())
     def time_passes(self, data: st.DataObject, sweep: bool) -> None:
         if self.expiring:
             grant_id = data.draw(st.sampled_from(list(self.expiring)))
             self.expiring.pop(grant_id).due = True
-            self.world.run(self.world.let_time_pass_for(grant_id))
+            self.harness.run(self.harness.make_due(grant_id))
         if sweep:
-            self.world.run(self.ledger.handle(_sweep))
-            for purse in self.purses:
-                purse.lose_what_is_due()
+            self.harness.run(self.ledger.handle(_sweep))
+            for account in self.accounts:
+                account.expire_due()
 
     @invariant()
     def balances_are_those_of_the_model(self) -> None:
-        for user, purse in zip(self.users, self.purses, strict=True):
-            stored = self.world.run(self.ledger.balance(user))
-            assert stored == (purse.available, purse.held, purse.owed)
+        for user, account in zip(self.users, self.accounts, strict=True):
+            stored = self.harness.run(self.ledger.balance(user))
+            assert stored == (account.available, account.held, account.owed)
 
     @invariant()
-    def what_is_left_of_each_grant_is_as_in_the_model(self) -> None:
-        stored = self.world.run(self.world.remainders(self.users))
+    def the_remainder_of_each_grant_is_that_of_the_model(self) -> None:
+        stored = self.harness.run(self.harness.remainders(self.users))
         assert stored == {grant_id: credit.left for grant_id, credit in self.credits.items()}
 
     def teardown(self) -> None:
-        assert self.world.run(conservation.check(self.world.engine)) == []
+        assert self.harness.run(conservation.check(self.harness.engine)) == []
         for user in self.users:
             total = [0, 0, 0]
             for number, line in enumerate(self.ledger.lines.get(user, []), start=1):
@@ -259,13 +266,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 async def _sweep(transaction: Any, _: Any) -> None:
-    user_ids = await repository.find_users_with_due_grants(transaction.connection, 100, [])
+    user_ids = await ledger_repository.find_users_with_due_grants(transaction.connection, 100, [])
     if user_ids:
-        await handlers.expire(transaction, user_ids)
+        await handlers.expire_grants(transaction, user_ids)
 
 
-class World:
-    """A database and an event loop of its own, because Hypothesis calls the rules from outside one."""
+class StatefulHarness:
+    """Drives a database in an event loop of its own, because Hypothesis calls the rules from outside a loop."""
 
     def __init__(self, factory: DatabaseFactory) -> None:
         self._runner = asyncio.Runner()
@@ -283,8 +290,8 @@ class World:
             rows = await connection.execute(query, {"users": users})
             return {row.grant_id: row.remaining_credits for row in rows}
 
-    async def let_time_pass_for(self, grant_id: UUID) -> None:
-        """The clock cannot be moved, so the grant's time is: into the past."""
+    async def make_due(self, grant_id: UUID) -> None:
+        """The clock cannot be moved, so the grant's expiry is moved into the past."""
         async with self._superuser.begin() as connection:
             await connection.execute(
                 text("UPDATE billing.grants SET expires_at = expires_at - interval '40 days' WHERE grant_id = :id"),
@@ -297,9 +304,9 @@ class World:
         self._runner.close()
 
 
-def _tell_stories(factory: DatabaseFactory, **options: Any) -> None:
-    world = World(factory)
-    LedgerMachine.world = world
+def _run_machine(factory: DatabaseFactory, **options: Any) -> None:
+    harness = StatefulHarness(factory)
+    LedgerMachine.harness = harness
     try:
         run_state_machine_as_test(
             LedgerMachine,
@@ -313,21 +320,21 @@ def _tell_stories(factory: DatabaseFactory, **options: Any) -> None:
             ),
         )
     finally:
-        world.close(factory)
+        harness.close(factory)
 
 
 @pytest.mark.timeout(600)
 def test_any_interleaving_leaves_the_ledger_as_the_model_says(database_factory: DatabaseFactory) -> None:
-    _tell_stories(database_factory, max_examples=80)
+    _run_machine(database_factory, max_examples=80)
 
 
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
-    "debts are never settled": (domain, "_settle", lambda book, account, cause: []),
+    "debts are never settled": (domain, "_settle_receivable", lambda book, account, cause: []),
     "bought credits are spent first": (domain, "BOUGHT_REASONS", frozenset({"signup", "bonus", "goodwill"})),
     "a late completion is charged": (handlers, "_is_late", lambda outcome: False),
     "expired credits can be spent": (domain, "expire_due", lambda book, account: []),
     "every grant looks new": (handlers, "_content_hash", lambda command: uuid4().bytes * 2),
-    "a partial capture gives nothing back": (domain, "_not_charged", lambda draws, captured: ()),
+    "a partial capture gives nothing back": (domain, "_uncharged", lambda draws, captured: ()),
     "every reservation is held again": (domain, "resolved", lambda reservation, resolution: reservation),
 }
 
@@ -339,4 +346,4 @@ def test_the_model_notices_when(
 ) -> None:
     monkeypatch.setattr(*MUTANTS[mutant])
     with pytest.raises((AssertionError, DBAPIError, LedgerError, ExceptionGroup)):
-        _tell_stories(database_factory, max_examples=120, phases=[Phase.generate])
+        _run_machine(database_factory, max_examples=120, phases=[Phase.generate])

@@ -10,7 +10,7 @@ from contracts.billing import CreditsGranted
 from payments import handlers, operations, repository
 from payments.domain import Review
 from payments.errors import RefundNotPossible, ReviewAlreadyResolved
-from tests.billing.ledger import received
+from tests.billing.ledger_harness import received
 from tests.payments.integration.conftest import Desk
 from tests.support import eventually
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-import billing.repository
+import billing.repository.ledger
 import gateway.repository
 import payments.repository.refunds
 import payments.repository.transactions
@@ -30,12 +30,12 @@ STATEMENTS: dict[str, tuple[str, Call]] = {
         "payments",
         lambda at: payments.repository.refunds.claim_refunds(at, "stripe", 10, timedelta(minutes=1)),
     ),
-    "grants_to_expire": ("billing", lambda at: billing.repository.find_users_with_due_grants(at, 10, [])),
+    "grants_to_expire": ("billing", lambda at: billing.repository.ledger.find_users_with_due_grants(at, 10, [])),
     "verifications_due": (
         "storage",
         lambda at: storage.repository.claim_due(at, ["any"], 10, timedelta(minutes=1)),
     ),
-    "reservations_by_deadline": ("billing", lambda at: billing.repository.find_overdue_generations(at, 10)),
+    "reservations_by_deadline": ("billing", lambda at: billing.repository.ledger.find_overdue_generations(at, 10)),
 }
 
 MANY_ENDED_GENERATIONS = """

@@ -1,13 +1,13 @@
 """The rules of the ledger: pure, synchronous, integers only.
 
-An :class:`Account` is one user's credits while their row is locked; a :class:`Book` collects what the transaction will
-write. The functions decide one message at a time, in order of arrival, and change both.
+An :class:`Account` is one user's credits while their row is locked. A :class:`Book` collects the postings that the
+transaction will write. The functions decide one message at a time, in order of arrival, and change both.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Final, Literal
 from uuid import UUID
 
 from billing.errors import CaptureExceedsReservation, InvalidAmount
@@ -15,26 +15,23 @@ from contracts.billing import ClawBackCredits, GrantCredits
 from contracts.values import LedgerLine, MovementReason
 
 PlatformAccount = Literal["platform:issued", "platform:revenue", "platform:expired", "platform:refunded"]
-LedgerAccount = Literal["user:available", "user:reserved", "user:receivable"] | PlatformAccount
+UserAccount = Literal["user:available", "user:reserved", "user:receivable"]
+LedgerAccount = UserAccount | PlatformAccount
 ReservationStatus = Literal["held", "captured", "released"]
 RefusalCode = Literal["insufficient_credits", "account_frozen"]
 
-MOVEMENT_REASONS: tuple[str, ...] = get_args(MovementReason)
-PLATFORM_ACCOUNTS: tuple[str, ...] = get_args(PlatformAccount)
-USER_ACCOUNTS: tuple[str, ...] = ("user:available", "user:reserved", "user:receivable")
-
-BOUGHT_REASONS: frozenset[MovementReason] = frozenset({"purchase", "dispute_won", "refund_failed"})
+BOUGHT_REASONS: Final[frozenset[MovementReason]] = frozenset({"purchase", "dispute_won", "refund_failed"})
 """Grants that a user paid for. All others are promotional, and are spent first."""
 
-RETURNED_REASONS: frozenset[MovementReason] = frozenset({"dispute_won", "refund_failed"})
-"""Grants that undo a clawback: they come back out of what was refunded, and are not issued anew."""
+RETURNED_REASONS: Final[frozenset[MovementReason]] = frozenset({"dispute_won", "refund_failed"})
+"""Grants that undo a clawback: their credits come back from ``platform:refunded`` and are not issued again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posting:
     """One leg of a transfer. The legs of a transfer add up to zero.
 
-    ``user:receivable`` is what a user owes, so its postings are negative: 40 credits owed are a balance of -40 there.
+    ``user:receivable`` is a debt, so its postings are negative: 40 credits owed are a balance of -40 there.
     """
 
     transfer_id: UUID
@@ -64,7 +61,7 @@ class Cause:
 
 @dataclass(slots=True, kw_only=True)
 class Grant:
-    """Credits that arrived together. ``remaining_credits`` are those that are neither spent, reserved nor gone."""
+    """Credits that arrived together. ``remaining_credits`` are not spent, not reserved and not expired."""
 
     grant_id: UUID
     reason: MovementReason
@@ -125,6 +122,14 @@ class Resolution:
     resolved_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """An outcome that came after another one had resolved the reservation. It changes nothing."""
+
+    kind: Literal["capture_after_release", "release_after_capture"]
+    generation_id: UUID
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """An order that could not be funded. The verdict stands: the same generation is never reserved later."""
@@ -153,7 +158,7 @@ class Clawback:
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """What was left of a grant when its time came."""
+    """The credits that a grant still had when it expired."""
 
     grant: Grant
     line: LedgerLine
@@ -170,9 +175,9 @@ class Book:
 
 @dataclass(slots=True, kw_only=True)
 class Account:
-    """One user's credits. At all times the grants' remainders add up to what is available.
+    """One user's credits. At all times the grants' remainders add up to the available credits.
 
-    While anything is owed nothing is available: what arrives settles the debt first.
+    While a user owes credits, none are available: credits that arrive settle the debt first.
     """
 
     user_id: UUID
@@ -183,7 +188,7 @@ class Account:
     grants: dict[UUID, Grant] = field(default_factory=dict)
     changed_grants: set[UUID] = field(default_factory=set)
     spending: list[Grant] | None = None
-    """The grants in spending order, as long as that is known."""
+    """The grants in spending order, or None when the order must be computed again."""
 
     def add_grant(self, grant: Grant) -> None:
         """Take in a grant: a new one, or one read from the database."""
@@ -206,7 +211,7 @@ class Account:
         assert missing == 0, f"the grants of user {self.user_id} hold {missing} credits less than are available"
         return tuple(draws)
 
-    def put_back(self, draws: Iterable[Draw]) -> None:
+    def return_draws(self, draws: Iterable[Draw]) -> None:
         """Return credits to the grants that they were drawn from."""
         for draw in draws:
             self.grants[draw.grant_id].remaining_credits += draw.amount_credits
@@ -214,7 +219,7 @@ class Account:
         self.spending = None
 
     def _in_spending_order(self) -> list[Grant]:
-        """What can be spent. Sorted once and not for each order: a hot account sees a hundred in a batch."""
+        """The grants that can be spent. Sorted once and not for each order: a hot account gets a hundred in a batch."""
         if self.spending is None:
             self.spending = sorted(self.grants.values(), key=lambda grant: grant.spending_order)
         self.spending = [grant for grant in self.spending if grant.remaining_credits]
@@ -232,7 +237,7 @@ def move(
     receivable: int = 0,
     platform: PlatformAccount | None = None,
 ) -> LedgerLine:
-    """Write one transfer: the changes to a user's balances, and what balances them on a platform account."""
+    """Write one transfer: the changes to a user's balances, and the platform's posting that balances them."""
     account.available_credits += available
     account.reserved_credits += reserved
     account.receivable_credits += receivable
@@ -250,15 +255,15 @@ def move(
     for name, amount in legs:
         if amount:
             assert name is not None, f"a transfer for {reason} does not add up to zero"
-            of_user = name in USER_ACCOUNTS
+            is_of_user = name != platform
             book.postings.append(
                 Posting(
                     transfer_id=transfer_id,
                     account=name,
                     amount_credits=amount,
                     reason=reason,
-                    user_id=account.user_id if of_user else None,
-                    line_number=account.line_number if of_user else None,
+                    user_id=account.user_id if is_of_user else None,
+                    line_number=account.line_number if is_of_user else None,
                     generation_id=cause.generation_id,
                     payment_id=cause.payment_id,
                     grant_id=cause.grant_id,
@@ -286,7 +291,7 @@ def move(
 
 
 def expire_due(book: Book, account: Account) -> list[Expiry]:
-    """Take away what is left of the grants whose time has come. What is reserved stays until it is resolved."""
+    """Take away the remainder of every due grant. Credits that are reserved stay until they are resolved."""
     due = [grant for grant in account.grants.values() if grant.remaining_credits and grant.is_due(book.occurred_at)]
     expiries: list[Expiry] = []
     for grant in sorted(due, key=lambda grant: grant.spending_order):
@@ -346,10 +351,10 @@ def resolve(
     if captured:
         lines.append(move(book, account, "capture", cause, reserved=-captured, platform="platform:revenue"))
     if released:
-        account.put_back(_not_charged(reservation.draws, captured))
+        account.return_draws(_uncharged(reservation.draws, captured))
         lines.append(move(book, account, "release", cause, available=released, reserved=-released))
         lines += (expiry.line for expiry in expire_due(book, account))
-        lines += _settle(book, account, cause)
+        lines += _settle_receivable(book, account, cause)
     resolution = Resolution(
         reservation_id=reservation.reservation_id,
         amount_credits=reservation.amount_credits,
@@ -367,7 +372,7 @@ def resolved(reservation: Reservation, resolution: Resolution) -> Reservation:
 
 
 def grant(book: Book, account: Account, command: GrantCredits) -> tuple[LedgerLine, ...]:
-    """Add credits, then settle what the user owes out of them. Raises InvalidAmount below one credit."""
+    """Add credits, then settle the user's debt out of them. Raises InvalidAmount below one credit."""
     if command.amount_credits < 1:
         raise InvalidAmount(f"grant {command.grant_id}", command.amount_credits)
     added = Grant(
@@ -384,12 +389,12 @@ def grant(book: Book, account: Account, command: GrantCredits) -> tuple[LedgerLi
     source: PlatformAccount = "platform:refunded" if command.reason in RETURNED_REASONS else "platform:issued"
     lines = [move(book, account, command.reason, cause, available=command.amount_credits, platform=source)]
     lines += (expiry.line for expiry in expire_due(book, account))
-    lines += _settle(book, account, cause)
+    lines += _settle_receivable(book, account, cause)
     return tuple(lines)
 
 
 def claw_back(book: Book, account: Account, command: ClawBackCredits) -> tuple[Clawback, LedgerLine]:
-    """Take back the credits of a payment: what is available at once, the rest as a debt.
+    """Take back the credits of a payment: available credits at once, the rest becomes a debt.
 
     The payment's own grants give first, then the others in spending order. Raises InvalidAmount below one credit.
     """
@@ -414,8 +419,8 @@ def claw_back(book: Book, account: Account, command: ClawBackCredits) -> tuple[C
     return clawback, line
 
 
-def _settle(book: Book, account: Account, cause: Cause) -> list[LedgerLine]:
-    """Pay what the user owes out of what just became available."""
+def _settle_receivable(book: Book, account: Account, cause: Cause) -> list[LedgerLine]:
+    """Pay the user's debt out of the credits that just became available."""
     amount = min(account.receivable_credits, account.available_credits)
     if not amount:
         return []
@@ -423,8 +428,8 @@ def _settle(book: Book, account: Account, cause: Cause) -> list[LedgerLine]:
     return [move(book, account, "receivable_settled", cause, available=-amount, receivable=-amount)]
 
 
-def _not_charged(draws: tuple[Draw, ...], captured: int) -> Iterable[Draw]:
-    """What is left of the draws after the first ``captured`` credits of them were charged."""
+def _uncharged(draws: tuple[Draw, ...], captured: int) -> Iterable[Draw]:
+    """The parts of the draws that remain after the first ``captured`` credits of them were charged."""
     for draw in draws:
         charged = min(captured, draw.amount_credits)
         captured -= charged

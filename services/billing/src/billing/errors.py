@@ -1,4 +1,4 @@
-"""What the ledger refuses to do. Each is a mistake of the sender: repeating the message cannot help."""
+"""What the ledger refuses to do. Each is a mistake of the sender: repeating the message does not help."""
 
 from typing import ClassVar
 from uuid import UUID
@@ -8,7 +8,6 @@ class LedgerError(Exception):
     """A command or event that contradicts what the ledger already holds. It ends in the dead letters, named by code."""
 
     code: ClassVar[str]
-    retryable: ClassVar[bool] = False
 
 
 class InvalidAmount(LedgerError):

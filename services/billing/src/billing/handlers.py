@@ -1,6 +1,6 @@
-"""One function per command or reaction. Each takes a whole batch: lock, decide in order of arrival, write, announce.
+"""One function per command or reaction. Each takes a whole batch: lock, decide in order of arrival, write, publish.
 
-Nothing here commits: the transaction belongs to the caller, and the messages leave with it.
+Nothing here commits: the transaction belongs to the caller, and the messages are published with it.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing import domain, metrics, repository
-from billing.domain import Account, Book, Reservation
+from billing import domain, metrics
+from billing.domain import Account, Book, Contradiction, Reservation
 from billing.errors import (
     ConflictingCapture,
     ConflictingClawback,
@@ -22,6 +22,7 @@ from billing.errors import (
     ForeignReservation,
     PaymentAlreadyGranted,
 )
+from billing.repository import ledger
 from contracts.billing import (
     ClawBackCredits,
     CreditsCaptured,
@@ -55,12 +56,12 @@ async def reserve(tx: Transaction, batch: Sequence[Received[GenerationRequested]
     """
     connection = tx.connection
     accounts, book = await _open_accounts(tx, (message.payload.order.user_id for message in batch))
-    verdicts = await repository.find_verdicts(connection, [message.payload.order.generation_id for message in batch])
+    verdicts = await ledger.find_verdicts(connection, [message.payload.order.generation_id for message in batch])
     reservations: list[Reservation] = []
     refusals: list[domain.Refusal] = []
     for message in batch:
         order = message.payload.order
-        asked = repository.Verdict(order.user_id, order.price_credits)
+        asked = ledger.Verdict(order.user_id, order.price_credits)
         known = verdicts.get(order.generation_id)
         if known == asked:
             continue
@@ -72,57 +73,57 @@ async def reserve(tx: Transaction, batch: Sequence[Received[GenerationRequested]
         event: Message
         if isinstance(verdict, domain.Refusal):
             refusals.append(verdict)
-            event = _refused(verdict)
+            event = _refused_event(verdict)
         else:
             reservation, line = verdict
             reservations.append(reservation)
             event = CreditsReserved(reservation_id=reservation.reservation_id, order=order, line=line)
         tx.publish(event, correlation_id=order.generation_id, cause=message)
-    await repository.add_postings(connection, book.postings)
-    await repository.add_reservations(connection, reservations)
-    await repository.add_refusals(connection, refusals)
-    await repository.update_grants(connection, accounts.values())
+    await ledger.add_postings(connection, book.postings)
+    await ledger.add_reservations(connection, reservations)
+    await ledger.add_refusals(connection, refusals)
+    await ledger.update_grants(connection, accounts.values())
     tx.after_commit(lambda: metrics.count_verdicts(len(reservations), refusals))
 
 
 async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:
-    """End reservations as their generations ended: capture what was delivered, release the rest.
+    """Resolve reservations as their generations ended: capture for delivered work, release the rest.
 
     The first outcome wins. A later one changes nothing: the same again is a repetition; a capture after the release
-    is never charged; a release after the capture gives nothing back. A late completion captures nothing at all. An
-    outcome whose reservation is not known yet is delivered again later. Raises ForeignReservation,
+    is never charged; a release after the capture gives nothing back. A late completion captures nothing. An outcome
+    whose reservation is not known yet is delivered again later. Raises ForeignReservation,
     CaptureExceedsReservation, ConflictingCapture and InvalidAmount.
     """
     messages = [message for message in batch if not _is_late(message.payload)]
     if not messages:
         return
     connection = tx.connection
-    accounts = await repository.lock_users(connection, (m.payload.user_id for m in messages), opening=False)
-    found = await repository.find_reservations(connection, [m.payload.generation_id for m in messages])
+    accounts = await ledger.lock_users(connection, (m.payload.user_id for m in messages), opening=False)
+    found = await ledger.find_reservations(connection, [m.payload.generation_id for m in messages])
     _check_owners(messages, found)
     # A user whose row was committed only after the locking is not locked: to this batch the reservation is early.
     reservations = {id_: reservation for id_, reservation in found.items() if reservation.user_id in accounts}
     drawn = {draw.grant_id for reservation in reservations.values() for draw in reservation.draws}
-    await repository.find_grants(connection, accounts, drawn)
-    book = Book(await repository.get_time(connection), new_id)
+    await ledger.find_grants(connection, accounts, drawn)
+    book = Book(await ledger.get_time(connection), new_id)
     _expire_due(tx, book, accounts)
     resolutions: list[domain.Resolution] = []
-    contradictions: list[tuple[str, Outcome]] = []
+    contradictions: list[Contradiction] = []
     for message in messages:
         outcome = message.payload
         reservation = reservations.get(outcome.generation_id)
         if reservation is None:
             tx.defer(message, reason="the generation has no reservation yet")
         elif reservation.status != "held":
-            _compare(reservation, outcome, contradictions)
+            _compare_with_resolution(reservation, outcome, contradictions)
         else:
             resolution, event = _resolve(book, accounts[outcome.user_id], reservation, outcome)
             reservations[outcome.generation_id] = domain.resolved(reservation, resolution)
             resolutions.append(resolution)
             tx.publish(event, correlation_id=outcome.generation_id, cause=message)
-    await repository.add_postings(connection, book.postings)
-    await repository.add_resolutions(connection, resolutions)
-    await repository.update_grants(connection, accounts.values())
+    await ledger.add_postings(connection, book.postings)
+    await ledger.add_resolutions(connection, resolutions)
+    await ledger.update_grants(connection, accounts.values())
     tx.after_commit(lambda: metrics.count_resolutions(resolutions, contradictions))
 
 
@@ -145,21 +146,23 @@ async def apply_commands(tx: Transaction, batch: Sequence[Received[Command]]) ->
         if isinstance(command, GrantCredits):
             lines = domain.grant(book, account, command)
             grants.append((command, content))
-            tx.publish(_granted(command, lines), correlation_id=command.payment_id or command.grant_id, cause=message)
+            tx.publish(
+                _granted_event(command, lines), correlation_id=command.payment_id or command.grant_id, cause=message
+            )
         else:
             clawback, line = domain.claw_back(book, account, command)
             clawbacks.append((clawback, content))
-            tx.publish(_clawed_back(clawback, line), correlation_id=command.payment_id, cause=message)
-    await repository.add_postings(connection, book.postings)
-    await repository.add_grants(connection, grants, book.occurred_at)
-    await repository.add_clawbacks(connection, clawbacks)
-    await repository.update_grants(connection, accounts.values())
+            tx.publish(_clawed_back_event(clawback, line), correlation_id=command.payment_id, cause=message)
+    await ledger.add_postings(connection, book.postings)
+    await ledger.add_grants(connection, grants, book.occurred_at)
+    await ledger.add_clawbacks(connection, clawbacks)
+    await ledger.update_grants(connection, accounts.values())
     tx.after_commit(lambda: metrics.count_commands([command for command, _ in grants], [one for one, _ in clawbacks]))
 
 
 @dataclass(slots=True)
-class _History:
-    """What earlier commands said, and the earlier ones of this batch."""
+class _CommandHistory:
+    """The content of earlier commands, those of this batch included."""
 
     contents: dict[tuple[type[Command], UUID], bytes]
     credited: set[tuple[UUID | None, str]]
@@ -184,34 +187,34 @@ class _History:
             self.credited.add((command.payment_id, command.reason))
 
 
-async def _read_history(connection: AsyncConnection, commands: Sequence[Command]) -> _History:
+async def _read_history(connection: AsyncConnection, commands: Sequence[Command]) -> _CommandHistory:
     grants = [command for command in commands if isinstance(command, GrantCredits)]
-    history = _History({}, set())
+    history = _CommandHistory({}, set())
     if grants:
         payments = [command.payment_id for command in grants if command.payment_id is not None]
-        for key in await repository.find_grant_keys(connection, [command.grant_id for command in grants], payments):
+        for key in await ledger.find_grant_keys(connection, [command.grant_id for command in grants], payments):
             history.contents[GrantCredits, key.grant_id] = key.content_hash
             history.credited.add((key.payment_id, key.reason))
     clawback_ids = [command.clawback_id for command in commands if isinstance(command, ClawBackCredits)]
     if clawback_ids:
-        for clawback_id, content in (await repository.find_clawback_hashes(connection, clawback_ids)).items():
+        for clawback_id, content in (await ledger.find_clawback_hashes(connection, clawback_ids)).items():
             history.contents[ClawBackCredits, clawback_id] = content
     return history
 
 
-async def expire(tx: Transaction, user_ids: Sequence[UUID]) -> None:
-    """Take away what is left of these users' grants whose time has come."""
+async def expire_grants(tx: Transaction, user_ids: Sequence[UUID]) -> None:
+    """Take away the remainders of these users' due grants."""
     accounts, book = await _open_accounts(tx, user_ids)
-    await repository.add_postings(tx.connection, book.postings)
-    await repository.update_grants(tx.connection, accounts.values())
+    await ledger.add_postings(tx.connection, book.postings)
+    await ledger.update_grants(tx.connection, accounts.values())
 
 
 async def _open_accounts(tx: Transaction, user_ids: Iterable[UUID]) -> tuple[dict[UUID, Account], Book]:
-    """Lock the users (new ones too), read their grants, and expire what is due before anything is decided on it."""
+    """Lock the users (new ones too), read their grants, and expire the due ones before anything is decided."""
     connection: AsyncConnection = tx.connection
-    accounts = await repository.lock_users(connection, user_ids, opening=True)
-    await repository.find_grants(connection, accounts)
-    book = Book(await repository.get_time(connection), new_id)
+    accounts = await ledger.lock_users(connection, user_ids, opening=True)
+    await ledger.find_grants(connection, accounts)
+    book = Book(await ledger.get_time(connection), new_id)
     _expire_due(tx, book, accounts)
     return accounts, book
 
@@ -228,7 +231,7 @@ def _expire_due(tx: Transaction, book: Book, accounts: dict[UUID, Account]) -> N
             tx.publish(event, correlation_id=expiry.grant.payment_id or expiry.grant.grant_id)
 
 
-def _refused(refusal: domain.Refusal) -> CreditsRefused:
+def _refused_event(refusal: domain.Refusal) -> CreditsRefused:
     return CreditsRefused(
         generation_id=refusal.generation_id,
         user_id=refusal.user_id,
@@ -273,18 +276,18 @@ def _resolve(
     )
 
 
-def _compare(reservation: Reservation, outcome: Outcome, contradictions: list[tuple[str, Outcome]]) -> None:
-    """Hold a further outcome against how the reservation ended. Raises ConflictingCapture for another price."""
+def _compare_with_resolution(reservation: Reservation, outcome: Outcome, contradictions: list[Contradiction]) -> None:
+    """Compare a later outcome with the resolution. Raises ConflictingCapture for another price."""
     if isinstance(outcome, GenerationCompleted):
         if reservation.status == "released":
-            contradictions.append(("capture_after_release", outcome))
+            contradictions.append(Contradiction("capture_after_release", outcome.generation_id))
         elif outcome.capture_credits != reservation.captured_credits:
             raise ConflictingCapture(reservation.generation_id, outcome.capture_credits, reservation.captured_credits)
     elif reservation.status == "captured":
-        contradictions.append(("release_after_capture", outcome))
+        contradictions.append(Contradiction("release_after_capture", outcome.generation_id))
 
 
-def _granted(command: GrantCredits, lines: tuple[LedgerLine, ...]) -> CreditsGranted:
+def _granted_event(command: GrantCredits, lines: tuple[LedgerLine, ...]) -> CreditsGranted:
     return CreditsGranted(
         grant_id=command.grant_id,
         user_id=command.user_id,
@@ -294,7 +297,7 @@ def _granted(command: GrantCredits, lines: tuple[LedgerLine, ...]) -> CreditsGra
     )
 
 
-def _clawed_back(clawback: domain.Clawback, line: LedgerLine) -> CreditsClawedBack:
+def _clawed_back_event(clawback: domain.Clawback, line: LedgerLine) -> CreditsClawedBack:
     return CreditsClawedBack(
         clawback_id=clawback.clawback_id,
         user_id=clawback.user_id,

@@ -1,13 +1,12 @@
-"""What billing counts. Called after the commit, so that a batch which was rolled back does not count."""
+"""Counters and gauges of billing. Called after the commit, so that a batch that was rolled back does not count."""
 
 from collections.abc import Sequence
 
 import structlog
 from prometheus_client import Counter, Gauge
 
-from billing.domain import Clawback, Refusal, Resolution
+from billing.domain import Clawback, Contradiction, Refusal, Resolution
 from contracts.billing import GrantCredits
-from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
 
 log = structlog.get_logger(__name__)
 
@@ -29,22 +28,19 @@ def count_verdicts(reserved: int, refusals: Sequence[Refusal]) -> None:
         VERDICTS.labels(refusal.code).inc()
 
 
-def count_resolutions(
-    resolutions: Sequence[Resolution],
-    contradictions: Sequence[tuple[str, GenerationCompleted | GenerationFailed | GenerationCancelled]],
-) -> None:
-    """Ended reservations, and outcomes that came too late to be one."""
+def count_resolutions(resolutions: Sequence[Resolution], contradictions: Sequence[Contradiction]) -> None:
+    """Resolved reservations, and outcomes that came after the resolution."""
     for resolution in resolutions:
         RESOLUTIONS.labels(resolution.status).inc()
         CREDITS.labels("captured").inc(resolution.captured_credits)
         CREDITS.labels("released").inc(resolution.released_credits)
-    for kind, outcome in contradictions:
-        CONTRADICTIONS.labels(kind).inc()
-        log.warning("outcome contradicts the resolution", kind=kind, generation_id=str(outcome.generation_id))
+    for one in contradictions:
+        CONTRADICTIONS.labels(one.kind).inc()
+        log.warning("outcome_contradicts_resolution", kind=one.kind, generation_id=str(one.generation_id))
 
 
 def count_commands(grants: Sequence[GrantCredits], clawbacks: Sequence[Clawback]) -> None:
-    """Granted and clawed back credits, and what of the latter is owed."""
+    """Granted and clawed back credits, and the part of the clawbacks that became a debt."""
     CREDITS.labels("granted").inc(sum(command.amount_credits for command in grants))
     CREDITS.labels("clawed_back").inc(sum(clawback.taken_credits for clawback in clawbacks))
     CREDITS.labels("owed").inc(sum(clawback.receivable_credits for clawback in clawbacks))

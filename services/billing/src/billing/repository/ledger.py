@@ -1,7 +1,7 @@
-"""All SQL of the ledger, and the order in which it locks.
+"""The SQL of the credits, and the order in which it locks.
 
 Lock order: the rows of ``billing.users``, sorted by id, once per transaction and before anything else of billing is
-read or written. Everything a user owns is decided under that lock, so no other row needs one.
+read or written. Everything that a user owns is decided under that lock, so no other row needs one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Insert,
     Table,
+    TableValuedAlias,
     and_,
     bindparam,
     func,
@@ -44,7 +45,7 @@ from contracts.billing import GrantCredits
 
 
 class Verdict(NamedTuple):
-    """What was decided about an order before: it was reserved or refused for this user at this price."""
+    """An earlier decision about an order: it was reserved or refused for this user at this price."""
 
     user_id: UUID
     price_credits: int
@@ -59,7 +60,7 @@ class GrantKey(NamedTuple):
     reason: str
 
 
-def _unnest(table: Table, names: Sequence[str]) -> Any:
+def _unnest(table: Table, names: Sequence[str]) -> TableValuedAlias:
     """Rows made of one array parameter per column, named ``<column>s``."""
     arrays = [bindparam(f"{name}s", type_=ARRAY(table.c[name].type)) for name in names]
     return func.unnest(*arrays).table_valued(*names, name="rows").render_derived()
@@ -76,7 +77,7 @@ def _is_any(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
     return column == func.any(bindparam(name, type_=ARRAY(column.type)))
 
 
-def _columns(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+def _columns(names: Sequence[str], rows: Iterable[Sequence[object]]) -> dict[str, list[object]]:
     columns = list(zip(*rows, strict=True))
     return {f"{name}s": list(column) for name, column in zip(names, columns, strict=True)}
 
@@ -183,7 +184,7 @@ async def get_time(connection: AsyncConnection) -> datetime:
 
 
 async def find_grants(connection: AsyncConnection, accounts: dict[UUID, Account], drawn: Iterable[UUID] = ()) -> None:
-    """Give each locked account its grants: those with something left, and those that are named."""
+    """Give each locked account its grants: those with credits left, and those in ``drawn``."""
     rows = await connection.execute(_FIND_GRANTS, {"user_ids": list(accounts), "drawn": list(drawn)})
     for row in rows:
         grant = Grant(
@@ -198,7 +199,7 @@ async def find_grants(connection: AsyncConnection, accounts: dict[UUID, Account]
 
 
 async def find_verdicts(connection: AsyncConnection, generation_ids: Sequence[UUID]) -> dict[UUID, Verdict]:
-    """Which of the orders already have a verdict."""
+    """The verdicts of those orders that already have one."""
     rows = await connection.execute(_FIND_VERDICTS, {"generation_ids": generation_ids})
     return {row.generation_id: Verdict(row.user_id, row.price_credits) for row in rows}
 
@@ -236,20 +237,18 @@ async def find_clawback_hashes(connection: AsyncConnection, clawback_ids: Sequen
     return {row.clawback_id: row.content_hash for row in rows}
 
 
-async def find_users_with_due_grants(
-    connection: AsyncConnection, limit: int, passed_over: Sequence[UUID]
-) -> list[UUID]:
-    """Users with credits left in a grant whose time has come, the longest overdue first, without ``passed_over``."""
+async def find_users_with_due_grants(connection: AsyncConnection, limit: int, skipped: Sequence[UUID]) -> list[UUID]:
+    """Users with credits left in a due grant, the longest overdue first, without the ``skipped`` users."""
     rows = await connection.execute(
         select(grants.c.user_id)
         .where(
             grants.c.remaining_credits > literal_column("0"),
             grants.c.expires_at <= func.clock_timestamp(),
-            not_(_is_any(grants.c.user_id, "passed_over")),
+            not_(_is_any(grants.c.user_id, "skipped")),
         )
         .order_by(grants.c.expires_at)
         .limit(limit),
-        {"passed_over": list(passed_over)},
+        {"skipped": list(skipped)},
     )
     return list(dict.fromkeys(rows.scalars()))
 
@@ -292,7 +291,7 @@ async def add_refusals(connection: AsyncConnection, rows: Sequence[Refusal]) -> 
 async def add_grants(
     connection: AsyncConnection, rows: Sequence[tuple[GrantCredits, bytes]], granted_at: datetime
 ) -> None:
-    """Write grants, whole; ``update_grants`` then writes what a debt or an expiry left of them."""
+    """Write grants with their full amount; ``update_grants`` then writes what a debt or an expiry took."""
     if rows:
         values = (
             (
@@ -334,7 +333,7 @@ async def add_clawbacks(connection: AsyncConnection, rows: Sequence[tuple[Clawba
 
 
 async def update_grants(connection: AsyncConnection, accounts: Iterable[Account]) -> None:
-    """Write what is left of every grant that the batch changed."""
+    """Write the remainder of every grant that the batch changed."""
     rows = [
         (grant_id, account.grants[grant_id].remaining_credits)
         for account in accounts

@@ -1,7 +1,6 @@
-"""The SQL of sealing and of reading the chain back."""
+"""The SQL that extends the hash chain and reads it back."""
 
-from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,11 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from billing.tables import balance_ledger, ledger_seals
 from contracts.ledger_chain import NO_SEALS, Head, Seal, SealedPosting
 
-SEALING_LOCK = 7_315_002_118
+SEALING_LOCK: Final = 7_315_002_118
 """Key of the advisory lock under which one replica at a time extends the chain."""
 
-_POSTING_COLUMNS = [balance_ledger.c[name] for name in SealedPosting.__struct_fields__]
-_SEAL_FIELDS = [field.name for field in fields(Seal)]
+_POSTING_COLUMNS: Final = [balance_ledger.c[name] for name in SealedPosting.__struct_fields__]
 
 
 class Horizon(NamedTuple):
@@ -24,27 +22,28 @@ class Horizon(NamedTuple):
 
 
 async def get_horizon(connection: AsyncConnection) -> Horizon:
-    """Look how far posting ids have been handed out, and then take a transaction id, in this order.
+    """Read how far posting ids have been handed out, and then take a transaction id, in this order.
 
-    A trigger makes every writer take its transaction id before its first posting id. So whoever holds an id up to the
-    one seen here has a smaller transaction id than this transaction.
+    A trigger makes every writer take its transaction id before its first posting id. So every writer that was given an
+    id up to the one read here has a smaller transaction id than this transaction.
     """
     handed_out = await connection.execute(
         text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM billing.balance_ledger_posting_id_seq")
     )
-    posting_id = handed_out.scalar_one()
+    posting_id: int = handed_out.scalar_one()
     transaction_id = await connection.execute(text("SELECT pg_current_xact_id()::text::bigint"))
     return Horizon(posting_id, transaction_id.scalar_one())
 
 
-async def find_oldest_running(connection: AsyncConnection) -> int:
+async def get_oldest_running(connection: AsyncConnection) -> int:
     """Every transaction with a smaller id than this has ended."""
     statement = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-    return (await connection.execute(statement)).scalar_one()  # type: ignore[no-any-return]
+    oldest: int = (await connection.execute(statement)).scalar_one()
+    return oldest
 
 
 async def lock_chain(connection: AsyncConnection) -> bool:
-    """Take the right to extend the chain until the transaction ends; False if another replica has it."""
+    """Take the right to extend the chain until the transaction ends; False if another replica has taken it."""
     return bool((await connection.execute(select(func.pg_try_advisory_xact_lock(SEALING_LOCK)))).scalar_one())
 
 
@@ -78,13 +77,31 @@ async def find_postings(
 
 async def add_seal(connection: AsyncConnection, seal: Seal) -> None:
     """Append a link. The database refuses a second one after the same posting."""
-    values: dict[str, Any] = {name: getattr(seal, name) for name in _SEAL_FIELDS}
-    await connection.execute(insert(ledger_seals).values(values | {"posting_ids": list(seal.posting_ids)}))
+    statement = insert(ledger_seals).values(
+        seal_number=seal.seal_number,
+        after_posting_id=seal.after_posting_id,
+        through_posting_id=seal.through_posting_id,
+        posting_ids=list(seal.posting_ids),
+        leaf_hashes=seal.leaf_hashes,
+        previous_hash=seal.previous_hash,
+        seal_hash=seal.seal_hash,
+    )
+    await connection.execute(statement)
 
 
 async def find_seals(connection: AsyncConnection, after: int, limit: int = 20) -> list[Seal]:
     """The next seals of the chain, in order."""
-    columns = [ledger_seals.c[name] for name in _SEAL_FIELDS]
-    following = select(*columns).where(ledger_seals.c.seal_number > after)
+    following = select(ledger_seals).where(ledger_seals.c.seal_number > after)
     rows = await connection.execute(following.order_by(ledger_seals.c.seal_number).limit(limit))
-    return [Seal(**{**row._mapping, "posting_ids": tuple(row.posting_ids)}) for row in rows]
+    return [
+        Seal(
+            seal_number=row.seal_number,
+            after_posting_id=row.after_posting_id,
+            through_posting_id=row.through_posting_id,
+            posting_ids=tuple(row.posting_ids),
+            leaf_hashes=row.leaf_hashes,
+            previous_hash=row.previous_hash,
+            seal_hash=row.seal_hash,
+        )
+        for row in rows
+    ]

@@ -1,8 +1,8 @@
-"""Drives the ledger's handlers the way a consumer does: a batch in, one transaction, messages out."""
+"""Drives the ledger's handlers as a consumer does: a batch in, one transaction, messages out."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
@@ -22,11 +22,22 @@ M = TypeVar("M", bound=Message)
 GrantReason = Literal["purchase", "bonus", "signup", "goodwill", "dispute_won", "refund_failed"]
 Handler = Callable[[Any, Sequence[Received[Any]]], Awaitable[None]]
 
+
+class GrantOptions(TypedDict, total=False):
+    """Fields of a grant that have a default in tests."""
+
+    grant_id: UUID
+    actor: str
+    payment_id: UUID
+    note: str
+    expires_at: datetime | None
+
+
 MEDIA = MediaProperties(content_type="video/mp4", width_pixels=832, height_pixels=480, codec="h264")
 
 
-class Recorder:
-    """A transaction that remembers what a handler announced and put off."""
+class RecordingTransaction:
+    """A transaction that remembers what a handler published and deferred."""
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
@@ -42,12 +53,12 @@ class Recorder:
         assert reason
         self.deferred.append(received.payload)
 
-    def after_commit(self, callback: Callable[[], object]) -> None:
+    def after_commit(self, callback: Callable[[], None]) -> None:
         self._transaction.after_commit(callback)
 
 
-class Ledger:
-    """Billing on one database, through its runtime role."""
+class LedgerHarness:
+    """Drives billing's handlers on one database, through its runtime role."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
@@ -55,22 +66,24 @@ class Ledger:
         self.lines: dict[UUID, list[LedgerLine]] = {}
 
     async def handle(self, handler: Handler, *messages: Message) -> list[Message]:
-        """Run a batch of new messages in one transaction; returns what was announced."""
-        recorder = await self.record(handler, *messages)
-        assert not recorder.deferred
-        return recorder.published
+        """Run a batch of new messages in one transaction; returns what was published."""
+        recording = await self.record(handler, *messages)
+        assert not recording.deferred
+        return recording.published
 
-    async def record(self, handler: Handler, *messages: Message) -> Recorder:
-        """Like ``handle``, for batches that may put messages off."""
+    async def record(self, handler: Handler, *messages: Message) -> RecordingTransaction:
+        """Like ``handle``, for batches in which messages may be deferred."""
         async with self.transactions.begin() as transaction:
-            recorder = Recorder(transaction)
-            await handler(recorder, [received(message) for message in messages])
-        for message in recorder.published:
+            recording = RecordingTransaction(transaction)
+            await handler(recording, [received(message) for message in messages])
+        for message in recording.published:
             for line in lines_of(message):
                 self.lines.setdefault(line.user_id, []).append(line)
-        return recorder
+        return recording
 
-    async def grant(self, user_id: UUID, amount: int, reason: GrantReason = "goodwill", **options: Any) -> GrantCredits:
+    async def grant(
+        self, user_id: UUID, amount: int, reason: GrantReason = "goodwill", **options: Unpack[GrantOptions]
+    ) -> GrantCredits:
         """Grant credits; returns the command, to be repeated."""
         command = grant(user_id, amount, reason, **options)
         await self.handle(handlers.apply_commands, command)
@@ -135,18 +148,29 @@ def order(user_id: UUID, price: int, generation_id: UUID | None = None) -> Gener
     )
 
 
-def grant(user_id: UUID, amount: int, reason: GrantReason = "goodwill", **options: Any) -> GrantCredits:
+def grant(
+    user_id: UUID, amount: int, reason: GrantReason = "goodwill", **options: Unpack[GrantOptions]
+) -> GrantCredits:
     """A command to credit a user."""
-    options = {"grant_id": new_id(), "actor": "tests"} | options
-    return GrantCredits(user_id=user_id, amount_credits=amount, reason=reason, **options)
+    complete: GrantOptions = {"grant_id": new_id(), "actor": "tests", **options}
+    return GrantCredits(user_id=user_id, amount_credits=amount, reason=reason, **complete)
 
 
 def clawback(
-    user_id: UUID, amount: int, payment_id: UUID, reason: Literal["refund", "dispute"] = "refund", **options: Any
+    user_id: UUID,
+    amount: int,
+    payment_id: UUID,
+    reason: Literal["refund", "dispute"] = "refund",
+    clawback_id: UUID | None = None,
 ) -> ClawBackCredits:
     """A command to take back credits of a payment."""
-    options = {"clawback_id": new_id()} | options
-    return ClawBackCredits(user_id=user_id, amount_credits=amount, payment_id=payment_id, reason=reason, **options)
+    return ClawBackCredits(
+        clawback_id=clawback_id or new_id(),
+        user_id=user_id,
+        amount_credits=amount,
+        payment_id=payment_id,
+        reason=reason,
+    )
 
 
 def completed(user_id: UUID, generation_id: UUID, capture: int, *, late: bool = False) -> GenerationCompleted:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from billing.conservation import Violation, find_violations
-from billing.sealing import repository
+from billing.repository import seals
 from contracts.ledger_chain import NO_SEALS, Finding, Head, check_link, check_postings, head_of
 
 
 @dataclass(slots=True)
-class Report:
-    """What a verification saw. The ledger is sound if nothing was found."""
+class LedgerReport:
+    """What a verification read and found. The ledger is sound if nothing was found."""
 
     head: Head = NO_SEALS
     seals: int = 0
@@ -27,32 +27,34 @@ class Report:
         return not self.findings and not self.violations
 
 
-async def verify(engine: AsyncEngine, exported: Head | None = None) -> Report:
+async def verify(engine: AsyncEngine, exported: Head | None = None) -> LedgerReport:
     """Check everything on one snapshot, while the ledger is in use. Memory stays bounded, whatever its size.
 
-    ``exported`` is a head that was kept elsewhere: with it even a chain that was rewritten as a whole is found out.
+    ``exported`` is a head that was kept elsewhere. With it, even a chain that was rewritten as a whole is found.
     """
-    report = Report()
+    report = LedgerReport()
     async with engine.connect() as connection:
         snapshot = await connection.execution_options(isolation_level="REPEATABLE READ")
         async with snapshot.begin():
             async for finding in _check_chain(snapshot, report, exported):
                 report.findings.append(finding)
-            report.unsealed_postings = await repository.count_unsealed(snapshot, report.head)
+            report.unsealed_postings = await seals.count_unsealed(snapshot, report.head)
             report.violations = await find_violations(snapshot)
     return report
 
 
-async def _check_chain(connection: AsyncConnection, report: Report, exported: Head | None) -> AsyncIterator[Finding]:
+async def _check_chain(
+    connection: AsyncConnection, report: LedgerReport, exported: Head | None
+) -> AsyncIterator[Finding]:
     seen = exported is None or exported == NO_SEALS
     after: int | None = 0
     while after is not None:
-        seals = await repository.find_seals(connection, after)
-        after = seals[-1].seal_number if seals else None
-        for seal in seals:
+        following = await seals.find_seals(connection, after)
+        after = following[-1].seal_number if following else None
+        for seal in following:
             for finding in check_link(report.head, seal):
                 yield finding
-            postings = await repository.find_postings(connection, seal.after_posting_id, seal.through_posting_id)
+            postings = await seals.find_postings(connection, seal.after_posting_id, seal.through_posting_id)
             for finding in check_postings(seal, postings):
                 yield finding
             report.head = head_of(seal)

@@ -1,22 +1,24 @@
-"""Extends the chain behind the ledger, over closed ranges only."""
+"""Extends the hash chain behind the ledger, over closed ranges only."""
+
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from billing import metrics
-from billing.sealing import repository
-from billing.sealing.repository import Horizon
+from billing.repository import seals
+from billing.repository.seals import Horizon
 from contracts.ledger_chain import Head, head_of, link
 
-POSTINGS_PER_SEAL = 2_000
+POSTINGS_PER_SEAL: Final = 2_000
 """Bounds one sealing transaction to a few tens of milliseconds and one seal row to about 80 kB."""
 
 
 class Sealer:
     """Seals what can no longer change. Any number may run: one at a time extends the chain.
 
-    A posting id says nothing about when its transaction commits, so the newest ids cannot be sealed. The sealer looks
-    how far ids have been handed out, waits until every transaction that may hold one of them has ended, and seals up
-    to there; whatever shows up in that range later was not written by a transaction of the service.
+    A posting id says nothing about when its transaction commits, so the newest ids cannot be sealed. The sealer reads
+    how far ids have been handed out, waits until every transaction that may use one of them has ended, and seals up
+    to there. A row that appears in that range later was not written by a transaction of the service.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -24,13 +26,13 @@ class Sealer:
         self._horizon: Horizon | None = None
 
     async def seal(self) -> Head:
-        """Seal the range seen by the call before, if it is closed by now, and look at the next one."""
-        closed = await self._closed_through()
-        while closed is not None and await self._seal_once(closed):
+        """Seal the range that the call before noted, if it is closed by now, and note the next one."""
+        closed_through = await self._closed_through()
+        while closed_through is not None and await self._seal_once(closed_through):
             pass
         async with self._engine.connect() as connection:
-            head = await repository.get_head(connection)
-            metrics.UNSEALED.set(await repository.count_unsealed(connection, head))
+            head = await seals.get_head(connection)
+            metrics.UNSEALED.set(await seals.count_unsealed(connection, head))
         metrics.SEAL_NUMBER.set(head.seal_number)
         return head
 
@@ -38,25 +40,23 @@ class Sealer:
         async with self._engine.begin() as connection:
             closed: int | None = None
             if self._horizon is not None:
-                if await repository.find_oldest_running(connection) < self._horizon.transaction_id:
+                if await seals.get_oldest_running(connection) < self._horizon.transaction_id:
                     return None
                 closed = self._horizon.posting_id
-            self._horizon = await repository.get_horizon(connection)
+            self._horizon = await seals.get_horizon(connection)
         return closed
 
     async def _seal_once(self, closed_through: int) -> bool:
         """Add one seal; whether there may be more to do."""
         async with self._engine.begin() as connection:
-            if not await repository.lock_chain(connection):
+            if not await seals.lock_chain(connection):
                 return False
-            head = await repository.get_head(connection)
-            postings = await repository.find_postings(
-                connection, head.through_posting_id, closed_through, POSTINGS_PER_SEAL
-            )
+            head = await seals.get_head(connection)
+            postings = await seals.find_postings(connection, head.through_posting_id, closed_through, POSTINGS_PER_SEAL)
             if not postings:
                 return False
             more = len(postings) == POSTINGS_PER_SEAL
             seal = link(head, postings[-1].posting_id if more else closed_through, postings)
-            await repository.add_seal(connection, seal)
+            await seals.add_seal(connection, seal)
             metrics.SEAL_NUMBER.set(head_of(seal).seal_number)
         return more

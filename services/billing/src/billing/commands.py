@@ -1,0 +1,160 @@
+"""The operator's commands: ``grant``, ``verify`` and ``seal-head``. Each returns its exit code.
+
+They need only ``BILLING_DATABASE_URL`` and work whether or not the service runs.
+"""
+
+import argparse
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from billing import handlers
+from billing.errors import LedgerError
+from billing.repository import seals
+from billing.settings import CommandSettings
+from billing.verification import verify
+from contracts.billing import GrantCredits
+from contracts.ledger_chain import Head
+from messaging.ids import new_id
+from messaging.received import Received
+from messaging.transaction import Transactions
+from service_runtime.database import STATEMENT_TIMEOUT_MS, engine_for
+from service_runtime.settings import settings_from_environment
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+VERIFY_STATEMENT_TIMEOUT_MS: Final = 3_600_000
+"""A single query of a verification reads the whole ledger."""
+
+
+def add_parsers(commands: "Subparsers") -> None:
+    """Describe the commands and their arguments."""
+    grant = commands.add_parser("grant", help="credit a user")
+    grant.add_argument("--user", type=UUID, required=True)
+    grant.add_argument("--credits", type=_credits, required=True)
+    grant.add_argument("--reason", choices=("signup", "goodwill"), required=True)
+    grant.add_argument("--actor", required=True, help="who decided it")
+    grant.add_argument("--note")
+    grant.add_argument("--expires-at", type=_time_with_zone, help="ISO 8601 with a time zone")
+    grant.add_argument("--grant-id", type=UUID, help="makes the command repeatable; by default a new one")
+    verify = commands.add_parser("verify", help="recompute the ledger: seals, every posting, every invariant")
+    verify.add_argument("--head", type=Head.parse, help="a head that was exported before")
+    commands.add_parser("seal-head", help="print the head of the hash chain")
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    """Run the command that was typed; returns the exit code."""
+    settings = settings_from_environment(CommandSettings)
+    if arguments.command == "grant":
+        return await grant(settings, _grant_command(arguments))
+    if arguments.command == "verify":
+        return await verify_ledger(settings, arguments.head)
+    return await print_seal_head(settings)
+
+
+async def grant(settings: CommandSettings, command: GrantCredits) -> int:
+    """Grant credits as an operator. Repeating it with the same grant id changes nothing."""
+    # Printed first: if the connection breaks during the commit, only a repetition under the same id is safe.
+    _print(f"granting under the id {command.grant_id}: to be sure, repeat the command with --grant-id and this id")
+    try:
+        async with (
+            _engine(settings, "grant") as engine,
+            Transactions(engine, producer="billing").begin() as tx,
+        ):
+            await handlers.apply_commands(tx, [_as_received(command)])
+            is_new = bool(tx.outgoing)
+    except LedgerError as error:
+        return _fail(f"refused ({error.code}): {error}")
+    outcome = f"grant {command.grant_id}: {command.amount_credits} credits to user {command.user_id}"
+    return _print(outcome if is_new else f"{outcome} (made before, nothing changed)")
+
+
+async def verify_ledger(settings: CommandSettings, exported: Head | None) -> int:
+    """Recompute the whole ledger and print what is wrong with it. The exit code is 0 if it is sound."""
+    async with _engine(settings, "verify", VERIFY_STATEMENT_TIMEOUT_MS) as engine:
+        report = await verify(engine, exported)
+    for finding in report.findings:
+        _print(f"TAMPERED: {finding}")
+    for violation in report.violations:
+        _print(f"VIOLATED: {violation.invariant}: {violation.detail}")
+    _print(f"{report.seals} seals over {report.sealed_postings} postings, {report.unsealed_postings} not sealed yet")
+    _print(f"head {report.head}")
+    return _print("the ledger is sound") if report.sound else _fail("the ledger is NOT sound")
+
+
+async def print_seal_head(settings: CommandSettings) -> int:
+    """Print the end of the hash chain, to be kept where no database administrator can change it."""
+    async with _engine(settings, "seal-head") as engine, engine.connect() as connection:
+        return _print(str(await seals.get_head(connection)))
+
+
+@asynccontextmanager
+async def _engine(
+    settings: CommandSettings, command: str, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS
+) -> AsyncIterator[AsyncEngine]:
+    engine = engine_for(
+        settings.database_url.get_secret_value(),
+        application_name=f"reelhouse-billing-{command}",
+        statement_timeout_ms=statement_timeout_ms,
+    )
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def _grant_command(arguments: argparse.Namespace) -> GrantCredits:
+    return GrantCredits(
+        grant_id=arguments.grant_id or new_id(),
+        user_id=arguments.user,
+        amount_credits=arguments.credits,
+        reason=arguments.reason,
+        actor=arguments.actor,
+        note=arguments.note,
+        expires_at=arguments.expires_at,
+    )
+
+
+def _as_received(command: GrantCredits) -> Received[GrantCredits]:
+    """The command as the handler gets it from the broker."""
+    return Received(
+        message_id=command.grant_id,
+        subject=command.subject,
+        payload=command,
+        correlation_id=command.grant_id,
+        causation_id=None,
+        occurred_at=datetime.now(UTC),
+        traceparent=None,
+        deliveries=1,
+    )
+
+
+def _time_with_zone(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise argparse.ArgumentTypeError("give the time with its zone, for example 2027-01-31T00:00:00Z")
+    return time
+
+
+def _credits(text: str) -> int:
+    amount = int(text)
+    if amount < 1:
+        raise argparse.ArgumentTypeError("credits are whole and positive")
+    return amount
+
+
+def _print(line: str) -> int:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+    return 0
+
+
+def _fail(line: str) -> int:
+    sys.stderr.write(f"{line}\n")
+    return 1

@@ -1,0 +1,1 @@
+"""What time drives: grants expire, the ledger is sealed, overdue reservations are reported."""

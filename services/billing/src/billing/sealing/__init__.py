@@ -1,1 +1,0 @@
-"""Tamper evidence: a hash chain over the ledger, made behind it, so that no account and no transaction waits for it."""
