@@ -1,4 +1,4 @@
-"""What the platform itself costs for each generation, at 1, 10 and 20 requests a second, and memory per process.
+"""The overhead of the platform per generation, at 1, 10 and 20 requests a second, and memory per process.
 
     python -m benchmarks.smoke [--seconds 20]
 
@@ -77,7 +77,7 @@ class Load:
         subprocess.run(command, env=environment, check=True, capture_output=True)
 
     async def run(self, per_second: float, seconds: float) -> list[UUID]:
-        """Order at an even rate whether or not earlier orders were answered; the ids of what was taken."""
+        """Order at an even rate, whether or not earlier orders were answered. Returns the ids of the placed orders."""
         self.answered_ms.clear()
         began = time.monotonic()
         orders = []
@@ -86,8 +86,8 @@ class Load:
             orders.append(asyncio.create_task(self._order(number)))
         return list(await asyncio.gather(*orders))
 
-    async def models(self, count: int) -> float:
-        """Median of a plain request to the same gateway, in milliseconds: what any answer costs."""
+    async def plain_request_ms(self, count: int) -> float:
+        """Median of a plain request to the same gateway, in milliseconds: the least that any answer costs."""
         times = []
         for _ in range(count):
             began = time.monotonic()
@@ -107,9 +107,9 @@ class Load:
                 "Idempotency-Key": str(uuid4()),
             },
         ) as answer:
-            taken = await answer.json()
+            placed = await answer.json()
         self.answered_ms.append((time.monotonic() - began) * 1000)
-        return UUID(taken["id"])
+        return UUID(placed["id"])
 
 
 async def measure(platform: PlatformDescription, load: Load, per_second: float, seconds: float) -> tuple[str, ...]:
@@ -177,7 +177,7 @@ async def main(seconds: float) -> None:
         async with Load(platform) as load:
             say("warming up ...")
             await measure(platform, load, 5, 3)
-            plain_ms = await load.models(50)
+            plain_ms = await load.plain_request_ms(50)
             rows = []
             for per_second in RATES:
                 say(f"{per_second:g} requests/s for {seconds:g} s ...")

@@ -1,4 +1,4 @@
-"""The whole platform as its users meet it: the demo runs through, and nothing is left of it."""
+"""The whole platform as its users meet it: the demo succeeds and leaves nothing running."""
 
 import asyncio
 import secrets
@@ -32,8 +32,8 @@ async def test_the_demo_holds_all_it_promises_and_leaves_nothing_running(name: s
     )
     async with asyncio.timeout(_TIMEOUT_SECONDS):
         output, _ = await process.communicate()
-    told = output.decode()
-    assert process.returncode == 0, told[-4000:]
-    assert "All of it held" in told
+    printed = output.decode()
+    assert process.returncode == 0, printed[-4000:]
+    assert "All of it held" in printed
     left = [path.name for path in platform_directory(name, REPOSITORY).iterdir()]
     assert sorted(left) == ["clip.mp4", "logs", "picture.png"]

@@ -1,4 +1,4 @@
-"""What the services do together when a server is away."""
+"""All services together, while a server is down."""
 
 import asyncio
 from pathlib import Path
@@ -10,17 +10,17 @@ from local_platform.supervisor import PlatformOptions, Supervisor
 from tests.support.waiting import eventually
 
 
-async def test_services_that_start_while_postgres_is_away_come_up_when_it_is_back(tmp_path: Path) -> None:
+async def test_services_started_while_postgres_is_down_come_up_when_it_returns(tmp_path: Path) -> None:
     supervisor = Supervisor(PlatformOptions(name="test", root=tmp_path, workers=0, follow_logs=False))
     try:
         platform = await supervisor.start()
-        gone = ("postgres", *SERVICES)
-        for name in gone:
+        killed = ("postgres", *SERVICES)
+        for name in killed:
             supervisor.kill(name)
-        await eventually(lambda: not any(supervisor.alive(name) for name in gone), what="their death")
+        await eventually(lambda: not any(supervisor.alive(name) for name in killed), what="their end")
         async with asyncio.TaskGroup() as group, httpx.AsyncClient(trust_env=False) as http:
             for name in SERVICES:
-                # Fails at once if the service dies, and in the end if it is never ready.
+                # Fails at once if the service dies, and at the limit if it is never ready.
                 group.create_task(supervisor.revive(name))
 
             async def all_answer() -> bool:
@@ -28,7 +28,7 @@ async def test_services_that_start_while_postgres_is_away_come_up_when_it_is_bac
                 answers = await asyncio.gather(*(http.get(url) for url in urls), return_exceptions=True)
                 return all(isinstance(one, httpx.Response) for one in answers)
 
-            await eventually(all_answer, 30, "the services' word on how they are")
+            await eventually(all_answer, 30, "an answer of every service's readiness check")
             await supervisor.revive("postgres")
     finally:
         await supervisor.stop()

@@ -30,7 +30,7 @@ class Database:
         return self._engine(self.dsns[role], pool_size)
 
     def superuser_engine(self, pool_size: int = 10) -> AsyncEngine:
-        """A new engine that may do anything: to look behind the scenes and to tamper."""
+        """A new engine that may do anything: to inspect and to tamper."""
         return self._engine(self.superuser_dsn, pool_size)
 
     async def dispose(self) -> None:
@@ -68,7 +68,7 @@ class DatabaseFactory:
         return Database(name, dsns, self._server.dsn(name))
 
     async def drop(self, database: Database) -> None:
-        """Remove the database, whoever is still connected."""
+        """Remove the database, and cut the connections that are left."""
         connection = await asyncpg.connect(self._server.dsn())
         try:
             await connection.execute(f"DROP DATABASE {database.name} WITH (FORCE)")

@@ -1,4 +1,4 @@
-"""The data files hold together, prices are exact, and what is wrong is named."""
+"""The data files are consistent, prices are exact, and errors name the field."""
 
 from typing import Any
 from uuid import uuid4

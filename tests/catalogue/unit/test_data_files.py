@@ -65,7 +65,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "a binding of nothing": (setter("bindings", 0, "parameter", value="colour"), "bindings: 0: 'colour' is no param"),
     "a binding to no node": (setter("bindings", 0, "node", value="99"), "bindings: 0: node 99 of workflow.json"),
     "a binding to no input": (setter("bindings", 0, "input", value="words"), "has no input 'words'"),
-    "an unbound parameter": (lambda m, _: m["bindings"].pop(0), "bindings: 'prompt' goes nowhere"),
+    "an unbound parameter": (lambda m, _: m["bindings"].pop(0), "bindings: 'prompt' is bound to no node"),
     "a broken link": (lambda _, w: w["12"]["inputs"].update(vae=["77", 0]), "workflow.json: 12.inputs.vae: comes from"),
     "no class": (lambda _, w: w["12"].pop("class_type"), "workflow.json: 12.class_type: is missing"),
     "nothing saved": (lambda _, w: w.pop("15"), "workflow.json: must have exactly one SaveVideo"),

@@ -1,4 +1,4 @@
-"""Each workflow is one that ComfyUI would take: every input there, every link of the right type, nothing left over."""
+"""ComfyUI accepts each workflow: every input is there, every link has the right type, and no node is unused."""
 
 from typing import Any
 from uuid import uuid4
@@ -51,7 +51,7 @@ def test_every_node_has_a_part_in_the_result(model: Model) -> None:
 
 @pytest.mark.parametrize(("model_id", "step"), [("wan-2.2-t2v", 4), ("wan-2.2-i2v", 4), ("ltx-video", 8)])
 @given(seconds=st.integers(1, 5), wanted=st.sampled_from([16, 24, 25, 30]))
-def test_the_clip_is_of_a_length_that_the_model_can_make_and_never_shorter_than_asked(
+def test_a_clip_has_a_length_that_the_model_can_make_and_is_never_too_short(
     model_id: str, step: int, seconds: int, wanted: int
 ) -> None:
     model = CATALOGUE.model(model_id)

@@ -1,4 +1,4 @@
-"""``python -m catalogue check``: check every data file and print what is on offer, with the price of the defaults."""
+"""``python -m catalogue check``: check every data file, and print each model with the price of its defaults."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from catalogue.model import Model
 
 
 def main() -> int:
-    """Exit code 1 and the reasons if a file is not sound."""
+    """Exit code 1 and the reasons if a file contradicts itself."""
     parser = argparse.ArgumentParser(prog="python -m catalogue", description="What can be generated, and its price.")
     parser.add_argument("command", choices=["check"])
     parser.parse_args()

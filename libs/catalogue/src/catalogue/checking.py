@@ -1,4 +1,4 @@
-"""What must hold inside a model's data files, beyond their form. Each problem names the file and the field."""
+"""Rules inside a model's data files, beyond their form. Each problem names the file and the field."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -17,7 +17,7 @@ _SAVING_NODES: Final = {"video": "SaveVideo", "image": "SaveImage"}
 
 
 def problems(model: Model, directory_name: str) -> Iterator[str]:
-    """Whatever contradicts itself in one model's files, in words; nothing if it is sound."""
+    """Each contradiction in one model's files, in words; none if the files are consistent."""
     for place, found in (
         ("model.json", _in_model(model, directory_name)),
         ("model.json: parameters_schema", _in_schema(model)),
@@ -116,7 +116,7 @@ def _in_bindings(model: Model) -> Iterator[str]:
         if binding.input not in _inputs(model.workflow.get(binding.node)):
             yield f"{number}: node {binding.node} of workflow.json has no input '{binding.input}'"
     for unbound in sorted(set(properties) - {binding.parameter for binding in model.bindings}):
-        yield f"'{unbound}' goes nowhere"
+        yield f"'{unbound}' is bound to no node"
 
 
 def _in_workflow(model: Model) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The credit packs that can be bought. Prices and credits come from the data file and from nowhere else."""
+"""The credit packs that can be bought. The data file is the only source of their prices and credits."""
 
 from importlib.resources import files
 from typing import Final
@@ -14,7 +14,7 @@ WITHOUT_CENTS: Final = frozenset(
 
 
 class CreditPack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a user pays and what arrives. ``price_cents`` is in the smallest unit of ``currency`` (ISO 4217, lower)."""
+    """A price and the credits for it. ``price_cents`` is in the smallest unit of ``currency`` (ISO 4217, lower)."""
 
     id: str
     title: str
@@ -29,7 +29,7 @@ class InvalidCreditPacks(Exception):
 
 
 def load_credit_packs() -> tuple[CreditPack, ...]:
-    """Every pack on offer, cheapest first. Raises ``InvalidCreditPacks`` if the data file is not sound."""
+    """Every pack on offer, cheapest first. Raises ``InvalidCreditPacks`` if the data file contradicts itself."""
     data = files("catalogue").joinpath("credit_packs.json").read_bytes()
     packs = msgspec.json.decode(data, type=tuple[CreditPack, ...])
     if len({pack.id for pack in packs}) != len(packs):

@@ -1,4 +1,4 @@
-"""What can be wrong with a request, or with the data files themselves."""
+"""Errors in a request, or in the data files themselves."""
 
 from dataclasses import dataclass
 

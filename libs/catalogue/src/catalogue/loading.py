@@ -1,4 +1,4 @@
-"""Reading the data files, and refusing those that contradict themselves."""
+"""Reads the data files, and refuses those that contradict themselves."""
 
 from importlib.resources import files
 from importlib.resources.abc import Traversable

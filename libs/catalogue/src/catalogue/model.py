@@ -1,4 +1,4 @@
-"""One model: what it takes, what it costs, what comes out, and the ComfyUI workflow that makes it."""
+"""One model: its parameters, its price, its output, and the ComfyUI workflow that makes it."""
 
 import copy
 import random
@@ -24,7 +24,7 @@ Transform = Literal["frames", "half", "float", "image_name"]
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a parameter goes in the workflow, and how it is turned into what the node wants."""
+    """The node and input that a parameter sets in the workflow, and how its value is transformed for them."""
 
     parameter: str
     node: str
@@ -33,7 +33,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a schema cannot say. ``frame_step`` N means that the model makes N x k + 1 frames."""
+    """Bounds that a schema cannot express. ``frame_step`` N means that the model makes N x k + 1 frames."""
 
     max_pixels: int
     frame_step: int = 1
@@ -41,7 +41,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 @dataclass(frozen=True)
 class ExpectedOutput:
-    """What a correct result measures. Pictures have neither duration nor frame rate."""
+    """The measures of a correct result. Pictures have neither duration nor frame rate."""
 
     width_pixels: int
     height_pixels: int
@@ -82,7 +82,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         errors: dict[str, FieldError] = {}
         for error in validator.iter_errors(parameters):
             for found in _field_errors(error):
-                # One thing to put right at a time: what is empty also has no character that can be seen.
+                # One error for each field: an empty prompt also has no visible character.
                 errors.setdefault(found.field, found)
         if errors:
             raise InvalidParameters(tuple(errors[field] for field in sorted(errors)))
@@ -90,7 +90,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         defaults = {name: schema["default"] for name, schema in properties.items() if "default" in schema}
         complete = {"seed": random.SystemRandom().randint(0, LARGEST_SEED)} | defaults | parameters
         for name, value in complete.items():
-            # JSON Schema takes 5.0 for an integer. A node that wants an integer does not.
+            # JSON Schema accepts 5.0 as an integer. A node that wants an integer does not.
             if properties[name].get("type") == "integer":
                 complete[name] = int(value)
         if complete["width"] * complete["height"] > self.limits.max_pixels:
@@ -103,7 +103,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.price.quote(parameters, self.surcharges)
 
     def expected_output(self, parameters: dict[str, Any]) -> ExpectedOutput:
-        """What the result of complete parameters measures."""
+        """The measures that the result of complete parameters must have."""
         if self.kind == "image":
             return ExpectedOutput(parameters["width"], parameters["height"], None, None)
         rate = parameters["frames_per_second"]
@@ -119,7 +119,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return workflow
 
     def _frames(self, parameters: dict[str, Any]) -> int:
-        """Frames of a clip: at least what was asked for, and of a number that the model can make."""
+        """Frames of a clip: at least as many as ordered, and a number that the model can make."""
         wanted: int = parameters["duration_seconds"] * parameters["frames_per_second"]
         step = self.limits.frame_step
         return ceil(wanted / step) * step + (1 if step > 1 else 0)
@@ -142,7 +142,7 @@ def _is_upload_id(value: object) -> bool:
 
 
 def _field_errors(error: ValidationError) -> list[FieldError]:
-    """A schema error, by field: missing and unknown ones are named themselves, not their parent."""
+    """A schema error, by field: a missing or unknown field is named itself, not its parent."""
     path = ".".join(str(part) for part in error.absolute_path)
     instance: Any = error.instance
     rule: Any = error.validator_value
@@ -152,7 +152,7 @@ def _field_errors(error: ValidationError) -> list[FieldError]:
     if error.validator == "additionalProperties":
         unknown = sorted(name for name in instance if name not in schema["properties"])
         return [FieldError(name, "unknown", "is not a parameter of this model") for name in unknown]
-    # The value itself is left out: it may be long, and it is the sender's own.
+    # The value itself is not repeated: it may be long or private.
     messages = {
         "type": f"must be of type {rule}",
         "minimum": f"must be at least {rule}",

@@ -36,26 +36,26 @@ class ResolutionTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class StepsSurcharge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``included`` steps cost nothing more; each further one adds this share (an exact fraction) of the price."""
+    """``included`` steps are free of surcharge; each further one adds this share (an exact fraction) of the price."""
 
     included: int
     share_per_extra_step: str
 
 
 class Surcharges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What multiplies the sum of the rates: the resolution first, then the steps. Tiers are in growing order."""
+    """Factors on the sum of the rates: the resolution first, then the steps. Tiers are in growing order."""
 
     resolutions: tuple[ResolutionTier, ...] = ()
     steps: StepsSurcharge | None = None
 
     def tier(self, pixels: int) -> ResolutionTier | None:
-        """The tier of an output; None where the model has no tiers. The last tier holds what is larger, too."""
+        """The tier of an output; None if the model has no tiers. The last tier also holds larger outputs."""
         fitting = (tier for tier in self.resolutions if pixels <= tier.up_to_pixels)
         return next(fitting, self.resolutions[-1] if self.resolutions else None)
 
 
 class PriceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rates in credits, written as exact fractions (``"4"``, ``"3/2"``). What a rule does not name costs nothing."""
+    """Rates in credits, written as exact fractions (``"4"``, ``"3/2"``). A rate that is not given is zero."""
 
     base_credits: str = "0"
     per_second_credits: str = "0"
