@@ -74,6 +74,14 @@ coverage: install ## Every branch of the domain modules, by the unit tests alone
 audit: $(UV) ## Both lock files against the OSV database of known vulnerabilities; needs network, fails without it
 	$(UV) audit --frozen $(ARGS)
 	cd gpu-endpoint && ../$(UV) audit --frozen $(ARGS)
+	cd deploy/checks && ../../$(UV) audit --frozen $(ARGS)
+
+.PHONY: k8s-check image-check
+k8s-check: install ## Render every overlay and combination of components, and hold them against schemas and settings
+	$(RUN)/pytest tests/deploy/test_kubernetes.py $(ARGS)
+
+image-check: install ## Lint the image files, and hold that every path they copy is there
+	$(RUN)/pytest tests/deploy/test_image_files.py $(ARGS)
 
 .PHONY: format hooks
 format: install ## Format the code and sort the imports
@@ -110,11 +118,12 @@ docs: install ## Generate docs/asyncapi.json and docs/statuses.md from the code
 
 ##@ Set up
 .PHONY: install lock clean help
-install: .venv/.installed gpu-endpoint/.venv/.installed ## Install everything into .venv and gpu-endpoint/.venv
+install: .venv/.installed gpu-endpoint/.venv/.installed deploy/checks/.venv/.installed ## Install everything, each part into its own .venv
 
 lock: $(UV) ## Resolve the dependencies again after a pyproject.toml changed
 	$(UV) lock
 	cd gpu-endpoint && ../$(UV) lock
+	cd deploy/checks && ../../$(UV) lock
 
 $(UV):
 	@test -n "$(PYTHON)" || { \
@@ -135,10 +144,14 @@ gpu-endpoint/.venv/.installed: gpu-endpoint/pyproject.toml gpu-endpoint/uv.lock 
 	cd gpu-endpoint && ../$(UV) sync --frozen
 	@touch $@
 
+deploy/checks/.venv/.installed: deploy/checks/pyproject.toml deploy/checks/uv.lock | $(UV)
+	cd deploy/checks && ../../$(UV) sync --frozen
+	@touch $@
+
 clean: ## Remove the environments, the caches and the logs of stopped platforms
 	@for file in .reelhouse/*/platform.json; do \
 		test ! -e "$$file" || { echo "$$file: stop that platform first (make down NAME=...)" >&2; exit 1; }; done
-	rm -rf .venv .tools gpu-endpoint/.venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .reelhouse
+	rm -rf .venv .tools gpu-endpoint/.venv deploy/checks/.venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .reelhouse
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## Show this help

@@ -1,0 +1,242 @@
+"""deploy/k8s as a platform engineer applies it: rendered whole, valid, confined, and true to the services' settings."""
+
+import json
+import re
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from contracts.message import SERVICES, Service
+from service_runtime.settings import ServiceSettings
+from tests.deploy.manifests import (
+    CHECKOV_EXCEPTIONS,
+    KUBERNETES,
+    ROOT,
+    Manifest,
+    Policies,
+    combination,
+    hold_against_schemas,
+    of_kind,
+    render,
+    run,
+)
+
+PRODUCTION: Final = KUBERNETES / "overlays/production"
+COMBINATIONS: Final = [
+    [],
+    ["gateway-api"],
+    ["ingress"],
+    ["keda", "gateway-api"],
+    ["external-secrets"],
+    ["external-secrets", "cloudnative-pg"],
+    ["external-secrets", "nats"],
+    ["prometheus-operator", "ingress"],
+    ["network-policies"],
+    ["ingress", "keda", "external-secrets", "cloudnative-pg", "nats", "prometheus-operator", "network-policies"],
+]
+URL_FIELDS: Final = {
+    "database_url": "postgres",
+    "nats_url": "nats",
+    "otlp_endpoint": None,  # off unless set; who sets it allows it
+    "s3_endpoint_url": "internet",
+    "s3_public_endpoint_url": None,  # goes into presigned URLs, which others open
+    "jwks_url": "internet",
+    "jwt_issuer": None,  # compared, never fetched
+    "runpod_api_base": "internet",
+    "callback_base_url": None,  # our own address
+    "public_base_url": None,  # our own address
+    "checkout_success_url": None,  # where browsers are sent
+    "checkout_cancel_url": None,
+    "stripe_api_base": "internet",
+    "btcpay_url": "internet",
+    "nowpayments_url": "internet",
+}
+"""Where each address among the settings is called from the pod; None where it is not."""
+PORTS: Final = {"postgres": "5432", "nats": "4222", "internet": "443"}
+
+
+def settings_of(service: Service) -> type[ServiceSettings]:
+    settings: type[ServiceSettings] = import_module(f"{service}.settings").Settings
+    return settings
+
+
+@cache
+def pod_templates() -> dict[str, Manifest]:
+    """Pod templates of production by their ``app.kubernetes.io/name``."""
+    manifests = render(PRODUCTION)
+    workloads = [*of_kind(manifests, "Deployment").values(), *of_kind(manifests, "Job").values()]
+    templates = [workload["spec"]["template"] for workload in workloads]
+    return {template["metadata"]["labels"]["app.kubernetes.io/name"]: template for template in templates}
+
+
+@pytest.mark.parametrize("overlay", sorted(path.name for path in (KUBERNETES / "overlays").iterdir()))
+def test_an_overlay_renders_and_fits_the_schemas(overlay: str, tmp_path: Path) -> None:
+    hold_against_schemas(render(KUBERNETES / "overlays" / overlay), tmp_path)
+
+
+@pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
+def test_a_combination_of_components_renders_and_fits(components: list[str], tmp_path: Path) -> None:
+    hold_against_schemas(render(combination(tmp_path, components)), tmp_path)
+
+
+def test_every_component_is_in_a_combination() -> None:
+    directories = {path.name for path in (KUBERNETES / "components").iterdir()}
+    assert {name for combined in COMBINATIONS for name in combined} == directories
+
+
+def test_checkov_finds_nothing_but_what_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "production.yaml").write_text(yaml.safe_dump_all(render(PRODUCTION)))
+    skipped = ",".join(CHECKOV_EXCEPTIONS)
+    arguments = ("--framework", "kubernetes", "--compact", "--quiet", "--skip-check", skipped)
+    run("checkov", "--file", tmp_path / "production.yaml", *arguments)
+
+
+def test_every_exception_of_checkov_is_still_needed(tmp_path: Path) -> None:
+    (tmp_path / "production.yaml").write_text(yaml.safe_dump_all(render(PRODUCTION)))
+    arguments = ("--framework", "kubernetes", "--output", "json", "--quiet", "--soft-fail")
+    report = json.loads(run("checkov", "--file", tmp_path / "production.yaml", *arguments))
+    assert {check["check_id"] for check in report["results"]["failed_checks"]} == set(CHECKOV_EXCEPTIONS)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_pods_are_confined_and_stop_in_time(service: Service) -> None:
+    pod = pod_templates()[service]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    for confined in (*pod["initContainers"], container):
+        assert confined["securityContext"]["readOnlyRootFilesystem"] is True
+        assert confined["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert confined["resources"]["limits"]["memory"]
+    config = _settings_given(service)
+    drain = float(config[f"{service.upper()}_DRAIN_SECONDS"])
+    assert drain + container["lifecycle"]["preStop"]["sleep"]["seconds"] < pod["terminationGracePeriodSeconds"]
+    assert {probe for probe in container if probe.endswith("Probe")} == {
+        "startupProbe",
+        "readinessProbe",
+        "livenessProbe",
+    }
+
+
+def test_storage_decodes_in_a_user_namespace_of_its_own() -> None:
+    assert pod_templates()["storage"]["spec"]["hostUsers"] is False
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_settings_are_known_complete_and_accepted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = f"{service.upper()}_"
+    given = _settings_given(service)
+    secret = {name.removesuffix("?") for name in _secret_entries()[f"reelhouse/{service}"]}
+    known = {f"{prefix}{field.upper()}" for field in settings_of(service).model_fields}
+    assert set(given) | secret <= known, "a variable that no setting reads"
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for name in _secret_entries()[f"reelhouse/{service}"]:
+        if not name.endswith("?"):
+            monkeypatch.setenv(name, '["0123456789abcdef0123456789abcdef"]' if name.endswith("SECRETS") else "value")
+    settings_of(service)()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_secret_that_a_pod_names_has_an_entry(service: Service) -> None:
+    for name in (service, f"migrate-{service}"):
+        spec = pod_templates()[name]["spec"]
+        containers = [*spec.get("initContainers", []), *spec["containers"]]
+        named = {
+            source["secretRef"]["name"]
+            for container in containers
+            for source in container["envFrom"]
+            if "secretRef" in source
+        }
+        assert named <= {entry.removeprefix("reelhouse/") for entry in _secret_entries()}
+
+
+def test_settings_and_their_change_reach_the_pods() -> None:
+    """The names of the ConfigMaps end with a hash, so that another value is another name and rolls the pods."""
+    manifests = render(PRODUCTION)
+    for service, deployment in of_kind(manifests, "Deployment").items():
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        (name,) = [source["configMapRef"]["name"] for source in container["envFrom"] if "configMapRef" in source]
+        assert re.fullmatch(rf"{service}-[a-z0-9]{{10}}", name)
+        assert name in of_kind(manifests, "ConfigMap")
+
+
+def test_each_release_migrates_once_under_the_tag_of_its_images() -> None:
+    manifests = render(PRODUCTION)
+    for service, deployment in of_kind(manifests, "Deployment").items():
+        image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+        job = of_kind(manifests, "Job")[f"migrate-{service}-{image.rpartition(':')[2]}"]
+        assert job["spec"]["template"]["spec"]["containers"][0]["image"] == image
+
+
+def test_policies_allow_the_edges_of_the_settings_and_no_other() -> None:
+    pods = [template["metadata"] for template in pod_templates().values()]
+    allowed = Policies.of(render(PRODUCTION), pods).edges
+    wanted: set[tuple[str, str, str]] = set()
+    for service in SERVICES:
+        fields = settings_of(service).model_fields
+        addresses = [name for name in fields if name.endswith(("_url", "_base", "_endpoint", "_issuer"))]
+        for field in addresses:
+            peer = URL_FIELDS[field]
+            if peer is not None and (service, field) != ("gateway", "s3_endpoint_url"):  # it only signs addresses
+                wanted.add((service, peer, PORTS[peer]))
+        if "http_port" in fields:
+            wanted.add(("edge-proxy", service, "http"))
+        wanted.add((f"migrate-{service}", "postgres", "5432"))
+        for pod in (service, f"migrate-{service}"):
+            wanted |= {(pod, "kube-system", "53"), ("monitoring", pod, "ops")}
+    assert allowed == wanted
+
+
+def test_ingress_and_gateway_api_publish_the_same_paths(tmp_path: Path) -> None:
+    routes = of_kind(render(PRODUCTION), "HTTPRoute").values()
+    by_route = {
+        (match["path"]["value"], backend["name"])
+        for route in routes
+        for rule in route["spec"]["rules"]
+        for match in rule["matches"]
+        for backend in rule["backendRefs"]
+        if match["path"]["value"] != "/v1/events"  # part of /v1; a rule of its own for its time limit
+    }
+    ingresses = of_kind(render(combination(tmp_path, ["ingress"])), "Ingress").values()
+    by_ingress = {
+        (path["path"], path["backend"]["service"]["name"])
+        for ingress in ingresses
+        for rule in ingress["spec"]["rules"]
+        for path in rule["http"]["paths"]
+    }
+    assert by_route == by_ingress
+
+
+def test_event_streams_have_no_time_limit_at_the_proxy() -> None:
+    (rule,) = [
+        rule
+        for rule in of_kind(render(PRODUCTION), "HTTPRoute")["gateway"]["spec"]["rules"]
+        if rule["matches"][0]["path"]["value"] == "/v1/events"
+    ]
+    assert rule["timeouts"] == {"request": "0s", "backendRequest": "0s"}
+
+
+def test_scaling_asks_for_metrics_that_the_services_have() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "services").rglob("*.py"))
+    for scaled in of_kind(render(PRODUCTION), "ScaledObject").values():
+        (trigger,) = scaled["spec"]["triggers"]
+        (metric,) = re.findall(r"[a-z]+(?:_[a-z]+)+", trigger["metadata"]["query"])
+        assert f'"{metric}"' in sources, f"no service has {metric}"
+
+
+@cache
+def _secret_entries() -> dict[str, list[str]]:
+    entries: dict[str, list[str]] = yaml.safe_load((KUBERNETES / "secret-entries.yaml").read_text())
+    return entries
+
+
+def _settings_given(service: Service) -> dict[str, str]:
+    """The ConfigMap of a service in production."""
+    manifests = render(PRODUCTION)
+    (found,) = [one["data"] for name, one in of_kind(manifests, "ConfigMap").items() if name.startswith(f"{service}-")]
+    return {str(name): str(value) for name, value in found.items()}

@@ -1,0 +1,59 @@
+"""A service meets its schema: as it needs it, older, newer, or not there at all."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import pytest
+import sqlalchemy as sa
+
+from service_runtime.migrations import migrate
+from service_runtime.schema_version import SchemaOutdated, require_schema, revisions, wait_for_schema
+from tests.support.databases import Database
+
+MakeDatabase: TypeAlias = Callable[..., Awaitable[Database]]
+
+
+async def require(database: Database) -> None:
+    async with database.engine("billing").connect() as connection:
+        await require_schema(connection, "billing")
+
+
+async def test_the_run_time_role_sees_that_the_schema_is_up_to_date(make_database: MakeDatabase) -> None:
+    await require(await make_database("billing"))
+
+
+async def test_a_schema_without_tables_is_refused_with_the_command_that_makes_them(
+    make_database: MakeDatabase,
+) -> None:
+    database = await make_database()
+    with pytest.raises(SchemaOutdated, match=r"revision none.*python -m billing\.main migrate"):
+        await require(database)
+
+
+async def test_an_older_schema_is_refused(make_database: MakeDatabase) -> None:
+    database = await make_database()
+    await asyncio.to_thread(migrate, "billing", database.dsn("billing_migrator"), "0001")
+    with pytest.raises(SchemaOutdated, match=f"revision 0001, and this release needs {revisions('billing')[1]}"):
+        await require(database)
+
+
+async def test_a_newer_schema_is_accepted(make_database: MakeDatabase) -> None:
+    """Every old replica meets it during a rolling upgrade."""
+    database = await make_database("billing")
+    async with database.superuser_engine().begin() as connection:
+        await connection.execute(sa.text("UPDATE billing.alembic_version SET version_num = '9999'"))
+    await require(database)
+
+
+async def test_who_waits_for_the_schema_goes_on_when_it_is_there(make_database: MakeDatabase) -> None:
+    database = await make_database()
+    waiting = asyncio.create_task(wait_for_schema(database.engine("billing"), "billing", seconds=30))
+    await asyncio.to_thread(migrate, "billing", database.dsn("billing_migrator"))
+    await waiting
+
+
+async def test_who_waits_in_vain_is_told_why(make_database: MakeDatabase) -> None:
+    database = await make_database()
+    with pytest.raises(SchemaOutdated):
+        await wait_for_schema(database.engine("billing"), "billing", seconds=0.1)
