@@ -505,8 +505,9 @@ async def settle_messages(connection: AsyncConnection) -> None:
         await connection.execute(
             text(
                 f"""
-                INSERT INTO storage.verifications (message_id, subject, generation_id, payload, asked_at, answered_at)
-                SELECT message_id, subject, correlation_id, payload, now() - interval '3 days', now()
+                INSERT INTO storage.verifications
+                    (message_id, subject, generation_id, user_id, payload, asked_at, answered_at)
+                SELECT message_id, subject, correlation_id, gen_random_uuid(), payload, now() - interval '3 days', now()
                 FROM {service}.outbox_messages
                 WHERE subject = ANY(CAST(:subjects AS text[])) ON CONFLICT DO NOTHING
                 """

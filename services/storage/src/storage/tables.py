@@ -12,24 +12,25 @@ _AT = sa.DateTime(timezone=True)
 verifications = sa.Table(
     "verifications",
     metadata,
-    # The message that asked for it.
+    # The id of the message that requested it.
     sa.Column("message_id", pg.UUID(as_uuid=True), primary_key=True),
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("generation_id", pg.UUID(as_uuid=True), nullable=False),
-    # Users take turns. Null where a replica of the version before wrote it.
-    sa.Column("user_id", pg.UUID(as_uuid=True)),
+    # The owner of the file: users take turns.
+    sa.Column("user_id", pg.UUID(as_uuid=True), nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("traceparent", sa.Text),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
-    # The files over which a decoder died, or did not come back, once for each time: only this is held against them.
+    # The files on which a decoder died or stalled, one entry for each time. Only these failures count against a file.
     sa.Column("failed_files", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
-    # Null once it is answered.
+    # Null once the verification is answered.
     sa.Column("next_try_at", _AT),
     sa.Column("leased_until", _AT),
-    # Grows with every claim: a worker that was stopped past its lease cannot answer.
+    # Grows with every claim: a worker that slept past its lease cannot record a result.
     sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("asked_at", _AT, nullable=False, server_default=sa.func.now()),
     sa.Column("answered_at", _AT),
+    # The subject of the message that announced the result.
     sa.Column("answer", sa.Text),
 )
 

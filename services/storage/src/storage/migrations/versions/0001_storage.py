@@ -1,4 +1,4 @@
-"""Questions about files, the library's assets, and users' uploads."""
+"""Verifications of files, the assets of the library, and users' uploads."""
 
 from alembic import op
 
@@ -15,9 +15,11 @@ STATEMENTS = (
         message_id uuid PRIMARY KEY,
         subject text NOT NULL,
         generation_id uuid NOT NULL,
+        user_id uuid NOT NULL,
         payload bytea NOT NULL,
         traceparent text,
         tries integer NOT NULL DEFAULT 0,
+        failed_files text[] NOT NULL DEFAULT '{}',
         next_try_at timestamptz,
         leased_until timestamptz,
         fence bigint NOT NULL DEFAULT 0,
@@ -58,7 +60,7 @@ STATEMENTS = (
     )
     """,
     "GRANT SELECT, INSERT, UPDATE ON storage.verifications, storage.uploads TO storage",
-    # What is in the library is recorded once and never changed.
+    # An asset is recorded once and never changed.
     "GRANT SELECT, INSERT ON storage.assets TO storage",
 )
 
