@@ -3,11 +3,16 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import storage.statuses
 from contracts.statuses import StatusMeaning, status_table
 
-AGGREGATES: Final[Mapping[str, Mapping[str, StatusMeaning]]] = {}
+AGGREGATES: Final[Mapping[str, Mapping[Any, StatusMeaning]]] = {
+    "Verification (storage)": storage.statuses.VERIFICATION_STATUS_MEANING,
+    "Asset (storage)": storage.statuses.ASSET_STATUS_MEANING,
+    "Upload (storage)": storage.statuses.UPLOAD_STATUS_MEANING,
+}
 """Title of the section: the ``STATUS_MEANING`` that stands beside the statuses in the aggregate's service."""
 
 _HEAD: Final = """# Statuses
