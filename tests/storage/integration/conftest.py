@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
@@ -15,23 +16,26 @@ import sqlalchemy as sa
 from contracts.generation import OutputReady, OutputSought
 from contracts.message import Message
 from contracts.registry import BY_SUBJECT
+from contracts.storage import VerifyInputs
 from contracts.values import OutputClaim
 from local_platform.servers import S3Server
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transactions
-from storage import handlers
 from storage.decoders import Decoders
+from storage.handlers import Request, VerificationHandler, request_verification
 from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.tables import assets
 from storage.verification import Verifier
-from storage.worker import INPUT_QUESTIONS, OUTPUT_QUESTIONS, Worker
+from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Worker
 from tests.support.databases import Database
+
+M = TypeVar("M", bound=Message)
 
 
 @dataclass
-class Desk:
+class StorageHarness:
     """Storage with everything around it."""
 
     s3: S3Server
@@ -43,52 +47,77 @@ class Desk:
     worker: Worker
     wake: asyncio.Event
 
-    def upload(self, body: bytes, **stated: Any) -> tuple[UUID, OutputClaim]:
-        """What a worker does: put the file under its key, and say so."""
-        generation_id = stated.pop("generation_id", None) or uuid4()
-        number = stated.pop("attempt_number", 1)
-        key = f"{generation_id}/{number}/output.mp4"
+    def upload_output(
+        self, body: bytes, generation_id: UUID | None = None, attempt_number: int = 1, **reported: Any
+    ) -> tuple[UUID, OutputClaim]:
+        """Do what a GPU worker does: put the file under its key, and report it."""
+        generation_id = generation_id or uuid4()
+        key = f"{generation_id}/{attempt_number}/output.mp4"
         self.s3.client("admin").put_object(Bucket="incoming", Key=key, Body=body)
-        facts: dict[str, Any] = {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()} | stated
-        return generation_id, OutputClaim(attempt_id=uuid4(), attempt_number=number, object_key=key, **facts)
+        facts: dict[str, Any] = {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()} | reported
+        return generation_id, OutputClaim(attempt_id=uuid4(), attempt_number=attempt_number, object_key=key, **facts)
 
-    async def ask(self, message: Message, message_id: UUID | None = None) -> None:
-        """Deliver a message, and let it be worked off."""
-        await self.receive(message, message_id)
-        await self.finish()
+    def upload_input(self, owner: UUID, body: bytes) -> UUID:
+        """Do what a user does: put a picture under a key of their own. Returns the id of the upload."""
+        upload_id = uuid4()
+        self.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=body)
+        return upload_id
 
-    async def receive(self, message: Any, message_id: UUID | None = None) -> None:
+    async def verify(self, request: Request, message_id: UUID | None = None) -> None:
+        """Deliver a request, and process everything that is due."""
+        await self.receive(request, message_id)
+        await self.process_all()
+
+    async def receive(self, request: Request, message_id: UUID | None = None) -> None:
+        """Deliver a request."""
         received = Received(
             message_id=message_id or new_id(),
-            subject=message.subject,
-            payload=message,
-            correlation_id=message.generation_id,
+            subject=request.subject,
+            payload=request,
+            correlation_id=request.generation_id,
             causation_id=None,
-            occurred_at=None,  # type: ignore[arg-type]
+            occurred_at=datetime.now(UTC),
             traceparent=None,
             deliveries=1,
         )
         async with self.transactions.begin() as tx:
-            await handlers.ask(lambda: None)(tx, [received])
+            await request_verification(lambda: None)(tx, [received])
 
-    async def finish(self) -> None:
-        """Work until nothing is due or under way."""
+    async def process_all(self) -> None:
+        """Work until nothing is due or in progress."""
         while True:
-            await self.worker.work()
+            await self.worker.start_due()
             running = list(self.worker._running)
             if not running:
                 return
             await asyncio.wait(running)
 
-    async def said(self) -> list[Any]:
-        """The messages that were published, in order, decoded."""
+    async def make_due(self) -> None:
+        """End the pause of everything that was postponed, and the lease of everything that was abandoned."""
+        await self.execute(
+            "UPDATE storage.verifications SET next_try_at = now(), leased_until = NULL WHERE answered_at IS NULL"
+        )
+
+    async def execute(self, statement: str) -> None:
+        """Run a statement with the rights of the service."""
+        async with self.transactions.begin() as tx:
+            await tx.connection.execute(sa.text(statement))
+
+    async def published(self) -> list[Message]:
+        """The published messages, in order."""
         async with self.transactions.begin() as tx:
             rows = await tx.connection.execute(
                 sa.text("SELECT subject, payload FROM storage.outbox_messages ORDER BY message_id")
             )
             return [msgspec.json.decode(row.payload, type=BY_SUBJECT[row.subject]) for row in rows]
 
-    async def assets(self) -> list[Any]:
+    async def only(self, kind: type[M]) -> M:
+        """The one message that was published, which is of this type."""
+        (message,) = await self.published()
+        assert isinstance(message, kind)
+        return message
+
+    async def assets(self) -> list[sa.Row[Any]]:
         async with self.transactions.begin() as tx:
             return list(await tx.connection.execute(sa.select(assets)))
 
@@ -96,43 +125,29 @@ class Desk:
         return bytes(self.s3.client("gateway").get_object(Bucket="library", Key=key)["Body"].read())
 
 
-async def due_at_once(desk: Desk) -> None:
-    """Let the pause of everything that was put off, and the lease of everything that was left, be over."""
-    async with desk.transactions.begin() as tx:
-        statement = (
-            "UPDATE storage.verifications SET next_try_at = now(), leased_until = NULL WHERE answered_at IS NULL"
-        )
-        await tx.connection.execute(sa.text(statement))
+def output_ready(generation_id: UUID, reported: OutputClaim, **changes: Any) -> OutputReady:
+    values: dict[str, Any] = {"claim": reported, "kind": "video", "version": 4}
+    return OutputReady(generation_id=generation_id, **(values | _expected() | changes))
 
 
-def ready(generation_id: UUID, claim: OutputClaim, **changes: Any) -> OutputReady:
-    values: dict[str, Any] = {
-        "generation_id": generation_id,
-        "user_id": changes.pop("user_id", uuid4()),
-        "version": 4,
-        "kind": "video",
-        "claim": claim,
-        "expected_width_pixels": 320,
-        "expected_height_pixels": 240,
-        "expected_duration_ms": 2000,
-        "max_size_bytes": 10_000_000,
-    }
-    return OutputReady(**(values | changes))
+def output_lookup(generation_id: UUID, candidates: list[OutputClaim], **changes: Any) -> OutputSought:
+    values: dict[str, Any] = {"claims": tuple(candidates), "kind": "video", "version": 4}
+    return OutputSought(generation_id=generation_id, **(values | _expected() | changes))
 
 
-def sought(generation_id: UUID, claims: list[OutputClaim], **changes: Any) -> OutputSought:
-    values: dict[str, Any] = {
-        "generation_id": generation_id,
+def verify_inputs(user_id: UUID, upload_id: UUID) -> VerifyInputs:
+    return VerifyInputs(generation_id=uuid4(), user_id=user_id, uploads={"image": upload_id})
+
+
+def _expected() -> dict[str, Any]:
+    """What ``clip()`` is."""
+    return {
         "user_id": uuid4(),
-        "version": 4,
-        "kind": "video",
-        "claims": tuple(claims),
         "expected_width_pixels": 320,
         "expected_height_pixels": 240,
         "expected_duration_ms": 2000,
         "max_size_bytes": 10_000_000,
     }
-    return OutputSought(**(values | changes))
 
 
 def settings_for(s3: S3Server, endpoint_url: str | None = None) -> Settings:
@@ -156,13 +171,13 @@ def settings_for(s3: S3Server, endpoint_url: str | None = None) -> Settings:
 async def decoders() -> AsyncIterator[Decoders]:
     decoders = Decoders(1)
     yield decoders
-    await decoders.close()
+    await decoders.stop()
 
 
 @pytest.fixture
-async def desk(
+async def storage(
     s3_server: S3Server, make_database: Callable[..., Awaitable[Database]], decoders: Decoders, tmp_path: Path
-) -> AsyncIterator[Desk]:
+) -> AsyncIterator[StorageHarness]:
     database = await make_database("storage")
     transactions = Transactions(database.engine("storage"), producer="storage")
     settings = settings_for(s3_server)
@@ -170,7 +185,8 @@ async def desk(
     await store.open()
     verifier = Verifier(store, decoders, tmp_path, settings)
     wake = asyncio.Event()
-    worker = Worker(transactions, verifier, (*OUTPUT_QUESTIONS, *INPUT_QUESTIONS), 4, wake)
-    yield Desk(s3_server, database, transactions, store, decoders, verifier, worker, wake)
+    handler = VerificationHandler(transactions, verifier)
+    worker = Worker("test", transactions, handler, (*OUTPUT_SUBJECTS, *INPUT_SUBJECTS), 4, wake)
+    yield StorageHarness(s3_server, database, transactions, store, decoders, verifier, worker, wake)
     await worker.stop()
     await store.close()

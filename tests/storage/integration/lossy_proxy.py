@@ -1,4 +1,4 @@
-"""A way to the object store that loses answers: the store did what it was asked, and nobody hears of it."""
+"""A proxy before the object store that loses responses: the store did the write, and the client never learns it."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 class LossyProxy:
-    """Passes everything on, except for the next ``losses`` answers to writes: those end the connection instead."""
+    """Forwards everything except the next ``losses`` responses to writes: it closes the connection instead."""
 
     def __init__(self, target_url: str) -> None:
         target = urlsplit(target_url)
@@ -30,7 +30,7 @@ class LossyProxy:
             yield self
         finally:
             self._server.close()
-            # Not cancelled: a connection that is closed ends its task by itself.
+            # Not cancelled: the task of a closed connection ends by itself.
             for writer in self._connections.values():
                 writer.close()
             await asyncio.gather(*self._connections)
@@ -42,14 +42,14 @@ class LossyProxy:
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._target)
             try:
-                await self._pass_on(reader, writer, far_reader, far_writer)
+                await self._forward(reader, writer, far_reader, far_writer)
             finally:
                 await _closed(far_writer)
         finally:
             await _closed(writer)
             del self._connections[task]
 
-    async def _pass_on(
+    async def _forward(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
@@ -58,14 +58,14 @@ class LossyProxy:
     ) -> None:
         writing = False
 
-        async def onwards() -> None:
+        async def requests() -> None:
             nonlocal writing
             while data := await reader.read(65536):
                 if data.startswith((b"PUT ", b"GET ", b"HEAD ")):
                     writing = data.startswith(b"PUT ")
                 far_writer.write(data)
 
-        async def back() -> None:
+        async def responses() -> None:
             while data := await far_reader.read(65536):
                 if writing and self.losses and not data.startswith(b"HTTP/1.1 100"):
                     self.losses -= 1
@@ -73,7 +73,7 @@ class LossyProxy:
                     return
                 writer.write(data)
 
-        sides = [asyncio.create_task(onwards()), asyncio.create_task(back())]
+        sides = [asyncio.create_task(requests()), asyncio.create_task(responses())]
         try:
             await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -84,6 +84,6 @@ class LossyProxy:
 
 async def _closed(writer: asyncio.StreamWriter) -> None:
     writer.close()
-    # The other side may have gone first.
+    # The other side may have closed it first.
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()

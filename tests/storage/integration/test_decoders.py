@@ -1,4 +1,4 @@
-"""Decoder processes: whatever a file does to one costs that file alone."""
+"""Decoder processes: a hostile file affects no other file."""
 
 import asyncio
 import io
@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from storage.decoders import Decoders
-from storage.decoding import Inspection, Question
+from storage.decoding import DecodeRequest, Inspection
 from storage.errors import DecoderFailed, DecoderNotStarted, Rejected
 from tests.storage.unit.test_inspection import black_png
 from tests.support.media import endless_photograph, picture
@@ -33,78 +33,78 @@ def process_ids(decoders: Decoders) -> list[int]:
     return [decoder._process.pid for decoder in decoders._all if decoder._process is not None]
 
 
-async def test_a_stalled_decoder_is_replaced_and_its_neighbour_goes_on(good: Path) -> None:
+async def test_a_stalled_decoder_is_replaced_and_the_other_one_goes_on(good: Path) -> None:
     decoders = Decoders(2, picture_seconds=3.0)
     try:
-        await decoders.warm()
-        stalled, neighbour = process_ids(decoders)
+        await decoders.start()
+        stalled, other = process_ids(decoders)
         os.kill(stalled, signal.SIGSTOP)
-        looks = (decoders.inspect(good, "image", PIXELS) for _ in range(2))
-        outcomes = await asyncio.gather(*looks, return_exceptions=True)
+        inspections = (decoders.inspect(good, "image", PIXELS) for _ in range(2))
+        outcomes = await asyncio.gather(*inspections, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {Inspection, DecoderFailed}
         outcomes = await asyncio.gather(*(decoders.inspect(good, "image", PIXELS) for _ in range(4)))
         assert len(outcomes) == 4
-        assert neighbour in process_ids(decoders)
+        assert other in process_ids(decoders)
         assert stalled not in process_ids(decoders)
     finally:
-        await decoders.close()
+        await decoders.stop()
 
 
-async def test_a_picture_holds_its_decoder_for_seconds_whatever_is_in_it(tmp_path: Path) -> None:
+async def test_any_picture_occupies_its_decoder_for_seconds_only(tmp_path: Path) -> None:
     path = tmp_path / "endless.jpg"
     await asyncio.to_thread(path.write_bytes, endless_photograph(scans=20_000))
     decoders = Decoders(1)
     try:
-        await decoders.warm()
+        await decoders.start()
         async with asyncio.timeout(30):
             with pytest.raises(DecoderFailed):
                 await decoders.inspect(path, "image", 50_000_000, is_input=True)
     finally:
-        await decoders.close()
+        await decoders.stop()
 
 
-async def test_a_decoder_that_dies_over_a_file_says_so_and_the_next_file_gets_another(good: Path) -> None:
+async def test_a_decoder_that_died_is_reported_and_replaced(good: Path) -> None:
     decoders = Decoders(1)
     try:
-        await decoders.warm()
+        await decoders.start()
         (doomed,) = process_ids(decoders)
         os.kill(doomed, signal.SIGSTOP)
-        look = asyncio.ensure_future(decoders.inspect(good, "image", PIXELS))
+        inspection = asyncio.ensure_future(decoders.inspect(good, "image", PIXELS))
         await asyncio.sleep(0)
         os.kill(doomed, signal.SIGKILL)
         with pytest.raises(DecoderFailed):
-            await look
+            await inspection
         assert (await decoders.inspect(good, "image", PIXELS)).media.width_pixels == 320
     finally:
-        await decoders.close()
+        await decoders.stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_to_the_whole_group_is_held_against_no_file(good: Path, number: signal.Signals) -> None:
-    """Whoever stops a service may tell all of its processes at once; the service decides when its decoders end."""
+async def test_a_signal_to_the_process_group_does_not_end_a_decoder(good: Path, number: signal.Signals) -> None:
+    """A stop can signal the whole process group. The service alone decides when its decoders exit."""
     decoders = Decoders(1)
     try:
-        await decoders.warm()
-        (told,) = process_ids(decoders)
-        os.kill(told, number)
+        await decoders.start()
+        (signalled,) = process_ids(decoders)
+        os.kill(signalled, number)
         assert (await decoders.inspect(good, "image", PIXELS)).media.width_pixels == 320
-        assert process_ids(decoders) == [told]
+        assert process_ids(decoders) == [signalled]
     finally:
-        await decoders.close()
+        await decoders.stop()
 
 
-async def test_a_look_that_is_given_up_leaves_no_answer_for_the_next_one(good: Path, tmp_path: Path) -> None:
+async def test_a_cancelled_inspection_leaves_no_result_for_the_next_one(good: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.png"
     other.write_bytes(picture(width=64, height=64))
     decoders = Decoders(1)
     try:
-        await decoders.warm()
-        look = asyncio.ensure_future(decoders.inspect(good, "image", PIXELS))
+        await decoders.start()
+        inspection = asyncio.ensure_future(decoders.inspect(good, "image", PIXELS))
         await asyncio.sleep(0)
-        look.cancel()
+        inspection.cancel()
         assert (await decoders.inspect(other, "image", PIXELS)).media.width_pixels == 64
     finally:
-        await decoders.close()
+        await decoders.stop()
 
 
 async def test_a_service_whose_decoders_do_not_start_does_not_start(
@@ -116,12 +116,12 @@ async def test_a_service_whose_decoders_do_not_start_does_not_start(
     monkeypatch.setattr(sys, "executable", str(broken))
     decoders = Decoders(2)
     with pytest.raises(DecoderNotStarted):
-        await decoders.warm()
-    await decoders.close()
+        await decoders.start()
+    await decoders.stop()
 
 
-async def test_a_decoder_in_the_middle_of_a_file_ends_with_the_service(tmp_path: Path) -> None:
-    """Nobody would be left to end it when its time is up."""
+async def test_a_decoder_in_the_middle_of_a_file_exits_with_the_service(tmp_path: Path) -> None:
+    """Without the service, no process would enforce the time limit."""
     path = tmp_path / "endless.mp4"
     await asyncio.to_thread(path.write_bytes, slow_clip())
     decoder = await asyncio.create_subprocess_exec(
@@ -129,8 +129,8 @@ async def test_a_decoder_in_the_middle_of_a_file_ends_with_the_service(tmp_path:
     )
     try:
         assert decoder.stdin is not None
-        decoder.stdin.write(msgspec.json.encode(Question(str(path), "video", 50_000_000)) + b"\n")
-        # All that a decoder notices when its service is killed.
+        decoder.stdin.write(msgspec.json.encode(DecodeRequest(str(path), "video", 50_000_000)) + b"\n")
+        # This is all that a decoder notices when its service is killed.
         decoder.stdin.close()
         await asyncio.wait_for(decoder.wait(), 15)
     finally:
@@ -140,7 +140,7 @@ async def test_a_decoder_in_the_middle_of_a_file_ends_with_the_service(tmp_path:
 
 
 def slow_clip() -> bytes:
-    """Hundreds of large black pictures, which take minutes to unpack."""
+    """Hundreds of large black pictures, which take minutes to decode."""
     packet_body, buffer = black_png(6000, 6000), io.BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
         stream = output.add_stream("png", rate=8)
@@ -153,7 +153,7 @@ def slow_clip() -> bytes:
     return buffer.getvalue()
 
 
-async def test_a_refusal_comes_back_with_its_code(tmp_path: Path) -> None:
+async def test_a_rejection_is_raised_with_its_code(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_bytes(b"<html>")
     decoders = Decoders(1)
@@ -162,17 +162,17 @@ async def test_a_refusal_comes_back_with_its_code(tmp_path: Path) -> None:
             await decoders.inspect(path, "image", PIXELS)
         assert refusal.value.code == "undecodable"
     finally:
-        await decoders.close()
+        await decoders.stop()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_a_decoder_knows_none_of_the_services_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_decoder_does_not_get_the_secrets_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORAGE_S3_SECRET_ACCESS_KEY", "not for hostile files")
     decoders = Decoders(1)
     try:
-        await decoders.warm()
+        await decoders.start()
         (process_id,) = process_ids(decoders)
         environment = await asyncio.to_thread(Path(f"/proc/{process_id}/environ").read_bytes)
         assert b"STORAGE" not in environment
     finally:
-        await decoders.close()
+        await decoders.stop()

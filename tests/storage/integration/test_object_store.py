@@ -1,4 +1,4 @@
-"""The object store on bad days: answers get lost, buckets are missing, and nothing is rejected for it."""
+"""Failures of the object store: responses are lost, buckets are missing, and no file is rejected for it."""
 
 import asyncio
 import hashlib
@@ -12,10 +12,11 @@ from contracts.storage import AssetStored
 from local_platform.servers import S3Server
 from storage.decoders import Decoders
 from storage.errors import Rejected, StoreUnavailable
+from storage.handlers import VerificationHandler
 from storage.object_store import ObjectStore
 from storage.verification import Verifier
-from storage.worker import OUTPUT_QUESTIONS, Worker
-from tests.storage.integration.conftest import Desk, due_at_once, ready, settings_for
+from storage.worker import OUTPUT_SUBJECTS, Worker
+from tests.storage.integration.conftest import StorageHarness, output_ready, settings_for
 from tests.storage.integration.lossy_proxy import LossyProxy
 from tests.support.media import clip
 
@@ -28,14 +29,14 @@ async def proxy(s3_server: S3Server) -> AsyncIterator[LossyProxy]:
 
 @pytest.fixture
 async def store(s3_server: S3Server, proxy: LossyProxy) -> AsyncIterator[ObjectStore]:
-    """Storage's way to the object store, through the proxy."""
+    """The client of storage, which reaches the object store through the proxy."""
     store = ObjectStore(settings_for(s3_server, proxy.url))
     await store.open()
     yield store
     await store.close()
 
 
-async def test_a_write_whose_answer_was_lost_is_recognised_by_its_checksum(
+async def test_a_write_whose_response_was_lost_is_recognised_by_its_checksum(
     store: ObjectStore, proxy: LossyProxy
 ) -> None:
     body, key = b"x" * 100_000, f"{uuid4()}/output.mp4"
@@ -47,33 +48,38 @@ async def test_a_write_whose_answer_was_lost_is_recognised_by_its_checksum(
     assert (found.sha256, found.metadata["attempt-number"]) == (sha256, "1")
 
 
-async def test_losing_every_answer_for_a_while_ends_in_one_asset_and_one_announcement(
-    desk: Desk, store: ObjectStore, proxy: LossyProxy, decoders: Decoders, s3_server: S3Server, tmp_path: Path
+async def test_lost_responses_end_in_one_asset_and_one_message(
+    storage: StorageHarness,
+    store: ObjectStore,
+    proxy: LossyProxy,
+    decoders: Decoders,
+    s3_server: S3Server,
+    tmp_path: Path,
 ) -> None:
     verifier = Verifier(store, decoders, tmp_path, settings_for(s3_server))
-    desk.worker = Worker(desk.transactions, verifier, OUTPUT_QUESTIONS, 4, asyncio.Event())
+    handler = VerificationHandler(storage.transactions, verifier)
+    storage.worker = Worker("test", storage.transactions, handler, OUTPUT_SUBJECTS, 4, asyncio.Event())
     body = clip()
-    generation_id, claim = desk.upload(body)
+    generation_id, reported = storage.upload_output(body)
     proxy.losses = 1000
-    await desk.ask(ready(generation_id, claim))
-    assert await desk.said() == []
+    await storage.verify(output_ready(generation_id, reported))
+    assert await storage.published() == []
     proxy.losses = 0
-    await due_at_once(desk)
-    await desk.finish()
-    (stored,) = await desk.said()
-    assert isinstance(stored, AssetStored)
-    assert desk.library(stored.object_key) == body
-    assert len(await desk.assets()) == 1
+    await storage.make_due()
+    await storage.process_all()
+    stored = await storage.only(AssetStored)
+    assert storage.library(stored.object_key) == body
+    assert len(await storage.assets()) == 1
 
 
-async def test_a_bucket_that_is_not_there_is_our_mistake_and_not_the_files(store: ObjectStore, tmp_path: Path) -> None:
+async def test_a_missing_bucket_rejects_no_file(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         await store.fetch("no-such-bucket", "key", tmp_path / "file", 100)
     with pytest.raises(Rejected):
         await store.fetch("incoming", f"{uuid4()}/1/output.mp4", tmp_path / "file", 100)
 
 
-async def test_a_store_that_is_not_there_is_waited_for(s3_server: S3Server, tmp_path: Path) -> None:
+async def test_an_unreachable_store_is_unavailable(s3_server: S3Server, tmp_path: Path) -> None:
     store = ObjectStore(settings_for(s3_server, "http://127.0.0.1:1"))
     await store.open()
     try:
@@ -83,15 +89,13 @@ async def test_a_store_that_is_not_there_is_waited_for(s3_server: S3Server, tmp_
         await store.close()
 
 
-async def test_a_body_with_another_checksum_is_refused_by_the_store(store: ObjectStore) -> None:
+async def test_the_store_refuses_a_body_with_another_checksum(store: ObjectStore) -> None:
     with pytest.raises(StoreUnavailable, match="400"):
         await store.put_once(f"{uuid4()}/output.mp4", b"damaged on the way", "0" * 64, "video/mp4", {})
 
 
-async def test_a_file_whose_length_is_not_stated_is_fetched_within_its_bound(
-    s3_server: S3Server, tmp_path: Path
-) -> None:
-    """R2 unpacks what was uploaded as gzip, and states no length then: anybody can upload that."""
+async def test_a_file_without_a_stated_length_is_fetched_within_its_bound(s3_server: S3Server, tmp_path: Path) -> None:
+    """R2 decompresses an upload with gzip encoding and then states no length. Any user can upload one."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

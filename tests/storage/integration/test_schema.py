@@ -1,4 +1,4 @@
-"""The migrations make the tables that the code believes in, and the role may do no more than it needs."""
+"""The migrations create the tables that the code declares, and the role has no more rights than it needs."""
 
 import pytest
 import sqlalchemy as sa
@@ -7,7 +7,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy.exc import ProgrammingError
 
 from storage.tables import SCHEMA, metadata
-from tests.storage.integration.conftest import Desk
+from tests.storage.integration.conftest import StorageHarness
 
 MESSAGING = ("outbox_", "inbox_", "dead_", "delivery_", "relay_", "alembic_")
 
@@ -22,8 +22,10 @@ def _differences(connection: sa.Connection) -> list[object]:
     return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
 
-async def test_every_table_and_column_of_the_code_is_in_the_database_with_the_same_type(desk: Desk) -> None:
-    async with desk.database.superuser_engine().connect() as connection:
+async def test_the_database_has_every_declared_table_and_column(
+    storage: StorageHarness,
+) -> None:
+    async with storage.database.superuser_engine().connect() as connection:
         differences = await connection.run_sync(_differences)
     # Indexes, constraints and comments are written in the migrations alone.
     kinds = ("add_table", "remove_table", "add_column", "remove_column")
@@ -40,7 +42,7 @@ async def test_every_table_and_column_of_the_code_is_in_the_database_with_the_sa
         "TRUNCATE storage.uploads",
     ],
 )
-async def test_what_is_in_the_library_is_never_changed_by_the_service(desk: Desk, statement: str) -> None:
+async def test_the_service_cannot_change_assets_or_delete_rows(storage: StorageHarness, statement: str) -> None:
     with pytest.raises(ProgrammingError, match="permission denied"):
-        async with desk.transactions.begin() as tx:
+        async with storage.transactions.begin() as tx:
             await tx.connection.execute(sa.text(statement))

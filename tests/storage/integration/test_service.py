@@ -1,4 +1,4 @@
-"""Storage as a process of its own: real messages, real kills, nothing lost and nothing left behind."""
+"""Storage as a process: real messages, real kills, nothing is lost and nothing is left behind."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from contracts import headers
 from contracts.message import Message
-from contracts.storage import AssetStored, InputsVerified, VerifyInputs
+from contracts.storage import AssetStored, InputsVerified
 from contracts.streams import BY_NAME
 from local_platform.servers import NatsServer
 from messaging.broker import Broker
@@ -26,23 +26,23 @@ from messaging.failpoints import VARIABLE
 from messaging.ids import new_id
 from messaging.topology import assert_stream
 from service_runtime.settings import ServiceSettings
-from storage.workspace import claim_workspace
-from tests.storage.integration.conftest import Desk, due_at_once, ready, sought
+from storage.workspace import create_workspace
+from tests.storage.integration.conftest import StorageHarness, output_lookup, output_ready, verify_inputs
 from tests.support.media import clip, endless_photograph, picture
 from tests.support.waiting import eventually
 
-Say = Callable[[Message], Any]
+Publish = Callable[[Message], Any]
 FAILPOINTS = ("storage.before_put", "storage.after_put", "storage.before_record", "storage.after_record")
 
 
 @pytest.fixture
-async def say(broker_settings: Callable[[str], ServiceSettings]) -> AsyncIterator[Say]:
-    """Publish as generation does."""
+async def publish(broker_settings: Callable[[str], ServiceSettings]) -> AsyncIterator[Publish]:
+    """Publish messages as generation does."""
     broker = Broker.of(broker_settings("generation"), name="generation")
     await broker.connect()
     await assert_stream(broker.jetstream, BY_NAME["GENERATION"], 1)
 
-    async def publish(message: Any, message_id: UUID | None = None) -> None:
+    async def to_the_broker(message: Any, message_id: UUID | None = None) -> None:
         values = {
             headers.MESSAGE_ID: str(message_id or new_id()),
             headers.CORRELATION_ID: str(message.generation_id),
@@ -60,21 +60,21 @@ async def say(broker_settings: Callable[[str], ServiceSettings]) -> AsyncIterato
 
         await eventually(accepted, timeout=20, what="the publication")
 
-    yield publish
+    yield to_the_broker
     await broker.close()
 
 
 @asynccontextmanager
 async def process(
-    desk: Desk, nats: NatsServer, failpoint: str = "", **more_environment: str
+    storage: StorageHarness, nats: NatsServer, failpoint: str = "", **more_environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Storage, the way an operator starts it; it must stop in order when it is told to."""
-    access_key, secret_key = desk.s3.credentials["storage"]
+    """Start storage as an operator does. It must stop in order when it gets SIGTERM."""
+    access_key, secret_key = storage.s3.credentials["storage"]
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "storage.main", "serve"),
         env={
             "PATH": os.environ["PATH"],
-            "STORAGE_DATABASE_URL": desk.database.dsn("storage"),
+            "STORAGE_DATABASE_URL": storage.database.dsn("storage"),
             "STORAGE_NATS_URL": nats.url,
             "STORAGE_NATS_USER": "storage",
             "STORAGE_NATS_PASSWORD": nats.users["storage"],
@@ -82,8 +82,8 @@ async def process(
             "STORAGE_OPS_PORT": "0",
             "STORAGE_POLL_SECONDS": "0.2",
             "STORAGE_DECODER_PROCESSES": "1",
-            "STORAGE_S3_ENDPOINT_URL": desk.s3.endpoint_url,
-            "STORAGE_S3_REGION": desk.s3.region,
+            "STORAGE_S3_ENDPOINT_URL": storage.s3.endpoint_url,
+            "STORAGE_S3_REGION": storage.s3.region,
             "STORAGE_S3_ACCESS_KEY_ID": access_key,
             "STORAGE_S3_SECRET_ACCESS_KEY": secret_key,
             VARIABLE: failpoint,
@@ -101,122 +101,124 @@ async def process(
         await started.wait()
 
 
-async def published(desk: Desk, count: int) -> list[Any]:
-    """What was said, once ``count`` messages have reached the broker."""
+async def published_by(storage: StorageHarness, count: int) -> list[Any]:
+    """The published messages, once ``count`` of them have reached the broker."""
 
     async def delivered() -> bool:
-        async with desk.transactions.begin() as tx:
+        async with storage.transactions.begin() as tx:
             query = "SELECT count(*) FROM storage.outbox_messages WHERE published_at IS NOT NULL"
             return bool(await tx.connection.scalar(sa.text(query)) == count)
 
     await eventually(delivered, timeout=30, what=f"{count} published messages")
-    return await desk.said()
+    return await storage.published()
 
 
-async def test_files_are_stored_and_announced_and_the_process_stops_in_order(
-    desk: Desk, nats_server: NatsServer, say: Say
+async def test_files_are_stored_once_and_the_process_stops_in_order(
+    storage: StorageHarness, nats_server: NatsServer, publish: Publish
 ) -> None:
-    async with process(desk, nats_server):
-        questions = []
+    async with process(storage, nats_server):
+        requests = []
         for _ in range(5):
-            generation_id, claim = desk.upload(clip())
-            questions.append(ready(generation_id, claim))
-        for question in (*questions, *questions):
-            await say(question)
-        # Asked twice, under two message ids: announced twice, stored once.
-        said = await published(desk, 10)
-    assert {type(answer) for answer in said} == {AssetStored}
-    assert len({answer.asset_id for answer in said}) == 5
-    assert len(await desk.assets()) == 5
+            generation_id, reported = storage.upload_output(clip())
+            requests.append(output_ready(generation_id, reported))
+        for request in (*requests, *requests):
+            await publish(request)
+        # Two messages request each file: it is announced twice and stored once.
+        messages = await published_by(storage, 10)
+    assert {type(message) for message in messages} == {AssetStored}
+    assert len({message.asset_id for message in messages}) == 5
+    assert len(await storage.assets()) == 5
 
 
-async def test_several_replicas_share_the_work_and_answer_each_question_once(
-    desk: Desk, nats_server: NatsServer, say: Say
+async def test_two_replicas_share_the_work_and_do_each_request_once(
+    storage: StorageHarness, nats_server: NatsServer, publish: Publish
 ) -> None:
-    owner, questions = uuid4(), []
+    owner, requests = uuid4(), []
     for _ in range(12):
         upload_id = uuid4()
-        desk.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=picture())
-        questions.append(VerifyInputs(generation_id=uuid4(), user_id=owner, uploads={"image": upload_id}))
-    async with process(desk, nats_server), process(desk, nats_server):
-        for question in questions:
-            await say(question)
-        answers = await published(desk, len(questions))
+        storage.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=picture())
+        requests.append(verify_inputs(owner, upload_id))
+    async with process(storage, nats_server), process(storage, nats_server):
+        for request in requests:
+            await publish(request)
+        answers = await published_by(storage, len(requests))
     assert {type(answer) for answer in answers} == {InputsVerified}
-    assert {answer.generation_id for answer in answers} == {question.generation_id for question in questions}
+    assert {answer.generation_id for answer in answers} == {request.generation_id for request in requests}
 
 
-async def test_a_clip_does_not_wait_for_the_pictures_that_users_start_from(
-    desk: Desk, nats_server: NatsServer, say: Say
+async def test_an_output_does_not_wait_for_slow_uploads(
+    storage: StorageHarness, nats_server: NatsServer, publish: Publish
 ) -> None:
-    """One user may have hundreds of orders open, each with a picture that takes as long as it may, and pays nothing."""
+    """A user can have hundreds of unpaid orders, each with a picture that takes as long as it may."""
     owner, upload_id = uuid4(), uuid4()
     hostile = endless_photograph(scans=20_000)
-    desk.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=hostile)
-    async with process(desk, nats_server, STORAGE_CONCURRENCY="2"):
+    storage.s3.client("gateway").put_object(Bucket="uploads", Key=f"{owner}/{upload_id}", Body=hostile)
+    async with process(storage, nats_server, STORAGE_CONCURRENCY="2"):
         for _ in range(10):
-            await say(VerifyInputs(generation_id=uuid4(), user_id=owner, uploads={"image": upload_id}))
+            await publish(verify_inputs(owner, upload_id))
 
-        async def all_asked() -> bool:
-            async with desk.transactions.begin() as tx:
+        async def all_received() -> bool:
+            async with storage.transactions.begin() as tx:
                 return bool(await tx.connection.scalar(sa.text("SELECT count(*) FROM storage.verifications")) == 10)
 
-        await eventually(all_asked, timeout=20)
-        generation_id, claim = desk.upload(clip())
-        await say(ready(generation_id, claim))
-        (stored,) = await published(desk, 1)
+        await eventually(all_received, timeout=20)
+        generation_id, reported = storage.upload_output(clip())
+        await publish(output_ready(generation_id, reported))
+        (stored,) = await published_by(storage, 1)
     assert isinstance(stored, AssetStored)
 
 
 @pytest.mark.parametrize("failpoint", FAILPOINTS)
-async def test_a_death_at_any_point_ends_in_one_asset_and_one_announcement(
-    desk: Desk, nats_server: NatsServer, say: Say, failpoint: str
+async def test_a_kill_at_any_failpoint_ends_in_one_asset_and_one_message(
+    storage: StorageHarness, nats_server: NatsServer, publish: Publish, failpoint: str
 ) -> None:
     body = clip()
-    generation_id, claim = desk.upload(body)
-    async with process(desk, nats_server, failpoint) as doomed:
-        await say(sought(generation_id, [claim]))
+    generation_id, reported = storage.upload_output(body)
+    async with process(storage, nats_server, failpoint) as doomed:
+        await publish(output_lookup(generation_id, [reported]))
         assert await asyncio.wait_for(doomed.wait(), 30) == -signal.SIGKILL
-    # Instead of waiting until the dead one's lease runs out.
-    await due_at_once(desk)
-    async with process(desk, nats_server):
-        (stored,) = await published(desk, 1)
+    # Instead of waiting until the lease of the killed process expires.
+    await storage.make_due()
+    async with process(storage, nats_server):
+        (stored,) = await published_by(storage, 1)
     assert isinstance(stored, AssetStored)
-    assert desk.library(stored.object_key) == body
-    assert len(await desk.assets()) == 1
+    assert storage.library(stored.object_key) == body
+    assert len(await storage.assets()) == 1
 
 
-async def test_the_files_of_a_service_that_was_killed_are_removed_by_the_next_and_those_of_a_living_one_are_not(
-    desk: Desk, nats_server: NatsServer, say: Say, tmp_path: Path
+async def test_a_start_removes_the_files_of_killed_processes_only(
+    storage: StorageHarness, nats_server: NatsServer, publish: Publish, tmp_path: Path
 ) -> None:
     def files() -> list[Path]:
         return [path for path in tmp_path.rglob("*") if path.is_file()]
 
-    generation_id, claim = desk.upload(clip())
-    async with process(desk, nats_server, "storage.before_put", TMPDIR=str(tmp_path)) as doomed:
-        await say(ready(generation_id, claim))
+    generation_id, reported = storage.upload_output(clip())
+    async with process(storage, nats_server, "storage.before_put", TMPDIR=str(tmp_path)) as doomed:
+        await publish(output_ready(generation_id, reported))
         assert await asyncio.wait_for(doomed.wait(), 30) == -signal.SIGKILL
     assert files()
-    neighbours = claim_workspace(tmp_path) / "file"
-    neighbours.touch()
-    async with process(desk, nats_server, TMPDIR=str(tmp_path)):
-        await due_at_once(desk)
-        await published(desk, 1)
-        await eventually(lambda: files() == [neighbours])
-    assert os.listdir(tmp_path) == [neighbours.parent.name]
+    living = create_workspace(tmp_path) / "file"
+    living.touch()
+    async with process(storage, nats_server, TMPDIR=str(tmp_path)):
+        await storage.make_due()
+        await published_by(storage, 1)
+        await eventually(lambda: files() == [living])
+    assert os.listdir(tmp_path) == [living.parent.name]
 
 
-async def test_decoders_end_with_a_service_that_is_killed(desk: Desk, nats_server: NatsServer, say: Say) -> None:
-    async with process(desk, nats_server) as service:
-        # Its first answer shows that it is up.
-        generation_id, claim = desk.upload(clip())
-        await say(ready(generation_id, claim))
-        await published(desk, 1)
+async def test_decoders_exit_when_the_service_is_killed(
+    storage: StorageHarness, nats_server: NatsServer, publish: Publish
+) -> None:
+    async with process(storage, nats_server) as service:
+        # The first result shows that it is up.
+        generation_id, reported = storage.upload_output(clip())
+        await publish(output_ready(generation_id, reported))
+        await published_by(storage, 1)
         children = running_children(service.pid)
         assert children
         service.kill()
         await service.wait()
-        await eventually(lambda: not any(is_running(child) for child in children), what="the end of the decoders")
+        await eventually(lambda: not any(is_running(child) for child in children), what="the exit of the decoders")
 
 
 def running_children(parent: int) -> list[int]:
@@ -227,5 +229,5 @@ def running_children(parent: int) -> list[int]:
 
 def is_running(process_id: int) -> bool:
     state = subprocess.run(("ps", "-o", "stat=", "-p", str(process_id)), capture_output=True, text=True).stdout.strip()
-    # A zombie has ended; whoever inherited it has not looked yet.
+    # A zombie has ended. Its new parent has not reaped it yet.
     return bool(state) and not state.startswith("Z")

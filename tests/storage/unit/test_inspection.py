@@ -1,4 +1,4 @@
-"""Hostile, broken and ordinary files, decoded here."""
+"""Decoding hostile, broken and ordinary files."""
 
 import io
 import struct
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import pytest
+from av.video.codeccontext import VideoCodecContext
 
 from contracts.values import Kind
 from storage.decoding import Inspection
@@ -17,14 +18,14 @@ from storage.inspection import POSTER_LONGEST_SIDE_PIXELS, inspect
 from tests.support.media import clip, picture
 
 
-def look(directory: Path, body: bytes, kind: Kind, largest_pixels: int = 50_000_000) -> Inspection:
+def inspected(directory: Path, body: bytes, kind: Kind, max_pixels: int = 50_000_000) -> Inspection:
     path = directory / "file"
     path.write_bytes(body)
-    return inspect(str(path), kind, largest_pixels)
+    return inspect(str(path), kind, max_pixels)
 
 
 def black_png(width: int, height: int) -> bytes:
-    """As many pixels as asked for, in almost no bytes."""
+    """A PNG of any size in almost no bytes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -37,50 +38,51 @@ def black_png(width: int, height: int) -> bytes:
 
 
 def picture_as(codec_name: str, pixel_format: str, width: int = 320, height: int = 240) -> bytes:
-    """The noise of ``picture`` in another format."""
-    with av.open(io.BytesIO(picture(width, height)), format="png_pipe") as source:
+    """The picture of ``picture()`` in another format."""
+    with av.open(io.BytesIO(picture(width, height)), "r", format="png_pipe") as source:
         frame = next(source.decode(video=0)).reformat(format=pixel_format)
     codec = av.CodecContext.create(codec_name, "w")
+    assert isinstance(codec, VideoCodecContext)
     codec.width, codec.height, codec.pix_fmt, codec.time_base = width, height, pixel_format, Fraction(1, 1)
     frame.pts = 0
     return b"".join(bytes(packet) for packet in (*codec.encode(frame), *codec.encode(None)))
 
 
 def test_a_clip_is_measured_frame_by_frame(tmp_path: Path) -> None:
-    media = look(tmp_path, clip(frames=33, rate=16), "video").media
+    media = inspected(tmp_path, clip(frames=33, rate=16), "video").media
     assert (media.frames, media.frames_per_second, media.duration_ms) == (33, 16.0, 2062)
     assert (media.codec, media.has_audio) == ("h264", False)
 
 
 @pytest.mark.parametrize(("codec", "pixels", "expected"), [("png", "rgb24", "png"), ("mjpeg", "yuvj420p", "jpeg")])
 def test_pictures_have_no_length(tmp_path: Path, codec: str, pixels: str, expected: str) -> None:
-    media = look(tmp_path, picture_as(codec, pixels), "image").media
+    media = inspected(tmp_path, picture_as(codec, pixels), "image").media
     assert media.content_type == f"image/{expected}"
     assert (media.duration_ms, media.frames, media.frames_per_second) == (None, None, None)
 
 
-def test_a_photograph_with_a_second_picture_behind_it_is_that_photograph(tmp_path: Path) -> None:
-    """Telephones append a gain map or a second view, of another size; what reads a JPEG shows the first picture."""
+def test_a_second_picture_behind_a_photograph_is_ignored(tmp_path: Path) -> None:
+    """Phones append a gain map or a second view of another size. Readers of JPEG show the first picture."""
     photograph, gain_map = picture_as("mjpeg", "yuvj420p"), picture_as("mjpeg", "yuvj420p", 80, 60)
-    media = look(tmp_path, photograph + gain_map, "image").media
+    media = inspected(tmp_path, photograph + gain_map, "image").media
     assert (media.width_pixels, media.height_pixels) == (320, 240)
 
 
-def test_pictures_behind_a_picture_are_not_unpacked(tmp_path: Path) -> None:
-    """Hundreds of them, large and black, fit into an upload: they would hold a decoder for as long as it may take."""
+def test_pictures_behind_a_picture_are_not_decoded(tmp_path: Path) -> None:
+    """An upload can contain hundreds of large black pictures: they would occupy a decoder until its time is up."""
     pictures = black_png(6000, 6000) * 40
     started = time.process_time()
-    look(tmp_path, pictures, "image")
-    # One takes a third of a second.
+    inspected(tmp_path, pictures, "image")
+    # One of them takes a third of a second.
     assert time.process_time() - started < 2
-    look(tmp_path, picture() + b"what some programs leave behind" * 100, "image")
+    inspected(tmp_path, picture() + b"what some programs leave behind" * 100, "image")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_truncated_photograph_is_undecodable(tmp_path: Path, share: float) -> None:
     body = picture_as("mjpeg", "yuvj420p")
     with pytest.raises(Rejected) as refusal:
-        look(tmp_path, body[: int(len(body) * share)], "image")
+        inspected(tmp_path, body[: int(len(body) * share)], "image")
     assert refusal.value.code == "undecodable"
 
 
@@ -88,7 +90,7 @@ def test_a_truncated_photograph_is_undecodable(tmp_path: Path, share: float) -> 
 def test_a_truncated_clip_is_undecodable(tmp_path: Path, share: float) -> None:
     body = clip()
     with pytest.raises(Rejected) as refusal:
-        look(tmp_path, body[: int(len(body) * share)], "video")
+        inspected(tmp_path, body[: int(len(body) * share)], "video")
     assert refusal.value.code == "undecodable"
 
 
@@ -97,24 +99,24 @@ def test_a_clip_with_bytes_flipped_inside_is_undecodable(tmp_path: Path) -> None
     middle = len(body) * 2 // 3
     body[middle : middle + 4000] = bytes(4000)
     with pytest.raises(Rejected) as refusal:
-        look(tmp_path, bytes(body), "video")
+        inspected(tmp_path, bytes(body), "video")
     assert refusal.value.code == "undecodable"
 
 
-def test_a_small_file_with_far_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_a_small_file_with_too_many_pixels_is_rejected_undecoded(tmp_path: Path) -> None:
     bomb = black_png(9000, 9000)
     assert len(bomb) < 200_000
     started = time.process_time()
     with pytest.raises(Rejected) as refusal:
-        look(tmp_path, bomb, "image")
-    # Unpacking it takes more than a second.
+        inspected(tmp_path, bomb, "image")
+    # Decoding it takes more than a second.
     assert time.process_time() - started < 0.2
     assert refusal.value.code == "undecodable"
 
 
-def test_tracks_with_far_too_many_pixels_beside_the_clip_are_not_unpacked(tmp_path: Path) -> None:
+def test_other_tracks_with_too_many_pixels_are_not_decoded(tmp_path: Path) -> None:
     path, bomb = tmp_path / "tracks.mp4", black_png(12_000, 12_000)
-    with av.open(io.BytesIO(clip())) as source, av.open(str(path), "w", format="mp4") as output:
+    with av.open(io.BytesIO(clip()), "r") as source, av.open(str(path), "w", format="mp4") as output:
         copy = output.add_stream_from_template(source.streams.video[0])
         beside = [output.add_stream("png", rate=8) for _ in range(3)]
         for track in beside:
@@ -125,35 +127,36 @@ def test_tracks_with_far_too_many_pixels_beside_the_clip_are_not_unpacked(tmp_pa
                 packet.stream = copy
                 output.mux(packet)
         for track in beside:
-            packet = av.Packet(bomb)
-            packet.stream, packet.pts, packet.dts, packet.time_base = track, 0, 0, Fraction(1, 8)
-            output.mux(packet)
+            large = av.Packet(bomb)
+            large.stream, large.pts, large.dts, large.time_base = track, 0, 0, Fraction(1, 8)
+            output.mux(large)
     started = time.process_time()
-    assert look(tmp_path, path.read_bytes(), "video").media.frames == 16
-    # Unpacking them takes more than a second.
+    assert inspected(tmp_path, path.read_bytes(), "video").media.frames == 16
+    # Decoding them takes more than a second.
     assert time.process_time() - started < 0.4
 
 
-def test_a_file_of_the_other_kind_is_not_decoded_at_all(tmp_path: Path) -> None:
-    for body, kind in ((clip()[:64], "image"), (picture()[:64], "video")):
+def test_a_file_of_the_other_kind_is_rejected_undecoded(tmp_path: Path) -> None:
+    files: tuple[tuple[bytes, Kind], ...] = ((clip()[:64], "image"), (picture()[:64], "video"))
+    for body, kind in files:
         with pytest.raises(Rejected) as refusal:
-            look(tmp_path, body, kind)  # type: ignore[arg-type]
+            inspected(tmp_path, body, kind)
         assert refusal.value.code == "wrong_kind"
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"x", b"\0" * 4096, b"\x89PNG\r\n\x1a\n", b"\0\0\0\x18ftypisom", b"\xff\xd8\xff"]
 )
-def test_rubbish_is_undecodable(tmp_path: Path, body: bytes) -> None:
+def test_garbage_is_undecodable(tmp_path: Path, body: bytes) -> None:
     kind: Kind = "video" if b"ftyp" in body else "image"
     with pytest.raises(Rejected) as refusal:
-        look(tmp_path, body, kind)
+        inspected(tmp_path, body, kind)
     assert refusal.value.code == "undecodable"
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 240), (241, 333), (2600, 260), (17, 2)])
 def test_a_poster_is_a_jpeg_of_the_same_shape_and_of_bounded_size(tmp_path: Path, width: int, height: int) -> None:
-    poster = look(tmp_path, picture(width, height), "image").poster
-    media = look(tmp_path, poster, "image").media
+    poster = inspected(tmp_path, picture(width, height), "image").poster
+    media = inspected(tmp_path, poster, "image").media
     assert max(media.width_pixels, media.height_pixels) <= POSTER_LONGEST_SIDE_PIXELS
     assert media.width_pixels / media.height_pixels == pytest.approx(width / height, rel=0.1, abs=0.6)

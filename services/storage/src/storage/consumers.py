@@ -1,17 +1,17 @@
-"""Which message is handled by what."""
+"""Which message is handled by which function."""
 
 from collections.abc import Callable
 
 from contracts.generation import OutputReady, OutputSought
 from contracts.storage import VerifyInputs
 from messaging.consumers import Subscription
-from storage import handlers
+from storage.handlers import request_verification
 
 
-def subscriptions(outputs_due: Callable[[], None], inputs_due: Callable[[], None]) -> tuple[Subscription, ...]:
-    """Everything that storage reads. The row of a question has the message's id as its key: that key is the inbox."""
+def subscriptions(wake_outputs: Callable[[], None], wake_inputs: Callable[[], None]) -> tuple[Subscription, ...]:
+    """Everything that storage reads. A verification has the id of its message as key: that key is the inbox."""
     return (
-        Subscription(OutputReady, handlers.ask(outputs_due), inbox=False),
-        Subscription(OutputSought, handlers.ask(outputs_due), inbox=False),
-        Subscription(VerifyInputs, handlers.ask(inputs_due), inbox=False),
+        Subscription(OutputReady, request_verification(wake_outputs), inbox=False),
+        Subscription(OutputSought, request_verification(wake_outputs), inbox=False),
+        Subscription(VerifyInputs, request_verification(wake_inputs), inbox=False),
     )

@@ -1,4 +1,4 @@
-"""What the service and its decoder processes say to each other. The service itself never loads a decoder."""
+"""The protocol between the service and its decoder processes. The service itself never loads a decoder."""
 
 from typing import Final
 
@@ -8,29 +8,29 @@ from contracts.storage import RejectionCode
 from contracts.values import Kind, MediaProperties
 
 READY: Final = b"\n"
-"""What a decoder says when it has started."""
+"""A decoder writes this once it has started."""
 LENGTH_BYTES: Final = 4
-"""Every answer is preceded by its length, most significant byte first."""
+"""Each result is preceded by its length, most significant byte first."""
 
 
-class Question(msgspec.Struct, frozen=True):
-    """One file to decode, as a line of JSON. ``is_input``: a worker will have to read it, too."""
+class DecodeRequest(msgspec.Struct, frozen=True):
+    """One file to decode, as a line of JSON. ``is_input``: a GPU worker will have to read the file, too."""
 
     path: str
     kind: Kind
-    largest_pixels: int
+    max_pixels: int
     is_input: bool = False
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What a file turned out to be, and a still picture of it (JPEG)."""
+    """The measured properties of a file, and a still picture of it (JPEG)."""
 
     media: MediaProperties
     poster: bytes
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """Either what the file is, or why it is refused."""
+class DecodeResult(msgspec.Struct, frozen=True):
+    """Either the inspection of the file, or the reason why the file is rejected."""
 
     inspection: Inspection | None = None
     code: RejectionCode | None = None

@@ -1,4 +1,4 @@
-"""Holding a file against what was claimed and asked for. Pure: no input, no output."""
+"""Comparing a file with what was reported and with what was ordered. Pure: no input, no output."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -9,12 +9,12 @@ from storage.errors import Rejected
 
 DURATION_TOLERANCE_MS: Final = 500
 DURATION_TOLERANCE_SHARE: Final = 0.1
-"""Models round the number of frames: a clip may differ from its length by half a second or a tenth, if that is more."""
+"""Models round the number of frames: the length of a clip may differ by half a second or a tenth, the larger one."""
 
-LARGEST_PICTURE_PIXELS: Final = 50_000_000
-"""Of what a user uploads: more than any camera phone makes, and still decoded in a moment."""
-LARGEST_FRAME_PIXELS: Final = 50_000_000
-"""Of what a worker claims to have made."""
+MAX_UPLOAD_PIXELS: Final = 50_000_000
+"""The largest picture that a user may upload: larger than any phone's, and still decoded in a moment."""
+MAX_OUTPUT_PIXELS: Final = 50_000_000
+"""The largest frame of an output."""
 
 _EXTENSIONS: Final = {
     "image/png": "png",
@@ -25,48 +25,63 @@ _EXTENSIONS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Expectation:
-    """What an output must measure."""
+@dataclass(frozen=True, slots=True)
+class ExpectedMedia:
+    """The dimensions that were ordered. ``duration_ms`` is None for a picture."""
 
     width_pixels: int
     height_pixels: int
     duration_ms: int | None
 
 
-def check_key(generation_id: UUID, object_key: str) -> None:
-    """Raise ``Rejected`` for a file that lies under another generation's name."""
+@dataclass(frozen=True, slots=True)
+class VerifiedUpload:
+    """A user's uploaded picture that a model can start from."""
+
+    upload_id: UUID
+    user_id: UUID
+    object_key: str
+    size_bytes: int
+    sha256: str
+    media: MediaProperties
+
+
+def check_object_key(generation_id: UUID, object_key: str) -> None:
+    """Raise ``Rejected`` if the key is not one of this generation."""
     if not object_key.startswith(f"{generation_id}/"):
-        raise Rejected("not_found", "the stated key is not one of this generation")
+        raise Rejected("not_found", "the reported key is not one of this generation")
 
 
-def check_bytes(claim: OutputClaim, size_bytes: int, sha256: str) -> None:
-    """Raise ``Rejected`` where what arrived is not what the worker said it sent."""
-    if claim.size_bytes is not None and size_bytes != claim.size_bytes:
-        raise Rejected("size_mismatch", f"the file has {size_bytes} bytes, {claim.size_bytes} were stated")
-    if claim.sha256 is not None and sha256 != claim.sha256.lower():
-        raise Rejected("checksum_mismatch", "the file's sha256 differs from the stated one")
+def check_size_and_checksum(reported: OutputClaim, size_bytes: int, sha256: str) -> None:
+    """Raise ``Rejected`` if the file differs from what the worker reported. What it did not report is not checked."""
+    if reported.size_bytes is not None and size_bytes != reported.size_bytes:
+        raise Rejected("size_mismatch", f"the file has {size_bytes} bytes, {reported.size_bytes} were reported")
+    if reported.sha256 is not None and sha256 != reported.sha256.lower():
+        raise Rejected("checksum_mismatch", "the file's sha256 differs from the reported one")
 
 
-def check_media(expected: Expectation, media: MediaProperties) -> None:
-    """Raise ``Rejected`` where what was decoded is not what was asked for."""
+def check_media(expected: ExpectedMedia, media: MediaProperties) -> None:
+    """Raise ``Rejected`` if the decoded file differs from what was ordered."""
     if (media.width_pixels, media.height_pixels) != (expected.width_pixels, expected.height_pixels):
-        found = f"{media.width_pixels}x{media.height_pixels}"
+        measured = f"{media.width_pixels}x{media.height_pixels}"
         raise Rejected(
-            "wrong_dimensions", f"{expected.width_pixels}x{expected.height_pixels} were asked for, not {found}"
+            "wrong_dimensions", f"{expected.width_pixels}x{expected.height_pixels} were ordered, not {measured}"
         )
     if expected.duration_ms is not None and media.duration_ms is not None:
         tolerance = max(DURATION_TOLERANCE_MS, round(expected.duration_ms * DURATION_TOLERANCE_SHARE))
         if abs(media.duration_ms - expected.duration_ms) > tolerance:
-            raise Rejected("wrong_dimensions", f"{expected.duration_ms} ms were asked for, not {media.duration_ms}")
+            raise Rejected("wrong_dimensions", f"{expected.duration_ms} ms were ordered, not {media.duration_ms}")
 
 
 def library_key(user_id: UUID, generation_id: UUID, content_type: str) -> str:
-    """Where the one output of a generation lives: the same for every attempt, so that only one can be written."""
+    """The key of a generation's one output. All attempts share it, so that only one of them can be written."""
     return f"{user_id}/{generation_id}/output.{_EXTENSIONS[content_type]}"
 
 
 def poster_key(user_id: UUID, generation_id: UUID, output_sha256: str) -> str:
-    """Where the still picture of an output lives. It names the file that it was made from, so that neither of two
-    attempts that race can show the other's picture, and it need not wait for the output to be written."""
+    """The key of an output's still picture.
+
+    It contains the checksum of the output. So a poster always belongs to its clip when two attempts race, and it can
+    be written before the output is.
+    """
     return f"{user_id}/{generation_id}/poster-{output_sha256[:16]}.jpg"

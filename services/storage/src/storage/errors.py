@@ -1,30 +1,31 @@
-"""What can be wrong with a file, and what is wrong with something else."""
+"""What can go wrong: with a file (``Rejected``), with the object store, or with a decoder process."""
 
 from contracts.storage import RejectionCode
 
 
 class Rejected(Exception):
-    """The file is not what it should be. ``code`` says in which way; trying again changes nothing."""
+    """The file is not what was asked for. ``code`` says why. Another try changes nothing."""
 
     def __init__(self, code: RejectionCode, detail: str) -> None:
-        # Both arguments, so that it survives the way back from a decoder process.
-        super().__init__(code, detail)
+        super().__init__(f"{code}: {detail}")
         self.code: RejectionCode = code
         self.detail = detail
 
 
 class StoreUnavailable(Exception):
-    """The object store gave no usable answer: the same work is done again later."""
+    """The object store gave no usable answer. The same work is done again later."""
 
 
 class DecoderFailed(Exception):
-    """The decoder died or took too long on this file; whether the file is to blame shows when it happens again.
+    """The decoder died, or took too long, on a file. Repetition shows whether the file is the cause.
 
-    ``file`` is what the question calls it.
+    ``file`` is the name of the file in the verification request, where it is known.
     """
 
-    file: str | None = None
+    def __init__(self, reason: str, file: str | None = None) -> None:
+        super().__init__(reason)
+        self.file = file
 
 
 class DecoderNotStarted(Exception):
-    """A decoder process ended before it was given a file: the installation or the machine is to blame, and no file."""
+    """A decoder process ended before it got a file. The cause is the installation or the machine, not a file."""

@@ -1,4 +1,4 @@
-"""Decoding a file to the last frame, in processes of its own: files come from outside and may be hostile."""
+"""Decodes a file to its last frame, inside a decoder process: files come from outside and may be hostile."""
 
 import contextlib
 import io
@@ -22,13 +22,13 @@ from storage.decoding import Inspection
 from storage.errors import Rejected
 
 MEMORY_LIMIT_BYTES: Final = 3 * 1024**3
-MOST_FRAMES: Final = 20_000
+MAX_FRAMES: Final = 20_000
 POSTER_LONGEST_SIDE_PIXELS: Final = 1280
 _PILLOW_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 
 
 class Format(msgspec.Struct, frozen=True):
-    """How a file format is recognised (``signature`` at ``offset``) and which demuxer reads it."""
+    """A file format: it has ``signature`` at ``offset``, and ``demuxer`` reads it."""
 
     offset: int
     signature: bytes
@@ -47,7 +47,7 @@ _FORMATS: Final = (
 
 
 def limit_resources() -> None:
-    """Bound the memory that this process may take. Called once, when a decoder starts."""
+    """Bound the memory of this process. Called once, when a decoder starts."""
     av.logging.set_level(av.logging.PANIC)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # macOS does not enforce RLIMIT_AS, and setting it there can fail.
@@ -55,64 +55,64 @@ def limit_resources() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
 
 
-def inspect(path: str, kind: Kind, largest_pixels: int) -> Inspection:
-    """Decode a picture, or every frame of a video. Raises ``Rejected`` for what is no whole one of this ``kind``."""
-    found = _recognise(Path(path))
-    if found.kind != kind:
-        raise Rejected("wrong_kind", f"a {kind} was asked for, and this is {found.content_type}")
-    # Looking for the parameters of a stream, of each of them, decodes a frame already: what is too large stops there.
-    options = {"protocol_whitelist": "file", "max_pixels": str(largest_pixels)}
+def inspect(path: str, kind: Kind, max_pixels: int) -> Inspection:
+    """Decode a picture, or every frame of a video. Raises ``Rejected`` unless it is a whole file of this ``kind``."""
+    detected = _detect_format(Path(path))
+    if detected.kind != kind:
+        raise Rejected("wrong_kind", f"a {kind} was ordered, and this is {detected.content_type}")
+    # Opening a file decodes a frame of each of its streams already: the bound on pixels must hold from here on.
+    options = {"protocol_whitelist": "file", "max_pixels": str(max_pixels)}
     try:
-        # The format is given, not guessed: no playlist or script can be passed off as a video and read other files.
-        with av.open(path, format=found.demuxer, options=options) as container:
-            return _decode(container, found, largest_pixels)
+        # The demuxer is named, not guessed: a playlist or script that pretends to be a video cannot read other files.
+        with av.open(path, format=detected.demuxer, options=options) as container:
+            return _decode(container, detected, max_pixels)
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise Rejected("undecodable", f"decoding failed: {type(error).__name__}") from error
 
 
 def check_readable_by_workers(path: str) -> None:
-    """Workers (ours and ComfyUI) read pictures with Pillow: what it refuses must not cost a run first.
+    """Raise ``Rejected`` if Pillow cannot read the picture.
 
-    Raises ``Rejected``.
+    GPU workers (ours and ComfyUI) read pictures with Pillow: without this check, such a picture would cost a run.
     """
     try:
         with Image.open(path, formats=_PILLOW_FORMATS) as picture:
             ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        # Pillow's way of saying that a file is broken differs from format to format.
+        # Which exception Pillow raises for a broken file depends on the format.
         raise Rejected("undecodable", f"workers cannot read it: {type(error).__name__}") from error
 
 
-def _recognise(path: Path) -> Format:
+def _detect_format(path: Path) -> Format:
     with path.open("rb") as file:
         head = file.read(16)
-    for known in _FORMATS:
-        if head[known.offset : known.offset + len(known.signature)] == known.signature:
-            return known
+    for candidate in _FORMATS:
+        if head[candidate.offset : candidate.offset + len(candidate.signature)] == candidate.signature:
+            return candidate
     raise Rejected("undecodable", "the file is neither a picture nor a video of a known format")
 
 
-def _decode(container: InputContainer, found: Format, largest_pixels: int) -> Inspection:
+def _decode(container: InputContainer, detected: Format, max_pixels: int) -> Inspection:
     if not container.streams.video:
         raise Rejected("undecodable", "the file has no picture")
     stream = container.streams.video[0]
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height == 0:
-        raise Rejected("undecodable", f"the picture is broken, or larger than {largest_pixels} pixels")
-    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(largest_pixels)}
-    # Threads halve the time that a video takes; for the one frame of a picture, starting them costs more.
-    stream.thread_type = "AUTO" if found.kind == "video" else "NONE"
+        raise Rejected("undecodable", f"the picture is broken, or larger than {max_pixels} pixels")
+    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(max_pixels)}
+    # Threads halve the time that a video takes. For the one frame of a picture, starting them costs more than it saves.
+    stream.thread_type = "AUTO" if detected.kind == "video" else "NONE"
     decoded = container.decode(stream)
-    # What stands behind a picture, like the gain map of a photograph, is nothing that anybody would look at.
-    frames, poster, last = _frames(decoded if found.kind == "video" else itertools.islice(decoded, 1), stream)
+    # A picture can be followed by others, like the gain map of a photograph. Readers show only the first one.
+    frames, poster, last = _frames(decoded if detected.kind == "video" else itertools.islice(decoded, 1), stream)
     if frames == 0 or poster is None:
         raise Rejected("undecodable", "the file has no frames")
     if stream.frames and frames < stream.frames:
         raise Rejected("undecodable", f"the file is truncated: {frames} of {stream.frames} frames")
     rate = stream.average_rate or Fraction(0)
-    is_video = found.kind == "video"
+    is_video = detected.kind == "video"
     media = MediaProperties(
-        content_type=found.content_type,
+        content_type=detected.content_type,
         width_pixels=width,
         height_pixels=height,
         codec=stream.codec_context.name,
@@ -125,19 +125,19 @@ def _decode(container: InputContainer, found: Format, largest_pixels: int) -> In
 
 
 def _frames(decoded: Iterable[VideoFrame], stream: VideoStream) -> tuple[int, VideoFrame | None, VideoFrame | None]:
-    """How many frames there are, the one in the middle and the last one."""
-    wanted = stream.frames // 2
-    stated = (stream.codec_context.width, stream.codec_context.height)
+    """Return the number of frames, the frame in the middle, and the last frame."""
+    middle = stream.frames // 2
+    stream_size = (stream.codec_context.width, stream.codec_context.height)
     count, poster, last = 0, None, None
     for frame in decoded:
-        if (frame.width, frame.height) != stated:
+        if (frame.width, frame.height) != stream_size:
             raise Rejected("wrong_dimensions", f"frame {count} measures {frame.width}x{frame.height}, unlike the first")
-        if count <= wanted:
+        if count <= middle:
             poster = frame
         last = frame
         count += 1
-        if count > MOST_FRAMES:
-            raise Rejected("wrong_dimensions", f"more than {MOST_FRAMES} frames")
+        if count > MAX_FRAMES:
+            raise Rejected("wrong_dimensions", f"more than {MAX_FRAMES} frames")
     return count, poster, last
 
 
@@ -149,7 +149,7 @@ def _duration_ms(frames: int, rate: Fraction, last: VideoFrame | None) -> int:
 
 def _jpeg(frame: VideoFrame) -> bytes:
     scale = min(1.0, POSTER_LONGEST_SIDE_PIXELS / max(frame.width, frame.height))
-    # Chroma is halved in both directions: the encoder wants even sides.
+    # The encoder halves the chroma in both directions, and so needs even sides.
     width, height = (max(2, round(side * scale) // 2 * 2) for side in (frame.width, frame.height))
     small = frame.reformat(width=width, height=height, format="yuvj420p")
     small.pts = 0

@@ -3,86 +3,109 @@
 import argparse
 import asyncio
 import shutil
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from messaging.runtime import Messaging
 from service_runtime.database import create_engine
-from service_runtime.lifecycle import run_process, run_service
+from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.migrations import migrate
 from service_runtime.settings import settings_from_environment
 from storage.consumers import subscriptions
 from storage.decoders import Decoders
+from storage.handlers import VerificationHandler
 from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.verification import Verifier
-from storage.worker import INPUT_QUESTIONS, LEASE_BEAT_SECONDS, OUTPUT_QUESTIONS, Worker, measure
-from storage.workspace import claim_workspace
+from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Worker, measure
+from storage.workspace import create_workspace
 
 GAUGES_SECONDS: Final = 15.0
 
 
-async def serve(settings: Settings) -> None:
-    """Run the service until it is told to stop."""
+@dataclass(frozen=True)
+class Storage:
+    """The service, wired and not yet running."""
+
+    components: Sequence[Component]
+    readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    start: Callable[[], Awaitable[None]]
+    stop: Callable[[], Awaitable[None]]
+
+
+def build(settings: Settings) -> Storage:
+    """Put the service together. It connects to nothing yet."""
     engine = create_engine(settings)
     store = ObjectStore(settings)
-    workspace = claim_workspace()
-    # Whoever uploads can make a look take long: that must not hold up what was paid for.
-    output_decoders, input_decoders = (Decoders(settings.decoder_processes) for _ in range(2))
-    outputs_due, inputs_due = asyncio.Event(), asyncio.Event()
+    workspace = create_workspace()
+    wake_outputs, wake_inputs = asyncio.Event(), asyncio.Event()
     messaging = Messaging(
         service="storage",
         engine=engine,
         settings=settings,
-        subscriptions=subscriptions(outputs_due.set, inputs_due.set),
+        subscriptions=subscriptions(wake_outputs.set, wake_inputs.set),
     )
+    # Uploads have their own slots and decoders: users can make them slow, and paid outputs must not wait for them.
+    output_decoders, input_decoders = (Decoders(settings.decoder_processes) for _ in range(2))
 
-    def worker(decoders: Decoders, subjects: Collection[str], due: asyncio.Event) -> Worker:
-        verifier = Verifier(store, decoders, workspace, settings)
-        return Worker(messaging.transactions, verifier, subjects, settings.concurrency, due)
+    def worker(name: str, decoders: Decoders, subjects: Collection[str], wake: asyncio.Event) -> Worker:
+        handler = VerificationHandler(messaging.transactions, Verifier(store, decoders, workspace, settings))
+        return Worker(name, messaging.transactions, handler, subjects, settings.concurrency, wake)
 
-    outputs = worker(output_decoders, OUTPUT_QUESTIONS, outputs_due)
-    inputs = worker(input_decoders, INPUT_QUESTIONS, inputs_due)
+    outputs = worker("outputs", output_decoders, OUTPUT_SUBJECTS, wake_outputs)
+    inputs = worker("inputs", input_decoders, INPUT_SUBJECTS, wake_inputs)
 
     async def start() -> None:
         await store.open()
-        await output_decoders.warm()
-        await input_decoders.warm()
+        await output_decoders.start()
+        await input_decoders.start()
 
     async def stop() -> None:
         await outputs.stop()
         await inputs.stop()
-        await output_decoders.close()
-        await input_decoders.close()
+        await output_decoders.stop()
+        await input_decoders.stop()
         shutil.rmtree(workspace, ignore_errors=True)
         await store.close()
         await engine.dispose()
 
-    await run_service(
-        "storage",
-        settings,
+    return Storage(
         components=[
             *messaging.components(),
-            every("outputs", settings.poll_seconds, outputs.work, wake=outputs_due),
-            every("output-leases", LEASE_BEAT_SECONDS, outputs.keep_leases),
-            every("inputs", settings.poll_seconds, inputs.work, wake=inputs_due),
-            every("input-leases", LEASE_BEAT_SECONDS, inputs.keep_leases),
+            *outputs.components(settings.poll_seconds),
+            *inputs.components(settings.poll_seconds),
             every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),
         ],
         readiness=messaging.readiness(),
-        on_start=start,
-        on_stop=stop,
+        start=start,
+        stop=stop,
     )
 
 
-def main() -> None:
+async def serve(settings: Settings) -> None:
+    """Run the service until it is told to stop."""
+    storage = build(settings)
+    await run_service(
+        "storage",
+        settings,
+        components=storage.components,
+        readiness=storage.readiness,
+        on_start=storage.start,
+        on_stop=storage.stop,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of every command."""
     parser = argparse.ArgumentParser(prog="python -m storage.main", description="The only writer of the library.")
-    parser.add_argument("command", choices=["serve", "migrate"])
-    if parser.parse_args().command == "migrate":
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    subparsers.add_parser("serve", help="run the service")
+    subparsers.add_parser("migrate", help="bring the schema up to date (STORAGE_MIGRATION_DATABASE_URL)")
+    if parser.parse_args(argv).command == "migrate":
         migrate("storage")
         return
     settings = settings_from_environment(Settings)

@@ -1,4 +1,4 @@
-"""The buckets, as storage may use them: read `incoming` and `uploads`, write `library` once."""
+"""Access to the buckets: reads from `incoming` and `uploads`, writes to `library`, each object once."""
 
 import base64
 import hashlib
@@ -19,17 +19,17 @@ from storage.settings import Settings
 CHUNK_BYTES: Final = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A file that was copied here, with what was measured on the way."""
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """The measured size and checksum of an object that was copied to the local disk."""
 
     size_bytes: int
     sha256: str
 
 
-@dataclass(frozen=True)
-class Found:
-    """An object that was in the library already."""
+@dataclass(frozen=True, slots=True)
+class ExistingObject:
+    """An object that was in the library before."""
 
     sha256: str
     metadata: dict[str, str]
@@ -44,7 +44,7 @@ class ObjectStore:
         self._client: Any = None
 
     async def open(self) -> None:
-        """Make the client; it connects when first used."""
+        """Create the client. It connects when it is first used."""
         settings = self._settings
         session = aioboto3.Session(
             aws_access_key_id=settings.s3_access_key_id.get_secret_value(),
@@ -66,43 +66,43 @@ class ObjectStore:
         self._client = await self._stack.enter_async_context(context)
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         await self._stack.aclose()
 
-    async def fetch(self, bucket: str, key: str, path: Path, largest_bytes: int) -> Fetched:
-        """Stream an object to ``path``. Raises ``Rejected`` if it is absent or larger than ``largest_bytes``."""
+    async def fetch(self, bucket: str, key: str, path: Path, max_bytes: int) -> FetchedFile:
+        """Stream an object to ``path``. Raises ``Rejected`` if it is absent or larger than ``max_bytes``."""
         digest, size = hashlib.sha256(), 0
-        async with _translated():
+        async with _store_errors():
             try:
-                answer = await self._client.get_object(Bucket=bucket, Key=key)
+                response = await self._client.get_object(Bucket=bucket, Key=key)
             except ClientError as error:
-                # A bucket that is not there is our mistake, and no reason to reject anything.
+                # A missing bucket is our mistake, and no reason to reject a file.
                 if error.response.get("Error", {}).get("Code") == "NoSuchKey":
-                    raise Rejected("not_found", "no object under the stated key") from error
+                    raise Rejected("not_found", "no object under the reported key") from error
                 raise
-            # Not stated where the store unpacks what was uploaded as compressed.
-            stated = answer.get("ContentLength")
-            async with answer["Body"] as body:
+            # Absent where the store decompresses an object that was uploaded compressed.
+            length = response.get("ContentLength")
+            async with response["Body"] as body:
                 with path.open("wb") as file:
-                    async for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
+                    async for chunk in response["Body"].iter_chunks(CHUNK_BYTES):
                         size += len(chunk)
-                        if max(size, stated or 0) > largest_bytes:
+                        if max(size, length or 0) > max_bytes:
                             body.close()
-                            raise Rejected("size_mismatch", f"the file is larger than {largest_bytes} bytes")
+                            raise Rejected("size_mismatch", f"the file is larger than {max_bytes} bytes")
                         digest.update(chunk)
                         file.write(chunk)
-            if stated is not None and size != stated:
-                raise StoreUnavailable(f"the body ended after {size} of {stated} bytes")
-        return Fetched(size, digest.hexdigest())
+            if length is not None and size != length:
+                raise StoreUnavailable(f"the body ended after {size} of {length} bytes")
+        return FetchedFile(size, digest.hexdigest())
 
     async def put_once(
         self, key: str, body: Path | bytes, sha256: str, content_type: str, metadata: dict[str, str]
-    ) -> Found | None:
-        """Write a library object unless it exists; None if this call wrote it, else what was there before.
+    ) -> ExistingObject | None:
+        """Write a library object unless it exists. Returns None if this call wrote it, else the existing object.
 
-        A write whose answer was lost looks like one that was there before, with the same checksum: both are the same.
+        After a write whose response was lost, the existing object has the checksum of ``body``.
         """
-        async with _translated():
+        async with _store_errors():
             data = body.open("rb") if isinstance(body, Path) else body
             try:
                 await self._client.put_object(
@@ -123,7 +123,7 @@ class ObjectStore:
                 if not isinstance(data, bytes):
                     data.close()
             head = await self._client.head_object(Bucket=self._settings.s3_library_bucket, Key=key)
-        return Found(head["Metadata"].get("sha256", ""), head["Metadata"])
+        return ExistingObject(head["Metadata"].get("sha256", ""), head["Metadata"])
 
 
 def _status(error: ClientError) -> int:
@@ -131,8 +131,8 @@ def _status(error: ClientError) -> int:
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """Whatever the store or the way to it did wrong is one failure to the rest of the service."""
+async def _store_errors() -> AsyncIterator[None]:
+    """Turn every failure of the store, or of the network to it, into ``StoreUnavailable``."""
     try:
         yield
     except ClientError as error:

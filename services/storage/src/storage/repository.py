@@ -1,7 +1,8 @@
-"""All SQL of storage. What every file executes is put together once."""
+"""All SQL of storage. Statements that run for every file are built once."""
 
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,17 +13,58 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.storage import AssetStored
 from contracts.values import MediaProperties
+from storage.domain import VerifiedUpload
 from storage.tables import assets, uploads, verifications
 
 OUTPUT: Final = "output"
 
+LOOKAHEAD: Final = 1000
+"""The number of open verifications, the oldest first, among which users take turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewVerification:
+    """A verification that a message requests. ``payload`` is the encoded message."""
+
+    message_id: UUID
+    subject: str
+    generation_id: UUID
+    user_id: UUID
+    payload: bytes
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedVerification:
+    """A verification that a worker has leased. ``fence`` is the number of its claim.
+
+    ``tries`` counts this one too. ``failed_files`` names a file once for each time that a decoder failed on it.
+    """
+
+    message_id: UUID
+    subject: str
+    generation_id: UUID
+    user_id: UUID
+    payload: bytes
+    traceparent: str | None
+    tries: int
+    failed_files: tuple[str, ...]
+    fence: int
+    requested_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVerifications:
+    """How many verifications have no result yet, and the age of the oldest one."""
+
+    count: int
+    oldest_seconds: float
+
+
 _ADD_VERIFICATIONS: Final = insert(verifications).values(next_try_at=sa.func.now()).on_conflict_do_nothing()
 
-LOOKAHEAD: Final = 1000
-"""So many of the open questions, the longest waiting ones, are put into the order of turns."""
-
-# A user's first turn comes before anybody's second one, and what is being looked at counts as turns that were had:
-# whoever asks much, or what takes long, holds up the others by what is being looked at already, and by no more.
+# The first turn of each user comes before the second turn of any user. Verifications in progress count as turns that
+# were taken. So a user with many or with slow files delays others only by the files in progress.
 _CLAIM_DUE: Final = sa.text("""
     WITH open AS MATERIALIZED (
         SELECT message_id, user_id, next_try_at, coalesce(leased_until >= now(), false) AS leased
@@ -45,12 +87,12 @@ _CLAIM_DUE: Final = sa.text("""
     FROM chosen WHERE v.message_id = chosen.message_id
     RETURNING v.*
 """).columns(**{column.name: column.type for column in verifications.c})
-_ANSWER: Final = (
+_COMPLETE: Final = (
     sa.update(verifications)
     .where(
         verifications.c.message_id == sa.bindparam("claimed_id"), verifications.c.fence == sa.bindparam("claimed_fence")
     )
-    .values(answer=sa.bindparam("said"), answered_at=sa.func.now(), next_try_at=None, leased_until=None)
+    .values(answer=sa.bindparam("result"), answered_at=sa.func.now(), next_try_at=None, leased_until=None)
     .returning(verifications.c.message_id)
 )
 _ADD_ASSET: Final = insert(assets).on_conflict_do_nothing(index_elements=["generation_id", "role"]).returning(*assets.c)
@@ -60,74 +102,76 @@ _FIND_ASSETS: Final = sa.select(assets).where(
 )
 
 
-async def add_verifications(connection: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
-    """Write down what was asked, due at once."""
-    await connection.execute(_ADD_VERIFICATIONS, list(rows))
+async def add_verifications(connection: AsyncConnection, requested: Sequence[NewVerification]) -> None:
+    """Record what messages request, due at once. A message that was recorded before changes nothing."""
+    await connection.execute(_ADD_VERIFICATIONS, [asdict(one) for one in requested])
 
 
 async def claim_due(
     connection: AsyncConnection, subjects: Collection[str], limit: int, lease: timedelta
-) -> list[sa.Row[Any]]:
-    """Lease verifications whose time has come, users in turn, longest waiting first; each claim raises the fence."""
+) -> list[ClaimedVerification]:
+    """Lease due verifications. Users take turns, and the oldest of a user comes first. Each claim raises the fence."""
     values = {"subjects": list(subjects), "room": limit, "lease": lease, "lookahead": LOOKAHEAD}
-    return list(await connection.execute(_CLAIM_DUE, values))
+    return [_claimed(row) for row in await connection.execute(_CLAIM_DUE, values)]
 
 
-async def answer(connection: AsyncConnection, claim: sa.Row[Any], subject: str) -> bool:
-    """Close a verification with its answer; False if another worker has claimed it since."""
-    values = {"claimed_id": claim.message_id, "claimed_fence": claim.fence, "said": subject}
-    return (await connection.execute(_ANSWER, values)).one_or_none() is not None
+async def complete(connection: AsyncConnection, claimed: ClaimedVerification, result_subject: str) -> bool:
+    """Close a verification with its result. False if another worker has claimed it since."""
+    values = {"claimed_id": claimed.message_id, "claimed_fence": claimed.fence, "result": result_subject}
+    return (await connection.execute(_COMPLETE, values)).one_or_none() is not None
 
 
 async def postpone(
-    connection: AsyncConnection, claim: sa.Row[Any], delay: timedelta, failed_file: str | None = None
+    connection: AsyncConnection, claimed: ClaimedVerification, delay: timedelta, failed_file: str | None = None
 ) -> None:
-    """Give the lease back and try again later. ``failed_file``: it brought a decoder down."""
-    failed_files = [*claim.failed_files, failed_file] if failed_file is not None else claim.failed_files
+    """Give the lease back and try again after ``delay``. ``failed_file`` names a file on which a decoder failed."""
+    failed_files = [*claimed.failed_files, failed_file] if failed_file is not None else list(claimed.failed_files)
     statement = (
         sa.update(verifications)
-        .where(verifications.c.message_id == claim.message_id, verifications.c.fence == claim.fence)
+        .where(verifications.c.message_id == claimed.message_id, verifications.c.fence == claimed.fence)
         .values(next_try_at=sa.func.now() + delay, leased_until=None, failed_files=failed_files)
     )
     await connection.execute(statement)
 
 
-async def extend_leases(connection: AsyncConnection, claims: Sequence[sa.Row[Any]], lease: timedelta) -> None:
-    """Say that these are still being worked on; what another worker has claimed since is left alone."""
-    await connection.execute(_held(claims).values(leased_until=sa.func.now() + lease))
+async def extend_leases(
+    connection: AsyncConnection, claimed: Collection[ClaimedVerification], lease: timedelta
+) -> None:
+    """Extend the leases of work in progress. What another worker has claimed since stays as it is."""
+    await connection.execute(_update_leased(claimed).values(leased_until=sa.func.now() + lease))
 
 
-async def release(connection: AsyncConnection, claims: Sequence[sa.Row[Any]]) -> None:
-    """Give back what was not answered, so that another worker takes it at once."""
-    await connection.execute(_held(claims).values(leased_until=None))
+async def release(connection: AsyncConnection, claimed: Collection[ClaimedVerification]) -> None:
+    """Give back what has no result, so that another worker can claim it at once."""
+    await connection.execute(_update_leased(claimed).values(leased_until=None))
 
 
-async def count_open(connection: AsyncConnection) -> tuple[int, float]:
-    """How many questions are open, and for how many seconds the oldest has been."""
+async def count_open(connection: AsyncConnection) -> OpenVerifications:
+    """Count the verifications without a result."""
     age = sa.func.extract("epoch", sa.func.now() - sa.func.min(verifications.c.asked_at))
     statement = sa.select(sa.func.count(), sa.func.coalesce(age, 0)).where(verifications.c.next_try_at.is_not(None))
     count, seconds = (await connection.execute(statement)).one()
-    return count, float(seconds)
+    return OpenVerifications(count, float(seconds))
 
 
-def _held(claims: Sequence[sa.Row[Any]]) -> sa.Update:
-    held = [(claim.message_id, claim.fence) for claim in claims]
+def _update_leased(claimed: Collection[ClaimedVerification]) -> sa.Update:
+    keys = [(one.message_id, one.fence) for one in claimed]
     return (
         sa.update(verifications)
-        .where(sa.tuple_(verifications.c.message_id, verifications.c.fence).in_(held))
-        # Neither answered nor put off meanwhile.
+        .where(sa.tuple_(verifications.c.message_id, verifications.c.fence).in_(keys))
+        # Neither completed nor postponed in the meantime.
         .where(verifications.c.leased_until.is_not(None))
     )
 
 
 async def find_assets(connection: AsyncConnection, generation_ids: Collection[UUID]) -> dict[UUID, AssetStored]:
-    """The outputs of those of these generations that have one, as they are announced."""
+    """The recorded outputs of these generations, as they are announced."""
     rows = await connection.execute(_FIND_ASSETS, {"generation_ids": list(generation_ids), "role": OUTPUT})
     return {row.generation_id: _announcement(row) for row in rows}
 
 
 async def add_asset(connection: AsyncConnection, asset: AssetStored) -> AssetStored:
-    """Record the output of a generation and return what stands: the first one recorded wins."""
+    """Record the output of a generation, unless it has one. Returns the output that is recorded."""
     row = {
         "asset_id": asset.asset_id,
         "generation_id": asset.generation_id,
@@ -147,23 +191,15 @@ async def add_asset(connection: AsyncConnection, asset: AssetStored) -> AssetSto
     return (await find_assets(connection, [asset.generation_id]))[asset.generation_id]
 
 
-async def put_upload(
-    connection: AsyncConnection,
-    upload_id: UUID,
-    user_id: UUID,
-    key: str,
-    size_bytes: int,
-    sha256: str,
-    media: MediaProperties,
-) -> None:
-    """Remember that a user's upload was looked at and is a picture."""
+async def put_upload(connection: AsyncConnection, upload: VerifiedUpload) -> None:
+    """Record that a user's upload is a picture that models can start from, or record it anew."""
     statement = insert(uploads).values(
-        upload_id=upload_id,
-        user_id=user_id,
-        object_key=key,
-        size_bytes=size_bytes,
-        sha256=sha256,
-        media=msgspec.to_builtins(media),
+        upload_id=upload.upload_id,
+        user_id=upload.user_id,
+        object_key=upload.object_key,
+        size_bytes=upload.size_bytes,
+        sha256=upload.sha256,
+        media=msgspec.to_builtins(upload.media),
     )
     statement = statement.on_conflict_do_update(
         index_elements=["upload_id"],
@@ -172,6 +208,21 @@ async def put_upload(
         where=uploads.c.user_id == statement.excluded.user_id,
     )
     await connection.execute(statement)
+
+
+def _claimed(row: sa.Row[Any]) -> ClaimedVerification:
+    return ClaimedVerification(
+        message_id=row.message_id,
+        subject=row.subject,
+        generation_id=row.generation_id,
+        user_id=row.user_id,
+        payload=row.payload,
+        traceparent=row.traceparent,
+        tries=row.tries,
+        failed_files=tuple(row.failed_files),
+        fence=row.fence,
+        requested_at=row.asked_at,
+    )
 
 
 def _announcement(row: sa.Row[Any]) -> AssetStored:

@@ -1,4 +1,4 @@
-"""What storage must be told. Every name is prefixed with ``STORAGE_``; secrets have no defaults."""
+"""The settings of storage. Each variable starts with ``STORAGE_``. Secrets have no defaults."""
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -7,7 +7,7 @@ from service_runtime.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
-    """The buckets, and how much is done at a time."""
+    """The object store and the limits of concurrent work."""
 
     model_config = SettingsConfigDict(env_prefix="STORAGE_")
 
@@ -20,7 +20,7 @@ class Settings(ServiceSettings):
     s3_library_bucket: str = "library"
 
     concurrency: int = Field(default=16, ge=1, le=64)
-    """Outputs looked at at a time, and as many users' uploads; each may take its size in temporary disk space."""
+    """Outputs that are verified at a time, and as many uploads. Each takes its size in temporary disk space."""
     decoder_processes: int = Field(default=2, ge=1, le=32)
-    """For outputs, and as many again for uploads."""
+    """Decoder processes for outputs, and as many again for uploads."""
     poll_seconds: float = Field(default=2.0, gt=0)

@@ -1,13 +1,13 @@
-"""Looking at files: fetched, measured, decoded, and written to the library, outside of any transaction."""
+"""Verifies files: fetches, measures and decodes them, and writes outputs to the library. No transaction is open."""
 
 import asyncio
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256 as sha256_of
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from contracts.generation import OutputReady, OutputSought
@@ -19,33 +19,40 @@ from messaging.ids import new_id
 from storage.decoders import Decoders
 from storage.decoding import Inspection
 from storage.domain import (
-    LARGEST_FRAME_PIXELS,
-    LARGEST_PICTURE_PIXELS,
-    Expectation,
-    check_bytes,
-    check_key,
+    MAX_OUTPUT_PIXELS,
+    MAX_UPLOAD_PIXELS,
+    ExpectedMedia,
+    VerifiedUpload,
     check_media,
+    check_object_key,
+    check_size_and_checksum,
     library_key,
     poster_key,
 )
-from storage.object_store import Fetched, ObjectStore
+from storage.object_store import FetchedFile, ObjectStore
 from storage.settings import Settings
 
 First = TypeVar("First")
 Second = TypeVar("Second")
 
 
-@dataclass(frozen=True)
-class VerifiedUpload:
-    """A user's picture that a model can start from."""
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """The attempt that made an output, as it is noted in the metadata of the library object."""
 
-    key: str
-    fetched: Fetched
-    inspection: Inspection
+    attempt_id: UUID
+    attempt_number: int
+
+    def as_metadata(self) -> dict[str, str]:
+        return {"attempt-id": str(self.attempt_id), "attempt-number": str(self.attempt_number)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
+        return cls(UUID(metadata["attempt-id"]), int(metadata["attempt-number"]))
 
 
 class Verifier:
-    """Looks at one file at a time, which lies in ``workspace`` meanwhile; holds no state between them."""
+    """Verifies one file per call. The file lies in ``workspace`` meanwhile. Keeps no state between calls."""
 
     def __init__(self, store: ObjectStore, decoders: Decoders, workspace: Path, settings: Settings) -> None:
         self._store = store
@@ -55,42 +62,42 @@ class Verifier:
         self._uploads = settings.s3_uploads_bucket
         self._library = settings.s3_library_bucket
 
-    async def store_output(self, asked: OutputReady | OutputSought, claim: OutputClaim) -> AssetStored:
-        """Verify what an attempt uploaded and write it to the library, once. Raises ``Rejected``."""
-        expected = Expectation(
-            width_pixels=asked.expected_width_pixels,
-            height_pixels=asked.expected_height_pixels,
-            duration_ms=asked.expected_duration_ms,
+    async def store_output(self, request: OutputReady | OutputSought, reported: OutputClaim) -> AssetStored:
+        """Verify the file of an attempt and write it to the library, once. Raises ``Rejected``."""
+        expected = ExpectedMedia(
+            width_pixels=request.expected_width_pixels,
+            height_pixels=request.expected_height_pixels,
+            duration_ms=request.expected_duration_ms,
         )
         with tempfile.NamedTemporaryFile(dir=self._workspace) as file:
             path = Path(file.name)
-            check_key(asked.generation_id, claim.object_key)
-            fetched = await self._store.fetch(self._incoming, claim.object_key, path, asked.max_size_bytes)
-            check_bytes(claim, fetched.size_bytes, fetched.sha256)
-            inspection = await self._decoders.inspect(path, asked.kind, LARGEST_FRAME_PIXELS)
+            check_object_key(request.generation_id, reported.object_key)
+            fetched = await self._store.fetch(self._incoming, reported.object_key, path, request.max_size_bytes)
+            check_size_and_checksum(reported, fetched.size_bytes, fetched.sha256)
+            inspection = await self._decoders.inspect(path, request.kind, MAX_OUTPUT_PIXELS)
             check_media(expected, inspection.media)
-            key = library_key(asked.user_id, asked.generation_id, inspection.media.content_type)
-            attempt = {"attempt-id": str(claim.attempt_id), "attempt-number": str(claim.attempt_number)}
             content_type = inspection.media.content_type
+            key = library_key(request.user_id, request.generation_id, content_type)
+            attempt = _Attempt(reported.attempt_id, reported.attempt_number)
             failpoint("storage.before_put")
-            found, poster = await _both(
-                self._store.put_once(key, path, fetched.sha256, content_type, attempt),
-                self._put_poster(asked, fetched, inspection),
+            existing, poster = await _both(
+                self._store.put_once(key, path, fetched.sha256, content_type, attempt.as_metadata()),
+                self._put_poster(request, fetched, inspection),
             )
             failpoint("storage.after_put")
-            if found is not None and found.sha256 != fetched.sha256:
-                # Another attempt's file was verified and written first, and its worker may not have lived to say so:
-                # the object that stands is the output, and what is recorded must describe it.
-                fetched = await self._store.fetch(self._library, key, path, asked.max_size_bytes)
-                inspection = await self._decoders.inspect(path, asked.kind, LARGEST_FRAME_PIXELS)
-                poster = await self._put_poster(asked, fetched, inspection)
-                attempt = found.metadata
+            if existing is not None and existing.sha256 != fetched.sha256:
+                # The file of another attempt was verified and written first, and perhaps never recorded. The object
+                # in the library is the output, so the record must describe that object.
+                fetched = await self._store.fetch(self._library, key, path, request.max_size_bytes)
+                inspection = await self._decoders.inspect(path, request.kind, MAX_OUTPUT_PIXELS)
+                poster = await self._put_poster(request, fetched, inspection)
+                attempt = _Attempt.from_metadata(existing.metadata)
         return AssetStored(
             asset_id=new_id(),
-            generation_id=asked.generation_id,
-            user_id=asked.user_id,
-            attempt_id=UUID(attempt["attempt-id"]),
-            attempt_number=int(attempt["attempt-number"]),
+            generation_id=request.generation_id,
+            user_id=request.user_id,
+            attempt_id=attempt.attempt_id,
+            attempt_number=attempt.attempt_number,
             object_key=key,
             poster_object_key=poster,
             size_bytes=fetched.size_bytes,
@@ -99,24 +106,33 @@ class Verifier:
             stored_at=datetime.now(UTC),
         )
 
-    async def look_at_upload(self, user_id: UUID, upload_id: UUID) -> VerifiedUpload:
+    async def verify_upload(self, user_id: UUID, upload_id: UUID) -> VerifiedUpload:
         """Fetch and decode a user's picture. Raises ``Rejected``."""
         key = upload_key(user_id, upload_id)
         with tempfile.NamedTemporaryFile(dir=self._workspace) as file:
             path = Path(file.name)
             fetched = await self._store.fetch(self._uploads, key, path, MAX_UPLOAD_BYTES)
-            inspection = await self._decoders.inspect(path, "image", LARGEST_PICTURE_PIXELS, is_input=True)
-        return VerifiedUpload(key, fetched, inspection)
+            inspection = await self._decoders.inspect(path, "image", MAX_UPLOAD_PIXELS, is_input=True)
+        return VerifiedUpload(
+            upload_id=upload_id,
+            user_id=user_id,
+            object_key=key,
+            size_bytes=fetched.size_bytes,
+            sha256=fetched.sha256,
+            media=inspection.media,
+        )
 
-    async def _put_poster(self, asked: OutputReady | OutputSought, output: Fetched, inspection: Inspection) -> str:
-        key = poster_key(asked.user_id, asked.generation_id, output.sha256)
+    async def _put_poster(
+        self, request: OutputReady | OutputSought, output: FetchedFile, inspection: Inspection
+    ) -> str:
+        key = poster_key(request.user_id, request.generation_id, output.sha256)
         poster = inspection.poster
         await self._store.put_once(key, poster, sha256_of(poster).hexdigest(), "image/jpeg", {})
         return key
 
 
 async def _both(first: Coroutine[Any, Any, First], second: Coroutine[Any, Any, Second]) -> tuple[First, Second]:
-    """Two writes at the same time; when one fails, the other is ended before its file is removed."""
+    """Run two writes at the same time. If one fails, the other ends before this raises, and its file is removed."""
     try:
         async with asyncio.TaskGroup() as tasks:
             one, other = tasks.create_task(first), tasks.create_task(second)

@@ -1,4 +1,4 @@
-"""Where files lie while they are looked at: a directory of each process. What a killed one left, the next removes."""
+"""Where files lie while they are verified: one directory per process. A new process removes those of killed ones."""
 
 import fcntl
 import os
@@ -7,24 +7,24 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-_PREFIX: Final = "reelhouse-looks-"
+_PREFIX: Final = "reelhouse-storage-"
 
 
-def claim_workspace(parent: Path | None = None) -> Path:
-    """Make a directory that is this process's as long as it lives, and remove those whose processes live no more."""
+def create_workspace(parent: Path | None = None) -> Path:
+    """Create a directory that belongs to this process until it ends. Remove the directories of dead processes."""
     parent = parent or Path(tempfile.gettempdir())
-    for left in parent.glob(f"{_PREFIX}*"):
-        if _lock(left):
-            shutil.rmtree(left, ignore_errors=True)
+    for abandoned in parent.glob(f"{_PREFIX}*"):
+        if _lock(abandoned):
+            shutil.rmtree(abandoned, ignore_errors=True)
     while True:
-        made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        # Another process that starts may have taken it for one that was left.
-        if _lock(made) and made.exists():
-            return made
+        created = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        # Another starting process may have removed it before it was locked.
+        if _lock(created) and created.exists():
+            return created
 
 
 def _lock(directory: Path) -> bool:
-    """Whether nobody else has the directory. The lock is kept until this process ends, however it ends."""
+    """Take the lock of the directory and keep it until this process ends. False if another process has it."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
