@@ -286,3 +286,38 @@ def test_a_grant_that_arrives_after_its_time_expires_at_once() -> None:
     _, lines = credit(account, 10, "goodwill", expires_at=NOW - timedelta(seconds=1))
     assert [line.reason for line in lines] == ["goodwill", "expiry"]
     assert balances(account) == (0, 0, 0)
+
+
+def test_a_clawback_passes_over_spent_grants_and_takes_from_the_others() -> None:
+    account, payment_id = new_account(), uuid4()
+    spent, _ = credit(account, 10, "bonus", payment_id=payment_id)
+    domain.resolve(book_at(), account, hold(account, 10), "captured", 10)
+    other, _ = credit(account, 10)
+    take_back(account, 4, payment_id)
+    assert [account.grants[grant_id].remaining_credits for grant_id in (spent, other)] == [0, 6]
+
+
+@pytest.mark.parametrize("amount", [0, -1])
+def test_only_positive_amounts_are_granted_or_clawed_back(amount: int) -> None:
+    account = new_account()
+    with pytest.raises(InvalidAmount, match="grant"):
+        credit(account, amount)
+    with pytest.raises(InvalidAmount, match="clawback"):
+        take_back(account, amount)
+    assert balances(account) == (0, 0, 0)
+
+
+def test_a_negative_capture_is_an_error() -> None:
+    account = new_account()
+    credit(account, 30)
+    with pytest.raises(InvalidAmount, match="capture"):
+        domain.resolve(book_at(), account, hold(account, 30), "captured", -1)
+
+
+def test_a_reservation_remembers_how_it_was_resolved() -> None:
+    account = new_account()
+    credit(account, 30)
+    reservation = hold(account, 30)
+    resolution, _ = domain.resolve(book_at(), account, reservation, "captured", 12)
+    resolved = domain.resolved(reservation, resolution)
+    assert (resolved.status, resolved.captured_credits, resolved.amount_credits) == ("captured", 12, 30)
