@@ -45,7 +45,7 @@ token: install ## Print a development token for the platform NAME
 	@$(RUN)/python -m local_platform token --name $(NAME) $(ARGS)
 
 ##@ Check
-.PHONY: test check lint types unit coverage audit
+.PHONY: test check lint types unit coverage audit k8s-check image-check format hooks
 test: lint types ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
 	$(RUN)/pytest -n 3 --dist loadfile $(ARGS)
 	cd gpu-endpoint && .venv/bin/python -m pytest
@@ -71,19 +71,17 @@ unit: install ## The tests that need no servers
 coverage: install ## Every branch of the domain modules, by the unit tests alone; fails below 100 %
 	$(RUN)/pytest $(wildcard tests/*/unit) --cov --cov-report=term-missing:skip-covered $(ARGS)
 
-audit: $(UV) ## Both lock files against the OSV database of known vulnerabilities; needs network, fails without it
+audit: $(UV) ## Every lock file against the OSV database of known vulnerabilities; needs network, fails without it
 	$(UV) audit --frozen $(ARGS)
 	cd gpu-endpoint && ../$(UV) audit --frozen $(ARGS)
 	cd deploy/checks && ../../$(UV) audit --frozen $(ARGS)
 
-.PHONY: k8s-check image-check
 k8s-check: install ## Render every overlay and combination of components, and hold them against schemas and settings
 	$(RUN)/pytest tests/deploy/test_kubernetes.py $(ARGS)
 
 image-check: install ## Lint the image files, and hold that every path they copy is there
 	$(RUN)/pytest tests/deploy/test_image_files.py $(ARGS)
 
-.PHONY: format hooks
 format: install ## Format the code and sort the imports
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
@@ -157,4 +155,4 @@ clean: ## Remove the environments, the caches and the logs of stopped platforms
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z0-9-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
