@@ -7,6 +7,11 @@ from uuid import UUID
 from contracts.message import Message, Service
 from contracts.values import GenerationOrder, LedgerLine
 
+RefusalCode = Literal[
+    "insufficient_credits",  # the order costs more than is available
+    "account_frozen",  # a receivable is open
+]
+
 
 class CreditsReserved(Message, frozen=True, kw_only=True):
     """The price of an order moved from available to reserved. Carries the whole order, all that generation needs."""
@@ -29,7 +34,7 @@ class CreditsRefused(Message, frozen=True, kw_only=True):
 
     generation_id: UUID
     user_id: UUID
-    code: Literal["insufficient_credits", "account_frozen"]
+    code: RefusalCode
     required_credits: int
     available_credits: int
     refused_at: datetime

@@ -25,6 +25,8 @@ PaymentStatus = Literal[
     "dispute_lost",
 ]
 
+PaymentRefusalCode = Literal["too_many_open_payments", "unknown_pack", "provider_disabled"]
+
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True):
     """A payment as its owner sees it. ``version`` only grows: a reader keeps the highest."""
@@ -69,7 +71,7 @@ class PaymentRefused(Message, frozen=True, kw_only=True):
 
     payment_id: UUID
     user_id: UUID
-    code: Literal["too_many_open_payments", "unknown_pack", "provider_disabled"]
+    code: PaymentRefusalCode
     detail: str
 
 
