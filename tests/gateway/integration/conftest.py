@@ -1,4 +1,4 @@
-"""A house for each test."""
+"""A gateway harness for each test."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -6,17 +6,16 @@ import pytest
 
 from local_platform.servers import NatsServer
 from service_runtime.settings import ServiceSettings
-from tests.gateway import house as gateway_house
-from tests.gateway.house import House
+from tests.gateway.harness import GatewayHarness, gateway_harness
 from tests.support.databases import Database
 
 
 @pytest.fixture
-async def house(
+async def harness(
     make_database: Callable[..., Awaitable[Database]],
     nats_server: NatsServer,
     broker_settings: Callable[[str], ServiceSettings],
-) -> AsyncIterator[House]:
+) -> AsyncIterator[GatewayHarness]:
     """PostgreSQL, NATS and an identity provider, and the means to start services."""
-    async with gateway_house.house(make_database, nats_server, broker_settings) as opened:
+    async with gateway_harness(make_database, nats_server, broker_settings) as opened:
         yield opened

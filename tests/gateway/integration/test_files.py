@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
@@ -10,18 +11,18 @@ import pytest
 
 from contracts.generation import GenerationCompleted
 from local_platform.servers import S3Server
-from tests.gateway.house import CLIP, House, asset_of, now
+from tests.gateway.harness import CLIP, GatewayHarness, asset_of, now
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
 
 
-async def test_a_completed_generation_has_links_that_work_for_ten_minutes_at_most(
-    house: House, s3_server: S3Server
+async def test_a_completed_generation_has_links_for_ten_minutes_at_most(
+    harness: GatewayHarness, s3_server: S3Server
 ) -> None:
-    house.s3 = s3_server
-    gateway = await house.gateway(verdict_wait_seconds=0.05)
-    user = house.user(gateway)
+    harness.s3 = s3_server
+    gateway = await harness.gateway(verdict_wait_seconds=0.05)
+    user = harness.user(gateway)
     generation_id = UUID((await user.order(CLIP)).json()["id"])
     path = f"/v1/generations/{generation_id}"
     asset = asset_of(generation_id, user.user_id)
@@ -38,7 +39,7 @@ async def test_a_completed_generation_has_links_that_work_for_ten_minutes_at_mos
         media=asset.media,
         completed_at=now(),
     )
-    await house.say("storage", asset, about=generation_id)
+    await harness.publish("storage", asset, about=generation_id)
 
     async def in_timeline() -> bool:
         timeline = (await user.get(f"{path}/timeline")).json()["items"]
@@ -46,10 +47,10 @@ async def test_a_completed_generation_has_links_that_work_for_ten_minutes_at_mos
 
     await eventually(in_timeline, what="the stored file")
     assert (await user.get(path)).json()["download"] is None, "not before it is completed"
-    await house.say("generation", done, about=generation_id)
+    await harness.publish("generation", done, about=generation_id)
 
-    async def completed() -> dict[str, object] | None:
-        shown = (await user.get(path)).json()
+    async def completed() -> dict[str, Any] | None:
+        shown: dict[str, Any] = (await user.get(path)).json()
         return shown if shown["status"] == "completed" else None
 
     shown = await eventually(completed, what="the completion")
@@ -66,12 +67,12 @@ async def test_a_completed_generation_has_links_that_work_for_ten_minutes_at_mos
     assert datetime.fromisoformat(download["expires_at"]) <= now() + timedelta(seconds=600)
 
 
-async def test_an_upload_takes_exactly_the_announced_size_and_type_and_only_once(
-    house: House, s3_server: S3Server
+async def test_an_upload_takes_exactly_the_announced_size_and_type_once(
+    harness: GatewayHarness, s3_server: S3Server
 ) -> None:
-    house.s3 = s3_server
-    gateway = await house.gateway(verdict_wait_seconds=0.05)
-    user = house.user(gateway)
+    harness.s3 = s3_server
+    gateway = await harness.gateway(verdict_wait_seconds=0.05)
+    user = harness.user(gateway)
     upload = (await user.post("/v1/uploads", {"content_type": "image/png", "size_bytes": 5})).json()
     url, headers = upload["url"], upload["headers"]
     async with httpx.AsyncClient(trust_env=False) as http:
@@ -90,14 +91,14 @@ async def test_an_upload_takes_exactly_the_announced_size_and_type_and_only_once
     assert (stored["Body"].read(), stored["ContentType"]) == (b"12345", "image/png")
     order = {"model_id": "wan-2.2-i2v", "parameters": {"prompt": "it moves", "image": upload["id"]}}
     assert (await user.order(order)).status_code == 202
-    assert (await house.user(gateway).order(order)).status_code == 422
+    assert (await harness.user(gateway).order(order)).status_code == 422
     for body in ({"content_type": "image/svg+xml", "size_bytes": 5}, {"content_type": "image/png", "size_bytes": 0}):
         assert (await user.post("/v1/uploads", body)).status_code == 422
 
 
-async def test_a_user_begins_only_so_many_uploads_in_a_day_however_many_at_once(house: House) -> None:
-    gateway = await house.gateway(max_uploads_per_day=3)
-    user, other = house.user(gateway), house.user(gateway)
+async def test_the_daily_upload_limit_holds_for_simultaneous_requests(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(max_uploads_per_day=3)
+    user, other = harness.user(gateway), harness.user(gateway)
     body = {"content_type": "image/png", "size_bytes": 5}
     answers = await asyncio.gather(*(user.post("/v1/uploads", body) for _ in range(10)))
     assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 7

@@ -11,7 +11,7 @@ import jwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from local_platform.identity import new_private_key_pem, public_jwk
-from tests.gateway.house import House, Identity
+from tests.gateway.harness import GatewayHarness, Identity
 
 Forge = Callable[[Identity], str]
 
@@ -79,18 +79,18 @@ FORGERIES: dict[str, Forge] = {
 }
 
 
-async def test_a_forged_token_is_refused_and_told_how_to_sign_in(house: House) -> None:
-    gateway = await house.gateway()
+async def test_a_forged_token_is_refused_with_the_scheme_to_use(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
     for name, forge in FORGERIES.items():
-        headers = {"Authorization": f"Bearer {forge(house.identity)}"}
+        headers = {"Authorization": f"Bearer {forge(harness.identity)}"}
         answer = await gateway.http.get("/v1/balance", headers=headers)
         assert answer.status_code == 401, name
         assert answer.json()["code"] == "not_authenticated", name
         assert answer.headers["WWW-Authenticate"].startswith("Bearer"), name
 
 
-async def test_every_address_but_the_offers_needs_a_token(house: House) -> None:
-    gateway = await house.gateway()
+async def test_every_route_but_the_offers_needs_a_token(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
     document = (await gateway.http.get("/openapi.json")).json()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

@@ -10,32 +10,36 @@ import pytest
 
 from catalogue import InvalidParameters
 from messaging.ids import new_id
-from tests.gateway.house import CLIP, PICTURE, Client, House, Replica
+from tests.gateway.harness import CLIP, PICTURE, Client, GatewayHarness, Replica
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
 
 
-async def test_an_order_is_accepted_for_later_while_billing_is_away_and_then_gets_its_verdict(house: House) -> None:
-    gateway = await house.gateway(verdict_wait_seconds=0.3)
-    user = house.user(gateway)
+async def test_an_order_is_accepted_while_billing_is_away_and_gets_its_verdict_later(
+    harness: GatewayHarness,
+) -> None:
+    gateway = await harness.gateway(verdict_wait_seconds=0.3)
+    user = harness.user(gateway)
     early = await user.order(CLIP, "early")
     assert (early.status_code, early.json()["status"]) == (202, "requested")
     assert early.headers["Location"] == f"/v1/generations/{early.json()['id']}"
-    await house.billing()
+    await harness.billing()
     shown = await eventually(lambda: in_status(user, early.json()["id"], "refused"), what="the verdict")
     assert shown["failure"]["code"] == "insufficient_credits"
     again = await user.order(CLIP, "early")
     assert (again.status_code, again.json()["generation_id"]) == (402, early.json()["id"])
 
 
-async def test_a_funded_order_is_201_with_its_price_and_every_default_and_an_unfunded_one_402(house: House) -> None:
-    gateway = await house.gateway()
-    await house.billing()
-    user = house.user(gateway, app_metadata={"plan": "pro"})
+async def test_a_funded_order_is_201_with_price_and_defaults_and_an_unfunded_one_402(
+    harness: GatewayHarness,
+) -> None:
+    gateway = await harness.gateway()
+    await harness.billing()
+    user = harness.user(gateway, app_metadata={"plan": "pro"})
     quote = (await user.post("/v1/quotes", CLIP)).json()
     assert quote["price_credits"] == sum(line["credits"] for line in quote["lines"])
-    await house.grant(user.user_id, quote["price_credits"])
+    await harness.grant(user.user_id, quote["price_credits"])
     order = await user.order(CLIP | {"max_price_credits": quote["price_credits"]})
     assert order.status_code == 201, order.text
     shown = order.json()
@@ -47,7 +51,7 @@ async def test_a_funded_order_is_201_with_its_price_and_every_default_and_an_unf
     assert refused.headers["Content-Type"] == "application/problem+json"
     body = refused.json()
     assert (body["code"], body["required"], body["available"]) == ("insufficient_credits", quote["price_credits"], 0)
-    row = (await house.rows("SELECT lane FROM gateway.generations WHERE generation_id = :id", id=shown["id"]))[0]
+    row = (await harness.rows("SELECT lane FROM gateway.generations WHERE generation_id = :id", id=shown["id"]))[0]
     assert row.lane == "pro"
 
 
@@ -68,9 +72,9 @@ INVALID: list[tuple[dict[str, Any], str, set[str]]] = [
 ]
 
 
-async def test_what_cannot_be_made_is_refused_and_leaves_nothing(house: House) -> None:
-    gateway = await house.gateway()
-    user = house.user(gateway)
+async def test_an_invalid_order_is_refused_and_stores_nothing(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    user = harness.user(gateway)
     for change, code, fields in INVALID:
         refused = await send_json(user, {"model_id": "flux-schnell", **change})
         assert (refused.status_code, refused.json()["code"]) == (422, code), (change, refused.text)
@@ -107,14 +111,16 @@ async def test_what_cannot_be_made_is_refused_and_leaves_nothing(house: House) -
     assert names.status_code in (400, 422), names.text
     large = await user.order(PICTURE | {"parameters": {"prompt": "x" * 70_000}})
     assert (large.status_code, large.json()["code"]) == (413, "body_too_large")
-    assert await house.rows("SELECT 1 FROM gateway.generation_requests") == []
+    assert await harness.rows("SELECT 1 FROM gateway.generation_requests") == []
 
 
-async def test_a_repeated_key_repeats_the_first_result_and_with_another_body_is_refused(house: House) -> None:
-    gateway = await house.gateway()
-    await house.billing()
-    user = house.user(gateway)
-    await house.grant(user.user_id, 1000)
+async def test_a_repeated_key_returns_the_first_result_and_another_body_is_refused(
+    harness: GatewayHarness,
+) -> None:
+    gateway = await harness.gateway()
+    await harness.billing()
+    user = harness.user(gateway)
+    await harness.grant(user.user_id, 1000)
     first = await user.order(PICTURE, "key")
     again = await user.order({"parameters": PICTURE["parameters"], "model_id": PICTURE["model_id"]}, "key")
     assert (first.status_code, again.status_code, again.headers["Idempotent-Replayed"]) == (201, 200, "true")
@@ -122,39 +128,41 @@ async def test_a_repeated_key_repeats_the_first_result_and_with_another_body_is_
     assert again.json()["parameters"] == first.json()["parameters"]
     other = await user.order(CLIP, "key")
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
-    stranger = house.user(gateway)
+    stranger = harness.user(gateway)
     assert (await stranger.order(PICTURE, "key")).status_code == 402, "keys belong to their user"
     await gateway.stack.aclose()
-    rebuilt = await house.gateway()
-    user = house.user(rebuilt, user.user_id)
-    rebuilt.gateway.parts.catalogue._by_id.clear()
+    rebuilt = await harness.gateway()
+    user = harness.user(rebuilt, user.user_id)
+    rebuilt.gateway.dependencies.catalogue._by_id.clear()
     assert (await user.order(PICTURE)).status_code == 404, "the model is no longer on offer"
     later = await user.order(PICTURE, "key")
     assert (later.status_code, later.json()["id"]) == (200, first.json()["id"])
-    stranger = house.user(rebuilt, stranger.user_id)
+    stranger = harness.user(rebuilt, stranger.user_id)
     assert (await stranger.order(PICTURE, "key")).status_code == 402
 
 
-async def test_one_key_from_ten_connections_is_one_order_and_one_reservation(house: House) -> None:
-    replicas = [await house.gateway(), await house.gateway()]
-    await house.billing()
+async def test_one_key_from_ten_connections_is_one_order_and_one_reservation(harness: GatewayHarness) -> None:
+    replicas = [await harness.gateway(), await harness.gateway()]
+    await harness.billing()
     user_id = new_id()
-    await house.grant(user_id, 1000)
-    users = [house.user(replicas[number % 2], user_id) for number in range(10)]
+    await harness.grant(user_id, 1000)
+    users = [harness.user(replicas[number % 2], user_id) for number in range(10)]
     answers = await asyncio.gather(*(user.order(PICTURE, "one") for user in users))
     assert Counter(answer.status_code for answer in answers) == {201: 1, 200: 9}
     assert len({answer.json()["id"] for answer in answers}) == 1
-    reserved = await house.rows("SELECT count(*) FROM billing.reservations WHERE user_id = :id", id=user_id)
-    assert reserved[0].count == 1
+    reserved = await harness.rows("SELECT count(*) AS total FROM billing.reservations WHERE user_id = :id", id=user_id)
+    assert reserved[0].total == 1
 
 
-async def test_ten_simultaneous_orders_on_credits_for_three_are_three_reserved_and_seven_refused(house: House) -> None:
-    replicas = [await house.gateway(), await house.gateway()]
-    await house.billing()
+async def test_of_ten_orders_at_once_on_credits_for_three_seven_are_refused(
+    harness: GatewayHarness,
+) -> None:
+    replicas = [await harness.gateway(), await harness.gateway()]
+    await harness.billing()
     user_id = new_id()
-    users = [house.user(replicas[number % 2], user_id) for number in range(10)]
+    users = [harness.user(replicas[number % 2], user_id) for number in range(10)]
     body = ten_credits(replicas[0])
-    await house.grant(user_id, 30)
+    await harness.grant(user_id, 30)
     answers = await asyncio.gather(*(user.order(body) for user in users))
     assert Counter(answer.status_code for answer in answers) == {201: 3, 402: 7}
     for answer in answers:
@@ -169,9 +177,9 @@ async def test_ten_simultaneous_orders_on_credits_for_three_are_three_reserved_a
     await eventually(lambda: holds(settled), what="the balance")
 
 
-async def test_writes_and_open_generations_of_a_user_are_limited(house: House) -> None:
-    gateway = await house.gateway(writes_per_minute=3, max_open_generations=1, verdict_wait_seconds=0.05)
-    user = house.user(gateway)
+async def test_writes_and_open_generations_of_a_user_are_limited(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(writes_per_minute=3, max_open_generations=1, verdict_wait_seconds=0.05)
+    user = harness.user(gateway)
     first = await user.order(PICTURE, "first")
     assert first.status_code == 202
     full = await user.order()
@@ -185,22 +193,24 @@ async def test_writes_and_open_generations_of_a_user_are_limited(house: House) -
     assert (limited.status_code, limited.json()["code"], limited.headers["Retry-After"]) == (429, "rate_limited", "20")
     assert limited.json()["retryable"] is True
     assert (await user.order(PICTURE, "first")).status_code == 202, "a repetition takes nothing from the allowance"
-    assert (await house.user(gateway).order()).status_code == 202, "nor does it concern anybody else"
+    assert (await harness.user(gateway).order()).status_code == 202, "nor does it concern anybody else"
 
 
-async def test_the_allowance_comes_back_with_time_up_to_its_limit_and_refused_orders_take_from_it(house: House) -> None:
-    gateway = await house.gateway(writes_per_minute=3, verdict_wait_seconds=0.05)
-    user = house.user(gateway)
+async def test_the_write_limit_refills_with_time_and_refused_orders_count(
+    harness: GatewayHarness,
+) -> None:
+    gateway = await harness.gateway(writes_per_minute=3, verdict_wait_seconds=0.05)
+    user = harness.user(gateway)
     unknown = {"model_id": "wan-2.2-i2v", "parameters": {"prompt": "x", "image": str(new_id())}}
     for seconds, allowed in ((0, 3), (41, 2), (3600, 3)):
-        await house.rows(f"UPDATE gateway.write_allowances SET counted_at = counted_at - interval '{seconds} s'")
+        await harness.rows(f"UPDATE gateway.write_allowances SET counted_at = counted_at - interval '{seconds} s'")
         answers = [(await user.order(unknown)).json()["code"] for _ in range(allowed + 1)]
         assert answers == ["invalid_parameters"] * allowed + ["rate_limited"]
 
 
-async def test_a_database_that_is_away_is_503_and_an_origin_may_read_every_answer(house: House) -> None:
-    gateway = await house.gateway(cors_origins=["https://app.example.com"], verdict_wait_seconds=0.05)
-    user = house.user(gateway)
+async def test_an_unavailable_database_is_503_and_every_answer_allows_its_origin(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(cors_origins=["https://app.example.com"], verdict_wait_seconds=0.05)
+    user = harness.user(gateway)
     origin = {"Origin": "https://app.example.com"}
     allowed = (await user.get("/v1/balance", headers=origin)).headers
     assert (allowed["Access-Control-Allow-Origin"], allowed["Cache-Control"]) == (origin["Origin"], "no-store")
@@ -208,14 +218,14 @@ async def test_a_database_that_is_away_is_503_and_an_origin_may_read_every_answe
         "Access-Control-Allow-Origin"
         not in (await user.get("/v1/balance", headers={"Origin": "https://evil.example"})).headers
     )
-    await house.rows("ALTER ROLE gateway NOLOGIN")
+    await harness.rows("ALTER ROLE gateway NOLOGIN")
     try:
-        await house.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'gateway'")
+        await harness.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'gateway'")
         away = await eventually(lambda: failing(user, origin), what="the failure")
         assert (away.status_code, away.json()["code"], away.json()["retryable"]) == (503, "unavailable", True)
         assert away.headers["Access-Control-Allow-Origin"] == origin["Origin"]
     finally:
-        await house.rows("ALTER ROLE gateway LOGIN")
+        await harness.rows("ALTER ROLE gateway LOGIN")
 
 
 async def failing(user: Client, headers: dict[str, str]) -> Any:
@@ -225,7 +235,7 @@ async def failing(user: Client, headers: dict[str, str]) -> Any:
 
 def ten_credits(gateway: Replica) -> dict[str, Any]:
     """A request whose price is exactly 10."""
-    model = gateway.gateway.parts.catalogue.model("ltx-video")
+    model = gateway.gateway.dependencies.catalogue.model("ltx-video")
     for seconds in range(1, 6):
         for width in range(256, 1281, 64):
             parameters = {"prompt": "x", "width": width, "height": 256, "duration_seconds": seconds}

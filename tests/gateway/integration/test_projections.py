@@ -1,4 +1,4 @@
-"""The read models: whatever order events come in, and however often, the same rows stand at the end."""
+"""The read models: messages in any order, and repeated, leave the same rows."""
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +21,7 @@ from contracts.generation import (
     OutputReady,
 )
 from contracts.message import Message
-from contracts.payments import Payment, PaymentChanged
+from contracts.payments import Payment, PaymentChanged, PaymentStatus
 from contracts.registry import consumed_by
 from contracts.values import GenerationOrder, LedgerLine, MovementReason, OutputClaim
 from gateway import repository
@@ -31,7 +31,7 @@ from gateway.tables import activity, balances, generation_requests, generations,
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transactions
-from tests.gateway.house import asset_of
+from tests.gateway.harness import asset_of
 from tests.support.databases import Database
 
 BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
@@ -39,15 +39,15 @@ BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
 
 @dataclass
 class Story:
-    """Everything that is said about one user: a late delivery, a plain one, and a payment."""
+    """The messages about one user, in order: a late delivery, a plain one, and a payment."""
 
     user_id: UUID = field(default_factory=new_id)
-    said: list[Received[Any]] = field(default_factory=list)
+    messages: list[Received[Any]] = field(default_factory=list)
     lines: list[LedgerLine] = field(default_factory=list)
 
-    def tell(self, message: Message) -> None:
-        at = BEGAN + timedelta(seconds=len(self.said))
-        self.said.append(Received(new_id(), message.subject, message, self.user_id, None, at, None, 1))
+    def add(self, message: Message) -> None:
+        at = BEGAN + timedelta(seconds=len(self.messages))
+        self.messages.append(Received(new_id(), message.subject, message, self.user_id, None, at, None, 1))
 
     def line(self, reason: MovementReason, available: int, reserved: int, generation_id: UUID | None) -> LedgerLine:
         before = self.lines[-1] if self.lines else None
@@ -81,46 +81,47 @@ class Story:
 
 
 def events_of(story: Story, order: GenerationOrder, late: bool) -> None:
-    """Reserved, tried twice, stored, and delivered; if ``late``, after it had been given up."""
+    """Reserved, attempted twice, stored, and delivered; if ``late``, after the order had failed."""
     of: dict[str, Any] = {"generation_id": order.generation_id, "user_id": story.user_id}
-    billed = {**of, "reservation_id": new_id()}
+    billed: dict[str, Any] = {**of, "reservation_id": new_id()}
     reserve = story.line("reserve", -10, 10, order.generation_id)
-    story.tell(CreditsReserved(reservation_id=billed["reservation_id"], order=order, line=reserve))
-    story.tell(GenerationQueued(**of, version=1, lane="free"))
+    story.add(CreditsReserved(reservation_id=billed["reservation_id"], order=order, line=reserve))
+    story.add(GenerationQueued(**of, version=1, lane="free"))
     for number, version in ((1, 2), (2, 5)):
-        attempt = {**of, "attempt_id": new_id(), "attempt_number": number}
-        job = {"endpoint_id": "e", "provider_job_id": f"j{number}", "submitted_at": BEGAN}
-        story.tell(GenerationDispatched(**attempt, **job, version=version))
-        story.tell(GenerationStarted(**attempt, version=version + 1, started_at=BEGAN))
+        attempt: dict[str, Any] = {**of, "attempt_id": new_id(), "attempt_number": number}
+        job: dict[str, Any] = {"endpoint_id": "e", "provider_job_id": f"j{number}", "submitted_at": BEGAN}
+        story.add(GenerationDispatched(**attempt, **job, version=version))
+        story.add(GenerationStarted(**attempt, version=version + 1, started_at=BEGAN))
         if number == 1:
-            story.tell(AttemptFailed(**attempt, version=4, code="execution_failed", detail="d", retry_at=BEGAN))
+            story.add(AttemptFailed(**attempt, version=4, code="execution_failed", detail="d", retry_at=BEGAN))
     claim = OutputClaim(attempt_id=new_id(), attempt_number=2, object_key="k")
-    sizes = {"expected_width_pixels": 1, "expected_height_pixels": 1, "max_size_bytes": 1}
-    story.tell(OutputReady(**of, **sizes, version=7, kind="image", claim=claim))
+    sizes: dict[str, Any] = {"expected_width_pixels": 1, "expected_height_pixels": 1, "max_size_bytes": 1}
+    story.add(OutputReady(**of, **sizes, version=7, kind="image", claim=claim))
     if late:
-        failure = {"code": "deadline_exceeded", "detail": "too late", "failed_at": BEGAN}
-        story.tell(GenerationFailed(**of, **failure, version=8))
+        failure: dict[str, Any] = {"code": "deadline_exceeded", "detail": "too late", "failed_at": BEGAN}
+        story.add(GenerationFailed(**of, **failure, version=8))
         released = story.line("release", 10, -10, order.generation_id)
-        story.tell(CreditsReleased(**billed, released_credits=10, lines=(released,)))
+        story.add(CreditsReleased(**billed, released_credits=10, lines=(released,)))
     asset = asset_of(order.generation_id, story.user_id)
-    story.tell(asset)
+    story.add(asset)
     completion: dict[str, Any] = {"asset_id": asset.asset_id, "media": asset.media, "completed_at": BEGAN}
-    capture = {"attempt_number": 2, "capture_credits": 0 if late else 10, "late": late}
-    story.tell(GenerationCompleted(**of, **completion, **capture, version=9))
+    capture: dict[str, Any] = {"attempt_number": 2, "capture_credits": 0 if late else 10, "late": late}
+    story.add(GenerationCompleted(**of, **completion, **capture, version=9))
     if not late:
         line = story.line("capture", 0, -10, order.generation_id)
-        story.tell(CreditsCaptured(**billed, captured_credits=10, released_credits=0, lines=(line,)))
+        story.add(CreditsCaptured(**billed, captured_credits=10, released_credits=0, lines=(line,)))
 
 
 def payment_of(story: Story) -> None:
     payment_id = new_id()
-    for version, status in ((1, "created"), (2, "pending"), (3, "settled")):
+    statuses: tuple[PaymentStatus, ...] = ("created", "pending", "settled")
+    for version, status in enumerate(statuses, start=1):
         payment = Payment(
             payment_id=payment_id,
             user_id=story.user_id,
             version=version,
             provider="stripe",
-            status=status,  # type: ignore[arg-type]
+            status=status,
             pack_id="starter",
             price_cents=1000,
             currency="usd",
@@ -130,19 +131,19 @@ def payment_of(story: Story) -> None:
             created_at=BEGAN,
             expires_at=BEGAN,
         )
-        story.tell(PaymentChanged(payment=payment, reason=status, changed_at=BEGAN))
+        story.add(PaymentChanged(payment=payment, reason=status, changed_at=BEGAN))
 
 
-class Desk:
+class ProjectorHarness:
     """The projector over a database, without a broker."""
 
     def __init__(self, database: Database) -> None:
         self.transactions = Transactions(database.engine("gateway"), producer="gateway")
-        self.told: list[set[UUID]] = []
-        self.projector = Projector(self.told.append)
+        self.notified: list[set[UUID]] = []
+        self.projector = Projector(self.notified.append)
 
     async def receive(self, messages: Sequence[Received[Any]]) -> set[UUID]:
-        """Project a batch; returns the ids of those that are early."""
+        """Project a batch; returns the ids of the messages that were deferred."""
         async with self.transactions.begin() as tx:
             await self.projector.project(tx, messages)
             return set(tx.deferred)
@@ -150,13 +151,14 @@ class Desk:
     async def begin(self, *orders: GenerationOrder) -> None:
         async with self.transactions.begin() as tx:
             for order in orders:
-                request = {"user_id": order.user_id, "idempotency_key": str(order.generation_id), "request_hash": b""}
-                row = {**request, "generation_id": order.generation_id}
-                assert isinstance(await repository.add_request(tx.connection, generation_requests, row), datetime)
+                key = str(order.generation_id)
+                assert await repository.add_generation_request(
+                    tx.connection, order.generation_id, order.user_id, key, b""
+                )
                 await repository.add_generation(tx.connection, order)
 
     async def rows(self, user_id: UUID) -> dict[str, list[dict[str, Any]]]:
-        """What stands in the read models, but for what says when and in which order it was heard."""
+        """The rows of the read models, without the columns that depend on the order of messages."""
         found = {}
         async with self.transactions.begin() as tx:
             for table in (generation_requests, generations, balances, ledger_lines, payments, activity):
@@ -164,13 +166,13 @@ class Desk:
                 kept = [c for c in table.c if c.name not in ("updated_at", "created_at", "sequence")]
                 rows = await tx.connection.execute(statement.with_only_columns(*kept).order_by(*table.primary_key))
                 found[table.name] = [dict(row._mapping) for row in rows]
-        # A balance that a later one has overtaken is not told.
+        # A balance that is older than a recorded one is left out.
         found["activity"] = sorted(
             (row for row in found["activity"] if row["subject_id"] is not None), key=lambda row: row["message_id"]
         )
         return found
 
-    async def balances_told(self, user_id: UUID) -> list[int]:
+    async def recorded_balances(self, user_id: UUID) -> list[int]:
         """The line numbers of the balances in the user's history, in order."""
         statement = (
             sa.select(activity.c.data["line_number"].as_integer())
@@ -180,7 +182,7 @@ class Desk:
         async with self.transactions.begin() as tx:
             return list((await tx.connection.execute(statement)).scalars())
 
-    async def forget(self, database: Database) -> None:
+    async def clear(self, database: Database) -> None:
         async with database.superuser_engine().begin() as connection:
             for table in ("generation_requests", "generations", "balances", "ledger_lines", "payments", "activity"):
                 await connection.execute(sa.text(f"TRUNCATE gateway.{table}"))
@@ -191,19 +193,19 @@ async def database(make_database: Callable[..., Awaitable[Database]]) -> Databas
     return await make_database("gateway")
 
 
-async def test_events_reversed_shuffled_repeated_and_one_by_one_leave_the_same_rows(database: Database) -> None:
-    desk, story = Desk(database), Story()
+async def test_messages_in_any_order_and_repeated_leave_the_same_rows(database: Database) -> None:
+    projector, story = ProjectorHarness(database), Story()
     orders = [story.order(), story.order()]
     grant = story.line("goodwill", 100, 0, None)
-    story.tell(CreditsGranted(grant_id=new_id(), user_id=story.user_id, amount_credits=100, lines=(grant,)))
+    story.add(CreditsGranted(grant_id=new_id(), user_id=story.user_id, amount_credits=100, lines=(grant,)))
     events_of(story, orders[0], late=False)
     events_of(story, orders[1], late=True)
     payment_of(story)
-    await desk.begin(*orders)
-    assert await desk.receive(story.said) == set()
-    await desk.receive(story.said)
-    assert await desk.balances_told(story.user_id) == [5]
-    expected = await desk.rows(story.user_id)
+    await projector.begin(*orders)
+    assert await projector.receive(story.messages) == set()
+    await projector.receive(story.messages)
+    assert await projector.recorded_balances(story.user_id) == [5]
+    expected = await projector.rows(story.user_id)
     plain, late = (next(r for r in expected["generations"] if r["generation_id"] == o.generation_id) for o in orders)
     assert (plain["status"], plain["captured_credits"], plain["attempt_number"]) == ("completed", 10, 2)
     assert (late["status"], late["late"], late["failure_code"], late["released_credits"]) == (
@@ -216,28 +218,28 @@ async def test_events_reversed_shuffled_repeated_and_one_by_one_leave_the_same_r
     assert expected["payments"][0]["status"] == "settled"
     assert [row["verdict"] for row in expected["generation_requests"]] == ["reserved", "reserved"]
     random.seed(4)
-    shuffled = random.sample(story.said, len(story.said))
-    for order in (story.said[::-1], shuffled, shuffled[::-1]):
-        await desk.forget(database)
-        await desk.begin(*orders)
-        early = [message for message in order if await desk.receive([message])]
-        await desk.receive(early)
-        await desk.receive(random.sample(story.said, len(story.said)))
-        assert await desk.rows(story.user_id) == expected
-        told = await desk.balances_told(story.user_id)
-        assert (told, told[-1]) == (sorted(set(told)), 5)
+    shuffled = random.sample(story.messages, len(story.messages))
+    for order in (story.messages[::-1], shuffled, shuffled[::-1]):
+        await projector.clear(database)
+        await projector.begin(*orders)
+        early = [message for message in order if await projector.receive([message])]
+        await projector.receive(early)
+        await projector.receive(random.sample(story.messages, len(story.messages)))
+        assert await projector.rows(story.user_id) == expected
+        recorded = await projector.recorded_balances(story.user_id)
+        assert (recorded, recorded[-1]) == (sorted(set(recorded)), 5)
 
 
-async def test_a_failure_that_is_heard_of_first_still_knows_its_attempt(database: Database) -> None:
-    desk, story = Desk(database), Story()
+async def test_a_failure_that_arrives_first_still_gets_its_attempt_number(database: Database) -> None:
+    projector, story = ProjectorHarness(database), Story()
     order = story.order()
     of: dict[str, Any] = {"generation_id": order.generation_id, "user_id": story.user_id}
-    story.tell(GenerationFailed(**of, version=3, code="execution_failed", detail="d", failed_at=BEGAN))
-    started = {"attempt_id": new_id(), "attempt_number": 3, "started_at": BEGAN}
-    story.tell(GenerationStarted(**of, **started, version=2))
-    await desk.begin(order)
-    await desk.receive(story.said)
-    row = (await desk.rows(story.user_id))["generations"][0]
+    story.add(GenerationFailed(**of, version=3, code="execution_failed", detail="d", failed_at=BEGAN))
+    started: dict[str, Any] = {"attempt_id": new_id(), "attempt_number": 3, "started_at": BEGAN}
+    story.add(GenerationStarted(**of, **started, version=2))
+    await projector.begin(order)
+    await projector.receive(story.messages)
+    row = (await projector.rows(story.user_id))["generations"][0]
     assert (row["status"], row["version"], row["attempt_number"], row["failure_code"]) == (
         "failed",
         3,
@@ -247,51 +249,51 @@ async def test_a_failure_that_is_heard_of_first_still_knows_its_attempt(database
 
 
 async def test_a_late_file_does_not_hide_that_the_order_failed(database: Database) -> None:
-    """Storage may refuse it, and then nothing more is said."""
-    desk, story = Desk(database), Story()
+    """Storage may reject the file, and then no further message comes."""
+    projector, story = ProjectorHarness(database), Story()
     order = story.order()
     of: dict[str, Any] = {"generation_id": order.generation_id, "user_id": story.user_id}
-    story.tell(GenerationFailed(**of, version=2, code="execution_failed", detail="d", failed_at=BEGAN))
+    story.add(GenerationFailed(**of, version=2, code="execution_failed", detail="d", failed_at=BEGAN))
     claim = OutputClaim(attempt_id=new_id(), attempt_number=1, object_key="k")
-    sizes = {"expected_width_pixels": 1, "expected_height_pixels": 1, "max_size_bytes": 1}
-    story.tell(OutputReady(**of, **sizes, version=3, kind="image", claim=claim, late=True))
-    await desk.begin(order)
-    await desk.receive(story.said)
-    rows = await desk.rows(story.user_id)
+    sizes: dict[str, Any] = {"expected_width_pixels": 1, "expected_height_pixels": 1, "max_size_bytes": 1}
+    story.add(OutputReady(**of, **sizes, version=3, kind="image", claim=claim, late=True))
+    await projector.begin(order)
+    await projector.receive(story.messages)
+    rows = await projector.rows(story.user_id)
     row = rows["generations"][0]
     assert (row["status"], row["failure_code"], row["failure_detail"]) == ("failed", "execution_failed", "d")
     assert [entry["name"] for entry in rows["activity"]] == ["failed", "late_output_ready"]
-    async with desk.transactions.begin() as tx:
+    async with projector.transactions.begin() as tx:
         assert await repository.count_open_generations(tx.connection, story.user_id) == 0
 
 
 async def test_completed_is_not_shown_before_its_file_is_known(database: Database) -> None:
-    desk, story = Desk(database), Story()
+    projector, story = ProjectorHarness(database), Story()
     order = story.order()
     events_of(story, order, late=False)
-    await desk.begin(order)
-    stored = next(m for m in story.said if m.subject.startswith("storage."))
-    completed = next(m for m in story.said if isinstance(m.payload, GenerationCompleted))
-    assert await desk.receive([completed]) == {completed.message_id}
-    assert (await desk.rows(story.user_id))["generations"][0]["status"] == "requested"
-    assert await desk.receive([stored]) == set()
-    assert await desk.receive([completed]) == set()
-    assert (await desk.rows(story.user_id))["generations"][0]["status"] == "completed"
+    await projector.begin(order)
+    stored = next(m for m in story.messages if m.subject.startswith("storage."))
+    completed = next(m for m in story.messages if isinstance(m.payload, GenerationCompleted))
+    assert await projector.receive([completed]) == {completed.message_id}
+    assert (await projector.rows(story.user_id))["generations"][0]["status"] == "requested"
+    assert await projector.receive([stored]) == set()
+    assert await projector.receive([completed]) == set()
+    assert (await projector.rows(story.user_id))["generations"][0]["status"] == "completed"
 
 
-async def test_a_batch_keeps_its_order_in_the_history_whatever_kinds_of_events_are_in_it(database: Database) -> None:
-    desk, story = Desk(database), Story()
+async def test_a_mixed_batch_keeps_its_order_in_the_history(database: Database) -> None:
+    projector, story = ProjectorHarness(database), Story()
     order = story.order()
     events_of(story, order, late=False)
-    said = [m for m in story.said if m.subject.startswith("generation.")][:-1]
-    await desk.begin(order)
-    await desk.receive(said)
-    async with desk.transactions.begin() as tx:
+    messages = [m for m in story.messages if m.subject.startswith("generation.")][:-1]
+    await projector.begin(order)
+    await projector.receive(messages)
+    async with projector.transactions.begin() as tx:
         rows = await tx.connection.execute(sa.select(activity).order_by(activity.c.sequence))
-        assert [row.message_id for row in rows] == [message.message_id for message in said]
-    assert desk.told == [{story.user_id}]
+        assert [row.message_id for row in rows] == [message.message_id for message in messages]
+    assert projector.notified == [{story.user_id}]
 
 
-def test_every_message_that_the_contracts_name_has_a_reaction() -> None:
+def test_every_consumed_message_has_a_reaction() -> None:
     assert set(REACTIONS) == set(consumed_by("gateway"))
     assert len({subscription.handler for subscription in subscriptions(lambda _: None)}) == 1

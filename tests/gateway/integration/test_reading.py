@@ -10,20 +10,21 @@ from uuid import UUID, uuid4
 import pytest
 
 from contracts.generation import CancelGeneration, GenerationFailed, GenerationQueued
-from tests.gateway.house import CLIP, PICTURE, Client, House, now
+from tests.gateway.harness import CLIP, PICTURE, Client, GatewayHarness, now
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
 
 
-async def test_pages_hold_every_generation_once_newest_first_and_filters_hold(house: House) -> None:
-    gateway = await house.gateway(verdict_wait_seconds=0.01)
-    user = house.user(gateway)
+async def test_pages_list_every_generation_once_newest_first_and_filters_apply(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(verdict_wait_seconds=0.01)
+    user = harness.user(gateway)
     ids = [(await user.order(CLIP if number % 3 == 0 else PICTURE)).json()["id"] for number in range(7)]
     seen: list[str] = []
     cursor: str | None = None
     while True:
-        page = (await user.get("/v1/generations", limit=3, **({"cursor": cursor} if cursor else {}))).json()
+        parameters: dict[str, Any] = {"cursor": cursor} if cursor else {}
+        page = (await user.get("/v1/generations", limit=3, **parameters)).json()
         seen += [item["id"] for item in page["items"]]
         cursor = page["next_cursor"]
         # What is ordered meanwhile belongs before the first page.
@@ -41,7 +42,7 @@ async def test_pages_hold_every_generation_once_newest_first_and_filters_hold(ho
     assert ([item["id"] for item in since], [item["id"] for item in before]) == ([ids[6], ids[3]], [ids[0]])
 
 
-UNREADABLE = [
+UNREADABLE: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/generations", {"cursor": "invented"}, "invalid_cursor"),
     ("/v1/generations", {"limit": "0"}, "invalid_request"),
     ("/v1/generations", {"limit": "101"}, "invalid_request"),
@@ -58,8 +59,8 @@ UNREADABLE = [
 ]
 
 
-async def test_what_cannot_be_read_is_a_problem_and_never_a_500(house: House) -> None:
-    user = house.user(await house.gateway())
+async def test_an_unreadable_request_is_a_problem_and_never_a_500(harness: GatewayHarness) -> None:
+    user = harness.user(await harness.gateway())
     for path, parameters, code in UNREADABLE:
         answer = await user.get(path, **parameters)
         assert answer.headers["Content-Type"] == "application/problem+json"
@@ -70,12 +71,12 @@ async def test_what_cannot_be_read_is_a_problem_and_never_a_500(house: House) ->
     assert (await user.http.put("/v1/generations", headers=user.headers(None))).json()["code"] == "method_not_allowed"
 
 
-async def test_cancelling_is_asked_for_until_the_end_and_the_timeline_tells_everything(house: House) -> None:
-    gateway = await house.gateway(verdict_wait_seconds=0.05)
-    user = house.user(gateway)
+async def test_cancelling_works_until_the_end_and_the_timeline_lists_every_step(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(verdict_wait_seconds=0.05)
+    user = harness.user(gateway)
     generation_id = UUID((await user.order(CLIP)).json()["id"])
     path = f"/v1/generations/{generation_id}"
-    await house.say(
+    await harness.publish(
         "generation",
         GenerationQueued(generation_id=generation_id, user_id=user.user_id, version=1, lane="free"),
         about=generation_id,
@@ -84,7 +85,7 @@ async def test_cancelling_is_asked_for_until_the_end_and_the_timeline_tells_ever
     for _ in range(2):
         accepted = await user.post(f"{path}/cancel")
         assert (accepted.status_code, accepted.json()["id"]) == (202, str(generation_id))
-    asked = await house.rows(
+    asked = await harness.rows(
         "SELECT user_id FROM (SELECT convert_from(payload, 'UTF8')::jsonb ->> 'user_id' AS user_id, subject"
         " FROM gateway.outbox_messages) AS o WHERE subject = :subject",
         subject=CancelGeneration.subject,
@@ -98,7 +99,7 @@ async def test_cancelling_is_asked_for_until_the_end_and_the_timeline_tells_ever
         detail="the picture is none",
         failed_at=now(),
     )
-    await house.say("generation", failed, about=generation_id)
+    await harness.publish("generation", failed, about=generation_id)
     await eventually(lambda: status_is(user, path, "failed"), what="the failure")
     ended = await user.post(f"{path}/cancel")
     assert (ended.status_code, ended.json()["code"]) == (409, "generation_ended")
@@ -111,14 +112,14 @@ async def test_cancelling_is_asked_for_until_the_end_and_the_timeline_tells_ever
     assert all(entry["since_previous_ms"] >= 0 for entry in timeline[1:])
 
 
-async def test_the_balance_and_the_statement_add_up_line_by_line_and_hold_no_formula(house: House) -> None:
-    gateway = await house.gateway()
-    await house.billing()
-    user = house.user(gateway)
+async def test_the_balance_and_statement_add_up_line_by_line_without_formulas(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    await harness.billing()
+    user = harness.user(gateway)
     empty = (await user.get("/v1/balance")).json()
     assert (empty["available_credits"], empty["updated_at"]) == (0, None)
     note = '=HYPERLINK("https://evil.example", "x")'
-    await house.grant(user.user_id, 500, note)
+    await harness.grant(user.user_id, 500, note)
     for _ in range(2):
         assert (await user.order(PICTURE)).status_code == 201
     # Reservations are answered before they stand in the statement.
@@ -145,8 +146,8 @@ async def test_the_balance_and_the_statement_add_up_line_by_line_and_hold_no_for
     assert {row["generation_id"] for row in rows[1:]} == {item["generation_id"] for item in items[:2]}
 
 
-async def test_models_and_packs_are_for_everybody_and_kept_by_their_tag(house: House) -> None:
-    http = (await house.gateway()).http
+async def test_models_and_packs_are_public_and_models_have_an_etag(harness: GatewayHarness) -> None:
+    http = (await harness.gateway()).http
     models = await http.get("/v1/models")
     tag = models.headers["ETag"]
     assert {"id", "parameters_schema", "price"} <= set(models.json()["items"][0])
@@ -157,8 +158,8 @@ async def test_models_and_packs_are_for_everybody_and_kept_by_their_tag(house: H
     assert [pack["price_cents"] for pack in packs] == sorted(pack["price_cents"] for pack in packs)
 
 
-async def test_what_the_models_say_of_their_prices_is_all_that_a_quote_needs(house: House) -> None:
-    user = house.user(await house.gateway())
+async def test_a_client_can_compute_every_quote_from_the_price_rules(harness: GatewayHarness) -> None:
+    user = harness.user(await harness.gateway())
     models = {model["id"]: model for model in (await user.http.get("/v1/models")).json()["items"]}
     for model_id, asked in (
         ("flux-schnell", {"width": 1024, "height": 768, "steps": 8}),
@@ -181,7 +182,7 @@ def price_of(model: dict[str, Any], parameters: dict[str, Any]) -> int:
         "per_megapixel_credits": Fraction(pixels, 1_000_000),
         "per_megapixel_second_credits": Fraction(pixels, 1_000_000) * seconds,
     }
-    total = sum(Fraction(rate) * amounts[name] for name, rate in model["price"].items())
+    total: Fraction = sum((Fraction(rate) * amounts[name] for name, rate in model["price"].items()), Fraction(0))
     tiers = model["surcharges"]["resolutions"]
     if tiers:
         total *= Fraction(next((tier for tier in tiers if pixels <= tier["up_to_pixels"]), tiers[-1])["factor"])

@@ -1,4 +1,4 @@
-"""The event stream: nothing lost, nothing twice, whoever writes meanwhile."""
+"""The event stream: nothing is lost and nothing comes twice, with several writers."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,14 @@ from contracts.live import PROGRESS_SUBJECT, GenerationProgress
 from contracts.values import LedgerLine
 from messaging.ids import new_id
 from messaging.live import publish_live
-from tests.gateway.house import PICTURE, Client, Event, House, now
+from tests.gateway.harness import PICTURE, Client, Event, GatewayHarness, now
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(30, method="thread")
 
 
-def told(user_id: UUID) -> CreditsGranted:
-    """Something that is one entry of the user's history."""
+def granted_for_payment(user_id: UUID) -> CreditsGranted:
+    """A message that adds one entry to the user's history."""
     return CreditsGranted(grant_id=new_id(), user_id=user_id, amount_credits=1, payment_id=new_id(), lines=())
 
 
@@ -42,8 +42,8 @@ def granted(user_id: UUID, line_number: int) -> CreditsGranted:
     return CreditsGranted(grant_id=new_id(), user_id=user_id, amount_credits=1, lines=(line,))
 
 
-async def sequence_of(house: House, user_id: UUID) -> int:
-    rows = await house.rows("SELECT sequence FROM gateway.activity_heads WHERE user_id = :id", id=user_id)
+async def sequence_of(harness: GatewayHarness, user_id: UUID) -> int:
+    rows = await harness.rows("SELECT sequence FROM gateway.activity_heads WHERE user_id = :id", id=user_id)
     return rows[0].sequence if rows else 0
 
 
@@ -59,12 +59,12 @@ async def take(client: Client, count: int, last_event_id: int | None = None) -> 
     return taken
 
 
-async def test_a_client_that_reconnects_all_the_time_sees_every_event_once_while_two_replicas_write(
-    house: House,
+async def test_a_client_that_keeps_reconnecting_sees_every_event_of_two_writers_once(
+    harness: GatewayHarness,
 ) -> None:
-    one, other = await house.gateway(), await house.gateway()
+    one, other = await harness.gateway(), await harness.gateway()
     user_id = new_id()
-    clients = [house.user(one, user_id), house.user(other, user_id)]
+    clients = [harness.user(one, user_id), harness.user(other, user_id)]
     total = 300
     seen: list[int] = []
 
@@ -77,23 +77,25 @@ async def test_a_client_that_reconnects_all_the_time_sees_every_event_once_while
             position, turn = seen[-1], turn + 1
 
     reading = asyncio.create_task(read())
-    player = await house.player("billing")
+    producer = await harness.producer("billing")
     for _ in range(total // 10):
-        async with player.transactions.begin() as tx:
+        async with producer.transactions.begin() as tx:
             for _ in range(10):
-                tx.publish(told(user_id), correlation_id=user_id)
+                tx.publish(granted_for_payment(user_id), correlation_id=user_id)
     await asyncio.wait_for(reading, 60)
     assert seen == list(range(1, total + 1))
 
 
-async def test_the_balance_that_a_client_is_told_only_moves_forward_while_two_replicas_write(house: House) -> None:
-    gateway, _ = await house.gateway(), await house.gateway()
-    user = house.user(gateway)
-    player = await house.player("billing")
+async def test_the_streamed_balance_only_moves_forward_while_two_replicas_write(
+    harness: GatewayHarness,
+) -> None:
+    gateway, _ = await harness.gateway(), await harness.gateway()
+    user = harness.user(gateway)
+    producer = await harness.producer("billing")
     seen: list[int] = []
     async with user.events(0) as events:
         for first in range(1, 401, 2):
-            async with player.transactions.begin() as tx:
+            async with producer.transactions.begin() as tx:
                 for number in (first, first + 1):
                     tx.publish(granted(user.user_id, number), correlation_id=user.user_id)
         while not seen or seen[-1] < 400:
@@ -103,50 +105,52 @@ async def test_the_balance_that_a_client_is_told_only_moves_forward_while_two_re
     assert seen == sorted(set(seen))
 
 
-async def test_of_two_batches_that_commit_in_the_wrong_order_only_the_later_balance_is_told(house: House) -> None:
-    gateway = await house.gateway()
-    user = house.user(gateway)
+async def test_when_two_batches_commit_in_the_wrong_order_only_the_later_balance_is_sent(
+    harness: GatewayHarness,
+) -> None:
+    gateway = await harness.gateway()
+    user = harness.user(gateway)
     async with user.events(0) as events:
         for number in (2, 1, 3):
-            await house.say("billing", granted(user.user_id, number), about=user.user_id)
-            await eventually(lambda n=number: _has_line(house, user.user_id, n), what="the line")  # type: ignore[misc]
-        told_of = [(await asyncio.wait_for(anext(events), 10)).data["line_number"] for _ in range(2)]
-    assert told_of == [2, 3]
+            await harness.publish("billing", granted(user.user_id, number), about=user.user_id)
+            await eventually(lambda n=number: _has_line(harness, user.user_id, n), what="the line")  # type: ignore[misc]
+        line_numbers = [(await asyncio.wait_for(anext(events), 10)).data["line_number"] for _ in range(2)]
+    assert line_numbers == [2, 3]
 
 
-async def _has_line(house: House, user_id: UUID, number: int) -> bool:
+async def _has_line(harness: GatewayHarness, user_id: UUID, number: int) -> bool:
     query = "SELECT 1 FROM gateway.ledger_lines WHERE user_id = :id AND line_number = :number"
-    return bool(await house.rows(query, id=user_id, number=number))
+    return bool(await harness.rows(query, id=user_id, number=number))
 
 
-async def test_an_entry_that_commits_late_is_not_skipped_by_a_stream_that_read_past_it(house: House) -> None:
-    gateway = await house.gateway()
-    user = house.user(gateway)
-    await house.say("billing", told(user.user_id), about=user.user_id)
+async def test_an_entry_that_commits_late_is_not_skipped_by_an_open_stream(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    user = harness.user(gateway)
+    await harness.publish("billing", granted_for_payment(user.user_id), about=user.user_id)
     async with user.events(0) as events:
         assert (await anext(events)).id == "1"
-        # Somebody has taken the next number and does not commit: whoever comes after has to wait for that.
-        async with house.admin.begin() as slow:
+        # A transaction has taken the next number and does not commit: the next writer waits for it.
+        async with harness.admin.begin() as slow:
             await slow.exec_driver_sql(
                 f"UPDATE gateway.activity_heads SET sequence = sequence WHERE user_id = '{user.user_id}'"
             )
-            await house.say("billing", told(user.user_id), about=user.user_id)
-            await house.say("billing", told(user.user_id), about=user.user_id)
+            await harness.publish("billing", granted_for_payment(user.user_id), about=user.user_id)
+            await harness.publish("billing", granted_for_payment(user.user_id), about=user.user_id)
             waiting = "SELECT 1 FROM pg_stat_activity WHERE usename = 'gateway' AND wait_event_type = 'Lock'"
-            await eventually(lambda: house.rows(waiting), what="a projection that waits for the lock")
-            assert await sequence_of(house, user.user_id) == 1
+            await eventually(lambda: harness.rows(waiting), what="a projection that waits for the lock")
+            assert await sequence_of(harness, user.user_id) == 1
         assert [(await anext(events)).id, (await anext(events)).id] == ["2", "3"]
 
 
-async def _beyond(house: House, user_id: UUID, number: int) -> bool:
-    return await sequence_of(house, user_id) > number
+async def _beyond(harness: GatewayHarness, user_id: UUID, number: int) -> bool:
+    return await sequence_of(harness, user_id) > number
 
 
-async def test_a_stream_without_a_position_begins_now_and_says_where_that_is(house: House) -> None:
-    gateway = await house.gateway()
-    user = house.user(gateway)
-    await house.say("billing", told(user.user_id), about=user.user_id)
-    await eventually(lambda: _beyond(house, user.user_id, 0), what="the first entry")
+async def test_a_stream_without_a_position_begins_now_and_sends_its_position(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    user = harness.user(gateway)
+    await harness.publish("billing", granted_for_payment(user.user_id), about=user.user_id)
+    await eventually(lambda: _beyond(harness, user.user_id, 0), what="the first entry")
     headers = {"Authorization": f"Bearer {user.token}"}
     async with gateway.http.stream("GET", "/v1/events", headers=headers) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -155,59 +159,59 @@ async def test_a_stream_without_a_position_begins_now_and_says_where_that_is(hou
     assert "id: 1" in first
 
 
-async def test_a_position_that_was_never_given_does_not_make_the_stream_deaf(house: House) -> None:
-    gateway = await house.gateway()
-    user = house.user(gateway)
+async def test_a_position_above_the_newest_does_not_silence_the_stream(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    user = harness.user(gateway)
     async with user.events(10**9) as events:
-        await house.say("billing", told(user.user_id), about=user.user_id)
+        await harness.publish("billing", granted_for_payment(user.user_id), about=user.user_id)
         assert (await asyncio.wait_for(anext(events), 10)).id == "1"
 
 
-async def test_progress_is_mixed_in_without_an_id_and_reaches_only_its_user(house: House) -> None:
-    gateway = await house.gateway()
-    user, other = house.user(gateway), house.user(gateway)
+async def test_progress_has_no_id_and_reaches_only_its_user(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    user, other = harness.user(gateway), harness.user(gateway)
     generation_id = new_id()
     progress = GenerationProgress(
         generation_id=generation_id, user_id=user.user_id, attempt_number=1, percent=40, stage="rendering"
     )
     async with user.events() as events, other.events() as quiet:
-        broker = (await house.player("generation")).broker
+        broker = (await harness.producer("generation")).broker
         await broker.connected()
         await publish_live(broker, PROGRESS_SUBJECT, progress)
         event = await asyncio.wait_for(anext(events), 10)
         assert (event.id, event.name) == (None, "generation.progress")
         assert (event.data["generation_id"], event.data["percent"]) == (str(generation_id), 40)
-        await house.say("billing", told(other.user_id), about=other.user_id)
+        await harness.publish("billing", granted_for_payment(other.user_id), about=other.user_id)
         assert (await asyncio.wait_for(anext(quiet), 10)).name == "payment.updated"
 
 
-async def test_the_other_replica_wakes_at_once(house: House) -> None:
+async def test_a_stream_at_another_replica_wakes_at_once(harness: GatewayHarness) -> None:
     # Both share the durable consumer: whichever takes the message, the stream has to wake.
-    writer = await house.gateway(verdict_wait_seconds=0.05, heartbeat_seconds=60.0)
-    reader = await house.gateway(heartbeat_seconds=60.0)
+    writer = await harness.gateway(verdict_wait_seconds=0.05, heartbeat_seconds=60.0)
+    reader = await harness.gateway(heartbeat_seconds=60.0)
     user_id = new_id()
-    ordered = await house.user(writer, user_id).order(PICTURE)
-    async with house.user(reader, user_id).events() as events:
+    ordered = await harness.user(writer, user_id).order(PICTURE)
+    async with harness.user(reader, user_id).events() as events:
         began = time.monotonic()
         queued = GenerationQueued(generation_id=ordered.json()["id"], user_id=user_id, version=1, lane="free")
-        await house.say("generation", queued, about=user_id)
+        await harness.publish("generation", queued, about=user_id)
         event = await asyncio.wait_for(anext(events), 10)
         assert event.name == "generation.updated"
         assert time.monotonic() - began < 3
 
 
-async def test_the_stream_ends_when_the_token_does(house: House) -> None:
-    gateway = await house.gateway()
-    user = house.user(gateway, exp=int(time.time()) + 3)
+async def test_the_stream_ends_when_the_token_does(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    user = harness.user(gateway, exp=int(time.time()) + 3)
     began = time.monotonic()
     async with user.events() as events:
         assert [event async for event in events] == []
     assert 1 < time.monotonic() - began < 8
 
 
-async def test_a_quiet_stream_shows_that_it_lives(house: House) -> None:
-    gateway = await house.gateway(heartbeat_seconds=0.1)
-    user = house.user(gateway)
+async def test_a_quiet_stream_sends_heartbeats(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(heartbeat_seconds=0.1)
+    user = harness.user(gateway)
     async with gateway.http.stream("GET", "/v1/events", headers=user.headers(None)) as response:
         beats = 0
         async for line in response.aiter_lines():
@@ -216,16 +220,16 @@ async def test_a_quiet_stream_shows_that_it_lives(house: House) -> None:
                 break
 
 
-async def test_draining_ends_every_stream(house: House) -> None:
-    gateway = await house.gateway()
-    async with house.user(gateway).events() as events:
+async def test_draining_ends_every_stream(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    async with harness.user(gateway).events() as events:
         gateway.gateway.drain()
         assert [event async for event in events] == []
 
 
-async def test_streams_of_one_user_are_bounded_and_free_their_place_when_they_end(house: House) -> None:
-    gateway = await house.gateway(event_streams_per_user=2)
-    user = house.user(gateway)
+async def test_streams_of_one_user_are_limited_and_free_their_place_when_they_end(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(event_streams_per_user=2)
+    user = harness.user(gateway)
     async with contextlib.AsyncExitStack() as open_streams:
         for _ in range(2):
             await open_streams.enter_async_context(user.events())
@@ -242,9 +246,9 @@ async def test_streams_of_one_user_are_bounded_and_free_their_place_when_they_en
     await eventually(free, what="a free place")
 
 
-async def test_streams_hold_no_connection_to_the_database(house: House) -> None:
-    gateway = await house.gateway(database_pool_size=8, event_streams_per_user=30)
-    user = house.user(gateway)
+async def test_streams_occupy_no_database_connection(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(database_pool_size=8, event_streams_per_user=30)
+    user = harness.user(gateway)
     limits = httpx.Limits(max_connections=40)
     async with (
         httpx.AsyncClient(base_url=gateway.url, timeout=30, trust_env=False, limits=limits) as http,
@@ -255,9 +259,9 @@ async def test_streams_hold_no_connection_to_the_database(house: House) -> None:
         assert (await user.get("/v1/balance")).status_code == 200
 
 
-async def test_an_event_tells_which_generation_moved_and_how(house: House) -> None:
-    gateway = await house.gateway(verdict_wait_seconds=0.05)
-    user = house.user(gateway)
+async def test_an_event_names_its_generation_and_the_new_status(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(verdict_wait_seconds=0.05)
+    user = harness.user(gateway)
     generation_id = (await user.order(PICTURE)).json()["id"]
     moves: list[Any] = [
         GenerationQueued(generation_id=generation_id, user_id=user.user_id, version=1, lane="free"),
@@ -270,7 +274,7 @@ async def test_an_event_tells_which_generation_moved_and_how(house: House) -> No
             started_at=now(),
         ),
     ]
-    await house.say("generation", *moves, about=UUID(generation_id))
+    await harness.publish("generation", *moves, about=UUID(generation_id))
     events = await asyncio.wait_for(take(user, 2, 0), 15)
     assert [event.name for event in events] == ["generation.updated"] * 2
     assert [event.id for event in events] == ["1", "2"]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from fastapi import APIRouter
 
-from gateway.routes import account, buying, events, generations, offers, uploads
-from tests.gateway.described import GENERAL, OWN
+from gateway.routes import account, events, generations, offers, payments, uploads
+from tests.gateway.description import GENERAL, OWN
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
 ROUTERS: tuple[APIRouter, ...] = tuple(
-    module.router for module in (account, buying, events, generations, offers, uploads)
+    module.router for module in (account, events, generations, offers, payments, uploads)
 )
 
 
@@ -21,7 +21,7 @@ def test_the_table_of_codes_lists_every_problem_with_its_status_and_nothing_else
     assert len(listed) == len(said), "a code is listed twice"
 
 
-def test_every_address_is_described() -> None:
+def test_every_route_is_described() -> None:
     described = re.sub(r"\$ID|\{id\}", "{}", DOCUMENT)
     for router in ROUTERS:
         for route in router.routes:
@@ -29,7 +29,7 @@ def test_every_address_is_described() -> None:
             assert path in described, f"{path} is nowhere in docs/api.md"
 
 
-def test_every_operation_has_a_name_of_its_own_that_clients_can_be_generated_from() -> None:
+def test_every_operation_id_is_unique_and_a_valid_identifier() -> None:
     names = [getattr(route, "operation_id", None) for router in ROUTERS for route in router.routes]
     assert all(name and re.fullmatch(r"[a-z]+[A-Za-z]+", name) for name in names), names
     assert len(set(names)) == len(names)

@@ -13,7 +13,7 @@ def _of(at: datetime) -> str:
     return encode_cursor(Cursor(at, UUID(int=7)))
 
 
-def test_a_cursor_survives_its_way_through_a_client() -> None:
+def test_a_cursor_round_trips() -> None:
     cursor = Cursor(datetime.now(UTC), uuid4())
     assert decode_cursor(encode_cursor(cursor)) == cursor
 
@@ -33,17 +33,17 @@ def test_the_order_of_keys_does_not_change_a_request() -> None:
 
 
 @pytest.mark.parametrize("value", ["a\0", "\ud800", float("nan"), float("inf")])
-def test_what_the_database_cannot_hold_is_known_beforehand(value: object) -> None:
+def test_values_that_the_database_cannot_hold_are_recognised(value: object) -> None:
     assert not is_storable(value)
 
 
 @pytest.mark.parametrize("value", ["", "😀 é", 1, 1.5, None, True])
-def test_everything_else_can_be_held(value: object) -> None:
+def test_other_scalars_are_storable(value: object) -> None:
     assert is_storable(value)
 
 
 @pytest.mark.parametrize("note", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "  =1", "＝1"])
-def test_a_note_is_no_formula(note: str) -> None:
+def test_a_note_is_never_a_formula(note: str) -> None:
     assert _cell(note) == f"'{note}"
 
 

@@ -8,13 +8,13 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from gateway.errors import TooManyEventStreams
-from gateway.live_news import LiveNews
+from gateway.live_events import LiveEvents
 from gateway.routes.events import EventStream
 from messaging.ids import new_id
 
 
-async def test_a_client_that_is_gone_before_the_first_byte_keeps_no_place() -> None:
-    news, user_id = LiveNews(streams_per_user=1), new_id()
+async def test_a_client_that_leaves_before_the_first_byte_frees_its_place() -> None:
+    news, user_id = LiveEvents(streams_per_user=1), new_id()
 
     async def body() -> AsyncIterator[bytes]:
         yield b"never asked for"

@@ -8,19 +8,19 @@ import pytest
 from gateway.main import build
 from gateway.settings import Settings
 from service_runtime.problems import InvalidRequest, MalformedRequest
-from tests.gateway.described import OWN, described
+from tests.gateway.description import OWN, validator
 
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-PARTS = {
+WITHOUT_EXAMPLE = {
     "Download",
     "Failure",
-    "ModelShown",
-    "QuoteLineShown",
-    "StepsShown",
-    "SurchargesShown",
-    "TierShown",
+    "Model",
+    "QuoteLine",
+    "ResolutionTier",
+    "StepSurcharge",
+    "Surcharges",
 }
-"""Shown in the examples of others, or served to everybody as they are."""
+"""Part of other examples, or public at /v1/models."""
 
 OPERATIONS = {
     "listModels": "GET /v1/models",
@@ -76,7 +76,7 @@ def test_the_operations_are_those_that_clients_were_generated_from(document: dic
     assert {operation["operationId"]: route for route, operation in operations(document)} == OPERATIONS
 
 
-def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
+def test_every_operation_has_a_description_and_its_problems(document: dict[str, Any]) -> None:
     for route, operation in operations(document):
         assert operation["description"], route
         problem = operation["responses"]["default"]["content"]["application/problem+json"]["schema"]
@@ -87,21 +87,21 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
     assert {"code", "retryable"} <= set(document["components"]["schemas"]["Problem"]["required"])
 
 
-def test_every_problem_of_the_api_is_told_where_it_can_happen(document: dict[str, Any]) -> None:
-    told: set[tuple[str, str]] = set()
+def test_every_problem_is_documented_where_it_can_happen(document: dict[str, Any]) -> None:
+    documented: set[tuple[str, str]] = set()
     for _, operation in operations(document):
         for status, response in operation["responses"].items():
-            told |= {(status, code) for code in re.findall(r"^`(\w+)`:", response["description"], re.MULTILINE)}
-    assert told == {(str(kind.status), kind.code) for kind in OWN | {InvalidRequest, MalformedRequest}}
+            documented |= {(status, code) for code in re.findall(r"^`(\w+)`:", response["description"], re.MULTILINE)}
+    assert documented == {(str(kind.status), kind.code) for kind in OWN | {InvalidRequest, MalformedRequest}}
 
 
-def test_every_example_is_one_of_what_it_is_an_example_of(document: dict[str, Any]) -> None:
+def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    shown = [name for name, schema in schemas.items() if "example" in schema]
-    for name in shown:
-        described(document, {"$ref": f"#/components/schemas/{name}"}).validate(schemas[name]["example"])
+    examples = [name for name, schema in schemas.items() if "example" in schema]
+    for name in examples:
+        validator(document, {"$ref": f"#/components/schemas/{name}"}).validate(schemas[name]["example"])
     pages = {name for name, schema in schemas.items() if "items" in schema["properties"]}
-    assert set(schemas) - set(shown) - pages == PARTS
+    assert set(schemas) - set(examples) - pages == WITHOUT_EXAMPLE
 
 
 def test_a_key_is_text_and_never_null(document: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ def test_a_key_is_text_and_never_null(document: dict[str, Any]) -> None:
     assert [key["type"] for key in keys] == ["string", "string"]
 
 
-def test_every_reference_leads_somewhere_and_nothing_is_described_for_nobody(document: dict[str, Any]) -> None:
+def test_every_reference_resolves_and_every_schema_is_used(document: dict[str, Any]) -> None:
     def references(part: Any) -> list[str]:
         if isinstance(part, dict):
             found = [part["$ref"]] if isinstance(part.get("$ref"), str) else []
@@ -125,7 +125,7 @@ def test_every_reference_leads_somewhere_and_nothing_is_described_for_nobody(doc
     assert {reference.rpartition("/")[2] for reference in references(document)} == set(schemas)
 
 
-def test_what_costs_something_takes_a_key(document: dict[str, Any]) -> None:
+def test_every_purchase_and_order_takes_a_key(document: dict[str, Any]) -> None:
     for route, operation in operations(document):
         required = {one["name"].lower() for one in operation.get("parameters", []) if one["required"]}
         assert ("idempotency-key" in required) is (route in ("POST /v1/generations", "POST /v1/payments")), route

@@ -26,7 +26,7 @@ USER = uuid4()
 
 
 @dataclass
-class Provider:
+class KeyServer:
     """A key server that can be away, and counts how often it is asked."""
 
     url: str
@@ -57,21 +57,21 @@ class Provider:
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
+async def key_server() -> AsyncIterator[KeyServer]:
     listener, url = listening_socket()
-    provider = Provider(url)
-    async with serving(Starlette(routes=[Route("/keys", provider.answer)]), listener):
-        yield provider
+    key_server = KeyServer(url)
+    async with serving(Starlette(routes=[Route("/keys", key_server.answer)]), listener):
+        yield key_server
 
 
 @pytest.fixture
-async def tokens(provider: Provider) -> AsyncIterator[Tokens]:
-    tokens = Tokens(settings(provider))
+async def tokens(key_server: KeyServer) -> AsyncIterator[Tokens]:
+    tokens = Tokens(settings(key_server))
     yield tokens
     await tokens.close()
 
 
-def settings(provider: Provider, **changed: Any) -> Settings:
+def settings(key_server: KeyServer, **changed: Any) -> Settings:
     values = {
         "database_url": "postgresql://unused",
         "nats_url": "nats://unused",
@@ -79,8 +79,8 @@ def settings(provider: Provider, **changed: Any) -> Settings:
         "nats_password": "unused",
         "ops_port": 0,
         "http_port": 0,
-        "jwt_issuer": f"{provider.url}/auth/v1",
-        "jwks_url": f"{provider.url}/keys",
+        "jwt_issuer": f"{key_server.url}/auth/v1",
+        "jwks_url": f"{key_server.url}/keys",
         "s3_endpoint_url": "http://unused",
         "s3_access_key_id": "unused",
         "s3_secret_access_key": "unused",
@@ -92,31 +92,29 @@ async def user_of(tokens: Tokens, token: str) -> UUID:
     return (await tokens.user_of(f"Bearer {token}")).user_id
 
 
-async def test_a_signed_in_user_is_known_with_one_audience_or_a_list_of_them(
-    provider: Provider, tokens: Tokens
-) -> None:
-    assert await user_of(tokens, provider.token()) == USER
-    assert await user_of(tokens, provider.token(aud=["other", "authenticated"])) == USER
-    assert (await tokens.user_of(f"bearer {provider.token(app_metadata={'plan': 'pro'})}")).lane == "pro"
-    assert (await tokens.user_of(f"Bearer {provider.token(app_metadata={'plan': 'root'})}")).lane == "free"
-    assert (await tokens.user_of(f"Bearer {provider.token(user_metadata={'plan': 'pro'})}")).lane == "free"
-    assert provider.asked == 1
+async def test_one_audience_and_a_list_of_audiences_are_accepted(key_server: KeyServer, tokens: Tokens) -> None:
+    assert await user_of(tokens, key_server.token()) == USER
+    assert await user_of(tokens, key_server.token(aud=["other", "authenticated"])) == USER
+    assert (await tokens.user_of(f"bearer {key_server.token(app_metadata={'plan': 'pro'})}")).lane == "pro"
+    assert (await tokens.user_of(f"Bearer {key_server.token(app_metadata={'plan': 'root'})}")).lane == "free"
+    assert (await tokens.user_of(f"Bearer {key_server.token(user_metadata={'plan': 'pro'})}")).lane == "free"
+    assert key_server.asked == 1
 
 
-Forged = Callable[[Provider], str]
+Forged = Callable[[KeyServer], str]
 
 
-def unsigned(provider: Provider) -> str:
-    return jwt.encode(provider.claims(), None, "none", headers={"kid": public_jwk(provider.keys[0])["kid"]})
+def unsigned(key_server: KeyServer) -> str:
+    return jwt.encode(key_server.claims(), "", "none", headers={"kid": public_jwk(key_server.keys[0])["kid"]})
 
 
-def signed_with_the_public_key(provider: Provider) -> str:
-    key = load_pem_private_key(provider.keys[0].encode(), None)
+def signed_with_the_public_key(key_server: KeyServer) -> str:
+    key = load_pem_private_key(key_server.keys[0].encode(), None)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     # PyJWT refuses to make such a token: it is put together by hand, as an attacker would.
     signer = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
     head, body, _ = jwt.encode(
-        provider.claims(), "x" * 32, "HS256", headers={"kid": public_jwk(provider.keys[0])["kid"]}
+        key_server.claims(), "x" * 32, "HS256", headers={"kid": public_jwk(key_server.keys[0])["kid"]}
     ).split(".")
     return f"{head}.{body}.{jwt.utils.base64url_encode(signer.sign(f'{head}.{body}'.encode(), public)).decode()}"
 
@@ -146,74 +144,72 @@ FORGED: dict[str, Forged] = {
 
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED.keys())
-async def test_a_forged_token_signs_nobody_in(provider: Provider, tokens: Tokens, forged: Forged) -> None:
+async def test_a_forged_token_is_refused(key_server: KeyServer, tokens: Tokens, forged: Forged) -> None:
     with pytest.raises(NotAuthenticated) as refusal:
-        await user_of(tokens, forged(provider))
+        await user_of(tokens, forged(key_server))
     assert refusal.value.headers["WWW-Authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc"])
-async def test_a_header_without_a_token_signs_nobody_in(tokens: Tokens, header: str | None) -> None:
+async def test_a_header_without_a_token_is_refused(tokens: Tokens, header: str | None) -> None:
     with pytest.raises(NotAuthenticated):
         await tokens.user_of(header)
 
 
-async def test_a_new_key_is_fetched_at_once_and_strangers_cannot_make_us_ask_again(
-    provider: Provider, tokens: Tokens
+async def test_a_new_key_is_fetched_at_once_and_unknown_keys_cause_one_fetch(
+    key_server: KeyServer, tokens: Tokens
 ) -> None:
-    await user_of(tokens, provider.token())
+    await user_of(tokens, key_server.token())
     rotated = new_private_key_pem()
-    provider.keys.append(rotated)
-    assert await user_of(tokens, provider.token(rotated)) == USER
+    key_server.keys.append(rotated)
+    assert await user_of(tokens, key_server.token(rotated)) == USER
     for _ in range(5):
         with pytest.raises(NotAuthenticated):
-            await user_of(tokens, provider.token(new_private_key_pem()))
-    assert provider.asked == 2
+            await user_of(tokens, key_server.token(new_private_key_pem()))
+    assert key_server.asked == 2
 
 
-async def test_a_key_server_that_is_away_is_not_the_users_fault_and_recovers(
-    provider: Provider, tokens: Tokens
-) -> None:
-    provider.away = True
+async def test_an_unavailable_key_server_is_503_until_it_recovers(key_server: KeyServer, tokens: Tokens) -> None:
+    key_server.away = True
     for _ in range(5):
         with pytest.raises(SignInUnavailable):
-            await user_of(tokens, provider.token())
-    assert provider.asked == 1, "while it is away it is not asked by every request"
-    tokens._keys._attempt_again_at = time.monotonic()
-    provider.away = False
-    assert await user_of(tokens, provider.token()) == USER
+            await user_of(tokens, key_server.token())
+    assert key_server.asked == 1, "while it is away it is not asked by every request"
+    tokens._keys._next_fetch_at = time.monotonic()
+    key_server.away = False
+    assert await user_of(tokens, key_server.token()) == USER
 
 
-async def test_known_keys_serve_on_while_the_key_server_is_away(provider: Provider, tokens: Tokens) -> None:
-    await user_of(tokens, provider.token())
-    provider.away = True
+async def test_known_keys_work_while_the_key_server_is_away(key_server: KeyServer, tokens: Tokens) -> None:
+    await user_of(tokens, key_server.token())
+    key_server.away = True
     tokens._keys._stale_at = time.monotonic()
     for number in range(5):
-        assert await user_of(tokens, provider.token(jti=str(number))) == USER
+        assert await user_of(tokens, key_server.token(jti=str(number))) == USER
     with pytest.raises(NotAuthenticated):
-        await user_of(tokens, provider.token(new_private_key_pem()))
-    assert provider.asked == 2
+        await user_of(tokens, key_server.token(new_private_key_pem()))
+    assert key_server.asked == 2
 
 
-async def test_one_unreadable_key_does_not_take_the_others_with_it(provider: Provider, tokens: Tokens) -> None:
-    good = public_jwk(provider.keys[0])
-    provider.others = ["nonsense", {"kid": "a"}, good | {"kid": "b", "x": "!"}, good | {"kid": "c", "crv": "P-999"}]
-    assert await user_of(tokens, provider.token()) == USER
+async def test_one_unreadable_key_does_not_spoil_the_others(key_server: KeyServer, tokens: Tokens) -> None:
+    good = public_jwk(key_server.keys[0])
+    key_server.others = ["nonsense", {"kid": "a"}, good | {"kid": "b", "x": "!"}, good | {"kid": "c", "crv": "P-999"}]
+    assert await user_of(tokens, key_server.token()) == USER
 
 
-async def test_the_legacy_secret_works_only_where_it_is_configured(provider: Provider) -> None:
+async def test_the_legacy_secret_works_only_where_it_is_configured(key_server: KeyServer) -> None:
     secret = "s" * 40
-    legacy = Tokens(settings(provider, jwt_algorithm="HS256", jwks_url=None, jwt_secret=secret))
-    assert await user_of(legacy, jwt.encode(provider.claims(), secret, "HS256")) == USER
+    legacy = Tokens(settings(key_server, jwt_algorithm="HS256", jwks_url=None, jwt_secret=secret))
+    assert await user_of(legacy, jwt.encode(key_server.claims(), secret, "HS256")) == USER
     with pytest.raises(NotAuthenticated):
-        await user_of(legacy, provider.token())
+        await user_of(legacy, key_server.token())
     await legacy.close()
     with pytest.raises(ValueError, match="needs jwt_secret"):
-        settings(provider, jwt_algorithm="HS256")
+        settings(key_server, jwt_algorithm="HS256")
 
 
-async def test_a_token_that_was_good_is_refused_once_it_has_expired(provider: Provider, tokens: Tokens) -> None:
-    token = provider.token(exp=int(time.time()) - LEEWAY_SECONDS + 2)
+async def test_a_cached_token_is_refused_once_it_has_expired(key_server: KeyServer, tokens: Tokens) -> None:
+    token = key_server.token(exp=int(time.time()) - LEEWAY_SECONDS + 2)
     assert await user_of(tokens, token) == USER
 
     async def refused() -> bool:
@@ -225,21 +221,21 @@ async def test_a_token_that_was_good_is_refused_once_it_has_expired(provider: Pr
     await eventually(refused)
 
 
-async def test_a_revoked_key_ends_the_tokens_that_were_believed_before(
-    provider: Provider, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+async def test_a_revoked_key_ends_cached_tokens(
+    key_server: KeyServer, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forged = provider.token(exp=int(time.time()) + 10 * 365 * 86400)
+    forged = key_server.token(exp=int(time.time()) + 10 * 365 * 86400)
     assert await user_of(tokens, forged) == USER
-    provider.keys = [new_private_key_pem()]
+    key_server.keys = [new_private_key_pem()]
     real, later = time, KEYS_FRESH_SECONDS + 1
     monkeypatch.setattr("gateway.tokens.time", Clock(later))
-    assert await user_of(tokens, provider.token(exp=int(real.time() + later) + 60)) == USER
+    assert await user_of(tokens, key_server.token(exp=int(real.time() + later) + 60)) == USER
     with pytest.raises(NotAuthenticated):
         await user_of(tokens, forged)
 
 
 class Clock:
-    """The time module of somebody who lives ``seconds`` ahead."""
+    """A time module that is ``seconds`` ahead."""
 
     def __init__(self, seconds: float) -> None:
         self.time = lambda: time.time() + seconds
@@ -247,11 +243,11 @@ class Clock:
 
 
 @pytest.mark.parametrize("manner", ["silent", "dripping"])
-async def test_nobody_whose_key_is_known_waits_for_a_key_server_that_hangs(
+async def test_a_user_with_a_known_key_does_not_wait_for_a_hanging_key_server(
     monkeypatch: pytest.MonkeyPatch, manner: str
 ) -> None:
     listener, url = listening_socket()
-    provider, hanging = Provider(url), asyncio.Event()
+    key_server, hanging = KeyServer(url), asyncio.Event()
 
     async def drip() -> AsyncIterator[bytes]:
         while True:
@@ -259,24 +255,24 @@ async def test_nobody_whose_key_is_known_waits_for_a_key_server_that_hangs(
             yield b" "
 
     async def answer(request: Request) -> Response:
-        return StreamingResponse(drip()) if hanging.is_set() else await provider.answer(request)
+        return StreamingResponse(drip()) if hanging.is_set() else await key_server.answer(request)
 
     async with serving(Starlette(routes=[Route("/keys", answer)]), listener):
-        tokens = Tokens(settings(provider))
-        assert await user_of(tokens, provider.token()) == USER
+        tokens = Tokens(settings(key_server))
+        assert await user_of(tokens, key_server.token()) == USER
         hanging.set()
         monkeypatch.setattr("gateway.tokens.time", Clock(KEYS_FRESH_SECONDS + 1))
         monkeypatch.setattr("gateway.tokens.FETCH_TIMEOUT_SECONDS", 30.0)
-        fresh = [provider.token(exp=int(time.time() + KEYS_FRESH_SECONDS) + 60, jti=str(n)) for n in range(5)]
+        fresh = [key_server.token(exp=int(time.time() + KEYS_FRESH_SECONDS) + 60, jti=str(n)) for n in range(5)]
         async with asyncio.timeout(5):
             assert set(await asyncio.gather(*(user_of(tokens, token) for token in fresh))) == {USER}
         await tokens.close()
 
 
-async def test_a_key_server_that_drips_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_server_that_sends_byte_by_byte_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.tokens.FETCH_TIMEOUT_SECONDS", 0.3)
     listener, url = listening_socket()
-    provider = Provider(url)
+    key_server = KeyServer(url)
 
     async def drip() -> AsyncIterator[bytes]:
         while True:
@@ -287,8 +283,8 @@ async def test_a_key_server_that_drips_is_given_up_in_time(monkeypatch: pytest.M
         return StreamingResponse(drip())
 
     async with serving(Starlette(routes=[Route("/keys", answer)]), listener):
-        tokens = Tokens(settings(provider))
+        tokens = Tokens(settings(key_server))
         with pytest.raises(SignInUnavailable):
             async with asyncio.timeout(10):
-                await user_of(tokens, provider.token())
+                await user_of(tokens, key_server.token())
         await tokens.close()

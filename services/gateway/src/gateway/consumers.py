@@ -1,4 +1,4 @@
-"""Which message is handled by what: all of them by the one projector, so that a batch keeps its order."""
+"""The subscriptions: one projector handles every message, so that a batch keeps its order."""
 
 from typing import Final
 
@@ -8,14 +8,17 @@ from gateway.handlers import REACTIONS, Notify, Projector
 from messaging.consumers import Subscription
 
 LINGER_SECONDS: Final = 0.05
-"""A generation's progress and a balance come in many small steps, and no user sees a twentieth of a second. Who waits
-for a verdict hears it from ``live_news``; and storage's word must be here before the completion that comes of it."""
+"""A generation and a balance change in many small steps, and no user notices a twentieth of a second.
+
+A request that waits for its verdict hears it through ``live_events``. Storage's messages do not linger, because a
+completion is deferred until its file is known.
+"""
 
 _LINGERING: Final = ("GENERATION", "BILLING")
 
 
 def subscriptions(notify: Notify) -> tuple[Subscription, ...]:
-    """Everything that the gateway reads."""
+    """Every message that the gateway consumes."""
     project = Projector(notify).project
     return tuple(Subscription(message, project, linger_seconds=_linger_seconds(message)) for message in REACTIONS)
 

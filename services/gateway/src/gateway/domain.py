@@ -5,34 +5,35 @@ import binascii
 import hashlib
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar, get_args
 from uuid import UUID
 
 import msgspec
 
+from contracts.payments import Provider
 from contracts.values import Lane
 
-TERMINAL: Final = frozenset({"refused", "completed", "failed", "cancelled"})
-"""A generation in one of these states moves no more, but for a file that turns up late."""
-
 LARGEST_NUMBER: Final = 2**63 - 1
-"""What the database can count to."""
+"""The largest integer that the database holds."""
 
-LANES: Final[dict[str, Lane]] = {"free": "free", "standard": "standard", "pro": "pro"}
+_LANES: Final[dict[str, Lane]] = {lane: lane for lane in get_args(Lane)}
+
+Row = TypeVar("Row")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class User:
-    """Who is signed in. Nothing but the verified token says so."""
+    """The signed-in user, as the verified token names them."""
 
     user_id: UUID
     lane: Lane
     token_expires_at: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cursor:
     """Where a page ended: the time and id of its last row."""
 
@@ -40,20 +41,53 @@ class Cursor:
     row_id: UUID
 
 
-def lane_of(claims: dict[str, Any]) -> Lane:
-    """The plan that the backend wrote to the token, as a lane; an unknown plan waits with the free ones."""
-    metadata = claims.get("app_metadata")
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """A user's request for a generation, not yet checked against the model."""
+
+    model_id: str
+    parameters: dict[str, Any]
+    max_price_credits: int | None
+
+    @property
+    def digest(self) -> bytes:
+        """Equal for equal requests."""
+        return request_hash(
+            {
+                "model_id": self.model_id,
+                "parameters": self.parameters,
+                "max_price_credits": self.max_price_credits,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PurchaseRequest:
+    """A user's request to buy a credit pack."""
+
+    pack_id: str
+    provider: Provider
+
+    @property
+    def digest(self) -> bytes:
+        """Equal for equal requests."""
+        return request_hash({"pack_id": self.pack_id, "provider": self.provider})
+
+
+def lane_of(token_claims: Mapping[str, Any]) -> Lane:
+    """The lane of the plan that the backend wrote into the token; an unknown plan is ``free``."""
+    metadata = token_claims.get("app_metadata")
     plan = metadata.get("plan") if isinstance(metadata, dict) else None
-    return LANES.get(plan, "free") if isinstance(plan, str) else "free"
+    return _LANES.get(plan, "free") if isinstance(plan, str) else "free"
 
 
-def request_hash(body: Any) -> bytes:
-    """What makes two requests the same: their content, whatever the order of their keys."""
+def request_hash(body: Mapping[str, Any]) -> bytes:
+    """The hash of a request's content. The order of its keys does not change it."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
 def encode_cursor(cursor: Cursor) -> str:
-    """Opaque to clients."""
+    """The cursor as clients see it: opaque."""
     return base64.urlsafe_b64encode(msgspec.json.encode([cursor.at, cursor.row_id])).decode().rstrip("=")
 
 
@@ -67,15 +101,21 @@ def decode_cursor(text: str) -> Cursor | None:
         return None
 
 
+def split_page(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], Cursor]) -> tuple[Sequence[Row], str | None]:
+    """The first ``limit`` rows, and the cursor of the next page if there are more rows than that."""
+    page = rows[:limit]
+    return page, encode_cursor(cursor_of(page[-1])) if len(rows) > limit else None
+
+
 def in_utc(at: datetime) -> datetime:
-    """The same moment in UTC. Raises ValueError for one that the calendar has no room for there."""
+    """The same moment in UTC. Raises ValueError for one that is outside the calendar there."""
     try:
         return at.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("is out of range") from error
 
 
-def is_storable(value: Any) -> bool:
+def is_storable(value: object) -> bool:
     """Whether this is a scalar that PostgreSQL's JSON can hold: no NUL, no half of a surrogate pair, no infinity."""
     if isinstance(value, list | dict):
         return False

@@ -1,4 +1,4 @@
-"""Every refusal of the public API, one class each. The code is stable; ``docs/api.md`` lists them all."""
+"""Every refusal of the public API, one class each. Codes are stable; ``docs/api.md`` lists them all."""
 
 from service_runtime.problems import Problem
 
@@ -15,7 +15,7 @@ class NotAuthenticated(Problem):
 
 
 class SignInUnavailable(Problem):
-    """The identity provider's keys cannot be had at the moment."""
+    """The identity provider's keys are not available at the moment."""
 
     code = "sign_in_unavailable"
     title = "Sign-in cannot be checked at the moment"
@@ -154,10 +154,6 @@ class TooManyOpenGenerations(Problem):
     retryable = True
 
 
-class NotListening(Exception):
-    """The live news is not subscribed to yet: verdicts would be heard late."""
-
-
 class TooManyEventStreams(Problem):
     """As many event streams as a user may have open."""
 
@@ -165,3 +161,7 @@ class TooManyEventStreams(Problem):
     title = "Too many event streams are open"
     status = 429
     retryable = True
+
+
+class NotListening(Exception):
+    """The live subscriptions do not stand yet: open requests would hear their verdicts late."""

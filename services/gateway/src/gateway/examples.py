@@ -10,7 +10,7 @@ _ORDER: Final = {
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "QuoteRequest": _ORDER,
-    "QuoteShown": {
+    "Quote": {
         **_ORDER,
         "price_credits": 35,
         "lines": [
@@ -20,7 +20,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         ],
     },
     "GenerationRequest": {**_ORDER, "max_price_credits": 40},
-    "GenerationShown": {
+    "Generation": {
         "id": _ID,
         "status": "completed",
         **_ORDER,
@@ -52,14 +52,14 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "detail": {"status": "running", "version": 3, "attempt_number": 1, "generation_id": _ID},
         "since_previous_ms": 812.4,
     },
-    "BalanceShown": {
+    "Balance": {
         "available_credits": 215,
         "reserved_credits": 35,
         "settled_credits": 750,
         "receivable_credits": 0,
         "updated_at": "2026-11-23T09:28:13Z",
     },
-    "LineShown": {
+    "LedgerLine": {
         "line_number": 17,
         "reason": "reserve",
         "available_delta_credits": -35,
@@ -73,7 +73,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "note": None,
         "occurred_at": "2026-11-23T09:28:13Z",
     },
-    "PackShown": {
+    "CreditPack": {
         "id": "starter",
         "title": "Starter",
         "price_cents": 1000,
@@ -82,7 +82,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "bonus_credits": 0,
     },
     "PaymentRequest": {"pack_id": "starter", "provider": "stripe"},
-    "PaymentShown": {
+    "Payment": {
         "id": _ID,
         "status": "pending",
         "provider": "stripe",
@@ -98,7 +98,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "expires_at": "2026-11-23T10:28:13Z",
     },
     "UploadRequest": {"content_type": "image/png", "size_bytes": 184320},
-    "UploadShown": {
+    "Upload": {
         "id": _ID,
         "url": "https://uploads.example/...?X-Amz-Signature=...",
         "headers": {"Content-Type": "image/png", "Content-Length": "184320", "If-None-Match": "*"},

@@ -1,15 +1,17 @@
 """How the gateway learns what happened elsewhere: every message becomes changes to the read models.
 
-One handler takes a whole batch, whatever is in it: so the entries of a user's history keep the order of arrival, and
-the locks are always taken in one order (users by id first, then what is theirs).
+One handler takes a whole batch, whatever messages are in it. So the entries of a user's history keep the order of
+arrival, and locks are always taken in one order: users by id first, then what belongs to them.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from contracts.billing import (
     CreditsCaptured,
@@ -19,6 +21,7 @@ from contracts.billing import (
     CreditsRefused,
     CreditsReleased,
     CreditsReserved,
+    RefusalCode,
 )
 from contracts.generation import (
     AttemptFailed,
@@ -36,7 +39,16 @@ from contracts.payments import Payment, PaymentChanged, PaymentRefused
 from contracts.storage import AssetStored
 from contracts.values import LedgerLine
 from gateway import projections
-from gateway.projections import Activity, GenerationNews, Step
+from gateway.events import (
+    BalanceUpdated,
+    FailureCode,
+    GenerationEventName,
+    GenerationUpdated,
+    HistoryEvent,
+    PaymentUpdated,
+)
+from gateway.projections import GenerationChange, HistoryEntry, Transition, Verdict
+from gateway.records import StoredFile
 from messaging.ids import derived_id
 from messaging.received import Received
 from messaging.transaction import Transaction
@@ -49,54 +61,54 @@ Notify = Callable[[set[UUID]], None]
 class Changes:
     """What a batch of messages does to the read models."""
 
-    verdicts: list[dict[str, Any]] = field(default_factory=list)
-    refusals: dict[UUID, str] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    refusals: dict[UUID, RefusalCode] = field(default_factory=dict)
     lines: list[LedgerLine] = field(default_factory=list)
-    generations: dict[UUID, GenerationNews] = field(default_factory=dict)
-    balances: dict[UUID, tuple[int, Activity]] = field(default_factory=dict)
-    """For each user the highest line, and the entry that tells the balance after it."""
+    generations: dict[UUID, GenerationChange] = field(default_factory=dict)
+    balances: dict[UUID, tuple[int, HistoryEntry]] = field(default_factory=dict)
+    """For each user the highest line, and the entry that carries the balance after it."""
     payments: list[Payment] = field(default_factory=list)
     refused_payments: list[PaymentRefused] = field(default_factory=list)
-    history: list[Activity] = field(default_factory=list)
+    history: list[HistoryEntry] = field(default_factory=list)
 
-    def about(self, generation_id: UUID) -> GenerationNews:
-        """What is known about a generation so far."""
-        return self.generations.setdefault(generation_id, GenerationNews(generation_id))
+    def generation(self, generation_id: UUID) -> GenerationChange:
+        """The change of one generation so far."""
+        return self.generations.setdefault(generation_id, GenerationChange(generation_id))
 
-    def tell(self, message: Received[Any], subject_id: UUID, event: str, name: str, **told: Any) -> None:
+    def record(self, message: Received[Any], user_id: UUID, event: GenerationUpdated | PaymentUpdated) -> None:
         """Add an entry about a generation or a payment to its owner's history."""
-        kind = event.partition(".")[0]
-        user_id = _owner(message.payload)
-        data = _json({"name": name, **told, f"{kind}_id": subject_id})
-        self.history.append(Activity(user_id, message.message_id, subject_id, event, name, data, message.occurred_at))
+        subject_id = event.generation_id if isinstance(event, GenerationUpdated) else event.payment_id
+        self.history.append(_entry(message, message.message_id, user_id, subject_id, event))
 
-    def move(self, message: Received[Any], lines: Sequence[LedgerLine]) -> None:
-        """Add the statement lines of a message, and the balance after the highest of the batch."""
+    def post(self, message: Received[Any], lines: Sequence[LedgerLine]) -> None:
+        """Add the statement lines of a message, and the balance after the highest line of the batch."""
         if not lines:
             return
         self.lines += lines
         last = max(lines, key=lambda line: line.line_number)
-        if last.line_number < self.balances.get(last.user_id, (0,))[0]:
+        if last.user_id in self.balances and last.line_number < self.balances[last.user_id][0]:
             return
-        data = _json(
-            {
-                "name": "balance_updated",
-                "available_credits": last.available_after_credits,
-                "reserved_credits": last.reserved_after_credits,
-                "receivable_credits": last.receivable_after_credits,
-                "line_number": last.line_number,
-                "reason": last.reason,
-            }
+        event = BalanceUpdated(
+            available_credits=last.available_after_credits,
+            reserved_credits=last.reserved_after_credits,
+            receivable_credits=last.receivable_after_credits,
+            line_number=last.line_number,
+            reason=last.reason,
         )
         # The message has another entry: this one needs an id of its own.
-        own = derived_id(message.message_id, "balance")
-        event = "balance.updated"
-        entry = Activity(last.user_id, own, None, event, "balance_updated", data, message.occurred_at)
-        self.balances[last.user_id] = last.line_number, entry
+        entry_id = derived_id(message.message_id, "balance")
+        self.balances[last.user_id] = last.line_number, _entry(message, entry_id, last.user_id, None, event)
+
+
+def _entry(
+    message: Received[Any], entry_id: UUID, user_id: UUID, subject_id: UUID | None, event: HistoryEvent
+) -> HistoryEntry:
+    data = msgspec.json.encode(event).decode()
+    return HistoryEntry(user_id, entry_id, subject_id, event.event, event.name, data, message.occurred_at)
 
 
 class Projector:
-    """The handler; ``notify`` wakes the event streams of the users that something happened to."""
+    """The handler of every message; ``notify`` wakes the event streams of the users whose history grew."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
@@ -104,9 +116,9 @@ class Projector:
     async def project(self, tx: Transaction, messages: Sequence[Received[Any]]) -> None:
         """Bring the read models up to date with ``messages``."""
         changes = Changes()
-        for message in await self._in_time(tx, messages):
+        for message in await self._defer_early_completions(tx, messages):
             REACTIONS[type(message.payload)](changes, message)
-        # Another replica may have told a later balance already: then this one is not told any more.
+        # Another replica may have recorded a later balance already: then this one is left out of the history.
         moved = await projections.add_lines(tx.connection, changes.lines)
         history = [*changes.history, *(entry for user_id, (_, entry) in changes.balances.items() if user_id in moved)]
         if history:
@@ -118,8 +130,8 @@ class Projector:
         await projections.refuse_payments(tx.connection, changes.refused_payments)
         tx.after_commit(lambda: self._notify({entry.user_id for entry in history}))
 
-    async def _in_time(self, tx: Transaction, messages: Sequence[Received[Any]]) -> list[Received[Any]]:
-        """Without the completions whose file is not known yet: who reads 'completed' is to find a download."""
+    async def _defer_early_completions(self, tx: Transaction, messages: Sequence[Received[Any]]) -> list[Received[Any]]:
+        """The messages without the completions whose file is not known yet: ``completed`` always has a download."""
         completions = {m.payload.generation_id for m in messages if isinstance(m.payload, GenerationCompleted)}
         completions -= {m.payload.generation_id for m in messages if isinstance(m.payload, AssetStored)}
         early = await projections.list_without_file(tx.connection, completions) if completions else set()
@@ -129,165 +141,191 @@ class Projector:
         return [message for message in messages if message.message_id not in tx.deferred]
 
 
-def _json(told: dict[str, Any]) -> str:
-    return msgspec.json.encode(told).decode()
-
-
-def _owner(payload: Any) -> UUID:
-    if isinstance(payload, CreditsReserved):
-        return payload.order.user_id
-    user_id: UUID = payload.payment.user_id if isinstance(payload, PaymentChanged) else payload.user_id
-    return user_id
-
-
 def _reserved(changes: Changes, message: Received[CreditsReserved]) -> None:
-    generation_id = message.payload.order.generation_id
-    changes.verdicts.append(_verdict(generation_id, "reserved", None, None))
-    changes.tell(message, generation_id, "generation.updated", "credits_reserved")
-    changes.move(message, (message.payload.line,))
+    order = message.payload.order
+    changes.verdicts.append(Verdict(order.generation_id, "reserved"))
+    event = GenerationUpdated(generation_id=order.generation_id, name="credits_reserved")
+    changes.record(message, order.user_id, event)
+    changes.post(message, (message.payload.line,))
 
 
 def _refused(changes: Changes, message: Received[CreditsRefused]) -> None:
-    payload = message.payload
-    said = _verdict(payload.generation_id, payload.code, payload.required_credits, payload.available_credits)
-    changes.verdicts.append(said)
-    changes.refusals[payload.generation_id] = payload.code
-    changes.tell(
-        message, payload.generation_id, "generation.updated", "refused", status="refused", version=0, code=payload.code
+    refused = message.payload
+    changes.verdicts.append(
+        Verdict(refused.generation_id, refused.code, refused.required_credits, refused.available_credits)
     )
+    changes.refusals[refused.generation_id] = refused.code
+    event = GenerationUpdated(
+        generation_id=refused.generation_id, name="refused", status="refused", version=0, code=refused.code
+    )
+    changes.record(message, refused.user_id, event)
 
 
 def _captured(changes: Changes, message: Received[CreditsCaptured]) -> None:
-    payload = message.payload
-    changes.about(payload.generation_id).facts["captured_credits"] = payload.captured_credits
-    told = {"captured_credits": payload.captured_credits}
-    changes.tell(message, payload.generation_id, "generation.updated", "credits_captured", **told)
-    changes.move(message, payload.lines)
+    captured = message.payload
+    changes.generation(captured.generation_id).captured_credits = captured.captured_credits
+    event = GenerationUpdated(
+        generation_id=captured.generation_id, name="credits_captured", captured_credits=captured.captured_credits
+    )
+    changes.record(message, captured.user_id, event)
+    changes.post(message, captured.lines)
 
 
 def _released(changes: Changes, message: Received[CreditsReleased]) -> None:
-    payload = message.payload
-    changes.about(payload.generation_id).facts["released_credits"] = payload.released_credits
-    told = {"released_credits": payload.released_credits}
-    changes.tell(message, payload.generation_id, "generation.updated", "credits_released", **told)
-    changes.move(message, payload.lines)
+    released = message.payload
+    changes.generation(released.generation_id).released_credits = released.released_credits
+    event = GenerationUpdated(
+        generation_id=released.generation_id, name="credits_released", released_credits=released.released_credits
+    )
+    changes.record(message, released.user_id, event)
+    changes.post(message, released.lines)
 
 
 def _granted(changes: Changes, message: Received[CreditsGranted]) -> None:
-    payload = message.payload
-    if payload.payment_id is not None:
-        changes.tell(message, payload.payment_id, "payment.updated", "credits_granted", credits=payload.amount_credits)
-    changes.move(message, payload.lines)
+    granted = message.payload
+    if granted.payment_id is not None:
+        event = PaymentUpdated(payment_id=granted.payment_id, name="credits_granted", credits=granted.amount_credits)
+        changes.record(message, granted.user_id, event)
+    changes.post(message, granted.lines)
 
 
 def _clawed_back(changes: Changes, message: Received[CreditsClawedBack]) -> None:
-    payload = message.payload
-    told = {"credits": payload.clawed_back_credits}
-    changes.tell(message, payload.payment_id, "payment.updated", "credits_clawed_back", **told)
-    changes.move(message, payload.lines)
+    taken = message.payload
+    event = PaymentUpdated(payment_id=taken.payment_id, name="credits_clawed_back", credits=taken.clawed_back_credits)
+    changes.record(message, taken.user_id, event)
+    changes.post(message, taken.lines)
 
 
 def _expired(changes: Changes, message: Received[CreditsExpired]) -> None:
-    changes.move(message, message.payload.lines)
+    changes.post(message, message.payload.lines)
 
 
-def _verdict(generation_id: UUID, said: str, required: int | None, had: int | None) -> dict[str, Any]:
-    return {"of_generation": generation_id, "said": said, "required": required, "had": had}
-
-
-def _step(changes: Changes, message: Received[Any], step: Step, name: str | None = None, **told: Any) -> None:
-    """The generation moves to another state; its owner is told that state under ``name``, by default its own."""
+def _transition(
+    changes: Changes,
+    message: Received[Any],
+    transition: Transition,
+    name: GenerationEventName,
+    *,
+    code: FailureCode | UnsetType = UNSET,
+    detail: str | UnsetType = UNSET,
+    retry_at: datetime | UnsetType | None = UNSET,
+    late: bool | UnsetType = UNSET,
+) -> None:
+    """The generation moves to another status; its owner's history calls that ``name``."""
     generation_id = message.payload.generation_id
-    changes.about(generation_id).add(step)
-    if step.attempt_number is not None:
-        told["attempt_number"] = step.attempt_number
-    event = "generation.updated"
-    moved = {"status": step.status, "version": step.version, **told}
-    changes.tell(message, generation_id, event, name or step.status, **moved)
+    changes.generation(generation_id).add(transition)
+    event = GenerationUpdated(
+        generation_id=generation_id,
+        name=name,
+        status=transition.status,
+        version=transition.version,
+        attempt_number=UNSET if transition.attempt_number is None else transition.attempt_number,
+        code=code,
+        detail=detail,
+        retry_at=retry_at,
+        late=late,
+    )
+    changes.record(message, message.payload.user_id, event)
 
 
 def _queued(changes: Changes, message: Received[GenerationQueued]) -> None:
-    _step(changes, message, Step(message.payload.version, "queued"))
+    _transition(changes, message, Transition(message.payload.version, "queued"), "queued")
 
 
 def _dispatched(changes: Changes, message: Received[GenerationDispatched]) -> None:
     event = message.payload
-    step = Step(event.version, "dispatching", attempt_number=event.attempt_number)
-    _step(changes, message, step)
+    transition = Transition(event.version, "dispatching", attempt_number=event.attempt_number)
+    _transition(changes, message, transition, "dispatching")
 
 
 def _started(changes: Changes, message: Received[GenerationStarted]) -> None:
     event = message.payload
-    _step(changes, message, Step(event.version, "running", attempt_number=event.attempt_number))
+    transition = Transition(event.version, "running", attempt_number=event.attempt_number)
+    _transition(changes, message, transition, "running")
 
 
 def _attempt_failed(changes: Changes, message: Received[AttemptFailed]) -> None:
     event = message.payload
-    step = Step(event.version, "queued", attempt_number=event.attempt_number)
-    _step(changes, message, step, "attempt_failed", code=event.code, retry_at=event.retry_at)
+    transition = Transition(event.version, "queued", attempt_number=event.attempt_number)
+    _transition(changes, message, transition, "attempt_failed", code=event.code, retry_at=event.retry_at)
 
 
 def _output_ready(changes: Changes, message: Received[OutputReady]) -> None:
     event = message.payload
-    number = event.claim.attempt_number
-    if event.late:
-        # The order stays ended as it is, unless storage finds the file to be good.
-        told = {"version": event.version, "attempt_number": number}
-        changes.tell(message, event.generation_id, "generation.updated", "late_output_ready", **told)
-    else:
-        _step(changes, message, Step(event.version, "storing", attempt_number=number))
+    attempt_number = event.claim.attempt_number
+    if not event.late:
+        transition = Transition(event.version, "storing", attempt_number=attempt_number)
+        _transition(changes, message, transition, "storing")
+        return
+    # The order stays as it ended, unless storage finds the file to be good.
+    late = GenerationUpdated(
+        generation_id=event.generation_id,
+        name="late_output_ready",
+        version=event.version,
+        attempt_number=attempt_number,
+    )
+    changes.record(message, event.user_id, late)
 
 
 def _completed(changes: Changes, message: Received[GenerationCompleted]) -> None:
     event = message.payload
-    step = Step(
+    transition = Transition(
         event.version,
         "completed",
         attempt_number=event.attempt_number,
         late=event.late,
         completed_at=event.completed_at,
     )
-    _step(changes, message, step, late=event.late)
+    _transition(changes, message, transition, "completed", late=event.late)
 
 
 def _failed(changes: Changes, message: Received[GenerationFailed]) -> None:
     event = message.payload
-    step = Step(event.version, "failed", failure_code=event.code, failure_detail=event.detail)
-    _step(changes, message, step, code=event.code, detail=event.detail)
+    transition = Transition(event.version, "failed", failure_code=event.code, failure_detail=event.detail)
+    _transition(changes, message, transition, "failed", code=event.code, detail=event.detail)
 
 
 def _cancelling(changes: Changes, message: Received[GenerationCancelling]) -> None:
-    _step(changes, message, Step(message.payload.version, "cancelling"))
+    _transition(changes, message, Transition(message.payload.version, "cancelling"), "cancelling")
 
 
 def _cancelled(changes: Changes, message: Received[GenerationCancelled]) -> None:
-    _step(changes, message, Step(message.payload.version, "cancelled"))
+    _transition(changes, message, Transition(message.payload.version, "cancelled"), "cancelled")
 
 
 def _asset_stored(changes: Changes, message: Received[AssetStored]) -> None:
-    payload = message.payload
-    changes.about(payload.generation_id).facts.update(
-        object_key=payload.object_key,
-        poster_object_key=payload.poster_object_key,
-        size_bytes=payload.size_bytes,
-        sha256=payload.sha256,
-        media=msgspec.to_builtins(payload.media),
+    asset = message.payload
+    changes.generation(asset.generation_id).file = StoredFile(
+        object_key=asset.object_key,
+        poster_object_key=asset.poster_object_key,
+        size_bytes=asset.size_bytes,
+        sha256=asset.sha256,
+        media=asset.media,
     )
-    changes.tell(message, payload.generation_id, "generation.updated", "asset_stored")
+    event = GenerationUpdated(generation_id=asset.generation_id, name="asset_stored")
+    changes.record(message, asset.user_id, event)
 
 
 def _payment_changed(changes: Changes, message: Received[PaymentChanged]) -> None:
     payment, reason = message.payload.payment, message.payload.reason
     changes.payments.append(payment)
-    told = {"status": payment.status, "version": payment.version, "reason": reason}
-    changes.tell(message, payment.payment_id, "payment.updated", f"payment_{reason}", **told)
+    event = PaymentUpdated(
+        payment_id=payment.payment_id,
+        name=f"payment_{reason}",
+        status=payment.status,
+        version=payment.version,
+        reason=reason,
+    )
+    changes.record(message, payment.user_id, event)
 
 
 def _payment_refused(changes: Changes, message: Received[PaymentRefused]) -> None:
     refused = message.payload
     changes.refused_payments.append(refused)
-    told = {"status": "refused", "version": 0, "reason": refused.code}
-    changes.tell(message, refused.payment_id, "payment.updated", "payment_refused", **told)
+    event = PaymentUpdated(
+        payment_id=refused.payment_id, name="payment_refused", status="refused", version=0, reason=refused.code
+    )
+    changes.record(message, refused.user_id, event)
 
 
 REACTIONS: Final[dict[type[Message], Callable[[Changes, Received[Any]], None]]] = {

@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from catalogue import load_catalogue
 from catalogue.credit_packs import load_credit_packs
 from gateway.consumers import subscriptions
-from gateway.dependencies import Parts
+from gateway.dependencies import Dependencies
+from gateway.file_urls import FileUrls
 from gateway.http import build_app
-from gateway.live_news import LiveNews
+from gateway.live_events import LiveEvents
 from gateway.settings import Settings
 from gateway.tokens import Tokens
 from messaging.runtime import Messaging
@@ -19,57 +20,51 @@ from service_runtime.database import create_engine
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.migrations import migrate
-from service_runtime.presigned_urls import PresignedUrls
 from service_runtime.settings import settings_from_environment
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway, wired and not yet running."""
+    """A gateway that is wired and does not run yet."""
 
     app: FastAPI
     components: Sequence[Component]
     readiness: Mapping[str, Callable[[], Awaitable[None]]]
-    parts: Parts
+    dependencies: Dependencies
 
     def drain(self) -> None:
         """End the event streams, so that the listener can close."""
-        self.parts.news.close()
+        self.dependencies.live_events.close()
 
     async def stop(self) -> None:
-        """Let every connection go."""
-        await self.parts.tokens.close()
-        await self.parts.engine.dispose()
+        """Close every connection."""
+        await self.dependencies.tokens.close()
+        await self.dependencies.engine.dispose()
 
 
 def build(settings: Settings) -> Gateway:
-    """Put a gateway together; nothing is connected to yet."""
+    """Wire a gateway. It connects to nothing yet."""
     engine = create_engine(settings)
-    news = LiveNews(settings.event_streams_per_user)
+    live_events = LiveEvents(settings.event_streams_per_user)
     messaging = Messaging(
         service="gateway",
         engine=engine,
         settings=settings,
-        subscriptions=subscriptions(news.projected),
+        subscriptions=subscriptions(live_events.projected),
     )
-    news.listen_on(messaging.broker)
-    parts = Parts(
+    live_events.listen_on(messaging.broker)
+    dependencies = Dependencies(
         settings=settings,
         engine=engine,
         transactions=messaging.transactions,
         catalogue=load_catalogue(),
         packs={pack.id: pack for pack in load_credit_packs()},
         tokens=Tokens(settings),
-        news=news,
-        urls=PresignedUrls(
-            settings.s3_public_endpoint_url or settings.s3_endpoint_url,
-            settings.s3_region,
-            settings.s3_access_key_id.get_secret_value(),
-            settings.s3_secret_access_key.get_secret_value(),
-        ),
+        live_events=live_events,
+        file_urls=FileUrls(settings),
     )
-    readiness = {**messaging.readiness(), "live news": news.ready}
-    return Gateway(build_app(parts), [*messaging.components(), news], readiness, parts)
+    readiness = {**messaging.readiness(), live_events.name: live_events.ready}
+    return Gateway(build_app(dependencies), [*messaging.components(), live_events], readiness, dependencies)
 
 
 async def serve(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from service_runtime.problems import CONTENT_TYPE, InvalidRequest, MalformedRequ
 Responses = dict[int | str, dict[str, Any]]
 
 _PUBLIC: Final = ("listModels", "listCreditPacks")
-_FRAMEWORKS_OWN: Final = ("HTTPValidationError", "ValidationError")
+_UNUSED_SCHEMAS: Final = ("HTTPValidationError", "ValidationError")
 _TEXT: Final = {"type": "string"}
 _CREDITS: Final = {"type": "integer"}
 _PROBLEM: Final[dict[str, Any]] = {
@@ -51,7 +51,7 @@ _CONTENT: Final = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Probl
 
 
 def refusals(*kinds: type[Problem]) -> Responses:
-    """What a route refuses besides what any route does, for its ``responses``."""
+    """The problems of one route, for its ``responses``; those of every route are added later."""
     responses: Responses = {}
     for kind in kinds:
         _add(responses, kind)
@@ -59,16 +59,16 @@ def refusals(*kinds: type[Problem]) -> Responses:
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The framework's description, with the bearer token and every way to fail in the shape that is really sent."""
+    """The framework's description, with the bearer token and every problem in the shape that is sent."""
     if app.openapi_schema:
         return app.openapi_schema
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     components = document["components"]
     components["securitySchemes"] = {"supabase": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
-    for name in _FRAMEWORKS_OWN:
+    for name in _UNUSED_SCHEMAS:
         components["schemas"].pop(name, None)
     components["schemas"]["Problem"] = dict(_PROBLEM)
-    # Here, because the framework loses every null of an example.
+    # Added here, because the framework drops every null of an example.
     for name, example in EXAMPLES.items():
         components["schemas"][name]["example"] = example
     for methods in document["paths"].values():
@@ -102,7 +102,7 @@ def _complete(operation: dict[str, Any]) -> None:
 
 def _add(responses: Responses, kind: type[Problem]) -> None:
     status = str(kind.status)
-    told = f"`{kind.code}`: {(kind.__doc__ or kind.title).splitlines()[0]}"
+    line = f"`{kind.code}`: {(kind.__doc__ or kind.title).splitlines()[0]}"
     before = responses.get(status, {}).get("description")
-    description = told if before is None else f"{before}\n\n{told}"
+    description = line if before is None else f"{before}\n\n{line}"
     responses[status] = {"description": description, "content": _CONTENT}

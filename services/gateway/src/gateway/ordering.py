@@ -1,58 +1,66 @@
-"""Taking an order: validated, priced, written down with its message, and answered with billing's verdict."""
+"""Placing an order: validated, priced, written down with its message, and answered with billing's verdict."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import ceil
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row
-
 from catalogue import FieldError, InvalidParameters, Model, UnknownModel
-from contracts.billing import CreditsRefused
+from contracts.billing import CreditsRefused, RefusalCode
 from contracts.gateway import GenerationRequested
+from contracts.generation import CancelGeneration
 from contracts.values import GenerationOrder
 from gateway import queries, repository
-from gateway.dependencies import Parts
-from gateway.domain import User, is_storable, request_hash
+from gateway.dependencies import Dependencies
+from gateway.domain import OrderRequest, User, is_storable
 from gateway.errors import (
     AccountFrozen,
+    GenerationEnded,
+    GenerationNotFound,
     IdempotencyKeyReused,
     InsufficientCredits,
     InvalidModelParameters,
     ModelNotFound,
     PriceAboveLimit,
-    RateLimited,
     TooManyOpenGenerations,
 )
-from gateway.representations import GenerationRequest
-from gateway.tables import generation_requests
+from gateway.limits import check_write
+from gateway.live_events import Outcome, wait_for_outcome
+from gateway.records import GenerationRecord, GenerationRequestRecord
+from gateway.statuses import TERMINAL
 from messaging.database import single_statements
 from messaging.ids import new_id
 from messaging.transaction import Transaction
 
-FIRST_LOOK_SECONDS: Final = 0.25
-"""How long a verdict is only listened for; mostly it is heard within milliseconds."""
-MOST_ERRORS: Final = 20
+MAX_ERRORS: Final = 20
 """How many fields a refusal names."""
 
 
-@dataclass(frozen=True)
-class Taken:
-    """An order that stands. ``reserved`` is False while billing has not said; ``replayed`` if the key was known."""
+@dataclass(frozen=True, slots=True)
+class PlacedOrder:
+    """An order that stands. ``reserved``: billing has answered. ``replayed``: the key was used before."""
 
-    row: Row[Any]
+    generation: GenerationRecord
     reserved: bool
     replayed: bool
 
 
-def completed(parts: Parts, model_id: str, parameters: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _PricedOrder:
+    """A request that fits its model: ``parameters`` are complete, and the price is what billing will reserve."""
+
+    model: Model
+    parameters: dict[str, Any]
+    price_credits: int
+
+
+def complete_parameters(
+    dependencies: Dependencies, model_id: str, parameters: dict[str, Any]
+) -> tuple[Model, dict[str, Any]]:
     """The model and its complete parameters. Raises ``ModelNotFound`` or ``InvalidModelParameters``."""
     try:
-        model = parts.catalogue.model(model_id)
+        model = dependencies.catalogue.model(model_id)
         _check_storable(parameters)
         return model, model.complete(parameters)
     except UnknownModel as error:
@@ -61,89 +69,109 @@ def completed(parts: Parts, model_id: str, parameters: dict[str, Any]) -> tuple[
         raise _invalid(error.errors) from error
 
 
-async def take(parts: Parts, user: User, key: str, asked: GenerationRequest) -> Taken:
-    """Write the order down once for this key and wait a little for the verdict.
+async def place_order(dependencies: Dependencies, user: User, key: str, request: OrderRequest) -> PlacedOrder:
+    """Write the order down, once for this key, and wait a little for the verdict.
 
-    Raises the problems of ``completed``, ``PriceAboveLimit``, ``IdempotencyKeyReused``, ``InsufficientCredits``,
-    ``AccountFrozen``, ``RateLimited`` and ``TooManyOpenGenerations``.
+    Raises the problems of ``complete_parameters``, ``PriceAboveLimit``, ``IdempotencyKeyReused``,
+    ``InsufficientCredits``, ``AccountFrozen``, ``RateLimited`` and ``TooManyOpenGenerations``.
     """
-    # First of all: a repeated request gets its first result, whatever has become of model, price and limits since.
-    held = await _request(parts, user, key)
-    if held is None:
-        model, parameters = completed(parts, asked.model_id, asked.parameters)
-        price = model.quote(parameters).price_credits
-        if asked.max_price_credits is not None and price > asked.max_price_credits:
-            raise PriceAboveLimit(price_credits=price, max_price_credits=asked.max_price_credits)
-        await check_write(parts, user)
+    # This comes first: a repeated request gets its first result, even if model, price or limits have changed since.
+    earlier = await _find_request(dependencies, user, key)
+    if earlier is None:
+        priced = _price(dependencies, request)
+        await check_write(dependencies, user)
         generation_id = new_id()
         # Expected before it is asked for: the verdict may be faster than the commit's return.
-        with parts.news.expecting(generation_id) as verdict:
-            async with parts.transactions.begin() as tx:
-                held = await _write_down(tx, parts, user, key, asked, generation_id, model, parameters, price)
-            if held is None:
-                await wait_for(verdict, parts.settings.verdict_wait_seconds, lambda: _is_decided(parts, user, key))
-                return await _answer(parts, user, key, generation_id, verdict, replayed=False)
-    if bytes(held.request_hash) != _hash(asked):
-        raise IdempotencyKeyReused(generation_id=str(held.generation_id))
-    with parts.news.expecting(held.generation_id) as verdict:
-        request = await _request(parts, user, key)
-        if request is None or request.verdict is None:
-            await wait_for(verdict, parts.settings.verdict_wait_seconds, lambda: _is_decided(parts, user, key))
-        return await _answer(parts, user, key, held.generation_id, verdict, replayed=True)
+        with dependencies.live_events.expecting(generation_id) as verdict:
+            async with dependencies.transactions.begin() as tx:
+                earlier = await _record(tx, dependencies, user, key, request, generation_id, priced)
+            if earlier is None:
+                await _await_verdict(dependencies, user, key, verdict)
+                return await _answer(dependencies, user, key, generation_id, verdict, replayed=False)
+    if earlier.request_hash != request.digest:
+        raise IdempotencyKeyReused(generation_id=str(earlier.generation_id))
+    with dependencies.live_events.expecting(earlier.generation_id) as verdict:
+        if not await _is_decided(dependencies, user, key):
+            await _await_verdict(dependencies, user, key, verdict)
+        return await _answer(dependencies, user, key, earlier.generation_id, verdict, replayed=True)
 
 
-async def _write_down(
+async def get_generation(dependencies: Dependencies, user: User, generation_id: UUID) -> GenerationRecord:
+    """One generation of this user. Raises ``GenerationNotFound``."""
+    generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
+    if generation is None:
+        raise GenerationNotFound
+    return generation
+
+
+async def request_cancellation(dependencies: Dependencies, user: User, generation_id: UUID) -> GenerationRecord:
+    """Ask generation to stop an order; returns it as it is now.
+
+    Raises ``GenerationNotFound``, ``GenerationEnded`` and ``RateLimited``.
+    """
+    generation = await get_generation(dependencies, user, generation_id)
+    if generation.status in TERMINAL:
+        raise GenerationEnded(f"the generation is {generation.status}", status_of_generation=generation.status)
+    await check_write(dependencies, user)
+    async with dependencies.transactions.begin() as tx:
+        now = await repository.get_now(tx.connection)
+        command = CancelGeneration(generation_id=generation_id, user_id=user.user_id, requested_at=now)
+        tx.publish(command, correlation_id=generation_id)
+    return generation
+
+
+def _price(dependencies: Dependencies, request: OrderRequest) -> _PricedOrder:
+    model, parameters = complete_parameters(dependencies, request.model_id, request.parameters)
+    price = model.quote(parameters).price_credits
+    if request.max_price_credits is not None and price > request.max_price_credits:
+        raise PriceAboveLimit(price_credits=price, max_price_credits=request.max_price_credits)
+    return _PricedOrder(model, parameters, price)
+
+
+async def _record(
     tx: Transaction,
-    parts: Parts,
+    dependencies: Dependencies,
     user: User,
     key: str,
-    asked: GenerationRequest,
+    request: OrderRequest,
     generation_id: UUID,
-    model: Model,
-    parameters: dict[str, Any],
-    price: int,
-) -> Row[Any] | None:
-    """The one transaction of an order; returns the request that holds the key, if it was known."""
-    values = {
-        "generation_id": generation_id,
-        "user_id": user.user_id,
-        "idempotency_key": key,
-        "request_hash": _hash(asked),
-    }
-    claimed = await repository.add_request(tx.connection, generation_requests, values)
-    if not isinstance(claimed, datetime):
-        return claimed
-    # So that what is counted next stays true.
-    await repository.lock_allowance(tx.connection, user.user_id)
-    limit = parts.settings.max_open_generations
-    if await repository.count_open_generations(tx.connection, user.user_id) >= limit:
-        raise TooManyOpenGenerations(f"at most {limit} at a time", headers={"Retry-After": "10"})
-    uploads = {name: UUID(parameters[name]) for name in model.upload_parameters if _is_uuid(parameters[name])}
-    await _check_uploads(tx, user, model, uploads)
-    order = GenerationOrder(
-        generation_id=generation_id,
-        user_id=user.user_id,
-        model_id=model.id,
-        kind=model.kind,
-        parameters=parameters,
-        price_credits=price,
-        lane=user.lane,
-        uploads=uploads,
-        requested_at=claimed,
-        expires_at=claimed + timedelta(seconds=model.order_deadline_seconds),
+    priced: _PricedOrder,
+) -> GenerationRequestRecord | None:
+    """The one transaction of an order; returns the request that used the key, if there is one."""
+    requested_at = await repository.add_generation_request(
+        tx.connection, generation_id, user.user_id, key, request.digest
     )
+    if requested_at is None:
+        return await repository.find_generation_request(tx.connection, user.user_id, key)
+    await _check_open_generations(tx, user, dependencies.settings.max_open_generations)
+    order = _order(user, generation_id, priced, requested_at)
+    await _check_uploads(tx, user, priced.model, order.uploads)
     await repository.add_generation(tx.connection, order)
     tx.publish(GenerationRequested(order=order), correlation_id=generation_id)
     return None
 
 
-async def check_write(parts: Parts, user: User) -> None:
-    """Take one of the writes that a user has each minute, whatever becomes of it. Raises ``RateLimited``."""
-    per_minute = parts.settings.writes_per_minute
-    async with single_statements(parts.engine) as connection:
-        taken = await repository.take_allowance(connection, user.user_id, per_minute)
-    if not taken:
-        raise RateLimited(f"at most {per_minute} a minute", headers={"Retry-After": str(ceil(60 / per_minute))})
+def _order(user: User, generation_id: UUID, priced: _PricedOrder, requested_at: datetime) -> GenerationOrder:
+    model, parameters = priced.model, priced.parameters
+    return GenerationOrder(
+        generation_id=generation_id,
+        user_id=user.user_id,
+        model_id=model.id,
+        kind=model.kind,
+        parameters=parameters,
+        price_credits=priced.price_credits,
+        lane=user.lane,
+        uploads={name: UUID(parameters[name]) for name in model.upload_parameters if _is_uuid(parameters[name])},
+        requested_at=requested_at,
+        expires_at=requested_at + timedelta(seconds=model.order_deadline_seconds),
+    )
+
+
+async def _check_open_generations(tx: Transaction, user: User, limit: int) -> None:
+    # The lock keeps the count true until the commit.
+    await repository.lock_allowance(tx.connection, user.user_id)
+    if await repository.count_open_generations(tx.connection, user.user_id) >= limit:
+        raise TooManyOpenGenerations(f"at most {limit} at a time", headers={"Retry-After": "10"})
 
 
 async def _check_uploads(tx: Transaction, user: User, model: Model, uploads: dict[str, UUID]) -> None:
@@ -153,75 +181,70 @@ async def _check_uploads(tx: Transaction, user: User, model: Model, uploads: dic
         raise _invalid(tuple(FieldError(name, "unknown_upload", message) for name in model.upload_parameters))
 
 
-async def wait_for(verdict: asyncio.Future[Any], seconds: float, written: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until the verdict is heard or ``written`` down, but no longer: what was asked for is durable either way.
-
-    News may be lost, or heard before this request came: so the database is looked at now and then, ever more rarely.
-    """
-    deadline = time.monotonic() + seconds
-    pause = FIRST_LOOK_SECONDS
-    while (remaining := deadline - time.monotonic()) > 0:
-        await asyncio.wait([verdict], timeout=min(pause, remaining))
-        if verdict.done() or await written():
-            return
-        pause *= 2
+async def _await_verdict(dependencies: Dependencies, user: User, key: str, verdict: asyncio.Future[Outcome]) -> None:
+    seconds = dependencies.settings.verdict_wait_seconds
+    await wait_for_outcome(verdict, seconds, lambda: _is_decided(dependencies, user, key))
 
 
 async def _answer(
-    parts: Parts, user: User, key: str, generation_id: UUID, verdict: asyncio.Future[Any], *, replayed: bool
-) -> Taken:
+    dependencies: Dependencies,
+    user: User,
+    key: str,
+    generation_id: UUID,
+    verdict: asyncio.Future[Outcome],
+    *,
+    replayed: bool,
+) -> PlacedOrder:
     if verdict.done():
         if isinstance(refused := verdict.result(), CreditsRefused):
             raise _refusal(refused.code, refused.required_credits, refused.available_credits, generation_id)
         reserved = True
     else:
-        request = await _request(parts, user, key)
+        request = await _find_request(dependencies, user, key)
         assert request is not None, "the request was committed"
-        if request.verdict not in (None, "reserved"):
+        if request.verdict is not None and request.verdict != "reserved":
             raise _refusal(request.verdict, request.required_credits, request.available_credits, generation_id)
         reserved = request.verdict == "reserved"
-    row = await queries.find_generation(parts.engine, user.user_id, generation_id)
-    assert row is not None, "the order was committed, and belongs to this user"
-    return Taken(row, reserved=reserved, replayed=replayed)
+    generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
+    assert generation is not None, "the order was committed, and belongs to this user"
+    return PlacedOrder(generation, reserved=reserved, replayed=replayed)
 
 
-async def _request(parts: Parts, user: User, key: str) -> Row[Any] | None:
-    async with single_statements(parts.engine) as connection:
-        return await repository.find_request(connection, generation_requests, user.user_id, key)
+async def _find_request(dependencies: Dependencies, user: User, key: str) -> GenerationRequestRecord | None:
+    async with single_statements(dependencies.engine) as connection:
+        return await repository.find_generation_request(connection, user.user_id, key)
 
 
-async def _is_decided(parts: Parts, user: User, key: str) -> bool:
-    request = await _request(parts, user, key)
+async def _is_decided(dependencies: Dependencies, user: User, key: str) -> bool:
+    request = await _find_request(dependencies, user, key)
     return request is not None and request.verdict is not None
 
 
-def _refusal(code: str, required: int, available: int, generation_id: UUID) -> Exception:
+def _refusal(
+    code: RefusalCode, required: int | None, available: int | None, generation_id: UUID
+) -> AccountFrozen | InsufficientCredits:
     kind = AccountFrozen if code == "account_frozen" else InsufficientCredits
     return kind(required=required, available=available, generation_id=str(generation_id))
 
 
 def _invalid(errors: tuple[FieldError, ...]) -> InvalidModelParameters:
-    shown = [{"field": f"parameters.{e.field}", "code": e.code, "message": e.message} for e in errors[:MOST_ERRORS]]
-    return InvalidModelParameters(errors=shown)
+    named = [{"field": f"parameters.{e.field}", "code": e.code, "message": e.message} for e in errors[:MAX_ERRORS]]
+    return InvalidModelParameters(errors=named)
 
 
 def _check_storable(parameters: dict[str, Any]) -> None:
-    """Refuse what JSON may say and the database cannot hold, and what is nested: no model takes that."""
+    """Refuse what JSON can express and the database cannot hold, and what is nested: no model takes that."""
     bad = [name for name, value in parameters.items() if not (is_storable(name) and is_storable(value))]
     if bad:
         message = "must be one value, without characters and numbers that cannot be stored"
-        # The name itself may be what cannot even be said in an answer.
-        shown = [name.encode(errors="replace").decode() for name in bad]
-        raise InvalidParameters(tuple(FieldError(name, "unstorable", message) for name in shown))
+        # The name itself may hold characters that no answer can carry.
+        printable = [name.encode(errors="replace").decode() for name in bad]
+        raise InvalidParameters(tuple(FieldError(name, "unstorable", message) for name in printable))
 
 
-def _hash(asked: GenerationRequest) -> bytes:
-    return request_hash(asked.model_dump())
-
-
-def _is_uuid(text: Any) -> bool:
+def _is_uuid(text: object) -> bool:
     try:
-        UUID(text)
+        UUID(text)  # type: ignore[arg-type]
     except (ValueError, TypeError, AttributeError):
         return False
     return True

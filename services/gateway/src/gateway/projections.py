@@ -1,12 +1,12 @@
-"""The SQL of the read models: set-based, forward only, and each user's activity numbered without gaps.
+"""The SQL of the read models: set-based, forward only, and each user's history numbered without gaps.
 
-Statements are put together once and given lists of rows as parameters: building one costs as much as executing it.
+Statements are built once and given lists of rows as parameters: building one costs as much as executing it.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -14,8 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from contracts.billing import RefusalCode
 from contracts.payments import Payment, PaymentRefused
 from contracts.values import LedgerLine
+from gateway.events import EventName, FailureCode
+from gateway.records import StoredFile
+from gateway.statuses import GenerationStatus
 from gateway.tables import (
     generation_requests,
     generations,
@@ -24,54 +28,73 @@ from gateway.tables import (
 )
 
 
-@dataclass(frozen=True)
-class Step:
-    """A new state of a generation, complete: of two steps the one with the higher version says it all."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Billing's answer to an order."""
+
+    generation_id: UUID
+    verdict: Literal["reserved"] | RefusalCode
+    required_credits: int | None = None
+    available_credits: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A new status of a generation, complete: of two transitions the one with the higher version counts alone."""
 
     version: int
-    status: str
+    status: GenerationStatus
     attempt_number: int | None = None
     late: bool = False
     completed_at: datetime | None = None
-    failure_code: str | None = None
+    failure_code: FailureCode | None = None
     failure_detail: str | None = None
 
 
-@dataclass
-class GenerationNews:
-    """What a batch of messages says about one generation."""
+@dataclass(slots=True)
+class GenerationChange:
+    """What a batch of messages says about one generation. The facts do not depend on the order of messages."""
 
     generation_id: UUID
-    step: Step | None = None
-    """The newest of them."""
+    transition: Transition | None = None
+    """The newest one."""
     attempt_number: int | None = None
-    """The highest of them."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """By column; independent of the order of events."""
+    """The highest one."""
+    captured_credits: int | None = None
+    released_credits: int | None = None
+    file: StoredFile | None = None
 
-    def add(self, step: Step) -> None:
-        """One more step was heard of."""
-        if self.step is None or self.step.version < step.version:
-            self.step = step
-        if step.attempt_number is not None:
-            self.attempt_number = max(self.attempt_number or 0, step.attempt_number)
+    def add(self, transition: Transition) -> None:
+        """Take one more transition into account."""
+        if self.transition is None or self.transition.version < transition.version:
+            self.transition = transition
+        if transition.attempt_number is not None:
+            self.attempt_number = max(self.attempt_number or 0, transition.attempt_number)
 
-    def row(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, Any]:
         """The parameters of the update; None is 'nothing new'."""
-        said = {name: getattr(self.step, name, None) for name in ("version", *_STEP)}
-        said |= {name: self.facts.get(name) for name in _FACTS}
-        said |= {"generation_id": self.generation_id, "attempt_number": self.attempt_number}
-        return {f"new_{name}": value for name, value in said.items()}
+        values: dict[str, Any] = dict.fromkeys((*_TRANSITION, *_FACTS))
+        if (transition := self.transition) is not None:
+            values |= {name: getattr(transition, name) for name in _TRANSITION}
+        if (file := self.file) is not None:
+            values |= {name: getattr(file, name) for name in _FILE} | {"media": msgspec.to_builtins(file.media)}
+        values |= {
+            "generation_id": self.generation_id,
+            "attempt_number": self.attempt_number,
+            "captured_credits": self.captured_credits,
+            "released_credits": self.released_credits,
+        }
+        return {f"new_{name}": value for name, value in values.items()}
 
 
-@dataclass(frozen=True)
-class Activity:
-    """One entry of a user's history. ``event`` is the name under which it is streamed."""
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One new entry of a user's history. ``event`` is the name under which it is streamed."""
 
     user_id: UUID
     message_id: UUID
     subject_id: UUID | None
-    event: str
+    event: EventName
     name: str
     data: str
     """JSON."""
@@ -99,7 +122,7 @@ _APPEND_HISTORY: Final = sa.text("""
     ON CONFLICT (message_id) DO NOTHING
 """)
 
-# The lines, which nothing reads from, are written last: so the balances lock the users, in the order of their ids.
+# Nothing reads from the lines, so they are written last, and the balances lock the users in the order of their ids.
 _ADD_LINES: Final = sa.text("""
     WITH lines AS MATERIALIZED (
         SELECT * FROM jsonb_populate_recordset(CAST(NULL AS gateway.ledger_lines), CAST(:lines AS jsonb))
@@ -118,53 +141,49 @@ _ADD_LINES: Final = sa.text("""
     RETURNING user_id
 """)
 
-_STEP: Final = ("status", "late", "completed_at", "failure_code", "failure_detail")
-_FACTS: Final = (
-    "captured_credits",
-    "released_credits",
-    "object_key",
-    "poster_object_key",
-    "size_bytes",
-    "sha256",
-    "media",
-)
+_STATE: Final = ("status", "late", "completed_at", "failure_code", "failure_detail")
+_TRANSITION: Final = ("version", *_STATE)
+_FILE: Final = ("object_key", "poster_object_key", "size_bytes", "sha256")
+_FACTS: Final = ("captured_credits", "released_credits", *_FILE, "media")
 
 
-def _told(name: str) -> sa.BindParameter[Any]:
+def _new(name: str) -> sa.BindParameter[Any]:
     kind = JSONB(none_as_null=True) if name == "media" else generations.c[name].type
     return sa.bindparam(f"new_{name}", type_=kind)
 
 
-_newer = generations.c.version < _told("version")
+_newer = generations.c.version < _new("version")
 _UPDATE_GENERATION: Final = (
     sa.update(generations)
-    .where(generations.c.generation_id == _told("generation_id"))
+    .where(generations.c.generation_id == _new("generation_id"))
     .values(
-        version=sa.func.greatest(generations.c.version, _told("version")),
-        attempt_number=sa.func.greatest(generations.c.attempt_number, _told("attempt_number")),
+        version=sa.func.greatest(generations.c.version, _new("version")),
+        attempt_number=sa.func.greatest(generations.c.attempt_number, _new("attempt_number")),
         updated_at=sa.func.now(),
-        **{name: sa.case((_newer, _told(name)), else_=generations.c[name]) for name in _STEP},
-        **{name: sa.func.coalesce(_told(name), generations.c[name]) for name in _FACTS},
+        **{name: sa.case((_newer, _new(name)), else_=generations.c[name]) for name in _STATE},
+        **{name: sa.func.coalesce(_new(name), generations.c[name]) for name in _FACTS},
     )
 )
 _RECORD_VERDICT: Final = (
     sa.update(generation_requests)
     .where(
-        generation_requests.c.generation_id == sa.bindparam("of_generation"),
+        generation_requests.c.generation_id == sa.bindparam("of_generation_id"),
         generation_requests.c.verdict.is_(None),
     )
     .values(
-        verdict=sa.bindparam("said"), required_credits=sa.bindparam("required"), available_credits=sa.bindparam("had")
+        verdict=sa.bindparam("new_verdict"),
+        required_credits=sa.bindparam("new_required_credits"),
+        available_credits=sa.bindparam("new_available_credits"),
     )
 )
 
 
-async def update_generations(connection: AsyncConnection, news: Iterable[GenerationNews]) -> None:
-    """Move generations forward and note facts about them; a step whose version was passed already changes no state.
+async def update_generations(connection: AsyncConnection, changes: Iterable[GenerationChange]) -> None:
+    """Move generations forward and record facts about them; a transition to an old version changes no status.
 
-    Attempts only grow, whichever step is heard of first: a failure does not name its attempt.
+    Attempt numbers only grow, because a failure does not name its attempt and may arrive before the attempt's start.
     """
-    rows = [one.row() for one in sorted(news, key=lambda one: one.generation_id)]
+    rows = [change.parameters() for change in sorted(changes, key=lambda change: change.generation_id)]
     if rows:
         await connection.execute(_UPDATE_GENERATION, rows)
 
@@ -177,15 +196,24 @@ async def list_without_file(connection: AsyncConnection, generation_ids: set[UUI
     return set((await connection.execute(statement)).scalars())
 
 
-async def record_verdicts(connection: AsyncConnection, verdicts: Sequence[dict[str, Any]]) -> None:
-    """Billing's word on requests; the first one stands."""
+async def record_verdicts(connection: AsyncConnection, verdicts: Sequence[Verdict]) -> None:
+    """Record billing's answers to orders; the first one stands."""
     if not verdicts:
         return
-    await connection.execute(_RECORD_VERDICT, list(verdicts))
+    rows = [
+        {
+            "of_generation_id": verdict.generation_id,
+            "new_verdict": verdict.verdict,
+            "new_required_credits": verdict.required_credits,
+            "new_available_credits": verdict.available_credits,
+        }
+        for verdict in verdicts
+    ]
+    await connection.execute(_RECORD_VERDICT, rows)
 
 
-async def refuse_generations(connection: AsyncConnection, refusals: dict[UUID, str]) -> None:
-    """Orders that could not be funded end at once."""
+async def refuse_generations(connection: AsyncConnection, refusals: Mapping[UUID, RefusalCode]) -> None:
+    """End the orders that could not be funded."""
     for generation_id, code in sorted(refusals.items()):
         await connection.execute(
             sa.update(generations)
@@ -222,7 +250,7 @@ async def _advance_payment(connection: AsyncConnection, payment: Payment) -> Non
 
 
 async def refuse_payments(connection: AsyncConnection, refusals: Sequence[PaymentRefused]) -> None:
-    """Payments did not begin these."""
+    """Record that payments did not begin these purchases."""
     for refused in sorted(refusals, key=lambda one: one.payment_id):
         await connection.execute(
             sa.update(payment_requests)
@@ -236,11 +264,11 @@ async def refuse_payments(connection: AsyncConnection, refusals: Sequence[Paymen
         )
 
 
-async def append_history(connection: AsyncConnection, entries: Sequence[Activity]) -> None:
+async def append_history(connection: AsyncConnection, entries: Sequence[HistoryEntry]) -> None:
     """Append to users' histories, in order.
 
-    The heads are locked in the order of user ids and held until the commit: a reader that has seen number N can be
-    sure that nothing below N appears later.
+    The heads are locked in the order of user ids, and stay locked until the commit: when a reader has seen number N,
+    no number below N appears later.
     """
-    columns = {f"{field.name}s": [getattr(entry, field.name) for entry in entries] for field in fields(Activity)}
+    columns = {f"{field.name}s": [getattr(entry, field.name) for entry in entries] for field in fields(HistoryEntry)}
     await connection.execute(_APPEND_HISTORY, columns)

@@ -1,29 +1,39 @@
-"""Reads for the API. The owner stands in every query: another user's row is not found, it is not hidden."""
+"""Reads for the API. Every query names the owner, so that another user's row is simply not found."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from contracts.values import Kind, LedgerLine, MediaProperties
 from gateway.domain import Cursor
+from gateway.records import BalanceRecord, GenerationRecord, HistoryRecord, PaymentRecord, StoredFile
+from gateway.statuses import GenerationStatus
 from gateway.tables import activity, activity_heads, balances, generations, ledger_lines, payments
 from messaging.database import single_statements
 
+_Row: TypeAlias = sa.Row[*tuple[Any, ...]]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class GenerationFilter:
     """Which generations to list; None means all."""
 
-    status: str | None = None
-    kind: str | None = None
+    status: GenerationStatus | None = None
+    kind: Kind | None = None
     model_id: str | None = None
     requested_from: datetime | None = None
     requested_to: datetime | None = None
 
+
+_PAYMENT: Final = [payments.c[field.name] for field in fields(PaymentRecord)]
+_HISTORY: Final = [activity.c[field.name] for field in fields(HistoryRecord)]
+_LINE: Final = [ledger_lines.c[name] for name in LedgerLine.__struct_fields__]
 
 _FIND_GENERATION: Final = sa.select(generations).where(
     generations.c.generation_id == sa.bindparam("id"), generations.c.user_id == sa.bindparam("user")
@@ -32,7 +42,7 @@ _FIND_GENERATION: Final = sa.select(generations).where(
 
 async def list_generations(
     engine: AsyncEngine, user_id: UUID, wanted: GenerationFilter, after: Cursor | None, limit: int
-) -> list[sa.Row[Any]]:
+) -> list[GenerationRecord]:
     """Newest first, from the end of the page before."""
     columns = generations.c
     statement = sa.select(generations).where(columns.user_id == user_id)
@@ -50,66 +60,69 @@ async def list_generations(
     if after is not None:
         statement = statement.where(_before(after, columns.requested_at, columns.generation_id))
     statement = statement.order_by(columns.requested_at.desc(), columns.generation_id.desc()).limit(limit)
-    return await _rows(engine, statement)
+    return [_generation(row) for row in await _rows(engine, statement)]
 
 
-async def find_generation(engine: AsyncEngine, user_id: UUID, generation_id: UUID) -> sa.Row[Any] | None:
+async def find_generation(engine: AsyncEngine, user_id: UUID, generation_id: UUID) -> GenerationRecord | None:
     """One generation of this user."""
-    return await _first(engine, _FIND_GENERATION, {"id": generation_id, "user": user_id})
+    row = await _first(engine, _FIND_GENERATION, {"id": generation_id, "user": user_id})
+    return None if row is None else _generation(row)
 
 
-async def list_payments(engine: AsyncEngine, user_id: UUID, after: Cursor | None, limit: int) -> list[sa.Row[Any]]:
+async def list_payments(engine: AsyncEngine, user_id: UUID, after: Cursor | None, limit: int) -> list[PaymentRecord]:
     """Newest first, from the end of the page before."""
-    statement = sa.select(payments).where(payments.c.user_id == user_id)
+    statement = sa.select(*_PAYMENT).where(payments.c.user_id == user_id)
     if after is not None:
         statement = statement.where(_before(after, payments.c.created_at, payments.c.payment_id))
-    return await _rows(
-        engine, statement.order_by(payments.c.created_at.desc(), payments.c.payment_id.desc()).limit(limit)
-    )
+    statement = statement.order_by(payments.c.created_at.desc(), payments.c.payment_id.desc()).limit(limit)
+    return [PaymentRecord(*row) for row in await _rows(engine, statement)]
 
 
-async def find_payment(engine: AsyncEngine, user_id: UUID, payment_id: UUID) -> sa.Row[Any] | None:
+async def find_payment(engine: AsyncEngine, user_id: UUID, payment_id: UUID) -> PaymentRecord | None:
     """One payment of this user."""
-    statement = sa.select(payments).where(payments.c.payment_id == payment_id, payments.c.user_id == user_id)
-    return await _first(engine, statement)
+    statement = sa.select(*_PAYMENT).where(payments.c.payment_id == payment_id, payments.c.user_id == user_id)
+    row = await _first(engine, statement)
+    return None if row is None else PaymentRecord(*row)
 
 
-async def list_timeline(engine: AsyncEngine, user_id: UUID, subject_id: UUID) -> list[sa.Row[Any]]:
+async def list_timeline(engine: AsyncEngine, user_id: UUID, subject_id: UUID) -> list[HistoryRecord]:
     """What happened to one generation or payment of this user, in order."""
     statement = (
-        sa.select(activity)
+        sa.select(*_HISTORY)
         .where(activity.c.subject_id == subject_id, activity.c.user_id == user_id)
         .order_by(activity.c.occurred_at, activity.c.sequence)
     )
-    return await _rows(engine, statement)
+    return [HistoryRecord(*row) for row in await _rows(engine, statement)]
 
 
-async def find_balance(engine: AsyncEngine, user_id: UUID) -> tuple[sa.Row[Any] | None, int]:
+async def find_balance(engine: AsyncEngine, user_id: UUID) -> tuple[BalanceRecord | None, int]:
     """The balance of a user, and the credits that were ever captured from them."""
+    columns = [balances.c[field.name] for field in fields(BalanceRecord)]
     settled = (
         sa.select(sa.func.coalesce(-sa.func.sum(ledger_lines.c.reserved_delta_credits), 0))
         .where(ledger_lines.c.user_id == user_id, ledger_lines.c.reason == "capture")
         .scalar_subquery()
     )
     async with single_statements(engine) as connection:
-        row = (await connection.execute(sa.select(balances).where(balances.c.user_id == user_id))).one_or_none()
+        row = (await connection.execute(sa.select(*columns).where(balances.c.user_id == user_id))).one_or_none()
         total = (await connection.execute(sa.select(settled))).scalar_one()
-    return row, int(total)
+    return None if row is None else BalanceRecord(*row), int(total)
 
 
 async def list_lines(
     engine: AsyncEngine, user_id: UUID, before: int | None, limit: int, *, oldest_first: bool = False
-) -> list[sa.Row[Any]]:
+) -> list[LedgerLine]:
     """Statement lines, newest first from below ``before``; or oldest first from above it."""
     columns = ledger_lines.c
-    statement = sa.select(ledger_lines).where(columns.user_id == user_id)
+    statement = sa.select(*_LINE).where(columns.user_id == user_id)
     if oldest_first:
         statement = statement.where(columns.line_number > (before or 0)).order_by(columns.line_number)
     else:
         if before is not None:
             statement = statement.where(columns.line_number < before)
         statement = statement.order_by(columns.line_number.desc())
-    return await _rows(engine, statement.limit(limit))
+    rows = await _rows(engine, statement.limit(limit))
+    return [LedgerLine(**row._mapping) for row in rows]
 
 
 async def last_sequence(engine: AsyncEngine, user_id: UUID) -> int:
@@ -119,31 +132,61 @@ async def last_sequence(engine: AsyncEngine, user_id: UUID) -> int:
     return 0 if row is None else int(row.sequence)
 
 
-async def list_activity(engine: AsyncEngine, user_id: UUID, after: int, limit: int) -> list[sa.Row[Any]]:
-    """A user's history from number ``after`` on, which it does not include."""
+async def list_history(engine: AsyncEngine, user_id: UUID, after: int, limit: int) -> list[HistoryRecord]:
+    """A user's history after entry number ``after``."""
     statement = (
-        sa.select(activity)
+        sa.select(*_HISTORY)
         .where(activity.c.user_id == user_id, activity.c.sequence > after)
         .order_by(activity.c.sequence)
         .limit(limit)
     )
-    return await _rows(engine, statement)
+    return [HistoryRecord(*row) for row in await _rows(engine, statement)]
+
+
+def _generation(row: _Row) -> GenerationRecord:
+    return GenerationRecord(
+        generation_id=row.generation_id,
+        status=row.status,
+        model_id=row.model_id,
+        kind=row.kind,
+        parameters=row.parameters,
+        price_credits=row.price_credits,
+        captured_credits=row.captured_credits,
+        attempt_number=row.attempt_number,
+        late=row.late,
+        failure_code=row.failure_code,
+        failure_detail=row.failure_detail,
+        file=_file(row),
+        requested_at=row.requested_at,
+        expires_at=row.expires_at,
+        completed_at=row.completed_at,
+    )
+
+
+def _file(row: _Row) -> StoredFile | None:
+    if row.object_key is None:
+        return None
+    return StoredFile(
+        object_key=row.object_key,
+        poster_object_key=row.poster_object_key,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        media=msgspec.convert(row.media, MediaProperties),
+    )
 
 
 def _before(cursor: Cursor, at: sa.Column[Any], row_id: sa.Column[Any]) -> sa.ColumnElement[bool]:
-    """What comes after the cursor in a list that is newest first."""
+    """The rows after the cursor in a list that is newest first."""
     return sa.tuple_(at, row_id) < sa.tuple_(sa.literal(cursor.at), sa.literal(cursor.row_id))
 
 
-async def _rows(engine: AsyncEngine, statement: sa.Select[Any]) -> list[sa.Row[Any]]:
+async def _rows(engine: AsyncEngine, statement: sa.Select[Any]) -> Sequence[_Row]:
     async with single_statements(engine) as connection:
-        found: Sequence[sa.Row[Any]] = (await connection.execute(statement)).all()
-    return list(found)
+        rows: Sequence[_Row] = (await connection.execute(statement)).all()
+    return rows
 
 
-async def _first(
-    engine: AsyncEngine, statement: sa.Select[Any], values: dict[str, Any] | None = None
-) -> sa.Row[Any] | None:
+async def _first(engine: AsyncEngine, statement: sa.Select[Any], values: dict[str, Any] | None = None) -> _Row | None:
     async with single_statements(engine) as connection:
-        row: sa.Row[Any] | None = (await connection.execute(statement, values)).one_or_none()
+        row: _Row | None = (await connection.execute(statement, values)).one_or_none()
     return row

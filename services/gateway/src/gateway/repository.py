@@ -1,10 +1,10 @@
-"""The SQL of what users ask for: requests, allowances, uploads.
+"""The SQL of what users ask for: requests, limits, uploads.
 
-What every order executes is put together once: building a statement costs as much as executing it.
+Statements that every order executes are built once: building one costs as much as executing it.
 """
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,9 +13,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.values import GenerationOrder
-from gateway.domain import TERMINAL
+from gateway.records import GenerationRequestRecord, NewPayment, NewUpload, PaymentRequestRecord
+from gateway.statuses import TERMINAL
 from gateway.tables import (
+    generation_requests,
     generations,
+    payment_requests,
     payments,
     uploads,
     write_allowances,
@@ -25,7 +28,7 @@ _bucket = write_allowances.c
 _elapsed = sa.func.extract("epoch", sa.func.now() - _bucket.counted_at)
 _per_minute = sa.bindparam("per_minute", type_=sa.Float)
 _refilled = sa.func.least(_per_minute, _bucket.tokens + _elapsed * (_per_minute / 60.0))
-_TAKE_ALLOWANCE: Final = (
+_TAKE_WRITE: Final = (
     insert(write_allowances)
     .values(user_id=sa.bindparam("user"), tokens=_per_minute - 1.0, counted_at=sa.func.now())
     .on_conflict_do_update(
@@ -36,7 +39,7 @@ _TAKE_ALLOWANCE: Final = (
     .returning(_bucket.user_id)
 )
 _LOCK_ALLOWANCE: Final = sa.select(_bucket.user_id).where(_bucket.user_id == sa.bindparam("user")).with_for_update()
-# In the text, so that the index of open generations is seen to match.
+# In the text, so that the planner sees that the index of open generations matches.
 _terminal: Final[list[sa.ColumnElement[str]]] = [sa.literal_column(f"'{status}'") for status in sorted(TERMINAL)]
 _COUNT_OPEN: Final = sa.select(sa.func.count()).where(
     generations.c.user_id == sa.bindparam("user"), generations.c.status.not_in(_terminal)
@@ -44,17 +47,21 @@ _COUNT_OPEN: Final = sa.select(sa.func.count()).where(
 _ADD_GENERATION: Final = sa.insert(generations)
 
 
-@cache
 def _add_request(table: sa.Table) -> sa.sql.dml.ReturningInsert[Any]:
     fresh = insert(table).on_conflict_do_nothing(index_elements=["user_id", "idempotency_key"])
     return fresh.returning(table.c.created_at)
 
 
-@cache
 def _find_request(table: sa.Table) -> sa.Select[Any]:
     return sa.select(table).where(
         table.c.user_id == sa.bindparam("user"), table.c.idempotency_key == sa.bindparam("key")
     )
+
+
+_ADD_GENERATION_REQUEST: Final = _add_request(generation_requests)
+_FIND_GENERATION_REQUEST: Final = _find_request(generation_requests)
+_ADD_PAYMENT_REQUEST: Final = _add_request(payment_requests)
+_FIND_PAYMENT_REQUEST: Final = _find_request(payment_requests)
 
 
 async def get_now(connection: AsyncConnection) -> datetime:
@@ -63,27 +70,64 @@ async def get_now(connection: AsyncConnection) -> datetime:
     return now
 
 
-async def add_request(connection: AsyncConnection, table: sa.Table, values: dict[str, Any]) -> datetime | sa.Row[Any]:
-    """Claim an idempotency key of a user; since now, if it was new, else the request that holds it.
+async def add_generation_request(
+    connection: AsyncConnection, generation_id: UUID, user_id: UUID, key: str, request_hash: bytes
+) -> datetime | None:
+    """Register an idempotency key of a user for an order; the time of that, or None if the key was used before.
 
-    Of concurrent requests with one key all but one wait here for the first to commit, and then find its row.
+    Of concurrent requests with one key all but one wait here for the first to commit.
     """
-    claimed_at: datetime | None = (await connection.execute(_add_request(table), values)).scalar_one_or_none()
-    if claimed_at is not None:
-        return claimed_at
-    held = await find_request(connection, table, values["user_id"], values["idempotency_key"])
-    assert held is not None, "requests are never deleted"
-    return held
+    values = {"generation_id": generation_id, "user_id": user_id, "idempotency_key": key, "request_hash": request_hash}
+    at: datetime | None = (await connection.execute(_ADD_GENERATION_REQUEST, values)).scalar_one_or_none()
+    return at
 
 
-async def take_allowance(connection: AsyncConnection, user_id: UUID, per_minute: int) -> bool:
+async def find_generation_request(
+    connection: AsyncConnection, user_id: UUID, key: str
+) -> GenerationRequestRecord | None:
+    """The order that used this idempotency key of a user."""
+    row = (await connection.execute(_FIND_GENERATION_REQUEST, {"user": user_id, "key": key})).one_or_none()
+    if row is None:
+        return None
+    return GenerationRequestRecord(
+        generation_id=row.generation_id,
+        request_hash=row.request_hash,
+        verdict=row.verdict,
+        required_credits=row.required_credits,
+        available_credits=row.available_credits,
+    )
+
+
+async def add_payment_request(
+    connection: AsyncConnection, payment_id: UUID, user_id: UUID, key: str, request_hash: bytes
+) -> datetime | None:
+    """Register an idempotency key of a user for a purchase, as ``add_generation_request`` does for an order."""
+    values = {"payment_id": payment_id, "user_id": user_id, "idempotency_key": key, "request_hash": request_hash}
+    at: datetime | None = (await connection.execute(_ADD_PAYMENT_REQUEST, values)).scalar_one_or_none()
+    return at
+
+
+async def find_payment_request(connection: AsyncConnection, user_id: UUID, key: str) -> PaymentRequestRecord | None:
+    """The purchase that used this idempotency key of a user."""
+    row = (await connection.execute(_FIND_PAYMENT_REQUEST, {"user": user_id, "key": key})).one_or_none()
+    if row is None:
+        return None
+    return PaymentRequestRecord(
+        payment_id=row.payment_id,
+        request_hash=row.request_hash,
+        refusal_code=row.refusal_code,
+        refusal_detail=row.refusal_detail,
+    )
+
+
+async def take_write(connection: AsyncConnection, user_id: UUID, per_minute: int) -> bool:
     """Take one token of the user's bucket, which refills evenly; False if it is empty."""
-    taken = await connection.execute(_TAKE_ALLOWANCE, {"user": user_id, "per_minute": float(per_minute)})
+    taken = await connection.execute(_TAKE_WRITE, {"user": user_id, "per_minute": float(per_minute)})
     return taken.one_or_none() is not None
 
 
 async def lock_allowance(connection: AsyncConnection, user_id: UUID) -> None:
-    """Let one request of a user at a time decide on what the user has, until its transaction ends."""
+    """Let one request of a user at a time count what the user has, until its transaction ends."""
     await connection.execute(_LOCK_ALLOWANCE, {"user": user_id})
 
 
@@ -115,9 +159,9 @@ async def add_generation(connection: AsyncConnection, order: GenerationOrder) ->
     await connection.execute(_ADD_GENERATION, row)
 
 
-async def add_payment(connection: AsyncConnection, values: dict[str, Any]) -> None:
+async def add_payment(connection: AsyncConnection, payment: NewPayment) -> None:
     """The read model's row of a new payment."""
-    await connection.execute(sa.insert(payments).values(**values, status="created", created_at=sa.func.now()))
+    await connection.execute(sa.insert(payments).values(**asdict(payment), status="created", created_at=sa.func.now()))
 
 
 async def count_recent_uploads(connection: AsyncConnection, user_id: UUID) -> int:
@@ -127,13 +171,6 @@ async def count_recent_uploads(connection: AsyncConnection, user_id: UUID) -> in
     return int((await connection.execute(statement)).scalar_one())
 
 
-async def add_upload(connection: AsyncConnection, values: dict[str, Any]) -> None:
+async def add_upload(connection: AsyncConnection, upload: NewUpload) -> None:
     """Remember that a user may upload this."""
-    await connection.execute(sa.insert(uploads).values(**values))
-
-
-async def find_request(connection: AsyncConnection, table: sa.Table, user_id: UUID, key: str) -> sa.Row[Any] | None:
-    """The request that holds this idempotency key of a user, with billing's verdict or the refusal, if there is one."""
-    rows = await connection.execute(_find_request(table), {"user": user_id, "key": key})
-    row: sa.Row[Any] | None = rows.one_or_none()
-    return row
+    await connection.execute(sa.insert(uploads).values(**asdict(upload)))

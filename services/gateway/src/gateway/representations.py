@@ -1,41 +1,21 @@
-"""What the API takes and gives, and how rows become representations."""
+"""What the API takes and gives, and how records become representations."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
-from sqlalchemy import Row
 
+from contracts import values
 from contracts.object_keys import MAX_UPLOAD_BYTES
 from contracts.payments import Provider
+from contracts.values import Kind, MovementReason
 from gateway.domain import in_utc
-
-GenerationStatus = Literal[
-    "requested",
-    "refused",
-    "queued",
-    "dispatching",
-    "running",
-    "storing",
-    "completed",
-    "failed",
-    "cancelling",
-    "cancelled",
-]
-PaymentStatusShown = Literal[
-    "created",
-    "pending",
-    "settled",
-    "failed",
-    "expired",
-    "review",
-    "partially_refunded",
-    "refunded",
-    "disputed",
-    "dispute_lost",
-    "refused",
-]
+from gateway.events import FailureCode
+from gateway.file_urls import DownloadUrls
+from gateway.records import GenerationRecord, HistoryRecord, PaymentRecord, StoredFile
+from gateway.statuses import GenerationStatus, PaymentStatus
 
 
 class Body(BaseModel):
@@ -71,23 +51,23 @@ class UploadRequest(Body):
     size_bytes: int = Field(ge=1, le=MAX_UPLOAD_BYTES)
 
 
-class QuoteLineShown(BaseModel):
+class QuoteLine(BaseModel):
     """One part of a price."""
 
     label: str
     credits: int
 
 
-class QuoteShown(BaseModel):
+class Quote(BaseModel):
     """A price in whole credits, and the parts that add up to it; parameters with all defaults filled in."""
 
     model_id: str
     price_credits: int
-    lines: list[QuoteLineShown]
+    lines: list[QuoteLine]
     parameters: dict[str, Any]
 
 
-class TierShown(BaseModel):
+class ResolutionTier(BaseModel):
     """Outputs of up to so many pixels cost ``factor`` times the sum of the rates."""
 
     label: str
@@ -95,34 +75,34 @@ class TierShown(BaseModel):
     factor: str
 
 
-class StepsShown(BaseModel):
+class StepSurcharge(BaseModel):
     """``included`` steps cost nothing more; each further one adds ``share_per_extra_step`` of the price."""
 
     included: int
     share_per_extra_step: str
 
 
-class SurchargesShown(BaseModel):
+class Surcharges(BaseModel):
     """What multiplies the sum of the rates before it is rounded, in exact fractions.
 
     First the ``factor`` of the first of the ``resolutions`` that holds the output, or else of the last; then, with
     ``steps``, 1 + ``share_per_extra_step`` for each step above ``included``.
     """
 
-    resolutions: list[TierShown]
-    steps: StepsShown | None
+    resolutions: list[ResolutionTier]
+    steps: StepSurcharge | None
 
 
-class ModelShown(BaseModel):
+class Model(BaseModel):
     """A model: render a form from ``parameters_schema`` (JSON Schema 2020-12)."""
 
     id: str
     title: str
     description: str
-    kind: Literal["video", "image"]
+    kind: Kind
     parameters_schema: dict[str, Any]
     price: dict[str, str] = Field(description="Rates in credits, as exact fractions; the sum is rounded up once.")
-    surcharges: SurchargesShown
+    surcharges: Surcharges
     max_pixels: int
     order_deadline_seconds: int
 
@@ -130,7 +110,7 @@ class ModelShown(BaseModel):
 class ModelList(BaseModel):
     """Every model on offer."""
 
-    items: list[ModelShown]
+    items: list[Model]
 
 
 class Download(BaseModel):
@@ -149,19 +129,19 @@ class Download(BaseModel):
 
 
 class Failure(BaseModel):
-    """Why nothing was made. ``code`` is stable."""
+    """Why there is no file. ``code`` is stable; ``detail`` is for people."""
 
-    code: str
+    code: FailureCode
     detail: str | None
 
 
-class GenerationShown(BaseModel):
+class Generation(BaseModel):
     """A generation, from the request to the file."""
 
     id: UUID
     status: GenerationStatus
     model_id: str
-    kind: Literal["video", "image"]
+    kind: Kind
     parameters: dict[str, Any]
     price_credits: int
     captured_credits: int | None = Field(description="What was charged; null until it is.")
@@ -177,7 +157,7 @@ class GenerationShown(BaseModel):
 class GenerationPage(BaseModel):
     """Newest first; ``next_cursor`` is null on the last page."""
 
-    items: list[GenerationShown]
+    items: list[Generation]
     next_cursor: str | None
 
 
@@ -196,7 +176,7 @@ class Timeline(BaseModel):
     items: list[TimelineEntry]
 
 
-class BalanceShown(BaseModel):
+class Balance(BaseModel):
     """``available`` can be spent, ``reserved`` is held for work under way, ``settled`` was spent on delivered work."""
 
     available_credits: int
@@ -206,11 +186,11 @@ class BalanceShown(BaseModel):
     updated_at: datetime | None
 
 
-class LineShown(BaseModel):
+class LedgerLine(BaseModel):
     """One movement. Each ``*_after`` is that of the line before plus the delta of this one."""
 
     line_number: int
-    reason: str
+    reason: MovementReason
     available_delta_credits: int
     reserved_delta_credits: int
     receivable_delta_credits: int
@@ -226,11 +206,11 @@ class LineShown(BaseModel):
 class LedgerPage(BaseModel):
     """Newest first; ``next_before`` is null on the last page."""
 
-    items: list[LineShown]
+    items: list[LedgerLine]
     next_before: int | None
 
 
-class PackShown(BaseModel):
+class CreditPack(BaseModel):
     """A credit pack. The price is in the smallest unit of the currency."""
 
     id: str
@@ -241,17 +221,17 @@ class PackShown(BaseModel):
     bonus_credits: int
 
 
-class PackList(BaseModel):
+class CreditPackList(BaseModel):
     """Every pack on offer, cheapest first."""
 
-    items: list[PackShown]
+    items: list[CreditPack]
 
 
-class PaymentShown(BaseModel):
+class Payment(BaseModel):
     """A payment: send the user to ``checkout_url`` while it is ``pending``."""
 
     id: UUID
-    status: PaymentStatusShown
+    status: PaymentStatus
     provider: Provider
     pack_id: str
     price_cents: int
@@ -268,11 +248,11 @@ class PaymentShown(BaseModel):
 class PaymentPage(BaseModel):
     """Newest first; ``next_cursor`` is null on the last page."""
 
-    items: list[PaymentShown]
+    items: list[Payment]
     next_cursor: str | None
 
 
-class UploadShown(BaseModel):
+class Upload(BaseModel):
     """PUT the file to ``url`` with exactly these ``headers``, then name its ``id`` as a model's parameter."""
 
     id: UUID
@@ -287,48 +267,76 @@ Moment = Annotated[
 ]
 
 
-def show_generation(row: Row[Any], download: Download | None) -> GenerationShown:
-    """The representation of a row of the read model."""
-    failure = None if row.failure_code is None else Failure(code=row.failure_code, detail=row.failure_detail)
-    return GenerationShown(
-        id=row.generation_id,
-        status=row.status,
-        model_id=row.model_id,
-        kind=row.kind,
-        parameters=row.parameters,
-        price_credits=row.price_credits,
-        captured_credits=row.captured_credits,
-        attempt_number=row.attempt_number,
-        late=row.late,
+def represent_generation(record: GenerationRecord, urls: DownloadUrls | None) -> Generation:
+    """A generation for its owner. ``urls`` are those of its file, if it has one."""
+    failure = None
+    if record.failure_code is not None:
+        failure = Failure(code=record.failure_code, detail=record.failure_detail)
+    return Generation(
+        id=record.generation_id,
+        status=record.status,
+        model_id=record.model_id,
+        kind=record.kind,
+        parameters=record.parameters,
+        price_credits=record.price_credits,
+        captured_credits=record.captured_credits,
+        attempt_number=record.attempt_number,
+        late=record.late,
         failure=failure,
-        download=download,
-        requested_at=row.requested_at,
-        expires_at=row.expires_at,
-        completed_at=row.completed_at,
+        download=None if record.file is None or urls is None else _represent_download(record.file, urls),
+        requested_at=record.requested_at,
+        expires_at=record.expires_at,
+        completed_at=record.completed_at,
     )
 
 
-def show_payment(row: Row[Any]) -> PaymentShown:
-    """The representation of a payment's row. A page that can no longer be paid at is not shown."""
-    shown: dict[str, Any] = {
-        name: row.payment_id if name == "id" else getattr(row, name) for name in PaymentShown.model_fields
-    }
-    if row.status != "pending":
-        shown["checkout_url"] = None
-    return PaymentShown(**shown)
+def _represent_download(file: StoredFile, urls: DownloadUrls) -> Download:
+    return Download(
+        url=urls.url,
+        poster_url=urls.poster_url,
+        expires_at=urls.expires_at,
+        content_type=file.media.content_type,
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+        width_pixels=file.media.width_pixels,
+        height_pixels=file.media.height_pixels,
+        duration_ms=file.media.duration_ms,
+        frames_per_second=file.media.frames_per_second,
+    )
 
 
-def show_line(row: Row[Any]) -> LineShown:
-    """The representation of a statement line."""
-    return LineShown(**{name: getattr(row, name) for name in LineShown.model_fields})
+def represent_payment(record: PaymentRecord) -> Payment:
+    """A payment for its owner. ``checkout_url`` is left out when nothing can be paid there any more."""
+    return Payment(
+        id=record.payment_id,
+        status=record.status,
+        provider=record.provider,
+        pack_id=record.pack_id,
+        price_cents=record.price_cents,
+        currency=record.currency,
+        credits=record.credits,
+        bonus_credits=record.bonus_credits,
+        refunded_cents=record.refunded_cents,
+        checkout_url=record.checkout_url if record.status == "pending" else None,
+        detail=record.detail,
+        created_at=record.created_at,
+        expires_at=record.expires_at,
+    )
 
 
-def show_timeline(rows: list[Row[Any]]) -> Timeline:
-    """Entries with the time that passed between them."""
+def represent_line(line: values.LedgerLine) -> LedgerLine:
+    """A line of the statement for its owner."""
+    return LedgerLine(**{name: getattr(line, name) for name in LedgerLine.model_fields})
+
+
+def represent_timeline(history: Sequence[HistoryRecord], requested_at: datetime | None = None) -> Timeline:
+    """Entries with the time that passed between them; a generation's begin with its request."""
     entries: list[TimelineEntry] = []
-    for row in rows:
-        at = row.occurred_at.astimezone(UTC)
+    if requested_at is not None:
+        entries.append(TimelineEntry(at=requested_at, name="requested", detail={}, since_previous_ms=None))
+    for record in history:
+        at = record.occurred_at.astimezone(UTC)
         since = None if not entries else (at - entries[-1].at).total_seconds() * 1000
-        detail = {key: value for key, value in row.data.items() if key != "name"}
-        entries.append(TimelineEntry(at=at, name=row.name, detail=detail, since_previous_ms=since))
+        detail = {key: value for key, value in record.data.items() if key != "name"}
+        entries.append(TimelineEntry(at=at, name=record.name, detail=detail, since_previous_ms=since))
     return Timeline(items=entries)

@@ -1,4 +1,4 @@
-"""What the gateway must be told. Every name is prefixed with ``GATEWAY_``; secrets have no defaults."""
+"""The gateway's settings. Every name is prefixed with ``GATEWAY_``; secrets have no defaults."""
 
 from typing import Literal
 
@@ -29,7 +29,7 @@ class Settings(ServiceSettings):
 
     s3_endpoint_url: str
     s3_public_endpoint_url: str | None = None
-    """Where browsers reach the buckets, if not where the service does."""
+    """Where browsers reach the buckets, if that differs from where the service does."""
     s3_region: str = "auto"
     s3_access_key_id: SecretStr
     s3_secret_access_key: SecretStr
@@ -46,7 +46,7 @@ class Settings(ServiceSettings):
     max_uploads_per_day: int = Field(default=200, ge=1)
     """Of one user, in any 24 hours."""
     writes_per_minute: int = Field(default=120, ge=1)
-    """Of one user: a token bucket that holds as many."""
+    """Of one user: the size of a token bucket, which refills evenly."""
 
     @model_validator(mode="after")
     def _tokens_can_be_verified(self) -> "Settings":

@@ -18,7 +18,7 @@ generation_requests = sa.Table(
     sa.Column("idempotency_key", sa.Text, nullable=False),
     sa.Column("request_hash", sa.LargeBinary, nullable=False),
     sa.Column("created_at", _AT, nullable=False, server_default=sa.func.now()),
-    # reserved | insufficient_credits | account_frozen; null until billing has said.
+    # reserved | insufficient_credits | account_frozen; null until billing has answered.
     sa.Column("verdict", sa.Text),
     sa.Column("required_credits", sa.BigInteger),
     sa.Column("available_credits", sa.BigInteger),
@@ -58,7 +58,7 @@ balances = sa.Table(
     "balances",
     metadata,
     sa.Column("user_id", _UUID, primary_key=True),
-    # The last statement line that is counted in: a reader of lines keeps the highest.
+    # The last statement line that is included.
     sa.Column("line_number", sa.BigInteger, nullable=False),
     sa.Column("available_credits", sa.BigInteger, nullable=False),
     sa.Column("reserved_credits", sa.BigInteger, nullable=False),

@@ -17,17 +17,17 @@ from gateway.settings import Settings
 
 LEEWAY_SECONDS: Final = 10
 KEYS_FRESH_SECONDS: Final = 600.0
-"""How old the keys may be, and how long a token is believed without another look at its signature."""
+"""How old the keys may be, and how long a verified token is accepted without verifying it again."""
 FETCH_TIMEOUT_SECONDS: Final = 5.0
-LONGEST_TRUST_SECONDS: Final = 3600.0
+MAX_STREAM_SECONDS: Final = 3600.0
 """An event stream ends after this time at the latest, whatever its token says: a key may have been revoked."""
 UNKNOWN_KEY_PAUSE_SECONDS: Final = 30.0
-"""Tokens with unknown key ids cause at most one fetch in this time: strangers cannot make us ask more often."""
+"""Tokens with unknown key ids cause at most one fetch in this time, however many of them are sent."""
 NO_KEYS_PAUSE_SECONDS: Final = 1.0
 STALE_KEYS_PAUSE_SECONDS: Final = 30.0
-"""After a failed fetch: how long not to ask again without any keys, and with keys that still do."""
-REMEMBERED_TOKENS: Final = 10_000
-LONGEST_TOKEN: Final = 8_192
+"""How long a failed fetch is not repeated: without any keys, and with keys that still serve."""
+CACHED_TOKENS: Final = 10_000
+MAX_TOKEN_LENGTH: Final = 8_192
 
 _KEY_TYPES: Final = {"ES256": "EC", "RS256": "RSA"}
 
@@ -43,16 +43,16 @@ class KeySet:
         self._http = httpx.AsyncClient(timeout=FETCH_TIMEOUT_SECONDS)
         self._keys: dict[str, jwt.PyJWK] = {}
         self._stale_at = float("-inf")
-        self._seek_again_at = float("-inf")
-        self._attempts = 0
-        self._attempt_again_at = float("-inf")
+        self._next_lookup_at = float("-inf")
+        self._fetches = 0
+        self._next_fetch_at = float("-inf")
         self._fetching = asyncio.Lock()
         self._refreshing: asyncio.Task[None] | None = None
 
     async def key(self, key_id: str) -> jwt.PyJWK | None:
-        """The key, fetching the set where it does not have it. Raises ``SignInUnavailable``.
+        """The key; a key that is not there causes a fetch. Raises ``SignInUnavailable``.
 
-        Nobody waits for a refresh whose key is there: the set is brought up to date beside.
+        A request whose key is there does not wait for a refresh: it runs in the background.
         """
         now = time.monotonic()
         if (known := self._keys.get(key_id)) is not None:
@@ -61,28 +61,28 @@ class KeySet:
             return known
         if now >= self._stale_at:
             await self._fetch()
-        elif now >= self._seek_again_at:
-            self._seek_again_at = now + UNKNOWN_KEY_PAUSE_SECONDS
+        elif now >= self._next_lookup_at:
+            self._next_lookup_at = now + UNKNOWN_KEY_PAUSE_SECONDS
             await self._fetch()
         if not self._keys:
             raise SignInUnavailable(headers={"Retry-After": "2"})
         return self._keys.get(key_id)
 
     async def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait([self._refreshing])
         await self._http.aclose()
 
     async def _fetch(self) -> None:
-        before = self._attempts
+        before = self._fetches
         async with self._fetching:
-            # Whoever waited takes the outcome of the attempt that it waited for, be it a failure.
-            if self._attempts != before or time.monotonic() < self._attempt_again_at:
+            # Another request has fetched while this one waited: its outcome counts, even if it is a failure.
+            if self._fetches != before or time.monotonic() < self._next_fetch_at:
                 return
             try:
-                # The client's own limit is one per read, which a server that drips never reaches.
+                # The client's own limit is one per read; a server that sends byte by byte never reaches it.
                 async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
                     response = await self._http.get(self._url)
                 response.raise_for_status()
@@ -91,13 +91,13 @@ class KeySet:
                 log.warning("keys_not_fetched", reason=type(error).__name__)
                 # Old keys are better than none.
                 pause = STALE_KEYS_PAUSE_SECONDS if self._keys else NO_KEYS_PAUSE_SECONDS
-                self._attempt_again_at = time.monotonic() + pause
+                self._next_fetch_at = time.monotonic() + pause
             else:
                 self._keys, self._stale_at = keys, time.monotonic() + KEYS_FRESH_SECONDS
-            self._attempts += 1
+            self._fetches += 1
 
     def _usable_keys(self, listed: list[Any]) -> dict[str, jwt.PyJWK]:
-        """The keys of the pinned algorithm; one that cannot be read does not take the others with it."""
+        """The keys of the pinned algorithm; an unreadable key does not spoil the others."""
         keys: dict[str, jwt.PyJWK] = {}
         for key in listed:
             if not isinstance(key, dict) or "kid" not in key or key.get("kty") != _KEY_TYPES.get(self._algorithm):
@@ -112,7 +112,7 @@ class KeySet:
 
 
 class Tokens:
-    """Turns an ``Authorization`` header into a user. Verified tokens are remembered for a while."""
+    """Turns an ``Authorization`` header into a user. Verified tokens are cached for a while."""
 
     def __init__(self, settings: Settings) -> None:
         self._algorithm = settings.jwt_algorithm
@@ -123,9 +123,9 @@ class Tokens:
         self._known: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
 
     async def user_of(self, authorization: str | None) -> User:
-        """The signed-in user. Raises ``NotAuthenticated``, or ``SignInUnavailable`` where no key can be had."""
+        """The signed-in user. Raises ``NotAuthenticated``, or ``SignInUnavailable`` if there is no key."""
         scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token or len(token) > LONGEST_TOKEN:
+        if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_LENGTH:
             raise NotAuthenticated("send the access token as 'Authorization: Bearer <token>'")
         digest = hashlib.sha256(token.encode()).digest()
         now = time.time()
@@ -134,17 +134,17 @@ class Tokens:
             return known
         user = self._user(await self._verified(token))
         self._known[digest] = user, min(user.token_expires_at, now + KEYS_FRESH_SECONDS)
-        if len(self._known) > REMEMBERED_TOKENS:
+        if len(self._known) > CACHED_TOKENS:
             self._known.popitem(last=False)
         return user
 
     async def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         await self._keys.close()
 
     async def _verified(self, token: str) -> dict[str, Any]:
         try:
-            claims: dict[str, Any] = jwt.decode(
+            token_claims: dict[str, Any] = jwt.decode(
                 token,
                 await self._key_for(token),
                 # From the settings, never from the token's own header.
@@ -156,7 +156,7 @@ class Tokens:
             )
         except jwt.PyJWTError as error:
             raise NotAuthenticated(f"the token is not valid: {type(error).__name__}") from error
-        return claims
+        return token_claims
 
     async def _key_for(self, token: str) -> Any:
         if self._algorithm == "HS256":
@@ -167,11 +167,11 @@ class Tokens:
             raise NotAuthenticated("the token was signed with an unknown key")
         return key
 
-    def _user(self, claims: dict[str, Any]) -> User:
-        if claims.get("role") != "authenticated":
+    def _user(self, token_claims: dict[str, Any]) -> User:
+        if token_claims.get("role") != "authenticated":
             raise NotAuthenticated("the token does not belong to a signed-in user")
         try:
-            user_id = UUID(claims["sub"])
+            user_id = UUID(token_claims["sub"])
         except (ValueError, TypeError, AttributeError) as error:
             raise NotAuthenticated("the token's subject is no user id") from error
-        return User(user_id, lane_of(claims), float(claims["exp"]))
+        return User(user_id, lane_of(token_claims), float(token_claims["exp"]))

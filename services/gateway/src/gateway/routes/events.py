@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Final
 
 import msgspec
 from fastapi import APIRouter, Header
@@ -12,16 +12,17 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway import queries
-from gateway.dependencies import CurrentParts, CurrentUser, Parts
+from gateway.dependencies import Dependencies
 from gateway.domain import LARGEST_NUMBER, User
 from gateway.errors import TooManyEventStreams
-from gateway.live_news import Stream
+from gateway.live_events import Stream
 from gateway.openapi import Responses, refusals
-from gateway.tokens import LONGEST_TRUST_SECONDS
+from gateway.routes.request_context import CurrentDependencies, CurrentUser
+from gateway.tokens import MAX_STREAM_SECONDS
 
 router = APIRouter(tags=["events"])
 
-PAGE = 100
+PAGE: Final = 100
 
 STREAM: Responses = {
     200: {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
@@ -31,7 +32,7 @@ STREAM: Responses = {
 
 @router.get("/v1/events", operation_id="streamEvents", response_class=StreamingResponse, responses=STREAM)
 async def stream_events(
-    parts: CurrentParts,
+    dependencies: CurrentDependencies,
     user: CurrentUser,
     last_event_id: Annotated[
         int | None, Header(ge=0, le=LARGEST_NUMBER, description="Resume after this event.")
@@ -42,17 +43,17 @@ async def stream_events(
     Without ``Last-Event-ID`` the stream begins now. It ends when the token expires, or after an hour: sign in again and
     resume.
     """
-    newest = await queries.last_sequence(parts.engine, user.user_id)
-    # A number that was never given would make the stream deaf until it is.
+    newest = await queries.last_sequence(dependencies.engine, user.user_id)
+    # A number above the newest would silence the stream until the history reaches it.
     after = newest if last_event_id is None else min(last_event_id, newest)
     # Registered before the answer begins, so that a refusal is a plain one.
     registration = contextlib.ExitStack()
-    stream = registration.enter_context(parts.news.streaming(user.user_id))
-    return EventStream(_events(parts, user, stream, after), registration)
+    stream = registration.enter_context(dependencies.live_events.streaming(user.user_id))
+    return EventStream(_events(dependencies, user, stream, after), registration)
 
 
 class EventStream(StreamingResponse):
-    """Gives the stream's place back however the answer ends, even if its first byte is never asked for."""
+    """Gives the stream's place back however the answer ends, even if it never begins."""
 
     def __init__(self, body: AsyncIterator[bytes], registration: contextlib.ExitStack) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -64,30 +65,24 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _events(parts: Parts, user: User, stream: Stream, after: int) -> AsyncIterator[bytes]:
+async def _events(dependencies: Dependencies, user: User, stream: Stream, after: int) -> AsyncIterator[bytes]:
     # The id alone dispatches nothing, but a client that loses the connection at once knows where it was.
     yield b"retry: 2000\nid: %d\n\n" % after
-    ends_at = min(user.token_expires_at, time.time() + LONGEST_TRUST_SECONDS)
-    while not parts.news.closing.is_set() and (remaining := ends_at - time.time()) > 0:
+    ends_at = min(user.token_expires_at, time.time() + MAX_STREAM_SECONDS)
+    while not dependencies.live_events.closing.is_set() and (remaining := ends_at - time.time()) > 0:
         stream.wake.clear()
-        for progress in _taken(stream):
+        for progress in stream.take_progress():
             yield _frame("generation.progress", msgspec.json.encode(progress))
-        rows = await queries.list_activity(parts.engine, user.user_id, after, PAGE)
-        for row in rows:
-            yield _frame(row.event, msgspec.json.encode(row.data | {"at": row.occurred_at}), row.sequence)
-            after = row.sequence
-        if not rows and not stream.progress:
+        records = await queries.list_history(dependencies.engine, user.user_id, after, PAGE)
+        for record in records:
+            yield _frame(record.event, msgspec.json.encode({**record.data, "at": record.occurred_at}), record.sequence)
+            after = record.sequence
+        if not records and not stream.progress:
             try:
-                async with asyncio.timeout(min(parts.settings.heartbeat_seconds, remaining)):
+                async with asyncio.timeout(min(dependencies.settings.heartbeat_seconds, remaining)):
                     await stream.wake.wait()
             except TimeoutError:
                 yield b": still here\n\n"
-
-
-def _taken(stream: Stream) -> list[Any]:
-    taken = list(stream.progress.values())
-    stream.progress.clear()
-    return taken
 
 
 def _frame(event: str, data: bytes, sequence: int | None = None) -> bytes:

@@ -1,14 +1,14 @@
-"""Ordering, listing, watching and cancelling generations."""
+"""Quoting, ordering, listing, watching and cancelling generations."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
-from contracts.generation import CancelGeneration
-from gateway import ordering, queries, repository
-from gateway.dependencies import CurrentParts, CurrentUser, IdempotencyKey, PageCursor
-from gateway.domain import TERMINAL, Cursor, encode_cursor
+from contracts.values import Kind
+from gateway import ordering, queries
+from gateway.dependencies import Dependencies
+from gateway.domain import Cursor, OrderRequest, split_page
 from gateway.errors import (
     AccountFrozen,
     GenerationEnded,
@@ -25,27 +25,28 @@ from gateway.errors import (
 )
 from gateway.openapi import Responses, refusals
 from gateway.queries import GenerationFilter
+from gateway.records import GenerationRecord
 from gateway.representations import (
+    Generation,
     GenerationPage,
     GenerationRequest,
-    GenerationShown,
-    GenerationStatus,
     Limit,
     Moment,
-    QuoteLineShown,
+    Quote,
+    QuoteLine,
     QuoteRequest,
-    QuoteShown,
     Timeline,
-    TimelineEntry,
-    show_generation,
-    show_timeline,
+    represent_generation,
+    represent_timeline,
 )
+from gateway.routes.request_context import CurrentDependencies, CurrentUser, IdempotencyKey, PageCursor
+from gateway.statuses import GenerationStatus
 
 router = APIRouter(tags=["generations"])
 
-TAKEN: Responses = {
-    200: {"description": "The key was known, and this is what came of it.", "model": GenerationShown},
-    202: {"description": "Written down; billing has not answered yet. Watch it.", "model": GenerationShown},
+PLACED: Responses = {
+    200: {"description": "The key was used before, and this is the generation it ordered.", "model": Generation},
+    202: {"description": "Written down; billing has not answered yet. Watch it.", "model": Generation},
     **refusals(
         IdempotencyKeyMissing,
         InsufficientCredits,
@@ -63,34 +64,39 @@ NOT_FOUND = refusals(GenerationNotFound)
 
 
 @router.post("/v1/quotes", operation_id="createQuote", responses=UNPRICED)
-async def create_quote(asked: QuoteRequest, parts: CurrentParts, _: CurrentUser) -> QuoteShown:
+async def create_quote(body: QuoteRequest, dependencies: CurrentDependencies, _: CurrentUser) -> Quote:
     """Price parameters without ordering anything."""
-    model, parameters = ordering.completed(parts, asked.model_id, asked.parameters)
+    model, parameters = ordering.complete_parameters(dependencies, body.model_id, body.parameters)
     quote = model.quote(parameters)
-    lines = [QuoteLineShown(label=line.label, credits=line.credits) for line in quote.lines]
-    return QuoteShown(model_id=model.id, price_credits=quote.price_credits, lines=lines, parameters=parameters)
+    lines = [QuoteLine(label=line.label, credits=line.credits) for line in quote.lines]
+    return Quote(model_id=model.id, price_credits=quote.price_credits, lines=lines, parameters=parameters)
 
 
-@router.post("/v1/generations", operation_id="createGeneration", status_code=201, responses=TAKEN)
+@router.post("/v1/generations", operation_id="createGeneration", status_code=201, responses=PLACED)
 async def create_generation(
-    user: CurrentUser, parts: CurrentParts, key: IdempotencyKey, asked: GenerationRequest, response: Response
-) -> GenerationShown:
+    user: CurrentUser,
+    dependencies: CurrentDependencies,
+    key: IdempotencyKey,
+    body: GenerationRequest,
+    response: Response,
+) -> Generation:
     """Order a clip or a picture. 201: the credits are reserved. 402: there are too few."""
-    taken = await ordering.take(parts, user, key, asked)
-    response.headers["Location"] = f"/v1/generations/{taken.row.generation_id}"
-    if taken.replayed:
+    request = OrderRequest(body.model_id, body.parameters, body.max_price_credits)
+    placed = await ordering.place_order(dependencies, user, key, request)
+    response.headers["Location"] = f"/v1/generations/{placed.generation.generation_id}"
+    if placed.replayed:
         response.headers["Idempotent-Replayed"] = "true"
-    response.status_code = 202 if not taken.reserved else 200 if taken.replayed else 201
-    return show_generation(taken.row, parts.download_of(taken.row))
+    response.status_code = 202 if not placed.reserved else 200 if placed.replayed else 201
+    return _represent(dependencies, placed.generation)
 
 
 @router.get("/v1/generations", operation_id="listGenerations", responses=refusals(InvalidCursor))
 async def list_generations(
-    parts: CurrentParts,
+    dependencies: CurrentDependencies,
     user: CurrentUser,
     cursor: PageCursor,
     status: GenerationStatus | None = None,
-    kind: Literal["video", "image"] | None = None,
+    kind: Kind | None = None,
     model_id: Annotated[str | None, Query(max_length=64, pattern=r"^[\w.-]+$")] = None,
     requested_from: Moment | None = None,
     requested_to: Moment | None = None,
@@ -98,34 +104,25 @@ async def list_generations(
 ) -> GenerationPage:
     """The user's generations, newest first."""
     wanted = GenerationFilter(status, kind, model_id, requested_from, requested_to)
-    rows = await queries.list_generations(parts.engine, user.user_id, wanted, cursor, limit + 1)
-    page = rows[:limit]
-    following = encode_cursor(Cursor(page[-1].requested_at, page[-1].generation_id)) if len(rows) > limit else None
-    shown = [show_generation(row, parts.download_of(row)) for row in page]
-    return GenerationPage(items=shown, next_cursor=following)
+    records = await queries.list_generations(dependencies.engine, user.user_id, wanted, cursor, limit + 1)
+    page, following = split_page(records, limit, lambda record: Cursor(record.requested_at, record.generation_id))
+    return GenerationPage(items=[_represent(dependencies, record) for record in page], next_cursor=following)
 
 
 @router.get("/v1/generations/{generation_id}", operation_id="getGeneration", responses=NOT_FOUND)
-async def get_generation(generation_id: UUID, parts: CurrentParts, user: CurrentUser) -> GenerationShown:
+async def get_generation(generation_id: UUID, dependencies: CurrentDependencies, user: CurrentUser) -> Generation:
     """One generation, with fresh links to its file once it is completed."""
-    row = await queries.find_generation(parts.engine, user.user_id, generation_id)
-    if row is None:
-        raise GenerationNotFound
-    return show_generation(row, parts.download_of(row))
+    return _represent(dependencies, await ordering.get_generation(dependencies, user, generation_id))
 
 
 @router.get("/v1/generations/{generation_id}/timeline", operation_id="getGenerationTimeline", responses=NOT_FOUND)
-async def get_timeline(generation_id: UUID, parts: CurrentParts, user: CurrentUser) -> Timeline:
+async def get_generation_timeline(
+    generation_id: UUID, dependencies: CurrentDependencies, user: CurrentUser
+) -> Timeline:
     """Everything that happened to one generation, in order."""
-    row = await queries.find_generation(parts.engine, user.user_id, generation_id)
-    if row is None:
-        raise GenerationNotFound
-    timeline = show_timeline(await queries.list_timeline(parts.engine, user.user_id, generation_id))
-    first = TimelineEntry(at=row.requested_at, name="requested", detail={}, since_previous_ms=None)
-    if timeline.items:
-        passed = (timeline.items[0].at - first.at).total_seconds() * 1000
-        timeline.items[0] = timeline.items[0].model_copy(update={"since_previous_ms": passed})
-    return Timeline(items=[first, *timeline.items])
+    generation = await ordering.get_generation(dependencies, user, generation_id)
+    history = await queries.list_timeline(dependencies.engine, user.user_id, generation_id)
+    return represent_timeline(history, generation.requested_at)
 
 
 @router.post(
@@ -134,16 +131,13 @@ async def get_timeline(generation_id: UUID, parts: CurrentParts, user: CurrentUs
     status_code=202,
     responses=refusals(GenerationNotFound, GenerationEnded, RateLimited),
 )
-async def cancel_generation(generation_id: UUID, parts: CurrentParts, user: CurrentUser) -> GenerationShown:
+async def cancel_generation(generation_id: UUID, dependencies: CurrentDependencies, user: CurrentUser) -> Generation:
     """Ask for it to be stopped. It wins until the file is being checked; the credits come back with the next event."""
-    row = await queries.find_generation(parts.engine, user.user_id, generation_id)
-    if row is None:
-        raise GenerationNotFound
-    if row.status in TERMINAL:
-        raise GenerationEnded(f"the generation is {row.status}", status_of_generation=row.status)
-    await ordering.check_write(parts, user)
-    async with parts.transactions.begin() as tx:
-        now = await repository.get_now(tx.connection)
-        command = CancelGeneration(generation_id=generation_id, user_id=user.user_id, requested_at=now)
-        tx.publish(command, correlation_id=generation_id)
-    return show_generation(row, None)
+    generation = await ordering.request_cancellation(dependencies, user, generation_id)
+    return represent_generation(generation, None)
+
+
+def _represent(dependencies: Dependencies, record: GenerationRecord) -> Generation:
+    """The file of a generation is shown once it is completed."""
+    shown = record.file if record.status == "completed" else None
+    return represent_generation(record, None if shown is None else dependencies.file_urls.download(shown))

@@ -1,5 +1,6 @@
-"""What belongs to somebody else is answered as if it did not exist, at every address."""
+"""What belongs to another user is answered as if it did not exist, at every route."""
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -7,17 +8,17 @@ import pytest
 from contracts.generation import GenerationCompleted
 from contracts.payments import Payment, PaymentChanged
 from messaging.ids import new_id
-from tests.gateway.house import PICTURE, House, asset_of, now
+from tests.gateway.harness import PICTURE, Client, GatewayHarness, asset_of, now
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
 
 
-async def test_nothing_of_another_user_is_found_at_any_address(house: House) -> None:
-    gateway = await house.gateway()
-    await house.billing()
-    owner, stranger = house.user(gateway), house.user(gateway)
-    await house.grant(owner.user_id, 100)
+async def test_nothing_of_another_user_is_found_at_any_route(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    await harness.billing()
+    owner, stranger = harness.user(gateway), harness.user(gateway)
+    await harness.grant(owner.user_id, 100)
     ordered = await eventually(lambda: _funded(owner), what="credits that can be spent")
     generation_id = ordered["id"]
     asset = asset_of(generation_id, owner.user_id)
@@ -32,8 +33,8 @@ async def test_nothing_of_another_user_is_found_at_any_address(house: House) -> 
         media=asset.media,
         completed_at=now(),
     )
-    await house.say("storage", asset, about=generation_id)
-    await house.say("generation", done, about=generation_id)
+    await harness.publish("storage", asset, about=generation_id)
+    await harness.publish("generation", done, about=generation_id)
     payment_id = new_id()
     payment = Payment(
         payment_id=payment_id,
@@ -50,7 +51,7 @@ async def test_nothing_of_another_user_is_found_at_any_address(house: House) -> 
         created_at=now(),
         expires_at=now(),
     )
-    await house.say(
+    await harness.publish(
         "payments", PaymentChanged(payment=payment, reason="checkout_opened", changed_at=now()), about=payment_id
     )
     addresses = [
@@ -79,22 +80,22 @@ async def test_nothing_of_another_user_is_found_at_any_address(house: House) -> 
     assert str(generation_id) not in (await stranger.get("/v1/ledger", format="csv")).text
 
 
-async def _funded(user):
+async def _funded(user: Client) -> Any:
     answer = await user.order(PICTURE)
     return answer.json() if answer.status_code == 201 else None
 
 
-async def test_a_key_of_one_user_is_nothing_to_another(house: House) -> None:
-    gateway = await house.gateway(verdict_wait_seconds=0.1)
-    one, other = house.user(gateway), house.user(gateway)
+async def test_two_users_may_use_the_same_key(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(verdict_wait_seconds=0.1)
+    one, other = harness.user(gateway), harness.user(gateway)
     first, second = await one.order(PICTURE, "the-same-key"), await other.order(PICTURE, "the-same-key")
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json()["id"] != second.json()["id"]
 
 
-async def test_an_upload_of_another_user_cannot_be_named(house: House) -> None:
-    gateway = await house.gateway(verdict_wait_seconds=0.1)
-    owner, stranger = house.user(gateway), house.user(gateway)
+async def test_an_order_cannot_use_another_users_upload(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(verdict_wait_seconds=0.1)
+    owner, stranger = harness.user(gateway), harness.user(gateway)
     begun = await owner.post("/v1/uploads", {"content_type": "image/png", "size_bytes": 100})
     body = {"model_id": "wan-2.2-i2v", "parameters": {"prompt": "waves", "image": begun.json()["id"]}}
     refused = await stranger.order(body)

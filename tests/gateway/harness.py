@@ -1,7 +1,7 @@
 """A gateway as its users meet it: replicas over real sockets, PostgreSQL and NATS, with the services around it.
 
-Billing is the real one. Generation, storage and payments are played: their messages are real ones, sent through their
-own outboxes, so that every test says what happened and when.
+Billing is the real service. Of generation, storage and payments there is only an outbox: a test publishes their
+messages itself, and so decides what happens and when.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from messaging.ids import new_id
 from messaging.runtime import Messaging
 from service_runtime.lifecycle import Component
 from service_runtime.settings import ServiceSettings
-from tests.gateway.described import check_answer
+from tests.gateway.description import check_answer
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
 from tests.support.waiting import eventually
@@ -147,7 +147,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[Event]:
 
 @dataclass
 class Replica:
-    """One gateway process, but for the process."""
+    """One gateway with its own listener, in the process of the test."""
 
     gateway: Gateway
     url: str
@@ -155,8 +155,8 @@ class Replica:
     stack: contextlib.AsyncExitStack
 
 
-class House:
-    """Starts what a test asks for; everything stops with the test."""
+class GatewayHarness:
+    """Starts the services that a test needs; everything stops with the test."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class House:
         self.broker_settings = broker_settings
         self.s3: S3Server | None = None
         self.admin = database.superuser_engine()
-        self._players: dict[Service, Messaging] = {}
+        self._producers: dict[Service, Messaging] = {}
         self._stack = stack
 
     def settings(self, **changed: Any) -> Settings:
@@ -203,7 +203,7 @@ class House:
         stack.push_async_callback(gateway.stop)
         await stack.enter_async_context(running(gateway.components))
         await stack.enter_async_context(serving(gateway.app, listener))
-        hooks = {"response": [partial(check_answer, gateway.app.openapi())]}
+        hooks: dict[str, list[Callable[..., Any]]] = {"response": [partial(check_answer, gateway.app.openapi())]}
         http = await stack.enter_async_context(
             httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, event_hooks=hooks)
         )
@@ -211,11 +211,11 @@ class House:
         await eventually(lambda: _listening(gateway), what="the gateway's readiness")
         return Replica(gateway, url, http, stack)
 
-    async def player(self, service: Service) -> Messaging:
-        """``service`` as somebody who can announce things."""
-        if service not in self._players:
+    async def producer(self, service: Service) -> Messaging:
+        """The messaging of ``service``, to publish with."""
+        if service not in self._producers:
             await self._start(service, ())
-        return self._players[service]
+        return self._producers[service]
 
     async def billing(self) -> None:
         """Start the real billing service."""
@@ -228,23 +228,23 @@ class House:
             settings=self.broker_settings(service),
             subscriptions=subscriptions,
         )
-        self._players[service] = messaging
+        self._producers[service] = messaging
         await self._stack.enter_async_context(running(messaging.components()))
 
-    async def say(self, service: Service, *messages: Message, about: UUID) -> list[UUID]:
-        """``service`` announces ``messages`` in one transaction of its own."""
-        player = await self.player(service)
-        async with player.transactions.begin() as tx:
+    async def publish(self, service: Service, *messages: Message, about: UUID) -> list[UUID]:
+        """Publish ``messages`` from ``service`` in one transaction."""
+        producer = await self.producer(service)
+        async with producer.transactions.begin() as tx:
             return [tx.publish(message, correlation_id=about) for message in messages]
 
     async def grant(self, user_id: UUID, credits: int, note: str | None = None) -> None:
-        """Credits arrive at the real billing, and their news at the gateway."""
+        """Grant credits through billing and wait until the gateway shows them."""
         command = GrantCredits(
             grant_id=new_id(), user_id=user_id, amount_credits=credits, reason="goodwill", actor="test", note=note
         )
         arrived = "SELECT 1 FROM gateway.ledger_lines WHERE user_id = :id AND reason = 'goodwill'"
         before = len(await self.rows(arrived, id=user_id))
-        await self.say("payments", command, about=command.grant_id)
+        await self.publish("payments", command, about=command.grant_id)
         await eventually(lambda: self._more(arrived, user_id, before), 30, "the granted credits")
 
     async def _more(self, statement: str, user_id: UUID, before: int) -> bool:
@@ -256,7 +256,7 @@ class House:
         return Client(replica.http, chosen, self.identity.token(chosen, **claims))
 
     async def rows(self, statement: str, **values: Any) -> Sequence[sa.Row[Any]]:
-        """Look behind the scenes."""
+        """Read the database as superuser."""
         async with self.admin.begin() as connection:
             found = await connection.execute(sa.text(statement), values)
             return found.all() if found.returns_rows else []
@@ -264,7 +264,7 @@ class House:
 
 async def _listening(gateway: Gateway) -> bool:
     try:
-        await gateway.parts.news.ready()
+        await gateway.dependencies.live_events.ready()
     except NotListening:
         return False
     return True
@@ -294,15 +294,15 @@ def asset_of(generation_id: UUID, user_id: UUID) -> AssetStored:
 
 
 @contextlib.asynccontextmanager
-async def house(
+async def gateway_harness(
     make_database: Callable[..., Awaitable[Database]],
     nats_server: NatsServer,
     broker_settings: Callable[[str], ServiceSettings],
-) -> AsyncIterator[House]:
-    """Everything but the services."""
+) -> AsyncIterator[GatewayHarness]:
+    """PostgreSQL, NATS and an identity provider, and the means to start services."""
     database = await make_database(*SERVICES)
     listener, url = listening_socket()
     identity = Identity(url)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(serving(identity_app(identity.private_key), listener))
-        yield House(database, nats_server, broker_settings, identity, stack)
+        yield GatewayHarness(database, nats_server, broker_settings, identity, stack)

@@ -1,4 +1,4 @@
-"""Whether the API answers as its own description says."""
+"""Checks every answer of the API against its own OpenAPI description."""
 
 import re
 from typing import Any
@@ -26,18 +26,18 @@ GENERAL: frozenset[type[Problem]] = frozenset(
         problems.Unavailable,
     }
 )
-"""What any address may answer, besides the gateway's own problems."""
+"""Problems that any route may answer, besides the gateway's own."""
 UNDESCRIBED = {kind.code for kind in GENERAL - {problems.InvalidRequest}}
-"""What is not told at each operation."""
+"""Problems that are not listed at each operation."""
 
 
-def described(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
-    """Validates against a schema of the document, whose references it resolves."""
+def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
+    """A validator for a schema of the document. It resolves references."""
     return Draft202012Validator(schema | {"components": document["components"]})
 
 
 async def check_answer(document: dict[str, Any], answer: httpx.Response) -> None:
-    """Fail if a client that was generated from ``document`` could not read ``answer``."""
+    """Fail if a client generated from ``document`` could not read ``answer``."""
     operation = _operation(document, answer.request)
     kind = answer.headers.get("content-type", "").partition(";")[0]
     if operation is None or kind == "text/event-stream":
@@ -47,18 +47,18 @@ async def check_answer(document: dict[str, Any], answer: httpx.Response) -> None
         assert kind == "application/problem+json", where
         await answer.aread()
         problem = answer.json()
-        described(document, {"$ref": "#/components/schemas/Problem"}).validate(problem)
-        told = operation["responses"].get(str(answer.status_code), {}).get("description", "")
-        assert problem["code"] in UNDESCRIBED or f"`{problem['code']}`:" in told, f"{where} {problem['code']}"
+        validator(document, {"$ref": "#/components/schemas/Problem"}).validate(problem)
+        documented = operation["responses"].get(str(answer.status_code), {}).get("description", "")
+        assert problem["code"] in UNDESCRIBED or f"`{problem['code']}`:" in documented, f"{where} {problem['code']}"
         extra = set(problem) - set(document["components"]["schemas"]["Problem"]["properties"])
-        assert not extra, f"{where}: nobody was told of {extra}"
+        assert not extra, f"{where}: undocumented members {extra}"
         return
     response = operation["responses"][str(answer.status_code)]
     if answer.status_code != httpx.codes.NOT_MODIFIED:
         content = response["content"][kind]
         if kind == "application/json":
             await answer.aread()
-            described(document, content["schema"]).validate(answer.json())
+            validator(document, content["schema"]).validate(answer.json())
 
 
 def _operation(document: dict[str, Any], request: httpx.Request) -> dict[str, Any] | None:

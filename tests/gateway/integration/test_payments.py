@@ -11,7 +11,7 @@ import pytest
 
 from contracts.payments import CreatePayment, Payment, PaymentChanged, PaymentRefused
 from messaging.ids import new_id
-from tests.gateway.house import Client, House, Replica, now
+from tests.gateway.harness import Client, GatewayHarness, Replica, now
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.timeout(90)
 STARTER = {"pack_id": "starter", "provider": "stripe"}
 
 
-async def command(house: House, number: int) -> CreatePayment:
+async def command(harness: GatewayHarness, number: int) -> CreatePayment:
     """The ``number``-th purchase that payments was told to begin."""
 
     async def told() -> Sequence[Any] | None:
-        rows = await house.rows(
+        rows = await harness.rows(
             "SELECT payload FROM gateway.outbox_messages WHERE subject = :subject ORDER BY message_id",
             subject=CreatePayment.subject,
         )
@@ -34,7 +34,7 @@ async def command(house: House, number: int) -> CreatePayment:
 
 
 def payment(replica: Replica, told: CreatePayment, version: int, status: Any, **changed: Any) -> PaymentChanged:
-    pack = replica.gateway.parts.packs[told.pack_id]
+    pack = replica.gateway.dependencies.packs[told.pack_id]
     values: dict[str, Any] = {
         "payment_id": told.payment_id,
         "user_id": told.user_id,
@@ -53,19 +53,21 @@ def payment(replica: Replica, told: CreatePayment, version: int, status: Any, **
     return PaymentChanged(payment=Payment(**(values | changed)), reason=status, changed_at=now())
 
 
-async def begin(house: House, user: Client, key: str, number: int) -> tuple[asyncio.Task[Any], CreatePayment]:
+async def begin(
+    harness: GatewayHarness, user: Client, key: str, number: int
+) -> tuple[asyncio.Task[Any], CreatePayment]:
     asked = asyncio.create_task(user.post("/v1/payments", STARTER, key))
-    return asked, await command(house, number)
+    return asked, await command(harness, number)
 
 
-async def test_a_pack_is_begun_once_for_each_key_and_shows_where_to_pay(house: House) -> None:
-    gateway = await house.gateway()
-    await house.player("payments")
-    user = house.user(gateway)
-    asked, told = await begin(house, user, "buy", 1)
+async def test_a_purchase_begins_once_for_each_key_and_shows_its_checkout(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    await harness.producer("payments")
+    user = harness.user(gateway)
+    asked, told = await begin(harness, user, "buy", 1)
     assert (told.user_id, told.pack_id, told.provider) == (user.user_id, "starter", "stripe")
     created = payment(gateway, told, 1, "created", checkout_url=None)
-    await house.say("payments", created, payment(gateway, told, 2, "pending"), about=told.payment_id)
+    await harness.publish("payments", created, payment(gateway, told, 2, "pending"), about=told.payment_id)
     begun = await asked
     assert begun.status_code == 201, begun.text
     shown = begun.json()
@@ -76,7 +78,7 @@ async def test_a_pack_is_begun_once_for_each_key_and_shows_where_to_pay(house: H
     assert again.elapsed < timedelta(seconds=5), "the news was over: the read model must be looked at"
     other = await user.post("/v1/payments", STARTER | {"provider": "btcpay"}, "buy")
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
-    await house.say("payments", payment(gateway, told, 3, "settled"), about=told.payment_id)
+    await harness.publish("payments", payment(gateway, told, 3, "settled"), about=told.payment_id)
 
     async def settled() -> Any:
         now_shown = (await user.get(path)).json()
@@ -87,21 +89,21 @@ async def test_a_pack_is_begun_once_for_each_key_and_shows_where_to_pay(house: H
     assert [entry["name"] for entry in timeline] == ["payment_created", "payment_pending", "payment_settled"]
     listed = (await user.get("/v1/payments")).json()
     assert ([item["id"] for item in listed["items"]], listed["next_cursor"]) == ([shown["id"]], None)
-    assert len(await house.rows("SELECT 1 FROM gateway.payment_requests")) == 1
+    assert len(await harness.rows("SELECT 1 FROM gateway.payment_requests")) == 1
 
 
-async def test_a_purchase_that_is_refused_or_not_answered_says_so_every_time(house: House) -> None:
-    gateway = await house.gateway(checkout_wait_seconds=3)
-    await house.player("payments")
-    user = house.user(gateway)
-    asked, told = await begin(house, user, "refused", 1)
+async def test_a_refused_or_unanswered_purchase_says_so_every_time(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(checkout_wait_seconds=3)
+    await harness.producer("payments")
+    user = harness.user(gateway)
+    asked, told = await begin(harness, user, "refused", 1)
     refusal = PaymentRefused(
         payment_id=told.payment_id, user_id=told.user_id, code="provider_disabled", detail="not offered"
     )
-    await house.say("payments", refusal, about=told.payment_id)
+    await harness.publish("payments", refusal, about=told.payment_id)
     first = await asked
     status = "SELECT 1 FROM gateway.payments WHERE payment_id = :id AND status = 'refused'"
-    await eventually(lambda: house.rows(status, id=told.payment_id), what="the refusal in the read model")
+    await eventually(lambda: harness.rows(status, id=told.payment_id), what="the refusal in the read model")
     again = await user.post("/v1/payments", STARTER, "refused")
     for answer in (first, again):
         assert (answer.status_code, answer.json()["code"], answer.json()["reason"]) == (
@@ -110,17 +112,17 @@ async def test_a_purchase_that_is_refused_or_not_answered_says_so_every_time(hou
             "provider_disabled",
         )
     await gateway.stack.aclose()
-    hasty = await house.gateway(checkout_wait_seconds=0.05)
-    user = house.user(hasty, user.user_id)
+    hasty = await harness.gateway(checkout_wait_seconds=0.05)
+    user = harness.user(hasty, user.user_id)
     late = await user.post("/v1/payments", STARTER, "late")
     assert (late.status_code, late.json()["status"], UUID(late.json()["id"])) == (
         202,
         "created",
-        (await command(house, 2)).payment_id,
+        (await command(harness, 2)).payment_id,
     )
     unknown = await user.post("/v1/payments", STARTER | {"pack_id": "infinite"}, "other")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "pack_not_found")
     priced = await user.post("/v1/payments", STARTER | {"price_cents": 1}, "cheap")
     assert (priced.status_code, priced.json()["errors"][0]["field"]) == (422, "price_cents")
-    stranger = house.user(hasty, new_id())
+    stranger = harness.user(hasty, new_id())
     assert (await stranger.get(f"/v1/payments/{late.json()['id']}")).status_code == 404

@@ -1,0 +1,67 @@
+"""Presigned addresses of files: short-lived, and each for exactly one thing."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from contracts.object_keys import upload_key
+from gateway.records import NewUpload, StoredFile
+from gateway.settings import Settings
+from service_runtime.presigned_urls import PresignedUrls
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadUrls:
+    """Where a file and its poster can be read until ``expires_at``."""
+
+    url: str
+    poster_url: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UploadUrl:
+    """Where one file can be put until ``expires_at``, with exactly these ``headers``."""
+
+    url: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+
+class FileUrls:
+    """Signs addresses for files whose owner was checked before."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._library = settings.s3_library_bucket
+        self._uploads = settings.s3_uploads_bucket
+        self._download_validity = timedelta(seconds=settings.download_url_seconds)
+        self._upload_validity = timedelta(seconds=settings.upload_url_seconds)
+        self._signer = PresignedUrls(
+            settings.s3_public_endpoint_url or settings.s3_endpoint_url,
+            settings.s3_region,
+            settings.s3_access_key_id.get_secret_value(),
+            settings.s3_secret_access_key.get_secret_value(),
+        )
+
+    def download(self, file: StoredFile) -> DownloadUrls:
+        """Fresh addresses of a stored file."""
+        validity = self._download_validity
+        return DownloadUrls(
+            url=self._signer.get(self._library, file.object_key, validity),
+            poster_url=self._signer.get(self._library, file.poster_object_key, validity),
+            expires_at=datetime.now(UTC) + validity,
+        )
+
+    def upload(self, upload: NewUpload) -> UploadUrl:
+        """The address that takes the announced file, once.
+
+        Size and type are part of the signature. So is ``If-None-Match``: a file that was checked when it was ordered
+        with cannot be replaced before it is used.
+        """
+        headers = {
+            "Content-Type": upload.content_type,
+            "Content-Length": str(upload.size_bytes),
+            "If-None-Match": "*",
+        }
+        key = upload_key(upload.user_id, upload.upload_id)
+        url = self._signer.put(self._uploads, key, self._upload_validity, headers)
+        return UploadUrl(url, headers, datetime.now(UTC) + self._upload_validity)

@@ -1,0 +1,192 @@
+"""What open requests and event streams wait for, fed from core NATS: lossy and immediate.
+
+Nothing depends on it: a message that is lost costs a moment, because waiting requests poll and streams read again at
+every heartbeat.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, get_args
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from contracts.billing import CreditsRefused, CreditsReserved
+from contracts.live import GATEWAY_PROJECTED_PREFIX, PROGRESS_SUBJECT, GenerationProgress
+from contracts.payments import PaymentChanged, PaymentRefused
+from gateway.errors import NotListening, TooManyEventStreams
+from messaging.broker import Broker
+from messaging.live import publish_live, subscribe_live
+
+MAX_PENDING_PROGRESS: Final = 16
+"""Generations whose progress a slow stream has not sent yet; the oldest is dropped."""
+FIRST_POLL_SECONDS: Final = 0.25
+"""How long a waiting request only listens before it reads the database; mostly the answer comes within milliseconds."""
+
+Outcome = CreditsReserved | CreditsRefused | PaymentChanged | PaymentRefused
+"""What an open request waits for."""
+
+log = structlog.get_logger(__name__)
+
+
+class Projected(msgspec.Struct, frozen=True):
+    """A gateway added to a user's history."""
+
+    user_id: UUID
+
+
+@dataclass
+class Stream:
+    """One open event stream: what wakes it, and the progress it has not sent yet, by generation."""
+
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    progress: dict[UUID, GenerationProgress] = field(default_factory=dict)
+
+    def take_progress(self) -> list[GenerationProgress]:
+        """The progress that is due, each generation's newest."""
+        taken = list(self.progress.values())
+        self.progress.clear()
+        return taken
+
+
+class LiveEvents:
+    """Waiting requests by generation or payment id, and open streams by user."""
+
+    name = "live-events"
+
+    def __init__(self, streams_per_user: int) -> None:
+        self._broker: Broker | None = None
+        self._streams_per_user = streams_per_user
+        self._waiting: dict[UUID, list[asyncio.Future[Outcome]]] = defaultdict(list)
+        self._streams: dict[UUID, list[Stream]] = defaultdict(list)
+        self._sending: set[asyncio.Task[None]] = set()
+        self._listening = asyncio.Event()
+        self.closing = asyncio.Event()
+
+    def listen_on(self, broker: Broker) -> None:
+        """Choose the broker to listen on and publish to. ``run`` and ``projected`` need it."""
+        self._broker = broker
+
+    async def run(self) -> None:
+        """Listen until cancelled. Every replica hears everything: there is no queue group."""
+        assert self._broker is not None, "listen_on comes first"
+        async with self._broker.lease():
+            await self._broker.connected()
+            for kind in get_args(Outcome):
+                await subscribe_live(self._broker, kind.subject, kind, self._resolve)
+            await subscribe_live(self._broker, PROGRESS_SUBJECT, GenerationProgress, self._pass_on)
+            await subscribe_live(self._broker, f"{GATEWAY_PROJECTED_PREFIX}.*", Projected, self._projected_elsewhere)
+            self._listening.set()
+            await asyncio.Event().wait()
+
+    async def ready(self) -> None:
+        """Return if the subscriptions stand. Raises ``NotListening`` if they do not."""
+        if not self._listening.is_set():
+            raise NotListening
+
+    @contextlib.contextmanager
+    def expecting(self, subject_id: UUID) -> Iterator[asyncio.Future[Outcome]]:
+        """A future that the outcome of ``subject_id`` resolves. Enter this before the message is published."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting[subject_id].append(future)
+        try:
+            yield future
+        finally:
+            self._waiting[subject_id].remove(future)
+            if not self._waiting[subject_id]:
+                del self._waiting[subject_id]
+
+    @contextlib.contextmanager
+    def streaming(self, user_id: UUID) -> Iterator[Stream]:
+        """Register an open stream of a user. Raises ``TooManyEventStreams``."""
+        if len(self._streams.get(user_id, ())) >= self._streams_per_user:
+            raise TooManyEventStreams(headers={"Retry-After": "5"})
+        stream = Stream()
+        self._streams[user_id].append(stream)
+        try:
+            yield stream
+        finally:
+            self._streams[user_id].remove(stream)
+            if not self._streams[user_id]:
+                del self._streams[user_id]
+
+    def projected(self, users: set[UUID]) -> None:
+        """Wake the streams of these users: here at once, in other replicas by a message."""
+        assert self._broker is not None, "listen_on comes first"
+        for user_id in users:
+            self._wake(user_id)
+            task = asyncio.create_task(
+                publish_live(self._broker, f"{GATEWAY_PROJECTED_PREFIX}.{user_id}", Projected(user_id))
+            )
+            self._sending.add(task)
+            task.add_done_callback(self._sent)
+
+    def close(self) -> None:
+        """End every stream: the process is about to stop, and clients reconnect to another replica."""
+        self.closing.set()
+        for streams in self._streams.values():
+            for stream in streams:
+                stream.wake.set()
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # Streams read the history at every heartbeat: a lost wake-up costs seconds.
+            log.warning("wake_up_not_sent", reason=type(task.exception()).__name__)
+
+    def _wake(self, user_id: UUID) -> None:
+        for stream in self._streams.get(user_id, ()):
+            stream.wake.set()
+
+    async def _projected_elsewhere(self, _: str, projected: Projected) -> None:
+        self._wake(projected.user_id)
+
+    async def _resolve(self, _: str, outcome: Outcome) -> None:
+        subject_id = _subject_of(outcome)
+        if subject_id is None:
+            return
+        for future in self._waiting.get(subject_id, ()):
+            if not future.done():
+                future.set_result(outcome)
+
+    async def _pass_on(self, _: str, progress: GenerationProgress) -> None:
+        for stream in self._streams.get(progress.user_id, ()):
+            stream.progress.pop(progress.generation_id, None)
+            stream.progress[progress.generation_id] = progress
+            if len(stream.progress) > MAX_PENDING_PROGRESS:
+                stream.progress.pop(next(iter(stream.progress)))
+            stream.wake.set()
+
+
+def _subject_of(outcome: Outcome) -> UUID | None:
+    """The generation or payment whose outcome this is; None for a payment that has no outcome yet."""
+    if isinstance(outcome, CreditsReserved):
+        return outcome.order.generation_id
+    if isinstance(outcome, CreditsRefused):
+        return outcome.generation_id
+    if isinstance(outcome, PaymentRefused):
+        return outcome.payment_id
+    payment = outcome.payment
+    return None if payment.status == "created" and payment.checkout_url is None else payment.payment_id
+
+
+async def wait_for_outcome(
+    outcome: asyncio.Future[Outcome], seconds: float, is_recorded: Callable[[], Awaitable[bool]]
+) -> None:
+    """Wait until the outcome is heard or recorded, for at most ``seconds``: the request is durable either way.
+
+    A live message may be lost, or may have come before this request did. So ``is_recorded`` reads the database, less
+    and less often.
+    """
+    deadline = time.monotonic() + seconds
+    pause = FIRST_POLL_SECONDS
+    while (remaining := deadline - time.monotonic()) > 0:
+        await asyncio.wait([outcome], timeout=min(pause, remaining))
+        if outcome.done() or await is_recorded():
+            return
+        pause *= 2

@@ -1,0 +1,131 @@
+"""The rows of the gateway's tables as the rest of the service sees them: typed values that do not change."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from contracts.billing import RefusalCode
+from contracts.payments import PaymentRefusalCode, Provider
+from contracts.values import Kind, MediaProperties
+from gateway.events import EventName, FailureCode
+from gateway.statuses import GenerationStatus, PaymentStatus
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequestRecord:
+    """The request that used an idempotency key, with billing's verdict; None until billing has answered."""
+
+    generation_id: UUID
+    request_hash: bytes
+    verdict: Literal["reserved"] | RefusalCode | None
+    required_credits: int | None
+    available_credits: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRequestRecord:
+    """The purchase that used an idempotency key, with the refusal of payments, if there is one."""
+
+    payment_id: UUID
+    request_hash: bytes
+    refusal_code: PaymentRefusalCode | None
+    refusal_detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A checked file in the library."""
+
+    object_key: str
+    poster_object_key: str
+    size_bytes: int
+    sha256: str
+    media: MediaProperties
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRecord:
+    """A generation as its owner sees it. ``file`` may be known before the generation is completed."""
+
+    generation_id: UUID
+    status: GenerationStatus
+    model_id: str
+    kind: Kind
+    parameters: dict[str, Any]
+    price_credits: int
+    captured_credits: int | None
+    attempt_number: int | None
+    late: bool
+    failure_code: FailureCode | None
+    failure_detail: str | None
+    file: StoredFile | None
+    requested_at: datetime
+    expires_at: datetime
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRecord:
+    """A payment as its owner sees it."""
+
+    payment_id: UUID
+    version: int
+    status: PaymentStatus
+    provider: Provider
+    pack_id: str
+    price_cents: int
+    currency: str
+    credits: int
+    bonus_credits: int
+    refunded_cents: int
+    checkout_url: str | None
+    detail: str | None
+    created_at: datetime
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewPayment:
+    """A purchase that is about to be asked of payments."""
+
+    payment_id: UUID
+    user_id: UUID
+    provider: Provider
+    pack_id: str
+    price_cents: int
+    currency: str
+    credits: int
+    bonus_credits: int
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceRecord:
+    """The balance after the last statement line that is known."""
+
+    available_credits: int
+    reserved_credits: int
+    receivable_credits: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRecord:
+    """One entry of a user's history. ``data`` is the event as it was written (``gateway.events``)."""
+
+    sequence: int
+    event: EventName
+    name: str
+    data: Mapping[str, object]
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewUpload:
+    """A file that a user may upload."""
+
+    upload_id: UUID
+    user_id: UUID
+    content_type: str
+    size_bytes: int

@@ -1,0 +1,50 @@
+"""What routes ask for by their parameters' types: the dependencies, the signed-in user, the idempotency key."""
+
+from typing import Annotated, Final
+
+from fastapi import Depends, Header, Request, Response
+
+from gateway.dependencies import Dependencies
+from gateway.domain import Cursor, User, decode_cursor
+from gateway.errors import IdempotencyKeyMissing, InvalidCursor
+
+MAX_KEY_LENGTH: Final = 200
+
+
+# All of these are coroutines: FastAPI runs a plain function in a thread, which costs more than the function does.
+async def _dependencies(request: Request) -> Dependencies:
+    dependencies: Dependencies = request.app.state.dependencies
+    return dependencies
+
+
+async def _user(
+    request: Request, response: Response, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
+) -> User:
+    # No cache keeps what belongs to one user.
+    response.headers["Cache-Control"] = "no-store"
+    return await (await _dependencies(request)).tokens.user_of(authorization)
+
+
+async def _idempotency_key(
+    idempotency_key: Annotated[
+        str | None, Header(description="Chosen by you, at most 200 characters; repeating it repeats nothing.")
+    ] = None,
+) -> str:
+    if not idempotency_key or len(idempotency_key) > MAX_KEY_LENGTH:
+        raise IdempotencyKeyMissing(f"send a key of 1 to {MAX_KEY_LENGTH} characters, for example a UUID")
+    return idempotency_key
+
+
+async def _cursor(cursor: str | None = None) -> Cursor | None:
+    if cursor is None:
+        return None
+    decoded = decode_cursor(cursor)
+    if decoded is None:
+        raise InvalidCursor("take the cursor from the page before, unchanged")
+    return decoded
+
+
+CurrentDependencies = Annotated[Dependencies, Depends(_dependencies)]
+CurrentUser = Annotated[User, Depends(_user)]
+IdempotencyKey = Annotated[str, Depends(_idempotency_key)]
+PageCursor = Annotated[Cursor | None, Depends(_cursor)]
