@@ -3,6 +3,7 @@
 from dataclasses import replace
 from uuid import uuid4
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,3 +69,19 @@ def test_attempts_share_one_key_and_each_file_has_its_own_poster() -> None:
     user_id, generation_id = uuid4(), uuid4()
     assert library_key(user_id, generation_id, "video/mp4") == f"{user_id}/{generation_id}/output.mp4"
     assert poster_key(user_id, generation_id, "a" * 64) != poster_key(user_id, generation_id, "b" * 64)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "sha256", "code"), [(18, "aa", "size_mismatch"), (17, "ab", "checksum_mismatch")]
+)
+def test_a_file_that_differs_from_the_report_is_rejected(size_bytes: int, sha256: str, code: str) -> None:
+    with pytest.raises(Rejected) as refusal:
+        check_size_and_checksum(reported_output(size_bytes=17, sha256="aa"), size_bytes, sha256)
+    assert refusal.value.code == code
+
+
+def test_a_picture_has_only_its_dimensions_checked() -> None:
+    picture = MediaProperties(content_type="image/png", width_pixels=832, height_pixels=480, codec="png")
+    check_media(replace(ORDERED, duration_ms=None), picture)
+    with pytest.raises(Rejected, match="832x481"):
+        check_media(replace(ORDERED, duration_ms=None), msgspec.structs.replace(picture, height_pixels=481))
