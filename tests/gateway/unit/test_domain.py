@@ -5,7 +5,17 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.domain import Cursor, decode_cursor, encode_cursor, is_storable, request_hash
+from gateway.domain import (
+    Cursor,
+    OrderRequest,
+    PurchaseRequest,
+    decode_cursor,
+    encode_cursor,
+    is_storable,
+    lane_of,
+    request_hash,
+    split_page,
+)
 from gateway.routes.account import _cell
 
 
@@ -32,7 +42,7 @@ def test_the_order_of_keys_does_not_change_a_request() -> None:
     assert request_hash({"a": 1}) != request_hash({"a": "1"})
 
 
-@pytest.mark.parametrize("value", ["a\0", "\ud800", float("nan"), float("inf")])
+@pytest.mark.parametrize("value", ["a\0", "\ud800", float("nan"), float("inf"), [], {"a": 1}])
 def test_values_that_the_database_cannot_hold_are_recognised(value: object) -> None:
     assert not is_storable(value)
 
@@ -49,3 +59,46 @@ def test_a_note_is_never_a_formula(note: str) -> None:
 
 def test_numbers_and_plain_notes_stay_as_they_are() -> None:
     assert [_cell(value) for value in (-5, "thanks", None, "a=b")] == [-5, "thanks", "", "a=b"]
+
+
+def test_requests_with_other_content_have_other_digests() -> None:
+    order = OrderRequest("flux-schnell", {"prompt": "a kite", "seed": 7}, None)
+    assert order.digest == OrderRequest("flux-schnell", {"seed": 7, "prompt": "a kite"}, None).digest
+    others = (
+        OrderRequest("ltx-video", order.parameters, None),
+        OrderRequest("flux-schnell", {"prompt": "a kite", "seed": 8}, None),
+        OrderRequest("flux-schnell", order.parameters, 5),
+    )
+    assert len({order.digest, *(other.digest for other in others)}) == 4
+    purchases = (
+        PurchaseRequest("small", "stripe"),
+        PurchaseRequest("large", "stripe"),
+        PurchaseRequest("small", "btcpay"),
+    )
+    assert len({purchase.digest for purchase in purchases}) == 3
+
+
+@pytest.mark.parametrize(
+    ("token_claims", "lane"),
+    [
+        ({"app_metadata": {"plan": "pro"}}, "pro"),
+        ({"app_metadata": {"plan": "standard"}}, "standard"),
+        ({"app_metadata": {"plan": "gold"}}, "free"),
+        ({"app_metadata": {"plan": 1}}, "free"),
+        ({"app_metadata": {}}, "free"),
+        ({"app_metadata": "pro"}, "free"),
+        ({}, "free"),
+    ],
+)
+def test_only_a_known_plan_in_the_token_gives_a_better_lane(token_claims: dict[str, object], lane: str) -> None:
+    assert lane_of(token_claims) == lane
+
+
+def test_a_page_names_the_next_one_only_if_there_is_one() -> None:
+    cursors = [Cursor(datetime(2026, 1, day, tzinfo=UTC), UUID(int=day)) for day in (3, 2, 1)]
+    page, following = split_page(cursors, 2, lambda cursor: cursor)
+    assert page == cursors[:2]
+    assert following is not None
+    assert decode_cursor(following) == cursors[1]
+    assert split_page(cursors, 3, lambda cursor: cursor) == (cursors, None)
+    assert split_page([], 3, lambda cursor: cursor) == ([], None)
