@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,17 +12,14 @@ import sqlalchemy as sa
 from billing.consumers import SUBSCRIPTIONS as BILLING
 from catalogue.credit_packs import load_credit_packs
 from contracts.payments import CreatePayment
-from local_platform.payment_providers.stripe_emulator import StripeEmulator
 from messaging.ids import new_id
 from messaging.runtime import Messaging
-from payments import handlers
-from payments.consumers import subscriptions
-from payments.driver import Driver
-from payments.handlers import Policy
-from payments.http import build_app
-from payments.providers.stripe_checkout import StripeCheckout
-from service_runtime.loops import every
-from tests.payments.integration.conftest import SECRET, json_now, received
+from messaging.transaction import Transactions
+from payments.handlers.purchases import Policy, create_payment
+from payments.main import build
+from service_runtime.settings import ServiceSettings
+from tests.payments.emulators import Emulators, emulated_providers
+from tests.payments.harness import harness_settings, received
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
 from tests.support.waiting import eventually
@@ -30,77 +27,79 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.timeout(120)
 
 
-class Shop:
-    """A running pair of services, and the Stripe that one of them talks to."""
+class PaymentsAndBillingHarness:
+    """A running pair of services, and the providers that one of them talks to."""
 
-    def __init__(self, database: Database, payments: Messaging, policy: Policy, stripe: StripeEmulator) -> None:
-        self.stripe = stripe
-        self.due = asyncio.Event()
+    def __init__(self, database: Database, emulators: Emulators) -> None:
+        self.stripe = emulators.stripe
         self._engine = database.superuser_engine()
-        self._payments = payments
-        self._policy = policy
+        self._transactions = Transactions(database.engine("payments"), producer="payments")
+        self._policy = Policy(
+            packs={pack.id: pack for pack in load_credit_packs()},
+            providers=frozenset({"stripe"}),
+            max_open_payments=5,
+            lifetime=timedelta(hours=1),
+        )
 
     async def buy(self, user_id: UUID) -> UUID:
+        """Create a payment, wait for its checkout and pay."""
         payment_id = new_id()
         command = CreatePayment(
-            payment_id=payment_id, user_id=user_id, provider="stripe", pack_id="creator", requested_at=json_now()
+            payment_id=payment_id,
+            user_id=user_id,
+            provider="stripe",
+            pack_id="creator",
+            requested_at=datetime.now(UTC),
         )
-        async with self._payments.transactions.begin() as tx:
-            await handlers.create_payment(self._policy, self.due.set)(tx, [received(command)])
-        row = await eventually(lambda: self.one("payments.payment_transactions", payment_id, "pending"), 30)
-        self.stripe.account.pay(row.provider_reference)
+        async with self._transactions.begin() as tx:
+            await create_payment(self._policy, lambda: None)(tx, [received(command)])
+        self.stripe.account.pay((await self.payment(payment_id, "pending")).provider_reference)
         return payment_id
 
-    async def one(self, table: str, payment_id: UUID, status: str) -> Any:
-        rows = await self.rows(f"SELECT * FROM {table} WHERE payment_id = :id AND status = :status", payment_id, status)
-        return rows[0] if rows else None
+    async def payment(self, payment_id: UUID, status: str) -> sa.Row[Any]:
+        """The payment's row, once it has this status."""
+        statement = "SELECT * FROM payments.payment_transactions WHERE payment_id = :id AND status = :status"
+        rows = await eventually(lambda: self.rows(statement, payment_id, status), 30, f"a {status} payment")
+        row: sa.Row[Any] = rows[0]
+        return row
 
-    async def rows(self, statement: str, payment_id: UUID, status: str = "") -> list[Any]:
+    async def rows(self, statement: str, payment_id: UUID, status: str = "") -> list[sa.Row[Any]]:
         async with self._engine.connect() as connection:
             values = {"id": payment_id, "status": status}
             return list(await connection.execute(sa.text(statement), values))
 
 
 @pytest.fixture
-async def shop(
-    make_database: Callable[..., Awaitable[Database]], broker_settings: Callable[[str], Any]
-) -> AsyncIterator[Shop]:
+async def harness(
+    make_database: Callable[..., Awaitable[Database]], broker_settings: Callable[[str], ServiceSettings]
+) -> AsyncIterator[PaymentsAndBillingHarness]:
+    """Both services in this process, over one database and one broker."""
     database = await make_database("payments", "billing")
     listener, url = listening_socket()
-    stripe_listener, stripe_url = listening_socket()
-    stripe = StripeEmulator("rk_test", stripe_url)
-    stripe.account.add_endpoint(f"{url}/webhooks/stripe", ["*"], SECRET)
-    provider = StripeCheckout("rk_test", (SECRET,), "http://front/ok", "http://front/no", stripe_url, 5.0)
-    packs = {pack.id: pack for pack in load_credit_packs()}
-    policy = Policy(packs, frozenset({"stripe"}), max_open_payments=5, lifetime=timedelta(hours=1))
-    due = asyncio.Event()
-    payments = Messaging(
-        service="payments",
-        engine=database.engine("payments"),
-        settings=broker_settings("payments"),
-        subscriptions=subscriptions(policy, due.set),
-    )
-    billing = Messaging(
-        service="billing",
-        engine=database.engine("billing"),
-        settings=broker_settings("billing"),
-        subscriptions=BILLING,
-    )
-    driver = Driver(payments.transactions, provider)
-    shop = Shop(database, payments, policy, stripe)
-    shop.due = due
-    app = build_app(payments.transactions, {"stripe": provider}, due.set)
-    components = [*payments.components(), *billing.components(), every("driver", 1.0, driver.drive, wake=due)]
-    async with serving(stripe.app(), stripe_listener), serving(app, listener):
-        tasks = [asyncio.create_task(component.run()) for component in components]
-        yield shop
-        pending = set(tasks)
-        while pending:
-            # Python 3.11's wait_for, inside the broker's client, can swallow one cancellation.
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=0.5)
-        await provider.close()
+    async with emulated_providers(url) as emulators:
+        broker = broker_settings("payments")
+        settings = harness_settings(
+            database, emulators, url, nats_url=broker.nats_url, nats_password=broker.nats_password, poll_seconds=0.2
+        )
+        payments = build(settings)
+        billing = Messaging(
+            service="billing",
+            engine=database.engine("billing"),
+            settings=broker_settings("billing"),
+            subscriptions=BILLING,
+        )
+        async with serving(payments.app, listener):
+            tasks = [
+                asyncio.create_task(component.run()) for component in (*payments.components, *billing.components())
+            ]
+            yield PaymentsAndBillingHarness(database, emulators)
+            pending = set(tasks)
+            while pending:
+                # Python 3.11's wait_for, inside the broker's client, can swallow one cancellation.
+                for task in pending:
+                    task.cancel()
+                _, pending = await asyncio.wait(pending, timeout=0.5)
+            await payments.stop()
 
 
 BALANCE = """
@@ -109,25 +108,27 @@ BALANCE = """
 """
 
 
-async def test_a_bought_pack_arrives_in_the_ledger_and_a_dispute_takes_it_back(shop: Shop) -> None:
+async def test_a_bought_pack_reaches_the_ledger_and_a_dispute_takes_it_back(
+    harness: PaymentsAndBillingHarness,
+) -> None:
     user_id = uuid4()
-    payment_id = await shop.buy(user_id)
+    payment_id = await harness.buy(user_id)
 
-    async def credited(expected: int) -> bool:
-        rows = await shop.rows(BALANCE, payment_id)
+    async def has_credits(expected: int) -> bool:
+        rows = await harness.rows(BALANCE, payment_id)
         return bool(rows) and rows[0].available_credits == expected
 
-    await eventually(lambda: credited(2750), 30, "the credits")
+    await eventually(lambda: has_credits(2750), 30, "the credits")
     unposted = "SELECT 1 FROM payments.credit_movements WHERE payment_id = :id AND posted_at IS NULL"
 
     async def posted() -> bool:
-        return not await shop.rows(unposted, payment_id)
+        return not await harness.rows(unposted, payment_id)
 
     await eventually(posted, 30, "billing's confirmation")
-    row = await shop.one("payments.payment_transactions", payment_id, "settled")
-    dispute = shop.stripe.account.dispute(row.charge_reference, None, "needs_response")
-    await eventually(lambda: credited(0), 30, "the clawback")
-    shop.stripe.account.change_dispute(dispute["id"], "won")
-    await eventually(lambda: credited(2750), 30, "the credits' return")
+    row = await harness.payment(payment_id, "settled")
+    dispute = harness.stripe.account.dispute(row.charge_reference, None, "needs_response")
+    await eventually(lambda: has_credits(0), 30, "the clawback")
+    harness.stripe.account.change_dispute(dispute["id"], "won")
+    await eventually(lambda: has_credits(2750), 30, "the credits' return")
     sums = "SELECT 1 FROM billing.balance_ledger GROUP BY transfer_id HAVING sum(amount_credits) <> 0"
-    assert await shop.rows(sums, payment_id) == []
+    assert await harness.rows(sums, payment_id) == []

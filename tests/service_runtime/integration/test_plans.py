@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import billing.repository.ledger
 import gateway.repository
+import payments.repository.payments
 import payments.repository.refunds
-import payments.repository.transactions
 import storage.repository
 from tests.support.databases import Database
 
@@ -21,10 +21,10 @@ Call = Callable[[AsyncConnection], Awaitable[Any]]
 
 STATEMENTS: dict[str, tuple[str, Call]] = {
     "generations_open": ("gateway", lambda at: gateway.repository.count_open_generations(at, uuid4())),
-    "payments_open_by_user": ("payments", lambda at: payments.repository.transactions.count_open(at, uuid4())),
+    "payments_open_by_user": ("payments", lambda at: payments.repository.payments.count_open(at, uuid4())),
     "payments_due_by_provider": (
         "payments",
-        lambda at: payments.repository.transactions.claim_due(at, "stripe", 10, timedelta(minutes=1)),
+        lambda at: payments.repository.payments.claim_due(at, "stripe", 10, timedelta(minutes=1)),
     ),
     "refunds_ordered": (
         "payments",

@@ -1,4 +1,4 @@
-"""The webhook ingress: prove the sender, keep the event, answer. What it means is found out later."""
+"""The webhook ingress: prove the sender, store the event, answer. What it means is looked up later."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Final
@@ -7,13 +7,12 @@ import structlog
 from litestar import Litestar, Request, post
 from litestar.params import Parameter
 from litestar.response import Response
-from prometheus_client import Counter
 
 from contracts.payments import Provider
 from messaging.transaction import Transactions
-from payments import handlers
-from payments.driver import events_total
 from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderNotConfigured
+from payments.handlers.provider_events import store_event
+from payments.metrics import provider_events_total, webhooks_refused_total
 from payments.providers.interface import PaymentProvider
 from service_runtime.litestar_problems import install_litestar_handlers
 
@@ -21,8 +20,6 @@ MAX_WEBHOOK_BYTES: Final = 256 * 1024
 """The largest event of these providers is a few tens of kilobytes."""
 
 log = structlog.get_logger(__name__)
-
-refused_total = Counter("payments_webhooks_refused_total", "Webhooks that were refused.", ["provider", "code"])
 
 
 def build_app(
@@ -35,19 +32,19 @@ def build_app(
         request: Request[None, None, None],  # type: ignore[type-var]
         provider_name: Annotated[str, Parameter(max_length=20)],
     ) -> Response[None]:
-        provider = next((one for name, one in providers.items() if name == provider_name), None)
+        provider = next((adapter for name, adapter in providers.items() if name == provider_name), None)
         if provider is None:
             raise ProviderNotConfigured(f"no provider '{provider_name}' is configured here")
         body = await request.body()
         try:
             event = provider.read_webhook(request.headers, body)
         except (InvalidWebhookSignature, MalformedWebhook) as refusal:
-            refused_total.labels(provider.name, refusal.code).inc()
+            webhooks_refused_total.labels(provider.name, refusal.code).inc()
             log.warning("webhook_refused", provider=provider.name, code=refusal.code)
             raise
         async with transactions.begin() as tx:
-            if await handlers.store_event(tx, provider.name, event, "webhook", wake):
-                events_total.labels(provider.name, "webhook").inc()
+            if await store_event(tx, provider.name, event, "webhook", wake):
+                provider_events_total.labels(provider.name, "webhook").inc()
         return Response(None, status_code=200)
 
     return Litestar(

@@ -1,13 +1,31 @@
 """What payments must be told. Every name is prefixed with ``PAYMENTS_``; secrets have no defaults."""
 
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
+
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from contracts.payments import PROVIDERS, Provider
 from service_runtime.settings import RotatingSecrets, ServiceSettings
+
+T = TypeVar("T")
+
+REQUIRED_SETTINGS: Final[Mapping[Provider, Sequence[str]]] = {
+    "stripe": ("stripe_api_key", "stripe_webhook_secrets"),
+    "btcpay": ("btcpay_url", "btcpay_api_key", "btcpay_store_id", "btcpay_webhook_secrets"),
+    "nowpayments": (
+        "nowpayments_api_key",
+        "nowpayments_ipn_secrets",
+        "nowpayments_email",
+        "nowpayments_password",
+    ),
+}
+"""Without these a provider is not offered."""
 
 
 class Settings(ServiceSettings):
-    """A provider is offered when its credentials are set, and refused where they are set by half."""
+    """A provider is offered if all of its required settings are there, and refused if only some are."""
 
     model_config = SettingsConfigDict(env_prefix="PAYMENTS_")
 
@@ -41,18 +59,28 @@ class Settings(ServiceSettings):
     nowpayments_password: SecretStr | None = None
 
     @model_validator(mode="after")
-    def _providers_are_whole(self) -> "Settings":
-        groups = {
-            "stripe": (self.stripe_api_key, self.stripe_webhook_secrets),
-            "btcpay": (self.btcpay_url, self.btcpay_api_key, self.btcpay_store_id, self.btcpay_webhook_secrets),
-            "nowpayments": (
-                self.nowpayments_api_key,
-                self.nowpayments_ipn_secrets,
-                self.nowpayments_email,
-                self.nowpayments_password,
-            ),
-        }
-        for name, parts in groups.items():
-            if any(part is not None for part in parts) and any(part is None for part in parts):
-                raise ValueError(f"{name} is configured by half: set all of its settings or none")
+    def _providers_are_complete(self) -> "Settings":
+        for provider, names in REQUIRED_SETTINGS.items():
+            present = [getattr(self, name) is not None for name in names]
+            if any(present) and not all(present):
+                raise ValueError(f"{provider} is configured by half: set all of its settings or none")
         return self
+
+    def offered_providers(self) -> tuple[Provider, ...]:
+        """The providers whose required settings are there."""
+        return tuple(
+            provider
+            for provider in PROVIDERS
+            if all(getattr(self, name) is not None for name in REQUIRED_SETTINGS[provider])
+        )
+
+
+def required(value: T | None) -> T:
+    """A setting of a provider that is offered: the validation above has seen that it is there."""
+    assert value is not None
+    return value
+
+
+def plain_secrets(secrets: RotatingSecrets | None) -> tuple[str, ...]:
+    """One secret or, while it rotates, two, to be compared with what a sender proves."""
+    return tuple(secret.get_secret_value() for secret in required(secrets))

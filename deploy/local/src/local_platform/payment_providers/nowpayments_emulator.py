@@ -42,7 +42,7 @@ class NowPaymentsEmulator:
         self._api_key = api_key
         self._login = (email, password)
         self._token = secrets.token_urlsafe(24)
-        self._public_url = public_url
+        self.public_url = public_url
         self._ipn_secret = ipn_secret
 
     def app(self) -> Starlette:
@@ -133,7 +133,7 @@ class NowPaymentsEmulator:
             "price_currency": wanted["price_currency"],
             "pay_currency": None,
             "ipn_callback_url": wanted["ipn_callback_url"],
-            "invoice_url": f"{self._public_url}/payment/?iid={identity}",
+            "invoice_url": f"{self.public_url}/payment/?iid={identity}",
             "success_url": wanted.get("success_url"),
             "cancel_url": wanted.get("cancel_url"),
             "created_at": _now(),

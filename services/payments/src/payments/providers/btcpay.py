@@ -9,17 +9,19 @@ import hmac
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import httpx
 import msgspec
 
 from contracts.payments import Provider
-from payments.domain import CheckoutState, Mismatch, Snapshot
+from payments.domain.records import PaymentRecord
+from payments.domain.snapshots import Checkout, CheckoutState, Mismatch, ProviderEvent, Snapshot
 from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderRefused
 from payments.providers.http_calls import call_json
-from payments.providers.interface import Checkout, Order, ProviderEvent, skipping_unreadable
+from payments.providers.reading import skipping_unreadable, uuid_or_none
+from payments.settings import Settings, plain_secrets, required
 
 _STATES: dict[str, CheckoutState] = {
     "New": "open",
@@ -44,7 +46,8 @@ class _Delivery(msgspec.Struct):
 class BtcPay:
     """One store of a BTCPay Server."""
 
-    name: Provider = "btcpay"
+    name: ClassVar[Provider] = "btcpay"
+    refunds_by_api: ClassVar[bool] = False
 
     def __init__(
         self, base_url: str, api_key: str, store_id: str, webhook_secrets: tuple[str, ...], success_url: str
@@ -56,30 +59,41 @@ class BtcPay:
         self._webhook_secrets = webhook_secrets
         self._success_url = success_url
 
-    async def open_checkout(self, order: Order) -> Checkout:
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "BtcPay":
+        """The adapter, connected to nothing yet."""
+        return cls(
+            base_url=required(settings.btcpay_url),
+            api_key=required(settings.btcpay_api_key).get_secret_value(),
+            store_id=required(settings.btcpay_store_id),
+            webhook_secrets=plain_secrets(settings.btcpay_webhook_secrets),
+            success_url=settings.checkout_success_url,
+        )
+
+    async def open_checkout(self, payment: PaymentRecord) -> Checkout:
         """Find the invoice with our order id, or create it: Greenfield has no idempotency key."""
-        found = await call_json(self._client, "GET", self._invoices, params={"orderId": str(order.payment_id)})
+        found = await call_json(self._client, "GET", self._invoices, params={"orderId": str(payment.payment_id)})
         if found:
             return Checkout(reference=found[0]["id"], url=found[0]["checkoutLink"])
-        minutes = max(5, int((order.expires_at - order.created_at).total_seconds() // 60))
+        minutes = max(5, int((payment.expires_at - payment.created_at).total_seconds() // 60))
         invoice = await call_json(
             self._client,
             "POST",
             self._invoices,
             json={
-                "amount": _amount(order.price_cents),
-                "currency": order.currency.upper(),
-                "metadata": {"orderId": str(order.payment_id), "itemDesc": order.title},
+                "amount": _amount(payment.price_cents),
+                "currency": payment.currency.upper(),
+                "metadata": {"orderId": str(payment.payment_id), "itemDesc": payment.title},
                 "checkout": {"expirationMinutes": minutes, "redirectURL": self._success_url},
             },
         )
         return Checkout(reference=invoice["id"], url=invoice["checkoutLink"])
 
-    async def look_up(self, order: Order) -> Snapshot:
+    async def look_up(self, payment: PaymentRecord) -> Snapshot:
         """The invoice, and what arrived for it over all payment methods."""
-        if order.provider_reference is None:
+        if payment.provider_reference is None:
             raise ProviderRefused("no invoice was created yet")
-        invoice = await call_json(self._client, "GET", f"{self._invoices}/{order.provider_reference}")
+        invoice = await call_json(self._client, "GET", f"{self._invoices}/{payment.provider_reference}")
         return await self._snapshot(invoice)
 
     async def _snapshot(self, invoice: dict[str, Any]) -> Snapshot:
@@ -101,10 +115,9 @@ class BtcPay:
             paid_cents=paid_cents,
             currency=invoice["currency"].lower(),
             mismatch=mismatch,
-            detail=invoice.get("additionalStatus"),
         )
 
-    async def refund(self, order: Order, refund_id: UUID, amount_cents: int) -> str:
+    async def refund(self, payment: PaymentRecord, refund_id: UUID, amount_cents: int) -> str:
         """Crypto goes back to an address that only the buyer can give: an operator does it and records it here."""
         raise ProviderRefused("crypto refunds are paid out by an operator and then recorded")
 
@@ -121,7 +134,7 @@ class BtcPay:
         return ProviderEvent(
             event_id=delivery.originalDeliveryId or delivery.deliveryId,
             event_type=delivery.type,
-            payment_id=_uuid((delivery.metadata or {}).get("orderId")),
+            payment_id=uuid_or_none((delivery.metadata or {}).get("orderId")),
             reference=delivery.invoiceId,
             body=body,
         )
@@ -131,7 +144,7 @@ class BtcPay:
         if event.reference is None:
             return None
         invoice = await call_json(self._client, "GET", f"{self._invoices}/{event.reference}")
-        return _uuid((invoice.get("metadata") or {}).get("orderId"))
+        return uuid_or_none((invoice.get("metadata") or {}).get("orderId"))
 
     async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
         """BTCPay keeps no list of failed deliveries across webhooks: open payments are looked up instead."""
@@ -153,7 +166,7 @@ class BtcPay:
                 snapshot = None
                 with skipping_unreadable(self.name, invoice.get("id")):
                     snapshot = await self._snapshot(invoice)
-                yield _uuid((invoice.get("metadata") or {}).get("orderId")), snapshot
+                yield uuid_or_none((invoice.get("metadata") or {}).get("orderId")), snapshot
             if len(invoices) < page_size:
                 return
             skip += page_size
@@ -165,10 +178,3 @@ def _amount(cents: int) -> str:
 
 def _cents(amount: Any) -> int:
     return int((Decimal(str(amount)) * 100).quantize(Decimal(1), ROUND_HALF_UP))
-
-
-def _uuid(value: Any) -> UUID | None:
-    try:
-        return UUID(value) if isinstance(value, str) else None
-    except ValueError:
-        return None

@@ -1,87 +1,47 @@
-"""What every payment provider can do for us."""
+"""What every payment provider does for us. ``docs/adding-a-payment-provider.md`` says how to add one."""
 
-import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 from uuid import UUID
 
-import structlog
-from prometheus_client import Counter
-
 from contracts.payments import Provider
-from payments.domain import Snapshot
-
-log = structlog.get_logger(__name__)
-
-unreadable_total = Counter("payments_unreadable_objects_total", "Provider objects that were left out.", ["provider"])
-
-
-@contextlib.contextmanager
-def skipping_unreadable(provider: Provider, reference: object) -> Iterator[None]:
-    """One object that is not of its provider's documented shape is logged, counted and left out."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        unreadable_total.labels(provider).inc()
-        log.exception("unreadable_object", provider=provider, reference=str(reference))
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a checkout is opened for, and how it is found again."""
-
-    payment_id: UUID
-    user_id: UUID
-    title: str
-    price_cents: int
-    currency: str
-    created_at: datetime
-    expires_at: datetime
-    provider_reference: str | None
-    charge_reference: str | None
-    tries: int = 1  # this one included
-
-
-@dataclass(frozen=True)
-class Checkout:
-    """Where the user pays. ``expires_at`` is the provider's own limit where it has one."""
-
-    reference: str
-    url: str
-
-
-@dataclass(frozen=True)
-class ProviderEvent:
-    """A webhook or a listed event, reduced to what finds its payment.
-
-    ``payment_id`` where the body carries our own id; else ``reference`` names the provider's object. ``body`` is raw.
-    """
-
-    event_id: str
-    event_type: str
-    payment_id: UUID | None
-    reference: str | None
-    body: bytes
+from payments.domain.records import PaymentRecord
+from payments.domain.snapshots import Checkout, ProviderEvent, Snapshot
+from payments.settings import Settings
 
 
 class PaymentProvider(Protocol):
-    """One provider. Every method that calls out raises ``ProviderUnavailable`` where repeating may help, and
-    ``ProviderRefused`` where it cannot."""
+    """One provider.
 
-    name: Provider
+    Every method that calls out may be repeated with the same arguments and has its effect once. It raises
+    ``ProviderUnavailable`` if repeating may help (``CredentialsRefused`` if somebody must set the key right first), and
+    ``ProviderRefused`` if repeating cannot help. Anything else that it raises is a defect: the work is tried again
+    later, and counted.
+    """
 
-    async def open_checkout(self, order: Order) -> Checkout:
-        """Open the one checkout of this payment; calling it again finds the same one."""
+    name: ClassVar[Provider]
+    refunds_by_api: ClassVar[bool]
+    """Whether ``refund`` pays out. If not, an operator pays out by hand and records it."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The adapter, connected to nothing yet; only called if the provider's settings are complete."""
         ...
 
-    async def look_up(self, order: Order) -> Snapshot:
+    async def open_checkout(self, payment: PaymentRecord) -> Checkout:
+        """Open the one checkout of this payment. Calling it again finds the same one.
+
+        ``payment.poll_count`` counts the tries, this one included.
+        """
+        ...
+
+    async def look_up(self, payment: PaymentRecord) -> Snapshot:
         """The whole present state of a payment whose ``provider_reference`` is known."""
         ...
 
-    async def refund(self, order: Order, refund_id: UUID, amount_cents: int) -> str:
-        """Give money back; returns the provider's reference. Calling it again with the same id refunds once."""
+    async def refund(self, payment: PaymentRecord, refund_id: UUID, amount_cents: int) -> str:
+        """Send money back; returns the provider's reference. Calling it again with the same id refunds once."""
         ...
 
     def read_webhook(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent:
@@ -93,13 +53,16 @@ class PaymentProvider(Protocol):
         ...
 
     def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
-        """What the provider has to tell since then, delivered or not; empty where it keeps no such list."""
-        ...
-
-    async def close(self) -> None:
-        """Let the connections go."""
+        """The events since then, delivered or not; empty if the provider keeps no such list."""
         ...
 
     def recent_payments(self, since: datetime) -> AsyncIterator[tuple[UUID | None, Snapshot | None]]:
-        """Every payment that the provider knows of since then, for the daily comparison; None if it is unreadable."""
+        """Every payment that the provider knows of since then, for the daily comparison.
+
+        The id is None if the payment is not ours, the snapshot if it is unreadable.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
         ...

@@ -6,16 +6,18 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import httpx
 
 from contracts.payments import Provider
-from payments.domain import Mismatch, ProviderRefund, Snapshot
+from payments.domain.records import PaymentRecord
+from payments.domain.snapshots import Checkout, Mismatch, ProviderEvent, ProviderRefund, Snapshot
 from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderRefused
 from payments.providers.http_calls import call_json
-from payments.providers.interface import Checkout, Order, ProviderEvent, skipping_unreadable
+from payments.providers.reading import skipping_unreadable, uuid_or_none
+from payments.settings import Settings, plain_secrets, required
 
 UNDERPAID_BELOW: Final = Decimal("0.99")
 OVERPAID_FROM: Final = Decimal("1.01")
@@ -25,7 +27,8 @@ OVERPAID_FROM: Final = Decimal("1.01")
 class NowPayments:
     """One NOWPayments account. Listing needs its login besides the API key, by the provider's design."""
 
-    name: Provider = "nowpayments"
+    name: ClassVar[Provider] = "nowpayments"
+    refunds_by_api: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -43,7 +46,20 @@ class NowPayments:
         self._ipn_callback_url = ipn_callback_url
         self._success_url = success_url
 
-    async def open_checkout(self, order: Order) -> Checkout:
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "NowPayments":
+        """The adapter, connected to nothing yet."""
+        return cls(
+            base_url=settings.nowpayments_url,
+            api_key=required(settings.nowpayments_api_key).get_secret_value(),
+            ipn_secrets=plain_secrets(settings.nowpayments_ipn_secrets),
+            email=required(settings.nowpayments_email),
+            password=required(settings.nowpayments_password).get_secret_value(),
+            ipn_callback_url=f"{settings.public_base_url.rstrip('/')}/webhooks/{cls.name}",
+            success_url=settings.checkout_success_url,
+        )
+
+    async def open_checkout(self, payment: PaymentRecord) -> Checkout:
         """Create an invoice under our payment's id.
 
         There is no idempotency key and no search by order id. Should an answer be lost, a second invoice is made; a
@@ -54,25 +70,25 @@ class NowPayments:
             "POST",
             "/v1/invoice",
             json={
-                "price_amount": float(Decimal(order.price_cents) / 100),
-                "price_currency": order.currency,
-                "order_id": str(order.payment_id),
-                "order_description": order.title,
+                "price_amount": float(Decimal(payment.price_cents) / 100),
+                "price_currency": payment.currency,
+                "order_id": str(payment.payment_id),
+                "order_description": payment.title,
                 "ipn_callback_url": self._ipn_callback_url,
                 "success_url": self._success_url,
             },
         )
         return Checkout(reference=str(invoice["id"]), url=invoice["invoice_url"])
 
-    async def look_up(self, order: Order) -> Snapshot:
+    async def look_up(self, payment: PaymentRecord) -> Snapshot:
         """All coin payments under the invoice, taken together."""
-        if order.provider_reference is None:
+        if payment.provider_reference is None:
             raise ProviderRefused("no invoice was created yet")
-        coins = [coin async for coin in self._list({"invoiceId": order.provider_reference})]
-        coins = [coin for coin in coins if coin.get("order_id") == str(order.payment_id)]
-        return _snapshot(order.provider_reference, order.currency, coins)
+        coins = [coin async for coin in self._list({"invoiceId": payment.provider_reference})]
+        coins = [coin for coin in coins if coin.get("order_id") == str(payment.payment_id)]
+        return _snapshot(payment.provider_reference, payment.currency, coins)
 
-    async def refund(self, order: Order, refund_id: UUID, amount_cents: int) -> str:
+    async def refund(self, payment: PaymentRecord, refund_id: UUID, amount_cents: int) -> str:
         """Crypto goes back to an address that only the buyer can give: an operator does it and records it here."""
         raise ProviderRefused("crypto refunds are paid out by an operator and then recorded")
 
@@ -95,7 +111,7 @@ class NowPayments:
         return ProviderEvent(
             event_id=hashlib.sha256(canonical).hexdigest(),
             event_type=f"payment.{notification.get('payment_status')}",
-            payment_id=_uuid(notification.get("order_id")),
+            payment_id=uuid_or_none(notification.get("order_id")),
             reference=str(notification.get("payment_id")),
             body=body,
         )
@@ -105,7 +121,7 @@ class NowPayments:
         if event.reference is None:
             return None
         coin = await call_json(self._client, "GET", f"/v1/payment/{event.reference}")
-        return _uuid(coin.get("order_id"))
+        return uuid_or_none(coin.get("order_id"))
 
     async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
         """NOWPayments keeps no list of failed notifications: open payments are looked up instead."""
@@ -128,7 +144,7 @@ class NowPayments:
             with skipping_unreadable(self.name, order_id):
                 reference = str(coins[0].get("invoice_id") or coins[0]["payment_id"])
                 snapshot = _snapshot(reference, str(coins[0]["price_currency"]), coins)
-            yield _uuid(order_id), snapshot
+            yield uuid_or_none(order_id), snapshot
 
     async def _list(self, filters: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
         token = (await call_json(self._client, "POST", "/v1/auth", json=self._login))["token"]
@@ -166,11 +182,9 @@ def _snapshot(reference: str, currency: str, coins: list[dict[str, Any]]) -> Sna
     enough = paid_cents >= price
     if finished or (refunded and enough):
         mismatch: Mismatch | None = None if enough else "underpaid"
-        return Snapshot(reference, "paid", paid_cents, currency.lower(), None, mismatch, None, refunds)
+        return Snapshot(reference, "paid", paid_cents, currency.lower(), mismatch=mismatch, refunds=refunds)
     if partial:
-        return Snapshot(
-            reference, "expired", paid_cents, currency.lower(), None, "underpaid", "partially_paid", refunds
-        )
+        return Snapshot(reference, "expired", paid_cents, currency.lower(), mismatch="underpaid", refunds=refunds)
     if any(coin["payment_status"] not in ("waiting", "expired", "failed", "refunded") for coin in coins):
         return Snapshot(reference, "processing", 0, currency.lower())
     if not coins or any(coin["payment_status"] == "waiting" for coin in coins):
@@ -209,10 +223,3 @@ def _canonical(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(_canonical(item) for item in value) + "]"
     return json.dumps(value, ensure_ascii=False)
-
-
-def _uuid(value: Any) -> UUID | None:
-    try:
-        return UUID(value) if isinstance(value, str) else None
-    except ValueError:
-        return None

@@ -9,13 +9,23 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 from uuid import UUID
 
 import stripe
 
 from contracts.payments import Provider
-from payments.domain import CheckoutState, DisputeState, ProviderDispute, ProviderRefund, RefundState, Snapshot
+from payments.domain.records import PaymentRecord
+from payments.domain.snapshots import (
+    Checkout,
+    CheckoutState,
+    DisputeState,
+    ProviderDispute,
+    ProviderEvent,
+    ProviderRefund,
+    RefundState,
+    Snapshot,
+)
 from payments.errors import (
     CredentialsRefused,
     InvalidWebhookSignature,
@@ -23,7 +33,8 @@ from payments.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
-from payments.providers.interface import Checkout, Order, ProviderEvent, skipping_unreadable
+from payments.providers.reading import skipping_unreadable, uuid_or_none
+from payments.settings import Settings, plain_secrets, required
 
 SIGNATURE_TOLERANCE_SECONDS: Final = 300
 """Stripe's own default: an older signature may be a replay."""
@@ -62,7 +73,8 @@ T = TypeVar("T")
 class StripeCheckout:
     """The Stripe account behind one restricted key. ``webhook_secrets`` holds one or, while rotating, two."""
 
-    name: Provider = "stripe"
+    name: ClassVar[Provider] = "stripe"
+    refunds_by_api: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -84,35 +96,46 @@ class StripeCheckout:
         self._success_url = success_url
         self._cancel_url = cancel_url
 
-    async def open_checkout(self, order: Order) -> Checkout:
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "StripeCheckout":
+        """The adapter, connected to nothing yet."""
+        return cls(
+            api_key=required(settings.stripe_api_key).get_secret_value(),
+            webhook_secrets=plain_secrets(settings.stripe_webhook_secrets),
+            success_url=settings.checkout_success_url,
+            cancel_url=settings.checkout_cancel_url,
+            api_base=settings.stripe_api_base,
+        )
+
+    async def open_checkout(self, payment: PaymentRecord) -> Checkout:
         """Create the session under the payment's id as idempotency key.
 
         A key replays even a recorded 500, takes no other expiry, and is forgotten after a day: after a failed try the
         session is looked for by our reference first, and only if none exists is another key used.
         """
-        if order.tries == 1:
+        if payment.poll_count == 1:
             with contextlib.suppress(ProviderUnavailable):
-                return await self._create_session(order, str(order.payment_id))
-        found = await self._find_session(order)
-        return found or await self._create_session(order, f"{order.payment_id}-{order.tries}")
+                return await self._create_session(payment, str(payment.payment_id))
+        found = await self._find_session(payment)
+        return found or await self._create_session(payment, f"{payment.payment_id}-{payment.poll_count}")
 
-    async def _create_session(self, order: Order, idempotency_key: str) -> Checkout:
-        expires_at = max(int(order.expires_at.timestamp()), int(time.time()) + SHORTEST_SESSION_SECONDS + 30)
-        metadata = {"payment_id": str(order.payment_id), "user_id": str(order.user_id)}
-        session = await _asked(
+    async def _create_session(self, payment: PaymentRecord, idempotency_key: str) -> Checkout:
+        expires_at = max(int(payment.expires_at.timestamp()), int(time.time()) + SHORTEST_SESSION_SECONDS + 30)
+        metadata = {"payment_id": str(payment.payment_id), "user_id": str(payment.user_id)}
+        session = await _call(
             self._client.v1.checkout.sessions.create_async(
                 {
                     "mode": "payment",
-                    "client_reference_id": str(order.payment_id),
+                    "client_reference_id": str(payment.payment_id),
                     "metadata": metadata,
                     "payment_intent_data": {"metadata": metadata},
                     "line_items": [
                         {
                             "quantity": 1,
                             "price_data": {
-                                "currency": order.currency,
-                                "unit_amount": order.price_cents,
-                                "product_data": {"name": order.title},
+                                "currency": payment.currency,
+                                "unit_amount": payment.price_cents,
+                                "product_data": {"name": payment.title},
                             },
                         }
                     ],
@@ -127,20 +150,20 @@ class StripeCheckout:
             raise ProviderRefused("the new Checkout Session has no page")
         return Checkout(reference=session.id, url=session.url)
 
-    async def _find_session(self, order: Order) -> Checkout | None:
-        created = {"gte": int(order.created_at.timestamp()) - 60}
-        page = await _asked(self._client.v1.checkout.sessions.list_async({"created": created, "limit": 100}))  # type: ignore[arg-type]
-        async for session in _all_of(page):
-            if session.client_reference_id == str(order.payment_id) and session.url:
+    async def _find_session(self, payment: PaymentRecord) -> Checkout | None:
+        created = {"gte": int(payment.created_at.timestamp()) - 60}
+        page = await _call(self._client.v1.checkout.sessions.list_async({"created": created, "limit": 100}))  # type: ignore[arg-type]
+        async for session in _all_pages(page):
+            if session.client_reference_id == str(payment.payment_id) and session.url:
                 return Checkout(reference=session.id, url=session.url)
         return None
 
-    async def look_up(self, order: Order) -> Snapshot:
+    async def look_up(self, payment: PaymentRecord) -> Snapshot:
         """The session with its PaymentIntent, and every refund and dispute of it."""
-        if order.provider_reference is None:
+        if payment.provider_reference is None:
             raise ProviderRefused("no Checkout Session was opened yet")
-        session = await _asked(
-            self._client.v1.checkout.sessions.retrieve_async(order.provider_reference, {"expand": ["payment_intent"]})
+        session = await _call(
+            self._client.v1.checkout.sessions.retrieve_async(payment.provider_reference, {"expand": ["payment_intent"]})
         )
         intent = session.payment_intent
         intent_id = intent if isinstance(intent, str) or intent is None else intent.id
@@ -152,31 +175,31 @@ class StripeCheckout:
         return _snapshot(session, refunds, disputes)
 
     async def _refunds_of(self, intent_id: str) -> AsyncIterator[ProviderRefund]:
-        page = await _asked(self._client.v1.refunds.list_async({"payment_intent": intent_id, "limit": 100}))
-        async for refund in _all_of(page):
+        page = await _call(self._client.v1.refunds.list_async({"payment_intent": intent_id, "limit": 100}))
+        async for refund in _all_pages(page):
             yield _refund(refund)
 
     async def _disputes_of(self, intent_id: str) -> AsyncIterator[ProviderDispute]:
-        page = await _asked(self._client.v1.disputes.list_async({"payment_intent": intent_id, "limit": 100}))
-        async for dispute in _all_of(page):
+        page = await _call(self._client.v1.disputes.list_async({"payment_intent": intent_id, "limit": 100}))
+        async for dispute in _all_pages(page):
             yield _dispute(dispute)
 
-    async def refund(self, order: Order, refund_id: UUID, amount_cents: int) -> str:
+    async def refund(self, payment: PaymentRecord, refund_id: UUID, amount_cents: int) -> str:
         """Refund part or all of the PaymentIntent; the refund's own id is the idempotency key.
 
         Stripe forgets a key after a day, and a lost answer may be older: a refund that carries our id is not repeated.
         """
-        if order.charge_reference is None:
+        if payment.charge_reference is None:
             raise ProviderRefused("the payment has no PaymentIntent to refund")
-        async for made in self._refunds_of(order.charge_reference):
+        async for made in self._refunds_of(payment.charge_reference):
             if made.refund_id == refund_id:
                 return made.reference
-        refund = await _asked(
+        refund = await _call(
             self._client.v1.refunds.create_async(
                 {
-                    "payment_intent": order.charge_reference,
+                    "payment_intent": payment.charge_reference,
                     "amount": amount_cents,
-                    "metadata": {"payment_id": str(order.payment_id), "refund_id": str(refund_id)},
+                    "metadata": {"payment_id": str(payment.payment_id), "refund_id": str(refund_id)},
                 },
                 {"idempotency_key": str(refund_id)},
             )
@@ -205,20 +228,20 @@ class StripeCheckout:
         if reference is None:
             return None
         if reference.startswith(("ch_", "py_")):
-            charge = await _asked(self._client.v1.charges.retrieve_async(reference))
+            charge = await _call(self._client.v1.charges.retrieve_async(reference))
             intent = charge.payment_intent
             reference = intent if isinstance(intent, str) or intent is None else intent.id
         if reference is None or not reference.startswith("pi_"):
             return None
-        intent_found = await _asked(self._client.v1.payment_intents.retrieve_async(reference))
-        return _uuid(_metadata(intent_found).get("payment_id"))
+        intent_found = await _call(self._client.v1.payment_intents.retrieve_async(reference))
+        return uuid_or_none(_metadata(intent_found).get("payment_id"))
 
     async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
         """Events of the types that we take (kept by Stripe for 30 days).
 
         Not only the undelivered ones: with the endpoint disabled or deleted, none of its events counts as such.
         """
-        page = await _asked(
+        page = await _call(
             self._client.v1.events.list_async(
                 {
                     "types": list(EVENT_TYPES),
@@ -227,7 +250,7 @@ class StripeCheckout:
                 }
             )
         )
-        async for listed in _all_of(page):
+        async for listed in _all_pages(page):
             event = None
             with skipping_unreadable(self.name, listed.id):
                 event = _event(listed, json.dumps(listed.to_dict(), default=str).encode())
@@ -245,35 +268,35 @@ class StripeCheckout:
         """
         window = {"created": {"gte": int(since.timestamp())}, "limit": 100}
         moved: dict[str | None, tuple[list[ProviderRefund], list[ProviderDispute]]] = {}
-        found = await _asked(self._client.v1.refunds.list_async(window))  # type: ignore[arg-type]
-        async for refund in _all_of(found):
+        found = await _call(self._client.v1.refunds.list_async(window))  # type: ignore[arg-type]
+        async for refund in _all_pages(found):
             with skipping_unreadable(self.name, refund.id):
                 moved.setdefault(refund.payment_intent, ([], []))[0].append(_refund(refund))
-        disputed = await _asked(self._client.v1.disputes.list_async(window))  # type: ignore[arg-type]
-        async for dispute in _all_of(disputed):
+        disputed = await _call(self._client.v1.disputes.list_async(window))  # type: ignore[arg-type]
+        async for dispute in _all_pages(disputed):
             with skipping_unreadable(self.name, dispute.id):
                 moved.setdefault(dispute.payment_intent, ([], []))[1].append(_dispute(dispute))
         # Money that moved without a PaymentIntent is not of a Checkout Session.
         moved.pop(None, None)
-        sessions = await _asked(self._client.v1.checkout.sessions.list_async(window))  # type: ignore[arg-type]
-        async for session in _all_of(sessions):
+        sessions = await _call(self._client.v1.checkout.sessions.list_async(window))  # type: ignore[arg-type]
+        async for session in _all_pages(sessions):
             refunds, disputes = moved.pop(session.payment_intent, ([], []))
             snapshot = None
             with skipping_unreadable(self.name, session.id):
                 snapshot = _snapshot(session, refunds, disputes)
-            yield _uuid(session.client_reference_id), snapshot
+            yield uuid_or_none(session.client_reference_id), snapshot
         for intent_id in filter(None, moved):
-            older = await _asked(self._client.v1.checkout.sessions.list_async({"payment_intent": intent_id}))
-            async for session in _all_of(older):
+            older = await _call(self._client.v1.checkout.sessions.list_async({"payment_intent": intent_id}))
+            async for session in _all_pages(older):
                 snapshot = None
                 with skipping_unreadable(self.name, session.id):
                     refunds = [refund async for refund in self._refunds_of(intent_id)]
                     disputes = [dispute async for dispute in self._disputes_of(intent_id)]
                     snapshot = _snapshot(session, refunds, disputes)
-                yield _uuid(session.client_reference_id), snapshot
+                yield uuid_or_none(session.client_reference_id), snapshot
 
 
-async def _asked(call: Awaitable[T]) -> T:
+async def _call(call: Awaitable[T]) -> T:
     """Await a call of the SDK, and say which failures repeating may help."""
     try:
         return await call
@@ -287,12 +310,12 @@ async def _asked(call: Awaitable[T]) -> T:
         raise ProviderRefused(f"{type(error).__name__} {error.http_status}: {error.user_message}") from error
 
 
-async def _all_of(page: Any) -> AsyncIterator[Any]:
+async def _all_pages(page: Any) -> AsyncIterator[Any]:
     """Every object of a paged list; a page that cannot be read is the provider being unavailable."""
     pages = page.auto_paging_iter()
     while True:
         try:
-            item = await _asked(anext(pages))
+            item = await _call(anext(pages))
         except StopAsyncIteration:
             return
         yield item
@@ -325,7 +348,7 @@ def _state(status: str | None, payment_status: str, intent_status: str | None) -
 
 def _refund(refund: Any) -> ProviderRefund:
     state = _REFUND_STATES.get(refund.status, "pending")
-    return ProviderRefund(refund.id, refund.amount, state, _uuid(_metadata(refund).get("refund_id")))
+    return ProviderRefund(refund.id, refund.amount, state, uuid_or_none(_metadata(refund).get("refund_id")))
 
 
 def _dispute(dispute: Any) -> ProviderDispute:
@@ -341,17 +364,12 @@ def _dispute(dispute: Any) -> ProviderDispute:
 
 def _event(event: Any, body: bytes) -> ProviderEvent:
     subject = event.to_dict()["data"]["object"]
-    payment_id = _uuid(subject.get("client_reference_id")) or _uuid((subject.get("metadata") or {}).get("payment_id"))
+    payment_id = uuid_or_none(subject.get("client_reference_id")) or uuid_or_none(
+        (subject.get("metadata") or {}).get("payment_id")
+    )
     reference = subject.get("payment_intent") or subject.get("charge") or subject.get("id")
     return ProviderEvent(event.id, event.type, payment_id, reference, body)
 
 
 def _metadata(found: Any) -> dict[str, Any]:
     return found.to_dict().get("metadata") or {}
-
-
-def _uuid(value: Any) -> UUID | None:
-    try:
-        return UUID(value) if isinstance(value, str) else None
-    except ValueError:
-        return None

@@ -9,17 +9,16 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.domain import ProviderDispute, ProviderRefund
-from payments.tables import (
-    disputes,
-    refunds,
-)
+from contracts.payments import Provider
+from payments.domain.records import RefundRecord
+from payments.domain.snapshots import ProviderDispute, ProviderRefund
+from payments.tables import disputes, refunds
 
 
 async def put_refunds(
-    connection: AsyncConnection, payment_id: UUID, provider: str, found: Sequence[ProviderRefund]
+    connection: AsyncConnection, payment_id: UUID, provider: Provider, found: Sequence[ProviderRefund]
 ) -> None:
-    """Mirror the provider's refunds; those that we did not order are the dashboard's."""
+    """Mirror the provider's refunds; those that nobody requested here were made in its dashboard."""
     if not found:
         return
     for refund in found:
@@ -47,7 +46,7 @@ async def put_refunds(
 
 
 async def put_disputes(
-    connection: AsyncConnection, payment_id: UUID, provider: str, found: Sequence[ProviderDispute]
+    connection: AsyncConnection, payment_id: UUID, provider: Provider, found: Sequence[ProviderDispute]
 ) -> None:
     """Mirror the provider's disputes."""
     if not found:
@@ -71,25 +70,37 @@ async def put_disputes(
     await connection.execute(statement)
 
 
-async def find_refund(connection: AsyncConnection, refund_id: UUID) -> sa.Row[Any] | None:
+async def find_refund(connection: AsyncConnection, refund_id: UUID) -> RefundRecord | None:
     """One refund without a lock."""
-    return (await connection.execute(sa.select(refunds).where(refunds.c.refund_id == refund_id))).one_or_none()
+    row = (await connection.execute(sa.select(refunds).where(refunds.c.refund_id == refund_id))).one_or_none()
+    return None if row is None else _record(row)
 
 
-async def add_refund(connection: AsyncConnection, values: dict[str, Any]) -> None:
-    """Write down that a refund is wanted, or was made by hand."""
-    await connection.execute(insert(refunds).values(**values))
+async def add_refund(connection: AsyncConnection, refund: RefundRecord) -> None:
+    """Write down a refund that is requested, due at once, or one that was paid out by hand."""
+    statement = insert(refunds).values(
+        refund_id=refund.refund_id,
+        payment_id=refund.payment_id,
+        provider=refund.provider,
+        provider_reference=refund.provider_reference,
+        amount_cents=refund.amount_cents,
+        state=refund.state,
+        actor=refund.actor,
+        note=refund.note,
+        next_try_at=sa.func.now() if refund.state == "requested" else None,
+    )
+    await connection.execute(statement)
 
 
-async def live_refund_cents(connection: AsyncConnection, payment_id: UUID) -> int:
-    """Cents of a payment that are refunded, on their way back, or ordered to be."""
+async def sum_live_refunds(connection: AsyncConnection, payment_id: UUID) -> int:
+    """Cents of a payment that are refunded, on their way back, or requested."""
     statement = sa.select(sa.func.coalesce(sa.func.sum(refunds.c.amount_cents), 0)).where(
         refunds.c.payment_id == payment_id, refunds.c.state != "failed"
     )
     return int((await connection.execute(statement)).scalar_one())
 
 
-async def manual_refunds(connection: AsyncConnection, payment_id: UUID) -> list[ProviderRefund]:
+async def find_manual_refunds(connection: AsyncConnection, payment_id: UUID) -> list[ProviderRefund]:
     """Refunds that an operator paid out by hand: no provider knows of them."""
     statement = sa.select(refunds.c.provider_reference, refunds.c.amount_cents, refunds.c.state).where(
         refunds.c.payment_id == payment_id, refunds.c.provider_reference.startswith("manual:")
@@ -97,8 +108,10 @@ async def manual_refunds(connection: AsyncConnection, payment_id: UUID) -> list[
     return [ProviderRefund(*row) for row in await connection.execute(statement)]
 
 
-async def claim_refunds(connection: AsyncConnection, provider: str, limit: int, lease: timedelta) -> list[sa.Row[Any]]:
-    """Ordered refunds that the provider has not confirmed, postponed by ``lease``; sending one twice refunds once."""
+async def claim_refunds(
+    connection: AsyncConnection, provider: Provider, limit: int, lease: timedelta
+) -> list[RefundRecord]:
+    """Requested refunds that the provider has not confirmed, postponed by ``lease``; sending one twice refunds once."""
     due = (
         sa.select(refunds.c.refund_id)
         .where(
@@ -116,11 +129,11 @@ async def claim_refunds(connection: AsyncConnection, provider: str, limit: int, 
         .values(next_try_at=sa.func.now() + lease, tries=refunds.c.tries + 1)
         .returning(*refunds.c)
     )
-    return list(await connection.execute(statement))
+    return [_record(row) for row in await connection.execute(statement)]
 
 
 async def confirm_refund(connection: AsyncConnection, refund_id: UUID, reference: str) -> None:
-    """The provider took the order. A mirror row without our id gives way to ours; known already, nothing changes."""
+    """The provider took our request. A mirror row without our id gives way to ours; a known one changes nothing."""
     mirror = sa.delete(refunds).where(refunds.c.provider_reference == reference, refunds.c.refund_id != refund_id)
     await connection.execute(mirror)
     statement = (
@@ -132,10 +145,24 @@ async def confirm_refund(connection: AsyncConnection, refund_id: UUID, reference
 
 
 async def fail_refund(connection: AsyncConnection, refund_id: UUID) -> None:
-    """The provider will not make this refund."""
+    """The provider does not make this refund."""
     statement = (
         sa.update(refunds)
         .where(refunds.c.refund_id == refund_id)
         .values(state="failed", next_try_at=None, updated_at=sa.func.now())
     )
     await connection.execute(statement)
+
+
+def _record(row: sa.Row[Any]) -> RefundRecord:
+    return RefundRecord(
+        refund_id=row.refund_id,
+        payment_id=row.payment_id,
+        provider=row.provider,
+        provider_reference=row.provider_reference,
+        amount_cents=row.amount_cents,
+        state=row.state,
+        actor=row.actor,
+        note=row.note,
+        tries=row.tries,
+    )

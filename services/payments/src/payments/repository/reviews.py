@@ -7,17 +7,18 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.domain import Review
-from payments.tables import (
-    reviews,
-)
+from payments.domain.payment_state import Resolution, Review, ReviewCode
+from payments.domain.records import ReviewRecord
+from payments.tables import reviews
 
 
 async def put_review(
     connection: AsyncConnection, payment_id: UUID | None, review_id: UUID, review: Review, reference: str = ""
 ) -> None:
-    """Open a review, or see an open one again. One that was decided stays decided, unless something else is found now;
-    one that healed is opened again."""
+    """Open a review, or see an open one again.
+
+    A decided review stays decided, unless something else is found now. A healed one is opened again.
+    """
     statement = insert(reviews).values(
         review_id=review_id,
         payment_id=payment_id,
@@ -46,7 +47,7 @@ async def put_review(
     await connection.execute(statement)
 
 
-async def resolve_reviews(connection: AsyncConnection, payment_id: UUID, code: str, actor: str) -> None:
+async def heal_reviews(connection: AsyncConnection, payment_id: UUID, code: ReviewCode, actor: str) -> None:
     """Close the open reviews of one kind: what they reported is no longer so."""
     statement = (
         sa.update(reviews)
@@ -56,19 +57,29 @@ async def resolve_reviews(connection: AsyncConnection, payment_id: UUID, code: s
     await connection.execute(statement)
 
 
-async def find_review(connection: AsyncConnection, review_id: UUID) -> sa.Row[Any] | None:
+async def find_review(connection: AsyncConnection, review_id: UUID) -> ReviewRecord | None:
     """One review without a lock."""
     statement = sa.select(reviews).where(reviews.c.review_id == review_id)
-    return (await connection.execute(statement)).one_or_none()
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else _record(row)
 
 
-async def lock_review(connection: AsyncConnection, review_id: UUID) -> sa.Row[Any] | None:
+async def find_open(connection: AsyncConnection) -> list[ReviewRecord]:
+    """Everything that waits for a person, oldest first."""
+    statement = sa.select(reviews).where(reviews.c.resolved_at.is_(None)).order_by(reviews.c.opened_at)
+    return [_record(row) for row in await connection.execute(statement)]
+
+
+async def lock_review(connection: AsyncConnection, review_id: UUID) -> ReviewRecord | None:
     """One review under its row lock."""
     statement = sa.select(reviews).where(reviews.c.review_id == review_id).with_for_update()
-    return (await connection.execute(statement)).one_or_none()
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else _record(row)
 
 
-async def decide_review(connection: AsyncConnection, review_id: UUID, resolution: str, actor: str, note: str) -> None:
+async def decide_review(
+    connection: AsyncConnection, review_id: UUID, resolution: Resolution, actor: str, note: str
+) -> None:
     """Record a person's decision."""
     statement = (
         sa.update(reviews)
@@ -76,3 +87,17 @@ async def decide_review(connection: AsyncConnection, review_id: UUID, resolution
         .values(resolved_at=sa.func.now(), resolution=resolution, actor=actor, note=note)
     )
     await connection.execute(statement)
+
+
+def _record(row: sa.Row[Any]) -> ReviewRecord:
+    return ReviewRecord(
+        review_id=row.review_id,
+        payment_id=row.payment_id,
+        code=row.code,
+        reference=row.reference,
+        expected=row.expected,
+        found=row.found,
+        opened_at=row.opened_at,
+        resolved_at=row.resolved_at,
+        resolution=row.resolution,
+    )

@@ -1,18 +1,16 @@
-"""Credit movements: what was asked of billing, each effect once."""
+"""Credit movements: what was requested of billing, each effect once."""
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.domain import Movement
-from payments.tables import (
-    credit_movements,
-)
+from payments.domain.payment_state import Movement
+from payments.domain.records import UnpostedMovement
+from payments.tables import credit_movements
 
 
 async def add_movements(
@@ -36,7 +34,7 @@ async def add_movements(
 
 
 async def mark_posted(connection: AsyncConnection, movement_ids: Sequence[UUID]) -> list[UUID]:
-    """Billing's ledger has these movements; returns the payments of which it has all now."""
+    """Billing's ledger has these movements; returns the payments whose movements are all posted now."""
     statement = (
         sa.update(credit_movements)
         .where(credit_movements.c.movement_id.in_(list(movement_ids)), credit_movements.c.posted_at.is_(None))
@@ -50,9 +48,18 @@ async def mark_posted(connection: AsyncConnection, movement_ids: Sequence[UUID])
     return sorted(payment_ids - set((await connection.execute(waiting)).scalars())) if payment_ids else []
 
 
-async def unposted_movements(connection: AsyncConnection, older_than: timedelta) -> list[sa.Row[Any]]:
+async def find_unposted(connection: AsyncConnection, older_than: timedelta) -> list[UnpostedMovement]:
     """Credit movements that billing has not confirmed in a time in which it should have."""
     statement = sa.select(credit_movements).where(
         credit_movements.c.posted_at.is_(None), credit_movements.c.ordered_at < sa.func.now() - older_than
     )
-    return list(await connection.execute(statement))
+    return [
+        UnpostedMovement(
+            movement_id=row.movement_id,
+            payment_id=row.payment_id,
+            kind=row.kind,
+            amount_credits=row.amount_credits,
+            requested_at=row.ordered_at,
+        )
+        for row in await connection.execute(statement)
+    ]

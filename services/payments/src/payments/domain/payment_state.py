@@ -1,0 +1,87 @@
+"""What we hold true of a payment before a snapshot is applied: its price, its credit movements, its decisions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+from uuid import UUID
+
+from contracts.payments import PaymentStatus
+from payments.domain.snapshots import Mismatch
+
+ReviewCode = (
+    Mismatch
+    | Literal[
+        "early_fraud_warning",  # the card's bank expects a dispute
+        "unknown_payment",  # paid at the provider, and no payment of ours
+        "difference",  # the provider's view and ours do not agree
+        "missing_at_provider",  # settled here, and the provider does not list it
+        "unposted",  # credits were requested of billing and are not in the ledger
+        "no_checkout",  # money or an event for a payment that never got its checkout
+        "paid_after_dismissal",  # a person had decided that it is worth nothing, and now all of it is there
+        "look_refused",  # the provider does not show a payment whose checkout it opened
+        "refund_refused",  # the provider does not make a refund that was requested
+        "no_longer_paid",  # credited here, and the provider does not call it paid any more
+    ]
+)
+Resolution = Literal["credited", "dismissed"]
+
+TakingKind = Literal["refund", "dispute"]
+MovementKind = Literal["purchase", "bonus", TakingKind, "refund_failed", "dispute_won"]
+TAKING: Final[frozenset[MovementKind]] = frozenset({"refund", "dispute"})
+RETURN_OF: Final[Mapping[TakingKind, MovementKind]] = {"refund": "refund_failed", "dispute": "dispute_won"}
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """Credits that moved, or are to move, for a payment. ``(payment, kind, reference)`` is its identity."""
+
+    kind: MovementKind
+    reference: str
+    amount_credits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Something that only a person can decide, with both sides shown."""
+
+    code: ReviewCode
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentState:
+    """What we know of a payment before a snapshot is applied."""
+
+    payment_id: UUID
+    status: PaymentStatus
+    price_cents: int
+    currency: str
+    credits: int
+    bonus_credits: int
+    refunded_cents: int = 0
+    movements: tuple[Movement, ...] = ()
+    resolution: Resolution | None = None
+    decided: frozenset[tuple[ReviewCode, str]] = frozenset()
+    """The reviews that a person has decided: what each was about, and what it had found."""
+
+    @property
+    def credited(self) -> bool:
+        """Whether its credits were granted, because it was paid or because a person decided so."""
+        return any(movement.kind == "purchase" for movement in self.movements)
+
+    @property
+    def credited_as_paid(self) -> bool:
+        """Whether its credits were granted because it was paid, and not because a person decided so."""
+        return self.resolution is None and self.credited
+
+    @property
+    def total_credits(self) -> int:
+        """Bought and bonus credits together: what a full refund takes back."""
+        return self.credits + self.bonus_credits
+
+
+def pack_movements(credits: int, bonus_credits: int) -> tuple[Movement, ...]:
+    """What grants a pack: the bought credits and, where there are any, the bonus."""
+    bonus = (Movement("bonus", "", bonus_credits),) if bonus_credits else ()
+    return (Movement("purchase", "", credits), *bonus)

@@ -1,0 +1,121 @@
+"""The rows of payments as values: what the repository reads and writes, and what everything above it decides on."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from contracts.payments import PaymentStatus, Provider
+from payments.domain.payment_state import MovementKind, Resolution, ReviewCode
+from payments.domain.snapshots import ProviderEvent, RefundState
+
+ReviewResolution = Resolution | Literal["healed"]
+"""``healed``: what the review reported is no longer so, and nobody had to decide."""
+EventSource = Literal["webhook", "sweep"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentRecord:
+    """One payment. ``version`` grows with every change; prices are in cents of ``currency``."""
+
+    payment_id: UUID
+    user_id: UUID
+    version: int
+    provider: Provider
+    provider_reference: str | None
+    """The checkout at the provider; None until the provider has answered."""
+    charge_reference: str | None
+    status: PaymentStatus
+    resolution: Resolution | None
+    pack_id: str
+    price_cents: int
+    currency: str
+    credits: int
+    bonus_credits: int
+    refunded_cents: int
+    paid_cents: int
+    """The most that the provider has shown to have arrived, in its currency."""
+    checkout_url: str | None
+    detail: str | None
+    created_at: datetime
+    expires_at: datetime
+    settled_at: datetime | None
+    next_poll_at: datetime | None
+    """When the provider must be polled next; None if only a hint or the daily comparison does it."""
+    poll_count: int
+    hint_count: int
+    """Grows with every hint, so that a hint during a poll is not lost."""
+
+    @property
+    def title(self) -> str:
+        """What the buyer reads on the provider's page."""
+        return f"{self.credits + self.bonus_credits} credits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundRecord:
+    """One refund: requested here by an operator, or found at the provider."""
+
+    refund_id: UUID
+    payment_id: UUID
+    provider: Provider
+    provider_reference: str | None
+    """None until the provider has confirmed a refund that we requested."""
+    amount_cents: int
+    state: RefundState
+    actor: str
+    note: str | None
+    tries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewRecord:
+    """One question for a person, with both sides shown, and the decision once there is one."""
+
+    review_id: UUID
+    payment_id: UUID | None
+    code: ReviewCode
+    reference: str
+    expected: str
+    found: str
+    opened_at: datetime
+    resolved_at: datetime | None
+    resolution: ReviewResolution | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpostedMovement:
+    """A credit movement that billing has not confirmed."""
+
+    movement_id: UUID
+    payment_id: UUID
+    kind: MovementKind
+    amount_credits: int
+    requested_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnmatchedEvent:
+    """A provider event whose payment is not known yet. ``match_attempts`` counts this attempt, too."""
+
+    provider: Provider
+    event: ProviderEvent
+    match_attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledPayment:
+    """A payment that we hold to be paid."""
+
+    payment_id: UUID
+    status: PaymentStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """One round of a sweep: everything up to ``read_until`` was seen before; this round began at ``started_at``."""
+
+    name: str
+    read_until: datetime
+    started_at: datetime
+    leased_until: datetime

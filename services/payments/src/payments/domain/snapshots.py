@@ -1,0 +1,71 @@
+"""What a provider says about one payment at one moment, in our terms."""
+
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+CheckoutState = Literal["open", "processing", "paid", "expired", "failed"]
+Mismatch = Literal["underpaid", "overpaid", "late", "amount_mismatch"]
+RefundState = Literal["requested", "pending", "succeeded", "failed"]
+DisputeState = Literal["warning", "open", "won", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """The provider's page on which the user pays: its id at the provider, and its address."""
+
+    reference: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderEvent:
+    """A webhook or a listed event, reduced to what finds its payment.
+
+    ``payment_id`` where the body carries our own id; otherwise ``reference`` names the provider's object. ``body`` is
+    raw.
+    """
+
+    event_id: str
+    event_type: str
+    payment_id: UUID | None
+    reference: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRefund:
+    """A refund as the provider shows it. A ``pending`` one counts: its money is on the way out."""
+
+    reference: str
+    amount_cents: int
+    state: RefundState
+    refund_id: UUID | None = None
+    """Our own id, if an operator requested it here."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderDispute:
+    """A dispute as the provider shows it. A ``warning`` moves no money; an ``open`` one has already taken it."""
+
+    reference: str
+    amount_cents: int
+    state: DisputeState
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that the provider knows about one payment, at one moment.
+
+    ``paid_cents`` is what arrived in the payment's own currency (crypto providers convert). ``charge_reference`` names
+    the money at the provider where that is another object than the checkout (Stripe: the PaymentIntent).
+    """
+
+    reference: str
+    state: CheckoutState
+    paid_cents: int
+    currency: str
+    charge_reference: str | None = None
+    mismatch: Mismatch | None = None
+    refunds: tuple[ProviderRefund, ...] = ()
+    disputes: tuple[ProviderDispute, ...] = ()

@@ -1,0 +1,94 @@
+"""What a snapshot means for a payment: its next status, the credits to move, and what a person must decide."""
+
+from dataclasses import dataclass, field
+
+from contracts.payments import PaymentStatus
+from payments.domain.clawbacks import basis_cents, corrections, live_refunds, lost_cents, shows_less
+from payments.domain.payment_state import Movement, PaymentState, Review, ReviewCode, pack_movements
+from payments.domain.snapshots import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What follows from a snapshot: the status, the credits to move now, and perhaps a review."""
+
+    status: PaymentStatus
+    refunded_cents: int
+    reason: str
+    movements: tuple[Movement, ...] = field(default=())
+    review: Review | None = None
+
+
+def apply_snapshot(state: PaymentState, snapshot: Snapshot) -> Transition:
+    """Fold the provider's view into ours. Applying the same snapshot twice moves nothing the second time."""
+    if state.resolution == "dismissed":
+        return _dismissed(state, snapshot)
+    review = _review_of(state, snapshot)
+    if not state.credited and state.resolution is None:
+        if review is not None and review.code != "overpaid":
+            return Transition(status="review", refunded_cents=0, reason=review.code, review=review)
+        if snapshot.state != "paid":
+            return _unpaid(snapshot)
+    if shows_less(state, snapshot):
+        # A provider that forgets a refund has not taken it back; the daily comparison reports it.
+        return Transition(status=state.status, refunded_cents=state.refunded_cents, reason="unchanged")
+    # Credited once, whatever the snapshot says now: an invoice that a person accepted stays expired for ever.
+    granted = () if state.credited else pack_movements(state.credits, state.bonus_credits)
+    status = _paid_status(state, snapshot)
+    return Transition(
+        status=status,
+        refunded_cents=sum(refund.amount_cents for refund in live_refunds(snapshot)),
+        reason={"settled": "paid"}.get(status, status),
+        movements=(*granted, *corrections(state, snapshot)),
+        review=review if review is not None and review.code == "overpaid" else None,
+    )
+
+
+def _dismissed(state: PaymentState, snapshot: Snapshot) -> Transition:
+    """A person decided on what was found then. If something else is found now, a person decides again."""
+    review = _review_of(state, snapshot)
+    if review is None and snapshot.state == "paid":
+        review = Review("paid_after_dismissal", _price(state), _arrived(snapshot))
+    if review is None or (review.code, review.found) in state.decided:
+        return Transition(status="failed", refunded_cents=0, reason="dismissed")
+    return Transition(status="review", refunded_cents=0, reason=review.code, review=review)
+
+
+def _unpaid(snapshot: Snapshot) -> Transition:
+    status: PaymentStatus = "pending"
+    if snapshot.state in ("expired", "failed"):
+        status = snapshot.state
+    reason = "processing" if snapshot.state == "processing" else status
+    return Transition(status=status, refunded_cents=0, reason=reason)
+
+
+def _review_of(state: PaymentState, snapshot: Snapshot) -> Review | None:
+    """What does not match about the money that is there, if any is there."""
+    code: ReviewCode | None = snapshot.mismatch
+    if code is None and snapshot.state != "paid":
+        return None
+    if code is None and (snapshot.currency != state.currency or snapshot.paid_cents < state.price_cents):
+        code = "amount_mismatch"
+    if code is None and snapshot.paid_cents > state.price_cents:
+        code = "overpaid"
+    return None if code is None else Review(code, _price(state), _arrived(snapshot))
+
+
+def _price(state: PaymentState) -> str:
+    return f"{state.price_cents} cents {state.currency}"
+
+
+def _arrived(snapshot: Snapshot) -> str:
+    return f"{snapshot.paid_cents} cents {snapshot.currency}"
+
+
+def _paid_status(state: PaymentState, snapshot: Snapshot) -> PaymentStatus:
+    disputes = {dispute.state for dispute in snapshot.disputes}
+    if "lost" in disputes:
+        return "dispute_lost"
+    if "open" in disputes:
+        return "disputed"
+    lost = lost_cents(state, snapshot)
+    if lost >= basis_cents(state, snapshot):
+        return "refunded"
+    return "partially_refunded" if lost else "settled"

@@ -1,0 +1,47 @@
+"""Provider events are hints: each is stored once, and has its payment polled."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from contracts.payments import Provider
+from messaging.transaction import Transaction
+from payments.domain.payment_state import Review
+from payments.domain.records import EventSource, UnmatchedEvent
+from payments.domain.snapshots import ProviderEvent
+from payments.handlers.reviews import open_review
+from payments.repository import payments, provider_events
+
+EARLY_FRAUD_WARNING: Final = "radar.early_fraud_warning.created"
+
+
+async def store_event(
+    tx: Transaction, provider: Provider, event: ProviderEvent, source: EventSource, wake: Callable[[], None]
+) -> bool:
+    """Store a provider's event once, and have its payment polled. False if the event was known."""
+    payment_id = await provider_events.find_payment_of(tx.connection, provider, event)
+    fresh = await provider_events.add_event(tx.connection, provider, event, source, payment_id)
+    if fresh and payment_id is not None:
+        await _hint(tx, payment_id, event)
+    if fresh:
+        tx.after_commit(wake)
+    return fresh
+
+
+async def record_match(
+    tx: Transaction, unmatched: UnmatchedEvent, payment_id: UUID | None, retry_in: timedelta | None
+) -> None:
+    """The provider was asked which payment an event is about. ``payment_id`` is its answer."""
+    known = payment_id is not None and await payments.find_payment(tx.connection, payment_id) is not None
+    found = payment_id if known else None
+    await provider_events.record_match(tx.connection, unmatched, found, None if known else retry_in)
+    if found is not None:
+        await _hint(tx, found, unmatched.event)
+
+
+async def _hint(tx: Transaction, payment_id: UUID, event: ProviderEvent) -> None:
+    await payments.hint_payments(tx.connection, [payment_id])
+    if event.event_type == EARLY_FRAUD_WARNING:
+        found = f"event {event.event_id}: refund before it becomes a dispute"
+        await open_review(tx, payment_id, Review("early_fraud_warning", "no warning", found), event.event_id)

@@ -1,0 +1,238 @@
+"""Payments: created, claimed under a lease, looked up, changed behind a fence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalogue.credit_packs import CreditPack
+from contracts.payments import Provider
+from payments.domain.payment_state import Movement, PaymentState
+from payments.domain.polling import OPEN_STATUSES
+from payments.domain.records import PaymentRecord, SettledPayment
+from payments.errors import UnknownPayment
+from payments.tables import credit_movements, payment_transactions, reviews
+
+_COLUMNS: Final = payment_transactions.c
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A payment that this worker may look up until its lease ends; writing later is refused by the fence."""
+
+    payment: PaymentRecord
+    fence: int
+
+
+async def get_time(connection: AsyncConnection) -> datetime:
+    """The database's clock, as it stood when this transaction began."""
+    now: datetime = (await connection.execute(sa.select(sa.func.now()))).scalar_one()
+    return now
+
+
+async def lock_payers(connection: AsyncConnection, user_ids: Sequence[UUID]) -> None:
+    """Take these users' creations in turn, so that counting their open payments and adding one cannot interleave.
+
+    Sorted, because two batches may name the same users in different order.
+    """
+    for user_id in sorted(set(user_ids)):
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(str(user_id), 0))))
+
+
+async def count_open(connection: AsyncConnection, user_id: UUID) -> int:
+    """How many payments of the user wait for money."""
+    # In the text, so that the planner matches the index of open payments.
+    is_open: list[sa.ColumnElement[str]] = [sa.literal_column(f"'{status}'") for status in sorted(OPEN_STATUSES)]
+    statement = sa.select(sa.func.count()).where(_COLUMNS.user_id == user_id, _COLUMNS.status.in_(is_open))
+    return int((await connection.execute(statement)).scalar_one())
+
+
+async def add_payment(
+    connection: AsyncConnection,
+    *,
+    payment_id: UUID,
+    user_id: UUID,
+    provider: Provider,
+    pack: CreditPack,
+    lifetime: timedelta,
+) -> PaymentRecord | None:
+    """Insert a payment by the database's clock, due at once; None if it exists already."""
+    statement = (
+        insert(payment_transactions)
+        .values(
+            payment_id=payment_id,
+            user_id=user_id,
+            provider=provider,
+            pack_id=pack.id,
+            price_cents=pack.price_cents,
+            currency=pack.currency,
+            credits=pack.credits,
+            bonus_credits=pack.bonus_credits,
+            status="created",
+            created_at=sa.func.now(),
+            expires_at=sa.func.now() + lifetime,
+            next_look_at=sa.func.now(),
+        )
+        .on_conflict_do_nothing(index_elements=["payment_id"])
+        .returning(*_COLUMNS)
+    )
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else _record(row)
+
+
+async def claim_due(connection: AsyncConnection, provider: Provider, limit: int, lease: timedelta) -> list[Claim]:
+    """Lease a provider's payments whose time to be polled has come, longest overdue first."""
+    due = (
+        sa.select(_COLUMNS.payment_id)
+        .where(
+            _COLUMNS.provider == provider,
+            _COLUMNS.next_look_at <= sa.func.now(),
+            sa.or_(_COLUMNS.leased_until.is_(None), _COLUMNS.leased_until < sa.func.now()),
+        )
+        .order_by(_COLUMNS.next_look_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        sa.update(payment_transactions)
+        .where(_COLUMNS.payment_id.in_(due.scalar_subquery()))
+        .values(leased_until=sa.func.now() + lease, fence=_COLUMNS.fence + 1, looks=_COLUMNS.looks + 1)
+        .returning(*_COLUMNS)
+    )
+    return [Claim(_record(row), row.fence) for row in await connection.execute(statement)]
+
+
+async def lock_claimed(connection: AsyncConnection, claim: Claim) -> PaymentRecord | None:
+    """The payment under its row lock, or None if another worker has claimed it since."""
+    statement = (
+        sa.select(payment_transactions)
+        .where(_COLUMNS.payment_id == claim.payment.payment_id, _COLUMNS.fence == claim.fence)
+        .with_for_update()
+    )
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else _record(row)
+
+
+async def lock_payment(connection: AsyncConnection, payment_id: UUID) -> PaymentRecord:
+    """The payment under its row lock. Raises ``UnknownPayment``."""
+    statement = sa.select(payment_transactions).where(_COLUMNS.payment_id == payment_id).with_for_update()
+    row = (await connection.execute(statement)).one_or_none()
+    if row is None:
+        raise UnknownPayment(str(payment_id))
+    return _record(row)
+
+
+async def find_payment(connection: AsyncConnection, payment_id: UUID) -> PaymentRecord | None:
+    """The payment without a lock."""
+    statement = sa.select(payment_transactions).where(_COLUMNS.payment_id == payment_id)
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else _record(row)
+
+
+async def get_payment_state(connection: AsyncConnection, payment: PaymentRecord) -> PaymentState:
+    """What we hold true of a locked payment, for the domain to decide on."""
+    statement = sa.select(
+        credit_movements.c.kind, credit_movements.c.reference, credit_movements.c.amount_credits
+    ).where(credit_movements.c.payment_id == payment.payment_id)
+    movements = tuple(Movement(*found) for found in await connection.execute(statement))
+    decisions = sa.select(reviews.c.code, reviews.c.found).where(
+        reviews.c.payment_id == payment.payment_id, reviews.c.resolution.in_(("credited", "dismissed"))
+    )
+    decided = frozenset((found.code, found.found) for found in await connection.execute(decisions))
+    return PaymentState(
+        payment_id=payment.payment_id,
+        status=payment.status,
+        price_cents=payment.price_cents,
+        currency=payment.currency,
+        credits=payment.credits,
+        bonus_credits=payment.bonus_credits,
+        refunded_cents=payment.refunded_cents,
+        movements=movements,
+        resolution=payment.resolution,
+        decided=decided,
+    )
+
+
+async def update_payment(connection: AsyncConnection, changed: PaymentRecord) -> PaymentRecord:
+    """Write a new state of a locked payment, one version higher; returns it as it stands now."""
+    statement = (
+        sa.update(payment_transactions)
+        .where(_COLUMNS.payment_id == changed.payment_id, _COLUMNS.version == changed.version)
+        .values(
+            version=changed.version + 1,
+            provider_reference=changed.provider_reference,
+            charge_reference=changed.charge_reference,
+            status=changed.status,
+            resolution=changed.resolution,
+            refunded_cents=changed.refunded_cents,
+            paid_cents=changed.paid_cents,
+            checkout_url=changed.checkout_url,
+            detail=changed.detail,
+            settled_at=changed.settled_at,
+        )
+        .returning(*_COLUMNS)
+    )
+    return _record((await connection.execute(statement)).one())
+
+
+async def schedule_poll(connection: AsyncConnection, claim: Claim, delay: timedelta | None) -> None:
+    """Release the lease and plan the next poll; a hint that came meanwhile makes it due at once."""
+    planned = sa.null() if delay is None else sa.func.now() + delay
+    hinted = _COLUMNS.hints != claim.payment.hint_count
+    statement = (
+        sa.update(payment_transactions)
+        .where(_COLUMNS.payment_id == claim.payment.payment_id, _COLUMNS.fence == claim.fence)
+        .values(leased_until=None, next_look_at=sa.case((hinted, sa.func.now()), else_=planned))
+    )
+    await connection.execute(statement)
+
+
+async def hint_payments(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> None:
+    """Something may have changed: have these payments polled now, or again if a poll is under way."""
+    statement = (
+        sa.update(payment_transactions)
+        .where(_COLUMNS.payment_id.in_(sorted(set(payment_ids))))
+        .values(hints=_COLUMNS.hints + 1, next_look_at=sa.func.now())
+    )
+    await connection.execute(statement)
+
+
+async def find_settled_since(connection: AsyncConnection, provider: Provider, since: datetime) -> list[SettledPayment]:
+    """Payments of a provider, created since then, that we hold to be paid."""
+    statement = sa.select(_COLUMNS.payment_id, _COLUMNS.status).where(
+        _COLUMNS.provider == provider, _COLUMNS.settled_at.is_not(None), _COLUMNS.created_at >= since
+    )
+    return [SettledPayment(payment_id=row.payment_id, status=row.status) for row in await connection.execute(statement)]
+
+
+def _record(row: sa.Row[Any]) -> PaymentRecord:
+    return PaymentRecord(
+        payment_id=row.payment_id,
+        user_id=row.user_id,
+        version=row.version,
+        provider=row.provider,
+        provider_reference=row.provider_reference,
+        charge_reference=row.charge_reference,
+        status=row.status,
+        resolution=row.resolution,
+        pack_id=row.pack_id,
+        price_cents=row.price_cents,
+        currency=row.currency,
+        credits=row.credits,
+        bonus_credits=row.bonus_credits,
+        refunded_cents=row.refunded_cents,
+        paid_cents=row.paid_cents,
+        checkout_url=row.checkout_url,
+        detail=row.detail,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        settled_at=row.settled_at,
+        next_poll_at=row.next_look_at,
+        poll_count=row.looks,
+        hint_count=row.hints,
+    )

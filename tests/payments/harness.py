@@ -1,0 +1,351 @@
+"""The whole of payments in one process, against emulated providers over real HTTP and a real PostgreSQL."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import httpx
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from catalogue.credit_packs import load_credit_packs
+from contracts.message import Message
+from contracts.payments import CreatePayment, Provider
+from local_platform.payment_providers.btcpay_emulator import BtcPayEmulator
+from local_platform.payment_providers.nowpayments_emulator import NowPaymentsEmulator
+from local_platform.payment_providers.stripe_emulator import StripeEmulator
+from messaging.ids import new_id
+from messaging.received import Received
+from messaging.transaction import Transactions
+from payments.domain.payment_state import Resolution
+from payments.domain.records import PaymentRecord, RefundRecord, ReviewRecord
+from payments.handlers.purchases import Policy, create_payment
+from payments.handlers.refunds import request_refund
+from payments.handlers.reviews import resolve_review
+from payments.http import build_app
+from payments.loops.provider_work import ProviderWork
+from payments.loops.reconciliation import Reconciliation
+from payments.loops.unposted import report_unposted
+from payments.providers.interface import PaymentProvider
+from payments.providers.registry import build_providers
+from payments.repository import payments
+from payments.repository import refunds as refund_rows
+from payments.repository.reviews import _record as review_record
+from payments.settings import Settings
+from payments.tables import credit_movements, payment_transactions, provider_events, refunds, reviews
+from tests.payments.emulators import Emulators, emulated_providers
+from tests.support.databases import Database
+from tests.support.serving import listening_socket, serving
+from tests.support.waiting import eventually
+
+M = TypeVar("M", bound=Message)
+
+
+def received(payload: M) -> Received[M]:
+    """A message as a consumer hands it to its handler."""
+    return Received(
+        message_id=new_id(),
+        subject=payload.subject,
+        payload=payload,
+        correlation_id=new_id(),
+        causation_id=None,
+        occurred_at=datetime.now(UTC),
+        traceparent=None,
+        deliveries=1,
+    )
+
+
+@dataclass(frozen=True)
+class OpenPayment:
+    """A payment whose checkout is open, and what the buyer and the provider call it."""
+
+    payment_id: UUID
+    user_id: UUID
+    reference: str
+    checkout_url: str
+
+
+@dataclass
+class PaymentsHarness:
+    """Payments with everything around it. ``run_loops`` does what the service's loops do, until nothing is due."""
+
+    database: Database
+    transactions: Transactions
+    settings: Settings
+    providers: dict[Provider, PaymentProvider]
+    work: dict[Provider, ProviderWork]
+    sweeps: dict[Provider, Reconciliation]
+    url: str
+    emulators: Emulators
+    policy: Policy
+    due: asyncio.Event
+    http: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=30))
+
+    @property
+    def stripe(self) -> StripeEmulator:
+        return self.emulators.stripe
+
+    @property
+    def btcpay(self) -> BtcPayEmulator:
+        return self.emulators.btcpay
+
+    @property
+    def nowpayments(self) -> NowPaymentsEmulator:
+        return self.emulators.nowpayments
+
+    async def create(
+        self,
+        provider: Provider = "stripe",
+        pack: str = "creator",
+        user: UUID | None = None,
+        payment_id: UUID | None = None,
+    ) -> UUID:
+        """Handle the command to create a payment."""
+        payment_id = payment_id or new_id()
+        command = CreatePayment(
+            payment_id=payment_id,
+            user_id=user or uuid4(),
+            provider=provider,
+            pack_id=pack,
+            requested_at=datetime.now(UTC),
+        )
+        async with self.transactions.begin() as tx:
+            await create_payment(self.policy, lambda: None)(tx, [received(command)])
+        return payment_id
+
+    async def open(self, provider: Provider = "stripe", pack: str = "creator") -> OpenPayment:
+        """Create a payment and open its checkout."""
+        payment_id = await self.create(provider, pack)
+        await self.run_loops()
+        payment = await self.payment(payment_id)
+        assert payment.status == "pending"
+        assert payment.provider_reference is not None
+        assert payment.checkout_url is not None
+        return OpenPayment(payment_id, payment.user_id, payment.provider_reference, payment.checkout_url)
+
+    async def buy(self, provider: Provider = "stripe") -> OpenPayment:
+        """Open a checkout, pay for it and poll."""
+        opened = await self.open(provider)
+        if provider == "stripe":
+            self.stripe.account.pay(opened.reference)
+        elif provider == "btcpay":
+            self.btcpay.settle(opened.reference)
+        else:
+            self.nowpayments.pay(opened.reference, "finished")
+        await self.poll_all()
+        assert (await self.payment(opened.payment_id)).status == "settled"
+        return opened
+
+    async def run_loops(self) -> None:
+        """Do what is due at every provider."""
+        await asyncio.gather(*(work.run_round() for work in self.work.values()))
+
+    async def run_sweeps(self) -> None:
+        """Every sweep that is due, of every provider."""
+        await asyncio.gather(*(sweep.sweep() for sweep in self.sweeps.values()), report_unposted(self.transactions))
+
+    async def poll_all(self) -> None:
+        """Every planned poll and try, now."""
+        await self.make_all_due()
+        await self.run_loops()
+
+    def compare_daily(self) -> None:
+        """From now on only the events are due in every sweep."""
+        self.sweeps = _sweeps(self.transactions, self.providers, timedelta(days=1))
+
+    async def fail_next(self, path: str, status: int = 500, **how: Any) -> None:
+        """The next call of Stripe's API under ``path`` fails; the client's own repetitions are further calls."""
+        url = f"{self.stripe.account.public_url}/admin/failures"
+        await self.http.post(url, json={"path": path, "status": status, **how})
+
+    async def act_at_btcpay(self, opened: OpenPayment, act: str) -> None:
+        """The chain does something to an invoice."""
+        await self.http.post(f"{self.btcpay.public_url}/admin/invoices/{opened.reference}/{act}")
+
+    async def hint(self, opened: OpenPayment) -> None:
+        """Something happened to the payment: poll until nothing is due.
+
+        A webhook that comes at the same moment may lock the payment.
+        """
+        async with self.transactions.begin() as tx:
+            await payments.hint_payments(tx.connection, [opened.payment_id])
+        columns = payment_transactions.c
+        due = sa.select(sa.func.count()).where(columns.next_look_at <= sa.func.now())
+
+        async def nothing_due() -> bool:
+            await self.run_loops()
+            return int(await self.scalar(due)) == 0
+
+        await eventually(nothing_due, what="a poll of everything that is due")
+
+    async def make_older(self, payment_id: UUID, age: timedelta) -> None:
+        """As if the payment had been made long ago: a test cannot turn the database's clock."""
+        aged = {"created_at": sa.func.now() - age, "expires_at": sa.func.now() - age}
+        await self.change(payment_transactions.c.payment_id == payment_id, **aged)
+
+    async def change(self, which: sa.ColumnElement[bool], **values: Any) -> None:
+        """Change rows of payments behind the service's back."""
+        async with self.transactions.begin() as tx:
+            await tx.connection.execute(sa.update(payment_transactions).where(which).values(**values))
+
+    async def make_all_due(self) -> None:
+        """As if every planned poll were due and every lease over: a test cannot turn the database's clock.
+
+        Webhooks that are under way arrive first: one that locks a payment's row would have it skipped.
+        """
+        await eventually(lambda: all(sender.idle for sender in self.emulators.senders), 30, "the webhooks' delivery")
+        async with self.transactions.begin() as tx:
+            due = sa.update(payment_transactions).where(payment_transactions.c.next_look_at.is_not(None))
+            await tx.connection.execute(due.values(next_look_at=sa.func.now(), leased_until=None))
+            unmatched = sa.update(provider_events).where(provider_events.c.next_match_at.is_not(None))
+            await tx.connection.execute(unmatched.values(next_match_at=sa.func.now()))
+            requested = sa.update(refunds).where(refunds.c.next_try_at.is_not(None))
+            await tx.connection.execute(requested.values(next_try_at=sa.func.now()))
+
+    async def payment(self, payment_id: UUID) -> PaymentRecord:
+        async with self.transactions.begin() as tx:
+            payment = await payments.find_payment(tx.connection, payment_id)
+        assert payment is not None
+        return payment
+
+    async def refund(self, refund_id: UUID) -> RefundRecord:
+        async with self.transactions.begin() as tx:
+            refund = await refund_rows.find_refund(tx.connection, refund_id)
+        assert refund is not None
+        return refund
+
+    async def charge_of(self, opened: OpenPayment) -> str:
+        """What the provider calls the money of a paid payment."""
+        reference = (await self.payment(opened.payment_id)).charge_reference
+        assert reference is not None
+        return reference
+
+    async def movements(self, payment_id: UUID) -> dict[str, int]:
+        """Credits by kind of movement."""
+        async with self.transactions.begin() as tx:
+            found = await tx.connection.execute(
+                sa.select(credit_movements.c.kind, sa.func.sum(credit_movements.c.amount_credits))
+                .where(credit_movements.c.payment_id == payment_id)
+                .group_by(credit_movements.c.kind)
+            )
+            return {kind: int(amount) for kind, amount in found}
+
+    async def balance(self, payment_id: UUID) -> int:
+        """The credits that the payment has left with the user."""
+        moved = await self.movements(payment_id)
+        taken = moved.get("refund", 0) + moved.get("dispute", 0)
+        return sum(moved.values()) - 2 * taken
+
+    async def outcome(self, payment_id: UUID) -> tuple[str, int]:
+        """The payment's status, and the credits that it has left with the user."""
+        return (await self.payment(payment_id)).status, await self.balance(payment_id)
+
+    async def billing_commands(self) -> list[tuple[str, dict[str, Any]]]:
+        """What was sent to billing, in order."""
+        async with self.transactions.begin() as tx:
+            rows = await tx.connection.execute(
+                sa.text(
+                    "SELECT subject, payload FROM payments.outbox_messages WHERE subject LIKE 'billing.command.%'"
+                    " ORDER BY message_id"
+                )
+            )
+            return [(subject, json.loads(payload)) for subject, payload in rows]
+
+    async def count(self, table: sa.Table) -> int:
+        async with self.transactions.begin() as tx:
+            return int((await tx.connection.execute(sa.select(sa.func.count()).select_from(table))).scalar_one())
+
+    async def scalar(self, statement: sa.Select[Any]) -> Any:
+        """The one value that ``statement`` reads."""
+        async with self.transactions.begin() as tx:
+            return (await tx.connection.execute(statement)).scalar_one()
+
+    async def reviews(self) -> list[ReviewRecord]:
+        """Every review, decided or not, oldest first."""
+        async with self.transactions.begin() as tx:
+            rows = await tx.connection.execute(sa.select(reviews).order_by(reviews.c.opened_at))
+            return [review_record(row) for row in rows]
+
+    async def open_reviews(self) -> list[ReviewRecord]:
+        return [review for review in await self.reviews() if review.resolved_at is None]
+
+    async def open_review_codes(self) -> list[str]:
+        return [review.code for review in await self.open_reviews()]
+
+    async def resolve(self, review_id: UUID, resolution: Resolution, actor: str = "ada") -> None:
+        """An operator decides a review."""
+        async with self.transactions.begin() as tx:
+            await resolve_review(tx, review_id, resolution, actor, "spoke with the buyer")
+
+    async def request_refund(
+        self, payment_id: UUID, amount_cents: int, *, manual: bool = False, refund_id: UUID | None = None
+    ) -> UUID:
+        """An operator requests a refund, or records one that was paid out by hand."""
+        async with self.transactions.begin() as tx:
+            return await request_refund(tx, payment_id, amount_cents, "ada", "goodwill", manual, refund_id)
+
+    async def deliver(self, body: bytes, headers: Mapping[str, str], provider: str = "stripe") -> httpx.Response:
+        """Send a webhook as a provider would."""
+        return await self.http.post(f"{self.url}/webhooks/{provider}", content=body, headers=headers)
+
+
+@asynccontextmanager
+async def running_harness(database: Database) -> AsyncIterator[PaymentsHarness]:
+    """Serve the webhook ingress and the emulators; the loops are the test's to run."""
+    transactions = Transactions(database.engine("payments", pool_size=20), producer="payments")
+    listener, url = listening_socket()
+    async with emulated_providers(url) as emulators:
+        settings = harness_settings(database, emulators, url)
+        providers = build_providers(settings)
+        due = asyncio.Event()
+        harness = PaymentsHarness(
+            database=database,
+            transactions=transactions,
+            settings=settings,
+            providers=providers,
+            work={name: ProviderWork(transactions, provider) for name, provider in providers.items()},
+            sweeps=_sweeps(transactions, providers, timedelta(0)),
+            url=url,
+            emulators=emulators,
+            policy=Policy(
+                packs={pack.id: pack for pack in load_credit_packs()},
+                providers=frozenset(providers),
+                max_open_payments=5,
+                lifetime=timedelta(hours=1),
+            ),
+            due=due,
+        )
+        async with serving(build_app(transactions, providers, due.set), listener):
+            yield harness
+            await harness.http.aclose()
+            for provider in providers.values():
+                await provider.close()
+
+
+def harness_settings(database: Database, emulators: Emulators, url: str, **changes: Any) -> Settings:
+    """The settings of a payments service at ``url``, over this database and these providers."""
+    values = {
+        "database_url": SecretStr(database.dsn("payments")),
+        "nats_url": "nats://nowhere.invalid",
+        "nats_user": "payments",
+        "nats_password": SecretStr("unused"),
+        "ops_port": 0,
+        "http_port": 0,
+        "public_base_url": url,
+        **emulators.settings(),
+    }
+    return Settings(**values | changes)
+
+
+def _sweeps(
+    transactions: Transactions, providers: dict[Provider, PaymentProvider], daily: timedelta
+) -> dict[Provider, Reconciliation]:
+    return {
+        name: Reconciliation(transactions, provider, timedelta(0), daily, lambda: None)
+        for name, provider in providers.items()
+    }

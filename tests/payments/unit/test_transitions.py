@@ -1,0 +1,317 @@
+"""Folding a provider's state into ours: the same end from every order, and nothing twice."""
+
+from dataclasses import replace
+from itertools import permutations
+from typing import TypedDict, Unpack
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.payments import PaymentStatus
+from payments.domain.payment_state import TAKING, Movement, PaymentState, ReviewCode
+from payments.domain.snapshots import (
+    CheckoutState,
+    DisputeState,
+    Mismatch,
+    ProviderDispute,
+    ProviderRefund,
+    RefundState,
+    Snapshot,
+)
+from payments.domain.transitions import Transition, apply_snapshot
+
+NEW = PaymentState(
+    payment_id=UUID("01999c10-0a0b-7c0d-8e0f-101112131415"),
+    status="pending",
+    price_cents=1000,
+    currency="usd",
+    credits=1000,
+    bonus_credits=50,
+)
+
+
+class Seen(TypedDict, total=False):
+    """Fields of a snapshot that have a default in tests."""
+
+    paid_cents: int
+    currency: str
+    mismatch: Mismatch | None
+    refunds: tuple[ProviderRefund, ...]
+    disputes: tuple[ProviderDispute, ...]
+
+
+def snapshot(state: CheckoutState = "paid", **seen: Unpack[Seen]) -> Snapshot:
+    defaults = Snapshot("cs_1", state, paid_cents=1000 if state == "paid" else 0, currency="usd")
+    return replace(defaults, **seen)
+
+
+def after(before: PaymentState, transition: Transition) -> PaymentState:
+    return replace(
+        before,
+        status=transition.status,
+        refunded_cents=transition.refunded_cents,
+        movements=(*before.movements, *transition.movements),
+    )
+
+
+def folded(before: PaymentState, seen: Snapshot) -> PaymentState:
+    return after(before, apply_snapshot(before, seen))
+
+
+def balance(movements: tuple[Movement, ...]) -> int:
+    taken = sum(m.amount_credits for m in movements if m.kind in TAKING)
+    return sum(m.amount_credits for m in movements if m.kind not in TAKING) - taken
+
+
+def test_a_paid_checkout_grants_the_pack_and_its_bonus_once() -> None:
+    step = apply_snapshot(NEW, snapshot())
+    assert step.status == "settled"
+    assert step.movements == (Movement("purchase", "", 1000), Movement("bonus", "", 50))
+    assert apply_snapshot(after(NEW, step), snapshot()).movements == ()
+
+
+@pytest.mark.parametrize(("state", "status"), [("open", "pending"), ("expired", "expired"), ("failed", "failed")])
+def test_an_unpaid_checkout_moves_no_credits(state: CheckoutState, status: PaymentStatus) -> None:
+    step = apply_snapshot(NEW, snapshot(state))
+    assert (step.status, step.movements) == (status, ())
+
+
+def test_a_delayed_method_stays_pending_until_the_bank_answers() -> None:
+    step = apply_snapshot(NEW, snapshot("processing"))
+    assert (step.status, step.reason, step.movements) == ("pending", "processing", ())
+
+
+def test_an_expired_payment_that_turns_out_paid_is_credited() -> None:
+    assert apply_snapshot(replace(NEW, status="expired"), snapshot()).status == "settled"
+
+
+def test_a_full_refund_takes_back_everything_bonus_included() -> None:
+    settled = folded(NEW, snapshot())
+    step = apply_snapshot(settled, snapshot(refunds=(ProviderRefund("re_1", 1000, "succeeded"),)))
+    assert step.status == "refunded"
+    assert balance((*settled.movements, *step.movements)) == 0
+
+
+def test_partial_refunds_take_their_share_and_the_last_one_the_rest() -> None:
+    state = folded(NEW, snapshot())
+    first = (ProviderRefund("re_1", 333, "succeeded"),)
+    state = folded(state, snapshot(refunds=first))
+    assert balance(state.movements) == 1050 - 1050 * 333 // 1000
+    state = folded(state, snapshot(refunds=(*first, ProviderRefund("re_2", 667, "succeeded"))))
+    assert balance(state.movements) == 0
+
+
+def test_a_refund_that_fails_later_gives_back_exactly_what_it_took() -> None:
+    state = folded(NEW, snapshot())
+    state = folded(state, snapshot(refunds=(ProviderRefund("re_1", 400, "pending"),)))
+    step = apply_snapshot(state, snapshot(refunds=(ProviderRefund("re_1", 400, "failed"),)))
+    assert step.status == "settled"
+    assert balance((*state.movements, *step.movements)) == 1050
+
+
+def test_a_dispute_takes_the_credits_and_winning_it_returns_them() -> None:
+    state = folded(NEW, snapshot())
+    opened = apply_snapshot(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, "open"),)))
+    assert opened.status == "disputed"
+    state = after(state, opened)
+    assert balance(state.movements) == 0
+    won = apply_snapshot(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, "won"),)))
+    assert won.status == "settled"
+    assert balance((*state.movements, *won.movements)) == 1050
+
+
+def test_an_inquiry_moves_nothing() -> None:
+    state = folded(NEW, snapshot())
+    step = apply_snapshot(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, "warning"),)))
+    assert (step.status, step.movements) == ("settled", ())
+
+
+def test_a_lost_dispute_seen_only_at_its_end_takes_the_credits() -> None:
+    step = apply_snapshot(NEW, snapshot(disputes=(ProviderDispute("dp_1", 1000, "lost"),)))
+    assert step.status == "dispute_lost"
+    assert balance(step.movements) == 0
+
+
+def test_a_refund_and_a_dispute_of_the_same_money_never_take_more_than_was_granted() -> None:
+    seen = snapshot(
+        refunds=(ProviderRefund("re_1", 1000, "succeeded"),), disputes=(ProviderDispute("dp_1", 1000, "lost"),)
+    )
+    step = apply_snapshot(NEW, seen)
+    assert balance(step.movements) == 0
+
+
+@pytest.mark.parametrize("mismatch", ["underpaid", "late", "amount_mismatch"])
+def test_money_that_does_not_match_waits_for_a_person(mismatch: Mismatch) -> None:
+    step = apply_snapshot(NEW, snapshot(paid_cents=400, mismatch=mismatch))
+    assert step.status == "review"
+    assert step.review is not None
+    assert step.review.code == mismatch
+    assert (step.review.expected, step.review.found) == ("1000 cents usd", "400 cents usd")
+    assert step.movements == ()
+
+
+def test_less_money_than_the_price_is_never_credited_even_if_called_paid() -> None:
+    assert apply_snapshot(NEW, snapshot(paid_cents=999)).status == "review"
+    assert apply_snapshot(NEW, snapshot(currency="eur")).status == "review"
+
+
+def test_a_surplus_grants_the_pack_and_opens_a_review() -> None:
+    step = apply_snapshot(NEW, snapshot(paid_cents=1500))
+    assert step.status == "settled"
+    assert step.review is not None
+    assert step.review.code == "overpaid"
+
+
+def test_a_provider_that_shows_less_later_undoes_nothing() -> None:
+    settled = folded(NEW, snapshot())
+    step = apply_snapshot(settled, snapshot("open"))
+    assert (step.status, step.movements) == ("settled", ())
+
+
+def test_a_provider_that_forgets_a_refund_does_not_give_the_credits_back() -> None:
+    settled = folded(NEW, snapshot())
+    refunded = folded(settled, snapshot(refunds=(ProviderRefund("re_1", 1000, "succeeded"),)))
+    for state in ("paid", "open", "failed"):
+        step = apply_snapshot(refunded, snapshot(state))
+        assert (step.status, step.refunded_cents, step.movements) == ("refunded", 1000, ())
+
+
+def test_what_a_failed_refund_gives_back_an_open_dispute_takes_again() -> None:
+    state = folded(NEW, snapshot())
+    pending, failed = ProviderRefund("re_1", 500, "pending"), ProviderRefund("re_1", 500, "failed")
+    opened, lost = ProviderDispute("dp_1", 1000, "open"), ProviderDispute("dp_1", 1000, "lost")
+    for refund, disputes, left in (
+        (pending, (), 525),
+        (pending, (opened,), 0),
+        (failed, (opened,), 0),
+        (failed, (lost,), 0),
+    ):
+        state = folded(state, snapshot(refunds=(refund,), disputes=disputes))
+        assert balance(state.movements) == left
+    assert state.status == "dispute_lost"
+
+
+def test_a_dispute_that_is_lost_after_all_takes_again_what_winning_had_returned() -> None:
+    state = folded(NEW, snapshot())
+    ends: list[tuple[DisputeState, int]] = [("open", 0), ("won", 1050), ("lost", 0), ("won", 1050), ("lost", 0)]
+    for dispute, left in ends:
+        state = folded(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, dispute),)))
+        assert balance(state.movements) == left
+
+
+def test_returning_a_surplus_costs_no_credits_and_going_below_the_price_does() -> None:
+    state = folded(NEW, snapshot(paid_cents=1500))
+    for cents, status, left in ((500, "settled", 1050), (1000, "partially_refunded", 525), (1500, "refunded", 0)):
+        seen = snapshot(paid_cents=1500, refunds=(ProviderRefund("re_1", cents, "succeeded"),))
+        state = folded(state, seen)
+        assert (state.status, state.refunded_cents, balance(state.movements)) == (status, cents, left)
+
+
+def test_money_that_comes_again_after_a_refund_brings_the_credits_back() -> None:
+    state = folded(NEW, snapshot())
+    refund = (ProviderRefund("re_1", 1000, "succeeded"),)
+    state = folded(state, snapshot(refunds=refund))
+    assert balance(state.movements) == 0
+    state = folded(state, snapshot(paid_cents=2000, refunds=refund))
+    assert (state.status, balance(state.movements)) == ("settled", 1050)
+
+
+@pytest.mark.parametrize("state", ["paid", "expired"])
+def test_what_a_person_credited_goes_back_with_the_money_that_was_there(state: CheckoutState) -> None:
+    granted = (Movement("purchase", "", 1000), Movement("bonus", "", 50))
+    credited = replace(NEW, status="settled", resolution="credited", movements=granted)
+    short: Seen = {"paid_cents": 800, "mismatch": "underpaid"}
+    assert apply_snapshot(credited, snapshot(state, **short)).movements == ()
+    for cents, status, left in ((400, "partially_refunded", 525), (800, "refunded", 0)):
+        refund = (ProviderRefund("re_1", cents, "succeeded"),)
+        step = apply_snapshot(credited, replace(snapshot(state, **short), refunds=refund))
+        assert (step.status, balance((*granted, *step.movements))) == (status, left)
+
+
+def test_dismissed_money_is_reviewed_again_when_something_else_is_found() -> None:
+    decided: frozenset[tuple[ReviewCode, str]] = frozenset({("underpaid", "400 cents usd")})
+    dismissed = replace(NEW, status="failed", resolution="dismissed", decided=decided)
+    same = apply_snapshot(dismissed, snapshot("expired", paid_cents=400, mismatch="underpaid"))
+    assert (same.status, same.review, same.movements) == ("failed", None, ())
+    more = apply_snapshot(dismissed, snapshot("expired", paid_cents=700, mismatch="underpaid"))
+    assert (more.status, more.review and more.review.found) == ("review", "700 cents usd")
+    all_of_it = apply_snapshot(dismissed, snapshot())
+    assert (all_of_it.status, all_of_it.review and all_of_it.review.code) == ("review", "paid_after_dismissal")
+    also: tuple[ReviewCode, str] = ("paid_after_dismissal", "1000 cents usd")
+    again = replace(NEW, resolution="dismissed", decided=decided | {also})
+    assert apply_snapshot(again, snapshot()).status == "failed"
+
+
+EVENTS: dict[str, Seen] = {
+    "paid": {},
+    "refund made": {"refunds": (ProviderRefund("re_1", 250, "pending"),)},
+    "refund failed": {"refunds": (ProviderRefund("re_1", 250, "failed"),)},
+    "dispute": {
+        "refunds": (ProviderRefund("re_1", 250, "failed"),),
+        "disputes": (ProviderDispute("dp_1", 1000, "open"),),
+    },
+}
+
+
+@pytest.mark.parametrize("order", list(permutations(EVENTS)))
+def test_snapshots_in_any_order_end_like_the_last_one_alone(order: tuple[str, ...]) -> None:
+    final: Seen = {**EVENTS["dispute"], "disputes": (ProviderDispute("dp_1", 1000, "won"),)}
+    state = NEW
+    for name in order:
+        state = folded(state, snapshot(**EVENTS[name]))
+    state = folded(state, snapshot(**final))
+    alone = folded(NEW, snapshot(**final))
+    assert state.status == alone.status == "settled"
+    assert balance(state.movements) == balance(alone.movements) == 1050
+
+
+REFUND_STATES: list[RefundState] = ["pending", "succeeded", "failed"]
+DISPUTE_STATES: list[DisputeState] = ["warning", "open", "won", "lost"]
+
+
+@given(
+    snapshots=st.lists(
+        st.tuples(
+            st.lists(
+                st.tuples(st.integers(1, 4000), st.sampled_from(REFUND_STATES)),
+                min_size=3,
+                max_size=3,
+            ),
+            st.lists(
+                st.tuples(st.integers(1, 4000), st.sampled_from(DISPUTE_STATES)),
+                min_size=2,
+                max_size=2,
+            ),
+            st.integers(0, 3000),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    price=st.integers(1, 5000),
+    credits=st.integers(1, 5000),
+    bonus=st.integers(0, 500),
+)
+def test_the_credits_that_are_gone_are_worth_the_lost_money(
+    snapshots: list[tuple[list[tuple[int, RefundState]], list[tuple[int, DisputeState]], int]],
+    price: int,
+    credits: int,
+    bonus: int,
+) -> None:
+    state = replace(NEW, price_cents=price, credits=credits, bonus_credits=bonus)
+    for refunds, disputes, surplus in snapshots:
+        seen = snapshot(
+            paid_cents=price + surplus,
+            refunds=tuple(ProviderRefund(f"re_{n}", *one) for n, one in enumerate(refunds)),
+            disputes=tuple(ProviderDispute(f"dp_{n}", *one) for n, one in enumerate(disputes)),
+        )
+        state = folded(state, seen)
+        gone = sum(cents for cents, said in refunds if said != "failed")
+        gone += sum(cents for cents, said in disputes if said in ("open", "lost"))
+        lost = min(price, max(0, gone - surplus))
+        assert balance(state.movements) == credits + bonus - (credits + bonus) * lost // price
+        assert apply_snapshot(state, seen).movements == ()
+        assert all(movement.amount_credits > 0 for movement in state.movements)
+        identities = [(movement.kind, movement.reference) for movement in state.movements]
+        assert len(identities) == len(set(identities))
