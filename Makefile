@@ -25,7 +25,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON := $(PYTHON)
 unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
-MEMBER_PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml deploy/local/pyproject.toml)
+MEMBER_PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml deploy/*/pyproject.toml)
 
 ##@ Run
 .PHONY: demo up down status token
@@ -110,9 +110,10 @@ faults-generations: install ## Orders on a whole platform while every part of it
 
 ##@ Documents
 .PHONY: docs
-docs: install ## Generate docs/asyncapi.json and docs/statuses.md from the code
+docs: install ## Generate docs/asyncapi.json, docs/statuses.md and the values of the NATS chart from the code
 	$(RUN)/python -m contracts.asyncapi docs/asyncapi.json
 	$(RUN)/python -m local_platform.statuses docs/statuses.md
+	$(RUN)/python -m provisioning broker --format chart > deploy/k8s/components/nats/values.json
 
 ##@ Set up
 .PHONY: install lock clean help

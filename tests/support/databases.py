@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from local_platform import provision
+from local_platform.migrations import migrate_all
 from local_platform.servers import PostgresServer
+from provisioning import database as provision
 from service_runtime.database import engine_for
 
 
@@ -80,7 +81,7 @@ class DatabaseFactory:
             name = "_".join(("template", *services))
             dsns = await provision.provision_database(self._server.dsn(), name, self._passwords)
             if services:
-                await provision.migrate_all(dsns, services)
+                await migrate_all(dsns, services)
             self._templates[services] = name
         return self._templates[services]
 

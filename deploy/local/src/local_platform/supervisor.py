@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from local_platform import identity, provision
+from local_platform import identity
 from local_platform.console import LogFollower, red, say
 from local_platform.description import (
     FILE_NAME,
@@ -27,14 +27,16 @@ from local_platform.description import (
 )
 from local_platform.guardian import GUARDIAN
 from local_platform.locking import PlatformLock, remove_leftovers
+from local_platform.migrations import migrate_all
 from local_platform.process_table import STAGES, ProcessSpec, Stage, processes
 from local_platform.processes import Supervised, TableProcess
 from local_platform.servers import NatsServer, PostgresServer, S3Server
 from local_platform.servers.binaries import temporary_directory
-from local_platform.servers.object_store import BUCKETS
 from local_platform.servers.ports import free_port
 from local_platform.servers.processes import ServerFailedError, last_lines
 from local_platform.wiring import Wiring
+from provisioning.buckets import BUCKETS
+from provisioning.database import new_passwords, provision_database
 
 DATABASE = "reelhouse"
 _WATCH_SECONDS = 0.2
@@ -234,10 +236,10 @@ class Supervisor:
     async def _start_database(self) -> None:
         wiring = self.wiring
         await self._start_one("postgres", wiring.postgres)
-        wiring.dsns.update(await provision.provision_database(wiring.postgres.dsn(), DATABASE))
+        wiring.dsns.update(await provision_database(wiring.postgres.dsn(), DATABASE, new_passwords()))
         services = [spec.name for spec in self._specs.values() if spec.stage == "service"]
         if services:
-            await provision.migrate_all(wiring.dsns, services)
+            await migrate_all(wiring.dsns, services)
 
     def _start_stage(self, stage: Stage) -> list[Coroutine[Any, Any, None]]:
         return [self._start_from_table(spec) for spec in self._specs.values() if spec.stage == stage]

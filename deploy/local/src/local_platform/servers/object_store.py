@@ -18,8 +18,8 @@ from local_platform.guardian import GUARDIAN
 from local_platform.servers.binaries import program, temporary_directory
 from local_platform.servers.ports import free_port
 from local_platform.servers.processes import ChildProcess, ServerFailedError, port_was_taken, settled
+from provisioning.buckets import BUCKETS
 
-BUCKETS: Final = ("incoming", "library", "uploads")
 REGION: Final = "auto"
 
 IDENTITIES: Final[Mapping[str, tuple[str, ...]]] = {

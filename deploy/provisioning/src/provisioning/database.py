@@ -1,25 +1,18 @@
 """Roles, schemas and grants for one database: least privilege as SQL that an operator can read and run anywhere.
 
-    python -m local_platform.provision --dsn postgresql://postgres:...@host/postgres --database reelhouse
-
 For each service ``billing``: schema ``billing`` owned by role ``billing_migrator`` (runs the migrations), and login
 role ``billing`` (run time; gets what the migrations grant, nothing else). ``auditor`` may read every schema, also
 tables that do not exist yet. Roles belong to the whole server, so one server serves one set of passwords.
 """
 
-import argparse
-import asyncio
-import json
 import secrets
 import string
-import sys
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
 
 from contracts.message import SERVICES
-from service_runtime.migrations import migrate
 
 READER = "auditor"
 _PASSWORD_LENGTH = 32
@@ -96,18 +89,15 @@ def _joined(statements: Iterable[str]) -> str:
     return "".join(f"{statement};\n" for statement in statements)
 
 
-async def provision_database(
-    superuser_dsn: str, database: str, passwords: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Create ``database`` if it is missing, with all roles, schemas and grants. Repeatable.
+async def provision_database(superuser_dsn: str, database: str, passwords: Mapping[str, str]) -> dict[str, str]:
+    """Create ``database`` if it is missing, with all roles, schemas and grants, and set the ``passwords`` of the roles.
 
-    Returns the connection string of every role (``billing``, ``billing_migrator``, ...). Without ``passwords`` every
-    role of the server gets a new one.
+    Repeatable: with the same passwords a second run changes nothing. Returns the connection string of every role
+    (``billing``, ``billing_migrator``, ...).
     """
-    chosen = dict(passwords) if passwords is not None else new_passwords()
     connection = await asyncpg.connect(superuser_dsn)
     try:
-        await _run(connection, role_statements(chosen))
+        await _run(connection, role_statements(passwords))
         if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
             await connection.execute(f"CREATE DATABASE {_name(database)}")
         await _run(connection, database_statements(database))
@@ -118,13 +108,7 @@ async def provision_database(
         await _run(inside, schema_statements())
     finally:
         await inside.close()
-    return role_dsns(superuser_dsn, database, chosen)
-
-
-async def migrate_all(dsns: Mapping[str, str], services: Iterable[str] = SERVICES) -> None:
-    """Run the migrations of each service as its migrator, one after the other."""
-    for service in services:
-        await asyncio.to_thread(migrate, package=service, dsn=dsns[migrator_of(service)])
+    return role_dsns(superuser_dsn, database, passwords)
 
 
 def role_dsns(superuser_dsn: str, database: str, passwords: Mapping[str, str]) -> dict[str, str]:
@@ -157,26 +141,3 @@ def _literal(text: str) -> str:
     if "'" in text or "\\" in text:
         raise ValueError("a password must not contain quotes or backslashes")
     return f"'{text}'"
-
-
-def main(arguments: list[str]) -> None:
-    """Provision a server of the operator's own and print the connection strings as JSON, or only print the SQL."""
-    parser = argparse.ArgumentParser(prog="python -m local_platform.provision", description=__doc__.split("\n")[0])
-    parser.add_argument("--dsn", help="connection string of a role that may create roles and databases")
-    parser.add_argument("--database", default="reelhouse")
-    parser.add_argument("--sql", action="store_true", help="print the SQL with new passwords and change nothing")
-    parser.add_argument("--migrate", action="store_true", help="also run the migrations of every service")
-    options = parser.parse_args(arguments)
-    if options.sql:
-        sys.stdout.write(script(options.database, new_passwords()))
-        return
-    if not options.dsn:
-        parser.error("--dsn is needed, except with --sql")
-    dsns = asyncio.run(provision_database(options.dsn, options.database))
-    if options.migrate:
-        asyncio.run(migrate_all(dsns))
-    sys.stdout.write(json.dumps(dsns, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

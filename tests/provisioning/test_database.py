@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 
 from contracts.message import SERVICES
-from local_platform import provision
 from local_platform.servers import PostgresServer
+from provisioning import database as provision
 from tests.support.databases import Database
 
 MakeDatabase = Callable[..., Awaitable[Database]]
