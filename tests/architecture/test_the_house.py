@@ -68,6 +68,6 @@ def test_only_the_supervised_platform_reads_the_environment_outside_settings() -
         for source in SOURCES
         if re.search(r"os\.(environ|getenv)", source.read_text()) and source.stem not in ("settings", "failpoints")
     ]
-    # Commands that run without a service's settings: migrations, and the operator's tool.
-    allowed = {"libs/service_runtime/src/service_runtime/migrations.py", "services/auditor/src/auditor/main.py"}
+    # Migrations run without a service's settings.
+    allowed = {"libs/service_runtime/src/service_runtime/migrations.py"}
     assert not [name for name in readers if name not in allowed and not name.startswith("deploy/local/")]

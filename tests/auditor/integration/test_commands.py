@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from tests.auditor.world import World, damage
+from tests.auditor.platform_harness import PlatformHarness
+from tests.support.databases import Database
 
 
 async def auditor_command(*arguments: str, dsn: str | None = None) -> tuple[int, str, str]:
@@ -28,20 +29,24 @@ async def auditor_command(*arguments: str, dsn: str | None = None) -> tuple[int,
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_a_healthy_platform_passes_with_exit_code_0(database, world: World) -> None:
+async def test_a_healthy_platform_passes_with_exit_code_0(database: Database, platform: PlatformHarness) -> None:
     code, out, err = await auditor_command("check", "--settled", dsn=database.dsn("auditor"))
     assert code == 0, err
     assert "no violations of" in out
     assert "transfers_sum_to_zero" in out
 
 
-async def test_damage_is_shown_with_both_sides_and_exit_code_1(database, world: World) -> None:
-    await damage(database, world, "UPDATE billing.users SET reserved_credits = 7 WHERE user_id = '{user}'")
+async def test_a_violation_is_shown_with_both_sides_and_exit_code_1(
+    database: Database, platform: PlatformHarness
+) -> None:
+    await platform.corrupt("UPDATE billing.users SET reserved_credits = 7 WHERE user_id = '{user}'")
     code, out, _ = await auditor_command("check", dsn=database.dsn("auditor"))
     assert code == 1
     assert "VIOLATED" in out
     line = next(
-        line for line in out.splitlines() if line.startswith("held_reservations_are_backed") and str(world.user) in line
+        line
+        for line in out.splitlines()
+        if line.startswith("held_reservations_are_backed") and str(platform.user) in line
     )
     assert "9 credits reserved, held for 1 order(s)" in line
     assert "7 credits reserved" in line
@@ -50,14 +55,14 @@ async def test_damage_is_shown_with_both_sides_and_exit_code_1(database, world: 
     assert code == 1
     document = json.loads(out)
     violated = {one["code"]: one["listed"] for one in document["invariants"] if one["violations"]}
-    assert violated["held_reservations_are_backed"][0]["subject"] == str(world.user)
+    assert violated["held_reservations_are_backed"][0]["subject"] == str(platform.user)
     assert document["tolerance_seconds"] == 60
 
 
-async def test_an_invariant_that_cannot_be_checked_is_named_with_the_reason_and_exit_code_1(
-    database, world: World
+async def test_an_invariant_that_cannot_be_checked_is_named_with_exit_code_1(
+    database: Database, platform: PlatformHarness
 ) -> None:
-    await damage(database, world, "ALTER TABLE storage.assets RENAME COLUMN asset_id TO id")
+    await platform.corrupt("ALTER TABLE storage.assets RENAME COLUMN asset_id TO id")
     code, out, _ = await auditor_command("check", "--settled", "--patience", "0", dsn=database.dsn("auditor"))
     assert code == 1
     assert "no violations, " in out
@@ -75,7 +80,9 @@ async def test_an_invariant_that_cannot_be_checked_is_named_with_the_reason_and_
     assert failures["transfers_sum_to_zero"] is None
 
 
-async def test_the_database_is_found_through_the_file_of_a_running_platform(database, world, tmp_path: Path) -> None:
+async def test_the_database_is_found_through_the_file_of_a_running_platform(
+    database: Database, platform: PlatformHarness, tmp_path: Path
+) -> None:
     file = tmp_path / "platform.json"
     file.write_text(json.dumps({"postgres": {"dsns": {"auditor": database.dsn("auditor")}}}))
     code, out, _ = await auditor_command("check", "--platform", str(file))
@@ -89,16 +96,16 @@ async def test_without_a_database_the_command_says_how_to_name_one() -> None:
     assert "AUDITOR_DATABASE_URL" in err
 
 
-async def shown(database, identity: UUID) -> str:
+async def shown(database: Database, identity: UUID) -> str:
     code, out, err = await auditor_command("show", str(identity), dsn=database.dsn("auditor"))
     assert code == 0, err
     return out
 
 
-async def test_a_generation_is_shown_with_everything_that_the_services_hold(database, world: World) -> None:
-    await damage(
-        database,
-        world,
+async def test_a_generation_is_shown_with_everything_that_the_services_hold(
+    database: Database, platform: PlatformHarness
+) -> None:
+    await platform.corrupt(
         """
         INSERT INTO generation.dead_letters (consumer, message_id, subject, stream, payload, headers, reason, error,
                                              deliveries)
@@ -106,7 +113,7 @@ async def test_a_generation_is_shown_with_everything_that_the_services_hold(data
                 convert_to('{{"generation_id":"{delivered}"}}', 'UTF8'), '{{}}', 'poison', 'it broke', 5)
         """,
     )
-    out = await shown(database, world.delivered)
+    out = await shown(database, platform.delivered)
     for heading in (
         "## Timeline",
         "## Request (gateway)",
@@ -120,46 +127,46 @@ async def test_a_generation_is_shown_with_everything_that_the_services_hold(data
     ):
         assert heading in out
     assert "credits-reserved" in out
-    assert str(world.asset) in out
+    assert str(platform.asset) in out
     assert "it broke" in out
 
 
-async def test_a_payment_and_a_user_are_shown(database, world: World) -> None:
-    payment = await shown(database, world.payment)
+async def test_a_payment_and_a_user_are_shown(database: Database, platform: PlatformHarness) -> None:
+    payment = await shown(database, platform.payment)
     assert "## Payment" in payment
     assert "## Credits ordered for the payment" in payment
     assert "purchase" in payment
-    user = await shown(database, world.user)
+    user = await shown(database, platform.user)
     assert "## Balance of the user" in user
-    assert str(world.running) in user
-    assert str(world.refused) in user
+    assert str(platform.running) in user
+    assert str(platform.refused) in user
 
 
-async def test_an_id_that_nobody_knows_is_said_to_be_unknown(database, world) -> None:
-    for nobodys in (str(uuid4()), "pi_unknown"):
-        code, out, err = await auditor_command("show", nobodys, dsn=database.dsn("auditor"))
+async def test_an_unknown_id_is_said_to_be_unknown(database: Database, platform: PlatformHarness) -> None:
+    for unknown in (str(uuid4()), "pi_unknown"):
+        code, out, err = await auditor_command("show", unknown, dsn=database.dsn("auditor"))
         assert code == 1
         assert out == ""
-        assert f"{nobodys} is nobody's: no service knows it" in err
+        assert f"{unknown} is unknown: no service knows it" in err
 
 
-async def test_what_cannot_be_an_id_is_refused_without_a_traceback(database, world) -> None:
+async def test_what_cannot_be_an_id_is_refused_without_a_traceback(
+    database: Database, platform: PlatformHarness
+) -> None:
     code, out, err = await auditor_command("show", "x" * 1000, dsn=database.dsn("auditor"))
     assert code == 1
     assert out == ""
     assert err == "an id has 1 to 255 printable characters\n"
 
 
-async def test_show_tells_every_row_when_asked_for_all(database, world: World) -> None:
-    await damage(
-        database,
-        world,
+async def test_show_tells_every_row_when_asked_for_all(database: Database, platform: PlatformHarness) -> None:
+    await platform.corrupt(
         """
         INSERT INTO gateway.generation_requests (generation_id, user_id, idempotency_key, request_hash)
         SELECT gen_random_uuid(), '{user}', format('request %s', number), '' FROM generate_series(1, 100) AS number
         """,
     )
-    assert "Request (gateway): 50 of 106, the rest with --all" in await shown(database, world.user)
-    code, out, err = await auditor_command("show", "--all", str(world.user), dsn=database.dsn("auditor"))
+    assert "Request (gateway): 50 of 106, the rest with --all" in await shown(database, platform.user)
+    code, out, err = await auditor_command("show", "--all", str(platform.user), dsn=database.dsn("auditor"))
     assert code == 0, err
     assert all(f"request {number} " in out for number in range(1, 101))

@@ -5,19 +5,20 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from auditor.dossier import dossier, render_dossier
+from auditor.dossier import read_dossier, render_dossier
 from auditor.dossier.identities import LONGEST_ARGUMENT
 from auditor.dossier.reading import HOPS_SHOWN, ROWS_PER_SECTION
 from auditor.errors import UnknownIdentity, UnusableIdentity
+from auditor.terminal import as_text
 from messaging.ids import new_id
-from tests.auditor.world import World, add_row, damage
+from tests.auditor.platform_harness import PlatformHarness, add_row
 from tests.support.databases import Database
 
 
-async def told(auditor, argument: object, everything: bool = False) -> str:
-    return render_dossier(await dossier(auditor, str(argument), everything))
+async def shown(auditor: AsyncEngine, argument: object, all_rows: bool = False) -> str:
+    return as_text(render_dossier(await read_dossier(auditor, str(argument), all_rows)))
 
 
 def first_line(page: str) -> str:
@@ -30,7 +31,7 @@ def section(page: str, title: str) -> str:
 
 
 def unfolded(page: str) -> str:
-    """The text without the lines that a long one is folded into."""
+    """The text in one line, as if no value were folded."""
     return " ".join(page.split())
 
 
@@ -62,62 +63,65 @@ async def forget_in(database: Database, table: str, message_id: UUID) -> None:
         await connection.execute(text(f"DELETE FROM {table} WHERE message_id = :id"), {"id": message_id})
 
 
-async def test_whatever_belongs_to_a_generation_leads_to_it(database, world: World, auditor) -> None:
+async def test_whatever_belongs_to_a_generation_leads_to_it(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
     attempt, callback = new_id(), new_id()
     await add(
         database,
         "generation.attempts",
         attempt_id=attempt,
-        generation_id=world.delivered,
+        generation_id=platform.delivered,
         attempt_number=2,
         status="lost",
         ended_at="now",
         provider_job_id="0f6c-u1",
     )
     await add(database, "generation.provider_callbacks", callback_id=callback, attempt_id=attempt, source="webhook")
+    of_generation = f"generation_id = '{platform.delivered}'"
     ids = {
-        "a reservation": f"SELECT reservation_id FROM billing.reservations WHERE generation_id = '{world.delivered}'",
+        "a reservation": f"SELECT reservation_id FROM billing.reservations WHERE {of_generation}",
         "a transfer": f"""SELECT transfer_id FROM billing.balance_ledger
-                          WHERE generation_id = '{world.delivered}' AND reason = 'capture' LIMIT 1""",
-        "a file in the library": f"SELECT object_key FROM storage.assets WHERE asset_id = '{world.asset}'",
+                          WHERE {of_generation} AND reason = 'capture' LIMIT 1""",
+        "a file in the library": f"SELECT object_key FROM storage.assets WHERE asset_id = '{platform.asset}'",
     }
     found = {what: await one(database, query) for what, query in ids.items()}
-    found |= {"a callback of the provider": callback, "an attempt": attempt, "an asset": world.asset}
+    found |= {"a callback of the provider": callback, "an attempt": attempt, "an asset": platform.asset}
     found |= {"a job of the provider": "0f6c-u1"}
     for what, identity in found.items():
-        page = await told(auditor, identity)
-        assert first_line(page) == f"# {identity} is {what} and belongs to generation {world.delivered}"
+        page = await shown(auditor, identity)
+        assert first_line(page) == f"# {identity} is {what} and belongs to generation {platform.delivered}"
         assert "## Timeline" in page
         assert "## Reservation" in page
-    assert first_line(await told(auditor, world.delivered)) == f"# {world.delivered} is a generation"
+    assert first_line(await shown(auditor, platform.delivered)) == f"# {platform.delivered} is a generation"
 
 
-async def test_whatever_belongs_to_a_payment_or_a_user_leads_to_it(database, world: World, auditor) -> None:
+async def test_whatever_belongs_to_a_payment_or_a_user_leads_to_it(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
     refund, review, clawback = new_id(), new_id(), new_id()
-    of_payment = {"payment_id": world.payment, "provider": "stripe"}
-    await damage(
-        database,
-        world,
+    of_payment = {"payment_id": platform.payment, "provider": "stripe"}
+    await platform.corrupt(
         "UPDATE payments.payment_transactions SET provider_reference = 'cs_1', charge_reference = 'pi_1'"
         " WHERE payment_id = '{payment}'",
     )
     await add(database, "payments.refunds", **of_payment, refund_id=refund, provider_reference="re_1", state="pending")
     await add(database, "payments.disputes", **of_payment, provider_reference="dp_1", state="open")
     await add(database, "payments.provider_events", **of_payment, event_id="evt_1", reference="ch_1", source="webhook")
-    await add(database, "payments.reviews", payment_id=world.payment, review_id=review)
+    await add(database, "payments.reviews", payment_id=platform.payment, review_id=review)
     await add(
         database,
         "billing.clawbacks",
         clawback_id=clawback,
-        payment_id=world.payment,
-        user_id=world.user,
+        payment_id=platform.payment,
+        user_id=platform.user,
         reason="refund",
         taken_credits=1,
         receivable_credits=0,
     )
     await add_finding(database, "money_that_came_twice", "dp_1")
     for identity, what in (
-        (world.purchase, "a grant and a movement of credits"),
+        (platform.purchase, "a grant and a movement of credits"),
         (clawback, "a clawback"),
         (refund, "a refund"),
         (review, "a review"),
@@ -128,49 +132,55 @@ async def test_whatever_belongs_to_a_payment_or_a_user_leads_to_it(database, wor
         ("evt_1", "an event of the provider"),
         ("ch_1", "what an event of the provider is about"),
     ):
-        page = await told(auditor, f" {identity} ")
-        assert first_line(page) == f"# {identity} is {what} and belongs to payment {world.payment}"
+        page = await shown(auditor, f" {identity} ")
+        assert first_line(page) == f"# {identity} is {what} and belongs to payment {platform.payment}"
         assert "## Credits ordered for the payment" in page
-    assert "money_that_came_twice" in section(await told(auditor, "dp_1"), "Findings")
-    gift = await one(database, f"SELECT grant_id FROM billing.grants WHERE user_id = '{world.other_user}'")
-    assert first_line(await told(auditor, gift)) == f"# {gift} is a grant and belongs to user {world.other_user}"
-    assert first_line(await told(auditor, world.payment)) == f"# {world.payment} is a payment"
-    assert first_line(await told(auditor, str(world.user).upper())).endswith("is a user")
+    assert "money_that_came_twice" in section(await shown(auditor, "dp_1"), "Findings")
+    gift = await one(database, f"SELECT grant_id FROM billing.grants WHERE user_id = '{platform.other_user}'")
+    assert first_line(await shown(auditor, gift)) == f"# {gift} is a grant and belongs to user {platform.other_user}"
+    assert first_line(await shown(auditor, platform.payment)) == f"# {platform.payment} is a payment"
+    assert first_line(await shown(auditor, str(platform.user).upper())).endswith("is a user")
 
 
-async def test_who_has_only_uploaded_a_file_is_known(database, world: World, auditor) -> None:
+async def test_who_has_only_uploaded_a_file_is_known(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
     visitor, upload, asked = new_id(), new_id(), new_id()
     await add(database, "gateway.uploads", upload_id=upload, user_id=visitor, content_type="image/png")
     await add(database, "generation.cancellations", generation_id=asked, user_id=visitor)
-    assert first_line(await told(auditor, upload)) == f"# {upload} is an upload and belongs to user {visitor}"
-    assert "image/png" in section(await told(auditor, visitor), "Uploads")
-    assert "## Cancellation" in await told(auditor, asked)
+    assert first_line(await shown(auditor, upload)) == f"# {upload} is an upload and belongs to user {visitor}"
+    assert "image/png" in section(await shown(auditor, visitor), "Uploads")
+    assert "## Cancellation" in await shown(auditor, asked)
 
 
-async def test_what_two_services_hold_for_different_payments_is_told_for_both(database, world: World, auditor) -> None:
+async def test_what_two_services_hold_for_different_payments_is_told_for_both(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
     other = uuid4()
-    await damage(
-        database, world, f"UPDATE billing.grants SET payment_id = '{other}' WHERE grant_id = '{world.purchase}'"
-    )
-    page = await told(auditor, world.purchase)
-    assert f"# {world.purchase} is a grant and belongs to payment {other}" in page
-    assert f"# {world.purchase} is a movement of credits and belongs to payment {world.payment}" in page
+    await platform.corrupt(f"UPDATE billing.grants SET payment_id = '{other}' WHERE grant_id = '{platform.purchase}'")
+    page = await shown(auditor, platform.purchase)
+    assert f"# {platform.purchase} is a grant and belongs to payment {other}" in page
+    assert f"# {platform.purchase} is a movement of credits and belongs to payment {platform.payment}" in page
 
 
-async def test_a_review_without_a_payment_is_shown_alone(database, world: World, auditor) -> None:
+async def test_a_review_without_a_payment_is_shown_alone(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
     review = new_id()
     await add(database, "payments.reviews", review_id=review, payment_id=None, found="a charge that nobody ordered")
-    page = await told(auditor, review)
+    page = await shown(auditor, review)
     assert first_line(page) == f"# {review} is a review and belongs to no generation, payment or user"
     assert "a charge that nobody ordered" in page
 
 
-async def test_a_message_is_shown_itself_and_then_what_it_is_about(database, world: World, auditor) -> None:
-    message_id = await sent(database, world.delivered)
-    page = await told(auditor, message_id)
+async def test_a_message_is_shown_itself_and_then_what_it_is_about(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
+    message_id = await sent(database, platform.delivered)
+    page = await shown(auditor, message_id)
     subject = "billing.event.credits-reserved.v1"
-    assert first_line(page) == f"# {message_id} is a message ({subject}) and belongs to generation {world.delivered}"
-    assert f'"generation_id":"{world.delivered}"' in "".join(
+    assert first_line(page) == f"# {message_id} is a message ({subject}) and belongs to generation {platform.delivered}"
+    assert f'"generation_id":"{platform.delivered}"' in "".join(
         section(page, "This id in billing.outbox_messages").split()
     )
     assert "received_at" in section(page, "This id in auditor.journal")
@@ -179,57 +189,59 @@ async def test_a_message_is_shown_itself_and_then_what_it_is_about(database, wor
 
 
 @pytest.mark.parametrize("kept", ["billing.outbox_messages", "auditor.journal", "generation.dead_letters"])
-async def test_a_message_that_is_only_in_one_place_is_found_with_its_dead_letter_and_its_finding(
-    database, world: World, auditor, kept: str
+async def test_a_message_in_one_place_is_found_with_its_dead_letter_and_finding(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine, kept: str
 ) -> None:
-    message_id = await sent(database, world.running)
+    message_id = await sent(database, platform.running)
     await add(
         database,
         "generation.dead_letters",
         consumer="generation-billing",
         message_id=message_id,
         subject="billing.event.credits-reserved.v1",
-        correlation_id=world.running if kept == "generation.dead_letters" else None,
+        correlation_id=platform.running if kept == "generation.dead_letters" else None,
         error="generation choked on it",
     )
     await add_finding(database, "no_dead_letters", message_id)
     for forgotten in {"billing.outbox_messages", "auditor.journal"} - {kept}:
         await forget_in(database, forgotten, message_id)
-    for identity in (message_id, world.running, world.user):
-        page = await told(auditor, identity)
+    for identity in (message_id, platform.running, platform.user):
+        page = await shown(auditor, identity)
         assert "generation choked on it" in section(page, "Dead letters")
         assert str(message_id) in section(page, "Findings")
         assert ("are not in the journal" in page) == (kept == "billing.outbox_messages")
 
 
-async def test_findings_about_a_users_orders_payments_and_transfers_are_shown_with_the_user(
-    database, world: World, auditor
+async def test_findings_about_what_belongs_to_a_user_are_shown_with_the_user(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
 ) -> None:
     transfer = await one(
-        database, f"SELECT transfer_id FROM billing.balance_ledger WHERE user_id = '{world.user}' LIMIT 1"
+        database, f"SELECT transfer_id FROM billing.balance_ledger WHERE user_id = '{platform.user}' LIMIT 1"
     )
     reservation = await one(
-        database, f"SELECT reservation_id FROM billing.reservations WHERE generation_id = '{world.running}'"
+        database, f"SELECT reservation_id FROM billing.reservations WHERE generation_id = '{platform.running}'"
     )
-    for subject in (world.running, world.payment, world.purchase, world.asset, transfer, reservation):
+    for subject in (platform.running, platform.payment, platform.purchase, platform.asset, transfer, reservation):
         await add_finding(database, f"about_{subject}", subject)
     gift = await one(
-        database, f"SELECT transfer_id FROM billing.balance_ledger WHERE user_id = '{world.other_user}' LIMIT 1"
+        database, f"SELECT transfer_id FROM billing.balance_ledger WHERE user_id = '{platform.other_user}' LIMIT 1"
     )
     await add_finding(database, "about_another_user", gift)
-    await add_finding(database, "with_a_number_beside_it", f"{world.user} line 3")
-    findings = section(await told(auditor, world.user), "Findings")
-    for subject in (world.running, world.payment, world.purchase, world.asset, transfer, reservation):
+    await add_finding(database, "with_a_number_beside_it", f"{platform.user} line 3")
+    findings = section(await shown(auditor, platform.user), "Findings")
+    for subject in (platform.running, platform.payment, platform.purchase, platform.asset, transfer, reservation):
         assert f"about_{subject}" in findings
     assert "with_a_number_beside_it" in findings
     assert "about_another_user" not in findings
-    assert "about_another_user" in section(await told(auditor, world.other_user), "Findings")
-    assert f"about_{world.payment}" in section(await told(auditor, world.payment), "Findings")
-    assert f"about_{world.purchase}" in section(await told(auditor, world.purchase), "Findings")
+    assert "about_another_user" in section(await shown(auditor, platform.other_user), "Findings")
+    assert f"about_{platform.payment}" in section(await shown(auditor, platform.payment), "Findings")
+    assert f"about_{platform.purchase}" in section(await shown(auditor, platform.purchase), "Findings")
 
 
-async def test_messages_that_are_tried_again_or_waited_with_are_shown(database, world: World, auditor) -> None:
-    message_id = await sent(database, world.running)
+async def test_messages_that_are_tried_again_or_waited_with_are_shown(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
+    message_id = await sent(database, platform.running)
     await add(
         database,
         "generation.delivery_attempts",
@@ -239,24 +251,26 @@ async def test_messages_that_are_tried_again_or_waited_with_are_shown(database, 
         deferrals=7,
         last_reason="the endpoint is unknown " * 20 + "and this is the end",
     )
-    for identity in (world.running, world.user, message_id):
-        told_again = section(await told(auditor, identity), "Messages that are tried again")
+    for identity in (platform.running, platform.user, message_id):
+        told_again = section(await shown(auditor, identity), "Messages that are tried again")
         assert "credits-reserved" in told_again
         assert "failures     3" in told_again
         assert "deferrals    7" in told_again
         assert "this is the end" in unfolded(told_again)
-    assert "tried again" not in await told(auditor, world.delivered)
+    assert "tried again" not in await shown(auditor, platform.delivered)
 
 
-async def test_what_is_left_out_is_counted_and_comes_with_all(database, world: World, auditor) -> None:
+async def test_what_is_left_out_is_counted_and_comes_with_all(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
     many, hops = ROWS_PER_SECTION + 7, HOPS_SHOWN + 9
     long_note = "why " * 60 + "the end of the note"
     async with database.superuser_engine().begin() as connection:
-        await _add_requests(connection, world.user, many)
-        await _add_journal_entries(connection, world, hops)
+        await _add_requests(connection, platform.user, many)
+        await _add_journal_entries(connection, platform, hops)
         await connection.execute(text("UPDATE billing.grants SET note = :note"), {"note": long_note})
     total = many + 6
-    page = await told(auditor, world.user)
+    page = await shown(auditor, platform.user)
     assert section(page, "Request (gateway)").startswith(
         f"Request (gateway): {ROWS_PER_SECTION} of {total}, the rest with --all"
     )
@@ -264,7 +278,7 @@ async def test_what_is_left_out_is_counted_and_comes_with_all(database, world: W
     assert "request number 1 " not in page
     assert "the end of the note" not in unfolded(page)
     assert "cut at 100 characters: whole with --all" in section(page, "Grants")
-    everything = await told(auditor, world.user, everything=True)
+    everything = await shown(auditor, platform.user, all_rows=True)
     assert "--all" not in everything
     assert "request number 1 " in everything
     assert "the end of the note" in unfolded(everything)
@@ -285,7 +299,7 @@ async def _add_requests(connection: AsyncConnection, user: UUID, count: int) -> 
         )
 
 
-async def _add_journal_entries(connection: AsyncConnection, world: World, count: int) -> None:
+async def _add_journal_entries(connection: AsyncConnection, platform: PlatformHarness, count: int) -> None:
     detail = "x" * 150 + " the end of the detail"
     for _ in range(count):
         await add_row(
@@ -293,54 +307,62 @@ async def _add_journal_entries(connection: AsyncConnection, world: World, count:
             "auditor.journal",
             message_id=new_id(),
             subject="generation.event.attempt-failed.v1",
-            correlation_id=world.running,
-            user_id=world.user,
+            correlation_id=platform.running,
+            user_id=platform.user,
             payload=f'{{"detail": "{detail}"}}',
         )
 
 
-async def test_the_error_of_a_single_record_is_never_cut(database, world: World, auditor) -> None:
-    await damage(
-        database,
-        world,
+async def test_the_error_of_a_single_record_is_never_cut(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
+    await platform.corrupt(
         f"UPDATE generation.video_generations SET failure_detail = '{'x' * 250} {'word ' * 60}the end'"
         " WHERE generation_id = '{failed}'",
     )
-    page = await told(auditor, world.failed)
+    page = await shown(auditor, platform.failed)
     assert "the end" in unfolded(section(page, "Generation\n"))
     assert "".join(section(page, "Generation\n").split()).count("x" * 250) == 1
 
 
-async def test_everything_is_read_at_one_moment(database, world: World, auditor) -> None:
+async def test_everything_is_read_at_one_moment(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
     """A finding that is committed while the dossier is being read is in none of its sections."""
     async with database.superuser_engine().connect() as writer:
         await writer.execute(text("LOCK TABLE auditor.findings IN ACCESS EXCLUSIVE MODE"))
-        reading = asyncio.create_task(told(auditor, world.running))
+        reading = asyncio.create_task(shown(auditor, platform.running))
         waits = text(
             "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'auditor.findings'::regclass)"
         )
         while not await writer.scalar(waits):
             assert not reading.done()
             await asyncio.sleep(0.01)
-        await add_row(writer, "auditor.findings", code="too_late", severity="critical", subject_key=str(world.running))
+        await add_row(
+            writer, "auditor.findings", code="too_late", severity="critical", subject_key=str(platform.running)
+        )
         await writer.commit()
     assert "too_late" not in await reading
-    assert "too_late" in await told(auditor, world.running)
+    assert "too_late" in await shown(auditor, platform.running)
 
 
-async def test_what_is_nobodys_and_what_is_no_id_is_refused(database, world: World, auditor) -> None:
+async def test_an_unknown_id_and_an_unusable_id_are_refused(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
     await add(database, "billing.dead_letters", consumer="billing-gateway", payload=b'{"credits": 1}')
-    for nobodys in (str(uuid4()), "cs_unknown", "1", "%", "credits"):
-        with pytest.raises(UnknownIdentity, match="is nobody's"):
-            await dossier(auditor, nobodys)
+    for unknown in (str(uuid4()), "cs_unknown", "1", "%", "credits"):
+        with pytest.raises(UnknownIdentity, match="is unknown"):
+            await read_dossier(auditor, unknown)
     for unusable in ("", "   ", "a\0b", "a\nb", "\udc80", "x" * (LONGEST_ARGUMENT + 1)):
         with pytest.raises(UnusableIdentity):
-            await dossier(auditor, unusable)
+            await read_dossier(auditor, unusable)
 
 
-async def test_an_id_that_only_a_finding_names_shows_the_finding(database, world: World, auditor) -> None:
+async def test_an_id_that_only_a_finding_names_shows_the_finding(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
     lost = uuid4()
     await add_finding(database, "a_row_that_is_gone", lost)
-    page = await told(auditor, lost)
+    page = await shown(auditor, lost)
     assert first_line(page) == f"# {lost} is held by no service: only messages or findings mention it"
     assert "a_row_that_is_gone" in page

@@ -1,6 +1,6 @@
-"""The checker itself: a healthy platform passes, and every kind of damage is named, down to the row.
+"""The checker itself: a healthy platform passes, and every planted violation is named, down to the row.
 
-Each case damages the database as its superuser, past triggers and constraints, in the way that its invariant is about.
+Each case corrupts the database as its superuser, past triggers and constraints.
 """
 
 import asyncio
@@ -21,15 +21,16 @@ from auditor.invariants.messages import INBOXES
 from billing import conservation
 from billing import consumers as billing_consumers
 from contracts.generation import GenerationCompleted
+from contracts.message import SERVICES
 from gateway import consumers as gateway_consumers
 from generation import consumers as generation_consumers
 from payments import consumers as payments_consumers
 from payments import driver
 from service_runtime.database import engine_for
 from storage import consumers as storage_consumers
-from tests.auditor.damages import DAMAGES, LEDGER, Damage
-from tests.auditor.world import SERVICES, World, build_world, damage_within, name_of
-from tests.support.databases import Database, DatabaseFactory
+from tests.auditor.planted_violations import LEDGER, PLANTED_VIOLATIONS, PlantedViolation
+from tests.auditor.platform_harness import PlatformHarness, build_platform, name_of
+from tests.support.databases import DatabaseFactory
 
 ROOT = Path(__file__).parents[3]
 AT_REST = 0.0
@@ -37,24 +38,24 @@ AN_HOUR = 3600.0
 
 
 @pytest.fixture(scope="module")
-def shared(database_factory: DatabaseFactory) -> Iterator[tuple[Database, World]]:
-    """One healthy platform for all cases: each damages it in a transaction and takes that back."""
+def shared(database_factory: DatabaseFactory) -> Iterator[PlatformHarness]:
+    """One healthy platform for all cases: each corrupts it in a transaction that is rolled back."""
 
-    async def build() -> tuple[Database, World]:
+    async def build() -> PlatformHarness:
         database = await database_factory.make(SERVICES)
-        world = await build_world(database)
+        platform = await build_platform(database)
         await database.dispose()
-        return database, world
+        return platform
 
-    database, world = asyncio.run(build())
-    yield database, world
-    asyncio.run(database_factory.drop(database))
+    platform = asyncio.run(build())
+    yield platform
+    asyncio.run(database_factory.drop(platform.database))
 
 
 @pytest.fixture
-async def superuser(shared: tuple[Database, World]) -> AsyncIterator[AsyncConnection]:
+async def superuser(shared: PlatformHarness) -> AsyncIterator[AsyncConnection]:
     """A transaction that is rolled back."""
-    engine = engine_for(shared[0].superuser_dsn, application_name="test")
+    engine = engine_for(shared.database.superuser_dsn, application_name="test")
     async with engine.connect() as connection:
         yield connection
         await connection.rollback()
@@ -67,21 +68,23 @@ async def found(connection: AsyncConnection, tolerance: float, code: str) -> set
     return {violation.subject for violation in (await evaluate(connection, invariant, tolerance)).violations}
 
 
-async def test_a_healthy_platform_violates_nothing(shared: tuple[Database, World]) -> None:
-    engine = engine_for(shared[0].dsn("auditor"), application_name="test")
+async def test_a_healthy_platform_violates_nothing(shared: PlatformHarness) -> None:
+    engine = engine_for(shared.database.dsn("auditor"), application_name="test")
     report = await check(engine, AT_REST)
     await engine.dispose()
     assert report.violations == ()
     assert {result.invariant.code for result in report.results} == {one.code for one in INVARIANTS}
 
 
-def _name(case: Damage) -> str:
+def _name(case: PlantedViolation) -> str:
     return f"{case.code}-{case.sql[-1].strip()[:100]}"
 
 
-@pytest.mark.parametrize("case", DAMAGES, ids=_name)
-async def test_damage_is_named(shared: tuple[Database, World], superuser: AsyncConnection, case: Damage) -> None:
-    names = await damage_within(superuser, shared[1], *case.sql)
+@pytest.mark.parametrize("case", PLANTED_VIOLATIONS, ids=_name)
+async def test_a_planted_violation_is_named(
+    shared: PlatformHarness, superuser: AsyncConnection, case: PlantedViolation
+) -> None:
+    names = await shared.corrupt_within(superuser, *case.sql)
     subject = case.subject.format(**names)
     if subject.startswith("SELECT"):
         subject = await superuser.scalar(text(subject))
@@ -91,14 +94,14 @@ async def test_damage_is_named(shared: tuple[Database, World], superuser: AsyncC
 
 
 async def test_a_line_that_came_before_the_one_it_continues_is_no_violation(
-    shared: tuple[Database, World], superuser: AsyncConnection
+    shared: PlatformHarness, superuser: AsyncConnection
 ) -> None:
-    await damage_within(superuser, shared[1], "DELETE FROM gateway.ledger_lines WHERE line_number = 2")
+    await shared.corrupt_within(superuser, "DELETE FROM gateway.ledger_lines WHERE line_number = 2")
     assert await found(superuser, AT_REST, "statements_add_up") == set()
 
 
-def test_every_invariant_has_damage_that_proves_it() -> None:
-    assert {one.code for one in INVARIANTS} == {case.code for case in DAMAGES}
+def test_every_invariant_has_a_planted_violation() -> None:
+    assert {one.code for one in INVARIANTS} == {case.code for case in PLANTED_VIOLATIONS}
     assert len({one.code for one in INVARIANTS}) == len(INVARIANTS)
 
 
@@ -125,14 +128,13 @@ MOMENT = 60.0
     ],
 )
 async def test_what_a_stopped_consumer_has_not_read_yet_is_no_violation(
-    shared: tuple[Database, World], superuser: AsyncConnection, code: str, position: str
+    shared: PlatformHarness, superuser: AsyncConnection, code: str, position: str
 ) -> None:
-    names = await damage_within(superuser, shared[1], *UNREAD)
+    names = await shared.corrupt_within(superuser, *UNREAD)
     completed = names[name_of(GenerationCompleted.subject)]
     assert completed in await found(superuser, MOMENT, code)
-    await damage_within(
+    await shared.corrupt_within(
         superuser,
-        shared[1],
         f"UPDATE auditor.relay_positions SET {position}",
         f"UPDATE billing.relay_positions SET {position}",
     )
@@ -158,37 +160,37 @@ async def test_what_a_stopped_consumer_has_not_read_yet_is_no_violation(
     ids=["given up", "put off"],
 )
 async def test_a_message_that_its_consumer_knows_of_is_not_lost(
-    shared: tuple[Database, World], superuser: AsyncConnection, known: str
+    shared: PlatformHarness, superuser: AsyncConnection, known: str
 ) -> None:
-    names = await damage_within(superuser, shared[1], *UNREAD, known)
+    names = await shared.corrupt_within(superuser, *UNREAD, known)
     assert names[name_of(GenerationCompleted.subject)] not in await found(superuser, MOMENT, "messages_are_consumed")
 
 
 async def test_a_message_that_was_put_off_and_never_came_back_is_lost(
-    shared: tuple[Database, World], superuser: AsyncConnection
+    shared: PlatformHarness, superuser: AsyncConnection
 ) -> None:
     put_off = """
         INSERT INTO billing.delivery_attempts (consumer, message_id, last_reason, last_at)
         VALUES ('billing-generation', '{generation_event_generation_completed_v1}', 'early',
                 now() - interval '3 minutes')
     """
-    names = await damage_within(superuser, shared[1], *UNREAD, put_off)
+    names = await shared.corrupt_within(superuser, *UNREAD, put_off)
     assert names[name_of(GenerationCompleted.subject)] in await found(superuser, MOMENT, "messages_are_consumed")
 
 
 async def test_what_billing_finds_wrong_with_its_ledger_the_auditor_finds_too(
-    shared: tuple[Database, World], superuser: AsyncConnection
+    shared: PlatformHarness, superuser: AsyncConnection
 ) -> None:
     assert await conservation.find_violations(superuser) == []
     named = set()
     for case in LEDGER:
-        async with superuser.begin_nested() as damaged:
-            await damage_within(superuser, shared[1], *case.sql)
+        async with superuser.begin_nested() as corrupted:
+            await shared.corrupt_within(superuser, *case.sql)
             violations = await conservation.find_violations(superuser)
             named |= {violation.invariant for violation in violations}
             assert any([(await evaluate(superuser, one, AT_REST)).total for one in auditor_ledger.LEDGER])
-            await damaged.rollback()
-    assert named == set(conservation.INVARIANTS), "no damage here is what this one is about"
+            await corrupted.rollback()
+    assert named == set(conservation.INVARIANTS), "nothing planted here breaks this one"
 
 
 def test_the_inboxes_are_those_that_the_services_keep() -> None:

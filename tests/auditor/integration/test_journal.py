@@ -1,26 +1,39 @@
 """The journal: every message, once, unchanged."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from auditor import handlers, repository
+from auditor import handlers
 from auditor.consumers import SUBSCRIPTIONS
+from auditor.repository import journal
+from auditor.repository.journal import PartitionChanges
 from contracts.billing import CreditsReserved, GrantCredits
 from contracts.gateway import GenerationRequested
 from contracts.generation import GenerationQueued
+from contracts.message import Message
 from messaging.consumers import Subscription
 from messaging.received import Received
 from messaging.runtime import Messaging
 from messaging.transaction import Transactions
+from service_runtime.settings import ServiceSettings
+from tests.support.databases import Database
 from tests.support.waiting import eventually
 
+M = TypeVar("M", bound=Message)
+MakeDatabase = Callable[..., Awaitable[Database]]
+BrokerSettingsOf = Callable[[str], ServiceSettings]
 
-def received(payload, *, message_id: UUID, correlation_id: UUID | None = None, cause: UUID | None = None) -> Received:
+
+def received(
+    payload: M, *, message_id: UUID, correlation_id: UUID | None = None, cause: UUID | None = None
+) -> Received[M]:
     return Received(
         message_id=message_id,
         subject=payload.subject,
@@ -42,22 +55,24 @@ def id_of(moment: datetime) -> UUID:
     return UUID(f"{int(moment.timestamp() * 1000):012x}7{uuid4().hex[13:16]}8{uuid4().hex[17:]}")
 
 
-async def record(transactions: Transactions, *messages: Received) -> None:
+async def record(transactions: Transactions, *messages: Received[Message]) -> None:
     async with transactions.begin() as tx:
         await handlers.record(tx, messages)
 
 
 @pytest.fixture
-async def database(make_database):
+async def database(make_database: MakeDatabase) -> Database:
     return await make_database("auditor")
 
 
 @pytest.fixture
-def transactions(database) -> Transactions:
+def transactions(database: Database) -> Transactions:
     return Transactions(database.engine("auditor"), producer="auditor")
 
 
-async def test_a_repeated_message_is_in_the_journal_once_and_as_it_first_came(database, transactions) -> None:
+async def test_a_repeated_message_is_in_the_journal_once_and_as_it_first_came(
+    database: Database, transactions: Transactions
+) -> None:
     message = received(queued(), message_id=id_of(datetime.now(UTC)), cause=uuid4())
     await record(transactions, message, received(queued(), message_id=id_of(datetime.now(UTC))))
     await record(transactions, message)
@@ -73,7 +88,7 @@ async def test_a_repeated_message_is_in_the_journal_once_and_as_it_first_came(da
     assert row["occurred_at"] == message.occurred_at
 
 
-async def test_a_huge_payload_is_kept_by_size_and_beginning(database, transactions) -> None:
+async def test_a_huge_payload_is_kept_by_size_and_beginning(database: Database, transactions: Transactions) -> None:
     await record(transactions, received(queued(lane="x" * 70_000), message_id=id_of(datetime.now(UTC))))
     async with database.superuser_engine().connect() as connection:
         payload = await connection.scalar(text("SELECT payload FROM auditor.journal"))
@@ -82,7 +97,9 @@ async def test_a_huge_payload_is_kept_by_size_and_beginning(database, transactio
     assert len(payload["beginning"]) <= 1024
 
 
-async def test_what_is_recorded_cannot_be_changed_by_the_service(database, transactions) -> None:
+async def test_what_is_recorded_cannot_be_changed_by_the_service(
+    database: Database, transactions: Transactions
+) -> None:
     await record(transactions, received(queued(), message_id=id_of(datetime.now(UTC))))
     for statement in ("UPDATE auditor.journal SET subject = 'x'", "DELETE FROM auditor.journal"):
         with pytest.raises(ProgrammingError, match="permission denied"):
@@ -90,7 +107,7 @@ async def test_what_is_recorded_cannot_be_changed_by_the_service(database, trans
                 await connection.execute(text(statement))
 
 
-async def test_a_message_is_in_the_partition_of_its_day(database, transactions) -> None:
+async def test_a_message_is_in_the_partition_of_its_day(database: Database, transactions: Transactions) -> None:
     now = datetime.now(UTC)
     await record(
         transactions,
@@ -109,7 +126,7 @@ async def test_a_message_is_in_the_partition_of_its_day(database, transactions) 
     ]
 
 
-async def test_days_are_made_ahead_and_old_ones_dropped(database, transactions) -> None:
+async def test_days_are_made_ahead_and_old_ones_dropped(database: Database, transactions: Transactions) -> None:
     now = datetime.now(UTC)
     old = now - timedelta(days=100)
     superuser = database.superuser_engine()
@@ -126,8 +143,8 @@ async def test_days_are_made_ahead_and_old_ones_dropped(database, transactions) 
     early = received(queued(), message_id=id_of(now + timedelta(days=1)))
     await record(transactions, early, received(queued(), message_id=id_of(old)))
     async with transactions.engine.begin() as connection:
-        assert await repository.maintain_partitions(connection, 90) == (1, 1)
-        assert await repository.maintain_partitions(connection, 90) == (0, 0)
+        assert await journal.maintain_partitions(connection, 90) == PartitionChanges(1, 1)
+        assert await journal.maintain_partitions(connection, 90) == PartitionChanges(0, 0)
     async with superuser.connect() as connection:
         rows = (
             await connection.execute(text("SELECT message_id, tableoid::regclass::text FROM auditor.journal"))
@@ -135,10 +152,10 @@ async def test_days_are_made_ahead_and_old_ones_dropped(database, transactions) 
     assert rows == [(early.message_id, f"auditor.journal_{now + timedelta(1):%Y%m%d}")]
 
 
-async def test_a_journal_that_would_forget_before_the_streams_do_is_refused(transactions) -> None:
+async def test_a_journal_that_would_forget_before_the_streams_do_is_refused(transactions: Transactions) -> None:
     with pytest.raises(Exception, match="8 days or more"):
         async with transactions.engine.begin() as connection:
-            await repository.maintain_partitions(connection, 7)
+            await journal.maintain_partitions(connection, 7)
 
 
 def test_every_message_of_the_contracts_is_recorded() -> None:
@@ -148,7 +165,7 @@ def test_every_message_of_the_contracts_is_recorded() -> None:
 
 
 async def test_messages_published_by_a_service_arrive_in_the_journal_with_their_cause(
-    make_database, broker_settings
+    make_database: MakeDatabase, broker_settings: BrokerSettingsOf
 ) -> None:
     database = await make_database("auditor", "generation")
     producer = Messaging(

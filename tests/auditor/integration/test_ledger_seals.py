@@ -1,4 +1,4 @@
-"""The ledger against its seals, continuously: whoever edits it as a superuser is found out."""
+"""The ledger against its seals, continuously: an edit as superuser is found."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,19 +10,21 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from auditor import ledger_seals
-from auditor.checker import VIOLATIONS, Checker
-from auditor.ledger_seals import CODE, SealVerifier
+from auditor.domain import LEDGER_SEALS_CODE
+from auditor.loops import seal_verifier
+from auditor.loops.checker import Checker
+from auditor.loops.seal_verifier import SealVerifier
+from auditor.metrics import VIOLATIONS
 from billing.loops.sealer import Sealer
+from contracts.message import SERVICES
 from local_platform.servers import NatsServer
 from service_runtime.database import engine_for
 from tests.auditor.integration.test_service import replica
-from tests.auditor.world import SERVICES
 from tests.billing.ledger_harness import LedgerHarness
 from tests.support import eventually
 from tests.support.databases import Database
 
-UNGUARDED = "SET LOCAL session_replication_role = replica"
+WITHOUT_TRIGGERS = "SET LOCAL session_replication_role = replica"
 
 
 @pytest.fixture
@@ -49,13 +51,13 @@ async def verifier(database: Database) -> AsyncIterator[SealVerifier]:
 
 
 def restarted(database: Database) -> SealVerifier:
-    """One that knows only what is in the database."""
+    """A verifier that knows only what is in the database."""
     return SealVerifier(database.engine("auditor"), database.engine("auditor"))
 
 
 async def seal(ledger: LedgerHarness) -> None:
     sealer = Sealer(ledger.engine)
-    newest = await ledger.scalar("SELECT max(posting_id) FROM billing.balance_ledger")
+    newest: int = await ledger.scalar("SELECT max(posting_id) FROM billing.balance_ledger")
 
     async def sealed() -> bool:
         return (await sealer.seal()).through_posting_id >= newest
@@ -75,12 +77,12 @@ def passed_at() -> float:
 
 
 def counted() -> float | None:
-    return REGISTRY.get_sample_value("auditor_violations", {"invariant": CODE, "severity": "critical"})
+    return REGISTRY.get_sample_value("auditor_violations", {"invariant": LEDGER_SEALS_CODE, "severity": "critical"})
 
 
 async def tamper(database: Database, *statements: str) -> None:
     async with database.superuser_engine().begin() as connection:
-        await connection.execute(text(UNGUARDED))
+        await connection.execute(text(WITHOUT_TRIGGERS))
         for statement in statements:
             changed = (await connection.execute(text(statement))).rowcount
             assert changed >= 1 or statement.startswith("ALTER")
@@ -91,7 +93,7 @@ async def open_findings(database: Database) -> dict[str, str]:
         "SELECT subject_key, found FROM auditor.findings WHERE code = :code AND resolved_at IS NULL ORDER BY finding_id"
     )
     async with database.superuser_engine().connect() as connection:
-        return {row.subject_key: row.found for row in await connection.execute(query, {"code": CODE})}
+        return {row.subject_key: row.found for row in await connection.execute(query, {"code": LEDGER_SEALS_CODE})}
 
 
 async def remembered(database: Database) -> list[int]:
@@ -136,7 +138,7 @@ async def transfer_of(database: Database, posting_id: int) -> UUID:
     ],
 )
 @pytest.mark.parametrize("seals_per_round", [1, 4, 200])
-async def test_an_edited_posting_is_a_finding_under_its_transfer_and_closes_when_it_is_put_right(
+async def test_an_edited_posting_is_a_finding_until_it_is_put_right(
     database: Database,
     ledger: LedgerHarness,
     verifier: SealVerifier,
@@ -144,7 +146,7 @@ async def test_an_edited_posting_is_a_finding_under_its_transfer_and_closes_when
     edit: str,
     seals_per_round: int,
 ) -> None:
-    monkeypatch.setattr(ledger_seals, "SEALS_PER_ROUND", seals_per_round)
+    monkeypatch.setattr(seal_verifier, "SEALS_PER_ROUND", seals_per_round)
     await a_whole_pass(verifier)
     assert (await open_findings(database), counted()) == ({}, 0)
     before = f"CREATE TABLE kept AS SELECT * FROM billing.balance_ledger WHERE posting_id = {(posting := 11)}"
@@ -216,7 +218,7 @@ async def test_a_posting_that_was_put_in_is_a_finding_under_its_transfer(
 async def test_a_flood_of_postings_that_were_put_in_hides_no_other_and_accuses_no_other(
     database: Database, ledger: LedgerHarness, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_seals, "LISTED", 10)
+    monkeypatch.setattr(seal_verifier, "LISTED", 10)
     await leave_a_gap(database, 30)
     await ledger.grant(user := uuid4(), 7)
     await seal(ledger)
@@ -280,7 +282,7 @@ async def test_a_link_that_is_newer_than_the_head_in_the_database_is_missed_too(
     assert list(await open_findings(database)) == ["seal 7"]
 
 
-async def test_a_chain_that_was_cut_off_together_with_its_postings_lacks_the_link_that_was_seen(
+async def test_a_chain_cut_off_with_its_postings_lacks_the_link_that_was_seen(
     database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
     await a_whole_pass(verifier)
@@ -293,7 +295,7 @@ async def test_a_chain_that_was_cut_off_together_with_its_postings_lacks_the_lin
     assert list(await open_findings(database)) == ["seal 6"]
 
 
-async def test_an_edited_posting_does_not_end_the_memory_of_heads_and_an_edited_seal_is_not_remembered(
+async def test_heads_are_remembered_after_an_edited_posting_but_not_an_edited_seal(
     database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
     kept = "CREATE TABLE kept AS SELECT seal_hash FROM billing.ledger_seals WHERE seal_number = 6"
@@ -308,10 +310,10 @@ async def test_an_edited_posting_does_not_end_the_memory_of_heads_and_an_edited_
     assert list(await open_findings(database)) == [str(await transfer_of(database, 1))]
 
 
-async def test_findings_are_opened_before_the_pass_ends_and_counted_from_the_start_after_a_restart(
+async def test_findings_open_before_the_pass_ends_and_count_from_its_start(
     database: Database, ledger: LedgerHarness, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_seals, "SEALS_PER_ROUND", 1)
+    monkeypatch.setattr(seal_verifier, "SEALS_PER_ROUND", 1)
     await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id IN (4, 6)")
     edited = [str(await transfer_of(database, posting)) for posting in (4, 6)]
     before = passed_at()
@@ -320,7 +322,7 @@ async def test_findings_are_opened_before_the_pass_ends_and_counted_from_the_sta
         assert list(await open_findings(database)) == opened
         assert (counted(), passed_at()) == (len(opened), before)
 
-    VIOLATIONS.labels(CODE, "critical").set(0)
+    VIOLATIONS.labels(LEDGER_SEALS_CODE, "critical").set(0)
     await restarted(database).run_round()
     assert counted() == 2
 
@@ -328,7 +330,7 @@ async def test_findings_are_opened_before_the_pass_ends_and_counted_from_the_sta
 async def test_what_a_round_found_and_could_not_write_is_written_by_the_next(
     database: Database, ledger: LedgerHarness, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_seals, "SEALS_PER_ROUND", 1)
+    monkeypatch.setattr(seal_verifier, "SEALS_PER_ROUND", 1)
     await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 2")
     superuser = database.superuser_engine()
     async with superuser.begin() as connection:
@@ -382,8 +384,8 @@ async def test_a_round_is_bounded_in_seals_and_in_postings(
     postings: int,
     expected: int,
 ) -> None:
-    monkeypatch.setattr(ledger_seals, "SEALS_PER_ROUND", seals)
-    monkeypatch.setattr(ledger_seals, "POSTINGS_PER_ROUND", postings)
+    monkeypatch.setattr(seal_verifier, "SEALS_PER_ROUND", seals)
+    monkeypatch.setattr(seal_verifier, "POSTINGS_PER_ROUND", postings)
     rounds = 0
     before = passed_at()
     while passed_at() == before:
@@ -398,13 +400,13 @@ async def test_the_running_service_names_an_edited_posting(
     await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 11")
     transfer = str(await transfer_of(database, 11))
 
-    metric = f'auditor_violations{{invariant="{CODE}",severity="critical"}} 1.0'
+    metric = f'auditor_violations{{invariant="{LEDGER_SEALS_CODE}",severity="critical"}} 1.0'
     async with replica(database, nats_server) as auditor:
 
-        async def told() -> bool:
+        async def named() -> bool:
             return list(await open_findings(database)) == [transfer] and metric in await auditor.metrics()
 
-        await eventually(told, timeout=30)
+        await eventually(named, timeout=30)
 
 
 async def test_the_auditor_may_not_change_what_it_has_seen(database: Database) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -16,15 +16,18 @@ from contracts.generation import GenerationQueued
 from local_platform.servers import NatsServer
 from local_platform.servers.ports import free_port
 from messaging.runtime import Messaging
-from tests.auditor.world import World, damage
+from service_runtime.settings import ServiceSettings
+from tests.auditor.platform_harness import PlatformHarness
 from tests.support.databases import Database
 from tests.support.waiting import eventually
 
 MEMORY_LIMIT_MB = 120
 
+BrokerSettingsOf = Callable[[str], ServiceSettings]
 
-class Replica:
-    """One process of the service."""
+
+class AuditorHarness:
+    """Drives one process of the service through its ops port."""
 
     def __init__(self, process: asyncio.subprocess.Process, ops: str) -> None:
         self.process = process
@@ -43,7 +46,7 @@ class Replica:
 
 
 @asynccontextmanager
-async def replica(database: Database, nats: NatsServer) -> AsyncIterator[Replica]:
+async def replica(database: Database, nats: NatsServer) -> AsyncIterator[AuditorHarness]:
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "auditor.main", "serve"),
@@ -58,7 +61,7 @@ async def replica(database: Database, nats: NatsServer) -> AsyncIterator[Replica
         },
         stdout=asyncio.subprocess.DEVNULL,
     )
-    running = Replica(process, f"http://127.0.0.1:{port}")
+    running = AuditorHarness(process, f"http://127.0.0.1:{port}")
     try:
         await eventually(running.ready, timeout=30, what="the auditor's readiness")
         yield running
@@ -69,7 +72,7 @@ async def replica(database: Database, nats: NatsServer) -> AsyncIterator[Replica
 
 
 @pytest.fixture
-async def generation(database: Database, broker_settings) -> AsyncIterator[Messaging]:
+async def generation(database: Database, broker_settings: BrokerSettingsOf) -> AsyncIterator[Messaging]:
     """A service that publishes."""
     messaging = Messaging(
         service="generation", engine=database.engine("generation"), settings=broker_settings("generation")
@@ -90,17 +93,19 @@ async def publish(messaging: Messaging, count: int) -> None:
 
 async def recorded(database: Database) -> int:
     async with database.superuser_engine().connect() as connection:
-        # The world has one too, without content.
+        # The platform has one too, without content.
         query = text("SELECT count(*) FROM auditor.journal WHERE subject = :subject AND payload <> '{}'")
         return int(await connection.scalar(query, {"subject": GenerationQueued.subject}) or 0)
 
 
-async def test_it_records_checks_and_is_small(database, world: World, generation, nats_server) -> None:
+async def test_it_records_checks_and_is_small(
+    database: Database, platform: PlatformHarness, generation: Messaging, nats_server: NatsServer
+) -> None:
     async with replica(database, nats_server) as auditor:
         await publish(generation, 500)
         await eventually(lambda: _equals(recorded(database), 500), timeout=30, what="500 messages in the journal")
 
-        await damage(database, world, "UPDATE billing.users SET reserved_credits = 7 WHERE user_id = '{user}'")
+        await platform.corrupt("UPDATE billing.users SET reserved_credits = 7 WHERE user_id = '{user}'")
         metric = 'auditor_violations{invariant="held_reservations_are_backed",severity="critical"} 1.0'
         await eventually(lambda: _contains(auditor.metrics(), metric), timeout=30, what="the violation in the metrics")
 
@@ -109,7 +114,7 @@ async def test_it_records_checks_and_is_small(database, world: World, generation
 
 
 async def test_what_was_published_while_the_auditor_was_dead_is_recorded_when_it_is_back(
-    database, world, generation, nats_server
+    database: Database, platform: PlatformHarness, generation: Messaging, nats_server: NatsServer
 ) -> None:
     async with replica(database, nats_server) as first:
         await publish(generation, 300)
@@ -121,9 +126,9 @@ async def test_what_was_published_while_the_auditor_was_dead_is_recorded_when_it
         await eventually(lambda: _equals(recorded(database), 600), timeout=60, what="600 messages in the journal")
 
 
-async def _equals(value, expected: int) -> bool:
+async def _equals(value: Awaitable[int], expected: int) -> bool:
     return await value == expected
 
 
-async def _contains(value, part: str) -> bool:
+async def _contains(value: Awaitable[str], part: str) -> bool:
     return part in await value

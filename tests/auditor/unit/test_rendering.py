@@ -1,16 +1,20 @@
 """What an operator reads."""
 
+import io
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import uuid4
 
+import pytest
+
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.reports import render_report
-from auditor.text_tables import render_record, render_table
+from auditor.terminal import as_text, print_to, record, table
 from auditor.timeline import Hop, render_timeline
 
 
 def test_columns_are_in_line_and_numbers_to_the_right() -> None:
-    assert render_table(("name", "ms"), [("a", 5), ("longer", 1200)], right=(1,)).splitlines() == [
+    assert as_text(table(("name", "ms"), [("a", 5), ("longer", 1200)], right=(1,))).splitlines() == [
         "name      ms",
         "------  ----",
         "a          5",
@@ -19,18 +23,54 @@ def test_columns_are_in_line_and_numbers_to_the_right() -> None:
 
 
 def test_long_values_are_cut_and_lines_stay_lines() -> None:
-    (_, _, line) = render_table(("a",), [("x\ny" * 100,)]).splitlines()
+    (_, _, line) = as_text(table(("a",), [("x\ny" * 100,)])).splitlines()
     assert len(line) == 100
     assert line.endswith("…")
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_styles_and_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal, shown = Terminal(), table(("name", "ms"), [("a", 5)])
+    print_to(terminal, shown)
+    assert "\x1b[1m" in terminal.getvalue()
+    assert re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()) == as_text(shown) + "\n"
+
+
+def test_a_line_is_whole_however_narrow_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    ids = [str(uuid4()) for _ in range(10)]
+    (_, _, line) = as_text(table([f"id {number}" for number in range(10)], [ids])).splitlines()
+    assert line.split() == ids
+
+
+def test_a_report_shows_both_sides_whole_however_long_they_are() -> None:
+    long = "word " * 60 + "the end"
+    broken = Invariant(code="no_gaps", severity="critical", meaning="There is no gap", query="")
+    result = Result(broken, 1, (Violation("no_gaps", "critical", "user 1", long, long),), 0.25)
+    text = as_text(render_report(Report(datetime(2026, 11, 1, tzinfo=UTC), 60, (result,))))
+    assert text.count(long) == 2
+
+
+def test_control_characters_do_not_reach_a_terminal() -> None:
+    shown = as_text(record([("error", "a\x1b[2Jb\x07")]))
+    assert shown == "error  a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}"
+
+
 def test_times_are_utc_to_the_millisecond() -> None:
     moment = datetime(2026, 11, 1, 14, 0, 0, 123_456, tzinfo=timezone(timedelta(hours=2)))
-    assert render_record([("at", moment)]) == "at  2026-11-01 12:00:00.123Z"
+    assert as_text(record([("at", moment)])) == "at  2026-11-01 12:00:00.123Z"
 
 
 def test_a_record_leaves_out_what_is_null() -> None:
-    assert render_record([("status", "held"), ("resolved_at", None), ("late", False)]) == "status  held\nlate    False"
+    assert (
+        as_text(record([("status", "held"), ("resolved_at", None), ("late", False)])) == "status  held\nlate    False"
+    )
 
 
 def test_a_report_names_every_invariant_and_each_offender_with_both_sides() -> None:
@@ -42,7 +82,7 @@ def test_a_report_names_every_invariant_and_each_offender_with_both_sides() -> N
         tolerance_seconds=60,
         results=(Result(fine, 0, (), 0.25), Result(broken, 7, (violation,), 0.25)),
     )
-    text = render_report(report)
+    text = as_text(render_report(report))
     assert "ok          all_well" in text
     assert "7 VIOLATED  no_gaps" in text
     assert "no_gaps    user 1   3 lines   2 lines" in text
@@ -63,7 +103,7 @@ def test_a_timeline_shows_the_latency_of_each_hop_and_its_cause() -> None:
         trace_id=None,
         summary="price=30",
     )
-    (_, _, line) = render_timeline([hop]).splitlines()
+    (_, _, line) = as_text(render_timeline([hop])).splitlines()
     assert line.split() == [
         "11-01",
         "12:30:00.250",

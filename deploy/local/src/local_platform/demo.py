@@ -15,7 +15,8 @@ from uuid import UUID
 
 import httpx
 
-from auditor.timeline import render_timeline, timeline
+from auditor.terminal import as_text
+from auditor.timeline import read_timeline, render_timeline
 from local_platform.api_client import ApiClient, UnexpectedAnswerError
 from local_platform.console import bold, dim, green, red, say, table
 from local_platform.description import PlatformDescription
@@ -222,10 +223,10 @@ class _Demo:
         engine = engine_for(self._platform.postgres.dsns["auditor"], application_name="reelhouse-demo")
         try:
             async with engine.connect() as connection:
-                hops = await timeline(connection, UUID(clip["id"]))
+                hops = await read_timeline(connection, UUID(clip["id"]))
         finally:
             await engine.dispose()
-        say(_indented(render_timeline(hops)))
+        say(_indented(as_text(render_timeline(hops))))
         services = {hop.producer for hop in hops}
         _must(services >= {"gateway", "billing", "generation", "storage"}, "all four services are in it")
 

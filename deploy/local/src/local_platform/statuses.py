@@ -5,10 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import auditor.statuses
+import billing.statuses
 import storage.statuses
 from contracts.statuses import StatusMeaning, status_table
 
 AGGREGATES: Final[Mapping[str, Mapping[Any, StatusMeaning]]] = {
+    "Reservation (billing)": billing.statuses.RESERVATION_STATUS_MEANING,
+    "Grant (billing)": billing.statuses.GRANT_STATE_MEANING,
+    "Finding (auditor)": auditor.statuses.FINDING_STATE_MEANING,
     "Verification (storage)": storage.statuses.VERIFICATION_STATUS_MEANING,
     "Asset (storage)": storage.statuses.ASSET_STATUS_MEANING,
     "Upload (storage)": storage.statuses.UPLOAD_STATUS_MEANING,

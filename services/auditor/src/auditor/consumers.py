@@ -1,4 +1,4 @@
-"""What the auditor reads: every message that the contracts let it read, each into the journal."""
+"""What the auditor reads: every message that the contracts let it read goes into the journal."""
 
 from typing import Final
 
@@ -7,10 +7,10 @@ from contracts.registry import consumed_by
 from messaging.consumers import Subscription
 
 LINGER_SECONDS: Final = 0.25
-"""Nobody waits for the journal: a batch costs as much as a message."""
+"""Nothing waits for the journal, so messages are collected: a batch costs as much as a message."""
 
 # The journal's primary key is the message id, so a repeated message is harmless without an inbox.
-SUBSCRIPTIONS = tuple(
+SUBSCRIPTIONS: Final = tuple(
     Subscription(message, handlers.record, inbox=False, linger_seconds=LINGER_SECONDS)
     for message in consumed_by("auditor")
 )

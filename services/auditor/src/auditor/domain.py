@@ -1,16 +1,19 @@
-"""What a check is about. Pure: no input, no output."""
+"""Invariants, and what a check of them says. Pure: no input, no output."""
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 Severity = Literal["critical", "warning"]
 """Critical: credits or files are wrong, or may be. Warning: something waits for an operator."""
 
+LEDGER_SEALS_CODE: Final = "the_ledger_is_as_sealed"
+"""The one invariant that is no query: the seal verifier proves it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """Something that always holds, as a query that returns the rows which break it.
+    """Something that always holds, as a query that returns the rows that break it.
 
     The columns are ``subject`` (the id an operator would look up), ``expected`` and ``found``, all text. The query may
     use ``:tolerance``, the seconds for which services may disagree while messages are under way.

@@ -2,7 +2,7 @@
 
 
 class UnknownIdentity(Exception):
-    """No service holds this id, and no message and no finding mentions it."""
+    """No service knows this id, and no message and no finding mentions it."""
 
 
 class UnusableIdentity(Exception):
@@ -10,4 +10,4 @@ class UnusableIdentity(Exception):
 
 
 class NoDatabase(Exception):
-    """Nobody said which database to look at."""
+    """Neither the environment nor the command line names a database."""

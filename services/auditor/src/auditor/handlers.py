@@ -1,31 +1,32 @@
-"""Writing down what was received."""
+"""Writes received messages to the journal."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
-from auditor import repository
+from auditor.repository import journal
+from auditor.repository.journal import JournalEntry
 from contracts.message import Message
 from contracts.registry import stream_of
 from messaging.received import Received
 from messaging.transaction import Transaction
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
-"""Larger payloads are kept by size and beginning only: the journal is for reading, the outbox holds the original."""
+"""Of a larger payload only the size and the beginning are kept: the outbox has the original."""
 _BEGINNING_CHARACTERS: Final = 1024
 
 
 async def record(tx: Transaction, messages: Sequence[Received[Message]]) -> None:
-    """Add a batch to the journal in one statement; those that are in it already stay as they are."""
-    await repository.add_entries(tx.connection, [entry_of(received) for received in messages])
+    """Add a batch to the journal in one statement; messages that are in it already stay unchanged."""
+    await journal.add_entries(tx.connection, [journal_entry(received) for received in messages])
 
 
-def entry_of(received: Received[Message]) -> repository.Entry:
+def journal_entry(received: Received[Message]) -> JournalEntry:
     """The journal's row for one message."""
     payload = received.payload
-    return repository.Entry(
+    return JournalEntry(
         message_id=received.message_id,
         subject=received.subject,
         stream=stream_of(received.subject),
@@ -33,15 +34,15 @@ def entry_of(received: Received[Message]) -> repository.Entry:
         producer=payload.producers[0],
         correlation_id=received.correlation_id,
         causation_id=received.causation_id,
-        user_id=_user_of(payload),
+        user_id=_find_user(payload),
         traceparent=received.traceparent,
         occurred_at=received.occurred_at,
-        payload=_bounded(msgspec.json.encode(payload)),
+        payload=_shortened(msgspec.json.encode(payload)),
     )
 
 
-def _user_of(payload: Any) -> UUID | None:
-    """Whose message it is; some carry the user inside what they are about."""
+def _find_user(payload: Message) -> UUID | None:
+    """The user that the message is about; some messages carry the user inside an order or a payment."""
     for holder in (payload, getattr(payload, "order", None), getattr(payload, "payment", None)):
         user_id = getattr(holder, "user_id", None)
         if isinstance(user_id, UUID):
@@ -49,9 +50,9 @@ def _user_of(payload: Any) -> UUID | None:
     return None
 
 
-def _bounded(encoded: bytes) -> str:
+def _shortened(encoded: bytes) -> str:
     text = encoded.decode()
     if len(encoded) <= MAX_PAYLOAD_BYTES:
         return text
-    shortened = {"shortened": True, "size_bytes": len(encoded), "beginning": text[:_BEGINNING_CHARACTERS]}
-    return msgspec.json.encode(shortened).decode()
+    beginning = {"shortened": True, "size_bytes": len(encoded), "beginning": text[:_BEGINNING_CHARACTERS]}
+    return msgspec.json.encode(beginning).decode()

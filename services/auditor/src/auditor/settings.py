@@ -1,7 +1,7 @@
 """What the auditor must be told; see ``.env.example``."""
 
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service_runtime.settings import ServiceSettings
 
@@ -16,3 +16,11 @@ class Settings(ServiceSettings):
     tolerance_seconds: float = Field(default=60.0, ge=0)
     """How long services may disagree while messages are under way, before it counts as a violation."""
     journal_retention_days: int = Field(default=90, ge=8)
+
+
+class CommandSettings(BaseSettings):
+    """What an operator's command reads from the environment, unless the command line names a platform."""
+
+    model_config = SettingsConfigDict(env_prefix="AUDITOR_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    database_url: SecretStr | None = None

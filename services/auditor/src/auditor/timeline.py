@@ -1,17 +1,18 @@
-"""What happened to one generation or payment, hop by hop across services, with the latency of each hop."""
+"""The messages of one generation, payment or user, hop by hop across services, with the latency of each hop."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
+from rich.table import Table
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from auditor.text_tables import render_table
+from auditor.terminal import table
 
-_TELLING: Final = (
+_SUMMARY_FIELDS: Final = (
     "status",
     "reason",
     "kind",
@@ -35,12 +36,12 @@ _TELLING: Final = (
     "detail",
     "retry_at",
 )
-"""Fields of payloads that tell an operator something; the rest is in the journal."""
+"""Fields of payloads that an operator wants to see; the rest is in the journal."""
 
 _ENTRIES: Final = text(
     """
-    SELECT j.message_id, j.subject, j.producer, j.correlation_id, j.causation_id, j.occurred_at, j.traceparent,
-           j.payload, cause.subject AS cause_subject, cause.occurred_at AS cause_occurred_at
+    SELECT j.message_id, j.subject, j.producer, j.correlation_id, j.occurred_at, j.traceparent, j.payload,
+           cause.subject, cause.occurred_at
     FROM auditor.journal AS j
     LEFT JOIN auditor.journal AS cause ON cause.message_id = j.causation_id
     WHERE j.correlation_id = :id OR j.user_id = :id
@@ -48,6 +49,20 @@ _ENTRIES: Final = text(
     LIMIT :limit
     """
 )
+
+
+class _Entry(NamedTuple):
+    """A message of the journal, and what is known of the message that caused it."""
+
+    message_id: UUID
+    subject: str
+    producer: str
+    correlation_id: UUID
+    occurred_at: datetime
+    traceparent: str | None
+    payload: Mapping[str, object]
+    cause_subject: str | None
+    cause_occurred_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +85,15 @@ class Hop:
     summary: str
 
 
-async def timeline(connection: AsyncConnection, identity: UUID, limit: int = 200) -> list[Hop]:
+async def read_timeline(connection: AsyncConnection, identity: UUID, limit: int = 200) -> list[Hop]:
     """The messages of a generation, a payment or a user, oldest first; the latest ``limit`` if there are more."""
-    rows = (await connection.execute(_ENTRIES, {"id": identity, "limit": limit})).mappings().all()
-    ordered = list(reversed(rows))
-    return [_hop(row, ordered[0]["occurred_at"]) for row in ordered]
+    rows = await connection.execute(_ENTRIES, {"id": identity, "limit": limit})
+    entries = [_Entry(*row) for row in rows][::-1]
+    return [_hop(entry, entries[0].occurred_at) for entry in entries]
 
 
-def render_timeline(hops: list[Hop]) -> str:
-    """A table for the terminal: when, how long after the cause, who said what because of what."""
+def render_timeline(hops: list[Hop]) -> Table:
+    """When, how long after the cause, which service published which message, and because of which."""
     rows = [
         (
             hop.occurred_at.astimezone(UTC).strftime("%m-%d %H:%M:%S.%f")[:-3],
@@ -91,27 +106,27 @@ def render_timeline(hops: list[Hop]) -> str:
         )
         for hop in hops
     ]
-    return render_table(("at (UTC)", "ms", "hop ms", "service", "message", "because of", "what"), rows, right=(1, 2))
+    return table(("at (UTC)", "ms", "hop ms", "service", "message", "because of", "what"), rows, right=(1, 2))
 
 
-def _hop(row: Mapping[Any, Any], start: datetime) -> Hop:
-    caused_at = row["cause_occurred_at"]
+def _hop(entry: _Entry, start: datetime) -> Hop:
+    caused_at = entry.cause_occurred_at
     return Hop(
-        message_id=row["message_id"],
-        occurred_at=row["occurred_at"],
-        producer=row["producer"],
-        name=_short(row["subject"]),
-        correlation_id=row["correlation_id"],
-        cause=None if row["cause_subject"] is None else _short(row["cause_subject"]),
-        since_start_ms=_milliseconds(start, row["occurred_at"]),
-        hop_ms=None if caused_at is None else _milliseconds(caused_at, row["occurred_at"]),
-        trace_id=row["traceparent"].split("-")[1] if row["traceparent"] else None,
-        summary=_summary(row["payload"]),
+        message_id=entry.message_id,
+        occurred_at=entry.occurred_at,
+        producer=entry.producer,
+        name=_short(entry.subject),
+        correlation_id=entry.correlation_id,
+        cause=None if entry.cause_subject is None else _short(entry.cause_subject),
+        since_start_ms=_milliseconds(start, entry.occurred_at),
+        hop_ms=None if caused_at is None else _milliseconds(caused_at, entry.occurred_at),
+        trace_id=entry.traceparent.split("-")[1] if entry.traceparent else None,
+        summary=_summary(entry.payload),
     )
 
 
 def _short(subject: str) -> str:
-    """``billing.event.credits-reserved.v1`` is credits-reserved."""
+    """``billing.event.credits-reserved.v1`` becomes ``credits-reserved``."""
     return subject.split(".")[2]
 
 
@@ -119,11 +134,11 @@ def _milliseconds(earlier: datetime, later: datetime) -> float:
     return (later - earlier).total_seconds() * 1000
 
 
-def _summary(payload: Mapping[str, Any]) -> str:
+def _summary(payload: Mapping[str, object]) -> str:
     inner = [part for name in ("order", "payment", "claim") if isinstance(part := payload.get(name), dict)]
-    seen: dict[str, Any] = {}
+    shown: dict[str, object] = {}
     for part in (payload, *inner):
-        for name in _TELLING:
+        for name in _SUMMARY_FIELDS:
             if part.get(name) is not None and part.get(name) is not False:
-                seen.setdefault(name, part[name])
-    return " ".join(f"{name.removesuffix('_credits')}={value}" for name, value in seen.items())
+                shown.setdefault(name, part[name])
+    return " ".join(f"{name.removesuffix('_credits')}={value}" for name, value in shown.items())

@@ -11,13 +11,13 @@ from typing import Final, Literal
 from uuid import UUID
 
 from billing.errors import CaptureExceedsReservation, InvalidAmount
+from billing.statuses import GrantState, ReservationStatus
 from contracts.billing import ClawBackCredits, GrantCredits
 from contracts.values import LedgerLine, MovementReason
 
 PlatformAccount = Literal["platform:issued", "platform:revenue", "platform:expired", "platform:refunded"]
 UserAccount = Literal["user:available", "user:reserved", "user:receivable"]
 LedgerAccount = UserAccount | PlatformAccount
-ReservationStatus = Literal["held", "captured", "released"]
 RefusalCode = Literal["insufficient_credits", "account_frozen"]
 
 BOUGHT_REASONS: Final[frozenset[MovementReason]] = frozenset({"purchase", "dispute_won", "refund_failed"})
@@ -70,9 +70,11 @@ class Grant:
     expires_at: datetime | None
     granted_at: datetime
 
-    def is_due(self, now: datetime) -> bool:
-        """Whether its time has come."""
-        return self.expires_at is not None and self.expires_at <= now
+    def state(self, now: datetime) -> GrantState:
+        """What can be done with the grant at ``now``."""
+        if not self.remaining_credits:
+            return "used_up"
+        return "due" if self.expires_at is not None and self.expires_at <= now else "spendable"
 
     @property
     def spending_order(self) -> tuple[bool, bool, float, datetime, UUID]:
@@ -292,7 +294,7 @@ def move(
 
 def expire_due(book: Book, account: Account) -> list[Expiry]:
     """Take away the remainder of every due grant. Credits that are reserved stay until they are resolved."""
-    due = [grant for grant in account.grants.values() if grant.remaining_credits and grant.is_due(book.occurred_at)]
+    due = [grant for grant in account.grants.values() if grant.state(book.occurred_at) == "due"]
     expiries: list[Expiry] = []
     for grant in sorted(due, key=lambda grant: grant.spending_order):
         lost = grant.remaining_credits

@@ -1,25 +1,25 @@
-"""Asking every schema about an id, at one moment."""
+"""Reads everything about an id from every schema, at one moment."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field
+from typing import Final
+from uuid import UUID
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from auditor.dossier.identities import Key, Meaning, checked, find_meanings, uuid_of
-from auditor.dossier.sections import HOPS, ORDERS, QUESTIONS, Question, own_rows
+from auditor.dossier.identities import IdColumn, Identification, identify, uuid_of, validated
+from auditor.dossier.sections import HOPS, ORDERS, SECTION_QUERIES, SectionQuery, own_rows
 from auditor.errors import UnknownIdentity
 from auditor.schemas import snapshot
-from auditor.timeline import Hop, timeline
+from auditor.timeline import Hop, read_timeline
 
 ROWS_PER_SECTION: Final = 50
 HOPS_SHOWN: Final = 200
 MOST_ROWS: Final = 100_000
-"""Of a section or a timeline, when everything is asked for: what a terminal's memory bears."""
+"""Of a section or a timeline, when all rows are asked for: as much as memory and patience bear."""
 
-_HELD_BACK: Final = frozenset(("body", "body_sha256", "content_hash", "request_hash"))
+_OMITTED_COLUMNS: Final = frozenset(("body", "body_sha256", "content_hash", "request_hash"))
 """Columns that tell an operator nothing, or more about a person than a terminal needs."""
 _SHOWN_IN_SECTIONS: Final = frozenset(("a generation", "a payment", "a user"))
 
@@ -29,11 +29,11 @@ _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What one table says: the first ``rows`` of ``total``. One row is shown as a record, several as a table."""
+    """The rows of one table: the first of ``total``. One row is shown as a record, several as a table."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    rows: tuple[tuple[object, ...], ...]
     total: int
     whole_records: bool
 
@@ -42,7 +42,7 @@ class Section:
 class Chapter:
     """Everything about one generation, payment or user. ``hops`` are the latest of ``hops_total``."""
 
-    meaning: Meaning
+    identification: Identification
     hops: tuple[Hop, ...]
     hops_total: int
     sections: tuple[Section, ...]
@@ -50,80 +50,90 @@ class Chapter:
 
 @dataclass(frozen=True, slots=True)
 class Dossier:
-    """The answer to "what happened to this id?": a chapter for each thing that it belongs to, nearly always one."""
+    """The answer to "what happened to this id?": a chapter for each subject that it belongs to, nearly always one."""
 
     argument: str
     chapters: tuple[Chapter, ...]
-    everything: bool
+    all_rows: bool
 
 
-async def dossier(engine: AsyncEngine, argument: str, everything: bool = False) -> Dossier:
+@dataclass(slots=True)
+class _Parameters:
+    """The values that the queries may use."""
+
+    id: UUID | None
+    key: str
+    argument: str
+    argument_id: UUID | None
+    orders: list[UUID] = field(default_factory=list)
+
+
+async def read_dossier(engine: AsyncEngine, argument: str, all_rows: bool = False) -> Dossier:
     """Look in every schema for ``argument``, an id of the platform or of a provider, on one snapshot.
 
-    ``everything``: all rows (up to MOST_ROWS a section), not the latest alone. Raises UnknownIdentity if there is no
-    trace of it, UnusableIdentity if it cannot be an id.
+    ``all_rows``: up to MOST_ROWS a section, not the latest alone. Raises UnknownIdentity if there is no trace of the
+    id, UnusableIdentity if it cannot be one.
     """
-    asked = checked(argument)
+    asked = validated(argument)
     async with snapshot(engine) as connection:
-        meanings = await find_meanings(connection, asked)
-        chapters = [await _chapter(connection, asked, meaning, everything) for meaning in meanings]
-    known = tuple(chapter for chapter in chapters if chapter.meaning.what or chapter.hops or chapter.sections)
+        identifications = await identify(connection, asked)
+        chapters = [await _read_chapter(connection, asked, one, all_rows) for one in identifications]
+    known = tuple(one for one in chapters if one.identification.descriptions or one.hops or one.sections)
     if not known:
-        raise UnknownIdentity(f"{asked} is nobody's: no service knows it, and no message or finding mentions it")
-    return Dossier(asked, known, everything)
+        raise UnknownIdentity(f"{asked} is unknown: no service knows it, and no message or finding mentions it")
+    return Dossier(asked, known, all_rows)
 
 
-async def _chapter(connection: AsyncConnection, argument: str, meaning: Meaning, everything: bool) -> Chapter:
-    subject = meaning.subject
-    values: dict[str, Any] = {
-        "id": subject.uuid,
-        "key": subject.key,
-        "argument": argument,
-        "argument_id": uuid_of(argument),
-    }
-    values["orders"] = list((await connection.execute(_typed(ORDERS[subject.kind]), values)).scalars())
-    limit = MOST_ROWS if everything else ROWS_PER_SECTION
-    found = [await _own_section(connection, key, values, limit) for key in meaning.keys if not _is_subject(key)]
-    for question in QUESTIONS:
-        where = question.where.get(subject.kind)
+async def _read_chapter(
+    connection: AsyncConnection, argument: str, identification: Identification, all_rows: bool
+) -> Chapter:
+    subject = identification.subject
+    parameters = _Parameters(subject.uuid, subject.key, argument, uuid_of(argument))
+    orders = await connection.execute(_typed(ORDERS[subject.kind]), asdict(parameters))
+    parameters.orders = list(orders.scalars())
+    limit = MOST_ROWS if all_rows else ROWS_PER_SECTION
+    sections = [
+        await _read_own_rows(connection, column, parameters, limit)
+        for column in identification.columns
+        if column.description not in _SHOWN_IN_SECTIONS
+    ]
+    for section_query in SECTION_QUERIES:
+        where = section_query.where.get(subject.kind)
         if where is not None:
-            found.append(await _section(connection, question, where, values, limit))
+            sections.append(await _read_section(connection, section_query, where, parameters, limit))
     hops: list[Hop] = []
     if subject.uuid is not None:
-        hops = await timeline(connection, subject.uuid, MOST_ROWS if everything else HOPS_SHOWN)
-    total = await connection.scalar(_typed(HOPS), values)
-    return Chapter(meaning, tuple(hops), total or 0, tuple(section for section in found if section.rows))
+        hops = await read_timeline(connection, subject.uuid, MOST_ROWS if all_rows else HOPS_SHOWN)
+    total: int | None = await connection.scalar(_typed(HOPS), asdict(parameters))
+    return Chapter(identification, tuple(hops), total or 0, tuple(section for section in sections if section.rows))
 
 
-def _is_subject(key: Key) -> bool:
-    return key.what in _SHOWN_IN_SECTIONS
-
-
-async def _section(
-    connection: AsyncConnection, question: Question, where: str, values: Mapping[str, Any], limit: int
+async def _read_section(
+    connection: AsyncConnection, section_query: SectionQuery, where: str, parameters: _Parameters, limit: int
 ) -> Section:
-    query = question.query.replace("{where}", where)
-    return await _read(connection, question.title, query, values, limit, question.whole_records)
+    query = section_query.query.replace("{where}", where)
+    return await _read(connection, section_query.title, query, parameters, limit, section_query.whole_records)
 
 
-async def _own_section(connection: AsyncConnection, key: Key, values: Mapping[str, Any], limit: int) -> Section:
-    return await _read(connection, f"This id in {key.table}", own_rows(key), values, limit, whole_records=False)
+async def _read_own_rows(connection: AsyncConnection, column: IdColumn, parameters: _Parameters, limit: int) -> Section:
+    title = f"This id in {column.table}"
+    return await _read(connection, title, own_rows(column), parameters, limit, whole_records=False)
 
 
 async def _read(
-    connection: AsyncConnection, title: str, query: str, values: Mapping[str, Any], limit: int, whole_records: bool
+    connection: AsyncConnection, title: str, query: str, parameters: _Parameters, limit: int, whole_records: bool
 ) -> Section:
     result = await connection.execute(
         _typed(f"SELECT *, count(*) OVER () FROM ({query}) AS part LIMIT {limit}"),  # noqa: S608
-        values,
+        asdict(parameters),
     )
     names = list(result.keys())[:-1]
     rows = result.all()
-    shown = [place for place, name in enumerate(names) if name not in _HELD_BACK]
+    shown = [place for place, name in enumerate(names) if name not in _OMITTED_COLUMNS]
     return Section(
         title=title,
         columns=tuple(names[place] for place in shown),
-        rows=tuple(tuple(_told(row[place]) for place in shown) for row in rows),
+        rows=tuple(tuple(_readable(row[place]) for place in shown) for row in rows),
         total=rows[0][-1] if rows else 0,
         whole_records=whole_records,
     )
@@ -134,5 +144,5 @@ def _typed(query: str) -> TextClause:
     return text(_PARAMETER.sub(lambda match: f"CAST({match[0]} AS {_TYPES[match[1]]})", query))
 
 
-def _told(value: Any) -> Any:
+def _readable(value: object) -> object:
     return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -1,15 +1,15 @@
-"""What to ask the schemas about a generation, a payment or a user, as SQL.
+"""The sections of a chapter: what to ask the schemas about a generation, a payment or a user, as SQL.
 
 ``:id`` is the subject's UUID, ``:key`` the same as text, ``:argument`` what the operator typed (``:argument_id`` if it
-is a UUID), and ``:orders`` the ids by which the subject's messages are correlated. Where more rows may be than are
-shown, the latest come first.
+is a UUID), and ``:orders`` the ids by which the subject's messages are correlated. Where there may be more rows than
+are shown, the latest come first.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from auditor.dossier.identities import Key, SubjectKind
+from auditor.dossier.identities import IdColumn, SubjectKind
 from auditor.schemas import for_each_schema
 from contracts.message import SERVICES, Service
 from contracts.permissions import durable_name
@@ -17,10 +17,10 @@ from contracts.registry import consumed_by, stream_of
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One section. ``where`` is its condition for each kind of subject; kinds without one are not asked.
+class SectionQuery:
+    """One section. ``where`` is its condition for each kind of subject; other kinds do not have the section.
 
-    ``whole_records``: the rows are told one by one, because their texts are too long for a table.
+    ``whole_records``: the rows are shown one by one, because their texts are too long for a table.
     """
 
     title: str
@@ -40,7 +40,7 @@ _OF_PAYMENT: Final[Mapping[SubjectKind, str]] = {
 }
 _OF_PURCHASE: Final[Mapping[SubjectKind, str]] = {"payment": "payment_id = :id", "user": "user_id = :id"}
 _OF_MONEY: Final[Mapping[SubjectKind, str]] = {**_OF_ORDER, **_OF_PURCHASE}
-_OF_ANYONE: Final[Mapping[SubjectKind, str]] = dict.fromkeys(
+_FOR_ALL: Final[Mapping[SubjectKind, str]] = dict.fromkeys(
     ("generation", "payment", "user", "correlation", "mention"), "true"
 )
 
@@ -93,10 +93,10 @@ _MESSAGES: Final = f"""
     {_SENT}
     UNION ALL SELECT message_id, subject FROM auditor.journal WHERE correlation_id = ANY(:orders) OR user_id = :id
 """  # noqa: S608 - schema names are constants of the contracts
-"""Of a subject, from the outboxes and from the journal: either may be the one that lacks a message."""
+"""The messages of a subject, from the outboxes and from the journal: either may lack one."""
 
 _ORDERS: Final = "SELECT unnest(:orders)"
-"""A set to join with: a list would be searched from the start for every row of a ledger."""
+"""A set to join with: a list would be searched from its start for every row of a ledger."""
 
 _PARTS: Final = f"""
     SELECT unnest(:orders) AS part
@@ -120,8 +120,8 @@ _PARTS: Final = f"""
 """  # noqa: S608 - as above
 """Every id of a subject that a finding may be about."""
 
-QUESTIONS: Final = (
-    Question(
+SECTION_QUERIES: Final = (
+    SectionQuery(
         "Request (gateway)",
         """
         SELECT generation_id, user_id, idempotency_key, created_at, verdict, required_credits, available_credits
@@ -129,8 +129,8 @@ QUESTIONS: Final = (
         """,
         _OF_ORDER,
     ),
-    Question(
-        "What the user is shown (gateway)",
+    SectionQuery(
+        "Generation as the user is shown it (gateway)",
         """
         SELECT status, version, price_credits, attempt_number, failure_code, failure_detail, late, captured_credits,
                released_credits, object_key, completed_at, updated_at
@@ -138,7 +138,7 @@ QUESTIONS: Final = (
         """,
         _OF_GENERATION,
     ),
-    Question(
+    SectionQuery(
         "Generation",
         """
         SELECT generation_id, user_id, model_id, kind, lane, status, version, price_credits, attempt_count, failures,
@@ -148,12 +148,12 @@ QUESTIONS: Final = (
         """,
         _OF_ORDER,
     ),
-    Question(
+    SectionQuery(
         "Cancellation",
         "SELECT generation_id, user_id, requested_at FROM generation.cancellations WHERE {where}",
         _OF_GENERATION,
     ),
-    Question(
+    SectionQuery(
         "Attempts",
         """
         SELECT attempt_number, status, endpoint_id, provider_job_id, prepared_at, submitted_at, started_at, ended_at,
@@ -162,8 +162,8 @@ QUESTIONS: Final = (
         """,
         _OF_GENERATION,
     ),
-    Question(
-        "What the provider said, latest first",
+    SectionQuery(
+        "Reports of the provider, latest first",
         """
         SELECT c.received_at, c.source, a.attempt_number, c.processed_at, c.tries, c.outcome
         FROM generation.provider_callbacks AS c JOIN generation.attempts AS a USING (attempt_id)
@@ -171,7 +171,7 @@ QUESTIONS: Final = (
         """,
         _OF_GENERATION,
     ),
-    Question(
+    SectionQuery(
         "Asset",
         """
         SELECT asset_id, role, attempt_number, object_key, poster_object_key, size_bytes, sha256, media, stored_at
@@ -179,15 +179,15 @@ QUESTIONS: Final = (
         """,
         _OF_GENERATION,
     ),
-    Question(
-        "What storage was asked, latest first",
+    SectionQuery(
+        "Requests to storage, latest first",
         """
         SELECT subject, asked_at, answered_at, answer, tries, next_try_at
         FROM storage.verifications WHERE {where} ORDER BY asked_at DESC
         """,
         _OF_GENERATION,
     ),
-    Question(
+    SectionQuery(
         "Uploads, latest first",
         """
         SELECT u.upload_id, u.content_type, u.size_bytes, u.created_at, s.verified_at
@@ -196,7 +196,7 @@ QUESTIONS: Final = (
         """,
         {"user": "u.user_id = :id"},
     ),
-    Question(
+    SectionQuery(
         "Reservation",
         """
         SELECT generation_id, user_id, amount_credits, status, captured_credits, reserved_at, deadline_at, resolved_at,
@@ -205,7 +205,7 @@ QUESTIONS: Final = (
         """,
         _OF_ORDER,
     ),
-    Question(
+    SectionQuery(
         "Refusal",
         """
         SELECT generation_id, user_id, code, required_credits, available_credits, refused_at
@@ -213,7 +213,7 @@ QUESTIONS: Final = (
         """,
         _OF_ORDER,
     ),
-    Question(
+    SectionQuery(
         "Request for a payment (gateway)",
         """
         SELECT payment_id, user_id, idempotency_key, created_at, refusal_code, refusal_detail
@@ -221,7 +221,7 @@ QUESTIONS: Final = (
         """,
         _OF_PURCHASE,
     ),
-    Question(
+    SectionQuery(
         "Payment as the user is shown it (gateway)",
         """
         SELECT payment_id, status, version, refunded_cents, detail, updated_at
@@ -229,7 +229,7 @@ QUESTIONS: Final = (
         """,
         _OF_PURCHASE,
     ),
-    Question(
+    SectionQuery(
         "Payment",
         """
         SELECT payment_id, user_id, provider, provider_reference, charge_reference, status, resolution, version,
@@ -239,7 +239,7 @@ QUESTIONS: Final = (
         """,
         _OF_PURCHASE,
     ),
-    Question(
+    SectionQuery(
         "Credits ordered for the payment",
         """
         SELECT payment_id, kind, reference, amount_credits, ordered_at, posted_at, movement_id
@@ -247,7 +247,7 @@ QUESTIONS: Final = (
         """,
         _OF_PAYMENT,
     ),
-    Question(
+    SectionQuery(
         "Refunds",
         """
         SELECT payment_id, amount_cents, state, actor, note, provider_reference, created_at, updated_at, next_try_at,
@@ -256,7 +256,7 @@ QUESTIONS: Final = (
         """,
         _OF_PAYMENT,
     ),
-    Question(
+    SectionQuery(
         "Disputes",
         """
         SELECT payment_id, amount_cents, state, provider_reference, created_at, updated_at
@@ -264,7 +264,7 @@ QUESTIONS: Final = (
         """,
         _OF_PAYMENT,
     ),
-    Question(
+    SectionQuery(
         "Reviews",
         """
         SELECT payment_id, code, expected, found, opened_at, resolved_at, resolution, actor, note, review_id
@@ -273,7 +273,7 @@ QUESTIONS: Final = (
         _OF_PAYMENT,
         whole_records=True,
     ),
-    Question(
+    SectionQuery(
         "Events of the provider, latest first",
         """
         SELECT received_at, event_type, source, reference, matched_at, event_id
@@ -281,7 +281,7 @@ QUESTIONS: Final = (
         """,
         {"payment": "payment_id = :id"},
     ),
-    Question(
+    SectionQuery(
         "Grants",
         """
         SELECT reason, amount_credits, remaining_credits, actor, payment_id, note, granted_at, expires_at, grant_id
@@ -289,7 +289,7 @@ QUESTIONS: Final = (
         """,
         _OF_PURCHASE,
     ),
-    Question(
+    SectionQuery(
         "Clawbacks",
         """
         SELECT reason, taken_credits, receivable_credits, payment_id, note, clawed_back_at, clawback_id
@@ -297,7 +297,7 @@ QUESTIONS: Final = (
         """,
         _OF_PURCHASE,
     ),
-    Question(
+    SectionQuery(
         "Postings (ledger), latest first",
         """
         SELECT posting_id, occurred_at, reason, account, amount_credits, line_number, user_id, generation_id,
@@ -306,7 +306,7 @@ QUESTIONS: Final = (
         """,
         _OF_MONEY,
     ),
-    Question(
+    SectionQuery(
         "Balance of the user (billing)",
         """
         SELECT user_id, available_credits, reserved_credits, receivable_credits, line_number
@@ -314,7 +314,7 @@ QUESTIONS: Final = (
         """,
         _OWNER,
     ),
-    Question(
+    SectionQuery(
         "Balance that the user is shown (gateway)",
         """
         SELECT user_id, available_credits, reserved_credits, receivable_credits, line_number, updated_at
@@ -322,7 +322,7 @@ QUESTIONS: Final = (
         """,
         _OWNER,
     ),
-    Question(
+    SectionQuery(
         "Receipts of the message (inboxes)",
         " UNION ALL ".join(
             f"""
@@ -331,9 +331,9 @@ QUESTIONS: Final = (
             """  # noqa: S608 - as above
             for schema in SERVICES
         ),
-        _OF_ANYONE,
+        _FOR_ALL,
     ),
-    Question(
+    SectionQuery(
         "Messages that wait to be published",
         for_each_schema(
             """
@@ -342,9 +342,9 @@ QUESTIONS: Final = (
             """,
             " ORDER BY created_at",
         ),
-        _OF_ANYONE,
+        _FOR_ALL,
     ),
-    Question(
+    SectionQuery(
         "Messages that were published and are not in the journal",
         for_each_schema(
             """
@@ -355,10 +355,10 @@ QUESTIONS: Final = (
             """,
             " ORDER BY published_at",
         ),
-        _OF_ANYONE,
+        _FOR_ALL,
     ),
-    Question(
-        "Messages that are tried again (failed) or waited with (early)",
+    SectionQuery(
+        "Messages that are tried again: failed or early",
         f"""
         SELECT a.schema, a.consumer, a.failures, a.deferrals, a.first_at, a.last_at, a.last_reason, m.subject,
                a.message_id
@@ -367,10 +367,10 @@ QUESTIONS: Final = (
         WHERE {{where}} AND (m.message_id IS NOT NULL OR a.message_id = :argument_id)
         ORDER BY a.last_at DESC
         """,  # noqa: S608 - as above
-        _OF_ANYONE,
+        _FOR_ALL,
         whole_records=True,
     ),
-    Question(
+    SectionQuery(
         "Dead letters",
         f"""
         SELECT d.schema, d.consumer, d.subject, d.reason, d.error, d.deliveries, d.dead_at, d.replay_requested_at,
@@ -383,10 +383,10 @@ QUESTIONS: Final = (
         )
         ORDER BY d.dead_at DESC
         """,  # noqa: S608 - as above
-        _OF_ANYONE,
+        _FOR_ALL,
         whole_records=True,
     ),
-    Question(
+    SectionQuery(
         "Findings",
         f"""
         SELECT code, severity, subject_key, expected, found, first_seen_at, last_seen_at, resolved_at
@@ -399,12 +399,13 @@ QUESTIONS: Final = (
         )
         ORDER BY resolved_at IS NOT NULL, first_seen_at DESC
         """,  # noqa: S608 - as above
-        _OF_ANYONE,
+        _FOR_ALL,
         whole_records=True,
     ),
 )
 
 
-def own_rows(key: Key) -> str:
-    """The rows that are the id itself, whatever their table holds."""
-    return f"SELECT * FROM {key.table} WHERE {key.column} = :argument{'_id' if key.kind == 'uuid' else ''}"  # noqa: S608
+def own_rows(column: IdColumn) -> str:
+    """The rows that have the id itself, with all columns of their table."""
+    parameter = ":argument_id" if column.kind == "uuid" else ":argument"
+    return f"SELECT * FROM {column.table} WHERE {column.column} = {parameter}"  # noqa: S608 - constants

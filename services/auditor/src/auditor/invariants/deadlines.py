@@ -1,6 +1,6 @@
-"""Every state that is not an end has a deadline, and something drives it on: what has come to a stop.
+"""Every state that is not final has a deadline, and something drives it on: these find what has come to a stop.
 
-Whatever waits for a provider or for a person may wait long; these limits are beyond what any service plans.
+What waits for a provider or for a person may wait long; these limits are longer than any service plans.
 """
 
 from typing import Final
@@ -8,7 +8,7 @@ from typing import Final
 from auditor.domain import Invariant
 
 MATCH_ATTEMPTS: Final = 12
-"""After so many tries payments leaves a provider's event alone: it is somebody else's."""
+"""After so many tries payments gives an event of a provider up: it concerns no payment of ours."""
 
 DEADLINES: Final = (
     Invariant(

@@ -5,7 +5,7 @@ from typing import Final
 from auditor.domain import Invariant
 
 PAID: Final = ("settled", "partially_refunded", "refunded", "disputed", "dispute_lost")
-"""Where the money came, whatever became of it."""
+"""Statuses of payments whose money arrived, whatever happened to it later."""
 
 _PAID: Final = ", ".join(f"'{status}'" for status in PAID)
 

@@ -1,8 +1,9 @@
-"""A small platform in which everything is right: rows of every service that agree with each other.
+"""A small healthy platform: rows of every service that agree with each other.
 
 Credits move through billing's own handlers; the rows of the others are written as those services would have left them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -25,9 +26,7 @@ from messaging.ids import new_id
 from tests.billing.ledger_harness import LedgerHarness, cancelled, clawback, completed, failed, grant, order
 from tests.support.databases import Database
 
-__all__ = ["SERVICES", "World", "build_world", "damage", "damage_within"]
-
-_MADE_UP = {
+_MADE_UP: dict[str, Callable[[], object]] = {
     "uuid": uuid4,
     "text": lambda: f"made up {uuid4()}",
     "integer": lambda: 1,
@@ -39,7 +38,7 @@ _MADE_UP = {
     "bytea": lambda: b"made up",
 }
 
-_TIMES = {
+_TIMES: dict[str | None, str] = {
     "now": "now()",
     "in an hour": "now() + interval '1 hour'",
     "days ago": "now() - interval '3 days'",
@@ -74,7 +73,7 @@ class Movement:
     movement_id: UUID = field(default_factory=new_id)
 
     def command(self, payment: "Payment") -> Message:
-        """What billing is told."""
+        """The command that payments sends to billing."""
         user_id, payment_id = payment.user_id, payment.payment_id
         if self.kind in ("refund", "dispute"):
             return clawback(user_id, self.amount_credits, payment_id, self.kind, clawback_id=self.movement_id)
@@ -98,9 +97,13 @@ class Payment:
 
 
 @dataclass
-class World:
-    """The ids by which tests find things again; ``names`` are all of them, for SQL."""
+class PlatformHarness:
+    """A healthy platform in ``database``, the ids of what is in it, and a way to corrupt it.
 
+    ``names`` are the ids by name, for SQL.
+    """
+
+    database: Database
     user: UUID = field(default_factory=new_id)
     other_user: UUID = field(default_factory=new_id)
     buyer: UUID = field(default_factory=new_id)
@@ -136,6 +139,25 @@ class World:
     @property
     def names(self) -> dict[str, str]:
         return {name: str(value) for name, value in vars(self).items() if isinstance(value, UUID)}
+
+    async def corrupt(self, *statements: str) -> dict[str, str]:
+        """Run ``statements`` as superuser, past all triggers; returns the names that they and tests may use."""
+        async with self.database.superuser_engine().begin() as connection:
+            return await self.corrupt_within(connection, *statements)
+
+    async def corrupt_within(self, connection: AsyncConnection, *statements: str) -> dict[str, str]:
+        """The same in a transaction of the caller, who may roll it back."""
+        names = self.names
+        first_transfer = text("SELECT transfer_id FROM billing.balance_ledger WHERE posting_id = 1")
+        names["transfer"] = str(await connection.scalar(first_transfer))
+        for service in SERVICES:
+            messages = text(f"SELECT subject, min(message_id::text) FROM {service}.outbox_messages GROUP BY 1")
+            names |= {name_of(subject): message_id for subject, message_id in await connection.execute(messages)}
+        names["message"] = names[name_of(CreditsReserved.subject)]
+        await connection.execute(text("SET LOCAL session_replication_role = replica"))
+        for statement in statements:
+            await connection.exec_driver_sql(statement.format(**names))
+        return names
 
     @cached_property
     def orders(self) -> tuple[Order, ...]:
@@ -249,52 +271,52 @@ class World:
         )
 
 
-async def build_world(database: Database) -> World:
-    """Make it, at rest: every message published and received."""
-    world = World()
-    lines = await _move_credits(database, world)
+async def build_platform(database: Database) -> PlatformHarness:
+    """Make a platform at rest: every message is published and received."""
+    platform = PlatformHarness(database)
+    lines = await _move_credits(database, platform)
     async with database.superuser_engine().begin() as connection:
-        for order in world.orders:
+        for order in platform.orders:
             await _add_order(connection, order)
-        for payment in world.payments:
+        for payment in platform.payments:
             await _add_payment(connection, payment)
-        refused = {"payment_id": world.refused_payment, "user_id": world.user}
+        refused = {"payment_id": platform.refused_payment, "user_id": platform.user}
         await add_row(connection, "gateway.payment_requests", **refused, refusal_code="unknown_pack")
         await add_row(connection, "gateway.payments", **refused, status="refused")
-        await _add_waiting(connection, world)
+        await _add_waiting(connection, platform)
         await _add_statements(connection, lines)
-        await _add_messages(connection, world)
+        await _add_messages(connection, platform)
         await settle_messages(connection)
-    return world
+    return platform
 
 
-async def _move_credits(database: Database, world: World) -> dict[UUID, list[LedgerLine]]:
+async def _move_credits(database: Database, platform: PlatformHarness) -> dict[UUID, list[LedgerLine]]:
     ledger = LedgerHarness(database.engine("billing"))
-    await ledger.grant(world.other_user, 50)
+    await ledger.grant(platform.other_user, 50)
     await ledger.grant(
-        world.buyer, 5, "signup", grant_id=world.signup, expires_at=datetime.now(UTC) - timedelta(minutes=1)
+        platform.buyer, 5, "signup", grant_id=platform.signup, expires_at=datetime.now(UTC) - timedelta(minutes=1)
     )
-    for payment in world.payments:
+    for payment in platform.payments:
         for movement in payment.movements:
-            if movement.kind == "dispute" and payment.payment_id == world.dispute_lost:
-                await _reserve(ledger, world)
+            if movement.kind == "dispute" and payment.payment_id == platform.dispute_lost:
+                await _reserve(ledger, platform)
             await ledger.handle(handlers.apply_commands, movement.command(payment))
     # Part of the debt is paid by what comes next.
-    await ledger.grant(world.debtor, 12)
+    await ledger.grant(platform.debtor, 12)
     return ledger.lines
 
 
-async def _reserve(ledger: LedgerHarness, world: World) -> None:
-    for one in world.orders:
+async def _reserve(ledger: LedgerHarness, platform: PlatformHarness) -> None:
+    for one in platform.orders:
         await ledger.handle(handlers.reserve, order(one.user_id, one.price_credits, one.generation_id))
     await ledger.handle(
         handlers.resolve,
-        completed(world.user, world.delivered, 30),
-        completed(world.debtor, world.delivered_to_debtor, 30),
-        failed(world.user, world.failed),
-        cancelled(world.user, world.cancelled),
-        failed(world.user, world.late),
-        completed(world.user, world.late, 0, late=True),
+        completed(platform.user, platform.delivered, 30),
+        completed(platform.debtor, platform.delivered_to_debtor, 30),
+        failed(platform.user, platform.failed),
+        cancelled(platform.user, platform.cancelled),
+        failed(platform.user, platform.late),
+        completed(platform.user, platform.late, 0, late=True),
     )
 
 
@@ -407,11 +429,11 @@ async def _add_payment(connection: AsyncConnection, payment: Payment) -> None:
         await add_row(connection, "payments.reviews", payment_id=payment.payment_id, code=payment.review)
 
 
-async def _add_waiting(connection: AsyncConnection, world: World) -> None:
-    """What is not at its end yet, or was left alone, and is right so."""
+async def _add_waiting(connection: AsyncConnection, platform: PlatformHarness) -> None:
+    """Rows that rightly wait, or were rightly left alone."""
     # Generation may end an order later than billing expects.
     await connection.execute(text("UPDATE billing.reservations SET deadline_at = now()"))
-    await add_row(connection, "storage.verifications", generation_id=world.running, next_try_at="now")
+    await add_row(connection, "storage.verifications", generation_id=platform.running, next_try_at="now")
     for service in SERVICES:
         await add_row(connection, f"{service}.dead_letters", replayed_at="now")
     await add_row(connection, "generation.provider_callbacks", source="webhook")
@@ -440,11 +462,11 @@ async def _add_statements(connection: AsyncConnection, lines: dict[UUID, list[Le
         )
 
 
-async def _add_messages(connection: AsyncConnection, world: World) -> None:
+async def _add_messages(connection: AsyncConnection, platform: PlatformHarness) -> None:
     """One message of each kind that was not sent by billing's handlers."""
     query = text("SELECT DISTINCT 'billing', subject FROM billing.outbox_messages")
     sent = {tuple(row) for row in await connection.execute(query)}
-    subjects = {PaymentChanged: world.payment, GrantCredits: world.refunded}
+    subjects = {PaymentChanged: platform.payment, GrantCredits: platform.refunded}
     for message in MESSAGES:
         for producer in message.producers:
             if (producer, message.subject) not in sent:
@@ -455,29 +477,8 @@ async def _add_messages(connection: AsyncConnection, world: World) -> None:
                     subject=message.subject,
                     stream=stream_of(message.subject),
                     payload=b"{}",
-                    correlation_id=subjects.get(message, world.running),
+                    correlation_id=subjects.get(message, platform.running),
                 )
-
-
-async def damage(database: Database, world: World, *statements: str) -> dict[str, str]:
-    """Run ``statements`` as superuser, past all triggers; returns the names by which they, and tests, know things."""
-    async with database.superuser_engine().begin() as connection:
-        return await damage_within(connection, world, *statements)
-
-
-async def damage_within(connection: AsyncConnection, world: World, *statements: str) -> dict[str, str]:
-    """The same in a transaction of the caller's, who may roll it back."""
-    names = world.names
-    first_transfer = text("SELECT transfer_id FROM billing.balance_ledger WHERE posting_id = 1")
-    names["transfer"] = str(await connection.scalar(first_transfer))
-    for service in SERVICES:
-        messages = text(f"SELECT subject, min(message_id::text) FROM {service}.outbox_messages GROUP BY 1")
-        names |= {name_of(subject): message_id for subject, message_id in await connection.execute(messages)}
-    names["message"] = names[name_of(CreditsReserved.subject)]
-    await connection.execute(text("SET LOCAL session_replication_role = replica"))
-    for statement in statements:
-        await connection.exec_driver_sql(statement.format(**names))
-    return names
 
 
 def name_of(subject: str) -> str:
@@ -546,7 +547,7 @@ async def _receive(connection: AsyncConnection, consumer: Service) -> None:
 
 
 async def add_row(connection: AsyncConnection, table: str, **values: Any) -> None:
-    """Insert ``values``; what the table insists on besides is made up, so that new columns do not break the tests."""
+    """Insert ``values``; other required columns are made up, so that new ones do not break the tests."""
     if table not in _COLUMNS:
         _COLUMNS[table] = await _columns_of(connection, table)
     written: dict[str, str] = {}

@@ -1,10 +1,9 @@
-"""All writes of the auditor. Reads over the other schemas are in ``invariants`` and ``queries``."""
+"""Findings: what a check found wrong, open until a check does not find it any more."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
-from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,46 +12,14 @@ from auditor.domain import Violation
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One message as the journal keeps it; ``payload`` is JSON."""
-
-    message_id: UUID
-    subject: str
-    stream: str
-    producer: str
-    correlation_id: UUID
-    causation_id: UUID | None
-    user_id: UUID | None
-    traceparent: str | None
-    occurred_at: datetime
-    payload: str
-
-
-@dataclass(frozen=True, slots=True)
 class FindingChanges:
-    """What a check changed: findings that are new, and findings that are not there any more."""
+    """How many findings a check opened and how many it resolved."""
 
     opened: int
     resolved: int
 
 
-_COLUMNS: Final = tuple(field.name for field in fields(Entry))
-
-_ADD_ENTRIES: Final = text(
-    f"""
-    INSERT INTO auditor.journal ({", ".join(_COLUMNS)})
-    SELECT message_id, subject, stream, producer, correlation_id, causation_id, user_id, traceparent, occurred_at,
-           payload::jsonb
-    FROM unnest(
-        CAST(:message_id AS uuid[]), CAST(:subject AS text[]), CAST(:stream AS text[]), CAST(:producer AS text[]),
-        CAST(:correlation_id AS uuid[]), CAST(:causation_id AS uuid[]), CAST(:user_id AS uuid[]),
-        CAST(:traceparent AS text[]), CAST(:occurred_at AS timestamptz[]), CAST(:payload AS text[])
-    ) AS entry ({", ".join(_COLUMNS)})
-    ON CONFLICT (message_id) DO NOTHING
-    """  # noqa: S608 - the names come from the dataclass above
-)
-
-_SEE_FINDINGS: Final = text(
+_UPSERT_FINDINGS: Final = text(
     """
     WITH seen AS (
         -- An id can break one invariant in two ways: that is one finding which says both.
@@ -81,22 +48,16 @@ _RESOLVE_FINDINGS: Final = text(
 )
 
 
-async def add_entries(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
-    """Add ``entries`` to the journal, leaving alone what is there."""
-    columns = zip(*(astuple(entry) for entry in entries), strict=True)
-    await connection.execute(_ADD_ENTRIES, dict(zip(_COLUMNS, (list(values) for values in columns), strict=True)))
-
-
 async def add_findings(
     connection: AsyncConnection, violations: Sequence[Violation], complete_codes: Sequence[str], checked_at: datetime
 ) -> FindingChanges:
     """Open or refresh a finding for each violation; resolve those of ``complete_codes`` that are not among them.
 
-    A code is complete when every offender was listed: what is cut off at a limit must not pass for resolved. Nor may
-    what another replica has seen since ``checked_at``, when this check began.
+    A code is complete when every offender was listed: an offender beyond the limit must not count as resolved. Nor
+    may a finding that another replica has seen since ``checked_at``, when this check began.
     """
     opened = await connection.scalar(
-        _SEE_FINDINGS,
+        _UPSERT_FINDINGS,
         {
             "code": [violation.code for violation in violations],
             "severity": [violation.severity for violation in violations],
@@ -109,12 +70,3 @@ async def add_findings(
         _RESOLVE_FINDINGS, {"complete_codes": list(complete_codes), "checked_at": checked_at}
     )
     return FindingChanges(opened=opened or 0, resolved=resolved.rowcount)
-
-
-async def maintain_partitions(connection: AsyncConnection, retention_days: int) -> tuple[int, int]:
-    """Make the journal's coming days and drop those older than ``retention_days``; returns how many of each."""
-    result = await connection.execute(
-        text("SELECT created, dropped FROM auditor.maintain_journal_partitions(:days)"), {"days": retention_days}
-    )
-    created, dropped = result.one()
-    return created, dropped

@@ -1,4 +1,4 @@
-"""What somebody may do to a healthy platform, and which invariant must name it: one damage for each condition.
+"""Violations to plant in a healthy platform, and the invariant that must name each: one for each condition.
 
 Each is done as the database's superuser, past triggers, and past the constraints that would refuse it.
 """
@@ -10,12 +10,12 @@ from auditor.invariants.messages import INBOXES
 from contracts.message import SERVICES, Message, Service
 from contracts.permissions import durable_name
 from contracts.registry import consumed_by, stream_of
-from tests.auditor.world import name_of
+from tests.auditor.platform_harness import name_of
 
 
 @dataclass(frozen=True)
-class Damage:
-    """``sql`` is what somebody did; the check must name ``code`` with ``subject``, at once or once it is old enough.
+class PlantedViolation:
+    """``sql`` plants it; the check must name ``code`` with ``subject``, at once or once it is old enough.
 
     A subject without a name of its own is a query that finds it.
     """
@@ -27,14 +27,16 @@ class Damage:
     """Whether the invariant leaves young rows alone, because a message might still be under way."""
 
 
-def _changed(code: str, subject: str, table: str, where: str, *changes: str, waits: bool = False) -> Iterator[Damage]:
-    """One damage for each of ``changes`` to the row."""
+def _changed(
+    code: str, subject: str, table: str, where: str, *changes: str, waits: bool = False
+) -> Iterator[PlantedViolation]:
+    """One violation for each of ``changes`` to the row."""
     for change in changes:
-        yield Damage(code, subject, (f"UPDATE {table} SET {change} WHERE {where}",), waits)
+        yield PlantedViolation(code, subject, (f"UPDATE {table} SET {change} WHERE {where}",), waits)
 
 
-def _gone(code: str, subject: str, table: str, where: str, waits: bool = False) -> Damage:
-    return Damage(code, subject, (f"DELETE FROM {table} WHERE {where}",), waits)
+def _gone(code: str, subject: str, table: str, where: str, waits: bool = False) -> PlantedViolation:
+    return PlantedViolation(code, subject, (f"DELETE FROM {table} WHERE {where}",), waits)
 
 
 def _unchecked(table: str, *constraints: str) -> str:
@@ -63,7 +65,7 @@ MOVES = {
 }
 
 
-def _misdirected() -> Iterator[Damage]:
+def _misdirected() -> Iterator[PlantedViolation]:
     for reason, accounts in MOVES.items():
         transfer = "clawback_id = '{lost}'" if reason == "dispute" else f"reason = '{reason}'"
         for account in accounts:
@@ -73,28 +75,28 @@ def _misdirected() -> Iterator[Damage]:
                 f"account = '{elsewhere}', user_id = NULL, line_number = NULL",
             ):
                 sql = f"UPDATE billing.balance_ledger SET {change} WHERE {transfer} AND account = '{account}'"
-                yield Damage(
+                yield PlantedViolation(
                     "postings_go_where_their_reason_says",
                     f"{TRANSFER}{transfer} ORDER BY 1 LIMIT 1",
                     (ANY_MOVEMENT, sql),
                 )
 
 
-def _mixed_up() -> Iterator[Damage]:
+def _mixed_up() -> Iterator[PlantedViolation]:
     """One leg of a transfer is for something else than the other."""
     for change in ("reason = 'signup'", "payment_id = '{payment}'", "grant_id = '{payment}'"):
         sql = f"UPDATE billing.balance_ledger SET {change} WHERE posting_id = 1"
-        yield Damage("transfers_sum_to_zero", "{transfer}", (sql,))
+        yield PlantedViolation("transfers_sum_to_zero", "{transfer}", (sql,))
     for change, where in (
         ("generation_id = '{failed}'", RESERVED),
         ("clawback_id = '{refund}'", "clawback_id = '{lost}'"),
     ):
         sql = f"UPDATE billing.balance_ledger SET {change} WHERE {where} AND account = 'user:available'"
         subject = f"{TRANSFER}{where} LIMIT 1"
-        yield Damage("transfers_sum_to_zero", subject, (sql,))
+        yield PlantedViolation("transfers_sum_to_zero", subject, (sql,))
     for change in ("user_id = '{other_user}'", "line_number = 1000"):
         sql = f"UPDATE billing.balance_ledger SET {change} WHERE {RESERVED} AND account = 'user:reserved'"
-        yield Damage("transfers_move_one_users_credits", f"{TRANSFER}{RESERVED} LIMIT 1", (sql,))
+        yield PlantedViolation("transfers_move_one_users_credits", f"{TRANSFER}{RESERVED} LIMIT 1", (sql,))
 
 
 LEDGER = (
@@ -125,7 +127,7 @@ LEDGER = (
     _gone("balances_equal_postings", "{other_user}", "billing.balance_ledger", "user_id = '{other_user}'"),
     _gone("balances_equal_postings", "{other_user}", "billing.users", "user_id = '{other_user}'"),
     *(
-        Damage(
+        PlantedViolation(
             "nothing_is_negative",
             "{user}",
             (
@@ -136,7 +138,7 @@ LEDGER = (
         for balance in ("available", "reserved", "receivable")
     ),
     *(
-        Damage(
+        PlantedViolation(
             "nothing_is_negative",
             "{user}",
             (
@@ -147,7 +149,7 @@ LEDGER = (
         for left in ("-1", "amount_credits + 1")
     ),
     *(
-        Damage(
+        PlantedViolation(
             "nothing_is_negative",
             "{delivered}",
             (
@@ -157,7 +159,7 @@ LEDGER = (
         )
         for change in ("amount_credits = 0, captured_credits = 0", "captured_credits = 31", "captured_credits = -1")
     ),
-    Damage(
+    PlantedViolation(
         "one_reservation_per_generation",
         "{running}",
         (
@@ -170,7 +172,7 @@ LEDGER = (
             """,
         ),
     ),
-    Damage(
+    PlantedViolation(
         "one_resolution_per_reservation",
         "{failed}",
         (
@@ -220,7 +222,7 @@ LEDGER = (
         "captured_credits = 29, released_credits = 1",
         "released_credits = 1",
     ),
-    Damage(
+    PlantedViolation(
         "reservations_match_postings",
         "{delivered}",
         (
@@ -292,7 +294,7 @@ LEDGER = (
     ),
     _gone("grants_are_posted_once", "{signup}", "billing.grants", "grant_id = '{signup}'"),
     _gone("grants_are_posted_once", "{signup}", "billing.balance_ledger", "grant_id = '{signup}'"),
-    Damage(
+    PlantedViolation(
         "grants_are_posted_once",
         "{signup}",
         (
@@ -351,7 +353,7 @@ LEDGER = (
         "user_id = '{other_user}'",
         "user_id = '{running}'",
     ),
-    Damage(
+    PlantedViolation(
         "an_order_has_one_verdict",
         "{running}",
         (
@@ -412,7 +414,7 @@ ORDERS = (
         "asset_id = '{asset}'",
     ),
     *(
-        Damage(
+        PlantedViolation(
             "stored_outputs_are_delivered",
             f"{{{order}}}",
             (f"UPDATE storage.assets SET generation_id = '{{{order}}}' WHERE asset_id = '{{asset}}'",),
@@ -428,7 +430,7 @@ ORDERS = (
         "asset_id = '{asset}'",
         "generation_id = '{refused}'",
     ),
-    Damage(
+    PlantedViolation(
         "one_asset_per_generation",
         "{delivered}",
         (
@@ -508,7 +510,7 @@ MONEY = (
         "user_id = '{other_user}'",
     ),
     *(
-        Damage(
+        PlantedViolation(
             "one_grant_per_payment",
             "{payment}",
             (
@@ -550,7 +552,7 @@ MONEY = (
         "taken_credits = 1",
         "receivable_credits = 1",
     ),
-    Damage(
+    PlantedViolation(
         "payments_reach_the_ledger",
         "{payment}",
         (
@@ -728,14 +730,14 @@ DEADLINES = (
         waits=True,
     ),
     *(
-        damage
+        violation
         for order, status in (
             ("delivered", "prepared"),
             ("delivered", "unknown"),
             ("failed", "submitted"),
             ("cancelled", "running"),
         )
-        for damage in _changed(
+        for violation in _changed(
             "attempts_end_with_their_generation",
             f"{{{order}}}",
             "generation.attempts",
@@ -954,7 +956,7 @@ VIEWS = (
         "version = 2",
     ),
     *(
-        Damage(
+        PlantedViolation(
             "outcomes_are_shown",
             f"{{{order}}}",
             (f"UPDATE gateway.generations SET status = 'requested', version = 0 WHERE generation_id = '{{{order}}}'",),
@@ -1049,7 +1051,7 @@ def _readers() -> Iterator[tuple[type[Message], Service, str, str]]:
 
 MESSAGES = (
     *(
-        Damage(
+        PlantedViolation(
             "outboxes_are_published",
             "{running}",
             (
@@ -1063,7 +1065,7 @@ MESSAGES = (
         for service in SERVICES
     ),
     *(
-        Damage("no_dead_letters", "{message}", (_LETTER.format(schema=service, consumer="somebody"),))
+        PlantedViolation("no_dead_letters", "{message}", (_LETTER.format(schema=service, consumer="somebody"),))
         for service in SERVICES
     ),
     *(
@@ -1072,7 +1074,7 @@ MESSAGES = (
     ),
     # A message that somebody else has, gave up or puts off is still missing here.
     *(
-        Damage(
+        PlantedViolation(
             "messages_are_consumed",
             _subject(message),
             (
@@ -1105,4 +1107,4 @@ MESSAGES = (
     ),
 )
 
-DAMAGES = (*LEDGER, *ORDERS, *MONEY, *DEADLINES, *VIEWS, *MESSAGES)
+PLANTED_VIOLATIONS = (*LEDGER, *ORDERS, *MONEY, *DEADLINES, *VIEWS, *MESSAGES)

@@ -1,0 +1,65 @@
+"""The journal: every message that was received, once."""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One message as the journal stores it; ``payload`` is JSON."""
+
+    message_id: UUID
+    subject: str
+    stream: str
+    producer: str
+    correlation_id: UUID
+    causation_id: UUID | None
+    user_id: UUID | None
+    traceparent: str | None
+    occurred_at: datetime
+    payload: str
+
+
+_COLUMNS: Final = tuple(field.name for field in fields(JournalEntry))
+
+_ADD_ENTRIES: Final = text(
+    f"""
+    INSERT INTO auditor.journal ({", ".join(_COLUMNS)})
+    SELECT message_id, subject, stream, producer, correlation_id, causation_id, user_id, traceparent, occurred_at,
+           payload::jsonb
+    FROM unnest(
+        CAST(:message_id AS uuid[]), CAST(:subject AS text[]), CAST(:stream AS text[]), CAST(:producer AS text[]),
+        CAST(:correlation_id AS uuid[]), CAST(:causation_id AS uuid[]), CAST(:user_id AS uuid[]),
+        CAST(:traceparent AS text[]), CAST(:occurred_at AS timestamptz[]), CAST(:payload AS text[])
+    ) AS entry ({", ".join(_COLUMNS)})
+    ON CONFLICT (message_id) DO NOTHING
+    """  # noqa: S608 - the names come from the dataclass above
+)
+
+
+async def add_entries(connection: AsyncConnection, entries: Sequence[JournalEntry]) -> None:
+    """Add ``entries`` to the journal; entries that are in it already stay unchanged."""
+    columns = zip(*(astuple(entry) for entry in entries), strict=True)
+    await connection.execute(_ADD_ENTRIES, dict(zip(_COLUMNS, (list(values) for values in columns), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionChanges:
+    """How many daily partitions were made and dropped."""
+
+    created: int
+    dropped: int
+
+
+async def maintain_partitions(connection: AsyncConnection, retention_days: int) -> PartitionChanges:
+    """Make the journal's coming days and drop those older than ``retention_days``."""
+    result = await connection.execute(
+        text("SELECT created, dropped FROM auditor.maintain_journal_partitions(:days)"), {"days": retention_days}
+    )
+    return PartitionChanges(*result.one())

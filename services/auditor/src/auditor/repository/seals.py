@@ -1,0 +1,117 @@
+"""Billing's chain of seals and the postings under them, and the ends of the chain that were seen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.ledger_chain import Head, Seal, SealedPosting
+
+# The number of leaves is their length: the lists themselves are read only of those seals that are compared.
+_NEXT_SEALS: Final = text("""
+    SELECT seal_number, after_posting_id, through_posting_id, posting_ids, leaf_hashes, previous_hash, seal_hash
+    FROM (
+        SELECT following.*, row_number() OVER so_far AS place,
+               sum(octet_length(leaf_hashes) / 32) OVER so_far AS postings
+        FROM (
+            SELECT * FROM billing.ledger_seals WHERE seal_number > :after ORDER BY seal_number LIMIT :seals
+        ) AS following
+        WINDOW so_far AS (ORDER BY seal_number)
+    ) AS counted
+    WHERE place = 1 OR postings <= :postings ORDER BY seal_number
+""")
+# A time that the driver cannot represent was never sealed: it is read as another one, which is an edit, not an error.
+_SEALED_FORM: Final = ", ".join(SealedPosting.__struct_fields__).replace(
+    "occurred_at", "least(greatest(occurred_at, '0001-01-02 00:00Z'), '9999-12-30 00:00Z') AS occurred_at"
+)
+_POSTINGS: Final = text(f"""
+    SELECT seal.number, posting.*
+    FROM unnest(
+        CAST(:number AS bigint[]), CAST(:after AS bigint[]), CAST(:through AS bigint[]), CAST(:most AS bigint[])
+    ) AS seal (number, after, through, most)
+    CROSS JOIN LATERAL (
+        SELECT {_SEALED_FORM} FROM billing.balance_ledger
+        WHERE posting_id > seal.after AND posting_id <= seal.through ORDER BY posting_id LIMIT seal.most
+    ) AS posting
+    ORDER BY seal.number, posting.posting_id
+""")  # noqa: S608 - the names are those of the sealed form
+_REWRITTEN: Final = text("""
+    SELECT DISTINCT seal_number
+    FROM (
+        SELECT seal_number, seal_hash FROM auditor.ledger_heads
+        UNION SELECT CAST(:seal_number AS bigint), CAST(:seal_hash AS bytea) WHERE :seal_number > 0
+    ) AS seen
+    LEFT JOIN billing.ledger_seals AS seal USING (seal_number)
+    WHERE seal.seal_hash IS DISTINCT FROM seen.seal_hash ORDER BY seal_number
+""")
+_ADD_HEAD: Final = text("""
+    INSERT INTO auditor.ledger_heads (seal_number, seal_hash)
+    SELECT :seal_number, :seal_hash
+    WHERE NOT EXISTS (SELECT FROM auditor.ledger_heads WHERE seen_at > now() - interval '1 hour')
+    ON CONFLICT DO NOTHING
+""")
+_BEGIN: Final = text("""
+    SELECT now(), (SELECT count(*) FROM auditor.findings WHERE code = :code AND resolved_at IS NULL)
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class PassStart:
+    """When a pass over the chain began, and how many of its findings were open then."""
+
+    began_at: datetime
+    open_findings: int
+
+
+async def begin_pass(connection: AsyncConnection, code: str) -> PassStart:
+    """The start of a pass whose findings have ``code``."""
+    return PassStart(*(await connection.execute(_BEGIN, {"code": code})).one())
+
+
+async def find_next_seals(connection: AsyncConnection, head: Head, most_seals: int, most_postings: int) -> list[Seal]:
+    """The seals after ``head``: at least one if there is any, else bounded by both limits."""
+    bounds = {"after": head.seal_number, "seals": most_seals, "postings": most_postings}
+    return [
+        Seal(
+            seal_number=row.seal_number,
+            after_posting_id=row.after_posting_id,
+            through_posting_id=row.through_posting_id,
+            posting_ids=tuple(row.posting_ids),
+            leaf_hashes=row.leaf_hashes,
+            previous_hash=row.previous_hash,
+            seal_hash=row.seal_hash,
+        )
+        for row in await connection.execute(_NEXT_SEALS, bounds)
+    ]
+
+
+async def find_postings(
+    connection: AsyncConnection, limits: Sequence[tuple[Seal, int]]
+) -> Mapping[int, list[SealedPosting]]:
+    """The postings in the range of each seal, by its number: of each range no more than its limit."""
+    ranges = {
+        "number": [seal.seal_number for seal, _ in limits],
+        "after": [seal.after_posting_id for seal, _ in limits],
+        "through": [seal.through_posting_id for seal, _ in limits],
+        "most": [most for _, most in limits],
+    }
+    by_seal = groupby(await connection.execute(_POSTINGS, ranges), lambda row: row.number)
+    return {number: [SealedPosting(*row[1:]) for row in rows] for number, rows in by_seal}
+
+
+async def find_rewritten(connection: AsyncConnection, seen: Head) -> list[int]:
+    """The numbers of the seals that are no longer those that were seen: the stored heads, and ``seen``."""
+    return list((await connection.execute(_REWRITTEN, _values(seen))).scalars())
+
+
+async def add_head(connection: AsyncConnection, head: Head) -> None:
+    """Remember this end of the chain, unless one was remembered within the hour."""
+    await connection.execute(_ADD_HEAD, _values(head))
+
+
+def _values(head: Head) -> dict[str, int | bytes]:
+    return {"seal_number": head.seal_number, "seal_hash": head.seal_hash}
