@@ -12,13 +12,12 @@ from uuid import UUID
 
 from billing.errors import CaptureExceedsReservation, InvalidAmount
 from billing.statuses import GrantState, ReservationStatus
-from contracts.billing import ClawBackCredits, GrantCredits
+from contracts.billing import ClawBackCredits, GrantCredits, RefusalCode
 from contracts.values import LedgerLine, MovementReason
 
 PlatformAccount = Literal["platform:issued", "platform:revenue", "platform:expired", "platform:refunded"]
 UserAccount = Literal["user:available", "user:reserved", "user:receivable"]
 LedgerAccount = UserAccount | PlatformAccount
-RefusalCode = Literal["insufficient_credits", "account_frozen"]
 
 BOUGHT_REASONS: Final[frozenset[MovementReason]] = frozenset({"purchase", "dispute_won", "refund_failed"})
 """Grants that a user paid for. All others are promotional, and are spent first."""

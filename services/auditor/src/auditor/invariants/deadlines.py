@@ -143,7 +143,7 @@ DEADLINES: Final = (
     Invariant(
         code="provider_events_are_matched",
         severity="warning",
-        meaning="A provider's event is matched with a payment, or found to be somebody else's",
+        meaning="A provider's event is matched with a payment, or found to be about none of ours",
         query=f"""
             SELECT format('%s/%s', provider, event_id) AS subject,
                    CASE WHEN next_match_at IS NULL THEN 'another try' ELSE format('a try at %s', next_match_at) END
