@@ -110,9 +110,9 @@ faults-generations: install ## Orders on a whole platform while every part of it
 
 ##@ Documents
 .PHONY: docs
-docs: install ## Generate docs/asyncapi.json, docs/statuses.md and the values of the NATS chart from the code
+docs: install ## Generate docs/asyncapi.json, docs/statuses.md, tables of docs/api.md and the values of the NATS chart
 	$(RUN)/python -m contracts.asyncapi docs/asyncapi.json
-	$(RUN)/python -m local_platform.statuses docs/statuses.md
+	$(RUN)/python -m local_platform.statuses docs/statuses.md docs/api.md
 	$(RUN)/python -m provisioning broker --format chart > deploy/k8s/components/nats/values.json
 
 ##@ Set up

@@ -1,4 +1,4 @@
-"""``docs/api.md`` says what the code does: every code, every address, every event."""
+"""``docs/api.md`` says what the code does: every code, every route, every status."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from fastapi import APIRouter
 
 from gateway.routes import account, events, generations, offers, payments, uploads
+from local_platform.statuses import render_api
 from tests.gateway.description import GENERAL, OWN
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
@@ -33,3 +34,7 @@ def test_every_operation_id_is_unique_and_a_valid_identifier() -> None:
     names = [getattr(route, "operation_id", None) for router in ROUTERS for route in router.routes]
     assert all(name and re.fullmatch(r"[a-z]+[A-Za-z]+", name) for name in names), names
     assert len(set(names)) == len(names)
+
+
+def test_the_tables_of_statuses_are_current() -> None:
+    assert render_api(DOCUMENT) == DOCUMENT, "run `make docs`"

@@ -1,5 +1,6 @@
-"""The page about every status of every aggregate, generated: ``python -m local_platform.statuses docs/statuses.md``."""
+"""What the documents say of statuses, generated: ``python -m local_platform.statuses docs/statuses.md docs/api.md``."""
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, Final
 
 import auditor.statuses
 import billing.statuses
+import gateway.statuses
 import storage.statuses
 from contracts.statuses import StatusMeaning, status_table
 
@@ -14,6 +16,8 @@ AGGREGATES: Final[Mapping[str, Mapping[Any, StatusMeaning]]] = {
     "Reservation (billing)": billing.statuses.RESERVATION_STATUS_MEANING,
     "Grant (billing)": billing.statuses.GRANT_STATE_MEANING,
     "Finding (auditor)": auditor.statuses.FINDING_STATE_MEANING,
+    "Generation, as its owner sees it (gateway)": gateway.statuses.GENERATION_STATUS_MEANING,
+    "Payment, as its owner sees it (gateway)": gateway.statuses.PAYMENT_STATUS_MEANING,
     "Verification (storage)": storage.statuses.VERIFICATION_STATUS_MEANING,
     "Asset (storage)": storage.statuses.ASSET_STATUS_MEANING,
     "Upload (storage)": storage.statuses.UPLOAD_STATUS_MEANING,
@@ -26,11 +30,32 @@ What each status means: who sets it, what ends it, by when, and what the user se
 `make docs` generates this page from the `STATUS_MEANING` beside each list of statuses.
 """
 
+_API_TABLES: Final[Mapping[str, Mapping[Any, StatusMeaning]]] = {
+    "<!-- Statuses of a generation: made by `make docs`. -->": gateway.statuses.GENERATION_STATUS_MEANING,
+    "<!-- Statuses of a payment: made by `make docs`. -->": gateway.statuses.PAYMENT_STATUS_MEANING,
+}
+
 
 def render() -> str:
     """The page as it is committed."""
     return _HEAD + "".join(f"\n## {title}\n\n{status_table(meanings)}" for title, meanings in AGGREGATES.items())
 
 
+def render_api(page: str) -> str:
+    """The API's page with the tables of the statuses that its users see, each below a comment that marks its place."""
+    for marker, meanings in _API_TABLES.items():
+        before, found, after = page.partition(f"{marker}\n")
+        if not found:
+            raise ValueError(f"the page lacks the marker {marker}")
+        page = before + found + status_table(meanings) + re.sub(r"\A(\|.*\n)+", "", after)
+    return page
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(render(), encoding="utf-8")
+    statuses, api = (Path(argument) for argument in sys.argv[1:])
+    _write(statuses, render())
+    _write(api, render_api(api.read_text(encoding="utf-8")))

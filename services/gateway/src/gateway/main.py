@@ -25,26 +25,20 @@ from service_runtime.settings import settings_from_environment
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway that is wired and does not run yet."""
+    """The service, wired and not yet running."""
 
     app: FastAPI
+    dependencies: Dependencies
     components: Sequence[Component]
     readiness: Mapping[str, Callable[[], Awaitable[None]]]
-    dependencies: Dependencies
-
-    def drain(self) -> None:
-        """End the event streams, so that the listener can close."""
-        self.dependencies.live_events.close()
-
-    async def stop(self) -> None:
-        """Close every connection."""
-        await self.dependencies.tokens.close()
-        await self.dependencies.engine.dispose()
+    drain: Callable[[], None]
+    stop: Callable[[], Awaitable[None]]
 
 
 def build(settings: Settings) -> Gateway:
-    """Wire a gateway. It connects to nothing yet."""
+    """Put the service together. It connects to nothing yet."""
     engine = create_engine(settings)
+    tokens = Tokens(settings)
     live_events = LiveEvents(settings.event_streams_per_user)
     messaging = Messaging(
         service="gateway",
@@ -59,12 +53,24 @@ def build(settings: Settings) -> Gateway:
         transactions=messaging.transactions,
         catalogue=load_catalogue(),
         packs={pack.id: pack for pack in load_credit_packs()},
-        tokens=Tokens(settings),
+        tokens=tokens,
         live_events=live_events,
         file_urls=FileUrls(settings),
     )
-    readiness = {**messaging.readiness(), live_events.name: live_events.ready}
-    return Gateway(build_app(dependencies), [*messaging.components(), live_events], readiness, dependencies)
+
+    async def stop() -> None:
+        await tokens.close()
+        await engine.dispose()
+
+    return Gateway(
+        app=build_app(dependencies),
+        dependencies=dependencies,
+        components=[*messaging.components(), live_events],
+        readiness={**messaging.readiness(), live_events.name: live_events.ready},
+        # The event streams end first, so that the listener can close.
+        drain=live_events.close,
+        stop=stop,
+    )
 
 
 async def serve(settings: Settings) -> None:
@@ -81,11 +87,13 @@ async def serve(settings: Settings) -> None:
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of every command."""
     parser = argparse.ArgumentParser(prog="python -m gateway.main", description="The only public API.")
-    parser.add_argument("command", choices=["serve", "migrate"])
-    if parser.parse_args().command == "migrate":
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    subparsers.add_parser("serve", help="run the service")
+    subparsers.add_parser("migrate", help="bring the schema up to date (GATEWAY_MIGRATION_DATABASE_URL)")
+    if parser.parse_args(argv).command == "migrate":
         migrate("gateway")
         return
     settings = settings_from_environment(Settings)

@@ -143,8 +143,8 @@ PAYMENT_STATUS_MEANING: Final[Mapping[PaymentStatus, StatusMeaning]] = {
     ),
     "disputed": StatusMeaning(
         set_by="payments, when the buyer's bank disputes the payment",
-        ended_by="the bank's decision",
-        deadline="the bank's",
+        ended_by="the bank's decision: `dispute_lost`, or `settled` again",
+        deadline="none here: the bank has its own",
         user_sees="The credits are taken back until the dispute is decided.",
     ),
     "dispute_lost": StatusMeaning(
