@@ -315,3 +315,19 @@ def test_the_credits_that_are_gone_are_worth_the_lost_money(
         assert all(movement.amount_credits > 0 for movement in state.movements)
         identities = [(movement.kind, movement.reference) for movement in state.movements]
         assert len(identities) == len(set(identities))
+
+
+def test_a_refund_in_the_accepted_currency_takes_its_share_of_that_money() -> None:
+    granted = (Movement("purchase", "", 1000), Movement("bonus", "", 50))
+    accepted = replace(NEW, status="settled", resolution="credited", movements=granted)
+    half = (ProviderRefund("re_1", 450, "succeeded"),)
+    step = apply_snapshot(accepted, snapshot(paid_cents=900, currency="eur", refunds=half))
+    assert step.status == "partially_refunded"
+    assert step.movements == (Movement("refund", "re_1", 525),)
+
+
+def test_a_payment_that_a_person_credited_does_not_count_as_credited_because_paid() -> None:
+    settled = folded(NEW, snapshot())
+    assert settled.credited_as_paid
+    assert not replace(settled, resolution="credited").credited_as_paid
+    assert not NEW.credited_as_paid
