@@ -1,4 +1,4 @@
-"""The journal of every message, the findings of the checker, and the tables of messaging."""
+"""The journal of every message, the findings, the ends of billing's chain that were seen, and messaging's tables."""
 
 from alembic import op
 
@@ -45,6 +45,13 @@ TABLES = (
     """,
     "CREATE UNIQUE INDEX one_open_finding ON auditor.findings (code, subject_key) WHERE resolved_at IS NULL",
     "CREATE INDEX findings_by_subject ON auditor.findings (subject_key)",
+    """
+    CREATE TABLE auditor.ledger_heads (
+        seal_number bigint PRIMARY KEY,
+        seal_hash bytea NOT NULL,
+        seen_at timestamptz NOT NULL DEFAULT now()
+    )
+    """,
 )
 
 FUNCTIONS = (
@@ -109,6 +116,8 @@ FUNCTIONS = (
 GRANTS = (
     "GRANT SELECT, INSERT ON auditor.journal TO auditor",
     "GRANT SELECT, INSERT, UPDATE (expected, found, last_seen_at, resolved_at) ON auditor.findings TO auditor",
+    "GRANT SELECT, INSERT ON auditor.ledger_heads TO auditor",
+    "REVOKE ALL ON FUNCTION auditor.maintain_journal_partitions(integer) FROM PUBLIC",
     "GRANT EXECUTE ON FUNCTION auditor.maintain_journal_partitions(integer) TO auditor",
 )
 

@@ -1,7 +1,7 @@
-"""The ledger: balances, postings, reservations, grants, clawbacks and seals.
+"""The ledger: balances, postings, reservations, verdicts, grants, clawbacks and seals.
 
-What must never be wrong is held here, by the database, and not by the code that writes: a transfer adds up to zero,
-balances follow from postings, statement lines have no gaps, a reservation ends once, postings are never changed.
+The database enforces what must never be wrong, whatever the code does: a transfer adds up to zero, balances follow from
+postings, statement lines have no gaps, a reservation ends once, an order has one verdict, postings are never changed.
 """
 
 from alembic import op
@@ -51,6 +51,20 @@ TABLES = (
         CONSTRAINT user_accounts_have_a_user CHECK ((account LIKE 'user:%') = (user_id IS NOT NULL)),
         CONSTRAINT users_have_a_line CHECK ((user_id IS NULL) = (line_number IS NULL)),
         CONSTRAINT a_movement_has_a_cause CHECK (num_nonnulls(generation_id, grant_id, clawback_id) = 1),
+        CONSTRAINT movements_go_where_their_reason_says CHECK (
+            (reason, account, sign(amount_credits)) IN (
+                ('reserve', 'user:available', -1), ('reserve', 'user:reserved', 1),
+                ('capture', 'user:reserved', -1), ('capture', 'platform:revenue', 1),
+                ('release', 'user:reserved', -1), ('release', 'user:available', 1),
+                ('expiry', 'user:available', -1), ('expiry', 'platform:expired', 1),
+                ('receivable_settled', 'user:available', -1), ('receivable_settled', 'user:receivable', 1))
+            OR (reason IN ('purchase', 'bonus', 'signup', 'goodwill')
+                AND (account, sign(amount_credits)) IN (('user:available', 1), ('platform:issued', -1)))
+            OR (reason IN ('dispute_won', 'refund_failed')
+                AND (account, sign(amount_credits)) IN (('user:available', 1), ('platform:refunded', -1)))
+            OR (reason IN ('refund', 'dispute')
+                AND (account, sign(amount_credits)) IN (
+                    ('user:available', -1), ('user:receivable', -1), ('platform:refunded', 1)))),
         CONSTRAINT one_leg_per_account UNIQUE (transfer_id, account)
     )
     """,
@@ -79,6 +93,7 @@ TABLES = (
     CREATE UNIQUE INDEX one_grant_per_payment ON billing.grants (payment_id, reason)
         WHERE payment_id IS NOT NULL AND reason IN ('purchase', 'bonus')
     """,
+    "CREATE INDEX grants_by_payment ON billing.grants (payment_id) WHERE payment_id IS NOT NULL",
     "CREATE INDEX grants_to_spend ON billing.grants (user_id) WHERE remaining_credits > 0",
     """
     CREATE INDEX grants_to_expire ON billing.grants (expires_at)
@@ -128,6 +143,12 @@ TABLES = (
         required_credits bigint NOT NULL,
         available_credits bigint NOT NULL,
         refused_at timestamptz NOT NULL
+    )
+    """,
+    # Reservations and refusals are two tables; a third holds that an order is in one of them only.
+    """
+    CREATE TABLE billing.verdicts (
+        generation_id uuid CONSTRAINT an_order_has_one_verdict PRIMARY KEY
     )
     """,
     """
@@ -242,7 +263,15 @@ FUNCTIONS = (
         RETURN NULL;
     END $$
     """,
-    # Sealing relies on it: whoever holds a posting id was known to every later snapshot as a running transaction.
+    """
+    CREATE FUNCTION billing.give_verdicts() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    BEGIN
+        INSERT INTO billing.verdicts SELECT generation_id FROM new_verdicts ORDER BY generation_id;
+        RETURN NULL;
+    END $$
+    """,
+    # Sealing relies on it: every later snapshot knows the transaction that was given a posting id.
     """
     CREATE FUNCTION billing.begin_writing() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -280,6 +309,14 @@ TRIGGERS = (
         REFERENCING NEW TABLE AS new_resolutions
         FOR EACH STATEMENT EXECUTE FUNCTION billing.apply_resolutions()
     """,
+    *(
+        f"""
+        CREATE TRIGGER give_verdicts AFTER INSERT ON billing.{table}
+            REFERENCING NEW TABLE AS new_verdicts
+            FOR EACH STATEMENT EXECUTE FUNCTION billing.give_verdicts()
+        """
+        for table in ("reservations", "refusals")
+    ),
 )
 
 APPEND_ONLY = (
@@ -306,6 +343,7 @@ GRANTS = (
     GRANT SELECT, INSERT ON billing.reservation_grants, billing.reservation_resolutions, billing.refusals,
         billing.clawbacks, billing.ledger_seals TO billing
     """,
+    "REVOKE ALL ON FUNCTION billing.apply_postings(), billing.apply_resolutions(), billing.give_verdicts() FROM PUBLIC",
 )
 
 
