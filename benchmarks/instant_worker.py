@@ -1,4 +1,4 @@
-"""A worker that renders nothing: it uploads one fixed picture at once, so that what is measured is the platform."""
+"""A worker that renders nothing: it uploads one fixed picture at once, so that only the platform is measured."""
 
 import asyncio
 import hashlib
@@ -21,7 +21,7 @@ class InstantWorker:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        # Not httpx: what the load costs is taken from the same cores, and this client costs a fifth.
+        # Not httpx: the load runs on the same cores as the platform, and this client needs a fifth of its time.
         timeout = aiohttp.ClientTimeout(total=60)
         async with aiohttp.ClientSession(timeout=timeout) as http, asyncio.TaskGroup() as group:
             for slot in range(self._slots):
@@ -33,21 +33,22 @@ class InstantWorker:
             async with http.get(url, params={"job_in_progress": "0"}, headers=self._headers) as answer:
                 job = await answer.json() if answer.status == HTTPStatus.OK else None
             if job:
-                await self._do(http, worker_id, job)
+                await self._run_job(http, worker_id, job)
 
-    async def _do(self, http: aiohttp.ClientSession, worker_id: str, job: dict[str, Any]) -> None:
-        wanted = job["input"]["output"]
-        put_url = URL(wanted["put_url"], encoded=True)  # it is signed as it stands
-        async with http.put(put_url, data=self._picture, headers={"Content-Type": wanted["content_type"]}) as answer:
+    async def _run_job(self, http: aiohttp.ClientSession, worker_id: str, job: dict[str, Any]) -> None:
+        requested = job["input"]["output"]
+        put_url = URL(requested["put_url"], encoded=True)  # the signature covers this very encoding
+        async with http.put(put_url, data=self._picture, headers={"Content-Type": requested["content_type"]}) as answer:
             answer.raise_for_status()
-        claim = {
-            "object_key": wanted["object_key"],
+        file = {
+            "object_key": requested["object_key"],
             "size_bytes": len(self._picture),
             "sha256": self._sha256,
-            "content_type": wanted["content_type"],
+            "content_type": requested["content_type"],
         }
-        output = {"outputs": [claim], "report": {"renderer": "instant"}}
+        output = {"outputs": [file], "report": {"renderer": "instant"}}
         url = f"{self._base}/job-done/{worker_id}/{job['id']}"
-        said = {"output": output}
-        async with http.post(url, params={"isStream": "false"}, json=said, headers=self._headers) as answer:
+        async with http.post(
+            url, params={"isStream": "false"}, json={"output": output}, headers=self._headers
+        ) as answer:
             answer.raise_for_status()

@@ -1,13 +1,15 @@
-"""Orders on a whole platform whose every part is killed, frozen and made to forget, at random.
+"""Orders on a whole platform whose every part is killed, frozen and rolled back, at random.
 
     python -m tests.faults.generations [--disasters 200] [--per-second 0.7] [--orders-per-second 3] [--seed 20261123]
 
-Users order pictures and cancel some, as a patient frontend does: what gets no answer is repeated under its key. All the
-while services, PostgreSQL, NATS and the object store are killed with -9, services are frozen past their leases, the
-broker's store is wiped or replaced by an older copy, and RunPod (the emulator) loses, repeats and delays what it says,
-loses jobs, refuses and fails. One seed is one schedule. When it is over, everything must be right within a minute, and
-nobody tells the platform to hurry: every order ended, charged once if it was delivered and not at all if it was not,
-its own file in the library, no dead letter, all invariants of the auditor. Exit code 0 only then.
+Customers order pictures and cancel some of them, as a patient frontend does: a request without an answer is repeated
+under its key. Meanwhile services, PostgreSQL, NATS and the object store are killed with -9, services are frozen past
+their leases, and the broker's store is wiped or replaced by an older copy. RunPod (the emulator) loses, repeats and
+delays its webhooks, loses jobs, refuses and fails. One seed is one schedule.
+
+Within a minute after the last disaster, without any help, everything must be right: every order has ended, is charged
+once if it was delivered and not at all if it was not, and has its own file in the library; there is no dead letter, and
+every invariant of the auditor holds. Exit code 0 only then.
 """
 
 import argparse
@@ -40,7 +42,7 @@ from local_platform.process_table import ENDPOINT_ID
 from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
 from tests.faults.books import check_books
-from tests.faults.disasters import Disasters, schedule
+from tests.faults.disasters import DisasterRunner, schedule
 from tests.generation.worker import Worker, working
 from tests.support.media import picture
 
@@ -49,10 +51,10 @@ CREDITS: Final = 1_000_000
 SIDE_PIXELS: Final = 256
 PICTURES: Final = 40
 CANCELLED: Final = 0.12
-"""Part of the orders that their users think better of."""
-HEALED_WITHIN_SECONDS: Final = 60.0
+"""Share of the orders that their customers cancel."""
+HEAL_SECONDS: Final = 60.0
 UPLOAD_TRIES: Final = 4
-TELL_EVERY_SECONDS: Final = 15.0
+REPORT_SECONDS: Final = 15.0
 
 QUICK_TIMERS: Final = {
     "GENERATION_RUNPOD_TIMEOUT_SECONDS": "5",
@@ -64,7 +66,7 @@ QUICK_TIMERS: Final = {
     "GENERATION_BREAKER_LONGEST_SECONDS": "8",
     "GENERATION_RETRY_BACKOFF_LONGEST_SECONDS": "8",
 }
-"""Production's timers wait for minutes where nothing is known; the rules that they drive are the same."""
+"""Production's timers wait for minutes; the rules that they drive are the same."""
 
 MISBEHAVIOUR: Final[tuple[dict[str, Any], ...]] = (
     {"effect": "drop_webhook", "probability": 0.15},
@@ -81,7 +83,7 @@ MISBEHAVIOUR: Final[tuple[dict[str, Any], ...]] = (
     {"effect": "lose_output", "probability": 0.02},
 )
 
-OPEN: Final = """
+OPEN_ORDERS: Final = """
     SELECT count(*) FROM gateway.generations WHERE status NOT IN ('completed', 'failed', 'cancelled', 'refused')
 """
 
@@ -105,74 +107,75 @@ BALANCES: Final = """
 
 
 @dataclass
-class Wish:
-    """One order as its user knows it. ``generation_id`` is None until somebody has said yes; ``said`` is what was."""
+class CustomerOrder:
+    """One order as its customer knows it: ``generation_id`` is None until it is accepted, ``answer`` the last error."""
 
     user: int
     key: str
     body: dict[str, Any]
     generation_id: str | None = None
-    said: str = "nothing"
+    answer: str | None = None
 
 
 class Customers:
-    """Users with credits who order at an even rate until they are told to stop."""
+    """Users with credits who order at an even rate until they are stopped."""
 
     def __init__(self, platform: PlatformDescription, source: random.Random) -> None:
         self._source = source
         self.users = [ApiClient(platform, new_id(), "pro") for _ in range(USERS)]
-        self.wishes: list[Wish] = []
+        self.orders: list[CustomerOrder] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def order(self, per_second: float, over: asyncio.Event) -> None:
-        """Order until ``over``, and then wait for the answers that are missing, as long as may be."""
+    async def place_orders(self, per_second: float, over: asyncio.Event) -> None:
+        """Order until ``over``, then wait for the answers that are missing, for ``HEAL_SECONDS`` at most."""
         began = time.monotonic()
         while not over.is_set():
-            user, number = self._source.randrange(USERS), len(self.wishes)
+            user, number = self._source.randrange(USERS), len(self.orders)
             parameters = {"prompt": f"picture {number}", "width": SIDE_PIXELS, "height": SIDE_PIXELS}
-            wish = Wish(user, str(new_id()), {"model_id": "flux-schnell", "parameters": parameters})
-            self.wishes.append(wish)
-            regret = self._source.uniform(0.0, 3.0) if self._source.random() < CANCELLED else None
-            self._tasks.append(asyncio.create_task(self._order(wish, regret)))
+            order = CustomerOrder(user, str(new_id()), {"model_id": "flux-schnell", "parameters": parameters})
+            self.orders.append(order)
+            cancel_after_seconds = self._source.uniform(0.0, 3.0) if self._source.random() < CANCELLED else None
+            self._tasks.append(asyncio.create_task(self._place(order, cancel_after_seconds)))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), max(0.0, began + len(self.wishes) / per_second - time.monotonic()))
-        answered, silent = await asyncio.wait(self._tasks, timeout=HEALED_WITHIN_SECONDS)
-        for task in silent:
+                await asyncio.wait_for(over.wait(), max(0.0, began + len(self.orders) / per_second - time.monotonic()))
+        answered, unanswered = await asyncio.wait(self._tasks, timeout=HEAL_SECONDS)
+        for task in unanswered:
             task.cancel()
         for task in answered:
             task.result()
 
-    async def again(self, wish: Wish) -> str:
-        """Repeat an order under its key; the id it is answered with."""
-        answer = await self.users[wish.user].post("/v1/generations", wish.body, wish.key, expect=200)
+    async def repeat(self, order: CustomerOrder) -> str:
+        """Repeat an order under its key. Returns the id of the answer."""
+        answer = await self.users[order.user].post("/v1/generations", order.body, order.key, expect=200)
         return str(answer["id"])
 
-    async def _order(self, wish: Wish, regret_after_seconds: float | None) -> None:
-        while wish.generation_id is None:
+    async def _place(self, order: CustomerOrder, cancel_after_seconds: float | None) -> None:
+        user = self.users[order.user]
+        while order.generation_id is None:
             try:
-                repeated = wish.said != "nothing"
-                answer = await self.users[wish.user].post("/v1/generations", wish.body, wish.key, repeated=repeated)
+                repeated = order.answer is not None
+                answer = await user.post("/v1/generations", order.body, order.key, repeated=repeated)
             except UnexpectedAnswerError as error:
-                # The gateway was away for long, or found so much repeating too much: a patient user goes on.
-                wish.said = str(error)
+                # The gateway was away for long, or limited the repetitions: a patient user goes on.
+                order.answer = str(error)
                 await asyncio.sleep(1.0)
             else:
-                wish.generation_id = answer["id"]
-        if regret_after_seconds is not None:
-            await asyncio.sleep(regret_after_seconds)
-            # It may have ended by now: then there is nothing to cancel, and that is an answer, too.
+                order.generation_id = answer["id"]
+        if cancel_after_seconds is not None:
+            await asyncio.sleep(cancel_after_seconds)
+            # The order may have ended by now: then the refusal of the cancel is right.
             with contextlib.suppress(UnexpectedAnswerError):
-                path = f"/v1/generations/{wish.generation_id}/cancel"
-                await self.users[wish.user].post(path, {}, str(new_id()), expect=202)
+                path = f"/v1/generations/{order.generation_id}/cancel"
+                await user.post(path, {}, str(new_id()), expect=202)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close every connection."""
         for user in self.users:
             await user.__aexit__()
 
 
 class Fleet:
-    """What the GPUs do: another picture for each job, and a note of which order got which."""
+    """The script of the GPUs: another picture for each job, and a record of which order got which."""
 
     def __init__(self, source: random.Random) -> None:
         self._source = source
@@ -198,51 +201,51 @@ class Fleet:
         return {"error": json.dumps({"code": "upload_failed", "detail": "the bucket is away", "user_fault": False})}
 
 
-class Truth:
-    """Looks at the databases and the library from outside, and compares them with what the users were told."""
+class Inspection:
+    """Compares databases and library, seen from outside, with what the customers were told."""
 
     def __init__(self, platform: PlatformDescription, customers: Customers, fleet: Fleet) -> None:
         self._platform = platform
         self._customers = customers
         self._fleet = fleet
-        self.ends: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
 
     async def open_orders(self) -> int:
-        """How many orders have not ended, in the eyes of the gateway."""
+        """How many orders have not ended, as the gateway shows them."""
         connection = await asyncpg.connect(self._platform.postgres.superuser_dsn)
         try:
-            return int(await connection.fetchval(OPEN))
+            return int(await connection.fetchval(OPEN_ORDERS))
         finally:
             await connection.close()
 
-    async def wrong(self) -> list[str]:
-        """Whatever is not as it must be, of a platform at rest."""
+    async def find_errors(self) -> list[str]:
+        """Everything that is wrong with a platform at rest."""
         connection = await asyncpg.connect(self._platform.postgres.superuser_dsn)
         try:
             orders = {str(row["generation_id"]): row for row in await connection.fetch(ORDERS)}
             balances = {row["user_id"]: row for row in await connection.fetch(BALANCES)}
-            left = [await self._left_over(connection, service) for service in SERVICES]
+            unfinished = [await self._unfinished_messages(connection, service) for service in SERVICES]
         finally:
             await connection.close()
         objects = await asyncio.to_thread(self._library)
-        found = [what for one in left for what in one]
-        self.ends = Counter(row["status"] + (" late" if row["late"] else "") for row in orders.values())
+        found = [error for errors in unfinished for error in errors]
+        self.outcomes = Counter(row["status"] + (" late" if row["late"] else "") for row in orders.values())
         for row in orders.values():
-            found += [f"{row['generation_id']}: {what}" for what in self._wrong_with_order(row, objects)]
-        found += self._wrong_with_wishes(orders)
-        found += self._wrong_with_balances(orders, balances)
+            found += [f"{row['generation_id']}: {error}" for error in self._order_errors(row, objects)]
+        found += self._customer_errors(orders)
+        found += self._balance_errors(orders, balances)
         outputs = {row["object_key"] for row in orders.values() if row["object_key"] is not None}
         posters = {key for key in objects if key.endswith(".jpg")}
-        found += [f"{key} lies in the library for nothing" for key in objects.keys() - outputs - posters]
+        found += [f"{key} lies in the library and belongs to no order" for key in objects.keys() - outputs - posters]
         return found
 
-    def _wrong_with_order(self, row: asyncpg.Record, objects: dict[str, str]) -> list[str]:
+    def _order_errors(self, row: asyncpg.Record, objects: dict[str, str]) -> list[str]:
         found = []
         delivered = row["status"] == "completed"
         if row["status_there"] is not None and row["status"] != row["status_there"]:
             found.append(f"{row['status']} in the gateway, {row['status_there']} in generation")
         if row["late_there"] is not None and row["late"] != row["late_there"]:
-            found.append("late in one place only")
+            found.append("late in the gateway or in generation, but not in both")
         if row["reservations"] != 1:
             found.append(f"{row['reservations']} reservations")
         due = row["price_credits"] if delivered and not row["late"] else 0
@@ -256,33 +259,31 @@ class Truth:
             if objects.get(row["object_key"]) != row["sha256"]:
                 found.append("the library has another file than is recorded")
             if row["sha256"] not in self._fleet.uploaded[str(row["generation_id"])]:
-                found.append("it was delivered a file that was made for another order")
+                found.append("its file was made for another order")
         return found
 
-    def _wrong_with_wishes(self, orders: dict[str, asyncpg.Record]) -> list[str]:
+    def _customer_errors(self, orders: dict[str, asyncpg.Record]) -> list[str]:
         found = []
         keys = Counter(row["idempotency_key"] for row in orders.values())
-        for wish in self._customers.wishes:
-            if wish.generation_id is None:
-                found.append(f"no answer to key {wish.key}: {wish.said}")
-            elif wish.generation_id not in orders:
-                found.append(f"{wish.generation_id} was promised and does not exist")
-            elif keys[wish.key] != 1:
-                found.append(f"key {wish.key} made {keys[wish.key]} orders")
+        for order in self._customers.orders:
+            if order.generation_id is None:
+                found.append(f"no answer to key {order.key}: {order.answer or 'not even an error'}")
+            elif order.generation_id not in orders:
+                found.append(f"{order.generation_id} was accepted and does not exist")
+            elif keys[order.key] != 1:
+                found.append(f"key {order.key} made {keys[order.key]} orders")
         return found
 
-    def _wrong_with_balances(
-        self, orders: dict[str, asyncpg.Record], balances: dict[UUID, asyncpg.Record]
-    ) -> list[str]:
+    def _balance_errors(self, orders: dict[str, asyncpg.Record], balances: dict[UUID, asyncpg.Record]) -> list[str]:
         found = []
         for user in self._customers.users:
             spent = sum(row["captured_credits"] or 0 for row in orders.values() if row["user_id"] == user.user_id)
-            seen = tuple(balances[user.user_id])[1:]
-            if seen != (CREDITS - spent, 0) * 2:
-                found.append(f"user {user.user_id} has {seen}, having spent {spent}")
+            balance = tuple(balances[user.user_id])[1:]
+            if balance != (CREDITS - spent, 0) * 2:
+                found.append(f"user {user.user_id} spent {spent} and has {balance}")
         return found
 
-    async def _left_over(self, connection: asyncpg.Connection, service: str) -> list[str]:
+    async def _unfinished_messages(self, connection: asyncpg.Connection, service: str) -> list[str]:
         letters = await connection.fetch(f"SELECT subject, reason, error FROM {service}.dead_letters")
         query = f"SELECT count(*) FROM {service}.outbox_messages WHERE published_at IS NULL"
         unpublished = await connection.fetchval(query)
@@ -290,7 +291,7 @@ class Truth:
         return found + ([f"{service} has {unpublished} messages to publish"] if unpublished else [])
 
     def _library(self) -> dict[str, str]:
-        """Key to sha256 as it was recorded when the object was written."""
+        """Key to the sha256 that was recorded when the object was written."""
         keys = self._platform.s3.credentials["admin"]
         client = boto3.client(
             "s3",
@@ -306,7 +307,7 @@ class Truth:
 
 
 async def main(disasters: int, per_second: float, orders_per_second: float, seed: int) -> int:
-    """Run it all and print the outcome; returns the exit code."""
+    """Run the campaign and print its outcome. Returns the exit code."""
     environment = {"generation": QUICK_TIMERS}
     supervisor = Supervisor(PlatformOptions(name="faults-generations", workers=0, environment=environment))
     try:
@@ -316,17 +317,17 @@ async def main(disasters: int, per_second: float, orders_per_second: float, seed
         await _grant(platform, customers)
         await _misbehave(platform, seed)
         with tempfile.TemporaryDirectory(prefix="reelhouse-faults-") as copies:
-            befalling, over = Disasters(supervisor, Path(copies)), asyncio.Event()
+            disaster_runner, over = DisasterRunner(supervisor, Path(copies)), asyncio.Event()
             async with working(platform.urls["runpod"], ENDPOINT_ID, api_key) as worker:
                 worker.work = fleet.work
-                ordering = asyncio.create_task(customers.order(orders_per_second, over))
-                telling = asyncio.create_task(_tell(customers, befalling, disasters))
+                ordering = asyncio.create_task(customers.place_orders(orders_per_second, over))
+                reporting = asyncio.create_task(_report_progress(customers, disaster_runner, disasters))
                 try:
-                    await befalling.let_happen(schedule(seed, disasters, per_second))
+                    await disaster_runner.run(schedule(seed, disasters, per_second))
                 finally:
                     over.set()
-                    telling.cancel()
-                return await _judge(platform, customers, fleet, befalling, ordering)
+                    reporting.cancel()
+                return await _verify(platform, customers, fleet, disaster_runner, ordering)
     finally:
         await supervisor.stop()
 
@@ -347,52 +348,52 @@ async def _misbehave(platform: PlatformDescription, seed: int) -> None:
             (await http.post("/admin/rules", json={**rule, "seed": seed + number})).raise_for_status()
 
 
-async def _tell(customers: Customers, befalling: Disasters, disasters: int) -> None:
+async def _report_progress(customers: Customers, disaster_runner: DisasterRunner, disasters: int) -> None:
     began = time.monotonic()
     while True:
-        await asyncio.sleep(TELL_EVERY_SECONDS)
-        said = f"{befalling.happened.total()} of {disasters} disasters, {len(customers.wishes)} orders"
-        say(f"{time.monotonic() - began:5.0f} s: {said}")
+        await asyncio.sleep(REPORT_SECONDS)
+        progress = f"{disaster_runner.counts.total()} of {disasters} disasters, {len(customers.orders)} orders"
+        say(f"{time.monotonic() - began:5.0f} s: {progress}")
 
 
-async def _judge(
+async def _verify(
     platform: PlatformDescription,
     customers: Customers,
     fleet: Fleet,
-    befalling: Disasters,
+    disaster_runner: DisasterRunner,
     ordering: "asyncio.Task[None]",
 ) -> int:
     say("the last disaster is over; waiting until everything is right ...")
-    began, truth = time.monotonic(), Truth(platform, customers, fleet)
+    began, inspection = time.monotonic(), Inspection(platform, customers, fleet)
     async with httpx.AsyncClient(base_url=platform.urls["runpod"], trust_env=False) as http:
         (await http.delete("/admin/rules")).raise_for_status()
     await ordering
 
-    async def remaining() -> list[str]:
-        unfinished = await truth.open_orders()
-        return [f"{unfinished} orders have not ended"] if unfinished else await truth.wrong()
+    async def find_errors() -> list[str]:
+        unfinished = await inspection.open_orders()
+        return [f"{unfinished} orders have not ended"] if unfinished else await inspection.find_errors()
 
-    wrong = await remaining()
-    while wrong and time.monotonic() - began < HEALED_WITHIN_SECONDS:
+    errors = await find_errors()
+    while errors and time.monotonic() - began < HEAL_SECONDS:
         await asyncio.sleep(0.5)
-        wrong = await remaining()
+        errors = await find_errors()
     healed_seconds = time.monotonic() - began
-    answered = [wish for wish in customers.wishes if wish.generation_id is not None]
-    for wish in random.Random(0).sample(answered, min(100, len(answered))):
-        if await customers.again(wish) != wish.generation_id:
-            wrong.append(f"key {wish.key} is answered with another order when it is repeated")
+    accepted = [order for order in customers.orders if order.generation_id is not None]
+    for order in random.Random(0).sample(accepted, min(100, len(accepted))):
+        if await customers.repeat(order) != order.generation_id:
+            errors.append(f"key {order.key} is answered with another order when it is repeated")
     await customers.close()
-    say(table(("disaster", "victim", "times"), _rows(befalling)))
-    ends = ", ".join(f"{count} {end}" for end, count in sorted(truth.ends.items()))
-    say(f"{len(customers.wishes)} orders: {ends}; {fleet.jobs} jobs were worked on")
-    for death in befalling.died_alone:
-        say(f"died of its own: {death}")
-    say("\n".join(wrong) if wrong else f"everything was right {healed_seconds:.1f} s after the last disaster")
-    return max(await check_books(platform), 1 if wrong or befalling.died_alone else 0)
+    say(table(("disaster", "victim", "times"), _rows(disaster_runner)))
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(inspection.outcomes.items()))
+    say(f"{len(customers.orders)} orders: {outcomes}; {fleet.jobs} jobs")
+    for death in disaster_runner.unexpected_deaths:
+        say(f"died without a disaster: {death}")
+    say("\n".join(errors) if errors else f"everything was right {healed_seconds:.1f} s after the last disaster")
+    return max(await check_books(platform), 1 if errors or disaster_runner.unexpected_deaths else 0)
 
 
-def _rows(befalling: Disasters) -> list[tuple[str, str, str]]:
-    return [(act, victim, str(times)) for (act, victim), times in sorted(befalling.happened.items())]
+def _rows(disaster_runner: DisasterRunner) -> list[tuple[str, str, str]]:
+    return [(action, victim, str(times)) for (action, victim), times in sorted(disaster_runner.counts.items())]
 
 
 if __name__ == "__main__":
