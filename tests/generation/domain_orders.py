@@ -1,14 +1,17 @@
-"""Orders in memory, as the rules see them."""
+"""Orders in memory, for the tests of the rules."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from contracts.generation import FailureCode
 from contracts.message import Message
-from contracts.storage import AssetRejected, AssetStored, OutputMissing
+from contracts.storage import AssetRejected, AssetStored, OutputMissing, RejectionCode
 from contracts.values import MediaProperties
-from generation.domain.order import Attempt, AttemptStatus, Order, OrderStatus, Policy
-from generation.domain.provider_reports import Failed, Uploaded, Vanished
+from generation.domain.order import Attempt, Order
+from generation.domain.policy import Policy
+from generation.domain.provider_reports import JobFailed, JobLost, OutputUploaded
+from generation.domain.statuses import AttemptStatus, OrderStatus
 
 NOW: Final = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LATER: Final = NOW + timedelta(minutes=5)
@@ -59,9 +62,9 @@ def attempt(number: int, status: AttemptStatus) -> Attempt:
     )
 
 
-def uploaded(job_id: str | None = "job-1") -> Uploaded:
-    """The worker's good news."""
-    return Uploaded(
+def uploaded(job_id: str | None = "job-1") -> OutputUploaded:
+    """A report of an uploaded file."""
+    return OutputUploaded(
         job_id=job_id,
         size_bytes=1000,
         sha256="ab",
@@ -71,21 +74,20 @@ def uploaded(job_id: str | None = "job-1") -> Uploaded:
     )
 
 
-def failed(*, user_fault: bool = False) -> Failed:
-    """The worker's bad news."""
-    code = "invalid_input" if user_fault else "execution_failed"
-    return Failed(job_id="job-1", code=code, detail="CUDA out of memory", user_fault=user_fault)
+def failed(*, user_fault: bool = False) -> JobFailed:
+    """A report of a failure."""
+    code: FailureCode = "invalid_input" if user_fault else "execution_failed"
+    return JobFailed(job_id="job-1", code=code, detail="CUDA out of memory", user_fault=user_fault)
 
 
-def vanished() -> Vanished:
-    """No trustworthy news."""
-    return Vanished(job_id=None, code="provider_unavailable", detail="404")
+def lost_job() -> JobLost:
+    """A report without an outcome."""
+    return JobLost(job_id=None, code="provider_unavailable", detail="404")
 
 
 def stored(order: Order, attempt_id: UUID | None = None) -> AssetStored:
     """Storage found a good file of the given attempt, or of the latest one."""
-    made = order.attempt(attempt_id) if attempt_id is not None else order.attempts[-1]
-    assert made is not None
+    made = order.attempts[-1] if attempt_id is None else order.get_attempt(attempt_id)
     return AssetStored(
         asset_id=uuid4(),
         generation_id=order.generation_id,
@@ -101,8 +103,8 @@ def stored(order: Order, attempt_id: UUID | None = None) -> AssetStored:
     )
 
 
-def rejected(order: Order, code: Any = "undecodable") -> AssetRejected:
-    """Storage looked at the latest attempt's file and will not have it."""
+def rejected(order: Order, code: RejectionCode = "undecodable") -> AssetRejected:
+    """Storage rejected the latest attempt's file."""
     return AssetRejected(
         generation_id=order.generation_id,
         user_id=order.user_id,
@@ -113,10 +115,11 @@ def rejected(order: Order, code: Any = "undecodable") -> AssetRejected:
     )
 
 
-def missing(order: Order, sought_version: int | None = None) -> OutputMissing:
-    """Storage found nothing for the question that is open, or for another one."""
-    version = order.sought_version if sought_version is None else sought_version
-    assert version is not None
+def missing(order: Order, version: int | None = None) -> OutputMissing:
+    """Storage found nothing for the open lookup, or for the one of another version."""
+    if version is None:
+        assert order.lookup is not None
+        version = order.lookup.version
     return OutputMissing(generation_id=order.generation_id, user_id=order.user_id, sought_version=version)
 
 

@@ -23,15 +23,15 @@ class Emulator:
         self._http = httpx.AsyncClient(base_url=url, trust_env=False)
 
     async def misbehave(self, effect: str, **rule: Any) -> None:
-        """Go wrong in one way from now on; ``count`` says how often."""
+        """Apply one rule from now on; ``count`` limits how often."""
         (await self._http.post("/admin/rules", json={"effect": effect, **rule})).raise_for_status()
 
     async def behave(self) -> None:
-        """Go wrong no more."""
+        """Remove every rule."""
         (await self._http.delete("/admin/rules")).raise_for_status()
 
     async def jobs(self) -> list[dict[str, Any]]:
-        """Every job there is or was."""
+        """Every job, past ones included."""
         return list((await self._http.get("/admin/jobs")).json())
 
     async def close(self) -> None:

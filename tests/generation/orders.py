@@ -7,33 +7,39 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from contracts.values import Lane
+from generation.repository.endpoints import EndpointLimits, configure_endpoints
 from generation.repository.orders import NewOrder, add_orders
-from generation.repository.queue import EndpointLimits, configure_endpoints
 from messaging.ids import new_id
 
 ENDPOINT: Final = "wan"
-WEIGHTS: Final = {"pro": 6, "standard": 3, "free": 1}
-CAPS: Final = {"pro": 8, "standard": 4, "free": 2}
+WEIGHTS: Final[Mapping[Lane, int]] = {"pro": 6, "standard": 3, "free": 1}
+CAPS: Final[Mapping[Lane, int]] = {"pro": 8, "standard": 4, "free": 2}
 LONG_AFTER: Final = datetime.now(UTC) + timedelta(days=1)
 
 
 def limits(endpoint: str = ENDPOINT, **changes: Any) -> EndpointLimits:
     """Generous limits, so that a test names the one that it is about."""
-    values = {"endpoint_id": f"{endpoint}-id", "max_active": 1000, "rate_per_second": 1000.0, "burst": 1000}
+    values: dict[str, Any] = {
+        "endpoint_id": f"{endpoint}-id",
+        "max_active": 1000,
+        "rate_per_second": 1000.0,
+        "burst": 1000,
+    }
     return EndpointLimits(endpoint=endpoint, **(values | changes))
 
 
 async def configure(
     connection: AsyncConnection,
     *endpoint_limits: EndpointLimits,
-    weights: Mapping[str, int] = WEIGHTS,
-    caps: Mapping[str, int] = CAPS,
+    weights: Mapping[Lane, int] = WEIGHTS,
+    caps: Mapping[Lane, int] = CAPS,
 ) -> None:
     """Endpoints, lanes and caps as a starting service sets them."""
     await configure_endpoints(connection, endpoint_limits or (limits(),), weights, caps)
 
 
-def new_order(user_id: UUID, lane: str = "standard", **changes: Any) -> NewOrder:
+def new_order(user_id: UUID, lane: Lane = "standard", **changes: Any) -> NewOrder:
     """An order that is ready to be served."""
     values: dict[str, Any] = {
         "generation_id": new_id(),
@@ -58,8 +64,8 @@ def new_order(user_id: UUID, lane: str = "standard", **changes: Any) -> NewOrder
 
 
 async def enqueue(
-    connection: AsyncConnection, orders: Sequence[NewOrder], caps: Mapping[str, int] = CAPS
+    connection: AsyncConnection, orders: Sequence[NewOrder], caps: Mapping[Lane, int] = CAPS
 ) -> list[UUID]:
     """Put the orders into the queue and return their ids in the same order."""
-    await add_orders(connection, orders, dict(caps))
+    await add_orders(connection, orders, caps)
     return [order.generation_id for order in orders]

@@ -1,4 +1,4 @@
-"""A provider that answers each request with exactly the bytes that a test wants, as fast as it wants."""
+"""A provider that answers each request with exactly the bytes, and at exactly the time, that a test says."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from generation.runpod_client import RunPodClient
+from generation.runpod.client import RunPodClient
 
-Say = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Respond = Callable[[asyncio.StreamWriter], Awaitable[None]]
 """Write the answer to one request."""
 
 
-def says(body: bytes, *headers: str, status: str = "200 OK") -> Say:
+def responds(body: bytes, *headers: str, status: str = "200 OK") -> Respond:
     """Answer at once."""
     head = "\r\n".join([f"HTTP/1.1 {status}", f"content-length: {len(body)}", "connection: close", *headers])
 
@@ -22,18 +22,18 @@ def says(body: bytes, *headers: str, status: str = "200 OK") -> Say:
     return answer
 
 
-def says_after(event: asyncio.Event, body: bytes) -> Say:
+def responds_after(event: asyncio.Event, body: bytes) -> Respond:
     """Answer when ``event`` is set."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         await event.wait()
-        await says(body)(writer)
+        await responds(body)(writer)
 
     return answer
 
 
 async def trickles(writer: asyncio.StreamWriter) -> None:
-    """Answer without end, and fast enough for whoever only watches the pause between two bytes."""
+    """Answer without end: no pause between two bytes is longer than 0.05 s."""
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
     while True:
         writer.write(b" ")
@@ -42,10 +42,10 @@ async def trickles(writer: asyncio.StreamWriter) -> None:
 
 
 class Provider:
-    """Answers by path; ``calls`` are the paths asked for, in order."""
+    """Answers by path; ``calls`` are the paths requested, in order."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, Say] = {}
+        self.answers: dict[str, Respond] = {}
         self.calls: list[str] = []
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,7 +66,7 @@ class Provider:
 
 @asynccontextmanager
 async def answering(call_seconds: float = 30.0) -> AsyncIterator[tuple[Provider, RunPodClient]]:
-    """A provider that runs inside the block, and a client that waits so long for a whole answer."""
+    """A provider that runs inside the block, and a client that waits ``call_seconds`` for a complete answer."""
     provider, open_connections = Provider(), set[asyncio.Task[None]]()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,11 +1,12 @@
-"""The whole service in this process, between peers that speak for billing, storage and gateway over the real broker."""
+"""The whole service in this process, and peers that act as billing, storage and gateway over the real broker."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import httpx
@@ -28,13 +29,15 @@ from messaging.received import Received
 from messaging.runtime import Messaging
 from messaging.schema import grant_statements, table_statements
 from messaging.transaction import Transaction
+from service_runtime.lifecycle import Component
 from service_runtime.listener import HttpServer, Listener
 from service_runtime.presigned_urls import PresignedUrls
 from service_runtime.settings import ServiceSettings
-from tests.generation.bench import reserved
+from tests.generation.harness import reserved
 from tests.support.databases import Database
 from tests.support.waiting import eventually
 
+M = TypeVar("M", bound=Message)
 BrokerOf = Callable[[str], ServiceSettings]
 
 FAST = {
@@ -49,11 +52,11 @@ FAST = {
     "runpod_timeout_seconds": 2.0,
     "lease_seconds": 4.0,
 }
-"""Patience in seconds, for tests; production's is in the settings."""
+"""Short waits in seconds, for tests."""
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -102,7 +105,7 @@ async def running(settings: Settings) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _tasks(components: Iterable[Any]) -> AsyncIterator[None]:
+async def _tasks(components: Iterable[Component]) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(component.run(), name=component.name) for component in components]
     try:
         yield
@@ -119,60 +122,58 @@ async def _tasks(components: Iterable[Any]) -> AsyncIterator[None]:
 
 
 class Storage:
-    """Storage's part: it looks into the real bucket, and believes every file that it finds there."""
+    """Acts as storage: it looks into the real bucket and accepts every file that it finds there."""
 
     def __init__(self, s3: S3Server) -> None:
         access_key, secret_key = s3.credentials["storage"]
         self._urls = PresignedUrls(s3.endpoint_url, s3.region, access_key, secret_key)
         self.http = httpx.AsyncClient(trust_env=False)
-        self.claims: list[OutputClaim] = []
 
     def subscriptions(self) -> tuple[Subscription, ...]:
-        return (Subscription(OutputReady, self.ready), Subscription(OutputSought, self.sought))
+        return (Subscription(OutputReady, self.verify), Subscription(OutputSought, self.look_up))
 
-    async def ready(self, tx: Transaction, batch: Sequence[Received[OutputReady]]) -> None:
+    async def verify(self, tx: Transaction, batch: Sequence[Received[OutputReady]]) -> None:
         for message in batch:
-            asked = message.payload
-            self.claims.append(asked.claim)
-            if await self._has(asked.claim):
-                tx.publish(_stored(asked, asked.claim), cause=message)
+            request = message.payload
+            if await self._has(request.claim):
+                tx.publish(_stored(request, request.claim), cause=message)
                 continue
             rejected = AssetRejected(
-                generation_id=asked.generation_id,
-                user_id=asked.user_id,
-                attempt_id=asked.claim.attempt_id,
-                attempt_number=asked.claim.attempt_number,
+                generation_id=request.generation_id,
+                user_id=request.user_id,
+                attempt_id=request.claim.attempt_id,
+                attempt_number=request.claim.attempt_number,
                 code="not_found",
                 detail="no such object",
             )
             tx.publish(rejected, cause=message)
 
-    async def sought(self, tx: Transaction, batch: Sequence[Received[OutputSought]]) -> None:
+    async def look_up(self, tx: Transaction, batch: Sequence[Received[OutputSought]]) -> None:
         for message in batch:
-            asked = message.payload
-            found = [claim for claim in asked.claims if await self._has(claim)]
+            request = message.payload
+            found = [output for output in request.claims if await self._has(output)]
             if found:
-                tx.publish(_stored(asked, found[0]), cause=message)
+                tx.publish(_stored(request, found[0]), cause=message)
                 continue
             missing = OutputMissing(
-                generation_id=asked.generation_id, user_id=asked.user_id, sought_version=asked.version
+                generation_id=request.generation_id, user_id=request.user_id, sought_version=request.version
             )
             tx.publish(missing, cause=message)
 
-    async def _has(self, claim: OutputClaim) -> bool:
-        answer = await self.http.get(self._urls.get("incoming", claim.object_key, timedelta(minutes=1)))
+    async def _has(self, output: OutputClaim) -> bool:
+        answer = await self.http.get(self._urls.get("incoming", output.object_key, timedelta(minutes=1)))
         return answer.status_code == 200
 
 
 class Peers:
-    """The services around generation: what they say, and everything that they hear from it."""
+    """The services around generation: what they tell it, and everything that they receive from it."""
 
     def __init__(self, database: Database, billing: Messaging, gateway: Messaging, storage: Storage) -> None:
         self.database = database
         self.storage = storage
         self._billing = billing
         self._gateway = gateway
-        self.heard: dict[UUID, list[Message]] = {}
+        self.received: dict[UUID, list[Message]] = {}
 
     async def fund(self, *orders: GenerationOrder) -> None:
         """Billing has reserved the credits."""
@@ -188,26 +189,26 @@ class Peers:
         async with self._gateway.transactions.begin() as tx:
             tx.publish(command, correlation_id=order.generation_id)
 
-    async def hear(self, _tx: Transaction, batch: Sequence[Received[Any]]) -> None:
+    async def receive(self, _tx: Transaction, batch: Sequence[Received[Any]]) -> None:
         for message in batch:
-            self.heard.setdefault(message.payload.generation_id, []).append(message.payload)
+            self.received.setdefault(message.payload.generation_id, []).append(message.payload)
 
-    async def until(self, order: GenerationOrder, kind: type[Message], timeout: float = 20.0) -> Any:
+    async def until(self, order: GenerationOrder, kind: type[M], timeout: float = 20.0) -> M:
         """Wait for an event of that kind about the order, and return it."""
         return await eventually(
-            lambda: next((one for one in self.heard.get(order.generation_id, ()) if isinstance(one, kind)), None),
+            lambda: next((one for one in self.received.get(order.generation_id, ()) if isinstance(one, kind)), None),
             timeout,
-            f"{kind.__name__} (heard {[type(one).__name__ for one in self.heard.get(order.generation_id, ())]})",
+            f"{kind.__name__} (received {[type(one).__name__ for one in self.received.get(order.generation_id, ())]})",
         )
 
     def count(self, order: GenerationOrder, kind: type[Message]) -> int:
-        """How many such events were heard about the order."""
-        return sum(isinstance(one, kind) for one in self.heard.get(order.generation_id, ()))
+        """How many such events were received about the order."""
+        return sum(isinstance(one, kind) for one in self.received.get(order.generation_id, ()))
 
     def kinds(self, order: GenerationOrder) -> list[str]:
-        """What was heard about the order, by its versions."""
-        heard = sorted(self.heard.get(order.generation_id, ()), key=lambda one: one.version)  # type: ignore[attr-defined]
-        return [type(one).__name__ for one in heard]
+        """What was received about the order, sorted by version."""
+        received = self.received.get(order.generation_id, ())
+        return [type(one).__name__ for one in sorted(received, key=attrgetter("version"))]
 
     async def attempts(self, order: GenerationOrder) -> list[str]:
         """The states of the order's attempts, in order."""
@@ -224,23 +225,23 @@ class Peers:
 
 @asynccontextmanager
 async def peers(database: Database, broker_settings: BrokerOf, s3: S3Server) -> AsyncIterator[Peers]:
-    """Billing, gateway and storage as far as generation notices them."""
+    """Billing, gateway and storage, as far as generation deals with them."""
     storage = Storage(s3)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(storage.http.aclose)
         billing = await _peer(stack, database, broker_settings, "billing", ())
-        heard: list[Peers] = []
+        made: list[Peers] = []
 
-        async def hear(tx: Transaction, batch: Sequence[Received[Any]]) -> None:
-            await heard[0].hear(tx, batch)
+        async def receive(tx: Transaction, batch: Sequence[Received[Any]]) -> None:
+            await made[0].receive(tx, batch)
 
         kinds = [kind for kind in produced_by("generation") if "gateway" in kind.consumers]
         gateway = await _peer(
-            stack, database, broker_settings, "gateway", tuple(Subscription(kind, hear) for kind in kinds)
+            stack, database, broker_settings, "gateway", tuple(Subscription(kind, receive) for kind in kinds)
         )
-        heard.append(Peers(database, billing, gateway, storage))
+        made.append(Peers(database, billing, gateway, storage))
         await _peer(stack, database, broker_settings, "storage", storage.subscriptions())
-        yield heard[0]
+        yield made[0]
 
 
 async def _peer(
@@ -264,17 +265,17 @@ async def _peer(
     return messaging
 
 
-def _stored(asked: OutputReady | OutputSought, claim: OutputClaim) -> AssetStored:
+def _stored(request: OutputReady | OutputSought, output: OutputClaim) -> AssetStored:
     return AssetStored(
         asset_id=uuid4(),
-        generation_id=asked.generation_id,
-        user_id=asked.user_id,
-        attempt_id=claim.attempt_id,
-        attempt_number=claim.attempt_number,
+        generation_id=request.generation_id,
+        user_id=request.user_id,
+        attempt_id=output.attempt_id,
+        attempt_number=output.attempt_number,
         object_key="library",
         poster_object_key="poster",
-        size_bytes=claim.size_bytes or 1,
-        sha256=claim.sha256 or "",
+        size_bytes=output.size_bytes or 1,
+        sha256=output.sha256 or "",
         media=MediaProperties(content_type="video/mp4", width_pixels=1, height_pixels=1, codec="h264"),
         stored_at=datetime.now(UTC),
     )

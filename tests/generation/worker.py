@@ -1,7 +1,7 @@
-"""A scripted GPU worker: takes jobs from the emulator over the URLs that RunPod's SDK uses, and does what it is told.
+"""A scripted GPU worker: it takes jobs from the emulator over the URLs of RunPod's SDK, and follows a script.
 
-The real worker has an environment of its own (``gpu-endpoint``) and is tried with the whole platform; here the point is
-what generation makes of a worker's behaviour.
+The real worker has an environment of its own (``gpu-endpoint``) and is tested with the whole platform. These tests are
+about what generation does with a worker's behaviour.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ import httpx
 FILE = b"\x00\x00\x00\x18ftypmp42 not really a clip"
 
 Work = Callable[["Worker", dict[str, Any]], Awaitable[dict[str, Any] | None]]
-"""What to do with a job: returns the body for job-done, or None to say nothing at all."""
+"""A script for one job: returns the body for job-done, or None to report nothing."""
 
 
 class Worker:
-    """Works on many jobs at a time, so that no test waits for another job's script."""
+    """Works on many jobs at a time, so that no job waits for the script of another."""
 
     def __init__(self, emulator_url: str, endpoint_id: str, api_key: str) -> None:
         self.url = f"{emulator_url}/v2/{endpoint_id}"
@@ -31,7 +31,7 @@ class Worker:
         self._jobs: set[asyncio.Task[None]] = set()
 
     async def take(self) -> None:
-        """Take jobs for ever."""
+        """Take jobs until cancelled."""
         while True:
             answer = await self.http.get(f"{self.url}/job-take/worker-1", params={"job_in_progress": 1})
             if answer.status_code != 200:
@@ -63,31 +63,31 @@ class Worker:
         return {"outputs": [file], "report": {"renderer": "scripted"}}
 
     async def progress(self, job: dict[str, Any], percent: int) -> None:
-        """Tell how far the job is. Nobody may be listening: like the real worker's, it is never a reason to fail."""
+        """Report progress. If it is not received, the job goes on, as with the real worker."""
         body = {"percent": percent, "stage": "rendering", "job_id": job["id"]}
         with contextlib.suppress(httpx.HTTPError):
             await self.http.post(job["input"]["progress_url"], json=body)
 
 
 async def deliver(worker: Worker, job: dict[str, Any]) -> dict[str, Any] | None:
-    """Report progress, upload the file, say so."""
+    """Report progress, upload the file, report it."""
     await worker.progress(job, 50)
     return {"output": await worker.upload(job)}
 
 
 async def fall_silent(worker: Worker, job: dict[str, Any]) -> dict[str, Any] | None:
-    """Take the job and never speak of it again."""
+    """Take the job and never report anything."""
     return None
 
 
 async def upload_and_fall_silent(worker: Worker, job: dict[str, Any]) -> dict[str, Any] | None:
-    """Make the file, and die before saying so."""
+    """Upload the file, and die before reporting it."""
     await worker.upload(job)
     return None
 
 
 def failing(code: str, detail: str, *, user_fault: bool = False) -> Work:
-    """Fail with our worker's error contract."""
+    """Fail as our worker does."""
 
     async def fail(worker: Worker, job: dict[str, Any]) -> dict[str, Any] | None:
         return {"error": json.dumps({"code": code, "detail": detail, "user_fault": user_fault})}
@@ -96,7 +96,7 @@ def failing(code: str, detail: str, *, user_fault: bool = False) -> Work:
 
 
 def in_turn(*scripts: Work) -> Work:
-    """One script for each job that comes; the last one for all that follow."""
+    """One script for each job in turn; the last one for all that follow."""
     remaining = list(scripts)
 
     async def next_script(worker: Worker, job: dict[str, Any]) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from generation.repository.queue import CLAIM
+from generation.repository.fair_queue import CLAIM
 from tests.generation.orders import ENDPOINT, configure
 from tests.support.databases import Database
 

@@ -1,4 +1,4 @@
-"""The process is killed at each named point in turn; the next one finishes the work, charges once and loses nothing."""
+"""The process is killed at each failpoint in turn; the next one finishes the work, charges once and loses nothing."""
 
 import asyncio
 import os
@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from contracts.generation import GenerationCancelled, GenerationCompleted
 from generation.settings import Settings
 from messaging.failpoints import VARIABLE
-from tests.generation.bench import order
-from tests.generation.stage import Stage
+from tests.generation.harness import order
+from tests.generation.service_harness import ServiceHarness
 from tests.generation.worker import fall_silent
 from tests.support.waiting import eventually
 
@@ -57,30 +57,32 @@ async def process(settings: Settings, failpoint: str | None = None) -> AsyncIter
 
 
 @pytest.mark.parametrize("failpoint", [*(f"dispatcher.{point}" for point in DISPATCH), *CALLBACKS])
-async def test_an_order_survives_a_death_at_any_point(stage: Stage, failpoint: str) -> None:
-    settings = stage.settings(drain_seconds=5.0)
+async def test_an_order_survives_a_kill_at_any_point(service: ServiceHarness, failpoint: str) -> None:
+    settings = service.settings(drain_seconds=5.0)
     one = order()
     async with process(settings, failpoint) as doomed:
-        await stage.peers.fund(one)
+        await service.peers.fund(one)
         await asyncio.wait_for(doomed.wait(), 30)
         assert doomed.returncode == -9
     async with process(settings):
-        completed = await stage.peers.until(one, GenerationCompleted, timeout=40)
+        completed = await service.peers.until(one, GenerationCompleted, timeout=40)
     assert not completed.late
-    assert stage.peers.count(one, GenerationCompleted) == 1
-    assert len(stage.worker.taken) <= 2
+    assert service.peers.count(one, GenerationCompleted) == 1
+    assert len(service.worker.taken) <= 2
 
 
-@pytest.mark.parametrize("failpoint", ["sweeps.before_cancel", "sweeps.after_cancel"])
-async def test_a_cancel_survives_a_death_before_and_after_the_provider_is_told(stage: Stage, failpoint: str) -> None:
-    stage.worker.work = fall_silent
-    settings = stage.settings(drain_seconds=5.0)
+@pytest.mark.parametrize("failpoint", ["attempt_checks.before_cancel", "attempt_checks.after_cancel"])
+async def test_a_cancel_survives_a_kill_before_and_after_the_provider_is_told(
+    service: ServiceHarness, failpoint: str
+) -> None:
+    service.worker.work = fall_silent
+    settings = service.settings(drain_seconds=5.0)
     one = order()
     async with process(settings, failpoint) as doomed:
-        await stage.peers.fund(one)
-        await eventually(lambda: stage.worker.taken, 20)
-        await stage.peers.cancel(one)
+        await service.peers.fund(one)
+        await eventually(lambda: service.worker.taken, 20)
+        await service.peers.cancel(one)
         await asyncio.wait_for(doomed.wait(), 30)
     async with process(settings):
-        await stage.peers.until(one, GenerationCancelled, timeout=40)
-    assert [job["status"] for job in await stage.emulator.jobs()] == ["CANCELLED"]
+        await service.peers.until(one, GenerationCancelled, timeout=40)
+    assert [job["status"] for job in await service.emulator.jobs()] == ["CANCELLED"]

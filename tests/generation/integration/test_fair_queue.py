@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -10,13 +11,16 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from generation.domain.order import Order
+from generation.domain.policy import BreakerPolicy
+from generation.repository.breaker import pause_queue, record_failure, record_success
+from generation.repository.fair_queue import Claim, ClaimedOrder, claim_orders
 from generation.repository.orders import lock_orders, save_orders
-from generation.repository.queue import Claim, ClaimedOrder, claim_orders, hold, record_failure, record_success
 from messaging.ids import new_id
+from service_runtime.backoff import Backoff
 from tests.generation.orders import CAPS, ENDPOINT, configure, enqueue, limits, new_order
 from tests.support.databases import Database
 
-BREAKER = {"threshold": 3, "first_seconds": 60.0, "longest_seconds": 300.0}
+BREAKER = BreakerPolicy(3, Backoff(first=timedelta(seconds=60), longest=timedelta(seconds=300), jitter=0))
 
 
 @pytest.fixture
@@ -38,10 +42,10 @@ async def finish(connection: AsyncConnection, claimed: list[ClaimedOrder]) -> No
     await save_orders(connection, locked)
 
 
-def end_attempts(order: Order, now: object) -> None:
+def end_attempts(order: Order, now: datetime) -> None:
     for attempt in order.attempts:
         if attempt.live:
-            attempt.end("failed", now)  # type: ignore[arg-type]
+            attempt.end("failed", now)
 
 
 async def test_a_user_with_10000_orders_does_not_starve_a_user_with_one(engine: AsyncEngine) -> None:
@@ -69,7 +73,7 @@ async def test_users_of_one_lane_are_served_in_turn(engine: AsyncEngine) -> None
     assert [Counter(served[start : start + 3]) for start in range(0, 12, 3)] == [Counter(users)] * 4
 
 
-async def test_a_user_who_comes_back_gets_one_turn_and_no_arrears(engine: AsyncEngine) -> None:
+async def test_a_user_who_comes_back_gets_one_turn_and_no_credit(engine: AsyncEngine) -> None:
     steady, returning = uuid4(), uuid4()
     async with engine.begin() as connection:
         await configure(connection, caps={"pro": 100, "standard": 100, "free": 100})
@@ -153,7 +157,7 @@ async def test_replicas_never_claim_the_same_order(engine: AsyncEngine) -> None:
     assert len(taken) == len(set(taken)) == 200
 
 
-async def test_an_order_that_someone_else_has_locked_is_passed_over(engine: AsyncEngine) -> None:
+async def test_a_locked_order_is_skipped(engine: AsyncEngine) -> None:
     user = uuid4()
     async with engine.begin() as connection:
         await configure(connection)
@@ -163,35 +167,35 @@ async def test_an_order_that_someone_else_has_locked_is_passed_over(engine: Asyn
         assert [order.generation_id for order in (await claim(engine, 2)).orders] == [second]
 
 
-async def test_failures_in_a_row_hold_the_endpoint_and_a_probe_frees_it(engine: AsyncEngine) -> None:
+async def test_failures_in_a_row_pause_the_endpoint_until_a_probe_succeeds(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await configure(connection)
         await enqueue(connection, [new_order(uuid4()) for _ in range(20)])
-        for _ in range(BREAKER["threshold"]):  # type: ignore[call-overload]
-            await record_failure(connection, ENDPOINT, probe=False, **BREAKER)  # type: ignore[arg-type]
-    held = await claim(engine, 5)
-    assert held.orders == []
-    assert held.again_in_seconds == pytest.approx(60, abs=2)
+        for _ in range(BREAKER.threshold):
+            await record_failure(connection, ENDPOINT, BREAKER, probe=False)
+    paused = await claim(engine, 5)
+    assert paused.orders == []
+    assert paused.again_in_seconds == pytest.approx(60, abs=2)
     async with engine.begin() as connection:
-        await let_hold_pass(connection)
+        await let_pause_end(connection)
     [probe] = (await claim(engine, 5)).orders
     assert probe.probe
     assert (await claim(engine, 5)).orders == [], "one probe at a time"
     async with engine.begin() as connection:
         await record_success(connection, ENDPOINT, probe=False)
-    assert (await claim(engine, 5)).orders == [], "an answer from before the hold proves nothing"
+    assert (await claim(engine, 5)).orders == [], "an answer from before the pause proves nothing"
     async with engine.begin() as connection:
         await record_success(connection, ENDPOINT, probe=True)
     assert len((await claim(engine, 5)).orders) == 5
 
 
-async def test_a_failed_probe_holds_the_endpoint_for_longer(engine: AsyncEngine) -> None:
+async def test_a_failed_probe_pauses_the_endpoint_for_longer(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await configure(connection)
         await enqueue(connection, [new_order(uuid4())])
-        for _ in range(BREAKER["threshold"]):  # type: ignore[call-overload]
-            await record_failure(connection, ENDPOINT, probe=False, **BREAKER)  # type: ignore[arg-type]
-        await record_failure(connection, ENDPOINT, probe=True, **BREAKER)  # type: ignore[arg-type]
+        for _ in range(BREAKER.threshold):
+            await record_failure(connection, ENDPOINT, BREAKER, probe=False)
+        await record_failure(connection, ENDPOINT, BREAKER, probe=True)
     assert (await claim(engine, 1)).again_in_seconds == pytest.approx(120, abs=2)
 
 
@@ -199,15 +203,15 @@ async def test_a_pause_that_the_provider_asked_for_is_kept(engine: AsyncEngine) 
     async with engine.begin() as connection:
         await configure(connection)
         await enqueue(connection, [new_order(uuid4())])
-        await hold(connection, ENDPOINT, 7.0)
+        await pause_queue(connection, ENDPOINT, 7.0)
     assert (await claim(engine, 1)).again_in_seconds == pytest.approx(7, abs=1)
 
 
-async def let_hold_pass(connection: AsyncConnection) -> None:
+async def let_pause_end(connection: AsyncConnection) -> None:
     await connection.execute(text("UPDATE generation.endpoints SET held_until = clock_timestamp()"))
 
 
-async def test_a_database_whose_clock_is_behind_the_last_claim_does_not_stop_the_queue(engine: AsyncEngine) -> None:
+async def test_a_database_clock_that_goes_back_does_not_stop_the_queue(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await configure(connection, limits(rate_per_second=10, burst=5))
         await enqueue(connection, [new_order(uuid4()) for _ in range(5)])

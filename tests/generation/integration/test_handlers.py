@@ -7,10 +7,8 @@ from uuid import UUID, uuid4
 from contracts.generation import CancelGeneration
 from contracts.storage import InputsRejected, InputsVerified, OutputMissing
 from contracts.values import GenerationOrder
-from generation.changes import Wakes
-from generation.runpod_client import RunPodClient
-from generation.sweeps import Sweeps
-from tests.generation.bench import Bench, order, received
+from generation.loops.timers import Timers
+from tests.generation.harness import GenerationHarness, order, received
 
 
 def cancel_of(order: GenerationOrder, user_id: UUID | None = None) -> CancelGeneration:
@@ -19,106 +17,107 @@ def cancel_of(order: GenerationOrder, user_id: UUID | None = None) -> CancelGene
     )
 
 
-def sweeps(bench: Bench) -> Sweeps:
-    """Sweeps that have nothing to ask of a provider in these tests."""
-    client: Any = RunPodClient.__new__(RunPodClient)
-    return Sweeps(bench.transactions, client, bench.policy, 1.0, Wakes())
+def timers(harness: GenerationHarness) -> Timers:
+    """The timers of one process."""
+    return Timers(harness.transactions, harness.policy, 1.0, harness.wake_ups)
 
 
-async def test_a_funded_order_is_queued_once_however_often_it_arrives(bench: Bench) -> None:
+async def test_a_funded_order_is_queued_once_however_often_it_arrives(harness: GenerationHarness) -> None:
     one = order()
     for _ in range(3):
-        await bench.enqueue(one, one)
-    row = await bench.row(one.generation_id)
+        await harness.enqueue(one, one)
+    row = await harness.row(one.generation_id)
     assert (row.status, row.version, row.ready, row.endpoint) == ("queued", 1, True, "video")
     assert (row.expected_width_pixels, row.parameters["prompt"]) == (one.parameters["width"], "a lighthouse")
-    assert await bench.announced(one.generation_id) == ["generation-queued"]
-    assert await bench.counters() == (1, 0)
+    assert await harness.announced(one.generation_id) == ["generation-queued"]
+    assert await harness.counters() == (1, 0)
 
 
-async def test_the_dispatcher_is_woken_when_the_order_is_committed(bench: Bench) -> None:
-    await bench.enqueue(order())
-    assert bench.wakes.dispatch.is_set()
+async def test_the_dispatcher_is_woken_when_the_order_is_committed(harness: GenerationHarness) -> None:
+    await harness.enqueue(order())
+    assert harness.wake_ups.dispatch.is_set()
 
 
-async def test_an_order_that_the_catalogue_cannot_make_fails_and_its_credits_go_back(bench: Bench) -> None:
+async def test_an_order_that_the_catalogue_cannot_make_fails_and_its_credits_go_back(
+    harness: GenerationHarness,
+) -> None:
     unknown, invalid = order(), order()
     unknown = GenerationOrder(**{**_fields(unknown), "model_id": "no-such-model"})
     invalid = GenerationOrder(**{**_fields(invalid), "parameters": {"prompt": 7}})
-    await bench.enqueue(unknown, order(), invalid)
+    await harness.enqueue(unknown, order(), invalid)
     for one in (unknown, invalid):
-        row = await bench.row(one.generation_id)
+        row = await harness.row(one.generation_id)
         assert (row.status, row.failure_code) == ("failed", "invalid_input")
-        assert await bench.announced(one.generation_id) == ["generation-queued", "generation-failed"]
+        assert await harness.announced(one.generation_id) == ["generation-queued", "generation-failed"]
 
 
-async def test_an_order_with_uploads_waits_until_they_are_verified(bench: Bench) -> None:
+async def test_an_order_with_uploads_waits_until_they_are_verified(harness: GenerationHarness) -> None:
     user, upload = uuid4(), uuid4()
     one = order(
         "wan-2.2-i2v", user_id=user, uploads={"image": upload}, parameters={"prompt": "sea", "image": str(upload)}
     )
-    await bench.enqueue(one)
-    assert await bench.announced(one.generation_id) == ["generation-queued", "verify-inputs"]
-    assert await bench.claim() == []
+    await harness.enqueue(one)
+    assert await harness.announced(one.generation_id) == ["generation-queued", "verify-inputs"]
+    assert await harness.claim() == []
     verified = InputsVerified(generation_id=one.generation_id, user_id=user, object_keys={"image": f"{user}/{upload}"})
     for _ in range(2):
-        await bench.deliver(bench.handlers.inputs_verified, verified)
-    [claimed] = await bench.claim()
+        await harness.deliver(harness.handlers.inputs_verified, verified)
+    [claimed] = await harness.claim()
     assert claimed.input_object_keys == {"image": f"{user}/{upload}"}
 
 
-async def test_unusable_uploads_fail_the_order(bench: Bench) -> None:
+async def test_unusable_uploads_fail_the_order(harness: GenerationHarness) -> None:
     upload = uuid4()
     one = order("wan-2.2-i2v", uploads={"image": upload}, parameters={"prompt": "sea", "image": str(upload)})
-    await bench.enqueue(one)
+    await harness.enqueue(one)
     news = InputsRejected(
         generation_id=one.generation_id, user_id=one.user_id, parameter="image", code="undecodable", detail="no picture"
     )
-    await bench.deliver(bench.handlers.inputs_rejected, news)
-    row = await bench.row(one.generation_id)
+    await harness.deliver(harness.handlers.inputs_rejected, news)
+    row = await harness.row(one.generation_id)
     assert (row.status, row.failure_code) == ("failed", "invalid_input")
 
 
-async def test_a_cancel_that_comes_before_its_order_is_kept_and_applied(bench: Bench) -> None:
+async def test_a_cancel_that_comes_before_its_order_is_kept_and_applied(harness: GenerationHarness) -> None:
     one = order()
-    await bench.deliver(bench.handlers.cancel, cancel_of(one), cancel_of(one))
-    await bench.enqueue(one)
-    assert (await bench.row(one.generation_id)).status == "cancelled"
-    assert await bench.announced(one.generation_id) == ["generation-queued", "generation-cancelled"]
-    assert await bench.counters() == (0, 0)
-    assert await bench.query("SELECT * FROM generation.cancellations") == []
+    await harness.deliver(harness.handlers.cancel, cancel_of(one), cancel_of(one))
+    await harness.enqueue(one)
+    assert await harness.status(one.generation_id) == "cancelled"
+    assert await harness.announced(one.generation_id) == ["generation-queued", "generation-cancelled"]
+    assert await harness.counters() == (0, 0)
+    assert await harness.query("SELECT * FROM generation.cancellations") == []
 
 
-async def test_a_cancel_and_its_order_that_commit_side_by_side_find_each_other(bench: Bench) -> None:
+async def test_a_cancel_and_its_order_that_commit_at_the_same_time_meet(harness: GenerationHarness) -> None:
     one = order()
-    async with bench.transactions.begin() as tx:
-        await bench.handlers.cancel(tx, [received(cancel_of(one))])
-        await bench.enqueue(one)
-    assert (await bench.row(one.generation_id)).status == "queued"
-    await sweeps(bench).keep_time()
-    assert (await bench.row(one.generation_id)).status == "cancelled"
+    async with harness.transactions.begin() as tx:
+        await harness.handlers.cancel(tx, [received(cancel_of(one))])
+        await harness.enqueue(one)
+    assert await harness.status(one.generation_id) == "queued"
+    await timers(harness).process_timers()
+    assert await harness.status(one.generation_id) == "cancelled"
 
 
-async def test_another_users_cancel_does_nothing_before_or_after_the_order(bench: Bench) -> None:
+async def test_another_users_cancel_does_nothing_before_or_after_the_order(harness: GenerationHarness) -> None:
     one = order()
-    await bench.deliver(bench.handlers.cancel, cancel_of(one, uuid4()))
-    await bench.enqueue(one)
-    await bench.deliver(bench.handlers.cancel, cancel_of(one, uuid4()))
-    assert (await bench.row(one.generation_id)).status == "queued"
+    await harness.deliver(harness.handlers.cancel, cancel_of(one, uuid4()))
+    await harness.enqueue(one)
+    await harness.deliver(harness.handlers.cancel, cancel_of(one, uuid4()))
+    assert await harness.status(one.generation_id) == "queued"
 
 
-async def test_storages_news_of_an_order_that_is_not_known_yet_is_deferred(bench: Bench) -> None:
+async def test_a_message_about_an_order_that_is_not_known_yet_is_deferred(harness: GenerationHarness) -> None:
     news = OutputMissing(generation_id=uuid4(), user_id=uuid4(), sought_version=3)
-    tx = await bench.deliver(bench.handlers.output_missing, news)
+    tx = await harness.deliver(harness.handlers.output_missing, news)
     assert len(tx.deferred) == 1
 
 
-async def test_a_batch_of_many_orders_of_few_users_counts_right(bench: Bench) -> None:
+async def test_a_batch_of_many_orders_of_few_users_counts_right(harness: GenerationHarness) -> None:
     users = [uuid4() for _ in range(3)]
-    await bench.enqueue(*(order(user_id=users[number % 3]) for number in range(60)))
-    assert await bench.counters() == (60, 0)
-    claimed = await bench.claim(100)
-    assert await bench.counters() == (60 - len(claimed), len(claimed))
+    await harness.enqueue(*(order(user_id=users[number % 3]) for number in range(60)))
+    assert await harness.counters() == (60, 0)
+    claimed = await harness.claim(100)
+    assert await harness.counters() == (60 - len(claimed), len(claimed))
 
 
 def _fields(order: GenerationOrder) -> dict[str, Any]:

@@ -12,208 +12,210 @@ from contracts.generation import (
     GenerationFailed,
     GenerationStarted,
 )
-from tests.generation.bench import order
-from tests.generation.stage import Stage
+from tests.generation.harness import order
+from tests.generation.service_harness import ServiceHarness
 from tests.generation.worker import deliver, failing, fall_silent, in_turn, upload_and_fall_silent
 from tests.support.waiting import eventually
 
 LINE = ["GenerationQueued", "GenerationDispatched", "GenerationStarted", "OutputReady", "GenerationCompleted"]
 
 
-async def test_an_order_runs_from_queue_to_completion(stage: Stage) -> None:
+async def test_an_order_runs_from_queue_to_completion(service: ServiceHarness) -> None:
     one = order()
-    async with stage.replica():
-        await stage.peers.fund(one)
-        completed = await stage.peers.until(one, GenerationCompleted)
-    assert stage.peers.kinds(one) == LINE
+    async with service.replica():
+        await service.peers.fund(one)
+        completed = await service.peers.until(one, GenerationCompleted)
+    assert service.peers.kinds(one) == LINE
     assert (completed.capture_credits, completed.late) == (30, False)
     assert completed.worker_report == {"renderer": "scripted"}
-    [job] = stage.worker.taken
+    [job] = service.worker.taken
     assert job["input"]["schema"] == 1
     assert job["input"]["parameters"] == one.parameters
     assert job["input"]["workflow"]
 
 
-async def test_the_sweep_finds_what_no_webhook_told(stage: Stage) -> None:
-    await stage.emulator.misbehave("drop_webhook")
+async def test_polling_finds_what_no_webhook_reported(service: ServiceHarness) -> None:
+    await service.emulator.misbehave("drop_webhook")
     one = order()
-    async with stage.replica():
-        await stage.peers.fund(one)
-        await stage.peers.until(one, GenerationCompleted)
-    assert stage.peers.kinds(one) == LINE
+    async with service.replica():
+        await service.peers.fund(one)
+        await service.peers.until(one, GenerationCompleted)
+    assert service.peers.kinds(one) == LINE
 
 
-async def test_webhooks_that_come_ten_times_and_in_reverse_have_one_effect_each(stage: Stage) -> None:
-    await stage.emulator.misbehave("double_webhook", copies=10)
-    await stage.emulator.misbehave("reorder_webhooks", delay_seconds=0.5)
+async def test_webhooks_that_come_ten_times_and_in_reverse_have_one_effect_each(service: ServiceHarness) -> None:
+    await service.emulator.misbehave("double_webhook", copies=10)
+    await service.emulator.misbehave("reorder_webhooks", delay_seconds=0.5)
     orders = [order() for _ in range(5)]
-    async with stage.replica():
-        await stage.peers.fund(*orders)
+    async with service.replica():
+        await service.peers.fund(*orders)
         for one in orders:
-            await stage.peers.until(one, GenerationCompleted)
-    assert [stage.peers.count(one, GenerationCompleted) for one in orders] == [1] * 5
-    assert [await stage.peers.attempts(one) for one in orders] == [["succeeded"]] * 5
+            await service.peers.until(one, GenerationCompleted)
+    assert [service.peers.count(one, GenerationCompleted) for one in orders] == [1] * 5
+    assert [await service.peers.attempts(one) for one in orders] == [["succeeded"]] * 5
 
 
-async def test_a_job_whose_submission_was_reset_is_not_run_twice(stage: Stage) -> None:
-    await stage.emulator.misbehave("accept_then_reset", operation="run", count=1)
+async def test_a_job_whose_submission_was_reset_is_not_run_twice(service: ServiceHarness) -> None:
+    await service.emulator.misbehave("accept_then_reset", operation="run", count=1)
     one = order()
-    async with stage.replica(ambiguous_wait_seconds=20):
-        await stage.peers.fund(one)
-        await stage.peers.until(one, GenerationCompleted)
-    assert len(stage.worker.taken) == 1
-    assert await stage.peers.attempts(one) == ["succeeded"]
+    async with service.replica(ambiguous_wait_seconds=20):
+        await service.peers.fund(one)
+        await service.peers.until(one, GenerationCompleted)
+    assert len(service.worker.taken) == 1
+    assert await service.peers.attempts(one) == ["succeeded"]
 
 
-async def test_progress_tells_the_job_that_neither_answer_nor_webhook_told(stage: Stage) -> None:
-    await stage.emulator.misbehave("accept_then_reset", operation="run", count=1)
-    await stage.emulator.misbehave("drop_webhook")
+async def test_progress_names_the_job_if_answer_and_webhook_are_lost(service: ServiceHarness) -> None:
+    await service.emulator.misbehave("accept_then_reset", operation="run", count=1)
+    await service.emulator.misbehave("drop_webhook")
     one = order()
-    async with stage.replica(ambiguous_wait_seconds=20):
-        await stage.peers.fund(one)
-        await stage.peers.until(one, GenerationCompleted)
-    assert await stage.peers.attempts(one) == ["succeeded"]
+    async with service.replica(ambiguous_wait_seconds=20):
+        await service.peers.fund(one)
+        await service.peers.until(one, GenerationCompleted)
+    assert await service.peers.attempts(one) == ["succeeded"]
 
 
-async def test_a_reset_submission_that_made_no_job_is_tried_again_after_the_wait(stage: Stage) -> None:
-    await stage.emulator.misbehave("accept_then_reset", operation="run", count=1)
-    await stage.emulator.misbehave("lose_queued_job", count=1)
+async def test_a_reset_submission_that_made_no_job_is_tried_again_after_the_wait(service: ServiceHarness) -> None:
+    await service.emulator.misbehave("accept_then_reset", operation="run", count=1)
+    await service.emulator.misbehave("lose_queued_job", count=1)
     one = order()
-    async with stage.replica():
-        await stage.peers.fund(one)
-        await stage.peers.until(one, GenerationCompleted)
-    assert await stage.peers.attempts(one) == ["lost", "succeeded"]
+    async with service.replica():
+        await service.peers.fund(one)
+        await service.peers.until(one, GenerationCompleted)
+    assert await service.peers.attempts(one) == ["lost", "succeeded"]
 
 
-async def test_a_job_that_was_accepted_with_an_error_costs_at_most_another_run(stage: Stage) -> None:
-    await stage.emulator.misbehave("accept_then_error", operation="run", count=1, http_status=500)
+async def test_a_job_that_was_accepted_with_an_error_costs_at_most_another_run(service: ServiceHarness) -> None:
+    await service.emulator.misbehave("accept_then_error", operation="run", count=1, http_status=500)
     one = order()
-    async with stage.replica():
-        await stage.peers.fund(one)
-        await stage.peers.until(one, GenerationCompleted)
-    assert stage.peers.count(one, GenerationCompleted) == 1
-    assert len(stage.worker.taken) <= 2
+    async with service.replica():
+        await service.peers.fund(one)
+        await service.peers.until(one, GenerationCompleted)
+    assert service.peers.count(one, GenerationCompleted) == 1
+    assert len(service.worker.taken) <= 2
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_provider_that_refuses_holds_the_queue_and_uses_up_no_try(stage: Stage, status: int) -> None:
-    await stage.emulator.misbehave("answer_error", operation="run", http_status=status, count=12)
+async def test_a_provider_that_refuses_pauses_the_queue_and_uses_up_no_try(
+    service: ServiceHarness, status: int
+) -> None:
+    await service.emulator.misbehave("answer_error", operation="run", http_status=status, count=12)
     orders = [order() for _ in range(3)]
-    async with stage.replica():
-        await stage.peers.fund(*orders)
+    async with service.replica():
+        await service.peers.fund(*orders)
         for one in orders:
-            await stage.peers.until(one, GenerationCompleted, timeout=40)
-    assert all(stage.peers.count(one, AttemptFailed) == 0 for one in orders)
+            await service.peers.until(one, GenerationCompleted, timeout=40)
+    assert all(service.peers.count(one, AttemptFailed) == 0 for one in orders)
     for one in orders:
-        assert set((await stage.peers.attempts(one))[:-1]) <= {"refused"}
+        assert set((await service.peers.attempts(one))[:-1]) <= {"refused"}
 
 
-async def test_a_job_that_the_provider_lost_is_run_again(stage: Stage) -> None:
-    await stage.emulator.misbehave("lose_queued_job", count=1)
+async def test_a_job_that_the_provider_lost_is_run_again(service: ServiceHarness) -> None:
+    await service.emulator.misbehave("lose_queued_job", count=1)
     one = order()
-    async with stage.replica():
-        await stage.peers.fund(one)
-        failed = await stage.peers.until(one, AttemptFailed)
+    async with service.replica():
+        await service.peers.fund(one)
+        failed = await service.peers.until(one, AttemptFailed)
         assert (failed.code, failed.retry_at is not None) == ("provider_unavailable", True)
-        await stage.peers.until(one, GenerationCompleted)
-    assert await stage.peers.attempts(one) == ["lost", "succeeded"]
+        await service.peers.until(one, GenerationCompleted)
+    assert await service.peers.attempts(one) == ["lost", "succeeded"]
 
 
-async def test_a_file_that_a_lost_worker_left_completes_the_order_without_another_run(stage: Stage) -> None:
-    stage.worker.work = upload_and_fall_silent
-    await stage.emulator.misbehave("lose_running_job", delay_seconds=0.5)
+async def test_the_file_of_a_lost_worker_completes_the_order_without_another_run(service: ServiceHarness) -> None:
+    service.worker.work = upload_and_fall_silent
+    await service.emulator.misbehave("lose_running_job", delay_seconds=0.5)
     one = order()
-    async with stage.replica():
-        await stage.peers.fund(one)
-        await stage.peers.until(one, GenerationCompleted)
-    assert len(stage.worker.taken) == 1
-    assert stage.peers.count(one, AttemptFailed) == 0
+    async with service.replica():
+        await service.peers.fund(one)
+        await service.peers.until(one, GenerationCompleted)
+    assert len(service.worker.taken) == 1
+    assert service.peers.count(one, AttemptFailed) == 0
 
 
-async def test_a_job_that_was_given_up_while_it_succeeded_is_delivered_and_charged_once(stage: Stage) -> None:
-    await stage.emulator.misbehave("late_success", delay_seconds=0.0, status="FAILED", count=1)
+async def test_a_job_that_succeeds_after_it_was_given_up_is_delivered_and_charged_once(service: ServiceHarness) -> None:
+    await service.emulator.misbehave("late_success", delay_seconds=0.0, status="FAILED", count=1)
     one = order()
-    async with stage.replica():
-        await stage.peers.fund(one)
-        completed = await stage.peers.until(one, GenerationCompleted)
+    async with service.replica():
+        await service.peers.fund(one)
+        completed = await service.peers.until(one, GenerationCompleted)
     assert not completed.late
-    assert stage.peers.count(one, GenerationCompleted) == 1
+    assert service.peers.count(one, GenerationCompleted) == 1
 
 
-async def test_a_completed_job_without_an_output_is_looked_for_in_the_bucket(stage: Stage) -> None:
-    await stage.emulator.misbehave("lose_output", count=1)
+async def test_a_completed_job_without_an_output_is_looked_up_in_the_bucket(service: ServiceHarness) -> None:
+    await service.emulator.misbehave("lose_output", count=1)
     one = order()
-    async with stage.replica():
-        await stage.peers.fund(one)
-        await stage.peers.until(one, GenerationCompleted)
-    assert await stage.peers.attempts(one) == ["succeeded"]
+    async with service.replica():
+        await service.peers.fund(one)
+        await service.peers.until(one, GenerationCompleted)
+    assert await service.peers.attempts(one) == ["succeeded"]
 
 
-async def test_an_infrastructure_error_is_retried_and_a_users_error_is_not(stage: Stage) -> None:
-    stage.worker.work = in_turn(failing("gpu_lost", "Xid 79"), deliver)
+async def test_an_infrastructure_error_is_retried_and_a_users_error_is_not(service: ServiceHarness) -> None:
+    service.worker.work = in_turn(failing("gpu_lost", "Xid 79"), deliver)
     unlucky, wrong = order(), order()
-    async with stage.replica():
-        await stage.peers.fund(unlucky)
-        await stage.peers.until(unlucky, GenerationCompleted)
-        stage.worker.work = failing("bad_image", "the picture is empty", user_fault=True)
-        await stage.peers.fund(wrong)
-        failed = await stage.peers.until(wrong, GenerationFailed)
+    async with service.replica():
+        await service.peers.fund(unlucky)
+        await service.peers.until(unlucky, GenerationCompleted)
+        service.worker.work = failing("bad_image", "the picture is empty", user_fault=True)
+        await service.peers.fund(wrong)
+        failed = await service.peers.until(wrong, GenerationFailed)
     assert (failed.code, failed.detail) == ("invalid_input", "the picture is empty")
-    assert await stage.peers.attempts(unlucky) == ["failed", "succeeded"]
-    assert await stage.peers.attempts(wrong) == ["failed"]
+    assert await service.peers.attempts(unlucky) == ["failed", "succeeded"]
+    assert await service.peers.attempts(wrong) == ["failed"]
 
 
-async def test_three_failures_fail_the_order(stage: Stage) -> None:
-    stage.worker.work = failing("gpu_lost", "Xid 79")
+async def test_three_failures_fail_the_order(service: ServiceHarness) -> None:
+    service.worker.work = failing("gpu_lost", "Xid 79")
     one = order()
-    async with stage.replica():
-        await stage.peers.fund(one)
-        failed = await stage.peers.until(one, GenerationFailed)
+    async with service.replica():
+        await service.peers.fund(one)
+        failed = await service.peers.until(one, GenerationFailed)
     assert failed.code == "execution_failed"
-    assert stage.peers.count(one, AttemptFailed) == 2
-    assert await stage.peers.attempts(one) == ["failed"] * 3
+    assert service.peers.count(one, AttemptFailed) == 2
+    assert await service.peers.attempts(one) == ["failed"] * 3
 
 
-async def test_a_cancel_stops_the_job_at_the_provider(stage: Stage) -> None:
-    stage.worker.work = fall_silent
+async def test_a_cancel_stops_the_job_at_the_provider(service: ServiceHarness) -> None:
+    service.worker.work = fall_silent
     one = order()
-    async with stage.replica():
-        await stage.peers.fund(one)
-        await eventually(lambda: stage.worker.taken)
-        await stage.worker.progress(stage.worker.taken[0], 10)
-        await stage.peers.until(one, GenerationStarted)
-        await stage.peers.cancel(one)
-        await stage.peers.until(one, GenerationCancelled)
-    assert [job["status"] for job in await stage.emulator.jobs()] == ["CANCELLED"]
-    assert stage.peers.kinds(one)[-2:] == ["GenerationCancelling", "GenerationCancelled"]
+    async with service.replica():
+        await service.peers.fund(one)
+        await eventually(lambda: service.worker.taken)
+        await service.worker.progress(service.worker.taken[0], 10)
+        await service.peers.until(one, GenerationStarted)
+        await service.peers.cancel(one)
+        await service.peers.until(one, GenerationCancelled)
+    assert [job["status"] for job in await service.emulator.jobs()] == ["CANCELLED"]
+    assert service.peers.kinds(one)[-2:] == ["GenerationCancelling", "GenerationCancelled"]
 
 
-async def test_a_cancel_that_the_provider_does_not_answer_is_done_within_its_bound(stage: Stage) -> None:
-    stage.worker.work = fall_silent
-    await stage.emulator.misbehave("answer_error", operation="cancel", http_status=500)
+async def test_a_cancel_that_the_provider_does_not_answer_ends_in_time(service: ServiceHarness) -> None:
+    service.worker.work = fall_silent
+    await service.emulator.misbehave("answer_error", operation="cancel", http_status=500)
     one = order()
-    async with stage.replica(cancel_timeout_seconds=2):
-        await stage.peers.fund(one)
-        await eventually(lambda: stage.worker.taken)
-        await stage.peers.cancel(one)
-        await stage.peers.until(one, GenerationCancelled)
-        await stage.emulator.behave()
+    async with service.replica(cancel_timeout_seconds=2):
+        await service.peers.fund(one)
+        await eventually(lambda: service.worker.taken)
+        await service.peers.cancel(one)
+        await service.peers.until(one, GenerationCancelled)
+        await service.emulator.behave()
 
         async def told() -> bool:
-            return [job["status"] for job in await stage.emulator.jobs()] == ["CANCELLED"]
+            return [job["status"] for job in await service.emulator.jobs()] == ["CANCELLED"]
 
         await eventually(told, 30, "the provider was told after all")
 
 
-async def test_two_replicas_run_each_order_once(stage: Stage) -> None:
+async def test_two_replicas_run_each_order_once(service: ServiceHarness) -> None:
     orders = [order() for _ in range(30)]
     async with AsyncExitStack() as replicas:
         for _ in range(2):
-            await replicas.enter_async_context(stage.replica())
-        await stage.peers.fund(*orders)
+            await replicas.enter_async_context(service.replica())
+        await service.peers.fund(*orders)
         for one in orders:
-            await stage.peers.until(one, GenerationCompleted, timeout=40)
-    assert len(stage.worker.taken) == 30
-    async with stage.database.engine("generation").connect() as connection:
+            await service.peers.until(one, GenerationCompleted, timeout=40)
+    assert len(service.worker.taken) == 30
+    async with service.database.engine("generation").connect() as connection:
         counters = text("SELECT sum(ready_count), sum(active_count) FROM generation.user_queues")
         assert tuple((await connection.execute(counters)).one()) == (0, 0)

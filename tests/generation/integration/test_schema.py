@@ -1,5 +1,6 @@
 """The migrations make exactly the tables that the code knows, and the running role may do no more than it needs."""
 
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -8,8 +9,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from generation.domain.statuses import FINAL_ORDER_STATUSES, LIVE_ATTEMPT_STATUSES
 from generation.tables import SCHEMA, metadata
-from tests.generation.bench import Bench, order
+from tests.generation.harness import GenerationHarness, order
 from tests.support.databases import Database
 
 MESSAGING = ("outbox_", "inbox_", "dead_", "delivery_", "relay_", "alembic_")
@@ -27,12 +29,27 @@ def differences(connection: Connection) -> list[object]:
     return list(compare_metadata(context, metadata))
 
 
-async def test_the_migrations_make_the_tables_that_the_code_knows(
+async def test_the_migrations_create_the_tables_that_the_code_knows(
     make_database: Callable[..., Awaitable[Database]],
 ) -> None:
     database = await make_database("generation")
     async with database.superuser_engine().connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_the_partial_indexes_know_the_same_states_as_the_code(harness: GenerationHarness) -> None:
+    rows = await harness.query(
+        "SELECT indexrelid::regclass::text AS name, pg_get_expr(indpred, indrelid) AS condition FROM pg_index"
+        " WHERE indrelid IN ('generation.attempts'::regclass, 'generation.video_generations'::regclass)"
+        " AND indpred IS NOT NULL"
+    )
+    conditions = {row.name.removeprefix("generation."): row.condition for row in rows}
+    for name, statuses in {
+        "attempts_check": LIVE_ATTEMPT_STATUSES,
+        "attempts_live": LIVE_ATTEMPT_STATUSES,
+        "video_generations_deadline": FINAL_ORDER_STATUSES,
+    }.items():
+        assert set(re.findall(r"'(\w+)'", conditions[name])) == set(statuses), name
 
 
 @pytest.mark.parametrize(
@@ -46,9 +63,9 @@ async def test_the_migrations_make_the_tables_that_the_code_knows(
         "SELECT * FROM billing.users",
     ],
 )
-async def test_the_running_role_cannot_do_what_it_need_not(bench: Bench, statement: str) -> None:
+async def test_the_runtime_role_may_do_only_what_it_needs(harness: GenerationHarness, statement: str) -> None:
     with pytest.raises(DBAPIError):
-        await bench.execute(statement)
+        await harness.execute(statement)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +77,7 @@ async def test_the_running_role_cannot_do_what_it_need_not(bench: Bench, stateme
         "UPDATE generation.video_generations SET status = 'lost in thought'",
     ],
 )
-async def test_a_state_that_makes_no_sense_is_refused_by_the_database(bench: Bench, change: str) -> None:
-    await bench.enqueue(order())
+async def test_an_impossible_state_is_refused_by_the_database(harness: GenerationHarness, change: str) -> None:
+    await harness.enqueue(order())
     with pytest.raises(DBAPIError):
-        await bench.execute(change)
+        await harness.execute(change)

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from contracts.generation import GenerationCancelled, GenerationFailed
 from local_platform.servers import S3Server
-from tests.generation.bench import order
+from tests.generation.harness import order
 from tests.generation.service import BrokerOf, free_port, peers, running, service_settings
 from tests.support.databases import Database
 from tests.support.waiting import eventually
@@ -21,7 +21,7 @@ async def test_orders_wait_behind_the_breaker_and_can_be_cancelled(
     settings = service_settings(database, broker_settings("generation"), s3_server, nowhere, "key")
     engine = database.engine("generation")
 
-    async def held() -> bool:
+    async def paused() -> bool:
         async with engine.connect() as connection:
             statement = text("SELECT held_until IS NOT NULL FROM generation.endpoints WHERE endpoint = 'video'")
             return bool((await connection.execute(statement)).scalar())
@@ -30,7 +30,7 @@ async def test_orders_wait_behind_the_breaker_and_can_be_cancelled(
         wanted = [order() for _ in range(8)]
         doomed = order(expires_at=datetime.now(UTC) + timedelta(seconds=4))
         await around.fund(*wanted, doomed)
-        await eventually(held, what="the breaker opened")
+        await eventually(paused, what="the breaker opened")
         assert await around.status(wanted[0]) in ("queued", "dispatching")
         await around.cancel(wanted[0])
         await around.until(wanted[0], GenerationCancelled)

@@ -15,7 +15,7 @@ def parts(url: str) -> tuple[UUID, str]:
     return UUID(attempt_id), token
 
 
-def test_an_address_made_here_is_accepted_until_it_expires() -> None:
+def test_a_signed_address_is_accepted_until_it_expires() -> None:
     urls = CallbackUrls("https://hooks.example.com/", ["secret"])
     attempt_id, token = parts(urls.url(uuid4(), EXPIRY))
     urls.check(attempt_id, token, EXPIRY - 1)
@@ -23,14 +23,14 @@ def test_an_address_made_here_is_accepted_until_it_expires() -> None:
         urls.check(attempt_id, token, EXPIRY + 1)
 
 
-def test_an_address_is_good_for_its_own_attempt_only() -> None:
+def test_an_address_is_valid_for_its_own_attempt_only() -> None:
     urls = CallbackUrls("https://hooks.example.com", ["secret"])
     _, token = parts(urls.url(uuid4(), EXPIRY))
     with pytest.raises(InvalidCallbackSignature):
         urls.check(uuid4(), token, 0)
 
 
-def test_an_address_made_with_the_older_of_two_secrets_is_accepted() -> None:
+def test_an_address_signed_with_the_older_of_two_secrets_is_accepted() -> None:
     attempt_id, token = parts(CallbackUrls("https://x", ["old"]).url(uuid4(), EXPIRY))
     CallbackUrls("https://x", ["new", "old"]).check(attempt_id, token, 0)
     with pytest.raises(InvalidCallbackSignature):

@@ -14,26 +14,28 @@ from contracts.generation import (
     OutputSought,
 )
 from generation.domain.lifecycle import backoff_over, cancel, deadline_passed, provider_cancelled
-from generation.domain.order import AttemptStatus, OrderStatus, Policy
-from generation.domain.provider_news import (
-    gave_no_sign,
+from generation.domain.policy import Policy
+from generation.domain.provider_events import (
     refused,
     reported,
     started,
+    submission_timed_out,
     submitted,
     unanswered,
 )
-from generation.domain.provider_news import (
+from generation.domain.provider_events import (
     rejected as submission_rejected,
 )
-from generation.domain.provider_reports import Rendering
-from generation.domain.storage_news import asset_rejected, asset_stored, output_missing
+from generation.domain.provider_reports import JobRunning
+from generation.domain.statuses import AttemptStatus, OrderStatus
+from generation.domain.storage_events import asset_rejected, asset_stored, output_missing
 from tests.generation.domain_orders import (
     LATER,
     NOW,
     POLICY,
     attempt,
     failed,
+    lost_job,
     missing,
     names,
     only,
@@ -41,7 +43,6 @@ from tests.generation.domain_orders import (
     rejected,
     stored,
     uploaded,
-    vanished,
 )
 
 NO_RETRY = Policy(max_attempts=1)
@@ -72,7 +73,7 @@ class TestSubmission:
         assert one.attempts[0].cancel_due_at == NOW
         assert one.events == []
 
-    def test_a_refusal_puts_the_order_back_without_using_up_a_try(self) -> None:
+    def test_a_refusal_requeues_the_order_without_using_up_a_try(self) -> None:
         one = order("dispatching", "prepared")
         refused(one, one.attempts[0], 1, "429", NOW)
         assert (one.status, one.ready, one.failures, one.events) == ("queued", True, 0, [])
@@ -87,7 +88,7 @@ class TestSubmission:
         unanswered(one, one.attempts[0], 1, POLICY, NOW)
         assert one.status == "dispatching"
         assert one.attempts[0].check_at == NOW + POLICY.ambiguous_wait
-        gave_no_sign(one, one.attempts[0], POLICY, LATER)
+        submission_timed_out(one, one.attempts[0], POLICY, LATER)
         assert names(one) == ["OutputSought"]
         output_missing(one, missing(one), POLICY, LATER)
         assert (one.status, names(one)) == ("queued", ["OutputSought", "AttemptFailed"])
@@ -112,23 +113,23 @@ class TestRunning:
         one = order("dispatching", "submitted")
         started(one, one.attempts[0], NOW)
         started(one, one.attempts[0], LATER)
-        reported(one, one.attempts[0], Rendering("job-1"), POLICY, LATER, None)
+        reported(one, one.attempts[0], JobRunning("job-1"), POLICY, LATER, None)
         assert (one.status, names(one)) == ("running", ["GenerationStarted"])
 
-    def test_a_worker_that_begins_before_the_submission_is_recorded_is_announced_after_it(self) -> None:
+    def test_a_start_before_the_submission_is_recorded_is_announced_after_it(self) -> None:
         one = order("dispatching", "prepared")
         started(one, one.attempts[0], NOW)
         assert (one.attempts[0].status, one.events) == ("prepared", [])
         submitted(one, one.attempts[0], 1, "job-1", POLICY, LATER)
         assert (one.status, names(one)) == ("running", ["GenerationDispatched", "GenerationStarted"])
 
-    def test_a_worker_that_began_is_the_sign_that_an_unanswered_submission_waited_for(self) -> None:
+    def test_a_start_is_the_sign_that_an_unanswered_submission_waits_for(self) -> None:
         one = order("dispatching", "prepared")
         started(one, one.attempts[0], NOW)
         unanswered(one, one.attempts[0], 1, POLICY, LATER)
         assert (one.status, one.attempts[0].status) == ("running", "running")
 
-    def test_a_completed_job_is_handed_to_storage_under_our_own_key(self) -> None:
+    def test_a_completed_job_is_verified_under_our_own_key(self) -> None:
         one = order("running", "running")
         reported(one, one.attempts[0], uploaded(), POLICY, NOW, NOW)
         event = only(one)
@@ -143,10 +144,10 @@ class TestRunning:
             reported(one, one.attempts[0], uploaded(), POLICY, NOW, NOW)
         assert (one.version, names(one)) == (5, ["OutputReady"])
 
-    def test_a_late_success_of_an_earlier_attempt_spares_the_retry(self) -> None:
+    def test_a_late_success_of_an_earlier_attempt_ends_the_retry(self) -> None:
         one = order("dispatching", "lost", "submitted")
         reported(one, one.attempts[0], uploaded(), POLICY, NOW, NOW)
-        assert (one.status, one.handed_over_number) == ("storing", 1)
+        assert (one.status, one.verifying_number) == ("storing", 1)
         assert one.attempts[1].status == "cancelled"
         assert one.attempts[1].cancel_due_at == NOW
 
@@ -157,19 +158,19 @@ class TestRunning:
 
 
 class TestFailure:
-    def test_an_infrastructure_error_is_tried_again_after_a_backoff(self) -> None:
+    def test_an_infrastructure_error_is_retried_after_a_backoff(self) -> None:
         one = order("running", "running")
         reported(one, one.attempts[0], failed(), POLICY, NOW, NOW)
         event = only(one)
         assert isinstance(event, AttemptFailed)
-        assert event.retry_at == NOW + POLICY.retry_backoff
+        assert event.retry_at == NOW + POLICY.retry_backoff.delay(1, one.generation_id)
         assert (one.status, one.ready) == ("queued", False)
         backoff_over(one)
         assert one.ready
 
     def test_backoff_grows_and_is_bounded(self) -> None:
-        waits = [POLICY.backoff(failures).total_seconds() for failures in (1, 2, 3, 4, 9)]
-        assert waits == [2, 8, 32, 60, 60]
+        waits = [POLICY.retry_backoff.seconds(failures) for failures in (1, 2, 3, 4, 9)]
+        assert waits == pytest.approx([2, 8, 32, 60, 60], rel=POLICY.retry_backoff.jitter)
 
     def test_a_users_error_is_never_retried(self) -> None:
         one = order("running", "running")
@@ -178,7 +179,7 @@ class TestFailure:
         assert isinstance(event, GenerationFailed)
         assert event.code == "invalid_input"
 
-    def test_the_last_failure_is_not_final_before_storage_has_looked(self) -> None:
+    def test_the_last_failure_is_final_only_after_a_lookup(self) -> None:
         one = order("running", "failed", "failed", "running", failures=2)
         reported(one, one.attempts[2], failed(), POLICY, NOW, NOW)
         event = only(one)
@@ -188,54 +189,55 @@ class TestFailure:
         output_missing(one, missing(one), POLICY, LATER)
         assert (one.status, one.failure_code) == ("failed", "execution_failed")
 
-    def test_a_lost_job_is_sought_before_it_is_tried_again(self) -> None:
+    def test_a_lost_job_is_looked_up_before_it_is_retried(self) -> None:
         one = order("running", "running")
-        reported(one, one.attempts[0], vanished(), POLICY, NOW, None)
+        reported(one, one.attempts[0], lost_job(), POLICY, NOW, None)
         assert (one.attempts[0].status, names(one)) == ("lost", ["OutputSought"])
         output_missing(one, missing(one), POLICY, LATER)
         assert (one.status, names(one)[-1]) == ("queued", "AttemptFailed")
 
     def test_a_file_found_after_a_lost_job_completes_the_order(self) -> None:
         one = order("running", "running")
-        reported(one, one.attempts[0], vanished(), POLICY, NOW, None)
+        reported(one, one.attempts[0], lost_job(), POLICY, NOW, None)
         asset_stored(one, stored(one), LATER)
         assert (one.status, one.late, one.attempts[0].status) == ("completed", False, "succeeded")
 
-    def test_an_answer_to_an_older_question_changes_nothing(self) -> None:
+    def test_an_answer_to_an_older_lookup_changes_nothing(self) -> None:
         one = order("running", "running")
-        reported(one, one.attempts[0], vanished(), POLICY, NOW, None)
-        question = one.sought_version
+        reported(one, one.attempts[0], lost_job(), POLICY, NOW, None)
+        assert one.lookup is not None
+        asked_version = one.lookup.version
         reported(one, one.attempts[0], uploaded(), POLICY, NOW, NOW)
-        output_missing(one, missing(one, question), POLICY, LATER)
+        output_missing(one, missing(one, asked_version), POLICY, LATER)
         assert one.status == "storing"
 
-    def test_news_of_an_attempt_that_is_over_changes_nothing(self) -> None:
+    def test_a_report_on_an_attempt_that_is_over_changes_nothing(self) -> None:
         one = order("dispatching", "failed", "submitted")
         reported(one, one.attempts[0], failed(), POLICY, NOW, NOW)
-        reported(one, one.attempts[0], vanished(), POLICY, NOW, NOW)
+        reported(one, one.attempts[0], lost_job(), POLICY, NOW, NOW)
         assert (one.status, one.version, one.events) == ("dispatching", 4, [])
 
-    def test_a_rejected_file_is_made_again(self) -> None:
-        one = order("storing", "succeeded", handed_over_number=1)
+    def test_a_rejected_file_is_retried(self) -> None:
+        one = order("storing", "succeeded", verifying_number=1)
         asset_rejected(one, rejected(one), POLICY, NOW)
         event = only(one)
         assert isinstance(event, AttemptFailed)
         assert (event.code, one.status) == ("output_rejected", "queued")
 
     def test_a_rejected_file_of_the_only_attempt_allowed_fails_the_order(self) -> None:
-        one = order("storing", "succeeded", handed_over_number=1)
+        one = order("storing", "succeeded", verifying_number=1)
         asset_rejected(one, rejected(one, "not_found"), NO_RETRY, NOW)
         assert (one.status, one.failure_code) == ("failed", "output_missing")
 
     def test_a_rejection_of_another_attempts_file_changes_nothing(self) -> None:
-        one = order("storing", "succeeded", "failed", handed_over_number=1)
+        one = order("storing", "succeeded", "failed", verifying_number=1)
         asset_rejected(one, rejected(one), POLICY, NOW)
         assert (one.status, one.events) == ("storing", [])
 
 
 class TestCompletion:
     def test_a_stored_file_is_charged_in_full(self) -> None:
-        one = order("storing", "succeeded", handed_over_number=1)
+        one = order("storing", "succeeded", verifying_number=1)
         one.attempts[0].execution_ms = 1500
         asset_stored(one, stored(one), NOW)
         event = only(one)
@@ -243,7 +245,7 @@ class TestCompletion:
         assert (event.capture_credits, event.late, event.worker_seconds) == (30, False, 1.5)
 
     def test_a_file_stored_twice_completes_once(self) -> None:
-        one = order("storing", "succeeded", handed_over_number=1)
+        one = order("storing", "succeeded", verifying_number=1)
         asset_stored(one, stored(one), NOW)
         asset_stored(one, stored(one), LATER)
         assert names(one) == ["GenerationCompleted"]
@@ -288,7 +290,7 @@ class TestCancel:
         submitted(one, one.attempts[0], 1, "job-1", POLICY, LATER)
         assert (one.attempts[0].cancel_due_at, names(one)) == (LATER, ["GenerationCancelling"])
 
-    def test_a_cancel_during_a_submission_that_is_refused_is_done(self) -> None:
+    def test_a_cancel_during_a_refused_submission_takes_effect(self) -> None:
         one = order("dispatching", "prepared")
         cancel(one, POLICY, NOW)
         refused(one, one.attempts[0], 1, "503", LATER)
@@ -299,15 +301,15 @@ class TestCancel:
         cancel(one, POLICY, NOW)
         assert one.status == "cancelled"
 
-    def test_a_cancel_while_an_output_is_sought_wins(self) -> None:
+    def test_a_cancel_during_a_lookup_wins(self) -> None:
         one = order("running", "running")
-        reported(one, one.attempts[0], vanished(), POLICY, NOW, None)
+        reported(one, one.attempts[0], lost_job(), POLICY, NOW, None)
         cancel(one, POLICY, NOW)
         output_missing(one, missing(order("running"), one.version), POLICY, LATER)
         assert one.status == "cancelled"
 
     @pytest.mark.parametrize("status", ["storing", "completed", "failed", "cancelled", "cancelling"])
-    def test_a_cancel_loses_against_whatever_is_decided(self, status: OrderStatus) -> None:
+    def test_a_cancel_after_the_decision_changes_nothing(self, status: OrderStatus) -> None:
         one = order(status, "succeeded")
         cancel(one, POLICY, NOW)
         assert (one.status, one.events) == (status, [])
@@ -320,7 +322,7 @@ class TestCancel:
         asset_stored(one, stored(one), LATER)
         assert one.late
 
-    def test_a_provider_that_does_not_confirm_does_not_keep_the_user_waiting(self) -> None:
+    def test_a_provider_that_does_not_confirm_a_cancel_does_not_delay_it(self) -> None:
         one = order("running", "running")
         cancel(one, POLICY, NOW)
         assert one.deadline_at == NOW + POLICY.cancel_timeout
@@ -336,36 +338,36 @@ class TestDeadlines:
         assert (one.status, one.failure_code) == ("failed", "deadline_exceeded")
 
     @pytest.mark.parametrize("attempt", ["prepared", "unknown", "submitted", "running"])
-    def test_an_order_that_may_have_run_is_sought_before_it_fails(self, attempt: AttemptStatus) -> None:
+    def test_an_order_that_may_have_run_is_looked_up_before_it_fails(self, attempt: AttemptStatus) -> None:
         one = order("running", attempt)
         deadline_passed(one, POLICY, one.expires_at)
         assert (one.attempts[0].status, names(one)) == ("lost", ["OutputSought"])
         output_missing(one, missing(one), POLICY, one.expires_at)
         assert (one.status, one.failure_code) == ("failed", "deadline_exceeded")
 
-    def test_a_search_that_nobody_answers_ends(self) -> None:
+    def test_a_lookup_without_an_answer_ends(self) -> None:
         one = order("queued", "lost", ready=True)
         deadline_passed(one, POLICY, one.expires_at)
         assert not one.ready
-        assert one.deadline_at == one.expires_at + POLICY.seek_timeout
+        assert one.deadline_at == one.expires_at + POLICY.lookup_timeout
         deadline_passed(one, POLICY, one.deadline_at)
         assert one.status == "failed"
 
-    def test_storage_gets_its_time_even_past_the_orders_deadline(self) -> None:
+    def test_storage_gets_its_time_even_after_the_orders_deadline(self) -> None:
         one = order("running", "running", expires_at=NOW + timedelta(seconds=1))
         reported(one, one.attempts[0], uploaded(), POLICY, NOW, NOW)
         assert one.deadline_at == NOW + POLICY.storing_timeout
         deadline_passed(one, POLICY, one.deadline_at)
         assert (one.status, names(one)) == ("storing", ["OutputReady", "OutputSought"])
 
-    def test_an_order_past_its_deadline_is_not_tried_again(self) -> None:
+    def test_an_order_past_its_deadline_is_not_retried(self) -> None:
         one = order("running", "running", expires_at=NOW)
         reported(one, one.attempts[0], failed(), POLICY, NOW, NOW)
         output_missing(one, missing(one), POLICY, NOW)
         assert one.status == "failed"
 
 
-class TestNewsOfOneFileInManyShapes:
+class TestReportsOfOneFile:
     def test_a_late_file_is_announced_as_late(self) -> None:
         one = order("failed", "lost", finished_at=NOW)
         reported(one, one.attempts[0], uploaded(), POLICY, LATER, None)
@@ -381,8 +383,8 @@ class TestNewsOfOneFileInManyShapes:
         assert isinstance(announced, OutputReady)
         assert not announced.late
 
-    def test_a_refused_file_that_is_reported_again_does_not_stop_the_retry(self) -> None:
-        one = order("storing", "succeeded", handed_over_number=1)
+    def test_a_rejected_file_that_is_reported_again_does_not_stop_the_retry(self) -> None:
+        one = order("storing", "succeeded", verifying_number=1)
         asset_rejected(one, rejected(one), POLICY, LATER)
         retry = attempt(2, "running")
         one.attempts.append(retry)
@@ -392,8 +394,8 @@ class TestNewsOfOneFileInManyShapes:
         reported(one, one.attempts[0], uploaded(), POLICY, LATER, None)
         assert (one.status, retry.status, one.failures, one.events) == ("running", "running", 1, [])
 
-    def test_when_a_file_is_refused_another_finished_attempts_file_is_looked_for_before_a_new_run(self) -> None:
-        one = order("storing", "succeeded", "succeeded", handed_over_number=1)
+    def test_after_a_rejected_file_that_of_another_finished_attempt_is_looked_up_first(self) -> None:
+        one = order("storing", "succeeded", "succeeded", verifying_number=1)
         refusal = msgspec.structs.replace(
             rejected(one), attempt_id=one.attempts[0].attempt_id, attempt_number=one.attempts[0].attempt_number
         )

@@ -21,7 +21,7 @@ def test_the_public_internet_is_public(address: str) -> None:
         "::ffff:8.8.8.8", "64:ff9b::a00:1", "2002:a00:1::1", "2001:db8::1", "not-an-address",
     ],
 )  # fmt: skip
-def test_everything_else_is_not(address: str) -> None:
+def test_everything_else_is_not_public(address: str) -> None:
     assert not is_public(address)
 
 

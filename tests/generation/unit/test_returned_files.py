@@ -7,7 +7,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from generation.domain.provider_reports import Returned, Uploaded
+from generation.domain.provider_reports import OutputReturned, OutputUploaded
 from generation.public_addresses import PublicFetcher, resolve
 from generation.returned_files import BucketUnavailable, ReturnedFiles, UnusableFile
 from service_runtime.presigned_urls import PresignedUrls
@@ -20,7 +20,7 @@ async def a_public_address(_: str) -> list[str]:
     return ["93.184.216.34"]
 
 
-async def store(url: str, answer: Answer, resolver: Callable[..., object] = a_public_address) -> Uploaded:
+async def store(url: str, answer: Answer, resolver: Callable[..., object] = a_public_address) -> OutputUploaded:
     """Fetch from ``url``, whose owner answers with ``answer``, and put it into a bucket that takes everything."""
     stranger = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     bucket = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
@@ -30,12 +30,12 @@ async def store(url: str, answer: Answer, resolver: Callable[..., object] = a_pu
         PresignedUrls("https://bucket.example.com", "auto", "key", "secret"),
         "incoming",
     )
-    returned = Returned(job_id="job", filename="a.png", is_url=True, data=url, execution_ms=None)
+    returned = OutputReturned(job_id="job", filename="a.png", is_url=True, data=url, execution_ms=None)
     return await files.store(returned, "generation/1/output.png", 1000)
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
-async def test_an_address_in_passing_trouble_is_asked_again_later(status: int) -> None:
+async def test_an_address_that_is_down_is_tried_again_later(status: int) -> None:
     with pytest.raises(BucketUnavailable):
         await store("https://files.example.com/a.png", lambda _: httpx.Response(status))
     uploaded = await store("https://files.example.com/a.png", lambda _: httpx.Response(200, content=PICTURE))
@@ -43,12 +43,12 @@ async def test_an_address_in_passing_trouble_is_asked_again_later(status: int) -
 
 
 @pytest.mark.parametrize("status", [403, 404, 302])
-async def test_an_address_without_the_file_is_not_asked_again(status: int) -> None:
+async def test_an_address_without_the_file_is_not_tried_again(status: int) -> None:
     with pytest.raises(UnusableFile):
         await store("https://files.example.com/a.png", lambda _: httpx.Response(status))
 
 
-async def test_a_name_server_that_does_not_answer_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_server_that_does_not_answer_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
@@ -67,7 +67,7 @@ async def test_a_name_server_that_does_not_answer_is_asked_again_later(monkeypat
         f"https://{'a' * 64}.example.com/a.png",
     ],
 )
-async def test_what_is_no_address_is_not_asked_for_again_and_again(url: str) -> None:
+async def test_an_invalid_address_is_not_tried_again(url: str) -> None:
     async def long_labels_are_refused(host: str) -> list[str]:
         host.encode("idna")
         return await a_public_address(host)

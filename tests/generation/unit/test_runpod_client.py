@@ -2,21 +2,31 @@
 
 import asyncio
 from collections.abc import Callable
+from uuid import uuid4
 
 import httpx
 import pytest
 
-from generation.runpod_client import (
-    JobPolicy,
-    JobRequest,
-    ProviderRefused,
-    ProviderRejected,
-    ProviderUnanswered,
-    ProviderUnavailable,
-    RunPodClient,
-)
+from generation.runpod.answers import ProviderRefused, ProviderRejected, ProviderUnanswered
+from generation.runpod.client import ProviderUnavailable, RunPodClient
+from generation.runpod.job import JobInput, JobPolicy, JobRequest, RequestedOutput
 
-JOB = JobRequest(input={"schema": 1}, webhook="https://x", policy=JobPolicy(execution_timeout=1000, ttl=10_000))
+JOB = JobRequest(
+    input=JobInput(
+        generation_id=uuid4(),
+        attempt_id=uuid4(),
+        attempt_number=1,
+        kind="video",
+        model_id="wan-2.2-t2v",
+        parameters={},
+        workflow={},
+        images=(),
+        output=RequestedOutput(object_key="k", put_url="https://x", content_type="video/mp4", max_size_bytes=1),
+        progress_url="https://x/progress",
+    ),
+    webhook="https://x",
+    policy=JobPolicy(execution_timeout=1000, ttl=10_000),
+)
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
@@ -46,7 +56,7 @@ async def test_a_job_is_submitted_as_the_provider_documents_it() -> None:
 
 
 @pytest.mark.parametrize("status", [302, 308, 401, 402, 403, 404, 408, 409, 423, 429, 500, 503])
-async def test_an_answer_that_means_not_now_is_a_refusal(status: int) -> None:
+async def test_an_answer_that_means_later_is_a_refusal(status: int) -> None:
     with pytest.raises(ProviderRefused):
         await client(lambda _: httpx.Response(status)).run("ep", JOB)
 
@@ -79,7 +89,7 @@ async def test_a_bad_request_is_rejected_for_good(status: int) -> None:
 
 
 @pytest.mark.parametrize("charset", ["utf-7", "hex", "undefined"])
-async def test_a_refusal_in_any_charset_is_a_refusal_whose_words_can_be_stored(charset: str) -> None:
+async def test_a_refusal_in_any_charset_can_be_stored(charset: str) -> None:
     headers = {"content-type": f"text/html; charset={charset}"}
     with pytest.raises(ProviderRefused) as caught:
         await client(lambda _: httpx.Response(503, headers=headers, content=b"+2AA-")).run("ep", JOB)
@@ -96,7 +106,7 @@ async def test_an_unknown_job_has_no_status() -> None:
     assert await client(lambda _: httpx.Response(404)).status("ep", "job") is None
 
 
-async def test_a_question_is_repeated_and_a_submission_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_poll_is_repeated_and_a_submission_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
 
     async def pause(seconds: float) -> None:
@@ -118,7 +128,7 @@ async def test_a_question_is_repeated_and_a_submission_is_not(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("status", [200, 400, 404])
-async def test_a_job_that_is_over_is_as_good_as_cancelled(status: int) -> None:
+async def test_a_job_that_is_over_counts_as_cancelled(status: int) -> None:
     await client(lambda _: httpx.Response(status, json={})).cancel("ep", "job")
 
 
@@ -131,7 +141,7 @@ async def test_a_cancel_without_an_answer_is_to_be_repeated(monkeypatch: pytest.
 
 
 async def test_a_result_larger_than_the_provider_allows_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("generation.runpod_client.MAX_RESULT_BYTES", 10)
+    monkeypatch.setattr("generation.runpod.client.MAX_RESULT_BYTES", 10)
     with pytest.raises(ProviderUnavailable):
         await client(lambda _: httpx.Response(200, content=b"x" * 11)).status("ep", "job")
 

@@ -29,7 +29,7 @@ def test_complete_settings_are_taken() -> None:
 
 
 @pytest.mark.parametrize("secrets", [["new", ""], [""], [], ["new", "old", "older"]])
-def test_a_secret_that_anybody_could_guess_signs_no_callback(secrets: list[str]) -> None:
+def test_a_secret_that_is_empty_signs_no_callback(secrets: list[str]) -> None:
     with pytest.raises(ValidationError) as caught:
         Settings(**COMPLETE | {"callback_secrets": secrets})
     assert "callback_secrets" in str(caught.value)

@@ -9,10 +9,13 @@ from typing import Any, Final
 import auditor.statuses
 import billing.statuses
 import gateway.statuses
+import generation.domain.statuses
 import storage.statuses
 from contracts.statuses import StatusMeaning, status_table
 
 AGGREGATES: Final[Mapping[str, Mapping[Any, StatusMeaning]]] = {
+    "Order (generation)": generation.domain.statuses.ORDER_STATUS_MEANING,
+    "Attempt (generation)": generation.domain.statuses.ATTEMPT_STATUS_MEANING,
     "Reservation (billing)": billing.statuses.RESERVATION_STATUS_MEANING,
     "Grant (billing)": billing.statuses.GRANT_STATE_MEANING,
     "Finding (auditor)": auditor.statuses.FINDING_STATE_MEANING,

@@ -1,4 +1,4 @@
-"""Callback addresses that only we can make: RunPod does not sign its webhooks, so the address itself is the proof."""
+"""Callback addresses that only we can make. RunPod does not sign its webhooks, so the address itself is the proof."""
 
 import hashlib
 import hmac

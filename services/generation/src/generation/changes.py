@@ -1,54 +1,35 @@
-"""Saving what the domain decided: rows, messages and metrics in one transaction, and whom to wake after it."""
+"""Save what the domain decided: rows, messages and metrics in one transaction, and wake-ups after it."""
 
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from generation.domain.order import FINAL, Order
+from generation.domain.order import Order
+from generation.domain.statuses import FINAL_ORDER_STATUSES
 from generation.metrics import ATTEMPTS_ENDED, ORDERS_ENDED
 from generation.repository.orders import LockedOrders, save_orders
+from generation.wake_ups import WakeUps
 from messaging.received import Received
 from messaging.transaction import Transaction
 from service_runtime.tracing import span
 
 
-class Wakes:
-    """The loops of this process that need not wait for their next look."""
-
-    def __init__(self) -> None:
-        self.dispatch = asyncio.Event()
-        self._endpoints: set[str] = set()
-        self.cancels = asyncio.Event()
-        self.callbacks = asyncio.Event()
-
-    def look_at(self, endpoints: Iterable[str]) -> None:
-        """Something may be claimable at these endpoints now."""
-        self._endpoints.update(endpoints)
-        self.dispatch.set()
-
-    def endpoints_to_look_at(self) -> set[str]:
-        """The endpoints named since the last call; none if it was only time that passed."""
-        endpoints, self._endpoints = self._endpoints, set()
-        return endpoints
-
-
 async def save_changes(
-    tx: Transaction, locked: LockedOrders, wakes: Wakes, causes: Mapping[UUID, Received[Any]] | None = None
+    tx: Transaction, locked: LockedOrders, wake_ups: WakeUps, causes: Mapping[UUID, Received[Any]] | None = None
 ) -> None:
     """Write ``locked`` and publish what happened to it; ``causes`` maps an order to the message that it answers."""
     written = await save_orders(tx.connection, locked)
-    claimable = {row["endpoint"] for row in written.counters if row["ready"] > 0 or row["active"] < 0}
-    changed_attempts = {row["key"] for row in written.attempts}
-    ended = [order for order in locked.orders.values() if order.status in FINAL and order.events]
+    claimable = {queue.endpoint for queue in written.queues if queue.ready > 0 or queue.active < 0}
+    changed_attempts = {attempt.attempt_id for attempt in written.attempts}
+    ended = [order for order in locked.orders.values() if order.status in FINAL_ORDER_STATUSES and order.events]
     for order in locked.orders.values():
         _publish(tx, order, (causes or {}).get(order.generation_id))
 
     def committed() -> None:
         if claimable:
-            wakes.look_at(claimable)
-        if any(row["cancel_due_at"] is not None for row in written.attempts):
-            wakes.cancels.set()
+            wake_ups.dispatch_at(claimable)
+        if any(attempt.cancel_due_at is not None for attempt in written.attempts):
+            wake_ups.cancels.set()
         for order in ended:
             ORDERS_ENDED.labels(order.status, str(order.late).lower()).inc()
         for order in locked.orders.values():

@@ -1,7 +1,8 @@
 """Which message is handled by what.
 
-Without an inbox where the order's own state makes a repetition harmless for ever; with one where a message replayed
-days later would find a state that it was not meant for (a cancel that lost against a file that was then rejected).
+Most need no inbox: the order's own state makes a repetition harmless for ever. Two need one, because a message that is
+replayed days later could meet a state that it was not meant for: a cancel that came too late while a file was verified
+would cancel the retry after that file was rejected.
 """
 
 from contracts.billing import CreditsReserved

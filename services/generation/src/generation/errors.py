@@ -1,4 +1,4 @@
-"""The ways in which generation refuses a caller."""
+"""The problems that generation answers a caller with."""
 
 from service_runtime.problems import Problem
 
@@ -20,7 +20,7 @@ class CallbackExpired(Problem):
 
 
 class MalformedProgress(Problem):
-    """A progress report that says nothing we understand."""
+    """A progress report that cannot be read."""
 
     code = "malformed_progress"
     title = "This is no progress report"

@@ -1,13 +1,13 @@
 """One method per message that generation receives. Each takes a whole batch: lock, decide, write, announce.
 
-Nothing here commits: the transaction belongs to the caller, and the messages leave with it. All of it may be repeated,
-and may come in any order.
+Nothing here commits: the transaction belongs to the caller, and the messages leave with it. Every message may come
+again, and in any order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import structlog
@@ -23,37 +23,56 @@ from contracts.storage import (
     OutputMissing,
     VerifyInputs,
 )
-from contracts.values import GenerationOrder
-from generation.changes import Wakes, save_changes
-from generation.domain import lifecycle, storage_news
-from generation.domain.endings import fail
-from generation.domain.order import FIRST_VERSION, Order, Policy
-from generation.repository.attempts import Tombstone, add_tombstones, remove_tombstones
+from contracts.values import GenerationOrder, Lane
+from generation.changes import save_changes
+from generation.domain import lifecycle, storage_events
+from generation.domain.order import FIRST_VERSION, Order
+from generation.domain.policy import Policy
+from generation.domain.transitions import fail
+from generation.repository.early_cancels import EarlyCancel, add_early_cancels, remove_early_cancels
 from generation.repository.orders import NewOrder, add_orders, lock_orders
+from generation.wake_ups import WakeUps
 from messaging.received import Received
 from messaging.transaction import Transaction
 
 log = structlog.get_logger(__name__)
 
-StorageNews = TypeVar("StorageNews", InputsVerified, InputsRejected, AssetStored, AssetRejected, OutputMissing)
+StorageEvent = TypeVar("StorageEvent", InputsVerified, InputsRejected, AssetStored, AssetRejected, OutputMissing)
+
+
+class _Work(NamedTuple):
+    """What the catalogue says about an order: where it runs, and what is expected of its output."""
+
+    endpoint: str
+    expected_width_pixels: int
+    expected_height_pixels: int
+    expected_duration_ms: int | None
+    max_size_bytes: int
+    output_extension: str
+    execution_timeout_seconds: int
+
+
+_NO_WORK: Final = _Work("none", 0, 0, None, 0, "none", 0)
 
 
 class Handlers:
     """The reactions of the service. ``active_caps`` maps a lane to the number of jobs that one user may have."""
 
-    def __init__(self, catalogue: Catalogue, policy: Policy, active_caps: Mapping[str, int], wakes: Wakes) -> None:
+    def __init__(
+        self, catalogue: Catalogue, policy: Policy, active_caps: Mapping[Lane, int], wake_ups: WakeUps
+    ) -> None:
         self._catalogue = catalogue
         self._policy = policy
-        self._active_caps = dict(active_caps)
-        self._wakes = wakes
+        self._active_caps = active_caps
+        self._wake_ups = wake_ups
 
     async def enqueue(self, tx: Transaction, batch: Sequence[Received[CreditsReserved]]) -> None:
         """Queue funded orders, ask for their uploads to be verified, and apply cancels that came before them."""
         received = {message.payload.order.generation_id: message for message in batch}
         impossible: dict[UUID, str] = {}
-        rows = [self._row(message, impossible) for message in received.values()]
+        rows = [self._new_order(message, impossible) for message in received.values()]
         added = await add_orders(tx.connection, rows, self._active_caps)
-        cancelled = await remove_tombstones(tx.connection, sorted(added))
+        cancelled = await remove_early_cancels(tx.connection, sorted(added))
         new = [row for row in rows if row.generation_id in added]
         for row in new:
             queued = GenerationQueued(
@@ -70,65 +89,56 @@ class Handlers:
             if row.uploads and (row.generation_id not in locked.orders or not locked.orders[row.generation_id].events):
                 verify = VerifyInputs(generation_id=row.generation_id, user_id=row.user_id, uploads=row.uploads)
                 tx.publish(verify, correlation_id=row.generation_id, cause=received[row.generation_id])
-        await save_changes(tx, locked, self._wakes, received)
+        await save_changes(tx, locked, self._wake_ups, received)
         if new:
-            tx.after_commit(partial(self._wakes.look_at, {row.endpoint for row in new}))
-
-    def _row(self, message: Received[CreditsReserved], impossible: dict[UUID, str]) -> NewOrder:
-        """The row of an order. One that this version of the catalogue cannot make is kept too, to be failed."""
-        order = message.payload.order
-        try:
-            return self._new_order(order, message.traceparent)
-        except (UnknownModel, InvalidParameters) as error:
-            impossible[order.generation_id] = str(error)
-            return _impossible_order(order, message.traceparent)
+            tx.after_commit(partial(self._wake_ups.dispatch_at, {row.endpoint for row in new}))
 
     async def cancel(self, tx: Transaction, batch: Sequence[Received[CancelGeneration]]) -> None:
         """Cancel what can be cancelled, and remember the cancels whose orders have not come yet."""
         locked = await lock_orders(tx.connection, (message.payload.generation_id for message in batch))
-        early: list[Tombstone] = []
+        early: list[EarlyCancel] = []
         for message in batch:
             wanted = message.payload
             order = locked.orders.get(wanted.generation_id)
             if order is None:
-                early.append(Tombstone(wanted.generation_id, wanted.user_id, wanted.requested_at))
+                early.append(EarlyCancel(wanted.generation_id, wanted.user_id, wanted.requested_at))
             elif order.user_id == wanted.user_id:
                 lifecycle.cancel(order, self._policy, locked.now)
             else:
                 log.warning("cancel_by_another_user", generation_id=str(wanted.generation_id))
         if early:
-            await add_tombstones(tx.connection, early)
-        await save_changes(tx, locked, self._wakes, {message.payload.generation_id: message for message in batch})
+            await add_early_cancels(tx.connection, early)
+        await save_changes(tx, locked, self._wake_ups, {message.payload.generation_id: message for message in batch})
 
     async def inputs_verified(self, tx: Transaction, batch: Sequence[Received[InputsVerified]]) -> None:
         """Orders whose uploads are good may be served."""
-        await self._apply(tx, batch, lambda order, news, _now: storage_news.inputs_verified(order, news))
+        await self._apply(tx, batch, lambda order, verified, _: storage_events.inputs_verified(order, verified))
 
     async def inputs_rejected(self, tx: Transaction, batch: Sequence[Received[InputsRejected]]) -> None:
         """Orders whose uploads are unusable fail."""
-        await self._apply(tx, batch, storage_news.inputs_rejected)
+        await self._apply(tx, batch, storage_events.inputs_rejected)
 
     async def asset_stored(self, tx: Transaction, batch: Sequence[Received[AssetStored]]) -> None:
         """Orders whose file is in the library are complete."""
-        await self._apply(tx, batch, storage_news.asset_stored)
+        await self._apply(tx, batch, storage_events.asset_stored)
 
     async def asset_rejected(self, tx: Transaction, batch: Sequence[Received[AssetRejected]]) -> None:
-        """Attempts whose file is no good have failed."""
+        """Attempts whose file was rejected have failed."""
         await self._apply(
-            tx, batch, lambda order, news, now: storage_news.asset_rejected(order, news, self._policy, now)
+            tx, batch, lambda order, rejected, now: storage_events.asset_rejected(order, rejected, self._policy, now)
         )
 
     async def output_missing(self, tx: Transaction, batch: Sequence[Received[OutputMissing]]) -> None:
-        """Searches that found nothing end as they were meant to."""
+        """Lookups that found nothing: the orders are retried or fail, as was planned."""
         await self._apply(
-            tx, batch, lambda order, news, now: storage_news.output_missing(order, news, self._policy, now)
+            tx, batch, lambda order, missing, now: storage_events.output_missing(order, missing, self._policy, now)
         )
 
     async def _apply(
         self,
         tx: Transaction,
-        batch: Sequence[Received[StorageNews]],
-        react: Callable[[Order, StorageNews, datetime], None],
+        batch: Sequence[Received[StorageEvent]],
+        react: Callable[[Order, StorageEvent, datetime], None],
     ) -> None:
         locked = await lock_orders(tx.connection, (message.payload.generation_id for message in batch))
         for message in batch:
@@ -137,53 +147,47 @@ class Handlers:
                 tx.defer(message, reason="the order is not known here yet")
             else:
                 react(order, message.payload, locked.now)
-        await save_changes(tx, locked, self._wakes, {message.payload.generation_id: message for message in batch})
+        await save_changes(tx, locked, self._wake_ups, {message.payload.generation_id: message for message in batch})
 
-    def _new_order(self, order: GenerationOrder, traceparent: str | None) -> NewOrder:
-        model = self._catalogue.model(order.model_id)
-        expected = model.expected_output(model.complete(order.parameters))
+    def _new_order(self, message: Received[CreditsReserved], impossible: dict[UUID, str]) -> NewOrder:
+        """The row of an order. An order that the catalogue cannot make gets one too: it is failed at once."""
+        order = message.payload.order
+        work = self._work(order, impossible)
         return NewOrder(
             generation_id=order.generation_id,
             user_id=order.user_id,
             model_id=order.model_id,
             kind=order.kind,
-            endpoint=model.endpoint,
             lane=order.lane,
             price_credits=order.price_credits,
             parameters=order.parameters,
-            uploads=order.uploads,
-            inputs_ready=not order.uploads,
+            uploads={} if work is _NO_WORK else order.uploads,
+            inputs_ready=work is not _NO_WORK and not order.uploads,
             requested_at=order.requested_at,
             expires_at=order.expires_at,
+            traceparent=message.traceparent,
+            endpoint=work.endpoint,
+            expected_width_pixels=work.expected_width_pixels,
+            expected_height_pixels=work.expected_height_pixels,
+            expected_duration_ms=work.expected_duration_ms,
+            max_size_bytes=work.max_size_bytes,
+            output_extension=work.output_extension,
+            execution_timeout_seconds=work.execution_timeout_seconds,
+        )
+
+    def _work(self, order: GenerationOrder, impossible: dict[UUID, str]) -> _Work:
+        try:
+            model = self._catalogue.model(order.model_id)
+            expected = model.expected_output(model.complete(order.parameters))
+        except (UnknownModel, InvalidParameters) as error:
+            impossible[order.generation_id] = str(error)
+            return _NO_WORK
+        return _Work(
+            endpoint=model.endpoint,
             expected_width_pixels=expected.width_pixels,
             expected_height_pixels=expected.height_pixels,
             expected_duration_ms=expected.duration_ms,
             max_size_bytes=model.max_output_size_bytes,
             output_extension=model.output_extension,
             execution_timeout_seconds=model.execution_timeout_seconds,
-            traceparent=traceparent,
         )
-
-
-def _impossible_order(order: GenerationOrder, traceparent: str | None) -> NewOrder:
-    return NewOrder(
-        generation_id=order.generation_id,
-        user_id=order.user_id,
-        model_id=order.model_id,
-        kind=order.kind,
-        endpoint="none",
-        lane=order.lane,
-        price_credits=order.price_credits,
-        parameters=order.parameters,
-        uploads={},
-        inputs_ready=False,
-        requested_at=order.requested_at,
-        expires_at=order.expires_at,
-        expected_width_pixels=0,
-        expected_height_pixels=0,
-        expected_duration_ms=None,
-        max_size_bytes=0,
-        output_extension="none",
-        execution_timeout_seconds=0,
-        traceparent=traceparent,
-    )

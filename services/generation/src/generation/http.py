@@ -1,4 +1,4 @@
-"""The webhook ingress: prove the address, keep the body, answer. What it means is found out later."""
+"""The webhook ingress: prove the address, store the body, answer. ``loops.callbacks`` acts on it."""
 
 import time
 from typing import Any, Final
@@ -11,12 +11,12 @@ from litestar.params import FromPath
 from litestar.response import Response
 
 from generation.callback_urls import CallbackUrls
-from generation.changes import Wakes
 from generation.domain.provider_reports import UNREADABLE
 from generation.errors import CallbackExpired, InvalidCallbackSignature, MalformedProgress, TooManyCallbacks
 from generation.metrics import REFUSED_CALLBACKS
 from generation.progress import ProgressReport, ProgressReports
 from generation.repository.callbacks import add_callback
+from generation.wake_ups import WakeUps
 from messaging.database import single_statements
 from messaging.failpoints import failpoint
 from messaging.transaction import Transactions
@@ -31,7 +31,9 @@ log = structlog.get_logger(__name__)
 _progress_decoder = msgspec.json.Decoder(ProgressReport)
 
 
-def build_app(transactions: Transactions, callbacks: CallbackUrls, progress: ProgressReports, wakes: Wakes) -> Litestar:
+def build_app(
+    transactions: Transactions, callbacks: CallbackUrls, progress: ProgressReports, wake_ups: WakeUps
+) -> Litestar:
     """The public application: the provider's webhook and the workers' progress."""
 
     def prove(attempt_id: UUID, token: str) -> None:
@@ -48,10 +50,10 @@ def build_app(transactions: Transactions, callbacks: CallbackUrls, progress: Pro
         body = await request.body()
         failpoint("ingress.before_store")
         async with single_statements(transactions.engine) as connection:
-            kept = await add_callback(connection, attempt_id, "webhook", body)
-        if not kept:
+            stored = await add_callback(connection, attempt_id, "webhook", body)
+        if not stored:
             raise _refused(attempt_id, TooManyCallbacks())
-        wakes.callbacks.set()
+        wake_ups.callbacks.set()
         failpoint("ingress.after_store")
         return Response(None, status_code=200)
 
@@ -68,7 +70,7 @@ def build_app(transactions: Transactions, callbacks: CallbackUrls, progress: Pro
             report = _progress_decoder.decode(await request.body())
         except UNREADABLE as error:
             raise _refused(attempt_id, MalformedProgress(str(error))) from error
-        await progress.tell(attempt_id, report)
+        await progress.forward(attempt_id, report)
 
     return Litestar(
         route_handlers=[receive_callback, receive_progress],

@@ -1,19 +1,17 @@
-"""What a worker is told: the complete job, with single-key addresses instead of credentials."""
+"""The job request for a claimed order, with single-key addresses instead of credentials."""
 
 import time
 from datetime import timedelta
 from typing import Final
 
 from catalogue import Catalogue
-from contracts.object_keys import output_key
 from generation.callback_urls import CallbackUrls
-from generation.repository.queue import ClaimedOrder
-from generation.runpod_client import JobPolicy, JobRequest
+from generation.repository.fair_queue import ClaimedOrder
+from generation.runpod.job import InputImage, JobInput, JobPolicy, JobRequest, RequestedOutput
 from service_runtime.presigned_urls import PresignedUrls
 
-INPUT_SCHEMA: Final = 1
 _MARGIN: Final = timedelta(hours=1)
-"""How much longer than the job can live its addresses stay good."""
+"""How much longer than the job can live its addresses are valid."""
 
 
 class JobRequests:
@@ -33,29 +31,27 @@ class JobRequests:
         model = self._catalogue.model(order.model_id)
         lifetime = timedelta(seconds=model.provider_ttl_seconds) + _MARGIN
         callback = self._callbacks.url(order.attempt_id, int(time.time() + lifetime.total_seconds()))
-        object_key = output_key(order.generation_id, order.attempt_number, order.output_extension)
         return JobRequest(
-            input={
-                "schema": INPUT_SCHEMA,
-                "generation_id": str(order.generation_id),
-                "attempt_id": str(order.attempt_id),
-                "attempt_number": order.attempt_number,
-                "kind": order.kind,
-                "model_id": order.model_id,
-                "parameters": order.parameters,
-                "workflow": model.bind_workflow(order.parameters),
-                "images": [
-                    {"name": f"{parameter}.png", "url": self._urls.get(self._uploads, key, lifetime)}
+            input=JobInput(
+                generation_id=order.generation_id,
+                attempt_id=order.attempt_id,
+                attempt_number=order.attempt_number,
+                kind=order.kind,
+                model_id=order.model_id,
+                parameters=order.parameters,
+                workflow=model.bind_workflow(order.parameters),
+                images=tuple(
+                    InputImage(name=f"{parameter}.png", url=self._urls.get(self._uploads, key, lifetime))
                     for parameter, key in order.input_object_keys.items()
-                ],
-                "output": {
-                    "object_key": object_key,
-                    "put_url": self._urls.put(self._incoming, object_key, lifetime),
-                    "content_type": model.output_content_type,
-                    "max_size_bytes": order.max_size_bytes,
-                },
-                "progress_url": f"{callback}/progress",
-            },
+                ),
+                output=RequestedOutput(
+                    object_key=order.object_key,
+                    put_url=self._urls.put(self._incoming, order.object_key, lifetime),
+                    content_type=model.output_content_type,
+                    max_size_bytes=order.max_size_bytes,
+                ),
+                progress_url=f"{callback}/progress",
+            ),
             webhook=callback,
             policy=JobPolicy(
                 execution_timeout=order.execution_timeout_seconds * 1000, ttl=model.provider_ttl_seconds * 1000

@@ -9,7 +9,7 @@ _LATENCY: Final = (0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.25, 0.5, 1, 2.5,
 READY: Final = Gauge("generation_queue_ready_orders", "Orders that could be served now", ["endpoint", "lane"])
 OLDEST: Final = Gauge("generation_queue_oldest_seconds", "Age of the oldest such order", ["endpoint", "lane"])
 ACTIVE: Final = Gauge("generation_active_attempts", "Attempts that may be using a worker", ["endpoint"])
-HELD: Final = Gauge("generation_endpoint_held", "1 while the breaker or the provider holds the queue", ["endpoint"])
+PAUSED: Final = Gauge("generation_endpoint_held", "1 while the queue is paused", ["endpoint"])
 ORDERS: Final = Gauge("generation_open_orders", "Orders that are not final, by status", ["status"])
 WORKERS: Final = Gauge("generation_provider_workers", "Workers as the provider counts them", ["endpoint", "state"])
 CLAIM_SECONDS: Final = Histogram("generation_claim_seconds", "One claim from the queue", buckets=_LATENCY)

@@ -1,6 +1,6 @@
-"""How far a worker is: straight on to core NATS, at most once a second for each attempt, and kept nowhere.
+"""Progress reports of workers: forwarded to core NATS, at most once a second for each attempt, and stored nowhere.
 
-The first report of an attempt does change something: it shows that a worker began.
+Only the first report of an attempt changes the order: it shows that a worker began.
 """
 
 import time
@@ -10,31 +10,27 @@ from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import text
 
 from contracts.live import PROGRESS_SUBJECT, GenerationProgress
-from generation.changes import Wakes, save_changes
-from generation.domain.order import Policy
-from generation.domain.provider_news import learn_job_id, started
+from generation.changes import save_changes
+from generation.domain.policy import Policy
+from generation.domain.provider_events import record_job_id, started
 from generation.domain.provider_reports import PlainWord
+from generation.domain.statuses import UNSTARTED_ATTEMPT_STATUSES
+from generation.repository.attempts import find_attempt
 from generation.repository.orders import lock_orders
+from generation.wake_ups import WakeUps
 from messaging.broker import Broker
 from messaging.live import publish_live
 from messaging.transaction import Transactions
 
 INTERVAL_SECONDS: Final = 1.0
 _REMEMBERED: Final = 10_000
-"""Attempts that reported last; about 3 MB."""
-
-_FIND = text("""
-    SELECT g.generation_id, g.user_id, a.attempt_number, a.status
-    FROM generation.attempts AS a JOIN generation.video_generations AS g USING (generation_id)
-    WHERE a.attempt_id = :attempt_id
-""")
+"""The attempts that reported last; about 3 MB."""
 
 
 class ProgressReport(msgspec.Struct, frozen=True):
-    """What a worker posts. ``job_id``, if it says it, is what the answer to the submission may have failed to say."""
+    """What a worker posts. ``job_id``, where given, helps if the answer to the submission was lost."""
 
     percent: Annotated[int, msgspec.Meta(ge=0, le=100)]
     step: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -44,37 +40,37 @@ class ProgressReport(msgspec.Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class _Reporting:
+class _ReportingAttempt:
     generation_id: UUID
     user_id: UUID
     attempt_number: int
-    begun: bool
-    told_at: float
+    started: bool
+    forwarded_at: float
 
 
 class ProgressReports:
     """One per process."""
 
-    def __init__(self, transactions: Transactions, broker: Broker, policy: Policy, wakes: Wakes) -> None:
+    def __init__(self, transactions: Transactions, broker: Broker, policy: Policy, wake_ups: WakeUps) -> None:
         self._policy = policy
         self._transactions = transactions
         self._broker = broker
-        self._wakes = wakes
-        self._reporting: OrderedDict[UUID, _Reporting] = OrderedDict()
+        self._wake_ups = wake_ups
+        self._reporting: OrderedDict[UUID, _ReportingAttempt] = OrderedDict()
 
-    async def tell(self, attempt_id: UUID, report: ProgressReport) -> None:
-        """Pass a report on; too soon after the last one, it is dropped."""
+    async def forward(self, attempt_id: UUID, report: ProgressReport) -> None:
+        """Publish a report. One that comes too soon after the last is dropped."""
         known = self._reporting.get(attempt_id) or await self._find(attempt_id)
         if known is None:
             return
-        if not known.begun:
-            await self._begin(attempt_id, known.generation_id, report.job_id)
-            known.begun = True
+        if not known.started:
+            await self._start(attempt_id, known.generation_id, report.job_id)
+            known.started = True
         now = time.monotonic()
-        if now - known.told_at < INTERVAL_SECONDS:
+        if now - known.forwarded_at < INTERVAL_SECONDS:
             return
-        known.told_at = now
-        news = GenerationProgress(
+        known.forwarded_at = now
+        progress = GenerationProgress(
             generation_id=known.generation_id,
             user_id=known.user_id,
             attempt_number=known.attempt_number,
@@ -83,27 +79,30 @@ class ProgressReports:
             steps=report.steps,
             stage=report.stage,
         )
-        await publish_live(self._broker, PROGRESS_SUBJECT, news)
+        await publish_live(self._broker, PROGRESS_SUBJECT, progress)
 
-    async def _find(self, attempt_id: UUID) -> _Reporting | None:
+    async def _find(self, attempt_id: UUID) -> _ReportingAttempt | None:
         async with self._transactions.engine.connect() as connection:
-            row = (await connection.execute(_FIND, {"attempt_id": attempt_id})).first()
-        if row is None:
+            found = await find_attempt(connection, attempt_id)
+        if found is None:
             return None
-        begun = row.status not in ("prepared", "unknown", "submitted")
-        known = _Reporting(row.generation_id, row.user_id, row.attempt_number, begun, told_at=-INTERVAL_SECONDS)
+        known = _ReportingAttempt(
+            found.generation_id,
+            found.user_id,
+            found.attempt_number,
+            started=found.status not in UNSTARTED_ATTEMPT_STATUSES,
+            forwarded_at=-INTERVAL_SECONDS,
+        )
         self._reporting[attempt_id] = known
         while len(self._reporting) > _REMEMBERED:
             self._reporting.popitem(last=False)
         return known
 
-    async def _begin(self, attempt_id: UUID, generation_id: UUID, job_id: str | None) -> None:
-        """Note that a worker began."""
+    async def _start(self, attempt_id: UUID, generation_id: UUID, job_id: str | None) -> None:
         async with self._transactions.begin() as tx:
             locked = await lock_orders(tx.connection, [generation_id])
             order = locked.orders[generation_id]
-            attempt = order.attempt(attempt_id)
-            assert attempt is not None, "an attempt is never removed"
-            learn_job_id(order, attempt, job_id, self._policy, locked.now)
+            attempt = order.get_attempt(attempt_id)
+            record_job_id(order, attempt, job_id, self._policy, locked.now)
             started(order, attempt, locked.now)
-            await save_changes(tx, locked, self._wakes)
+            await save_changes(tx, locked, self._wake_ups)

@@ -1,7 +1,7 @@
-"""Fetching a file from an address that somebody else chose, without being led into our own network.
+"""Fetch a file from an untrusted address without being led into our own network.
 
-The name is resolved once, every address is checked, and the connection goes to the checked address itself, so that a
-second answer of the name server cannot lead elsewhere. TLS is verified against the name. Redirects are not followed.
+The name is resolved once, every address is checked, and the connection goes to the checked address itself: a second
+answer of the name server cannot lead elsewhere. TLS is verified against the name. Redirects are not followed.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _PUBLIC_PORT: Final = 443
 
 
 class ForbiddenAddress(Exception):
-    """The URL leads, or could lead, somewhere that a stranger must not send us."""
+    """The URL leads, or could lead, to an address that an untrusted party must not send us to."""
 
 
 async def resolve(host: str) -> list[str]:

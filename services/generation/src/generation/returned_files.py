@@ -1,4 +1,4 @@
-"""Files that a stock worker returns in its answer, or leaves at an address of its own, are put where ours would be."""
+"""Puts a file that a stock worker returned, in its report or at some address, where our own worker puts its files."""
 
 import asyncio
 import base64
@@ -11,22 +11,22 @@ from typing import IO, Final
 
 import httpx
 
-from generation.domain.provider_reports import Returned, Uploaded
+from generation.domain.provider_reports import OutputReturned, OutputUploaded
 from generation.public_addresses import ForbiddenAddress, PublicFetcher
 from service_runtime.presigned_urls import PresignedUrls
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _PUT_VALIDITY: Final = timedelta(minutes=15)
 _LONGEST_SECONDS: Final = 240.0
-"""For all of one file, however fast it trickles; within the lease that ``callback_processing`` has on its body."""
+"""For one whole file, however slowly it trickles; shorter than the lease that ``loops.callbacks`` has on its body."""
 
 
 class UnusableFile(Exception):
-    """What was returned is no file that could be delivered; asking again would not change that."""
+    """What was returned is no file that could be delivered; to try again would not change that."""
 
 
 class BucketUnavailable(Exception):
-    """The file could not be put into the bucket, or not be fetched, this time."""
+    """The file could not be fetched, or not be put into the bucket, this time."""
 
 
 class ReturnedFiles:
@@ -38,7 +38,7 @@ class ReturnedFiles:
         self._urls = urls
         self._bucket = bucket
 
-    async def store(self, returned: Returned, object_key: str, max_size_bytes: int) -> Uploaded:
+    async def store(self, returned: OutputReturned, object_key: str, max_size_bytes: int) -> OutputUploaded:
         """Put the file under ``object_key``. Raises UnusableFile or BucketUnavailable."""
         try:
             async with asyncio.timeout(_LONGEST_SECONDS):
@@ -46,7 +46,7 @@ class ReturnedFiles:
         except TimeoutError as error:
             raise BucketUnavailable(f"the file was not transferred within {_LONGEST_SECONDS:g} s") from error
 
-    async def _store(self, returned: Returned, object_key: str, max_size_bytes: int) -> Uploaded:
+    async def _store(self, returned: OutputReturned, object_key: str, max_size_bytes: int) -> OutputUploaded:
         with tempfile.TemporaryFile() as spool:
             if returned.is_url:
                 await self._fetch(returned.data, spool, max_size_bytes)
@@ -54,7 +54,7 @@ class ReturnedFiles:
                 await asyncio.to_thread(_decode, returned.data, spool, max_size_bytes)
             size_bytes, sha256 = await asyncio.to_thread(_measure, spool)
             await self._put(spool, object_key, size_bytes)
-        return Uploaded(
+        return OutputUploaded(
             job_id=returned.job_id,
             size_bytes=size_bytes,
             sha256=sha256,

@@ -1,4 +1,4 @@
-"""What generation must be told. Every name is prefixed with ``GENERATION_``; secrets have no defaults."""
+"""The settings of generation. Every variable is prefixed with ``GENERATION_``; secrets have no defaults."""
 
 from datetime import timedelta
 from typing import Self, get_args
@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from contracts.values import Lane
-from generation.domain.order import Policy
+from generation.domain.policy import BreakerPolicy, Policy
+from service_runtime.backoff import Backoff
 from service_runtime.settings import RotatingSecrets, ServiceSettings
 
 
@@ -71,9 +72,9 @@ class Settings(ServiceSettings):
     s3_uploads_bucket: str = "uploads"
 
     submit_concurrency: int = Field(default=32, ge=1, le=200)
-    """Submissions in flight in this process, shared out equally to the endpoints; RunPod takes 200 at a time."""
+    """Submissions in flight in this process, an equal share for each endpoint; RunPod takes 200 at a time."""
     poll_seconds: float = Field(default=1.0, gt=0)
-    """How often to look without being woken."""
+    """How often the loops poll without being woken."""
     lease_seconds: float = Field(default=30.0, gt=0)
     """How long a claimed order may stay without a recorded answer, and the longest call of the provider.
 
@@ -93,26 +94,54 @@ class Settings(ServiceSettings):
     cancel_timeout_seconds: float = Field(default=60.0, gt=0)
     storing_timeout_seconds: float = Field(default=600.0, gt=0)
     seek_timeout_seconds: float = Field(default=300.0, gt=0)
+    """How long storage may take to look a file up."""
 
     @model_validator(mode="after")
-    def _leases_outlive_calls(self) -> Self:
+    def _settings_agree(self) -> Self:
         if self.lease_seconds <= self.runpod_timeout_seconds:
             raise ValueError("lease_seconds must be longer than runpod_timeout_seconds")
+        if self.retry_backoff_longest_seconds < self.retry_backoff_seconds:
+            raise ValueError("retry_backoff_longest_seconds must not be shorter than retry_backoff_seconds")
+        if self.breaker_longest_seconds < self.breaker_first_seconds:
+            raise ValueError("breaker_longest_seconds must not be shorter than breaker_first_seconds")
         if set(self.lanes) != set(get_args(Lane)):
             raise ValueError(f"lanes must name each of {', '.join(get_args(Lane))}")
         return self
 
     @property
+    def lane_weights(self) -> dict[Lane, int]:
+        """Each lane's share of an endpoint."""
+        return {lane: share.weight for lane, share in self.lanes.items()}
+
+    @property
+    def active_caps(self) -> dict[Lane, int]:
+        """For each lane, how many jobs one user may have at one endpoint."""
+        return {lane: share.max_active_per_user for lane, share in self.lanes.items()}
+
+    @property
+    def breaker(self) -> BreakerPolicy:
+        """When an endpoint is paused. There is one row and one probe, so the pauses need no jitter."""
+        pauses = Backoff(
+            first=timedelta(seconds=self.breaker_first_seconds),
+            longest=timedelta(seconds=self.breaker_longest_seconds),
+            jitter=0,
+        )
+        return BreakerPolicy(self.breaker_threshold, pauses)
+
+    @property
     def policy(self) -> Policy:
-        """The bounds that the domain works with."""
+        """What bounds an order."""
         return Policy(
             max_attempts=self.max_attempts,
-            retry_backoff=timedelta(seconds=self.retry_backoff_seconds),
-            retry_backoff_limit=timedelta(seconds=self.retry_backoff_longest_seconds),
+            retry_backoff=Backoff(
+                first=timedelta(seconds=self.retry_backoff_seconds),
+                longest=timedelta(seconds=self.retry_backoff_longest_seconds),
+                factor=4,
+            ),
             ambiguous_wait=timedelta(seconds=self.ambiguous_wait_seconds),
             first_check=timedelta(seconds=self.sweep_first_seconds),
             check_interval=timedelta(seconds=self.sweep_interval_seconds),
             cancel_timeout=timedelta(seconds=self.cancel_timeout_seconds),
             storing_timeout=timedelta(seconds=self.storing_timeout_seconds),
-            seek_timeout=timedelta(seconds=self.seek_timeout_seconds),
+            lookup_timeout=timedelta(seconds=self.seek_timeout_seconds),
         )

@@ -1,5 +1,8 @@
 """The tables of schema ``generation``. The migrations create them; a test holds that both agree."""
 
+from collections.abc import Sequence
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -20,9 +23,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-SCHEMA = "generation"
+from generation.domain.statuses import FINAL_ORDER_STATUSES, LIVE_ATTEMPT_STATUSES
+
+SCHEMA: Final = "generation"
 metadata = MetaData(schema=SCHEMA)
 _Time = DateTime(timezone=True)
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(f"'{value}'" for value in values)
+
+
+# The conditions of the partial indexes. A statement that is to use one must contain its condition, word for word.
+LIVE_ATTEMPT: Final = f"status IN ({_listed(LIVE_ATTEMPT_STATUSES)})"
+OPEN_ORDER: Final = f"status NOT IN ({_listed(FINAL_ORDER_STATUSES)})"
+AWAITING_RETRY: Final = "status = 'queued' AND NOT ready AND inputs_ready AND sought_version IS NULL"
 
 video_generations = Table(
     "video_generations",
@@ -39,18 +54,18 @@ video_generations = Table(
     Column("input_object_keys", JSONB),
     Column("status", Text, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("ready", Boolean, nullable=False),  # may be claimed now: queued, inputs verified, no backoff, not sought
+    Column("ready", Boolean, nullable=False),  # may be claimed now: queued, inputs verified, no backoff, no lookup
     Column("inputs_ready", Boolean, nullable=False),
     Column("attempt_count", Integer, nullable=False),
     Column("failures", Integer, nullable=False),  # attempts that used up a try
-    Column("handed_over_number", Integer),  # the attempt whose file storage is looking at
+    Column("handed_over_number", Integer),  # the attempt whose file storage verifies
     Column("requested_at", _Time, nullable=False),
     Column("enqueued_at", _Time, nullable=False),  # the place in the user's queue; a retry keeps it
     Column("next_attempt_at", _Time, nullable=False),
     Column("expires_at", _Time, nullable=False),
     Column("deadline_at", _Time, nullable=False),  # when the present state has lasted too long
     Column("finished_at", _Time),
-    Column("sought_version", Integer),
+    Column("sought_version", Integer),  # this and the next three: the open lookup
     Column("sought_code", Text),
     Column("sought_detail", Text),
     Column("sought_retry", Boolean),
@@ -77,12 +92,12 @@ video_generations = Table(
     Index(
         "video_generations_backoff",
         "next_attempt_at",
-        postgresql_where=text("status = 'queued' AND NOT ready AND inputs_ready AND sought_version IS NULL"),
+        postgresql_where=text(AWAITING_RETRY),
     ),
     Index(
         "video_generations_deadline",
         "deadline_at",
-        postgresql_where=text("status NOT IN ('completed', 'failed', 'cancelled')"),
+        postgresql_where=text(OPEN_ORDER),
     ),
     Index("video_generations_user", "user_id", "generation_id"),
 )
@@ -98,7 +113,7 @@ attempts = Table(
     Column("status", Text, nullable=False),
     Column("fence_token", BigInteger, nullable=False),
     Column("prepared_at", _Time, nullable=False),
-    Column("check_at", _Time, nullable=False),  # lease end, end of the wait for a sign, or next look at /status
+    Column("check_at", _Time, nullable=False),  # lease end, end of the wait for a sign, or next poll of /status
     Column("last_checked_at", _Time),
     Column("provider_job_id", Text),
     Column("submitted_at", _Time),
@@ -117,12 +132,12 @@ attempts = Table(
     Index(
         "attempts_check",
         "check_at",
-        postgresql_where=text("status IN ('prepared', 'unknown', 'submitted', 'running')"),
+        postgresql_where=text(LIVE_ATTEMPT),
     ),
     Index(
         "attempts_live",
         "endpoint",
-        postgresql_where=text("status IN ('prepared', 'unknown', 'submitted', 'running')"),
+        postgresql_where=text(LIVE_ATTEMPT),
     ),
     Index("attempts_cancel", "cancel_due_at", postgresql_where=text("cancel_due_at IS NOT NULL")),
     Index("attempts_job", "provider_job_id"),
@@ -137,7 +152,7 @@ provider_callbacks = Table(
     Column("body", LargeBinary, nullable=False),
     Column("body_sha256", LargeBinary, nullable=False),
     Column("received_at", _Time, nullable=False),
-    Column("due_at", _Time, nullable=False),  # when to act on it, or to try again to fetch what it returned
+    Column("due_at", _Time, nullable=False),  # when to act on it next
     Column("tries", Integer, nullable=False),
     Column("processed_at", _Time),
     Column("outcome", Text),
@@ -166,7 +181,7 @@ endpoints = Table(
     Column("tokens_at", _Time, nullable=False),
     Column("virtual_time", BigInteger, nullable=False),  # start tag of the last order served, over the lanes
     Column("consecutive_failures", Integer, nullable=False),
-    Column("held_until", _Time),  # the breaker is open, or the provider asked for a pause; then one probe at a time
+    Column("held_until", _Time),  # end of the queue's pause; after it, one probe at a time
 )
 
 lanes = Table(

@@ -1,1 +1,11 @@
-"""The rules of an order: pure and synchronous, without I/O and without a clock of their own."""
+"""The rules of an order: pure and synchronous, without input or output and without a clock of their own.
+
+* ``statuses``: every state of an order and of an attempt, and what it means
+* ``order``: the order, its attempts and the policy
+* ``provider_reports``: what the provider says about a job
+* ``provider_events``: what a submission or a report does to an order
+* ``storage_events``: what storage's answers do to an order
+* ``lifecycle``: what the user's cancel and the passing of time do to an order
+* ``transitions``: the ways out of a state: verification, retry, lookup, failure, cancellation
+* ``completion``: how an order completes, and what it costs: a late result is free
+"""

@@ -3,22 +3,22 @@
 from datetime import datetime
 
 from contracts.generation import GenerationCancelling
-from generation.domain.endings import conclude_search, fail, finish_cancel, seek
-from generation.domain.order import Attempt, Order, Policy
+from generation.domain.order import Attempt, Order
+from generation.domain.policy import Policy
+from generation.domain.transitions import fail, finish_cancel, finish_lookup, start_lookup
 
 
 def cancel(order: Order, policy: Policy, now: datetime) -> None:
-    """The user wants it stopped. That wins until a file has been handed to storage, and loses after."""
+    """The user wants it stopped. That wins until storage verifies a file, and loses after."""
     if order.status not in ("queued", "dispatching", "running"):
         return
-    live = [attempt for attempt in order.attempts if attempt.live]
-    if not any(attempt.status in ("prepared", "submitted", "running") for attempt in live):
+    if not any(attempt.stoppable for attempt in order.attempts):
         finish_cancel(order, now)
         return
     order.move_to("cancelling")
     order.deadline_at = now + policy.cancel_timeout
-    for attempt in live:
-        if attempt.provider_job_id is not None:
+    for attempt in order.attempts:
+        if attempt.live and attempt.provider_job_id is not None:
             attempt.cancel_due_at = now
     order.events.append(
         GenerationCancelling(generation_id=order.generation_id, user_id=order.user_id, version=order.version)
@@ -36,18 +36,18 @@ def provider_cancelled(order: Order, attempt: Attempt, now: datetime) -> None:
 
 def backoff_over(order: Order) -> None:
     """A retry may be served again."""
-    if order.status == "queued" and order.inputs_ready and not order.seeking:
+    if order.status == "queued" and order.inputs_ready and order.lookup is None:
         order.ready = True
 
 
 def deadline_passed(order: Order, policy: Policy, now: datetime) -> None:
-    """The state has lasted as long as it may. ``deadline_at`` is the caller's reason to be here."""
+    """The state has lasted as long as it may. The caller compared ``deadline_at`` with the database's clock."""
     if order.status == "cancelling":
         finish_cancel(order, now)
-    elif order.seeking:
-        conclude_search(order, policy, now)
+    elif order.lookup is not None:
+        finish_lookup(order, order.lookup, policy, now)
     elif order.status == "storing":
-        seek(order, policy, now, code="output_missing", detail="storage gave no answer in time", retry=False)
+        start_lookup(order, policy, now, code="output_missing", detail="storage gave no answer in time", retry=False)
     elif order.status in ("queued", "dispatching", "running"):
         _expire(order, policy, now)
 
@@ -58,6 +58,6 @@ def _expire(order: Order, policy: Policy, now: datetime) -> None:
         if attempt.live:
             attempt.abandon("lost", now, detail)
     if any(attempt.may_have_output for attempt in order.attempts):
-        seek(order, policy, now, code="deadline_exceeded", detail=detail, retry=False)
+        start_lookup(order, policy, now, code="deadline_exceeded", detail=detail, retry=False)
     else:
         fail(order, now, code="deadline_exceeded", detail=detail)

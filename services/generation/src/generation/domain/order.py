@@ -1,62 +1,41 @@
 """An order for one clip or picture, the attempts made at it, and what may be said about it at any moment.
 
-``Order`` is loaded under a row lock, changed by the functions of ``domain.provider_news``, ``domain.storage_news`` and
-``domain.lifecycle``, and saved. Each change of state adds one to ``version`` and leaves its message in ``events``.
+``Order`` is loaded under a row lock, changed by the functions of ``provider_events``, ``storage_events`` and
+``lifecycle``, and saved. Each change of state adds one to ``version`` and leaves its message in ``events``.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from datetime import datetime
+from typing import Any, Final
 from uuid import UUID
 
 from contracts.generation import FailureCode
 from contracts.message import Message
 from contracts.object_keys import output_key
 from contracts.values import Kind, Lane, OutputClaim
+from generation.domain.statuses import LIVE_ATTEMPT_STATUSES, AttemptStatus, OrderStatus
 
-OrderStatus = Literal["queued", "dispatching", "running", "storing", "completed", "failed", "cancelling", "cancelled"]
-
-AttemptStatus = Literal[
-    "prepared",  # written down before the provider is called; carries a lease and a fence token
-    "unknown",  # the call had no answer: the provider may or may not have the job
-    "submitted",  # the provider gave a job id
-    "running",
-    "succeeded",
-    "failed",
-    "lost",  # the provider no longer knows it, or never answered
-    "refused",  # the provider certainly did not take it: costs no try
-    "cancelled",
-]
-
-LIVE_ATTEMPT: Final[frozenset[AttemptStatus]] = frozenset({"prepared", "unknown", "submitted", "running"})
 FIRST_VERSION: Final = 1
 """Version of an order that was queued and nothing more."""
 
-FINAL: Final[frozenset[OrderStatus]] = frozenset({"completed", "failed", "cancelled"})
 
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """An open question to storage: did any attempt leave a file? With what to do if none did.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """Bounds in time and number; every one is a setting of the service."""
+    ``version`` is the order's when the question was asked; storage's answer repeats it. If no file exists, the order is
+    retried (``retry``, unless it has expired) or fails with ``code`` and ``detail``.
+    """
 
-    max_attempts: int = 3
-    retry_backoff: timedelta = timedelta(seconds=2)
-    retry_backoff_limit: timedelta = timedelta(seconds=60)
-    ambiguous_wait: timedelta = timedelta(seconds=60)
-    first_check: timedelta = timedelta(seconds=30)
-    check_interval: timedelta = timedelta(seconds=60)
-    cancel_timeout: timedelta = timedelta(seconds=60)
-    storing_timeout: timedelta = timedelta(minutes=10)
-    seek_timeout: timedelta = timedelta(minutes=5)
-
-    def backoff(self, failures: int) -> timedelta:
-        """Wait before the try that follows the ``failures``-th failure: four times longer each time, bounded."""
-        return min(self.retry_backoff_limit, self.retry_backoff * int(4 ** max(0, failures - 1)))
+    version: int
+    code: FailureCode
+    detail: str
+    retry: bool
 
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One run of the work at the provider. ``check_at`` is when to look at it next, whatever state it is in."""
+    """One run of the work at the provider. ``check_at`` is when it is due for a check, whatever state it is in."""
 
     attempt_id: UUID
     attempt_number: int
@@ -81,7 +60,16 @@ class Attempt:
     @property
     def live(self) -> bool:
         """Whether it may be using a worker, as far as anyone knows."""
-        return self.status in LIVE_ATTEMPT
+        return self.status in LIVE_ATTEMPT_STATUSES
+
+    def awaits_answer(self, fence_token: int) -> bool:
+        """Whether the submission is open, and ``fence_token`` is that of the dispatcher that may record its answer."""
+        return self.status == "prepared" and self.fence_token == fence_token
+
+    @property
+    def stoppable(self) -> bool:
+        """Whether the provider has, or is about to tell us, a job that it can be asked to stop."""
+        return self.live and self.status != "unknown"
 
     @property
     def may_have_output(self) -> bool:
@@ -89,19 +77,24 @@ class Attempt:
         return self.status not in ("prepared", "refused")
 
     @property
-    def file_refused(self) -> bool:
-        """Whether storage has looked at its file and will not have it."""
+    def output_rejected(self) -> bool:
+        """Whether storage has verified its file and rejected it."""
         return self.status == "failed" and self.failure_code in ("output_rejected", "output_missing")
 
+    @property
+    def worker_seconds(self) -> float | None:
+        """How long the worker says it ran."""
+        return None if self.execution_ms is None else self.execution_ms / 1000
+
     def end(self, status: AttemptStatus, now: datetime, code: str | None = None, detail: str | None = None) -> None:
-        """Move to a last state and remember why."""
+        """Move to a final state and remember why."""
         self.status = status
         self.ended_at = now
         self.failure_code = code
         self.failure_detail = detail[:1000] if detail else detail
 
     def abandon(self, status: AttemptStatus, now: datetime, detail: str) -> None:
-        """Stop counting on it: the provider is to be told, so that it does not burn GPU seconds for nothing."""
+        """End it and have the provider stop its job, which would burn GPU seconds for nothing."""
         self.end(status, now, detail=detail)
         self.cancel_due_at = now
 
@@ -116,7 +109,7 @@ class Occupancy:
 
 @dataclass(slots=True, kw_only=True)
 class Order:
-    """One order and its attempts, in attempt order."""
+    """One order and its attempts, sorted by number. ``verifying_number`` is the attempt whose file storage verifies."""
 
     generation_id: UUID
     user_id: UUID
@@ -139,11 +132,8 @@ class Order:
     max_size_bytes: int
     output_extension: str
     execution_timeout_seconds: int
-    handed_over_number: int | None = None
-    sought_version: int | None = None
-    sought_code: FailureCode | None = None
-    sought_detail: str | None = None
-    sought_retry: bool | None = None
+    verifying_number: int | None = None
+    lookup: Lookup | None = None
     failure_code: FailureCode | None = None
     failure_detail: str | None = None
     asset_id: UUID | None = None
@@ -156,35 +146,36 @@ class Order:
 
     @property
     def occupancy(self) -> Occupancy:
-        """Its share of the user's counters. The repository writes the difference that a change made."""
+        """Its share of its user's counters. The repository writes the difference that a change made."""
         return Occupancy(ready=int(self.ready), active=sum(attempt.live for attempt in self.attempts))
 
-    @property
-    def seeking(self) -> bool:
-        """Whether storage has been asked if any attempt left a file, and has not answered."""
-        return self.sought_version is not None
-
-    def attempt(self, attempt_id: UUID) -> Attempt | None:
+    def find_attempt(self, attempt_id: UUID) -> Attempt | None:
         """The attempt of that id, if it is one of this order's."""
         return next((attempt for attempt in self.attempts if attempt.attempt_id == attempt_id), None)
+
+    def get_attempt(self, attempt_id: UUID) -> Attempt:
+        """The attempt of that id, which is known to be one of this order's: an attempt is never removed."""
+        attempt = self.find_attempt(attempt_id)
+        assert attempt is not None, f"attempt {attempt_id} is none of order {self.generation_id}"
+        return attempt
 
     def is_latest(self, attempt: Attempt) -> bool:
         """Whether no attempt was made after it."""
         return attempt.attempt_number == self.attempt_count
 
     def move_to(self, status: OrderStatus) -> None:
-        """Enter another state. Only a queued order is ready; what had been asked of storage no longer matters."""
+        """Enter another state. Only a queued order is ready, and an open lookup no longer matters."""
         self.status = status
         self.version += 1
         self.ready = False
-        self.sought_version = self.sought_code = self.sought_detail = self.sought_retry = None
+        self.lookup = None
 
     def object_key(self, attempt: Attempt) -> str:
         """Where the worker was told to put its file, in the bucket for incoming files."""
         return output_key(self.generation_id, attempt.attempt_number, self.output_extension)
 
-    def claim(self, attempt: Attempt) -> OutputClaim:
-        """What is believed of the file that ``attempt`` left or may have left."""
+    def reported_output(self, attempt: Attempt) -> OutputClaim:
+        """What is known of the file that ``attempt`` left or may have left. Storage verifies it."""
         return OutputClaim(
             attempt_id=attempt.attempt_id,
             attempt_number=attempt.attempt_number,

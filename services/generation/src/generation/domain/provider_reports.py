@@ -1,11 +1,11 @@
-"""What the provider says about a job, in its webhook or its ``/status``, read into one of a few plain facts.
+"""What the provider says about a job, in its webhook or its ``/status``, as one of six reports.
 
-Two kinds of worker are understood: ours, which uploads its file itself and reports key, size and checksum, and the
-stock ``worker-comfyui``, which returns pictures as base64 or as a URL.
+Two kinds of worker are understood. Ours uploads its file and reports key, size and checksum. The stock
+``worker-comfyui`` returns pictures as base64 or as a URL.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, ClassVar, Final, get_args
 
 import msgspec
 
@@ -23,23 +23,26 @@ UNREADABLE: Final[tuple[type[Exception], ...]] = (msgspec.DecodeError, UnicodeDe
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class JobQueued:
     """In the provider's queue."""
 
+    outcome: ClassVar = "queued"
     job_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Rendering:
+class JobRunning:
     """On a worker."""
 
+    outcome: ClassVar = "running"
     job_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Uploaded:
-    """Finished; the file is said to lie under its key in the bucket for incoming files."""
+class OutputUploaded:
+    """Finished; the worker reports that its file lies under its key in the bucket for incoming files."""
 
+    outcome: ClassVar = "uploaded"
     job_id: str | None
     size_bytes: int | None
     sha256: str | None
@@ -49,9 +52,10 @@ class Uploaded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Returned:
-    """Finished; the file is in the answer itself (``data`` is base64) or at a foreign address (``data`` is a URL)."""
+class OutputReturned:
+    """Finished; the file is in the report itself (``data`` is base64) or at a foreign address (``data`` is a URL)."""
 
+    outcome: ClassVar = "returned"
     job_id: str | None
     filename: str
     is_url: bool
@@ -60,9 +64,10 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """The worker ran and said that it failed. ``user_fault``: it can never succeed as asked."""
+class JobFailed:
+    """The worker ran and failed. ``user_fault``: the job can never succeed as asked."""
 
+    outcome: ClassVar = "failed"
     job_id: str | None
     code: FailureCode
     detail: str
@@ -70,15 +75,17 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vanished:
-    """Over without a trustworthy word on the outcome: timed out, cancelled by someone else, forgotten, or empty."""
+class JobLost:
+    """Over with an unknown outcome: timed out, cancelled by someone else, forgotten, or completed without a file."""
 
+    outcome: ClassVar = "lost"
     job_id: str | None
     code: FailureCode
     detail: str
 
 
-Report = Waiting | Rendering | Uploaded | Returned | Failed | Vanished
+Report = JobQueued | JobRunning | OutputUploaded | OutputReturned | JobFailed | JobLost
+"""``outcome`` is how a report is counted and recorded."""
 
 
 class UnreadableReport(Exception):
@@ -129,7 +136,7 @@ def read_report(body: bytes, output_extension: str) -> Report:
     """Read one job object. ``output_extension`` picks the wanted file among several of a stock worker.
 
     Raises:
-        UnreadableReport: the body is no readable JSON, is no job object, or names a status nobody has heard of.
+        UnreadableReport: the body is no readable JSON, is no job object, or names an unknown status.
     """
     try:
         job = msgspec.json.decode(body, type=_Job)
@@ -137,17 +144,17 @@ def read_report(body: bytes, output_extension: str) -> Report:
         raise UnreadableReport(str(error)) from error
     match job.status:
         case "IN_QUEUE":
-            return Waiting(job.id)
+            return JobQueued(job.id)
         case "IN_PROGRESS" | "RUNNING":
-            return Rendering(job.id)
+            return JobRunning(job.id)
         case "COMPLETED":
             return _completed(job, output_extension)
         case "FAILED":
             return _failed(job)
         case "TIMED_OUT":
-            return Vanished(job_id=job.id, code="execution_timeout", detail="the provider stopped the job: TIMED_OUT")
+            return JobLost(job_id=job.id, code="execution_timeout", detail="the provider stopped the job: TIMED_OUT")
         case "CANCELLED":
-            return Vanished(job_id=job.id, code="provider_unavailable", detail="the job was cancelled at the provider")
+            return JobLost(job_id=job.id, code="provider_unavailable", detail="the job was cancelled at the provider")
         case _:
             raise UnreadableReport(f"unknown job status {job.status[:40]!r}")
 
@@ -159,7 +166,7 @@ def _completed(job: _Job, output_extension: str) -> Report:
     ours = _decode(job.output, _OurOutput)
     if ours is not None and ours.outputs:
         file = ours.outputs[0]
-        return Uploaded(
+        return OutputUploaded(
             job_id=job.id,
             size_bytes=file.size_bytes,
             sha256=file.sha256,
@@ -170,22 +177,22 @@ def _completed(job: _Job, output_extension: str) -> Report:
     stock = _decode(job.output, _StockOutput)
     for image in stock.images if stock is not None else ():
         if image.filename.lower().endswith(f".{output_extension}") and image.type in ("base64", "s3_url"):
-            return Returned(
+            return OutputReturned(
                 job_id=job.id,
                 filename=image.filename,
                 is_url=image.type == "s3_url",
                 data=image.data,
                 execution_ms=execution_ms,
             )
-    return Vanished(job_id=job.id, code="output_missing", detail="the job completed without naming an output")
+    return JobLost(job_id=job.id, code="output_missing", detail="the job completed without naming an output")
 
 
-def _failed(job: _Job) -> Failed:
+def _failed(job: _Job) -> JobFailed:
     message = _error_text(job)
     raised = _decode(message.encode(), _WorkerError)
     if raised is not None:
         code = "invalid_input" if raised.user_fault else raised.code
-        return Failed(
+        return JobFailed(
             job_id=job.id,
             code=code if code in FAILURE_CODES else "execution_failed",  # type: ignore[arg-type]
             detail=_storable(raised.detail or raised.code),
@@ -195,11 +202,11 @@ def _failed(job: _Job) -> Failed:
     if crashed is not None:
         message = f"{crashed.error_type}: {crashed.error_message}" if crashed.error_type else crashed.error_message
     detail = _storable(message) or "the worker gave no reason"
-    return Failed(job_id=job.id, code="execution_failed", detail=detail, user_fault=False)
+    return JobFailed(job_id=job.id, code="execution_failed", detail=detail, user_fault=False)
 
 
 def _error_text(job: _Job) -> str:
-    """The worker's own words: the provider puts them in ``error``, or in ``output`` whole or as its ``error``."""
+    """The worker's message: the provider puts it in ``error``, or in ``output`` whole or as its ``error``."""
     for raw in (job.error, job.output):
         value = _decode(raw, Any)
         if isinstance(value, dict) and isinstance(value.get("error"), str):

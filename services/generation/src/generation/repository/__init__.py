@@ -1,6 +1,17 @@
 """All SQL of the service.
 
-Lock order, in every transaction: callbacks (skipping locked ones) → endpoint → orders by id → user queues by key.
-Only the claim takes an endpoint's lock together with others; it skips orders that are locked, so it waits for nothing
-but user queues, which everybody locks last and in key order. Attempts are written under their order's lock.
+* ``orders``: load orders under lock, save what the domain changed, add new ones
+* ``endpoints``: endpoints, lanes and caps, as the settings want them
+* ``fair_queue``: who is served next (the lanes' weights, the users' turns), within which limits
+* ``breaker``: whether an endpoint's queue flows or is paused
+* ``attempts``: attempts that are due for a check or a cancel
+* ``timers``: orders whose deadline or backoff is over
+* ``early_cancels``: cancels that came before their orders
+* ``callbacks``: what the provider reported, raw
+* ``measurements``: what the gauges show
+
+**Lock order**, in every transaction: callbacks, endpoint, orders by id, user queues by key.
+Callbacks that are locked are skipped. Only the claim locks an endpoint together with something else. It skips locked
+orders, so it waits for user queues alone, which everybody locks last and in key order.
+Attempts are written under their order's lock; ``attempts`` skips rows that are locked.
 """

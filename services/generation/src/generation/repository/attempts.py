@@ -1,93 +1,68 @@
-"""Which attempts and orders are due for something. Taking one moves its timer on, so that replicas share the work.
+"""Attempts that are due for a check or a cancel.
 
-Every timer is compared with the database's clock. Nothing here waits for a lock: what is locked is somebody's already.
+To take one moves its timer on, so that replicas share the work. Attempts that are locked are skipped, and every timer
+is compared with the database's clock. An attempt whose timer is up is decided on under its order's lock
+(``repository.orders``); the fence token and the status seen here tell whether it changed meanwhile.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from generation.domain.order import AttemptStatus
+from generation.domain.statuses import AttemptStatus
+from generation.tables import LIVE_ATTEMPT
+from service_runtime.backoff import Backoff
 
 MAX_CANCEL_TRIES: Final = 8
+_CANCEL_BACKOFF: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=2))
+_LONGEST_RESOLUTION_SECONDS: Final = 15.0
+"""An attempt without a job id needs no answer of the provider: if its process dies, another one takes it this soon."""
 
-_TAKE_CHECKS: Final = text("""
+_TAKE_CHECKS: Final = text(f"""
     UPDATE generation.attempts AS a
     SET check_at = clock_timestamp() + make_interval(secs => CASE
-            WHEN a.provider_job_id IS NULL THEN least(CAST(:interval_seconds AS double precision), 15)
-            ELSE :interval_seconds END),
+            WHEN a.provider_job_id IS NULL THEN :resolution_seconds
+            ELSE CAST(:interval_seconds AS double precision) END),
         last_checked_at = clock_timestamp()
     FROM (
         SELECT attempt_id FROM generation.attempts
-        WHERE status IN ('prepared', 'unknown', 'submitted', 'running') AND check_at <= clock_timestamp()
+        WHERE {LIVE_ATTEMPT} AND check_at <= clock_timestamp()
         ORDER BY check_at LIMIT :batch
         FOR UPDATE SKIP LOCKED
     ) AS due
     WHERE a.attempt_id = due.attempt_id
     RETURNING a.attempt_id, a.generation_id, a.status, a.fence_token, a.endpoint_id, a.provider_job_id
+""")  # noqa: S608 - the only insertion is the index's condition
+
+_LOCK_DUE_CANCELS: Final = text("""
+    SELECT attempt_id, generation_id, status, fence_token, endpoint_id, provider_job_id, cancel_tries
+    FROM generation.attempts
+    WHERE cancel_due_at <= clock_timestamp() AND provider_job_id IS NOT NULL
+    ORDER BY cancel_due_at LIMIT :batch
+    FOR UPDATE SKIP LOCKED
 """)
 
-_TAKE_CANCELS: Final = text(f"""
+_SCHEDULE_CANCELS: Final = text("""
     UPDATE generation.attempts AS a
-    SET cancel_tries = a.cancel_tries + 1,
-        cancel_due_at = CASE WHEN a.cancel_tries + 1 < {MAX_CANCEL_TRIES}
-            THEN clock_timestamp() + make_interval(secs => power(2, a.cancel_tries)) END
-    FROM (
-        SELECT attempt_id FROM generation.attempts
-        WHERE cancel_due_at <= clock_timestamp() AND provider_job_id IS NOT NULL
-        ORDER BY cancel_due_at LIMIT :batch
-        FOR UPDATE SKIP LOCKED
-    ) AS due
-    WHERE a.attempt_id = due.attempt_id
-    RETURNING a.attempt_id, a.generation_id, a.status, a.fence_token, a.endpoint_id, a.provider_job_id
-""")  # noqa: S608 - the only insertion is the constant above
-
-_LOCK_OVERDUE: Final = text("""
-    SELECT generation_id FROM generation.video_generations
-    WHERE status NOT IN ('completed', 'failed', 'cancelled') AND deadline_at <= clock_timestamp()
-    ORDER BY deadline_at LIMIT :batch
-    FOR UPDATE SKIP LOCKED
+    SET cancel_tries = a.cancel_tries + 1, cancel_due_at = clock_timestamp() + make_interval(secs => r.seconds)
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:seconds AS double precision[])) AS r(attempt_id, seconds)
+    WHERE a.attempt_id = r.attempt_id
 """)
 
-_LOCK_RETRIES: Final = text("""
-    SELECT generation_id FROM generation.video_generations
-    WHERE status = 'queued' AND NOT ready AND inputs_ready AND sought_version IS NULL
-      AND next_attempt_at <= clock_timestamp()
-    ORDER BY next_attempt_at LIMIT :batch
-    FOR UPDATE SKIP LOCKED
-""")
-
-_LOCK_TOMBSTONES: Final = text("""
-    SELECT c.generation_id, c.user_id FROM generation.cancellations AS c
-    JOIN generation.video_generations AS g USING (generation_id)
-    LIMIT :batch
-    FOR UPDATE OF c, g SKIP LOCKED
-""")
-
-_ADD_TOMBSTONES: Final = text("""
-    INSERT INTO generation.cancellations (generation_id, user_id, requested_at)
-    SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:users AS uuid[]), CAST(:times AS timestamptz[]))
-    ON CONFLICT (generation_id) DO NOTHING
-""")
-
-_REMOVE_TOMBSTONES: Final = text("""
-    DELETE FROM generation.cancellations WHERE generation_id = ANY(CAST(:ids AS uuid[]))
-    RETURNING generation_id, user_id
-""")
-
-_PURGE_TOMBSTONES: Final = text("""
-    DELETE FROM generation.cancellations WHERE requested_at < clock_timestamp() - interval '8 days'
+_FIND: Final = text("""
+    SELECT g.generation_id, g.user_id, a.attempt_number, a.status
+    FROM generation.attempts AS a JOIN generation.video_generations AS g USING (generation_id)
+    WHERE a.attempt_id = :attempt_id
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class DueAttempt:
-    """An attempt whose timer has run out, as it was when it was taken."""
+    """An attempt whose timer was up, as it was when it was taken."""
 
     attempt_id: UUID
     generation_id: UUID
@@ -98,58 +73,39 @@ class DueAttempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Tombstone:
-    """A cancel that waits for its order."""
+class KnownAttempt:
+    """Whose attempt it is, and what is known of it."""
 
     generation_id: UUID
     user_id: UUID
-    requested_at: datetime
+    attempt_number: int
+    status: AttemptStatus
 
 
 async def take_due_checks(connection: AsyncConnection, batch: int, interval_seconds: float) -> list[DueAttempt]:
-    """Live attempts that should be looked at; each comes again after ``interval_seconds``."""
-    rows = await connection.execute(_TAKE_CHECKS, {"batch": batch, "interval_seconds": interval_seconds})
-    return [DueAttempt(*row) for row in rows]
+    """Live attempts that are due for a check; each comes again after ``interval_seconds``."""
+    values = {
+        "batch": batch,
+        "interval_seconds": interval_seconds,
+        "resolution_seconds": min(interval_seconds, _LONGEST_RESOLUTION_SECONDS),
+    }
+    return [DueAttempt(*row) for row in await connection.execute(_TAKE_CHECKS, values)]
 
 
 async def take_due_cancels(connection: AsyncConnection, batch: int) -> list[DueAttempt]:
-    """Attempts whose job is to be stopped; each comes again, ever later, until it is done or given up."""
-    rows = await connection.execute(_TAKE_CANCELS, {"batch": batch})
-    return [DueAttempt(*row) for row in rows]
+    """Attempts whose job is to be stopped; each comes again, ever later, until it is stopped or given up."""
+    rows = (await connection.execute(_LOCK_DUE_CANCELS, {"batch": batch})).all()
+    if rows:
+        pauses = [_next_cancel_seconds(row.attempt_id, row.cancel_tries + 1) for row in rows]
+        await connection.execute(_SCHEDULE_CANCELS, {"ids": [row.attempt_id for row in rows], "seconds": pauses})
+    return [DueAttempt(*row[:-1]) for row in rows]
 
 
-async def lock_overdue(connection: AsyncConnection, batch: int) -> list[UUID]:
-    """Orders whose state has lasted too long."""
-    return list((await connection.execute(_LOCK_OVERDUE, {"batch": batch})).scalars())
+async def find_attempt(connection: AsyncConnection, attempt_id: UUID) -> KnownAttempt | None:
+    """The attempt of that id, unlocked."""
+    row = (await connection.execute(_FIND, {"attempt_id": attempt_id})).first()
+    return None if row is None else KnownAttempt(*row)
 
 
-async def lock_retries(connection: AsyncConnection, batch: int) -> list[UUID]:
-    """Queued orders whose backoff is over."""
-    return list((await connection.execute(_LOCK_RETRIES, {"batch": batch})).scalars())
-
-
-async def lock_tombstones(connection: AsyncConnection, batch: int) -> dict[UUID, UUID]:
-    """Cancels whose order has come meanwhile: order to the user who asked."""
-    return {row[0]: row[1] for row in await connection.execute(_LOCK_TOMBSTONES, {"batch": batch})}
-
-
-async def add_tombstones(connection: AsyncConnection, tombstones: Sequence[Tombstone]) -> None:
-    """Keep cancels until their orders come."""
-    await connection.execute(
-        _ADD_TOMBSTONES,
-        {
-            "ids": [one.generation_id for one in tombstones],
-            "users": [one.user_id for one in tombstones],
-            "times": [one.requested_at for one in tombstones],
-        },
-    )
-
-
-async def remove_tombstones(connection: AsyncConnection, generation_ids: Sequence[UUID]) -> dict[UUID, UUID]:
-    """Take out the cancels that waited for these orders: order to the user who asked."""
-    return {row[0]: row[1] for row in await connection.execute(_REMOVE_TOMBSTONES, {"ids": list(generation_ids)})}
-
-
-async def purge_tombstones(connection: AsyncConnection) -> None:
-    """Forget cancels whose order can no longer come: messages live for 7 days."""
-    await connection.execute(_PURGE_TOMBSTONES)
+def _next_cancel_seconds(attempt_id: UUID, tries: int) -> float | None:
+    return _CANCEL_BACKOFF.seconds(tries, attempt_id) if tries < MAX_CANCEL_TRIES else None

@@ -1,4 +1,4 @@
-"""What the provider said, raw: kept before it is acted on, and for a while after."""
+"""What the provider reported, raw: stored before it is acted on, and kept for a while after."""
 
 import hashlib
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ _LOCK_DUE: Final = text("""
     FOR UPDATE OF c SKIP LOCKED
 """)
 
-_HOLD: Final = text("""
+_EXTEND_LEASE: Final = text("""
     UPDATE generation.provider_callbacks SET due_at = clock_timestamp() + make_interval(secs => :seconds)
     WHERE callback_id = :callback_id AND tries = :lease AND processed_at IS NULL
 """)
@@ -83,12 +83,12 @@ class Callback:
 
     @property
     def lease(self) -> int:
-        """What :func:`postpone` has made of ``tries``: whoever leases the body after us raises it again."""
+        """What :func:`postpone` has made of ``tries``: the next process that leases the body raises it again."""
         return self.tries + 1
 
 
 async def add_callback(connection: AsyncConnection, attempt_id: UUID, source: Source, body: bytes) -> bool:
-    """Keep a body; one that is there already is not kept twice. Returns False if the attempt has too many."""
+    """Store a body; the same one is not stored twice. Returns False if the attempt has too many."""
     row = {"attempt_id": attempt_id, "body_sha256": hashlib.sha256(body).digest()}
     added = await connection.execute(
         _ADD, {"callback_id": new_id(), "source": source, "body": body, "limit": MAX_BODIES_PER_ATTEMPT, **row}
@@ -102,13 +102,13 @@ async def lock_due_callbacks(connection: AsyncConnection, batch: int) -> list[Ca
     return [Callback(*row) for row in rows]
 
 
-async def hold(connection: AsyncConnection, callback: Callback, seconds: float) -> bool:
+async def extend_lease(connection: AsyncConnection, callback: Callback, seconds: float) -> bool:
     """Lock a body that this process has leased, and extend the lease.
 
-    Returns False if the lease ran out and somebody else has the body, or has dealt with it.
+    Returns False if the lease ran out and another process has the body, or has processed it.
     """
     values = {"callback_id": callback.callback_id, "lease": callback.lease, "seconds": seconds}
-    return (await connection.execute(_HOLD, values)).rowcount == 1
+    return (await connection.execute(_EXTEND_LEASE, values)).rowcount == 1
 
 
 async def get_body(connection: AsyncConnection, callback_id: UUID) -> bytes:
@@ -117,18 +117,18 @@ async def get_body(connection: AsyncConnection, callback_id: UUID) -> bytes:
 
 
 async def mark_processed(connection: AsyncConnection, outcomes: Sequence[tuple[UUID, str]]) -> None:
-    """Record what came of each body."""
+    """Record the outcome of each body."""
     await connection.execute(
         _MARK, {"ids": [one for one, _ in outcomes], "outcomes": [outcome for _, outcome in outcomes]}
     )
 
 
 async def postpone(connection: AsyncConnection, callback_ids: Sequence[UUID], seconds: float) -> None:
-    """Come back to these bodies later, if nobody has finished with them by then."""
+    """Make these bodies due later, unless they have been processed."""
     await connection.execute(_POSTPONE, {"ids": list(callback_ids), "seconds": seconds})
 
 
 async def purge_callbacks(connection: AsyncConnection, retention_seconds: float, batch: int) -> int:
-    """Remove up to ``batch`` bodies that were dealt with long ago."""
+    """Remove up to ``batch`` bodies that were processed long ago."""
     result = await connection.execute(_PURGE, {"retention_seconds": retention_seconds, "batch": batch})
     return result.rowcount

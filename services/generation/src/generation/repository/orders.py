@@ -1,82 +1,145 @@
 """Orders and their attempts: load under lock, change in the domain, save set-based with the users' counters."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ARRAY, Row, Uuid, any_, bindparam, func, select, text
+from sqlalchemy import ARRAY, Row, Table, Uuid, any_, bindparam, func, select, text
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from generation.domain.order import Attempt, Occupancy, Order
+from contracts.generation import FailureCode
+from contracts.values import Kind, Lane
+from generation.domain.order import Attempt, Lookup, Occupancy, Order
+from generation.domain.statuses import AttemptStatus, OrderStatus
 from generation.tables import attempts as attempts_table
 from generation.tables import video_generations as orders_table
 
-_ORDER_FIELDS: Final = tuple(f.name for f in fields(Order) if f.name not in ("attempts", "events"))
-_ATTEMPT_FIELDS: Final = tuple(f.name for f in fields(Attempt))
+
+class OrderState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may change of an order. The encoded names are the columns."""
+
+    generation_id: UUID
+    status: OrderStatus
+    version: int
+    ready: bool
+    inputs_ready: bool
+    failures: int
+    next_attempt_at: datetime
+    deadline_at: datetime
+    verifying_number: int | None = msgspec.field(default=None, name="handed_over_number")
+    lookup_version: int | None = msgspec.field(default=None, name="sought_version")
+    lookup_code: FailureCode | None = msgspec.field(default=None, name="sought_code")
+    lookup_detail: str | None = msgspec.field(default=None, name="sought_detail")
+    lookup_retry: bool | None = msgspec.field(default=None, name="sought_retry")
+    failure_code: FailureCode | None = None
+    failure_detail: str | None = None
+    asset_id: UUID | None = None
+    late: bool
+    finished_at: datetime | None = None
+    input_object_keys: dict[str, str] | None = None
+
+
+class AttemptState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may change of an attempt. The names are those of ``Attempt`` and of the columns."""
+
+    attempt_id: UUID
+    status: AttemptStatus
+    fence_token: int
+    check_at: datetime
+    provider_job_id: str | None = None
+    submitted_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    cancel_due_at: datetime | None = None
+    cancel_tries: int
+    failure_code: str | None = None
+    failure_detail: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    content_type: str | None = None
+    execution_ms: int | None = None
+    report: dict[str, Any] | None = None
+
+
+class QueueChange(msgspec.Struct, frozen=True):
+    """How many orders of a user's queue became ready or ceased to be, and the same for live attempts."""
+
+    endpoint: str
+    lane: Lane
+    user_id: UUID
+    ready: int
+    active: int
+
+
+class _OpenedQueue(msgspec.Struct, frozen=True):
+    endpoint: str
+    lane: Lane
+    user_id: UUID
+    ready: int
+    active_cap: int
+
+
+class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """A funded order with what the catalogue expects of its output, as it enters the table."""
+
+    generation_id: UUID
+    user_id: UUID
+    model_id: str
+    kind: Kind
+    endpoint: str
+    lane: Lane
+    price_credits: int
+    parameters: dict[str, Any]
+    uploads: dict[str, UUID]
+    inputs_ready: bool
+    requested_at: datetime
+    expires_at: datetime
+    expected_width_pixels: int
+    expected_height_pixels: int
+    expected_duration_ms: int | None
+    max_size_bytes: int
+    output_extension: str
+    execution_timeout_seconds: int
+    traceparent: str | None
+
+
+_ATTEMPT_COLUMNS: Final = tuple(field.name for field in fields(Attempt))
+_LOOKUP_COLUMNS: Final = ("sought_version", "sought_code", "sought_detail", "sought_retry")
+_NAMED_OTHERWISE: Final = ("attempts", "events", "lookup", "verifying_number")
+_ORDER_COLUMNS: Final = tuple(field.name for field in fields(Order) if field.name not in _NAMED_OTHERWISE)
+_DIALECT: Final = dialect()  # type: ignore[no-untyped-call]
 _IDS: Final = bindparam("ids", type_=ARRAY(Uuid))
 
 _LOCK_ORDERS: Final = (
-    select(*(orders_table.c[name] for name in _ORDER_FIELDS), func.clock_timestamp())
+    select(
+        *(orders_table.c[name] for name in (*_ORDER_COLUMNS, "handed_over_number", *_LOOKUP_COLUMNS)),
+        func.clock_timestamp().label("now"),
+    )
     .where(orders_table.c.generation_id == any_(_IDS))
     .order_by(orders_table.c.generation_id)
     .with_for_update()
 )
 _GET_ATTEMPTS: Final = (
-    select(attempts_table.c.generation_id, *(attempts_table.c[name] for name in _ATTEMPT_FIELDS))
+    select(attempts_table.c.generation_id, *(attempts_table.c[name] for name in _ATTEMPT_COLUMNS))
     .where(attempts_table.c.generation_id == any_(_IDS))
     .order_by(attempts_table.c.generation_id, attempts_table.c.attempt_number)
 )
 
-_ORDER_COLUMNS: Final = {
-    "status": "text",
-    "version": "integer",
-    "ready": "boolean",
-    "inputs_ready": "boolean",
-    "failures": "integer",
-    "next_attempt_at": "timestamptz",
-    "deadline_at": "timestamptz",
-    "handed_over_number": "integer",
-    "sought_version": "integer",
-    "sought_code": "text",
-    "sought_detail": "text",
-    "sought_retry": "boolean",
-    "failure_code": "text",
-    "failure_detail": "text",
-    "asset_id": "uuid",
-    "late": "boolean",
-    "finished_at": "timestamptz",
-    "input_object_keys": "jsonb",
-}
-_ATTEMPT_COLUMNS: Final = {
-    "status": "text",
-    "fence_token": "bigint",
-    "check_at": "timestamptz",
-    "provider_job_id": "text",
-    "submitted_at": "timestamptz",
-    "started_at": "timestamptz",
-    "ended_at": "timestamptz",
-    "cancel_due_at": "timestamptz",
-    "cancel_tries": "integer",
-    "failure_code": "text",
-    "failure_detail": "text",
-    "size_bytes": "bigint",
-    "sha256": "text",
-    "content_type": "text",
-    "execution_ms": "bigint",
-    "report": "jsonb",
-}
 
-
-def _update(table: str, key: str, columns: dict[str, str]) -> str:
-    assignments = ", ".join(f"{name} = r.{name}" for name in columns)
-    record = ", ".join([f"{key} uuid", *(f"{name} {kind}" for name, kind in columns.items())])
+def _update(table: Table, state: type[msgspec.Struct]) -> str:
+    """An UPDATE of ``table`` from a JSON array of ``state``, whose first field is the key."""
+    names = state.__struct_encode_fields__
+    types = [table.c[name].type.compile(dialect=_DIALECT) for name in names]
+    record = ", ".join(f"{name} {sql_type}" for name, sql_type in zip(names, types, strict=True))
+    assignments = ", ".join(f"{name} = r.{name}" for name in names[1:])
     return (
-        f"UPDATE generation.{table} AS t SET {assignments}"  # noqa: S608 - the names are the constants above
-        f" FROM jsonb_to_recordset(CAST(:{table} AS jsonb)) AS r({record}) WHERE t.{key} = r.{key}"
+        f"UPDATE {table.fullname} AS t SET {assignments}"  # noqa: S608 - the names are those of tables and columns
+        f" FROM jsonb_to_recordset(CAST(:{table.name} AS jsonb)) AS r({record}) WHERE t.{names[0]} = r.{names[0]}"
     )
 
 
@@ -84,12 +147,12 @@ def _update(table: str, key: str, columns: dict[str, str]) -> str:
 # matter which of the three is written first, and one round trip does for all.
 _SAVE: Final = text(f"""
     WITH orders AS (
-        {_update("video_generations", "generation_id", _ORDER_COLUMNS)}
+        {_update(orders_table, OrderState)}
     ), attempts AS (
-        {_update("attempts", "attempt_id", _ATTEMPT_COLUMNS)}
+        {_update(attempts_table, AttemptState)}
     ), locked AS MATERIALIZED (
         SELECT endpoint, lane, user_id, c.ready, c.active
-        FROM jsonb_to_recordset(CAST(:counters AS jsonb))
+        FROM jsonb_to_recordset(CAST(:user_queues AS jsonb))
             AS c(endpoint text, lane text, user_id uuid, ready integer, active integer)
         JOIN generation.user_queues AS q USING (endpoint, lane, user_id)
         ORDER BY endpoint, lane, user_id
@@ -133,28 +196,20 @@ _OPEN_USER_QUEUES: Final = text("""
 """)
 
 
-class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """A funded order with what the catalogue expects of its output, as it enters the table."""
+class _Before(NamedTuple):
+    """What orders and attempts were when they were loaded, by id."""
 
-    generation_id: UUID
-    user_id: UUID
-    model_id: str
-    kind: str
-    endpoint: str
-    lane: str
-    price_credits: int
-    parameters: dict[str, Any]
-    uploads: dict[str, UUID]
-    inputs_ready: bool
-    requested_at: datetime
-    expires_at: datetime
-    expected_width_pixels: int
-    expected_height_pixels: int
-    expected_duration_ms: int | None
-    max_size_bytes: int
-    output_extension: str
-    execution_timeout_seconds: int
-    traceparent: str | None
+    orders: dict[UUID, OrderState]
+    attempts: dict[UUID, AttemptState]
+    occupancy: dict[UUID, Occupancy]
+
+
+class Written(NamedTuple):
+    """What was saved."""
+
+    orders: list[OrderState]
+    attempts: list[AttemptState]
+    queues: list[QueueChange]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,113 +218,129 @@ class LockedOrders:
 
     orders: dict[UUID, Order]
     now: datetime
-    _orders_before: dict[UUID, dict[str, Any]]
-    _attempts_before: dict[UUID, dict[str, Any]]
-    _occupancy_before: dict[UUID, Occupancy]
+    _before: _Before
 
-    def changed_orders(self) -> list[dict[str, Any]]:
-        """The rows that differ from what was loaded."""
-        return _changed(self._orders_before, {key: _row(order, _ORDER_COLUMNS) for key, order in self.orders.items()})
-
-    def changed_attempts(self) -> list[dict[str, Any]]:
-        """The attempts' rows that differ from what was loaded."""
-        return _changed(
-            self._attempts_before,
-            {a.attempt_id: _row(a, _ATTEMPT_COLUMNS) for order in self.orders.values() for a in order.attempts},
+    def changes(self) -> Written:
+        """What differs from what was loaded."""
+        orders = [_order_state(order) for order in self.orders.values()]
+        attempts = [_attempt_state(attempt) for order in self.orders.values() for attempt in order.attempts]
+        return Written(
+            [state for state in orders if state != self._before.orders[state.generation_id]],
+            [state for state in attempts if state != self._before.attempts.get(state.attempt_id)],
+            self._queue_changes(),
         )
 
-    def changed_counters(self) -> list[dict[str, Any]]:
-        """Per user queue: how many orders became ready or ceased to be, and the same for live attempts."""
-        ready: Counter[tuple[str, str, UUID]] = Counter()
-        active: Counter[tuple[str, str, UUID]] = Counter()
+    def _queue_changes(self) -> list[QueueChange]:
+        ready: Counter[tuple[str, Lane, UUID]] = Counter()
+        active: Counter[tuple[str, Lane, UUID]] = Counter()
         for generation_id, order in self.orders.items():
-            before, after = self._occupancy_before[generation_id], order.occupancy
+            before, after = self._before.occupancy[generation_id], order.occupancy
             key = (order.endpoint, order.lane, order.user_id)
             ready[key] += after.ready - before.ready
             active[key] += after.active - before.active
-        return [
-            {"endpoint": key[0], "lane": key[1], "user_id": key[2], "ready": ready[key], "active": active[key]}
-            for key in ready
-            if ready[key] or active[key]
-        ]
-
-
-class Written(NamedTuple):
-    """The rows that were saved; those of orders and attempts have their id under ``key``."""
-
-    orders: list[dict[str, Any]]
-    attempts: list[dict[str, Any]]
-    counters: list[dict[str, Any]]
+        return [QueueChange(*key, ready[key], active[key]) for key in ready if ready[key] or active[key]]
 
 
 async def lock_orders(connection: AsyncConnection, generation_ids: Iterable[UUID]) -> LockedOrders:
-    """Lock and load the orders of these ids that exist, in id order, each with its attempts."""
+    """Lock and load the orders of these ids that exist, sorted by id, each with its attempts."""
     ids = sorted(set(generation_ids))
     rows = (await connection.execute(_LOCK_ORDERS, {"ids": ids})).all() if ids else []
     attempted = [row.generation_id for row in rows if row.attempt_count]
     attempts: defaultdict[UUID, list[Attempt]] = defaultdict(list)
     if attempted:
-        # A statement of its own, after the lock: its snapshot must see the attempts of whoever held the lock before.
+        # A statement of its own, after the lock: its snapshot must see the attempts of the lock's previous owner.
         for row in (await connection.execute(_GET_ATTEMPTS, {"ids": attempted})).all():
             attempts[row.generation_id].append(_attempt(row))
     orders = {row.generation_id: _order(row, attempts[row.generation_id]) for row in rows}
     return LockedOrders(
         orders,
-        rows[-1][-1] if rows else datetime.min,  # noqa: DTZ901 - never read: there is nothing to apply it to
-        {key: _row(order, _ORDER_COLUMNS) for key, order in orders.items()},
-        {a.attempt_id: _row(a, _ATTEMPT_COLUMNS) for order in orders.values() for a in order.attempts},
-        {key: order.occupancy for key, order in orders.items()},
+        rows[-1].now if rows else datetime.min,  # noqa: DTZ901 - never read: there is nothing to apply it to
+        _Before(
+            {key: _order_state(order) for key, order in orders.items()},
+            {one.attempt_id: _attempt_state(one) for order in orders.values() for one in order.attempts},
+            {key: order.occupancy for key, order in orders.items()},
+        ),
     )
 
 
 async def save_orders(connection: AsyncConnection, locked: LockedOrders) -> Written:
     """Write whatever changed: orders, attempts, and the counters of their users' queues."""
-    written = Written(locked.changed_orders(), locked.changed_attempts(), locked.changed_counters())
+    written = locked.changes()
     if any(written):
         rows = {
-            "video_generations": _json(_keyed("generation_id", written.orders)),
-            "attempts": _json(_keyed("attempt_id", written.attempts)),
-            "counters": _json(written.counters),
+            orders_table.name: _json(written.orders),
+            attempts_table.name: _json(written.attempts),
+            "user_queues": _json(written.queues),
         }
         await connection.execute(_SAVE, rows)
     return written
 
 
-async def add_orders(connection: AsyncConnection, new: Sequence[NewOrder], active_caps: dict[str, int]) -> set[UUID]:
+async def add_orders(
+    connection: AsyncConnection, new: Sequence[NewOrder], active_caps: Mapping[Lane, int]
+) -> set[UUID]:
     """Insert orders in state queued and count them in their users' queues. Returns the ids that were not there yet."""
     inserted = set((await connection.execute(_ADD_ORDERS, {"rows": _json(new)})).scalars())
-    ready: Counter[tuple[str, str, UUID]] = Counter()
+    ready: Counter[tuple[str, Lane, UUID]] = Counter()
     for order in new:
         if order.generation_id in inserted:
             ready[order.endpoint, order.lane, order.user_id] += int(order.inputs_ready)
     if ready:
-        rows = [
-            {"endpoint": key[0], "lane": key[1], "user_id": key[2], "ready": n, "active_cap": active_caps[key[1]]}
-            for key, n in ready.items()
+        queues = [
+            _OpenedQueue(endpoint, lane, user_id, count, active_caps[lane])
+            for (endpoint, lane, user_id), count in ready.items()
         ]
-        await connection.execute(_OPEN_USER_QUEUES, {"rows": _json(rows)})
+        await connection.execute(_OPEN_USER_QUEUES, {"rows": _json(queues)})
     return inserted
 
 
 def _order(row: Row[*tuple[Any, ...]], attempts: list[Attempt]) -> Order:
-    return Order(**{name: getattr(row, name) for name in _ORDER_FIELDS}, attempts=attempts)
+    return Order(
+        **{name: getattr(row, name) for name in _ORDER_COLUMNS},
+        verifying_number=row.handed_over_number,
+        lookup=_lookup(row),
+        attempts=attempts,
+    )
+
+
+def _lookup(row: Row[*tuple[Any, ...]]) -> Lookup | None:
+    if row.sought_version is None:
+        return None
+    return Lookup(row.sought_version, row.sought_code, row.sought_detail, row.sought_retry)
 
 
 def _attempt(row: Row[*tuple[Any, ...]]) -> Attempt:
-    return Attempt(**{name: getattr(row, name) for name in _ATTEMPT_FIELDS})
+    return Attempt(**{name: getattr(row, name) for name in _ATTEMPT_COLUMNS})
 
 
-def _row(source: Order | Attempt, columns: dict[str, str]) -> dict[str, Any]:
-    return {name: getattr(source, name) for name in columns}
+def _order_state(order: Order) -> OrderState:
+    lookup = order.lookup
+    return OrderState(
+        generation_id=order.generation_id,
+        status=order.status,
+        version=order.version,
+        ready=order.ready,
+        inputs_ready=order.inputs_ready,
+        failures=order.failures,
+        next_attempt_at=order.next_attempt_at,
+        deadline_at=order.deadline_at,
+        verifying_number=order.verifying_number,
+        lookup_version=None if lookup is None else lookup.version,
+        lookup_code=None if lookup is None else lookup.code,
+        lookup_detail=None if lookup is None else lookup.detail,
+        lookup_retry=None if lookup is None else lookup.retry,
+        failure_code=order.failure_code,
+        failure_detail=order.failure_detail,
+        asset_id=order.asset_id,
+        late=order.late,
+        finished_at=order.finished_at,
+        input_object_keys=order.input_object_keys,
+    )
 
 
-def _changed(before: dict[UUID, dict[str, Any]], after: dict[UUID, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row | {"key": key} for key, row in after.items() if row != before.get(key)]
+def _attempt_state(attempt: Attempt) -> AttemptState:
+    return msgspec.convert(attempt, AttemptState, from_attributes=True)
 
 
-def _keyed(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: row["key"], **{k: v for k, v in row.items() if k != "key" and v is not None}} for row in rows]
-
-
-def _json(rows: Any) -> str:
+def _json(rows: Sequence[msgspec.Struct]) -> str:
     return msgspec.json.encode(rows).decode()

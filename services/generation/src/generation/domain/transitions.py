@@ -1,4 +1,8 @@
-"""How an order leaves a state: handed over, tried again, sought after, failed, cancelled or completed."""
+"""The ways out of a state: verification, retry, requeue, lookup, failure and cancellation.
+
+``completion`` holds the way to completed. Every function here expects the order under its lock and leaves the message
+that announces the transition in ``order.events``.
+"""
 
 from datetime import datetime
 from typing import Literal
@@ -11,44 +15,48 @@ from contracts.generation import (
     OutputReady,
     OutputSought,
 )
-from generation.domain.order import FINAL, Attempt, Order, Policy
+from generation.domain.order import Attempt, Lookup, Order
+from generation.domain.policy import Policy
+from generation.domain.statuses import FINAL_ORDER_STATUSES
 
-OutputDoubt = Literal[
-    "likely",  # it fell silent or was cut off: look for its file before anything else
-    "unlikely",  # it was reported as failed: look before the credits go back, but a retry need not wait
-    "none",  # it certainly left no good file
+OutputLikelihood = Literal[
+    "likely",  # the job went silent or was stopped: look its file up before anything else
+    "unlikely",  # the job was reported as failed: look up before the credits go back; a retry need not wait
+    "none",  # the job certainly left no good file
 ]
 
 
-def hand_over(order: Order, attempt: Attempt, policy: Policy, now: datetime, received_at: datetime | None) -> None:
-    """Give the claimed file of ``attempt`` to storage. From here on a cancel comes too late."""
+def start_verification(
+    order: Order, attempt: Attempt, policy: Policy, now: datetime, received_at: datetime | None
+) -> None:
+    """Have storage verify the file that ``attempt`` reported. From now on a cancel comes too late."""
     abandon_live_attempts(order, now, "another attempt produced the output", keep=attempt)
     order.move_to("storing")
-    order.handed_over_number = attempt.attempt_number
+    order.verifying_number = attempt.attempt_number
     order.deadline_at = max(order.expires_at, now + policy.storing_timeout)
     announce_output(order, attempt, received_at)
 
 
 def announce_output(order: Order, attempt: Attempt, received_at: datetime | None) -> None:
-    """Say that ``attempt`` claims a file. The order's own state is the caller's affair."""
+    """Announce that ``attempt`` reported a file. The order keeps its state."""
     order.events.append(
         OutputReady(
             generation_id=order.generation_id,
             user_id=order.user_id,
             version=order.version,
             kind=order.kind,
-            claim=order.claim(attempt),
+            claim=order.reported_output(attempt),
             expected_width_pixels=order.expected_width_pixels,
             expected_height_pixels=order.expected_height_pixels,
             expected_duration_ms=order.expected_duration_ms,
             max_size_bytes=order.max_size_bytes,
             callback_received_at=received_at,
-            late=order.status in FINAL,
+            late=order.status in FINAL_ORDER_STATUSES,
         )
     )
 
 
-def came_to_nothing(
+def handle_attempt_failure(
     order: Order,
     attempt: Attempt,
     policy: Policy,
@@ -56,38 +64,35 @@ def came_to_nothing(
     *,
     code: FailureCode,
     detail: str,
-    output: OutputDoubt,
+    output: OutputLikelihood,
 ) -> None:
-    """The latest attempt failed. Try again while tries are left; give up only after storage has looked for a file."""
+    """The latest attempt failed. Retry while tries are left; fail only after storage has looked for a file."""
     order.failures += 1
     retry = order.failures < policy.max_attempts and now < order.expires_at
     others = any(other.may_have_output for other in order.attempts if other is not attempt)
     if output == "likely" or (not retry and (output == "unlikely" or others)):
-        seek(order, policy, now, code=code, detail=detail, retry=retry)
+        start_lookup(order, policy, now, code=code, detail=detail, retry=retry)
     elif retry:
-        try_again(order, attempt, policy, now, code=code, detail=detail)
+        schedule_retry(order, attempt, policy, now, code=code, detail=detail)
     else:
         fail(order, now, code=code, detail=detail)
 
 
-def seek(order: Order, policy: Policy, now: datetime, *, code: FailureCode, detail: str, retry: bool) -> None:
+def start_lookup(order: Order, policy: Policy, now: datetime, *, code: FailureCode, detail: str, retry: bool) -> None:
     """Ask storage whether any attempt left a file, and remember what to do if none did."""
-    claims = tuple(order.claim(attempt) for attempt in reversed(order.attempts) if attempt.may_have_output)
-    assert claims, "there is nothing to look for: the order should have ended directly"
+    outputs = tuple(order.reported_output(attempt) for attempt in reversed(order.attempts) if attempt.may_have_output)
+    assert outputs, "there is nothing to look up: the order should have ended directly"
     order.version += 1
     order.ready = False
-    order.sought_version = order.version
-    order.sought_code = code
-    order.sought_detail = detail[:1000]
-    order.sought_retry = retry
-    order.deadline_at = now + policy.seek_timeout
+    order.lookup = Lookup(order.version, code, detail[:1000], retry)
+    order.deadline_at = now + policy.lookup_timeout
     order.events.append(
         OutputSought(
             generation_id=order.generation_id,
             user_id=order.user_id,
             version=order.version,
             kind=order.kind,
-            claims=claims,
+            claims=outputs,
             expected_width_pixels=order.expected_width_pixels,
             expected_height_pixels=order.expected_height_pixels,
             expected_duration_ms=order.expected_duration_ms,
@@ -96,21 +101,20 @@ def seek(order: Order, policy: Policy, now: datetime, *, code: FailureCode, deta
     )
 
 
-def conclude_search(order: Order, policy: Policy, now: datetime) -> None:
-    """No file exists, or storage did not say so in time: do what was planned when the search began."""
-    code, detail, retry = order.sought_code, order.sought_detail or "", order.sought_retry
-    assert code is not None, "an order that is being sought always knows why"
-    latest = order.attempts[-1]
-    if retry and now < order.expires_at:
-        try_again(order, latest, policy, now, code=code, detail=detail)
+def finish_lookup(order: Order, lookup: Lookup, policy: Policy, now: datetime) -> None:
+    """No file exists, or storage did not answer in time: do what was planned when the lookup began."""
+    if lookup.retry and now < order.expires_at:
+        schedule_retry(order, order.attempts[-1], policy, now, code=lookup.code, detail=lookup.detail)
     else:
-        fail(order, now, code=code, detail=detail)
+        fail(order, now, code=lookup.code, detail=lookup.detail)
 
 
-def try_again(order: Order, attempt: Attempt, policy: Policy, now: datetime, *, code: FailureCode, detail: str) -> None:
-    """Back to the queue under the same reservation; it keeps its place, and may be served after the backoff."""
+def schedule_retry(
+    order: Order, attempt: Attempt, policy: Policy, now: datetime, *, code: FailureCode, detail: str
+) -> None:
+    """Back to the queue under the same reservation. The order keeps its place; the backoff delays its next attempt."""
     order.move_to("queued")
-    order.next_attempt_at = now + policy.backoff(order.failures)
+    order.next_attempt_at = now + policy.retry_backoff.delay(order.failures, order.generation_id)
     order.deadline_at = order.expires_at
     order.events.append(
         AttemptFailed(
@@ -126,8 +130,8 @@ def try_again(order: Order, attempt: Attempt, policy: Policy, now: datetime, *, 
     )
 
 
-def put_back(order: Order, now: datetime) -> None:
-    """Back to the queue because the provider took nothing: no try is used up, and nobody outside saw it leave."""
+def requeue(order: Order, now: datetime) -> None:
+    """Back to the queue because the provider refused the job: no try is used up, and nothing is announced."""
     order.move_to("queued")
     order.ready = True
     order.next_attempt_at = now
@@ -166,7 +170,7 @@ def finish_cancel(order: Order, now: datetime) -> None:
 
 
 def abandon_live_attempts(order: Order, now: datetime, detail: str, keep: Attempt | None = None) -> None:
-    """Have the provider stop whatever is still under way for this order."""
+    """Have the provider stop every job of this order that may still run."""
     for attempt in order.attempts:
         if attempt.live and attempt is not keep:
             attempt.abandon("cancelled", now, detail)

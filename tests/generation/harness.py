@@ -1,7 +1,8 @@
-"""A workbench for the tests of generation: its parts on a real database, without a running process around them."""
+"""A harness for the handlers, loops and SQL of generation on a real database, without a running process."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -12,11 +13,12 @@ from catalogue import load_catalogue
 from contracts.billing import CreditsReserved
 from contracts.message import Message
 from contracts.values import GenerationOrder, LedgerLine
-from generation.changes import Wakes
-from generation.domain.order import Policy
+from generation.domain.order import Order
+from generation.domain.policy import Policy
 from generation.handlers import Handlers
-from generation.repository.orders import LockedOrders, lock_orders, save_orders
-from generation.repository.queue import ClaimedOrder, claim_orders
+from generation.repository.fair_queue import ClaimedOrder, claim_orders
+from generation.repository.orders import lock_orders, save_orders
+from generation.wake_ups import WakeUps
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transaction, Transactions
@@ -28,49 +30,52 @@ M = TypeVar("M", bound=Message)
 ENDPOINTS = ("image", "video")
 
 
-class Bench:
-    """One database, the handlers on it, and views of what they did."""
+class GenerationHarness:
+    """Drives the handlers on one database, and shows what they did."""
 
     def __init__(self, database: Database, policy: Policy | None = None) -> None:
         self.database = database
         self.policy = policy or Policy()
         self.engine: AsyncEngine = database.engine("generation")
         self.transactions = Transactions(self.engine, producer="generation")
-        self.wakes = Wakes()
+        self.wake_ups = WakeUps()
         self.catalogue = load_catalogue()
-        self.handlers = Handlers(self.catalogue, self.policy, CAPS, self.wakes)
+        self.handlers = Handlers(self.catalogue, self.policy, CAPS, self.wake_ups)
 
     async def configure(self, **changes: Any) -> None:
-        """Endpoints of the catalogue, with generous limits unless ``changes`` says otherwise."""
+        """Endpoints of the catalogue, with generous limits unless ``changes`` say otherwise."""
         async with self.engine.begin() as connection:
             await configure(connection, *(limits(endpoint, **changes) for endpoint in ENDPOINTS))
 
     async def enqueue(self, *orders: GenerationOrder) -> None:
-        """The orders arrive, funded."""
+        """Funded orders arrive."""
         async with self.transactions.begin() as tx:
             await self.handlers.enqueue(tx, [received(reserved(order)) for order in orders])
 
-    async def deliver(self, handler: Any, *messages: Message) -> Transaction:
+    async def deliver(
+        self, handler: Callable[[Transaction, Sequence[Received[M]]], Awaitable[None]], *messages: M
+    ) -> Transaction:
         """Call one handler with a batch, in a transaction that commits; returns the transaction."""
         async with self.transactions.begin() as tx:
             await handler(tx, [received(message) for message in messages])
         return tx
 
     async def claim(self, batch: int = 10, endpoint: str = "video", lease_seconds: float = 30.0) -> list[ClaimedOrder]:
-        """Take orders from the queue as a dispatcher does."""
+        """Claim orders from the queue as a dispatcher does."""
         async with self.transactions.begin() as tx:
             ids = [new_id() for _ in range(batch)]
             claim = await claim_orders(tx.connection, endpoint, ids, lease_seconds=lease_seconds, probe_seconds=30.0)
         return claim.orders
 
-    async def change(self, generation_id: UUID, what: Any) -> LockedOrders:
-        """Apply ``what(order, now)`` to one order, under its lock."""
+    async def change(self, generation_id: UUID, change: Callable[[Order, datetime], None]) -> Order:
+        """Apply ``change(order, now)`` to one order under its lock, and announce nothing."""
         async with self.engine.begin() as connection:
             locked = await lock_orders(connection, [generation_id])
-            what(locked.orders[generation_id], locked.now)
-            locked.orders[generation_id].events.clear()
+            order = locked.orders[generation_id]
+            change(order, locked.now)
+            order.events.clear()
             await save_orders(connection, locked)
-        return locked
+        return order
 
     async def row(self, generation_id: UUID) -> Row[*tuple[Any, ...]]:
         """The order's row."""
@@ -78,6 +83,10 @@ class Bench:
             "SELECT * FROM generation.video_generations WHERE generation_id = :id", id=generation_id
         )
         return row
+
+    async def status(self, generation_id: UUID) -> str:
+        """The order's state."""
+        return str((await self.row(generation_id)).status)
 
     async def attempts(self, generation_id: UUID) -> Sequence[Row[*tuple[Any, ...]]]:
         """The order's attempts, in order."""
@@ -106,7 +115,7 @@ class Bench:
             return (await connection.execute(text(statement), parameters)).all()
 
     async def execute(self, statement: str, **parameters: Any) -> None:
-        """Change something behind the service's back: let time pass, for instance."""
+        """Change the database directly: let time pass, for instance."""
         async with self.engine.begin() as connection:
             await connection.execute(text(statement), parameters)
 
@@ -130,7 +139,7 @@ def order(model_id: str = "wan-2.2-t2v", **changes: Any) -> GenerationOrder:
 
 
 def reserved(order: GenerationOrder) -> CreditsReserved:
-    """Billing's news that an order is funded."""
+    """Billing's message that an order is funded."""
     line = LedgerLine(
         line_number=1,
         transfer_id=new_id(),
@@ -146,6 +155,7 @@ def reserved(order: GenerationOrder) -> CreditsReserved:
 
 
 def received(message: M) -> Received[M]:
-    """A message as the broker would hand it over."""
-    order_id = message.order.generation_id if isinstance(message, CreditsReserved) else message.generation_id  # type: ignore[attr-defined]
-    return Received(new_id(), message.subject, message, order_id, None, datetime.now(UTC), None, 1)
+    """A message as the broker would deliver it."""
+    order = message.order if isinstance(message, CreditsReserved) else message
+    correlation_id: UUID = attrgetter("generation_id")(order)
+    return Received(new_id(), message.subject, message, correlation_id, None, datetime.now(UTC), None, 1)

@@ -1,32 +1,43 @@
-"""Acting on what the provider said: stored bodies are read in order of arrival, by whichever replica gets them.
+"""Acts on what the provider reported: stored bodies are read in order of arrival, by the replica that locks them.
 
-A body that carries a file (or says where one lies) is dealt with on its own: the file goes to the bucket first, outside
-any transaction, and only then does the order hear of it.
+A body that carries a file (or the address of one) is processed by itself: the file is put into the bucket first,
+outside any transaction, and the order changes after that.
 """
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
 import structlog
 
-from generation.changes import Wakes, save_changes
-from generation.domain.order import Policy
-from generation.domain.provider_news import reported
-from generation.domain.provider_reports import Report, Returned, UnreadableReport, Vanished, read_report
+from generation.changes import save_changes
+from generation.domain.policy import Policy
+from generation.domain.provider_events import reported
+from generation.domain.provider_reports import JobLost, OutputReturned, Report, UnreadableReport, read_report
 from generation.metrics import CALLBACKS
-from generation.repository.callbacks import Callback, get_body, hold, lock_due_callbacks, mark_processed, postpone
+from generation.repository.callbacks import (
+    Callback,
+    extend_lease,
+    get_body,
+    lock_due_callbacks,
+    mark_processed,
+    postpone,
+)
 from generation.repository.orders import LockedOrders, lock_orders
 from generation.returned_files import BucketUnavailable, ReturnedFiles, UnusableFile
+from generation.wake_ups import WakeUps
 from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
 from messaging.transaction import Transaction, Transactions
+from service_runtime.backoff import Backoff
 
 _BATCH: Final = 50
 _MAX_TRIES: Final = 8
 _FILE_LEASE_SECONDS: Final = 300.0
-_FIRST_FILE_PAUSE_SECONDS: Final = 5.0
+_BACKOFF: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=2))
+_FILE_BACKOFF: Final = Backoff(first=timedelta(seconds=5), longest=timedelta(seconds=_FILE_LEASE_SECONDS))
 _FILES_AT_ONCE: Final = 2
 """Each may hold some 40 MB for a moment."""
 
@@ -36,17 +47,17 @@ log = structlog.get_logger(__name__)
 class CallbackProcessor:
     """``process`` is the round of a loop; ``drain`` is called when the service stops."""
 
-    def __init__(self, transactions: Transactions, files: ReturnedFiles, policy: Policy, wakes: Wakes) -> None:
+    def __init__(self, transactions: Transactions, files: ReturnedFiles, policy: Policy, wake_ups: WakeUps) -> None:
         self._transactions = transactions
         self._files = files
         self._policy = policy
-        self._wakes = wakes
+        self._wake_ups = wake_ups
         self._storing: set[asyncio.Task[None]] = set()
         self._file_slots = asyncio.Semaphore(_FILES_AT_ONCE)
         self._batch = _BATCH
 
     async def process(self) -> None:
-        """Deal with every body that is due. A batch that fails is taken apart until the bad one stands alone."""
+        """Process every body that is due. If a batch fails, its bodies are processed one by one."""
         while True:
             try:
                 taken = await self._process_batch(self._batch)
@@ -54,7 +65,7 @@ class CallbackProcessor:
                 if is_unavailable(error):
                     raise
                 if self._batch == 1:
-                    await self._set_aside(error)
+                    await self._postpone_failed(error)
                 self._batch = 1
                 continue
             if taken < self._batch:
@@ -62,7 +73,7 @@ class CallbackProcessor:
                 return
 
     async def drain(self) -> None:
-        """Give up the files under way; their leases end and another process begins again."""
+        """Stop the transfers under way. Their leases end, and another process repeats them."""
         for task in self._storing:
             task.cancel()
         if self._storing:
@@ -100,13 +111,13 @@ class CallbackProcessor:
                 with_file.append(callback)
             else:
                 outcomes.append((callback.callback_id, outcome))
-        await save_changes(tx, locked, self._wakes)
+        await save_changes(tx, locked, self._wake_ups)
         return outcomes, with_file
 
     def _apply_one(self, locked: LockedOrders, callback: Callback) -> str | None:
-        """What came of the body, or None if there is a file to be put into the bucket first."""
+        """The outcome of the body, or None if there is a file to be put into the bucket first."""
         order = locked.orders.get(callback.generation_id) if callback.generation_id else None
-        attempt = None if order is None else order.attempt(callback.attempt_id)
+        attempt = None if order is None else order.find_attempt(callback.attempt_id)
         if order is None or attempt is None:
             return "unknown_attempt"
         if callback.body is None:
@@ -116,10 +127,10 @@ class CallbackProcessor:
         except UnreadableReport as error:
             log.warning("unreadable_callback", attempt_id=str(callback.attempt_id), reason=str(error))
             return "unreadable"
-        if isinstance(report, Returned):
+        if isinstance(report, OutputReturned):
             return None
         reported(order, attempt, report, self._policy, locked.now, callback.received_at)
-        return type(report).__name__.lower()
+        return report.outcome
 
     async def _store_file(self, callback: Callback) -> None:
         try:
@@ -128,31 +139,30 @@ class CallbackProcessor:
                 if report is not None:
                     await self._finish(callback, report)
         except Exception as error:
-            # The lease on the body ends, and it is tried again, a few times if it is not for the database.
+            # The lease on the body ends, and it is processed again: a few times, unless the database is to blame.
             log.exception("returned_file_failed", attempt_id=str(callback.attempt_id))
             if callback.lease >= _MAX_TRIES and not is_unavailable(error):
                 await self._give_up(callback)
 
     async def _give_up(self, callback: Callback) -> None:
-        """Unless somebody else has the body by now. The order's deadline does the rest."""
+        """Unless another process has the body by now. The order's deadline ends the order."""
         async with self._transactions.begin() as tx:
-            if await hold(tx.connection, callback, _FILE_LEASE_SECONDS):
+            if await extend_lease(tx.connection, callback, _FILE_LEASE_SECONDS):
                 await mark_processed(tx.connection, [(callback.callback_id, "given_up")])
 
     async def _read_file(self, callback: Callback) -> Report | None:
-        """The report with its file put into the bucket; None if there is none yet, or somebody else makes it."""
+        """The report with its file put into the bucket; None if there is none yet, or another process has the body."""
         async with self._transactions.begin() as tx:
             # It may have waited long for a slot.
-            if not await hold(tx.connection, callback, _FILE_LEASE_SECONDS):
+            if not await extend_lease(tx.connection, callback, _FILE_LEASE_SECONDS):
                 return None
             body = await get_body(tx.connection, callback.callback_id)
             locked = await lock_orders(tx.connection, _orders_of([callback]))
         (order,) = locked.orders.values()
-        attempt = order.attempt(callback.attempt_id)
-        assert attempt is not None, "an attempt is never removed"
+        attempt = order.get_attempt(callback.attempt_id)
         try:
             report = await asyncio.to_thread(read_report, body, order.output_extension)
-            if not isinstance(report, Returned):
+            if not isinstance(report, OutputReturned):
                 return report
             return await self._files.store(report, order.object_key(attempt), order.max_size_bytes)
         except UnreadableReport as error:
@@ -161,38 +171,42 @@ class CallbackProcessor:
                 await mark_processed(tx.connection, [(callback.callback_id, "unreadable")])
             return None
         except UnusableFile as error:
-            return Vanished(job_id=None, code="output_rejected", detail=str(error))
+            return JobLost(job_id=None, code="output_rejected", detail=str(error))
         except BucketUnavailable as error:
             if callback.lease >= _MAX_TRIES:
-                return Vanished(job_id=None, code="output_missing", detail=str(error))
-            pause = min(_FILE_LEASE_SECONDS, _FIRST_FILE_PAUSE_SECONDS * 2.0**callback.tries)
+                return JobLost(job_id=None, code="output_missing", detail=str(error))
+            pause = _FILE_BACKOFF.seconds(callback.lease, callback.callback_id)
             log.warning(
-                "returned_file_not_stored", attempt_id=str(callback.attempt_id), reason=str(error), again_in=pause
+                "returned_file_not_stored",
+                attempt_id=str(callback.attempt_id),
+                reason=str(error),
+                again_in_seconds=pause,
             )
             async with self._transactions.begin() as tx:
-                await hold(tx.connection, callback, pause)
+                await extend_lease(tx.connection, callback, pause)
             return None
 
     async def _finish(self, callback: Callback, report: Report) -> None:
         async with self._transactions.begin() as tx:
             # The body before the order, as everywhere.
-            if not await hold(tx.connection, callback, _FILE_LEASE_SECONDS):
+            if not await extend_lease(tx.connection, callback, _FILE_LEASE_SECONDS):
                 return
             locked = await lock_orders(tx.connection, _orders_of([callback]))
             for order in locked.orders.values():
-                attempt = order.attempt(callback.attempt_id)
-                assert attempt is not None, "an attempt is never removed"
+                attempt = order.get_attempt(callback.attempt_id)
                 reported(order, attempt, report, self._policy, locked.now, callback.received_at)
-            await save_changes(tx, locked, self._wakes)
-            await mark_processed(tx.connection, [(callback.callback_id, type(report).__name__.lower())])
+            await save_changes(tx, locked, self._wake_ups)
+            await mark_processed(tx.connection, [(callback.callback_id, report.outcome)])
 
-    async def _set_aside(self, error: Exception) -> None:
-        """The oldest body cannot be dealt with: let the others pass, and come back to it a few times."""
+    async def _postpone_failed(self, error: Exception) -> None:
+        """The oldest body cannot be processed: let the others pass, and come back to it a few times."""
         async with self._transactions.begin() as tx:
             for callback in await lock_due_callbacks(tx.connection, 1):
                 log.error("callback_failed", callback_id=str(callback.callback_id), exc_info=error)
                 if callback.tries + 1 < _MAX_TRIES:
-                    await postpone(tx.connection, [callback.callback_id], 2.0**callback.tries)
+                    await postpone(
+                        tx.connection, [callback.callback_id], _BACKOFF.seconds(callback.lease, callback.callback_id)
+                    )
                 else:
                     await mark_processed(tx.connection, [(callback.callback_id, "given_up")])
 

@@ -1,12 +1,13 @@
-"""The fair queue: who is served next, within which limits.
+"""The fair queue: who is served next, within which limits. Per-user fairness is decided here, in ``CLAIM``.
 
-Two levels of start-time fair queueing. Every lane and, inside a lane, every user carries the *start tag* of its next
-order; the smallest tag is served, and serving one order adds the lane's stride (inverse to its weight) or, for a user,
-one. Who comes back from idleness starts at the tag of the last order served (``virtual_time``): being away earns no
-credit, and nobody waits for more than one round of the others. ``docs/decisions/0020`` shows the plan.
+Two levels of start-time fair queueing: the lanes of an endpoint share it by weight, and the users of a lane take turns.
+Every lane and, inside a lane, every user carries the *start tag* of its next order. The smallest tag is served. Serving
+one order adds the lane's stride (inverse to its weight) to the lane's tag, and one to the user's. A lane or user that
+was idle starts at the tag of the last order served (``virtual_time``): being idle earns no credit, and nobody waits
+for more than one round of the others. ``docs/decisions/0020`` shows the plan.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -15,10 +16,9 @@ import msgspec
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-FULL_STRIDE: Final = 1_000_000
-"""Stride of a lane of weight 1."""
-
-_LIVE: Final = "('prepared', 'unknown', 'submitted', 'running')"
+from contracts.object_keys import output_key
+from contracts.values import Kind
+from generation.tables import LIVE_ATTEMPT
 
 _LOCK_ENDPOINT_WITH_WORK: Final = text("""
     SELECT endpoint_id FROM generation.endpoints
@@ -32,19 +32,19 @@ _LOCK_ENDPOINT_WITH_WORK: Final = text("""
     FOR UPDATE
 """)
 
-# A statement of its own, after the lock: its snapshot must see the attempts of whoever held the lock before.
+# A statement of its own, after the lock: its snapshot must see the attempts of the lock's previous owner.
 _GET_BUDGET: Final = text(f"""
     SELECT max_active - (
-               SELECT count(*) FROM generation.attempts AS a WHERE a.endpoint = e.endpoint AND a.status IN {_LIVE}
+               SELECT count(*) FROM generation.attempts AS a WHERE a.endpoint = e.endpoint AND {LIVE_ATTEMPT}
            ) AS room,
            least(
                burst, tokens + rate_per_second * greatest(0, extract(epoch FROM clock_timestamp() - tokens_at))
            ) AS tokens,
            rate_per_second,
            held_until IS NOT NULL AS probing,
-           CAST(extract(epoch FROM held_until - clock_timestamp()) AS double precision) AS held_seconds
+           CAST(extract(epoch FROM held_until - clock_timestamp()) AS double precision) AS paused_seconds
     FROM generation.endpoints AS e WHERE endpoint = :endpoint
-""")  # noqa: S608 - the only insertion is the constant above
+""")  # noqa: S608 - the only insertion is the index's condition
 
 CLAIM: Final = text("""
     WITH users AS MATERIALIZED (
@@ -126,71 +126,10 @@ _RECORD_CLAIM: Final = text("""
     WHERE endpoint = :endpoint
 """)
 
-# Only a probe may close a held endpoint: the answers to what was sent before it was held come in late.
-_RECORD_SUCCESS: Final = text("""
-    UPDATE generation.endpoints SET consecutive_failures = 0, held_until = NULL
-    WHERE endpoint = :endpoint AND (:probe OR (held_until IS NULL AND consecutive_failures > 0))
-""")
-
-_RECORD_FAILURE: Final = text("""
-    UPDATE generation.endpoints
-    SET consecutive_failures = consecutive_failures + 1,
-        held_until = CASE WHEN consecutive_failures + 1 >= :threshold THEN clock_timestamp() + least(
-            make_interval(secs => :longest_seconds),
-            make_interval(secs => :first_seconds) * power(2, least(20, consecutive_failures + 1 - :threshold))) END
-    WHERE endpoint = :endpoint AND (:probe OR held_until IS NULL)
-""")
-
-_HOLD: Final = text("""
-    UPDATE generation.endpoints
-    SET held_until = greatest(held_until, clock_timestamp() + make_interval(secs => :seconds))
-    WHERE endpoint = :endpoint
-""")
-
-_ADD_ENDPOINTS: Final = text("""
-    INSERT INTO generation.endpoints AS e (endpoint, endpoint_id, max_active, rate_per_second, burst, tokens)
-    SELECT endpoint, endpoint_id, max_active, rate_per_second, burst, burst
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-        AS r(endpoint text, endpoint_id text, max_active integer, rate_per_second double precision, burst integer)
-    ORDER BY endpoint
-    ON CONFLICT (endpoint) DO UPDATE SET endpoint_id = excluded.endpoint_id, max_active = excluded.max_active,
-        rate_per_second = excluded.rate_per_second, burst = excluded.burst
-""")
-
-_ADD_LANES: Final = text("""
-    INSERT INTO generation.lanes AS l (endpoint, lane, stride)
-    SELECT endpoint, lane, stride
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(endpoint text, lane text, stride bigint)
-    ORDER BY endpoint, lane
-    ON CONFLICT (endpoint, lane) DO UPDATE SET stride = excluded.stride
-""")
-
-_SET_CAPS: Final = text("""
-    WITH locked AS MATERIALIZED (
-        SELECT endpoint, lane, user_id FROM generation.user_queues
-        WHERE lane = :lane AND active_cap <> :active_cap
-        ORDER BY endpoint, lane, user_id
-        FOR UPDATE
-    )
-    UPDATE generation.user_queues AS q SET active_cap = :active_cap
-    FROM locked AS l
-    WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.user_id = l.user_id
-""")
-
-
-class EndpointLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint of the provider: its id there, how many jobs it may hold, and how fast it takes them."""
-
-    endpoint: str
-    endpoint_id: str
-    max_active: int
-    rate_per_second: float
-    burst: int
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedOrder:
-    """One order taken from the queue, with the attempt that was prepared for it."""
+    """One order claimed from the queue, with the attempt that was prepared for it."""
 
     generation_id: UUID
     user_id: UUID
@@ -200,7 +139,7 @@ class ClaimedOrder:
     endpoint: str
     endpoint_id: str
     probe: bool
-    kind: str
+    kind: Kind
     model_id: str
     parameters: dict[str, Any]
     input_object_keys: dict[str, str]
@@ -208,6 +147,41 @@ class ClaimedOrder:
     max_size_bytes: int
     execution_timeout_seconds: int
     traceparent: str | None
+
+    @property
+    def object_key(self) -> str:
+        """Where the worker puts its file, in the bucket for incoming files."""
+        return output_key(self.generation_id, self.attempt_number, self.output_extension)
+
+
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    """How much the endpoint may take now. ``probing``: its queue is paused, or was and has not been tried since."""
+
+    room: int
+    tokens: float
+    rate_per_second: float
+    probing: bool
+    paused_seconds: float | None
+
+
+class _PreparedAttempt(msgspec.Struct, frozen=True):
+    attempt_id: UUID
+    generation_id: UUID
+    attempt_number: int
+
+
+class _ServedUser(msgspec.Struct):
+    lane: str
+    user_id: UUID
+    served: int = 0
+    turn: int = 0
+
+
+class _ServedLane(msgspec.Struct):
+    lane: str
+    next_tag: int = msgspec.field(default=0, name="pass")
+    virtual_time: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,24 +192,6 @@ class Claim:
     again_in_seconds: float | None
 
 
-async def configure_endpoints(
-    connection: AsyncConnection,
-    limits: Sequence[EndpointLimits],
-    lane_weights: Mapping[str, int],
-    active_caps: Mapping[str, int],
-) -> None:
-    """Bring endpoints, lanes and caps in line with the settings of this process. Repeatable."""
-    await connection.execute(_ADD_ENDPOINTS, {"rows": _json(limits)})
-    lanes = [
-        {"endpoint": limit.endpoint, "lane": lane, "stride": FULL_STRIDE // weight}
-        for limit in limits
-        for lane, weight in lane_weights.items()
-    ]
-    await connection.execute(_ADD_LANES, {"rows": _json(lanes)})
-    for lane, active_cap in sorted(active_caps.items()):
-        await connection.execute(_SET_CAPS, {"lane": lane, "active_cap": active_cap})
-
-
 async def claim_orders(
     connection: AsyncConnection,
     endpoint: str,
@@ -244,17 +200,17 @@ async def claim_orders(
     lease_seconds: float,
     probe_seconds: float,
 ) -> Claim:
-    """Take up to ``len(new_attempt_ids)`` orders in fair order and prepare an attempt for each.
+    """Claim up to ``len(new_attempt_ids)`` orders, sorted fairly, and prepare an attempt for each.
 
-    Takes the endpoint's lock, so that its cap and its token bucket hold over all replicas. An endpoint that is held
-    (breaker open, or the provider asked for a pause) yields nothing until then, and one probe at a time after.
+    Locks the endpoint, so that its cap and its token bucket apply over all replicas. While its queue is paused
+    (``breaker``) there is nothing to claim; after the pause, one probe at a time.
     """
     endpoint_id = (await connection.execute(_LOCK_ENDPOINT_WITH_WORK, {"endpoint": endpoint})).scalar()
     if endpoint_id is None:
         return Claim([], None)
-    budget = (await connection.execute(_GET_BUDGET, {"endpoint": endpoint})).one()
-    if budget.probing and budget.held_seconds > 0:
-        return Claim([], budget.held_seconds)
+    budget = _Budget(*(await connection.execute(_GET_BUDGET, {"endpoint": endpoint})).one())
+    if budget.paused_seconds is not None and budget.paused_seconds > 0:
+        return Claim([], budget.paused_seconds)
     batch = min(len(new_attempt_ids), budget.room, int(budget.tokens), 1 if budget.probing else budget.room)
     short_of_tokens = (1 - budget.tokens % 1) / budget.rate_per_second if int(budget.tokens) <= batch else None
     if batch <= 0:
@@ -271,17 +227,10 @@ async def claim_orders(
         {
             "endpoint": endpoint,
             "endpoint_id": endpoint_id,
-            "users": _json(_users_served(rows)),
-            "lanes": _json(_lanes_served(rows)),
+            "users": _json(_served_users(rows)),
+            "lanes": _json(_served_lanes(rows)),
             "attempts": _json(
-                [
-                    {
-                        "attempt_id": order.attempt_id,
-                        "generation_id": order.generation_id,
-                        "attempt_number": order.attempt_number,
-                    }
-                    for order in orders
-                ]
+                [_PreparedAttempt(order.attempt_id, order.generation_id, order.attempt_number) for order in orders]
             ),
             "lease_seconds": lease_seconds,
             "probe_seconds": probe_seconds,
@@ -290,30 +239,6 @@ async def claim_orders(
         },
     )
     return Claim(orders, short_of_tokens)
-
-
-async def record_success(connection: AsyncConnection, endpoint: str, *, probe: bool) -> None:
-    """The endpoint took a job: forget its failures, and let the queue flow again if this was the probe."""
-    await connection.execute(_RECORD_SUCCESS, {"endpoint": endpoint, "probe": probe})
-
-
-async def record_failure(
-    connection: AsyncConnection,
-    endpoint: str,
-    *,
-    probe: bool,
-    threshold: int,
-    first_seconds: float,
-    longest_seconds: float,
-) -> None:
-    """The endpoint could not take a job. From ``threshold`` failures in a row on it is held, longer each time."""
-    parameters = {"threshold": threshold, "first_seconds": first_seconds, "longest_seconds": longest_seconds}
-    await connection.execute(_RECORD_FAILURE, {"endpoint": endpoint, "probe": probe, **parameters})
-
-
-async def hold(connection: AsyncConnection, endpoint: str, seconds: float) -> None:
-    """The provider asked for a pause."""
-    await connection.execute(_HOLD, {"endpoint": endpoint, "seconds": seconds})
 
 
 def _claimed(
@@ -339,25 +264,23 @@ def _claimed(
     )
 
 
-def _users_served(rows: Sequence[Row[*tuple[Any, ...]]]) -> list[dict[str, Any]]:
-    served: dict[tuple[str, UUID], dict[str, Any]] = {}
+def _served_users(rows: Sequence[Row[*tuple[Any, ...]]]) -> list[_ServedUser]:
+    served: dict[tuple[str, UUID], _ServedUser] = {}
     for row in rows:
-        user = served.setdefault(
-            (row.lane, row.user_id), {"lane": row.lane, "user_id": row.user_id, "served": 0, "turn": 0}
-        )
-        user["served"] += 1
-        user["turn"] = max(user["turn"], row.user_tag + 1)
+        user = served.setdefault((row.lane, row.user_id), _ServedUser(row.lane, row.user_id))
+        user.served += 1
+        user.turn = max(user.turn, row.user_tag + 1)
     return list(served.values())
 
 
-def _lanes_served(rows: Sequence[Row[*tuple[Any, ...]]]) -> list[dict[str, Any]]:
-    served: dict[str, dict[str, Any]] = {}
+def _served_lanes(rows: Sequence[Row[*tuple[Any, ...]]]) -> list[_ServedLane]:
+    served: dict[str, _ServedLane] = {}
     for row in rows:
-        lane = served.setdefault(row.lane, {"lane": row.lane, "pass": 0, "virtual_time": 0})
-        lane["pass"] = max(lane["pass"], row.lane_tag + row.stride)
-        lane["virtual_time"] = max(lane["virtual_time"], row.user_tag)
+        lane = served.setdefault(row.lane, _ServedLane(row.lane))
+        lane.next_tag = max(lane.next_tag, row.lane_tag + row.stride)
+        lane.virtual_time = max(lane.virtual_time, row.user_tag)
     return list(served.values())
 
 
-def _json(rows: Any) -> str:
+def _json(rows: Sequence[msgspec.Struct]) -> str:
     return msgspec.json.encode(rows).decode()

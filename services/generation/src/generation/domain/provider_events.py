@@ -1,26 +1,48 @@
-"""What happens to an order when its attempt is sent to the provider, and when the provider says something of it."""
+"""What a submission, or a report of the provider, does to an order.
+
+A submission ends in one of four ways, which ``runpod.answers`` tells apart: ``submitted``, ``refused`` (for now: 429,
+503, ...), ``rejected`` (for good) and ``unanswered``. A report is one of ``provider_reports``.
+"""
 
 from datetime import datetime, timedelta
+from typing import Final
 
 from contracts.generation import GenerationDispatched, GenerationStarted
-from generation.domain.endings import announce_output, came_to_nothing, fail, finish_cancel, hand_over, put_back
-from generation.domain.order import FINAL, Attempt, Order, Policy
-from generation.domain.provider_reports import Failed, Rendering, Report, Returned, Uploaded, Vanished, Waiting
+from generation.domain.order import Attempt, Order
+from generation.domain.policy import Policy
+from generation.domain.provider_reports import (
+    JobFailed,
+    JobLost,
+    JobQueued,
+    JobRunning,
+    OutputReturned,
+    OutputUploaded,
+    Report,
+)
+from generation.domain.statuses import FINAL_ORDER_STATUSES
+from generation.domain.transitions import (
+    announce_output,
+    fail,
+    finish_cancel,
+    handle_attempt_failure,
+    requeue,
+    start_verification,
+)
 
-EXECUTION_MARGIN = timedelta(seconds=60)
-"""How much longer than its execution limit a job without a known id is waited for."""
+EXECUTION_MARGIN: Final = timedelta(seconds=60)
+"""How much longer than its execution limit a job without a known id may run."""
 
 
 def submitted(order: Order, attempt: Attempt, fence_token: int, job_id: str, policy: Policy, now: datetime) -> None:
     """The provider took the job. A dispatcher that lost its lease may say so too, late; it can only add the job id."""
-    if attempt.status == "prepared" and attempt.fence_token == fence_token:
+    if attempt.awaits_answer(fence_token):
         _record_submission(order, attempt, job_id, policy, now)
     else:
-        learn_job_id(order, attempt, job_id, policy, now)
+        record_job_id(order, attempt, job_id, policy, now)
 
 
-def learn_job_id(order: Order, attempt: Attempt, job_id: str | None, policy: Policy, now: datetime) -> None:
-    """Evidence of the job's id came by another way than the answer to the submission."""
+def record_job_id(order: Order, attempt: Attempt, job_id: str | None, policy: Policy, now: datetime) -> None:
+    """The job's id became known late, or by another way than the answer to the submission."""
     if job_id is None or attempt.provider_job_id is not None:
         return
     if attempt.status in ("prepared", "unknown"):
@@ -58,32 +80,32 @@ def _record_submission(order: Order, attempt: Attempt, job_id: str, policy: Poli
 
 def refused(order: Order, attempt: Attempt, fence_token: int, detail: str, now: datetime) -> None:
     """The provider certainly did not take the job. The order goes back to its place in the queue."""
-    if attempt.status != "prepared" or attempt.fence_token != fence_token:
+    if not attempt.awaits_answer(fence_token):
         return
     attempt.end("refused", now, "provider_unavailable", detail)
     if order.status == "cancelling":
         finish_cancel(order, now)
     elif order.status == "dispatching":
-        put_back(order, now)
+        requeue(order, now)
 
 
 def rejected(order: Order, attempt: Attempt, fence_token: int, detail: str, policy: Policy, now: datetime) -> None:
-    """The provider will not have this very request: asking again at once would change nothing."""
-    if attempt.status != "prepared" or attempt.fence_token != fence_token:
+    """The provider will never take this request: the attempt has failed."""
+    if not attempt.awaits_answer(fence_token):
         return
     attempt.end("refused", now, "provider_unavailable", detail)
     if order.status == "cancelling":
         finish_cancel(order, now)
     elif order.status == "dispatching":
-        came_to_nothing(order, attempt, policy, now, code="provider_unavailable", detail=detail, output="none")
+        handle_attempt_failure(order, attempt, policy, now, code="provider_unavailable", detail=detail, output="none")
 
 
 def unanswered(order: Order, attempt: Attempt, fence_token: int, policy: Policy, now: datetime) -> None:
-    """Nobody knows whether the provider has the job. Wait for word of it, within a bound, before another attempt.
+    """The provider may or may not have the job. Wait for a sign of it, within a bound, before another attempt.
 
-    Taking a new fence token shuts out a dispatcher that was only slow.
+    The new fence token rejects a dispatcher that was only slow.
     """
-    if attempt.status != "prepared" or attempt.fence_token != fence_token:
+    if not attempt.awaits_answer(fence_token):
         return
     attempt.status = "unknown"
     attempt.fence_token += 1
@@ -94,37 +116,36 @@ def unanswered(order: Order, attempt: Attempt, fence_token: int, policy: Policy,
         started(order, attempt, now)
 
 
-def gave_no_sign(order: Order, attempt: Attempt, policy: Policy, now: datetime) -> None:
-    """The wait for a job without an id is over."""
+def submission_timed_out(order: Order, attempt: Attempt, policy: Policy, now: datetime) -> None:
+    """No sign of a job without an id came in time: it counts as lost."""
     if attempt.live:
-        silence = Vanished(job_id=None, code="provider_unavailable", detail="no sign of the job")
-        _lose(order, attempt, policy, now, silence)
+        report = JobLost(job_id=None, code="provider_unavailable", detail="no sign of the job")
+        _lost(order, attempt, report, policy, now)
 
 
 def reported(
     order: Order, attempt: Attempt, report: Report, policy: Policy, now: datetime, received_at: datetime | None
 ) -> None:
-    """Act on what the provider says of one attempt, however late, repeated or out of order it comes."""
-    learn_job_id(order, attempt, report.job_id, policy, now)
-    if not isinstance(report, Waiting | Rendering):
+    """Act on a report of the provider on one attempt, however late, repeated or out of order it comes."""
+    assert not isinstance(report, OutputReturned), "a returned file is put into the bucket first: then it is uploaded"
+    record_job_id(order, attempt, report.job_id, policy, now)
+    if not isinstance(report, JobQueued | JobRunning):
         attempt.cancel_due_at = None
     match report:
-        case Waiting():
+        case JobQueued():
             pass
-        case Rendering():
+        case JobRunning():
             started(order, attempt, now)
-        case Uploaded():
+        case OutputUploaded():
             _uploaded(order, attempt, report, policy, now, received_at)
-        case Failed():
+        case JobFailed():
             _failed(order, attempt, report, policy, now)
-        case Vanished():
-            _lose(order, attempt, policy, now, report)
-        case Returned():
-            raise AssertionError("a returned file is put into the bucket first, and reported as uploaded")
+        case _:
+            _lost(order, attempt, report, policy, now)
 
 
 def started(order: Order, attempt: Attempt, now: datetime) -> None:
-    """A worker began. While the submission is still being recorded this is only noted: the record comes first."""
+    """A worker began. Before the submission is recorded this is only noted: the record comes first."""
     if attempt.live and attempt.started_at is None:
         attempt.started_at = now
     if attempt.status not in ("submitted", "unknown"):
@@ -147,10 +168,10 @@ def started(order: Order, attempt: Attempt, now: datetime) -> None:
 
 
 def _uploaded(
-    order: Order, attempt: Attempt, report: Uploaded, policy: Policy, now: datetime, received_at: datetime | None
+    order: Order, attempt: Attempt, report: OutputUploaded, policy: Policy, now: datetime, received_at: datetime | None
 ) -> None:
-    # The same news may come in many shapes, also after storage has refused the file that it is about.
-    if attempt.status == "succeeded" or attempt.file_refused:
+    # The same file may be reported in many ways, also after storage has rejected it.
+    if attempt.status == "succeeded" or attempt.output_rejected:
         return
     attempt.end("succeeded", now)
     attempt.size_bytes = report.size_bytes
@@ -164,28 +185,28 @@ def _uploaded(
         order.version += 1
         announce_output(order, attempt, received_at)
     elif order.status in ("queued", "dispatching", "running"):
-        hand_over(order, attempt, policy, now, received_at)
+        start_verification(order, attempt, policy, now, received_at)
 
 
-def _failed(order: Order, attempt: Attempt, report: Failed, policy: Policy, now: datetime) -> None:
+def _failed(order: Order, attempt: Attempt, report: JobFailed, policy: Policy, now: datetime) -> None:
     if not attempt.live:
         return
     attempt.end("failed", now, report.code, report.detail)
     if order.status == "cancelling":
         finish_cancel(order, now)
-    elif order.status in FINAL or not order.is_latest(attempt):
+    elif order.status in FINAL_ORDER_STATUSES or not order.is_latest(attempt):
         return
     elif report.user_fault:
         fail(order, now, code=report.code, detail=report.detail)
     else:
-        came_to_nothing(order, attempt, policy, now, code=report.code, detail=report.detail, output="unlikely")
+        handle_attempt_failure(order, attempt, policy, now, code=report.code, detail=report.detail, output="unlikely")
 
 
-def _lose(order: Order, attempt: Attempt, policy: Policy, now: datetime, report: Vanished) -> None:
+def _lost(order: Order, attempt: Attempt, report: JobLost, policy: Policy, now: datetime) -> None:
     if not attempt.live:
         return
     attempt.end("lost", now, report.code, report.detail)
     if order.status == "cancelling":
         finish_cancel(order, now)
     elif order.status in ("dispatching", "running") and order.is_latest(attempt):
-        came_to_nothing(order, attempt, policy, now, code=report.code, detail=report.detail, output="likely")
+        handle_attempt_failure(order, attempt, policy, now, code=report.code, detail=report.detail, output="likely")

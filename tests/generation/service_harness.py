@@ -1,4 +1,4 @@
-"""Everything on stage for one test: generation's neighbours, the provider, and a scripted worker behind it."""
+"""A harness for the running service: its neighbours, the provider, and a scripted worker behind it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,8 +15,8 @@ from tests.support.databases import Database
 
 
 @dataclass
-class Stage:
-    """What a test talks to."""
+class ServiceHarness:
+    """Drives one service, or several replicas of it, from all sides."""
 
     database: Database
     peers: Peers
@@ -32,10 +32,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(
+async def service_harness(
     make_database: Callable[..., Awaitable[Database]], broker_settings: BrokerOf, s3: S3Server, directory: Path
-) -> AsyncIterator[Stage]:
-    """Set it all up; generation itself is the test's to start."""
+) -> AsyncIterator[ServiceHarness]:
+    """Everything around generation. The test starts the replicas."""
     database = await make_database("generation")
     async with (
         emulating(directory) as emulator,
@@ -46,4 +46,4 @@ async def staged(
         def settings(**changes: Any) -> Settings:
             return service_settings(database, broker_settings("generation"), s3, emulator.url, API_KEY, **changes)
 
-        yield Stage(database, around, emulator, worker, settings)
+        yield ServiceHarness(database, around, emulator, worker, settings)

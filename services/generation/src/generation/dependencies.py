@@ -1,0 +1,96 @@
+"""What generation talks to besides database and broker: RunPod, the object store, and untrusted addresses."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+
+from catalogue import Catalogue, load_catalogue
+from generation.callback_urls import CallbackUrls
+from generation.job_requests import JobRequests
+from generation.public_addresses import PublicFetcher
+from generation.returned_files import ReturnedFiles
+from generation.runpod.client import CANCELS_AT_ONCE, POLLS_AT_ONCE, RunPodClient
+from generation.settings import Settings
+from service_runtime.presigned_urls import PresignedUrls
+
+_TRANSFER_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
+
+
+class EndpointNotConfigured(Exception):
+    """A model of the catalogue runs on an endpoint that the settings do not name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """One per process. Nothing is connected until it is used."""
+
+    catalogue: Catalogue
+    callback_urls: CallbackUrls
+    job_requests: JobRequests
+    runpod: RunPodClient
+    returned_files: ReturnedFiles
+    http_clients: tuple[httpx.AsyncClient, ...]
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for client in self.http_clients:
+            await client.aclose()
+
+
+def build_dependencies(settings: Settings) -> Dependencies:
+    """Raises EndpointNotConfigured."""
+    catalogue = _load_catalogue(settings)
+    callback_urls = CallbackUrls(
+        settings.callback_base_url, [secret.get_secret_value() for secret in settings.callback_secrets]
+    )
+    job_requests = JobRequests(
+        catalogue,
+        callback_urls,
+        _presigned_urls(settings, settings.s3_public_endpoint_url or settings.s3_endpoint_url),
+        settings.s3_incoming_bucket,
+        settings.s3_uploads_bucket,
+    )
+    provider_http = _provider_http(settings)
+    transfer_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT)
+    untrusted_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT, trust_env=False, follow_redirects=False)
+    runpod = RunPodClient(
+        provider_http,
+        settings.runpod_api_base,
+        settings.runpod_api_key.get_secret_value(),
+        call_seconds=settings.lease_seconds,
+    )
+    returned_files = ReturnedFiles(
+        transfer_http,
+        PublicFetcher(untrusted_http),
+        _presigned_urls(settings, settings.s3_endpoint_url),
+        settings.s3_incoming_bucket,
+    )
+    http_clients = (provider_http, transfer_http, untrusted_http)
+    return Dependencies(catalogue, callback_urls, job_requests, runpod, returned_files, http_clients)
+
+
+def _load_catalogue(settings: Settings) -> Catalogue:
+    catalogue = load_catalogue()
+    for model in catalogue.models:
+        if model.endpoint not in settings.endpoints:
+            raise EndpointNotConfigured(f"model {model.id} runs on endpoint {model.endpoint}: set GENERATION_ENDPOINTS")
+    return catalogue
+
+
+def _provider_http(settings: Settings) -> httpx.AsyncClient:
+    # Submissions, polls of each endpoint, cancels and health: none of them waits for the connection of another.
+    connections = settings.submit_concurrency + (POLLS_AT_ONCE + 1) * len(settings.endpoints) + CANCELS_AT_ONCE
+    return httpx.AsyncClient(
+        timeout=settings.runpod_timeout_seconds,
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=32),
+    )
+
+
+def _presigned_urls(settings: Settings, endpoint_url: str) -> PresignedUrls:
+    return PresignedUrls(
+        endpoint_url,
+        settings.s3_region,
+        settings.s3_access_key_id,
+        settings.s3_secret_access_key.get_secret_value(),
+    )

@@ -1,0 +1,33 @@
+"""Bounds in time and number. Every one is a setting of the service."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from service_runtime.backoff import Backoff
+
+_RETRIES: Final = Backoff(first=timedelta(seconds=2), longest=timedelta(seconds=60), factor=4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What bounds an order: its attempts, the waits between them, and the waits for others."""
+
+    max_attempts: int = 3
+    retry_backoff: Backoff = _RETRIES
+    ambiguous_wait: timedelta = timedelta(seconds=60)
+    """For a sign of a job whose submission had no answer."""
+    first_check: timedelta = timedelta(seconds=30)
+    """From the submission to the first poll of ``/status``."""
+    check_interval: timedelta = timedelta(seconds=60)
+    cancel_timeout: timedelta = timedelta(seconds=60)
+    storing_timeout: timedelta = timedelta(minutes=10)
+    lookup_timeout: timedelta = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """Failure number ``threshold`` in a row pauses an endpoint for the first of ``pauses``, each further one longer."""
+
+    threshold: int
+    pauses: Backoff

@@ -1,0 +1,36 @@
+"""Orders that are due for something because time has passed. Orders that are locked are skipped.
+
+Every timer is compared with the database's clock.
+"""
+
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from generation.tables import AWAITING_RETRY, OPEN_ORDER
+
+_LOCK_OVERDUE: Final = text(f"""
+    SELECT generation_id FROM generation.video_generations
+    WHERE {OPEN_ORDER} AND deadline_at <= clock_timestamp()
+    ORDER BY deadline_at LIMIT :batch
+    FOR UPDATE SKIP LOCKED
+""")  # noqa: S608 - the only insertion is the index's condition
+
+_LOCK_RETRIES: Final = text(f"""
+    SELECT generation_id FROM generation.video_generations
+    WHERE {AWAITING_RETRY} AND next_attempt_at <= clock_timestamp()
+    ORDER BY next_attempt_at LIMIT :batch
+    FOR UPDATE SKIP LOCKED
+""")  # noqa: S608 - the only insertion is the index's condition
+
+
+async def lock_overdue(connection: AsyncConnection, batch: int) -> list[UUID]:
+    """Orders whose state has lasted too long."""
+    return list((await connection.execute(_LOCK_OVERDUE, {"batch": batch})).scalars())
+
+
+async def lock_retries(connection: AsyncConnection, batch: int) -> list[UUID]:
+    """Queued orders whose backoff is over."""
+    return list((await connection.execute(_LOCK_RETRIES, {"batch": batch})).scalars())

@@ -1,0 +1,168 @@
+"""Calls of RunPod's API: run, status, cancel, health.
+
+Limits of RunPod (``docs.runpod.io``, checked November 2026): ``/run`` 1000 per 10 s and 200 at a time, which the
+endpoint's token bucket and the dispatcher's bound keep; ``/cancel`` 100 per 10 s and 20 at a time; ``/status`` 2000 per
+10 s. A result is at most 20 MB.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Final
+
+import httpx
+import msgspec
+
+from generation.domain.provider_reports import UNREADABLE
+from generation.metrics import PROVIDER_SECONDS
+from generation.runpod.answers import (
+    ProviderRefused,
+    ProviderUnanswered,
+    SubmissionFailed,
+    excerpt,
+    read_job_id,
+    retry_after_seconds,
+)
+from generation.runpod.job import JobRequest
+from service_runtime.backoff import Backoff
+
+MAX_RESULT_BYTES: Final = 24 * 1024 * 1024
+CANCELS_AT_ONCE: Final = 20
+POLLS_AT_ONCE: Final = 8
+"""For each endpoint. A result may be 20 MB."""
+_TRIES: Final = 3
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+_BACKOFF: Final = Backoff(first=timedelta(seconds=0.2), longest=timedelta(seconds=_LONGEST_PAUSE_SECONDS))
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+class ProviderUnavailable(Exception):
+    """A call that may be repeated (status, cancel, health) had no usable answer."""
+
+    outcome: Final = "unavailable"
+
+
+class EndpointHealth(msgspec.Struct, frozen=True):
+    """The answer of ``/health``: jobs and workers by state."""
+
+    jobs: dict[str, int]
+    workers: dict[str, int]
+
+
+class RunPodClient:
+    """One per process. ``http`` carries the timeouts and is closed by its owner.
+
+    Those bound each wait for the next byte; ``call_seconds`` bounds the whole of one request and its answer.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, api_base: str, api_key: str, call_seconds: float) -> None:
+        self._http = http
+        self._call_seconds = call_seconds
+        self._base = f"{api_base.rstrip('/')}/v2"
+        self._headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json"}
+        self._cancelling = asyncio.Semaphore(CANCELS_AT_ONCE)
+
+    async def run(self, endpoint_id: str, job: JobRequest) -> str:
+        """Submit a job once and return its id.
+
+        Raises ProviderRefused, ProviderRejected or ProviderUnanswered. Never repeats: there is no idempotency key.
+        """
+        body = msgspec.json.encode(job)
+        async with _measured("run"):
+            try:
+                url = f"{self._base}/{endpoint_id}/run"
+                answer = await self._complete(self._http.post(url, content=body, headers=self._headers))
+            except _NOT_SENT as error:
+                raise ProviderRefused(_describe(error)) from error
+            except httpx.RequestError as error:
+                raise ProviderUnanswered(_describe(error)) from error
+            return read_job_id(answer)
+
+    async def status(self, endpoint_id: str, job_id: str) -> bytes | None:
+        """The job object as it was sent, or None if RunPod knows no such job (any more). Raises ProviderUnavailable."""
+        url = f"{self._base}/{endpoint_id}/status/{job_id}"
+        async with _measured("status"):
+            answer = await self._with_retries(url, lambda: self._bounded_get(url))
+            if answer.status_code == 404:
+                return None
+            return _successful(answer).content
+
+    async def cancel(self, endpoint_id: str, job_id: str) -> None:
+        """Have the job stopped; one that is over or unknown is as good as stopped. Raises ProviderUnavailable."""
+        url = f"{self._base}/{endpoint_id}/cancel/{job_id}"
+        async with self._cancelling, _measured("cancel"):
+            answer = await self._with_retries(url, lambda: self._http.post(url, headers=self._headers))
+            if answer.status_code not in (400, 404):
+                _successful(answer)
+
+    async def health(self, endpoint_id: str) -> EndpointHealth:
+        """Jobs and workers of an endpoint. Raises ProviderUnavailable."""
+        url = f"{self._base}/{endpoint_id}/health"
+        async with _measured("health"):
+            answer = _successful(await self._with_retries(url, lambda: self._http.get(url, headers=self._headers)))
+            try:
+                return msgspec.json.decode(answer.content, type=EndpointHealth)
+            except UNREADABLE as error:
+                raise ProviderUnavailable(f"health: {error}") from error
+
+    async def _bounded_get(self, url: str) -> httpx.Response:
+        async with self._http.stream("GET", url, headers=self._headers) as answer:
+            body = bytearray()
+            async for chunk in answer.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_RESULT_BYTES:
+                    raise ProviderUnavailable(f"the answer is larger than {MAX_RESULT_BYTES} bytes")
+            return httpx.Response(answer.status_code, headers=_without_encoding(answer.headers), content=bytes(body))
+
+    async def _complete(self, call: Awaitable[httpx.Response]) -> httpx.Response:
+        """The complete answer, if it comes in time. Raises httpx.RequestError."""
+        try:
+            async with asyncio.timeout(self._call_seconds):
+                return await call
+        except TimeoutError as error:
+            raise httpx.ReadTimeout(f"no complete answer within {self._call_seconds:g} s") from error
+
+    async def _with_retries(self, url: str, call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+        """Repeat a call of ``url`` after a broken answer or none, 429 or 5xx: when the provider says, or ever later."""
+        for tries in range(1, _TRIES):
+            pause = None
+            with contextlib.suppress(httpx.RequestError):
+                answer = await self._complete(call())
+                if not (answer.status_code == 429 or answer.status_code >= 500):
+                    return answer
+                pause = retry_after_seconds(answer)
+            await asyncio.sleep(min(pause or _BACKOFF.seconds(tries, url), _LONGEST_PAUSE_SECONDS))
+        try:
+            return await self._complete(call())
+        except httpx.RequestError as error:
+            raise ProviderUnavailable(_describe(error)) from error
+
+
+def _successful(answer: httpx.Response) -> httpx.Response:
+    if not answer.is_success:
+        raise ProviderUnavailable(f"HTTP {answer.status_code}: {excerpt(answer)}")
+    return answer
+
+
+def _without_encoding(headers: httpx.Headers) -> dict[str, str]:
+    """The headers without those that describe an encoding which has been undone."""
+    return {key: value for key, value in headers.items() if key not in ("content-encoding", "content-length")}
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+@contextlib.asynccontextmanager
+async def _measured(operation: str) -> AsyncIterator[None]:
+    began, outcome = time.perf_counter(), "cancelled"
+    try:
+        yield
+        outcome = "answered"
+    except (SubmissionFailed, ProviderUnavailable) as failure:
+        outcome = failure.outcome
+        raise
+    finally:
+        PROVIDER_SECONDS.labels(operation, outcome).observe(time.perf_counter() - began)

@@ -1,0 +1,57 @@
+"""The body of ``/run``: the job as RunPod and our worker read it. The worker's side is ``gpu_endpoint.job``."""
+
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from contracts.values import Kind
+
+INPUT_SCHEMA: Final = 1
+
+
+class InputImage(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture to start from. ``name`` is what the workflow calls it."""
+
+    name: str
+    url: str
+
+
+class RequestedOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the one file goes, and what it may be at most."""
+
+    object_key: str
+    put_url: str
+    content_type: str
+    max_size_bytes: int
+
+
+class JobInput(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker is told. ``parameters`` are complete, and ``workflow`` is bound to them."""
+
+    schema: int = INPUT_SCHEMA
+    generation_id: UUID
+    attempt_id: UUID
+    attempt_number: int
+    kind: Kind
+    model_id: str
+    parameters: dict[str, Any]
+    workflow: dict[str, Any]
+    images: tuple[InputImage, ...]
+    output: RequestedOutput
+    progress_url: str
+
+
+class JobPolicy(msgspec.Struct, frozen=True, rename="camel"):
+    """Bounds that RunPod keeps, in milliseconds. ``ttl`` counts from the submission, waiting included."""
+
+    execution_timeout: int
+    ttl: int
+
+
+class JobRequest(msgspec.Struct, frozen=True):
+    """The body of ``/run``. RunPod posts the result to ``webhook``."""
+
+    input: JobInput
+    webhook: str
+    policy: JobPolicy
