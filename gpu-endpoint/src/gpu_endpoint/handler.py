@@ -45,7 +45,8 @@ class JobHandler:
             output = await self._run(job["id"], render_job)
         except JobFailure as failure:
             _log.warning("job failed", extra={"job": job["id"], "code": failure.code, "reason": failure.detail})
-            return {"error": failure.as_error()}
+            # The SDK takes ``refresh_worker`` out and tells the provider to replace this worker.
+            return {"error": failure.as_error()} | ({"refresh_worker": True} if failure.replace_worker else {})
         except asyncio.CancelledError:
             _log.info("job stopped", extra={"job": job["id"], "seconds": round(time.monotonic() - began, 3)})
             raise

@@ -19,12 +19,17 @@ _log = logging.getLogger(__name__)
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the job is as a whole (``percent``, 0 to 100) and inside a sampler (``step`` of ``steps``)."""
+    """How far the job is as a whole (``percent``, 0 to 100) and inside a sampler (``step`` of ``steps``).
+
+    ``node`` is the title of what runs. ``preview`` is the newest small JPEG of what comes about; it is posted once.
+    """
 
     percent: int
     stage: Stage
     step: int | None = None
     steps: int | None = None
+    node: str | None = None
+    preview: bytes | None = None
 
 
 ReportProgress = Callable[[Progress], None]
@@ -71,7 +76,8 @@ class _Poster:
             if newest is None or newest == posted:
                 continue
             began = time.monotonic()
-            if not await self._post(newest):
+            seen_before = posted is not None and newest.preview == posted.preview
+            if not await self._post(msgspec.structs.replace(newest, preview=None) if seen_before else newest):
                 return
             posted = newest
             await asyncio.sleep(max(0.0, INTERVAL_SECONDS - (time.monotonic() - began)))
@@ -79,7 +85,11 @@ class _Poster:
     async def _post(self, progress: Progress) -> bool:
         """Whether it is worth posting again: an address that refuses us will go on refusing."""
         headers = {"content-type": "application/json"}
-        body = msgspec.json.encode(msgspec.structs.asdict(progress) | {"job_id": self._job_id})
+        stated = msgspec.structs.asdict(progress) | {"job_id": self._job_id}
+        for name in ("node", "preview"):
+            if stated[name] is None:
+                del stated[name]
+        body = msgspec.json.encode(stated)
         try:
             answer = await self._http.post(self._url, content=body, headers=headers, timeout=_TIMEOUT_SECONDS)
         except httpx.HTTPError as error:

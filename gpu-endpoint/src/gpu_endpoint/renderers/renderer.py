@@ -22,6 +22,12 @@ class Renderer(Protocol):
 
     name: str
 
+    async def open(self) -> None:
+        """Get ready, before the first job is taken. It may run in another event loop than the jobs.
+
+        Raises WorkerUnavailable.
+        """
+
     async def render(
         self, job: RenderJob, images: Sequence[Path], directory: Path, report_progress: ReportProgress
     ) -> RenderedFile:

@@ -1,10 +1,10 @@
-"""Blocking work in a thread that a cancelled task can really stop."""
+"""Work that a cancelled task really stops, or really finishes."""
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -44,3 +44,18 @@ async def run_stoppable(work: Callable[[StopFlag], T]) -> T:
         if not thread.cancelled():
             thread.exception()  # Stopped, or what went wrong meanwhile: nobody wants to know any more
         raise
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work`` to its end, and let a cancellation that came meanwhile out only then."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    result = task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+    return result

@@ -22,6 +22,9 @@ class PreviewRenderer:
 
     name = "preview"
 
+    async def open(self) -> None:
+        """It is always ready."""
+
     async def render(
         self, job: RenderJob, images: Sequence[Path], directory: Path, report_progress: ReportProgress
     ) -> RenderedFile:

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
-from gpu_endpoint.failures import InvalidInput
+from gpu_endpoint.pictures import opened_picture
 from gpu_endpoint.renderers.preview.lettering import font, lettered_panel
 from gpu_endpoint.renderers.preview.parameters import PreviewParameters
-
-MAX_PICTURE_PIXELS: Final = 64_000_000
 
 _COARSENESS: Final = 8
 """The waves are computed on every eighth pixel and enlarged smoothly: a fiftieth of the work, the same look."""
@@ -25,14 +23,8 @@ _DRIFT: Final = 0.08
 
 def open_picture(path: Path) -> Image.Image:
     """The input picture, upright and in RGB. Raises InvalidInput if it is none, or too large."""
-    try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PICTURE_PIXELS:
-                raise InvalidInput(f"the picture {path.name} has more than {MAX_PICTURE_PIXELS} pixels")
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow's way of saying that a file is broken differs from format to format.
-        raise InvalidInput(f"{path.name} is not a readable picture") from error
+    with opened_picture(path) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 class Scene:
