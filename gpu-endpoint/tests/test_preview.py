@@ -27,7 +27,7 @@ MakeJob = Callable[..., RenderJob]
 async def render(job: RenderJob, directory: Path, images: list[Path] | None = None) -> tuple[Path, list[Progress]]:
     directory.mkdir(exist_ok=True)
     reports: list[Progress] = []
-    rendered = await RENDERERS["preview"]().render(job, images or [], directory, reports.append)
+    rendered = await RENDERERS["preview"]({}).render(job, images or [], directory, reports.append)
     return rendered.path, reports
 
 
@@ -84,7 +84,7 @@ async def test_a_cancelled_render_ends_within_a_second_and_its_thread_with_it(
     def report(_: Progress) -> None:
         loop.call_soon_threadsafe(started.set)
 
-    task = asyncio.create_task(RENDERERS["preview"]().render(job, [], tmp_path, report))
+    task = asyncio.create_task(RENDERERS["preview"]({}).render(job, [], tmp_path, report))
     await started.wait()
     began = time.monotonic()
     task.cancel()

@@ -43,7 +43,7 @@ class Worker:
 
     def stopped(self, job_id: str) -> bool:
         """Whether it says that it stopped the job."""
-        return any("job stopped" in line and job_id in line for line in self.log().splitlines())
+        return any("job_stopped" in line and job_id in line for line in self.log().splitlines())
 
 
 @contextlib.contextmanager

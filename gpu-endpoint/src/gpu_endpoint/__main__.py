@@ -28,7 +28,7 @@ def main() -> None:
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     import runpod.serverless
 
-    _log.info("worker started", extra={"renderer": name})
+    _log.info("worker_started", extra={"renderer": name})
     runpod.serverless.start({"handler": JobHandler(renderer).handle})
 
 

@@ -41,16 +41,16 @@ class JobHandler:
         began = time.monotonic()
         try:
             render_job = parse_job(job["input"])
-            _log.info("job taken", extra={"job": job["id"], **_described(render_job)})
+            _log.info("job_taken", extra={"job": job["id"], **_described(render_job)})
             output = await self._run(job["id"], render_job)
         except JobFailure as failure:
-            _log.warning("job failed", extra={"job": job["id"], "code": failure.code, "reason": failure.detail})
+            _log.warning("job_failed", extra={"job": job["id"], "code": failure.code, "reason": failure.detail})
             # The SDK takes ``refresh_worker`` out and tells the provider to replace this worker.
             return {"error": failure.as_error()} | ({"refresh_worker": True} if failure.replace_worker else {})
         except asyncio.CancelledError:
-            _log.info("job stopped", extra={"job": job["id"], "seconds": round(time.monotonic() - began, 3)})
+            _log.info("job_stopped", extra={"job": job["id"], "seconds": round(time.monotonic() - began, 3)})
             raise
-        _log.info("job done", extra={"job": job["id"], **output["report"]})
+        _log.info("job_done", extra={"job": job["id"], **output["report"]})
         return output
 
     async def _run(self, job_id: str, job: RenderJob) -> dict[str, Any]:

@@ -93,9 +93,9 @@ class _Poster:
         try:
             answer = await self._http.post(self._url, content=body, headers=headers, timeout=_TIMEOUT_SECONDS)
         except httpx.HTTPError as error:
-            _log.info("progress not delivered", extra={"reason": type(error).__name__})
+            _log.info("progress_not_delivered", extra={"reason": type(error).__name__})
             return True
         if answer.is_client_error and answer.status_code != 429:
-            _log.warning("progress refused", extra={"status": answer.status_code})
+            _log.warning("progress_refused", extra={"status": answer.status_code})
             return False
         return True

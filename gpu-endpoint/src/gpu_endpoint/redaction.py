@@ -14,7 +14,7 @@ _PATTERNS: Final = (
     (re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+"), "<address>"),
     (re.compile(r"\b(?:bearer|basic)\s+\S+", re.IGNORECASE), "<key>"),
     (re.compile(r"\b[\w-]*(?:token|secret|password|api_?key|signature)[\w-]*\s*[=:]\s*\S+", re.IGNORECASE), "<key>"),
-    (re.compile(r"\b(?:sk|rpa|hf|ghp)_\w{8,}"), "<key>"),
+    (re.compile(r"\b(?:sk|pk|rpa|hf|ghp)[-_]\w{8,}"), "<key>"),
     (re.compile(r"(?<![\w/.-])[A-Za-z0-9+/_-]{40,}={0,2}(?![\w/.-])"), "<key>"),
 )
 

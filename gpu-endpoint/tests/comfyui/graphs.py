@@ -52,6 +52,16 @@ def loading(name: str) -> Graph:
     }
 
 
+def trapped(trap: str, *, to_the_end: bool = False, **inputs: Any) -> Graph:
+    """A clip with a trap of the stand-in's after its first node, or one that is an output by itself."""
+    graph = quick()
+    if to_the_end:
+        return graph | {"9": node("TrapOutput", "Trap", trap=trap, **inputs)}
+    graph["9"] = node("Trap", "Trap", trap=trap, image=["1", 0], **inputs)
+    graph["2"]["inputs"]["images"] = ["9", 0]
+    return graph
+
+
 def sampled(seed: int = 0, steps: int = 4) -> Graph:
     """The catalogue's own text to video, as small as it gets."""
     graph: Graph = json.loads((CATALOGUE / "wan-2.2-t2v/workflow.json").read_text())

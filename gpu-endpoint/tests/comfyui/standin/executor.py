@@ -27,6 +27,9 @@ class Audience(Protocol):
     def close_sockets(self) -> None:
         """Lose every connection."""
 
+    def mute_sockets(self) -> None:
+        """Say nothing to anybody any more, and leave the connections open."""
+
 
 @dataclass
 class Queued:
@@ -104,6 +107,10 @@ class Executor:
     def close_sockets(self) -> None:
         """Lose every connection."""
         self._audience.close_sockets()
+
+    def mute_sockets(self) -> None:
+        """Say nothing to anybody any more, and leave the connections open."""
+        self._audience.mute_sockets()
 
     def forget(self) -> None:
         """Know nothing of the prompt any more, when it has ended, either."""
@@ -222,6 +229,10 @@ class Executor:
             for node_id in upstream(queued.prompt, output):
                 node = queued.prompt[node_id]
                 own = json.dumps([node["class_type"], node["inputs"]], sort_keys=True)
+                if node["class_type"] == "LoadImage":
+                    own += hashlib.sha256(
+                        (self.settings.input_directory / node["inputs"]["image"]).read_bytes()
+                    ).hexdigest()
                 sources = [found[source] for source in links(node)]
                 fresh = queued.prompt_id if node["class_type"].startswith("Trap") else ""
                 found[node_id] = hashlib.sha256("".join([own, *sources, fresh]).encode()).hexdigest()

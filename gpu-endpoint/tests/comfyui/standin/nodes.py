@@ -53,6 +53,9 @@ class Running(Protocol):
     def close_sockets(self) -> None:
         """Lose every connection."""
 
+    def mute_sockets(self) -> None:
+        """Say nothing to anybody any more, and leave the connections open."""
+
     def forget(self) -> None:
         """Know nothing of the prompt any more."""
 
@@ -148,7 +151,8 @@ async def trap(running: Running, inputs: dict[str, Any]) -> Outputs:
             running.forget()
         case "lose_sockets":
             running.close_sockets()
-            await asyncio.sleep(inputs.get("seconds", 0))
+        case "mute_sockets":
+            running.mute_sockets()
         case "outputs":
             return _made_up(running.settings.output_directory, inputs)
         case other:
@@ -198,8 +202,14 @@ def named(path: Path, settings: StandInSettings) -> dict[str, Any]:
 def _write(running: Running, path: Path) -> None:
     """Bytes that depend on the workflow, as far as its pictures would; a large file is mostly a hole."""
     said = b"" if running.settings.disable_metadata else json.dumps(running.prompt).encode()
-    seeds = json.dumps([node["inputs"] for node in running.prompt.values() if "filename_prefix" not in node["inputs"]])
-    content = path.suffix.encode() + hashlib.sha256(seeds.encode()).digest() * 32 + said
+    digest = hashlib.sha256()
+    for node in running.prompt.values():
+        if node["class_type"] == "LoadImage":
+            loaded = running.settings.input_directory / node["inputs"]["image"]
+            digest.update(loaded.read_bytes() if loaded.exists() else b"")
+        elif "filename_prefix" not in node["inputs"]:
+            digest.update(json.dumps(node["inputs"]).encode())
+    content = path.suffix.encode() + digest.digest() * 32 + said
     with path.open("wb") as file:
         file.write(content[: running.settings.file_bytes])
         file.truncate(running.settings.file_bytes)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import sys
 import time
 import uuid
@@ -61,6 +62,7 @@ class StandIn:
                 web.post("/interrupt", self._interrupt),
                 web.post("/free", self._free),
                 web.post("/upload/image", self._upload),
+                web.get("/standin/left", self._left),
             ]
         )
         app.on_startup.append(self._start)
@@ -70,6 +72,8 @@ class StandIn:
         for directory in (self._settings.temp_directory, self._settings.user_directory):
             directory.mkdir(parents=True, exist_ok=True)
         self._tasks = [asyncio.create_task(self._executor.run()), asyncio.create_task(self._send_all())]
+        for task in self._tasks:
+            task.add_done_callback(_end_loudly)
 
     # What the executor says.
 
@@ -99,6 +103,10 @@ class StandIn:
             transport = socket._req.transport if socket._req is not None else None
             if transport is not None:
                 transport.abort()
+
+    def mute_sockets(self) -> None:
+        """Forget them all, as happens to a client's newer socket when its older one ends."""
+        self._sockets.clear()
 
     async def _send_all(self) -> None:
         while True:
@@ -212,6 +220,13 @@ class StandIn:
             self._executor.forget_results()
         return web.Response()
 
+    async def _left(self, _: web.Request) -> web.Response:
+        """For tests: all that is known of prompts."""
+        running = None if self._executor.running is None else self._executor.running.prompt_id
+        pending = [queued.prompt_id for queued in self._executor.pending]
+        history = list(self._executor.history)
+        return web.json_response({"running": running, "pending": pending, "history": history})
+
     async def _upload(self, request: web.Request) -> web.Response:
         form = await request.post()
         image = form["image"]
@@ -224,6 +239,13 @@ class StandIn:
             number += 1
         path.write_bytes(content)
         return web.json_response({"name": path.name, "subfolder": "", "type": "input"})
+
+
+def _end_loudly(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled():
+        # A stand-in that stands still would look like a ComfyUI that hangs.
+        print(repr(task.exception()), flush=True)  # noqa: T201
+        os._exit(70)
 
 
 def _is_canonical(prompt_id: str) -> bool:

@@ -68,6 +68,8 @@ def links(node: Mapping[str, Any]) -> Iterator[str]:
 
 def _errors(node: Mapping[str, Any], settings: StandInSettings) -> list[dict[str, Any]]:
     kind, inputs = NODES[node["class_type"]], node["inputs"]
+    if inputs.get("trap") == "unreadable":
+        raise ValueError("answered with 500, as what ComfyUI does not expect is")
     found = [_error("required_input_missing", {"input_name": name}) for name in kind.required if name not in inputs]
     for name, (_, highest) in kind.limits.items():
         if isinstance(inputs.get(name), int) and inputs[name] > highest:

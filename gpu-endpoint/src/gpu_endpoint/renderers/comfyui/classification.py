@@ -26,14 +26,14 @@ _DAMAGED_WORDS: Final = ("deserializing header", "PytorchStreamReader failed", "
 
 def trouble_of(error: ExecutionError) -> Trouble | None:
     """Memory that ran out, in each of its shapes, or a GPU that is lost to this process; None for the rest."""
-    kind, message = error.exception_type, error.exception_message
-    if kind.endswith("OutOfMemoryError") or "ran out of memory on your GPU" in message:
+    kind, message = error.exception_type.rsplit(".", 1)[-1], error.exception_message
+    if kind == "OutOfMemoryError" or "ran out of memory on your GPU" in message:
         return Trouble.GPU_MEMORY
-    if kind.endswith("AcceleratorError") and "out of memory" in message.lower():
+    if kind == "AcceleratorError" and "out of memory" in message.lower():
         return Trouble.GPU_MEMORY
     if "DefaultCPUAllocator" in message or kind == "MemoryError":
         return Trouble.HOST_MEMORY
-    if kind.endswith("AcceleratorError") or "CUDA error" in message or "cuDNN error" in message:
+    if kind == "AcceleratorError" or "CUDA error" in message or "cuDNN error" in message:
         return Trouble.DEAD_CONTEXT
     return None
 

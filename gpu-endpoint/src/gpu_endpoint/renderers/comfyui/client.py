@@ -7,7 +7,6 @@ from typing import Any, Final, Self
 import aiohttp
 import msgspec
 
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=10.0)
 _SUBMIT_TIMEOUT: Final = aiohttp.ClientTimeout(total=60.0)
 """Validation looks into every folder that a node offers files from, on a volume that may be slow."""
 
@@ -110,11 +109,12 @@ class _Rejected(msgspec.Struct, frozen=True):
 class ComfyUIClient:
     """Calls of one job. Raises Unreachable for whatever keeps an answer away."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, answer_seconds: float) -> None:
+        self._url = url
+        self._timeout = aiohttp.ClientTimeout(total=answer_seconds)
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(self.url, timeout=_TIMEOUT)
+        self._session = aiohttp.ClientSession(self._url, timeout=self._timeout)
         return self
 
     async def __aexit__(
@@ -192,11 +192,13 @@ class ComfyUIClient:
             raise Unreachable(f"POST {path.split('?')[0]}: HTTP {status}")
 
     async def _call(
-        self, method: str, path: str, body: bytes | None = None, timeout: aiohttp.ClientTimeout = _TIMEOUT
+        self, method: str, path: str, body: bytes | None = None, timeout: aiohttp.ClientTimeout | None = None
     ) -> tuple[int, bytes]:
         headers = {"content-type": "application/json"} if body is not None else None
         try:
-            async with self._session.request(method, path, data=body, headers=headers, timeout=timeout) as answer:
+            async with self._session.request(
+                method, path, data=body, headers=headers, timeout=timeout or self._timeout
+            ) as answer:
                 return answer.status, await answer.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unreachable(f"{method} {path.split('?')[0]}: {type(error).__name__}") from error

@@ -175,10 +175,10 @@ class PromptDriver:
                         break
                     await asyncio.sleep(_STOP_POLL_SECONDS)
         except (TimeoutError, Unreachable) as error:
-            _log.warning("comfyui killed", extra={"reason": type(error).__name__, "prompt": prompt_id})
+            _log.warning("comfyui_killed", extra={"reason": type(error).__name__, "prompt": prompt_id})
             await self._process.kill()
             self._process.start_soon()
-        _log.info("prompt stopped", extra={"prompt": prompt_id, "seconds": round(time.monotonic() - began, 3)})
+        _log.info("prompt_stopped", extra={"prompt": prompt_id, "seconds": round(time.monotonic() - began, 3)})
 
 
 def _died(process: ComfyUIProcess) -> ProcessLost:
@@ -199,4 +199,4 @@ async def _running(listener: Listener) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("listener failed", extra={"reason": repr(error)})
+            _log.error("listener_failed", extra={"reason": repr(error)})

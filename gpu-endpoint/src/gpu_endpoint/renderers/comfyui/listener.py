@@ -57,7 +57,7 @@ class Listener:
             try:
                 await self._listen()
             except (Unreachable, aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
-                _log.info("socket lost", extra={"reason": type(error).__name__})
+                _log.info("socket_lost", extra={"reason": type(error).__name__})
             self.news.set()
             await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -104,7 +104,7 @@ class Listener:
         try:
             self._preview = await asyncio.to_thread(small_jpeg, preview.picture)
         except UnusablePreview as error:
-            _log.info("preview not usable", extra={"reason": str(error)})
+            _log.info("preview_not_usable", extra={"reason": str(error)})
             return
         self._tell(self._progress)
 

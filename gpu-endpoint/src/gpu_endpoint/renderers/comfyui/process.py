@@ -132,10 +132,10 @@ class ComfyUIProcess:
             raise
         self._ready = True
         seconds = round(time.monotonic() - began, 3)
-        _log.info("comfyui ready", extra={"seconds": seconds, "version": self.version, "pid": self.pid})
+        _log.info("comfyui_ready", extra={"seconds": seconds, "version": self.version, "pid": self.pid})
 
     async def _wait_until_ready(self, began: float) -> None:
-        async with ComfyUIClient(self.url) as client:
+        async with ComfyUIClient(self.url, self._settings.answer_seconds) as client:
             while True:
                 try:
                     self.version = (await client.stats()).system.comfyui_version
@@ -185,7 +185,7 @@ class ComfyUIProcess:
                 text = line.decode(errors="replace").strip()
                 self._lines.append(text)
                 if not self._ready and "IMPORT FAILED" in text:
-                    _log.warning("custom node not imported", extra={"line": text})
+                    _log.warning("custom_node_not_imported", extra={"line": text})
 
 
 def _remove(entry: "os.DirEntry[str]") -> None:
@@ -205,7 +205,7 @@ def _not_started(detail: str) -> WorkerUnavailable:
 
 def _retrieved(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("comfyui not started", extra={"reason": str(error)})
+        _log.error("comfyui_not_started", extra={"reason": str(error)})
 
 
 def _free_port() -> int:

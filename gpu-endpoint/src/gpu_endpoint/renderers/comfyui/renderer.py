@@ -91,7 +91,7 @@ class ComfyUIRenderer:
     async def _leave_nothing(self, prompt_ids: Sequence[str]) -> None:
         if self._process.alive:
             try:
-                async with ComfyUIClient(self._process.url) as client:
+                async with ComfyUIClient(self._process.url, self._settings.answer_seconds) as client:
                     for prompt in prompt_ids:
                         await client.delete_history(prompt)
             except Unreachable:
@@ -132,14 +132,14 @@ class _Run:
         try:
             return await self._once(workflow, scale)
         except _MemoryRanOut as first:
-            _log.warning("memory ran out", extra={"reason": str(first), "next": "memory freed"})
+            _log.warning("memory_ran_out", extra={"reason": str(first), "next": "memory_freed"})
         try:
             return await self._once(workflow, scale)
         except _MemoryRanOut as second:
             frugal = tiled(workflow) if second.maybe_in_decoding else None
             if frugal is None:
                 raise OutOfMemory(str(second)) from second
-            _log.warning("memory ran out", extra={"reason": str(second), "next": "decoding in tiles"})
+            _log.warning("memory_ran_out", extra={"reason": str(second), "next": "tiled_decoding"})
         self._facts["decoding"] = "tiled"
         try:
             return await self._once(frugal, scale)
@@ -151,7 +151,7 @@ class _Run:
         scale.begin_again()
         prompt = prompt_id(self._job.attempt_id, run=len(self.prompt_ids))
         self.prompt_ids.append(prompt)
-        async with ComfyUIClient(self._process.url) as client:
+        async with ComfyUIClient(self._process.url, self._settings.answer_seconds) as client:
             driver = PromptDriver(self._process, client, self._settings, self._memory)
             try:
                 finished = await driver.run(prompt, workflow, scale, self._report_progress)

@@ -31,6 +31,8 @@ class ComfyUISettings:
     stop_seconds: float = 5.0
     """From an interrupt until the process is killed."""
     poll_seconds: float = 1.0
+    answer_seconds: float = 10.0
+    """Longest wait for the answer of one call."""
     unreachable_seconds: float = 60.0
     """Without any answer over HTTP, a live process has hung. A long call that holds Python's lock lasts less."""
     silence_seconds: float = 600.0

@@ -1,0 +1,165 @@
+"""Whatever happens to a running prompt: it ends, nothing stays, and the next job runs."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import aiohttp
+import pytest
+
+from gpu_endpoint.failures import ExecutionFailed, WorkerUnavailable
+from tests.comfyui import graphs
+from tests.comfyui.conftest import RendererHarness
+from tests.conftest import until
+
+MakeRenderer = Callable[..., RendererHarness]
+
+
+async def expect_next_job_to_run(comfyui: RendererHarness, boots: int) -> None:
+    await comfyui.expect_nothing_left()
+    await comfyui.render(graphs.quick())
+    await comfyui.expect_nothing_left()
+    assert comfyui.boots == boots
+
+
+async def cancelled(task: "asyncio.Task[object]") -> float:
+    """Seconds until a cancelled task has ended."""
+    began = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return time.monotonic() - began
+
+
+async def test_cancel_in_the_sampler_ends_within_a_step(make_renderer: MakeRenderer) -> None:
+    comfyui = make_renderer("--standin-step-seconds", "0.1")
+    async with comfyui.rendering(graphs.sampled(steps=1000), "High noise steps") as task:
+        assert await cancelled(task) < 1
+    await expect_next_job_to_run(comfyui, boots=1)
+
+
+async def test_cancel_in_the_last_save_delivers_nothing_though_comfyui_succeeds(make_renderer: MakeRenderer) -> None:
+    comfyui = make_renderer("--standin-save-seconds", "0.5")
+    async with comfyui.rendering(graphs.quick(), "Save") as task:
+        await cancelled(task)
+    await expect_next_job_to_run(comfyui, boots=1)
+
+
+async def test_comfyui_that_does_not_listen_to_a_cancel_is_killed(make_renderer: MakeRenderer) -> None:
+    comfyui = make_renderer("--standin-save-seconds", "30", stop_seconds=0.3)
+    async with comfyui.rendering(graphs.quick(), "Save") as task:
+        assert await cancelled(task) < 2
+    await comfyui.expect_nothing_left()
+    assert comfyui.boots == 2
+
+
+@pytest.mark.parametrize("trap", ["deaf", "hang"])
+async def test_hanging_comfyui_is_killed_by_a_cancel(make_renderer: MakeRenderer, trap: str) -> None:
+    comfyui = make_renderer(stop_seconds=0.3)
+    async with comfyui.rendering(graphs.trapped(trap), "Trap") as task:
+        assert await cancelled(task) < 2
+    await expect_next_job_to_run(comfyui, boots=2)
+
+
+async def test_repeated_cancel_changes_nothing(make_renderer: MakeRenderer) -> None:
+    comfyui = make_renderer(stop_seconds=0.5)
+    async with comfyui.rendering(graphs.trapped("deaf"), "Trap") as task:
+        for _ in range(5):
+            task.cancel()
+            await asyncio.sleep(0.05)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await expect_next_job_to_run(comfyui, boots=2)
+
+
+async def test_cancel_at_any_moment_leaves_nothing(make_renderer: MakeRenderer) -> None:
+    comfyui = make_renderer("--standin-save-seconds", "0.02")
+    await comfyui.renderer.open()
+    for number in range(25):
+        task = asyncio.create_task(comfyui.render(graphs.sampled(seed=number)))
+        await asyncio.sleep(number * 0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        assert comfyui.files() == []
+        assert (await comfyui.left())["running"] is None
+    await expect_next_job_to_run(comfyui, boots=1)
+
+
+async def test_comfyui_that_answers_no_more_is_replaced(make_renderer: MakeRenderer) -> None:
+    comfyui = make_renderer(stop_seconds=0.3, unreachable_seconds=0.5, answer_seconds=0.3)
+    task = asyncio.create_task(comfyui.render(graphs.trapped("hang")))
+    await until(lambda: any(report.node == "Trap" for report in comfyui.reports))
+    with pytest.raises(WorkerUnavailable, match="does not answer"):
+        async with asyncio.timeout(30):
+            await task
+    await expect_next_job_to_run(comfyui, boots=2)
+
+
+async def test_prompt_without_progress_is_given_up(make_renderer: MakeRenderer) -> None:
+    comfyui = make_renderer(silence_seconds=0.5)
+    with pytest.raises(WorkerUnavailable, match="no progress"):
+        await comfyui.render(graphs.trapped("wait"))
+    await expect_next_job_to_run(comfyui, boots=1)
+
+
+async def test_comfyui_that_crashes_is_started_again(comfyui: RendererHarness) -> None:
+    with pytest.raises(WorkerUnavailable, match="ended by itself"):
+        await comfyui.render(graphs.trapped("die", signal=int(signal.SIGSEGV)))
+    await expect_next_job_to_run(comfyui, boots=2)
+
+
+async def test_file_that_a_kill_left_unfinished_is_never_delivered(make_renderer: MakeRenderer) -> None:
+    """A kill in the last save leaves 48 bytes under the final name: the prompt is run again, and they are gone."""
+    comfyui = make_renderer("--standin-save-seconds", "0.5")
+    async with comfyui.rendering(graphs.quick(), "Save") as task:
+        await until(lambda: bool(comfyui.files()))
+        os.kill(comfyui.process.pid, signal.SIGKILL)
+        rendered = await task
+    assert rendered.path.stat().st_size == 4096
+    assert rendered.facts["runs"] == 2
+    await comfyui.expect_nothing_left()
+
+
+async def test_dead_gpu_context_needs_a_new_process(comfyui: RendererHarness) -> None:
+    message = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(WorkerUnavailable, match="dead_context: Trap “Trap”"):
+        await comfyui.render(graphs.trapped("raise", exception_type="torch.AcceleratorError", message=message))
+    await expect_next_job_to_run(comfyui, boots=2)
+
+
+async def test_forgotten_prompt_is_a_failure(comfyui: RendererHarness) -> None:
+    with pytest.raises(WorkerUnavailable, match="does not know"):
+        await comfyui.render(graphs.trapped("forget"))
+    await expect_next_job_to_run(comfyui, boots=1)
+
+
+async def test_interrupt_by_somebody_else_is_a_failure(make_renderer: MakeRenderer) -> None:
+    comfyui = make_renderer("--standin-step-seconds", "0.1")
+    async with comfyui.rendering(graphs.sampled(steps=1000), "High noise steps") as task:
+        async with aiohttp.ClientSession(comfyui.process.url) as http:
+            await http.post("/interrupt", json={})
+        with pytest.raises(ExecutionFailed, match="somebody else"):
+            await task
+    await expect_next_job_to_run(comfyui, boots=1)
+
+
+@pytest.mark.parametrize("trap", ["lose_sockets", "mute_sockets"])
+async def test_socket_that_is_lost_or_falls_silent_costs_only_progress(make_renderer: MakeRenderer, trap: str) -> None:
+    comfyui = make_renderer("--standin-step-seconds", "0.1", listen_again_seconds=0.3)
+    graph = graphs.trapped(trap) | {
+        key: value for key, value in graphs.slow(30).items() if key.startswith("1") and key != "1"
+    }
+    graph["100"]["inputs"]["image"] = ["9", 0]
+    graph["2"]["inputs"]["images"] = ["129", 0]
+    await comfyui.render(graph)
+    assert any(report.node == "Scale 29" for report in comfyui.reports), "the socket was opened again"
+    assert comfyui.boots == 1
+    await comfyui.expect_nothing_left()
+
+
+async def test_job_ends_though_its_socket_never_speaks_again(make_renderer: MakeRenderer) -> None:
+    comfyui = make_renderer("--standin-step-seconds", "0.2")
+    await comfyui.render(graphs.trapped("mute_sockets"))
+    await comfyui.expect_nothing_left()
