@@ -6,34 +6,25 @@ from typing import Any
 import httpx
 from jsonschema import Draft202012Validator
 
-from gateway import errors
-from service_runtime import problems
-from service_runtime.problems import Problem
+from gateway.events import STREAMED
+from gateway.openapi import GENERAL_PROBLEMS
+from service_runtime.problems import InvalidRequest
 
-OWN: frozenset[type[Problem]] = frozenset(
-    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Problem) and kind != Problem
-)
-"""The gateway's own problems."""
-GENERAL: frozenset[type[Problem]] = frozenset(
-    {
-        problems.MalformedRequest,
-        problems.InvalidRequest,
-        problems.NotFound,
-        problems.MethodNotAllowed,
-        problems.BodyTooLarge,
-        problems.HeadersTooLarge,
-        problems.InternalError,
-        problems.Unavailable,
-    }
-)
-"""Problems that any route may answer, besides the gateway's own."""
-UNDESCRIBED = {kind.code for kind in GENERAL - {problems.InvalidRequest}}
+UNDESCRIBED = {kind.code for kind in GENERAL_PROBLEMS - {InvalidRequest}}
 """Problems that are not listed at each operation."""
 
 
 def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
     """A validator for a schema of the document. It resolves references."""
     return Draft202012Validator(schema | {"components": document["components"]})
+
+
+def check_event(document: dict[str, Any], event: dict[str, Any]) -> None:
+    """Fail if a client generated from ``document`` could not read ``event``, one of the stream."""
+    validator(document, {"$ref": "#/components/schemas/StreamedEvent"}).validate(event)
+    schema = document["components"]["schemas"][STREAMED[event["event"]].__name__]
+    unknown = set(event["data"]) - set(schema["properties"])
+    assert not unknown, f"{event['event']}: undocumented members {unknown}"
 
 
 async def check_answer(document: dict[str, Any], answer: httpx.Response) -> None:

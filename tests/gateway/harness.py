@@ -34,7 +34,7 @@ from messaging.ids import new_id
 from messaging.runtime import Messaging
 from service_runtime.lifecycle import Component
 from service_runtime.settings import ServiceSettings
-from tests.gateway.description import check_answer
+from tests.gateway.description import check_answer, check_event
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
 from tests.support.waiting import eventually
@@ -105,8 +105,9 @@ class Event:
 class Client:
     """One signed-in user."""
 
-    def __init__(self, http: httpx.AsyncClient, user_id: UUID, token: str) -> None:
+    def __init__(self, http: httpx.AsyncClient, user_id: UUID, token: str, document: dict[str, Any]) -> None:
         self.http = http
+        self.document = document
         self.user_id = user_id
         self.token = token
 
@@ -127,13 +128,13 @@ class Client:
         headers = {"Last-Event-ID": str(last_event_id)} if last_event_id is not None else {}
         async with self.http.stream("GET", "/v1/events", headers=self.headers(headers)) as response:
             assert response.status_code == 200, await response.aread()
-            yield _events(response)
+            yield _events(response, self.document)
 
     def headers(self, headers: dict[str, str] | None) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}", **(headers or {})}
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[Event]:
+async def _events(response: httpx.Response, document: dict[str, Any]) -> AsyncIterator[Event]:
     fields: dict[str, str] = {}
     async for line in response.aiter_lines():
         if line and not line.startswith(":"):
@@ -141,7 +142,9 @@ async def _events(response: httpx.Response) -> AsyncIterator[Event]:
             fields[name] = value.strip()
         elif not line:
             if "data" in fields:
-                yield Event(fields.get("id"), fields.get("event", "message"), json.loads(fields["data"]))
+                data = json.loads(fields["data"])
+                check_event(document, {**fields, "data": data})
+                yield Event(fields.get("id"), fields["event"], data)
             fields = {}
 
 
@@ -253,7 +256,7 @@ class GatewayHarness:
     def user(self, replica: Replica, user_id: UUID | None = None, **claims: Any) -> Client:
         """A signed-in user at ``replica``, by default a new one."""
         chosen = user_id or new_id()
-        return Client(replica.http, chosen, self.identity.token(chosen, **claims))
+        return Client(replica.http, chosen, self.identity.token(chosen, **claims), replica.gateway.app.openapi())
 
     async def rows(self, statement: str, **values: Any) -> Sequence[sa.Row[Any]]:
         """Read the database as superuser."""

@@ -255,7 +255,7 @@ async def test_streams_occupy_no_database_connection(harness: GatewayHarness) ->
         contextlib.AsyncExitStack() as open_streams,
     ):
         for _ in range(30):
-            await open_streams.enter_async_context(Client(http, user.user_id, user.token).events())
+            await open_streams.enter_async_context(Client(http, user.user_id, user.token, user.document).events())
         assert (await user.get("/v1/balance")).status_code == 200
 
 

@@ -2,12 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from fastapi import APIRouter
 
+from contracts.values import MovementReason
+from gateway.events import FailureCode
+from gateway.openapi import GENERAL_PROBLEMS, OWN_PROBLEMS
 from gateway.routes import account, events, generations, offers, payments, uploads
 from local_platform.statuses import render_api
-from tests.gateway.description import GENERAL, OWN
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
 ROUTERS: tuple[APIRouter, ...] = tuple(
@@ -18,8 +21,15 @@ ROUTERS: tuple[APIRouter, ...] = tuple(
 def test_the_table_of_codes_lists_every_problem_with_its_status_and_nothing_else() -> None:
     listed = re.findall(r"^\| `(\w+)` \| (\d{3}) \| (yes|no) \|", DOCUMENT, re.MULTILINE)
     said = {(code, int(status), retryable == "yes") for code, status, retryable in listed}
-    assert said == {(kind.code, kind.status, kind.retryable) for kind in OWN | GENERAL}
+    assert said == {(kind.code, kind.status, kind.retryable) for kind in OWN_PROBLEMS | GENERAL_PROBLEMS}
     assert len(listed) == len(said), "a code is listed twice"
+
+
+def test_the_tables_of_failure_codes_and_reasons_are_complete() -> None:
+    for heading, values in (("failure code", FailureCode), ("reason", MovementReason)):
+        table = DOCUMENT.partition(f"| {heading} | means |\n|---|---|\n")[2].partition("\n\n")[0]
+        first_column = "".join(line.split("|")[1] for line in table.splitlines())
+        assert sorted(re.findall(r"`(\w+)`", first_column)) == sorted(get_args(values)), heading
 
 
 def test_every_route_is_described() -> None:

@@ -1,14 +1,20 @@
 """The machine-readable description: generated clients depend on it."""
 
 import re
-from typing import Any
+from typing import Any, get_args
+from uuid import UUID
 
 import pytest
+from jsonschema import ValidationError
 
+from contracts.payments import PaymentRefusalCode
+from contracts.values import MovementReason
+from gateway.events import STREAMED, FailureCode
 from gateway.main import build
+from gateway.openapi import OWN_PROBLEMS
 from gateway.settings import Settings
 from service_runtime.problems import InvalidRequest, MalformedRequest
-from tests.gateway.description import OWN, validator
+from tests.gateway.description import check_event, validator
 
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 WITHOUT_EXAMPLE = {
@@ -92,7 +98,7 @@ def test_every_problem_is_documented_where_it_can_happen(document: dict[str, Any
     for _, operation in operations(document):
         for status, response in operation["responses"].items():
             documented |= {(status, code) for code in re.findall(r"^`(\w+)`:", response["description"], re.MULTILINE)}
-    assert documented == {(str(kind.status), kind.code) for kind in OWN | {InvalidRequest, MalformedRequest}}
+    assert documented == {(str(kind.status), kind.code) for kind in OWN_PROBLEMS | {InvalidRequest, MalformedRequest}}
 
 
 def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:
@@ -100,7 +106,7 @@ def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:
     examples = [name for name, schema in schemas.items() if "example" in schema]
     for name in examples:
         validator(document, {"$ref": f"#/components/schemas/{name}"}).validate(schemas[name]["example"])
-    pages = {name for name, schema in schemas.items() if "items" in schema["properties"]}
+    pages = {name for name, schema in schemas.items() if "items" in schema.get("properties", {})}
     assert set(schemas) - set(examples) - pages == WITHOUT_EXAMPLE
 
 
@@ -129,3 +135,42 @@ def test_every_purchase_and_order_takes_a_key(document: dict[str, Any]) -> None:
     for route, operation in operations(document):
         required = {one["name"].lower() for one in operation.get("parameters", []) if one["required"]}
         assert ("idempotency-key" in required) is (route in ("POST /v1/generations", "POST /v1/payments")), route
+
+
+def test_the_stream_is_described_event_by_event(document: dict[str, Any]) -> None:
+    content = document["paths"]["/v1/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    assert content["schema"] == {"$ref": "#/components/schemas/StreamedEvent"}
+    events = document["components"]["schemas"]["StreamedEvent"]["oneOf"]
+    assert [event["properties"]["event"]["const"] for event in events] == list(STREAMED)
+
+
+MALFORMED_EVENTS: dict[str, dict[str, Any]] = {
+    "an unknown name": {"event": "generation.deleted"},
+    "an unknown status": {"data": {"status": "done"}},
+    "an unknown failure code": {"data": {"code": "no_idea"}},
+    "no time": {"data": {"at": None}},
+    "no id": {"id": None},
+}
+
+
+@pytest.mark.parametrize("change", MALFORMED_EVENTS.values(), ids=MALFORMED_EVENTS)
+def test_an_event_that_breaks_its_schema_is_noticed(document: dict[str, Any], change: dict[str, Any]) -> None:
+    data = {"generation_id": str(UUID(int=1)), "name": "failed", "status": "failed", "version": 3, "at": "2026-11-23"}
+    event = {"event": "generation.updated", "id": "7", "data": data}
+    check_event(document, event)
+    broken = {**event, **change, "data": {**data, **change.get("data", {})}}
+    broken = {name: value for name, value in broken.items() if value is not None}
+    with pytest.raises((ValidationError, KeyError)):
+        check_event(document, broken)
+
+
+def test_failure_codes_reasons_and_problem_codes_are_enumerations(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    failures = set(schemas["Failure"]["properties"]["code"]["enum"])
+    assert failures == set(get_args(FailureCode))
+    assert failures == set(schemas["GenerationUpdated"]["properties"]["code"]["enum"])
+    for schema in ("LedgerLine", "BalanceUpdated"):
+        assert set(schemas[schema]["properties"]["reason"]["enum"]) == set(get_args(MovementReason))
+    problem = schemas["Problem"]["properties"]
+    assert {kind.code for kind in OWN_PROBLEMS} < set(problem["code"]["enum"])
+    assert set(problem["reason"]["enum"]) == set(get_args(PaymentRefusalCode))

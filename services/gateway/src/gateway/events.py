@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from contracts.billing import RefusalCode
 from contracts.generation import FailureCode as WorkFailureCode
+from contracts.live import GenerationProgress
 from contracts.values import MovementReason
 from gateway.statuses import GenerationStatus, PaymentStatus
 
@@ -18,6 +19,9 @@ FailureCode = Literal[WorkFailureCode, RefusalCode]
 """Why there is no file: the work failed, or the order was not funded."""
 
 EventName = Literal["generation.updated", "payment.updated", "balance.updated"]
+
+PROGRESS_EVENT: Final = "generation.progress"
+"""Not part of the history: it has no id, and may be lost."""
 
 GenerationEventName = Literal[
     "credits_reserved",
@@ -54,7 +58,7 @@ class GenerationUpdated(Struct, frozen=True, kw_only=True):
     code: Annotated[FailureCode | UnsetType, Meta(description="With `refused`, `attempt_failed`, `failed`.")] = UNSET
     detail: Annotated[str | UnsetType, Meta(description="With `failed`; for people.")] = UNSET
     retry_at: Annotated[
-        datetime | UnsetType | None,
+        Annotated[datetime, Meta(tz=True)] | UnsetType | None,
         Meta(description="With `attempt_failed`: when the next attempt begins; null if none will."),
     ] = UNSET
     late: Annotated[bool | UnsetType, Meta(description="With `completed`: delivered free of charge.")] = UNSET
@@ -84,7 +88,7 @@ class BalanceUpdated(Struct, frozen=True, kw_only=True):
 
     event: ClassVar[EventName] = "balance.updated"
 
-    name: Literal["balance_updated"] = "balance_updated"
+    name: Literal["balance_updated"]
     available_credits: int
     reserved_credits: int
     receivable_credits: int
@@ -93,4 +97,11 @@ class BalanceUpdated(Struct, frozen=True, kw_only=True):
 
 
 HistoryEvent = GenerationUpdated | PaymentUpdated | BalanceUpdated
-HISTORY_EVENTS: Final = (GenerationUpdated, PaymentUpdated, BalanceUpdated)
+
+STREAMED: Final[dict[str, type[Struct]]] = {
+    "generation.updated": GenerationUpdated,
+    "payment.updated": PaymentUpdated,
+    "balance.updated": BalanceUpdated,
+    PROGRESS_EVENT: GenerationProgress,
+}
+"""Every event of the stream by its name, with the type of its data. Those of the history get an id and ``at``."""

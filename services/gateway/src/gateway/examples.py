@@ -7,6 +7,14 @@ _ORDER: Final = {
     "model_id": "wan-2.2-t2v",
     "parameters": {"prompt": "a lighthouse in a storm, slow push in", "duration_seconds": 5},
 }
+_TRANSITION: Final = {
+    "generation_id": _ID,
+    "name": "running",
+    "status": "running",
+    "version": 3,
+    "attempt_number": 1,
+    "at": "2026-11-23T09:28:14.402Z",
+}
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "QuoteRequest": _ORDER,
@@ -104,6 +112,34 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "headers": {"Content-Type": "image/png", "Content-Length": "184320", "If-None-Match": "*"},
         "expires_at": "2026-11-23T09:43:13Z",
     },
+    "GenerationUpdated": _TRANSITION,
+    "PaymentUpdated": {
+        "payment_id": _ID,
+        "name": "payment_paid",
+        "status": "settled",
+        "version": 3,
+        "reason": "paid",
+        "at": "2026-11-23T09:31:40Z",
+    },
+    "BalanceUpdated": {
+        "name": "balance_updated",
+        "available_credits": 215,
+        "reserved_credits": 35,
+        "receivable_credits": 0,
+        "line_number": 17,
+        "reason": "reserve",
+        "at": "2026-11-23T09:28:13Z",
+    },
+    "GenerationProgress": {
+        "generation_id": _ID,
+        "user_id": "01999c1e-0000-7c21-9d0e-5a1f2b3c4d5e",
+        "attempt_number": 1,
+        "percent": 40,
+        "step": 8,
+        "steps": 20,
+        "stage": "rendering",
+    },
+    "StreamedEvent": {"event": "generation.updated", "data": _TRANSITION, "id": "42"},
     "Problem": {
         "type": "urn:reelhouse:problem:insufficient-credits",
         "title": "There are too few credits",

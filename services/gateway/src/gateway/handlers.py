@@ -89,6 +89,7 @@ class Changes:
         if last.user_id in self.balances and last.line_number < self.balances[last.user_id][0]:
             return
         event = BalanceUpdated(
+            name="balance_updated",
             available_credits=last.available_after_credits,
             reserved_credits=last.reserved_after_credits,
             receivable_credits=last.receivable_after_credits,

@@ -1,19 +1,56 @@
 """The machine-readable description of the API: clients are generated from it."""
 
-from typing import Any, Final
+from inspect import cleandoc
+from typing import Any, Final, get_args
 
+import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from contracts.payments import PaymentRefusalCode
+from gateway import errors
 from gateway.errors import NotAuthenticated, SignInUnavailable
+from gateway.events import PROGRESS_EVENT, STREAMED
 from gateway.examples import EXAMPLES
-from service_runtime.problems import CONTENT_TYPE, InvalidRequest, MalformedRequest, Problem
+from gateway.statuses import GenerationStatus
+from service_runtime.problems import (
+    CONTENT_TYPE,
+    BodyTooLarge,
+    HeadersTooLarge,
+    InternalError,
+    InvalidRequest,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    Unavailable,
+)
 
 Responses = dict[int | str, dict[str, Any]]
 
 _PUBLIC: Final = ("listModels", "listCreditPacks")
 _UNUSED_SCHEMAS: Final = ("HTTPValidationError", "ValidationError")
+GENERAL_PROBLEMS: Final[frozenset[type[Problem]]] = frozenset(
+    {
+        MalformedRequest,
+        InvalidRequest,
+        NotFound,
+        MethodNotAllowed,
+        BodyTooLarge,
+        HeadersTooLarge,
+        InternalError,
+        Unavailable,
+    }
+)
+"""Problems that any route may answer, besides the gateway's own."""
+OWN_PROBLEMS: Final[frozenset[type[Problem]]] = frozenset(
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, Problem) and kind is not Problem
+)
+_CODES: Final = sorted(kind.code for kind in GENERAL_PROBLEMS | OWN_PROBLEMS)
 _TEXT: Final = {"type": "string"}
+_UUID: Final = {"type": "string", "format": "uuid"}
 _CREDITS: Final = {"type": "integer"}
 _PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
@@ -23,7 +60,7 @@ _PROBLEM: Final[dict[str, Any]] = {
         "type": _TEXT,
         "title": _TEXT,
         "status": {"type": "integer"},
-        "code": _TEXT | {"description": "Stable."},
+        "code": _TEXT | {"description": "Stable.", "enum": _CODES},
         "retryable": {"type": "boolean", "description": "Whether the same request may succeed later."},
         "instance": _TEXT | {"description": "The path that was asked for."},
         "detail": _TEXT | {"description": "For people."},
@@ -39,10 +76,10 @@ _PROBLEM: Final[dict[str, Any]] = {
         "available": _CREDITS,
         "price_credits": _CREDITS,
         "max_price_credits": _CREDITS,
-        "generation_id": _TEXT,
-        "status_of_generation": _TEXT,
-        "payment_id": _TEXT,
-        "reason": _TEXT,
+        "generation_id": _UUID,
+        "status_of_generation": _TEXT | {"enum": list(get_args(GenerationStatus))},
+        "payment_id": _UUID,
+        "reason": _TEXT | {"enum": list(get_args(PaymentRefusalCode))},
         "max_bytes": {"type": "integer"},
         "trace_id": _TEXT,
     },
@@ -68,6 +105,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for name in _UNUSED_SCHEMAS:
         components["schemas"].pop(name, None)
     components["schemas"]["Problem"] = dict(_PROBLEM)
+    components["schemas"] |= _event_schemas()
     # Added here, because the framework drops every null of an example.
     for name, example in EXAMPLES.items():
         components["schemas"][name]["example"] = example
@@ -76,6 +114,36 @@ def describe(app: FastAPI) -> dict[str, Any]:
             _complete(operation)
     app.openapi_schema = document
     return document
+
+
+def _event_schemas() -> dict[str, Any]:
+    """The data of every event of the stream, and the event as one of them, told apart by its name."""
+    _, schemas = msgspec.json.schema_components(STREAMED.values(), ref_template="#/components/schemas/{name}")
+    for name, kind in STREAMED.items():
+        schema = schemas[kind.__name__]
+        schema["description"] = cleandoc(schema["description"])
+        for member in schema["properties"].values():
+            if "enum" in member:
+                member["type"] = "string"
+        if name != PROGRESS_EVENT:
+            schema["properties"]["at"] = {"type": "string", "format": "date-time"}
+            schema["required"].append("at")
+    schemas["StreamedEvent"] = {
+        "title": "StreamedEvent",
+        "description": "One event of `GET /v1/events`. Those with an `id` can be resumed from.",
+        "oneOf": [_event_schema(name, kind.__name__) for name, kind in STREAMED.items()],
+    }
+    return schemas
+
+
+def _event_schema(name: str, data: str) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "event": _TEXT | {"const": name},
+        "data": {"$ref": f"#/components/schemas/{data}"},
+    }
+    if name != PROGRESS_EVENT:
+        properties["id"] = _TEXT | {"pattern": "^[0-9]+$", "description": "Send the last one as `Last-Event-ID`."}
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def _complete(operation: dict[str, Any]) -> None:

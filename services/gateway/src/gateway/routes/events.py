@@ -15,6 +15,7 @@ from gateway import queries
 from gateway.dependencies import Dependencies
 from gateway.domain import LARGEST_NUMBER, User
 from gateway.errors import TooManyEventStreams
+from gateway.events import PROGRESS_EVENT
 from gateway.live_events import Stream
 from gateway.openapi import Responses, refusals
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
@@ -25,7 +26,10 @@ router = APIRouter(tags=["events"])
 PAGE: Final = 100
 
 STREAM: Responses = {
-    200: {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {
+        "description": "Server-sent events. The schema is that of one event, with the JSON of its `data` parsed.",
+        "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/StreamedEvent"}}},
+    },
     **refusals(TooManyEventStreams),
 }
 
@@ -72,7 +76,7 @@ async def _events(dependencies: Dependencies, user: User, stream: Stream, after:
     while not dependencies.live_events.closing.is_set() and (remaining := ends_at - time.time()) > 0:
         stream.wake.clear()
         for progress in stream.take_progress():
-            yield _frame("generation.progress", msgspec.json.encode(progress))
+            yield _frame(PROGRESS_EVENT, msgspec.json.encode(progress))
         records = await queries.list_history(dependencies.engine, user.user_id, after, PAGE)
         for record in records:
             yield _frame(record.event, msgspec.json.encode({**record.data, "at": record.occurred_at}), record.sequence)
