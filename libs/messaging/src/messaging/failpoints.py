@@ -1,7 +1,8 @@
 """Named places at which a test can make the process die: ``REELHOUSE_FAILPOINTS=relay.after_publish``.
 
 ``name:3`` dies at the third passage; several names are separated by commas. Death is SIGKILL, so that nothing is
-flushed, rolled back or said goodbye to. Without the variable each passage costs one look into the environment.
+flushed, rolled back or said goodbye to. ``name=freeze`` stops the process there once (SIGSTOP) until somebody
+continues it. Without the variable each passage costs one look into the environment.
 """
 
 import os
@@ -15,13 +16,14 @@ _passages: Counter[str] = Counter()
 
 
 def failpoint(name: str) -> None:
-    """Kill this process if ``REELHOUSE_FAILPOINTS`` says that it is to die here."""
+    """Kill or freeze this process if ``REELHOUSE_FAILPOINTS`` says so."""
     configured = os.environ.get(VARIABLE)
     if not configured:
         return
     for entry in configured.split(","):
-        wanted, _, number = entry.strip().partition(":")
+        place, _, action = entry.strip().partition("=")
+        wanted, _, number = place.partition(":")
         if wanted == name:
-            _passages[name] += 1
-            if _passages[name] >= int(number or 1):
-                os.kill(os.getpid(), signal.SIGKILL)
+            _passages[place] += 1
+            if _passages[place] == int(number or 1):
+                os.kill(os.getpid(), signal.SIGSTOP if action == "freeze" else signal.SIGKILL)

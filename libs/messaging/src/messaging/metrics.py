@@ -35,3 +35,10 @@ AMNESIA: Final = Counter(
 FEED_REBUILDS: Final = Counter(
     "messaging_feed_rebuilds_total", "Subscriptions built again after the flow stopped", ["consumer"]
 )
+LEASED_WORK: Final = Gauge("messaging_leased_work_running", "Rows that are being worked on", ["worker"])
+LEASED_WORK_FAILURES: Final = Counter(
+    "messaging_leased_work_failures_total", "Leased work that failed and was postponed", ["worker"]
+)
+LEASES_LOST: Final = Counter(
+    "messaging_leases_lost_total", "Leases that ended while their work was under way", ["worker"]
+)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import structlog
 import uvloop
@@ -31,6 +31,7 @@ __all__ = [
     "to_the_end",
 ]
 
+T = TypeVar("T")
 Hook = Callable[[], Awaitable[Any]]
 
 _REQUESTS_SHARE: Final = 0.7
@@ -108,14 +109,14 @@ async def _run_and_exit(main: Coroutine[Any, Any, None]) -> NoReturn:
     _exit(0)
 
 
-async def to_the_end(work: Coroutine[Any, Any, None], drain_seconds: float) -> None:
+async def to_the_end(work: Coroutine[Any, Any, T], drain_seconds: float) -> T:
     """Await ``work``; if this task is cancelled, let it finish first, for at most ``drain_seconds``.
 
     For a component whose step must not be cut in two: a batch, the commit of a claim.
     """
     task = asyncio.create_task(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         deadline = time.monotonic() + drain_seconds
         while not task.done():

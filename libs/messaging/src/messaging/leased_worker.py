@@ -1,0 +1,196 @@
+"""Runs leased work: claims what is due, keeps the leases of what is under way, gives back the rest when it stops."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Final, Generic, TypeVar
+
+import structlog
+
+from messaging import metrics
+from messaging.database import is_unavailable, single_statements
+from messaging.failpoints import failpoint
+from messaging.ids import new_id
+from messaging.leases import HEARTBEAT, LEASE, Claim, Leased, LeasedTable
+from messaging.transaction import Transaction, Transactions
+from service_runtime.backoff import Backoff
+from service_runtime.lifecycle import to_the_end
+from service_runtime.loops import Every
+
+_log = structlog.get_logger("messaging.leased_worker")
+
+Work = TypeVar("Work", bound=Leased)
+
+_CLAIM_SECONDS: Final = 10.0
+"""How long a stop waits for a claim whose commit is under way: what was claimed is to be given back."""
+_RELEASE_SECONDS: Final = 5.0
+_EXTEND_AGAIN: Final = Backoff(first=timedelta(seconds=0.2), longest=timedelta(seconds=2))
+
+
+class LeasedWorker(Generic[Work]):
+    """Component that works on the due rows of one leased table, ``concurrency`` at a time.
+
+    ``claim(tx, room, lease)`` claims up to ``room`` due rows for ``lease`` in the transaction it is given.
+    ``work(row)`` runs outside any transaction and ends the claim itself, with ``complete`` or ``postpone`` in the
+    transaction of its effect. Both are bound by the contract in ``messaging.leases``.
+
+    Rows are claimed when ``wake`` is set, when a place becomes free, and every ``poll_seconds``. Work that raises, or
+    takes longer than ``timeout_seconds``, is logged and postponed by ``backoff``. Work that loses its lease is
+    cancelled. At a stop nothing more is claimed; work under way has ``finish_seconds`` to end, then it is cancelled
+    and given back.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transactions: Transactions,
+        table: LeasedTable,
+        claim: Callable[[Transaction, int, timedelta], Awaitable[Sequence[Work]]],
+        work: Callable[[Work], Awaitable[None]],
+        *,
+        concurrency: int,
+        poll_seconds: float,
+        timeout_seconds: float,
+        backoff: Backoff,
+        wake: asyncio.Event | None = None,
+        finish_seconds: float = 0.0,
+        lease: timedelta = LEASE,
+        heartbeat: timedelta = HEARTBEAT,
+    ) -> None:
+        self.name = name
+        self._transactions = transactions
+        self._table = table
+        self._claim = claim
+        self._work = work
+        self._concurrency = concurrency
+        self._timeout_seconds = timeout_seconds
+        self._backoff = backoff
+        self._wake = wake or asyncio.Event()
+        self._finish_seconds = finish_seconds
+        self._lease = lease
+        self._heartbeat = heartbeat
+        self._running: dict[asyncio.Task[None], Claim] = {}
+        self._replica = new_id()
+        self._claims = Every(name, poll_seconds, self.fill, wake=self._wake)
+        self.heartbeat_limit_seconds = self._claims.heartbeat_limit_seconds
+
+    def heartbeat_age_seconds(self) -> float:
+        """Seconds since this worker last looked for due rows."""
+        return self._claims.heartbeat_age_seconds()
+
+    async def run(self) -> None:
+        """Work until cancelled, then drain."""
+        heartbeat = asyncio.create_task(self._extend_again_and_again(), name=f"{self.name}-heartbeat")
+        try:
+            await self._claims.run()
+        finally:
+            try:
+                await to_the_end(self.drain(), self._finish_seconds + _RELEASE_SECONDS)
+            finally:
+                heartbeat.cancel()
+
+    async def fill(self) -> int:
+        """Claim as much as there is room for and due, and begin to work on it. Returns how many rows that are."""
+        begun = 0
+        while (room := self._concurrency - len(self._running)) > 0:
+            claimed = await to_the_end(self._begin(room), _CLAIM_SECONDS)
+            begun += claimed
+            if claimed < room:
+                break
+        return begun
+
+    async def extend(self) -> None:
+        """Extend the leases of what is under way, and cancel the work on rows that another worker has."""
+        claims = list(self._running.values())
+        if not claims:
+            return
+        failpoint("lease.before_extend")
+        async with single_statements(self._transactions.engine) as connection:
+            lost = await self._table.extend(connection, claims, self._lease)
+        for task, claim in list(self._running.items()):
+            if claim in lost:
+                metrics.LEASES_LOST.labels(self.name).inc()
+                _log.warning("lease_lost", worker=self.name, **_facts(claim))
+                task.cancel()
+
+    async def idle(self) -> None:
+        """Return when nothing is under way."""
+        while self._running:
+            await asyncio.wait(list(self._running))
+
+    async def drain(self) -> None:
+        """Let what is under way end, for ``finish_seconds``, then cancel it and give it back."""
+        failpoint("lease.before_drain")
+        running = dict(self._running)
+        if running and self._finish_seconds > 0:
+            await asyncio.wait(running, timeout=self._finish_seconds)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        left = [claim for task, claim in running.items() if task.cancelled()]
+        if left:
+            failpoint("lease.before_release")
+            async with single_statements(self._transactions.engine) as connection:
+                await self._table.release(connection, left)
+
+    async def _begin(self, room: int) -> int:
+        async with self._transactions.begin() as tx:
+            claimed = await self._claim(tx, room, self._lease)
+        failpoint("lease.after_claim")
+        for row in claimed:
+            task = asyncio.create_task(self._one(row), name=f"{self.name} {row.claim.key}")
+            self._running[task] = row.claim
+            task.add_done_callback(self._ended)
+        metrics.LEASED_WORK.labels(self.name).set(len(self._running))
+        return len(claimed)
+
+    async def _one(self, row: Work) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._work(row)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the row is postponed, and the others go on
+            await self._postpone(row.claim, error)
+        failpoint("lease.after_work")
+
+    async def _postpone(self, claim: Claim, error: Exception) -> None:
+        delay = self._backoff.delay(claim.tries, claim.key)
+        metrics.LEASED_WORK_FAILURES.labels(self.name).inc()
+        _log.error(
+            "leased_work_failed",
+            worker=self.name,
+            again_in_seconds=round(delay.total_seconds(), 1),
+            reason=f"{type(error).__name__}: {error}",
+            exc_info=None if is_unavailable(error) else error,
+            **_facts(claim),
+        )
+        try:
+            async with self._transactions.begin() as tx:
+                await self._table.postpone(tx.connection, claim, delay)
+        except Exception as unrecorded:  # noqa: BLE001 - the lease runs out, and the row is worked on again
+            _log.warning("lease_left_to_run_out", worker=self.name, reason=str(unrecorded), **_facts(claim))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._running[task]
+        metrics.LEASED_WORK.labels(self.name).set(len(self._running))
+        if len(self._running) == self._concurrency - 1:
+            # There was no room for what else may be due.
+            self._wake.set()
+
+    async def _extend_again_and_again(self) -> None:
+        failures = 0
+        while True:
+            beat = self._heartbeat.total_seconds()
+            await asyncio.sleep(_EXTEND_AGAIN.seconds(failures, self._replica) if failures else beat)
+            try:
+                async with asyncio.timeout(self._lease.total_seconds()):
+                    await self.extend()
+            except Exception as error:  # noqa: BLE001 - the leases may still be extended in time
+                failures += 1
+                _log.warning("leases_not_extended", worker=self.name, error=f"{type(error).__name__}: {error}")
+            else:
+                failures = 0
+
+
+def _facts(claim: Claim) -> dict[str, object]:
+    return {"key": [str(part) for part in claim.key], "fence": claim.fence, "tries": claim.tries}

@@ -1,0 +1,59 @@
+"""One worker of a leased table, for tests that kill and freeze it.
+
+``python -m tests.messaging.leases.process NAME MODULE:CASE WORK_SECONDS LEASE_SECONDS HEARTBEAT_SECONDS CONCURRENCY``,
+with the environment of ``ServiceSettings``, and ``REELHOUSE_FAILPOINTS`` for where to die or freeze.
+"""
+
+import asyncio
+import sys
+from datetime import timedelta
+from importlib import import_module
+
+from messaging.leased_worker import LeasedWorker
+from messaging.leases import Leased
+from messaging.transaction import Transactions
+from service_runtime.backoff import Backoff
+from service_runtime.database import create_engine
+from service_runtime.lifecycle import run_process, run_service
+from service_runtime.logging import configure_logging
+from service_runtime.settings import ServiceSettings
+from tests.messaging.leases.case import LeaseCase, complete_with_effect
+
+POLL_SECONDS = 0.2
+
+
+async def main(
+    name: str, case: LeaseCase, work_seconds: float, lease_seconds: float, heartbeat_seconds: float, concurrency: int
+) -> None:
+    """Work until told to stop. Each row takes ``work_seconds`` and leaves one effect."""
+    settings = ServiceSettings()
+    engine = create_engine(settings)
+    transactions = Transactions(engine, case.service)
+
+    async def work(row: Leased) -> None:
+        await asyncio.sleep(work_seconds)
+        async with transactions.begin() as tx:
+            await complete_with_effect(case, tx, row, name)
+
+    worker = LeasedWorker(
+        name,
+        transactions,
+        case.table,
+        case.claim,
+        work,
+        concurrency=concurrency,
+        poll_seconds=POLL_SECONDS,
+        timeout_seconds=120,
+        backoff=Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=1)),
+        lease=timedelta(seconds=lease_seconds),
+        heartbeat=timedelta(seconds=heartbeat_seconds),
+    )
+    await run_service(name, settings, components=[worker], on_stop=engine.dispose)
+
+
+if __name__ == "__main__":
+    name, path, work, lease, heartbeat, concurrency = sys.argv[1:]
+    module, _, attribute = path.partition(":")
+    case = getattr(import_module(module), attribute)()
+    configure_logging(name, ServiceSettings())
+    run_process(main(name, case, float(work), float(lease), float(heartbeat), int(concurrency)))
