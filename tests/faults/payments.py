@@ -2,10 +2,10 @@
 
     python -m tests.faults.payments [--rounds 2] [--sweep-seconds 10] [--seed 20261123]
 
-For each kind of trouble (every webhook lost; or lost, doubled, corrupted and out of order at random) users buy with
-each provider and in each way; some are refunded, some dispute. Nobody tells us but the sweeps. Printed is how long
-it took after the last deed until all payments and balances were right; at the end the auditor checks all books.
-Exit code 0 only if everything became right in time and the books hold.
+Users buy with each provider and in each way; some are refunded, some dispute. Meanwhile every webhook is lost, or
+webhooks are lost, doubled, corrupted and reordered at random, so that only the sweeps tell us what happened. Printed
+is how long it took after the last event until all payments and balances were right. At the end the auditor checks all
+books. Exit code 0 only if everything became right in time and the books hold.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
 from tests.faults.books import check_books
 
-TROUBLES: dict[str, dict[str, Any]] = {
+WEBHOOK_FAULTS: dict[str, dict[str, Any]] = {
     "all lost": {"drop": 1.0},
     "storm": {"drop": 0.3, "double": 0.5, "corrupt": 0.3, "copies": 3, "reorder_window_seconds": 1.5},
 }
-HEALED_WITHIN_SECONDS = 300.0
+RIGHT_WITHIN_SECONDS = 300.0
 """The promise of the runbook, counted from the next sweep on."""
 
 
 class Providers:
-    """The emulators' own switches: what happens there without our doing."""
+    """The emulators' own switches: what happens there without a request of ours."""
 
     def __init__(self, platform: PlatformDescription, clients: contextlib.AsyncExitStack) -> None:
         self._http = {name: httpx.AsyncClient(base_url=platform.urls[name], trust_env=False) for name in PROVIDERS}
@@ -88,7 +88,7 @@ async def _disputed(at: Providers, reference: str, outcome: str) -> None:
 
 
 @dataclass(frozen=True)
-class Story:
+class Scenario:
     """What happens to a payment at its provider, and how it must end: its status, and whether the credits stay."""
 
     name: str
@@ -98,25 +98,25 @@ class Story:
     keeps_credits: bool
 
 
-STORIES = (
-    Story("card", "stripe", _card, "settled", True),
-    Story("bank debit", "stripe", lambda at, one: _bank_debit(at, one, succeeded=True), "settled", True),
-    Story("bank debit fails", "stripe", lambda at, one: _bank_debit(at, one, succeeded=False), "failed", False),
-    Story("left to expire", "stripe", lambda at, one: at.stripe("expire", session=one), "expired", False),
-    Story("refunded in the dashboard", "stripe", _refunded, "refunded", False),
-    Story("dispute lost", "stripe", lambda at, one: _disputed(at, one, "lost"), "dispute_lost", False),
-    Story("dispute won", "stripe", lambda at, one: _disputed(at, one, "won"), "settled", True),
-    Story("settled on the chain", "btcpay", lambda at, one: at.btcpay(one, "settle"), "settled", True),
-    Story("invoice expires", "btcpay", lambda at, one: at.btcpay(one, "expire"), "expired", False),
-    Story("paid in full", "nowpayments", lambda at, one: at.nowpayments(one, "finished"), "settled", True),
+SCENARIOS = (
+    Scenario("card", "stripe", _card, "settled", True),
+    Scenario("bank debit", "stripe", lambda at, one: _bank_debit(at, one, succeeded=True), "settled", True),
+    Scenario("bank debit fails", "stripe", lambda at, one: _bank_debit(at, one, succeeded=False), "failed", False),
+    Scenario("left to expire", "stripe", lambda at, one: at.stripe("expire", session=one), "expired", False),
+    Scenario("refunded in the dashboard", "stripe", _refunded, "refunded", False),
+    Scenario("dispute lost", "stripe", lambda at, one: _disputed(at, one, "lost"), "dispute_lost", False),
+    Scenario("dispute won", "stripe", lambda at, one: _disputed(at, one, "won"), "settled", True),
+    Scenario("settled on the chain", "btcpay", lambda at, one: at.btcpay(one, "settle"), "settled", True),
+    Scenario("invoice expires", "btcpay", lambda at, one: at.btcpay(one, "expire"), "expired", False),
+    Scenario("paid in full", "nowpayments", lambda at, one: at.nowpayments(one, "finished"), "settled", True),
 )
 
 
 @dataclass
 class Buyer:
-    """One user with one payment and one story."""
+    """One user with one payment and one scenario."""
 
-    story: Story
+    scenario: Scenario
     user: ApiClient
     payment: dict[str, Any]
 
@@ -125,17 +125,17 @@ class Buyer:
         payment = await self.user.get(f"/v1/payments/{self.payment['id']}")
         balance = await self.user.get("/v1/balance")
         bought = payment["credits"] + payment["bonus_credits"]
-        expected = (self.story.status, bought if self.story.keeps_credits else 0)
+        expected = (self.scenario.status, bought if self.scenario.keeps_credits else 0)
         seen = (payment["status"], balance["available_credits"] - balance["receivable_credits"])
-        return None if seen == expected else f"{self.story.name}: {seen} and not {expected}"
+        return None if seen == expected else f"{self.scenario.name}: {seen} and not {expected}"
 
 
-async def buy(platform: PlatformDescription, story: Story, clients: contextlib.AsyncExitStack) -> Buyer:
+async def buy(platform: PlatformDescription, scenario: Scenario, clients: contextlib.AsyncExitStack) -> Buyer:
     """A new user begins a payment."""
     user = await clients.enter_async_context(ApiClient(platform, new_id()))
     pack = (await user.get("/v1/credit-packs"))["items"][0]
-    payment = await user.post("/v1/payments", {"pack_id": pack["id"], "provider": story.provider}, str(new_id()))
-    return Buyer(story, user, payment)
+    payment = await user.post("/v1/payments", {"pack_id": pack["id"], "provider": scenario.provider}, str(new_id()))
+    return Buyer(scenario, user, payment)
 
 
 def reference_of(buyer: Buyer) -> str:
@@ -144,29 +144,29 @@ def reference_of(buyer: Buyer) -> str:
     return url.params.get("iid") or url.path.rsplit("/", 1)[-1]
 
 
-async def heal(buyers: Sequence[Buyer]) -> float:
+async def wait_until_right(buyers: Sequence[Buyer]) -> float:
     """Wait until everything is right; returns how long it took, in seconds. Raises TimeoutError naming what is not."""
     began = time.monotonic()
     while wrong := [what for what in await asyncio.gather(*(buyer.wrong() for buyer in buyers)) if what is not None]:
-        if time.monotonic() - began > HEALED_WITHIN_SECONDS:
+        if time.monotonic() - began > RIGHT_WITHIN_SECONDS:
             raise TimeoutError("\n".join(wrong))
         await asyncio.sleep(0.5)
     return time.monotonic() - began
 
 
-async def trouble(platform: PlatformDescription, name: str, rounds: int, seed: int) -> tuple[str, str, str]:
-    """One kind of trouble from the first purchase until all is right; a row of the table."""
+async def run_fault(platform: PlatformDescription, name: str, rounds: int, seed: int) -> tuple[str, str, str]:
+    """One way in which webhooks fail, from the first purchase until all is right; returns a row of the table."""
     async with contextlib.AsyncExitStack() as clients:
         at = Providers(platform, clients)
-        await at.misbehave({**TROUBLES[name], "seed": seed})
-        stories = list(STORIES) * rounds
-        random.Random(seed).shuffle(stories)
-        buyers = await asyncio.gather(*(buy(platform, story, clients) for story in stories))
-        await asyncio.gather(*(buyer.story.happens(at, reference_of(buyer)) for buyer in buyers))
-        say(f"{name}: {len(buyers)} payments, everything has happened at the providers; waiting for the sweeps ...")
-        healed_seconds = await heal(buyers)
+        await at.misbehave({**WEBHOOK_FAULTS[name], "seed": seed})
+        scenarios = list(SCENARIOS) * rounds
+        random.Random(seed).shuffle(scenarios)
+        buyers = await asyncio.gather(*(buy(platform, scenario, clients) for scenario in scenarios))
+        await asyncio.gather(*(buyer.scenario.happens(at, reference_of(buyer)) for buyer in buyers))
+        say(f"{name}: {len(buyers)} payments, all events have happened at the providers; waiting for the sweeps ...")
+        seconds = await wait_until_right(buyers)
         await at.misbehave({})
-        return name, str(len(buyers)), f"{healed_seconds:.1f} s"
+        return name, str(len(buyers)), f"{seconds:.1f} s"
 
 
 async def main(rounds: int, sweep_seconds: float, seed: int) -> int:
@@ -177,11 +177,11 @@ async def main(rounds: int, sweep_seconds: float, seed: int) -> int:
     supervisor = Supervisor(PlatformOptions(name="faults-payments", workers=0, environment=environment))
     try:
         platform = await supervisor.start()
-        rows = [await trouble(platform, name, rounds, seed) for name in TROUBLES]
-        say(table(("trouble", "payments", "right after"), rows))
+        rows = [await run_fault(platform, name, rounds, seed) for name in WEBHOOK_FAULTS]
+        say(table(("webhooks", "payments", "right after"), rows))
         return await check_books(platform)
     except TimeoutError as error:
-        say(f"not right after {HEALED_WITHIN_SECONDS:.0f} s:\n{error}")
+        say(f"not right after {RIGHT_WITHIN_SECONDS:.0f} s:\n{error}")
         return 1
     finally:
         await supervisor.stop()
@@ -189,7 +189,7 @@ async def main(rounds: int, sweep_seconds: float, seed: int) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=2, help="how often each story is told per trouble (default: 2)")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each scenario per kind of fault (default: 2)")
     parser.add_argument("--sweep-seconds", type=float, default=10.0, help="between two sweeps (production: 180)")
     parser.add_argument("--seed", type=int, default=20261123)
     options = parser.parse_args()

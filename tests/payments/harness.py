@@ -131,12 +131,7 @@ class PaymentsHarness:
     async def buy(self, provider: Provider = "stripe") -> OpenPayment:
         """Open a checkout, pay for it and poll."""
         opened = await self.open(provider)
-        if provider == "stripe":
-            self.stripe.account.pay(opened.reference)
-        elif provider == "btcpay":
-            self.btcpay.settle(opened.reference)
-        else:
-            self.nowpayments.pay(opened.reference, "finished")
+        self.emulators.running[provider].pay_in_full(opened.reference)
         await self.poll_all()
         assert (await self.payment(opened.payment_id)).status == "settled"
         return opened
@@ -165,7 +160,7 @@ class PaymentsHarness:
 
     async def act_at_btcpay(self, opened: OpenPayment, act: str) -> None:
         """The chain does something to an invoice."""
-        await self.http.post(f"{self.btcpay.public_url}/admin/invoices/{opened.reference}/{act}")
+        await self.http.post(f"{self.btcpay.account.url}/admin/invoices/{opened.reference}/{act}")
 
     async def hint(self, opened: OpenPayment) -> None:
         """Something happened to the payment: poll until nothing is due.
@@ -198,7 +193,7 @@ class PaymentsHarness:
 
         Webhooks that are under way arrive first: one that locks a payment's row would have it skipped.
         """
-        await eventually(lambda: all(sender.idle for sender in self.emulators.senders), 30, "the webhooks' delivery")
+        await eventually(lambda: self.emulators.idle, 30, "the webhooks' delivery")
         async with self.transactions.begin() as tx:
             due = sa.update(payment_transactions).where(payment_transactions.c.next_look_at.is_not(None))
             await tx.connection.execute(due.values(next_look_at=sa.func.now(), leased_until=None))

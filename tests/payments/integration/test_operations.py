@@ -40,7 +40,7 @@ async def test_a_review_with_nothing_to_credit_can_only_be_dismissed(harness: Pa
     (review,) = await harness.reviews()
     if act == "partial":
         # The rest came, and the payment settled without anybody's decision.
-        harness.btcpay.settle(opened.reference)
+        harness.btcpay.pay_in_full(opened.reference)
         await harness.poll_all()
     with pytest.raises(ResolutionNotPossible, match=r"settled can only be dismissed"):
         await harness.resolve(review.review_id, "credited")

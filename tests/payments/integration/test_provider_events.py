@@ -115,7 +115,7 @@ async def test_the_final_state_is_the_same_however_events_come(
     harness: PaymentsHarness, scenario: Scenario, delivery: str
 ) -> None:
     opened = await harness.open()
-    harness.stripe.account.sender.behave(Misbehaviour(drop=1))
+    harness.stripe.sender.behave(Misbehaviour(drop=1))
     scenario(harness, opened.reference)
     events = list(harness.stripe.account.events.values())
     for event in DELIVERIES[delivery](events):
@@ -143,7 +143,7 @@ async def test_a_thousand_webhooks_credit_a_hundred_payments_once_each(harness: 
     harness.policy = replace(harness.policy, max_open_payments=1000)
     payments = [await harness.create(pack="starter") for _ in range(100)]
     await harness.run_loops()
-    harness.stripe.account.sender.behave(Misbehaviour(drop=1))
+    harness.stripe.sender.behave(Misbehaviour(drop=1))
     for session in list(harness.stripe.account.sessions):
         harness.stripe.account.pay(session)
     webhooks = [signed(event) for event in harness.stripe.account.events.values()] * 10
@@ -199,7 +199,7 @@ async def test_a_webhook_that_does_not_prove_itself_gets_4xx_and_leaves_no_row(
     harness: PaymentsHarness, case: str, status: int
 ) -> None:
     opened = await harness.open()
-    harness.stripe.account.sender.behave(Misbehaviour(drop=1))
+    harness.stripe.sender.behave(Misbehaviour(drop=1))
     harness.stripe.account.pay(opened.reference)
     (event,) = harness.stripe.account.events.values()
     headers: Mapping[str, str]
@@ -226,7 +226,7 @@ async def test_a_webhook_that_does_not_prove_itself_gets_4xx_and_leaves_no_row(
 
 async def test_either_active_signing_secret_is_accepted(harness: PaymentsHarness) -> None:
     opened = await harness.open()
-    harness.stripe.account.sender.behave(Misbehaviour(drop=1))
+    harness.stripe.sender.behave(Misbehaviour(drop=1))
     harness.stripe.account.pay(opened.reference)
     (event,) = harness.stripe.account.events.values()
     for secret in (SECRET, ROTATED):
@@ -240,7 +240,7 @@ async def test_a_webhook_for_an_unknown_provider_is_not_found(harness: PaymentsH
 
 async def test_an_hour_without_webhooks_is_made_good_by_one_sweep(harness: PaymentsHarness) -> None:
     rows = [await harness.open() for _ in range(3)]
-    harness.stripe.account.sender.behave(Misbehaviour(drop=1))
+    harness.stripe.sender.behave(Misbehaviour(drop=1))
     for unpaid in rows:
         harness.stripe.account.pay(unpaid.reference)
     settled = await harness.open()

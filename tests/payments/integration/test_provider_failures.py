@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -30,7 +31,7 @@ async def finished_sweeps(harness: PaymentsHarness) -> set[str]:
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 async def test_one_refused_poll_does_not_strand_a_payment(harness: PaymentsHarness, status: int) -> None:
     opened = await harness.open()
-    harness.stripe.account.sender.behave(Misbehaviour(drop=1))
+    harness.stripe.sender.behave(Misbehaviour(drop=1))
     await harness.fail_next("/v1/checkout/sessions/", status)
     await harness.poll_all()
     assert (await harness.payment(opened.payment_id)).next_poll_at is not None
@@ -64,9 +65,10 @@ async def test_unpaid_payments_still_expire_after_a_key_was_wrong_for_a_while(ha
     user = uuid4()
     payments = [await harness.create("nowpayments", user=user) for _ in range(harness.policy.max_open_payments)]
     await harness.run_loops()
-    key, harness.nowpayments._api_key = harness.nowpayments._api_key, "changed"
+    account = harness.nowpayments.account
+    harness.nowpayments.account = replace(account, api_key="changed")
     await harness.poll_all()
-    harness.nowpayments._api_key = key
+    harness.nowpayments.account = account
     for payment_id in payments:
         await harness.make_older(payment_id, timedelta(days=20))
     await harness.poll_all()
@@ -141,7 +143,7 @@ async def test_a_provider_that_refuses_its_sweeps_does_not_stop_the_others(harne
 async def test_an_object_of_an_odd_shape_is_counted_and_the_rest_is_compared(harness: PaymentsHarness) -> None:
     odd, opened = await harness.open(), await harness.open()
     disputed = await harness.open()
-    harness.stripe.account.sender.behave(Misbehaviour(drop=1))
+    harness.stripe.sender.behave(Misbehaviour(drop=1))
     intent = harness.stripe.account.pay(disputed.reference)["payment_intent"]
     harness.stripe.account.dispute(intent, None, "needs_response")
     (dispute,) = harness.stripe.account.disputes.values()
@@ -186,7 +188,7 @@ async def test_a_sweep_that_failed_is_made_in_the_next_round(harness: PaymentsHa
     await harness.poll_all()
     harness.compare_daily()
     await harness.run_sweeps()
-    harness.stripe.account.sender.behave(Misbehaviour(drop=1))
+    harness.stripe.sender.behave(Misbehaviour(drop=1))
     harness.stripe.account.refund(intent, None, None, {})
     await harness.fail_next("/v1/events", 503, count=2)
     await harness.run_sweeps()
@@ -205,7 +207,7 @@ async def test_a_provider_that_hangs_delays_no_other(
     if call == "look_up":
         await harness.run_loops()
     harness.btcpay.sender.behave(Misbehaviour(drop=1))
-    harness.btcpay.settle(opened.reference)
+    harness.btcpay.pay_in_full(opened.reference)
     await harness.change(payment_transactions.c.provider == "stripe", next_look_at=sa.func.now() - timedelta(minutes=1))
     await harness.change(payment_transactions.c.provider == "btcpay", next_look_at=sa.func.now())
 
@@ -243,7 +245,7 @@ async def test_a_checkout_that_is_tried_again_when_little_time_is_left_is_opened
 
 async def test_a_partial_refund_is_not_made_twice_when_stripe_has_forgotten_its_key(harness: PaymentsHarness) -> None:
     opened = await harness.buy()
-    harness.stripe.account.sender.behave(Misbehaviour(drop=1))
+    harness.stripe.sender.behave(Misbehaviour(drop=1))
     await harness.fail_next("/v1/refunds", method="POST", after_success=True)
     await harness.request_refund(opened.payment_id, 1000)
     await harness.run_loops()

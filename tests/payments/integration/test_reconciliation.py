@@ -47,7 +47,7 @@ async def test_events_that_no_endpoint_was_there_for_are_asked_for(harness: Paym
 
 async def test_an_event_with_a_decimal_in_it_is_stored_like_any_other(harness: PaymentsHarness) -> None:
     opened = await harness.open()
-    harness.stripe.account.sender.behave(Misbehaviour(drop=1))
+    harness.stripe.sender.behave(Misbehaviour(drop=1))
     harness.stripe.account.sessions[opened.reference]["currency_conversion"] = {
         "amount_subtotal": 2500,
         "amount_total": 2500,

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from payments.settings import Settings
+from contracts.payments import Provider
+from payments.settings import REQUIRED_SETTINGS, Settings
 
 COMPLETE: dict[str, Any] = {
     "database_url": "postgresql://localhost/reelhouse",
@@ -33,7 +34,18 @@ def test_a_secret_that_anybody_could_guess_proves_no_webhook(secrets: list[str])
     assert "stripe_webhook_secrets" in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", ["stripe_api_key", "stripe_webhook_secrets"])
-def test_a_provider_that_is_configured_by_half_is_refused(missing: str) -> None:
-    with pytest.raises(ValidationError, match="stripe is configured by half"):
-        Settings(**{name: value for name, value in COMPLETE.items() if name != missing})
+@pytest.mark.parametrize(
+    ("provider", "missing"), [(provider, name) for provider, names in REQUIRED_SETTINGS.items() for name in names]
+)
+def test_a_provider_that_is_configured_by_half_is_refused(provider: Provider, missing: str) -> None:
+    values = {
+        name: ["secret"] if name.endswith("_secrets") else "value"
+        for name in REQUIRED_SETTINGS[provider]
+        if name != missing
+    }
+    with pytest.raises(ValidationError, match=f"{provider} is configured by half"):
+        Settings(**COMPLETE | values | {missing: None})
+
+
+def test_only_providers_with_complete_settings_are_offered() -> None:
+    assert Settings(**COMPLETE).offered_providers() == ("stripe",)

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from catalogue import load_catalogue
 from contracts.message import SERVICES, Service
+from contracts.payments import PROVIDERS, Provider
+from local_platform.payment_providers.emulation import Account
+from local_platform.payment_providers.table import EMULATIONS
 from local_platform.wiring import Wiring, python_module
 
 Stage = Literal["provider", "service", "worker"]
@@ -39,8 +42,6 @@ ENDPOINT_ID = "preview"
 """The one RunPod endpoint of the emulator."""
 FRONTEND_ORIGINS = tuple(f"http://localhost:{port}" for port in (3000, 5173, 8080))
 """Where the development servers of frontends usually listen."""
-
-_NOWPAYMENTS_EMAIL = "reelhouse@example.test"
 
 
 def _no_environment(_: Wiring) -> Mapping[str, str]:
@@ -128,18 +129,11 @@ def _payments(wiring: Wiring) -> Mapping[str, str]:
         "PAYMENTS_CHECKOUT_SUCCESS_URL": f"{wiring.url('gateway')}/docs",
         "PAYMENTS_CHECKOUT_CANCEL_URL": f"{wiring.url('gateway')}/docs",
         "PAYMENTS_POLL_SECONDS": "1",
-        "PAYMENTS_STRIPE_API_KEY": wiring.secret("stripe-api-key"),
-        "PAYMENTS_STRIPE_WEBHOOK_SECRETS": json.dumps([wiring.secret("stripe-webhook")]),
-        "PAYMENTS_STRIPE_API_BASE": wiring.url("stripe"),
-        "PAYMENTS_BTCPAY_URL": wiring.url("btcpay"),
-        "PAYMENTS_BTCPAY_API_KEY": wiring.secret("btcpay-api-key"),
-        "PAYMENTS_BTCPAY_STORE_ID": "store",
-        "PAYMENTS_BTCPAY_WEBHOOK_SECRETS": json.dumps([wiring.secret("btcpay-webhook")]),
-        "PAYMENTS_NOWPAYMENTS_URL": wiring.url("nowpayments"),
-        "PAYMENTS_NOWPAYMENTS_API_KEY": wiring.secret("nowpayments-api-key"),
-        "PAYMENTS_NOWPAYMENTS_IPN_SECRETS": json.dumps([wiring.secret("nowpayments-ipn")]),
-        "PAYMENTS_NOWPAYMENTS_EMAIL": _NOWPAYMENTS_EMAIL,
-        "PAYMENTS_NOWPAYMENTS_PASSWORD": wiring.secret("nowpayments-password"),
+        **{
+            variable: value
+            for provider, emulation in EMULATIONS.items()
+            for variable, value in emulation.settings(_account(wiring, provider)).items()
+        },
     }
 
 
@@ -181,25 +175,37 @@ def _identity(wiring: Wiring) -> Sequence[str]:
     return python_module("local_platform.identity", "--port", port, "--key-file", key_file)
 
 
-def _payment_provider(name: str, webhook_secret: str, *arguments: str) -> ProcessSpec:
-    """One of the emulators of ``local_platform.payment_providers``; its webhooks go to the payments service."""
+def _account(wiring: Wiring, provider: Provider) -> Account:
+    """Our account at an emulated payment provider; its webhooks go to the payments service."""
+    return Account(
+        url=wiring.url(provider),
+        api_key=wiring.secret(f"{provider}-api-key"),
+        webhook_url=f"{wiring.url('payments')}/webhooks/{provider}",
+        webhook_secret=wiring.secret(f"{provider}-webhook"),
+        name=EMULATIONS[provider].account_name,
+        password=wiring.secret(f"{provider}-password"),
+    )
+
+
+def _payment_provider(provider: Provider) -> ProcessSpec:
+    """The emulator of one payment provider."""
 
     def command(wiring: Wiring) -> Sequence[str]:
+        account = _account(wiring, provider)
         return python_module(
             "local_platform.payment_providers",
-            *(name, "--port", str(wiring.ports[name]), "--api-key", wiring.secret(f"{name}-api-key")),
-            *("--webhook-url", f"{wiring.url('payments')}/webhooks/{name}"),
-            *("--webhook-secret", wiring.secret(webhook_secret), *arguments),
-            *(("--password", wiring.secret("nowpayments-password")) if name == "nowpayments" else ()),
+            *(provider, "--port", str(wiring.ports[provider])),
+            *("--api-key", account.api_key, "--name", account.name, "--password", account.password),
+            *("--webhook-url", account.webhook_url, "--webhook-secret", account.webhook_secret),
         )
 
     return ProcessSpec(
-        name=name,
+        name=provider,
         stage="provider",
         command=command,
         environment=_no_environment,
-        listeners=(name,),
-        ready_listener=name,
+        listeners=(provider,),
+        ready_listener=provider,
         ready_path="/",
     )
 
@@ -223,9 +229,7 @@ PROCESSES: tuple[ProcessSpec, ...] = (
         ready_listener="runpod",
         ready_path="/healthz",
     ),
-    _payment_provider("stripe", "stripe-webhook"),
-    _payment_provider("btcpay", "btcpay-webhook", "--store-id", "store"),
-    _payment_provider("nowpayments", "nowpayments-ipn", "--email", _NOWPAYMENTS_EMAIL),
+    *(_payment_provider(provider) for provider in PROVIDERS),
     *(_service(service) for service in SERVICES),
 )
 

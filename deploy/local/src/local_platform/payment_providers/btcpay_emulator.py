@@ -6,14 +6,16 @@ import html
 import json
 import secrets
 import time
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from local_platform.payment_providers.emulation import Account, Emulation
 from local_platform.payment_providers.webhooks import Delivery, Misbehaviour, WebhookSender, closing
 
 RETRY_DELAYS_SECONDS = (1.0, 5.0, 10.0, 30.0)
@@ -26,17 +28,13 @@ ADDITIONAL = {"partial": "PaidPartial", "late": "PaidLate", "over": "PaidOver"}
 class BtcPayEmulator:
     """Invoices by id. What the chain does is said over ``/admin/invoices/{id}/{act}``."""
 
-    def __init__(self, api_key: str, store_id: str, public_url: str, webhook_url: str, webhook_secret: str) -> None:
+    def __init__(self, account: Account) -> None:
         self.sender = WebhookSender(RETRY_DELAYS_SECONDS)
         self.invoices: dict[str, dict[str, Any]] = {}
         self.paid: dict[str, Decimal] = {}
         self.failures = 0
-        self._api_key = api_key
-        self._store = f"/api/v1/stores/{store_id}"
-        self._store_id = store_id
-        self.public_url = public_url
-        self._webhook_url = webhook_url
-        self._webhook_secret = webhook_secret
+        self.account = account
+        self._store = f"/api/v1/stores/{account.name}"
 
     def app(self) -> Starlette:
         """The Greenfield routes, the checkout page, and the emulator's own switches."""
@@ -55,10 +53,10 @@ class BtcPayEmulator:
             lifespan=closing(self.sender),
         )
 
-    def settle(self, invoice_id: str) -> None:
+    def pay_in_full(self, reference: str) -> None:
         """The whole price arrives and is confirmed."""
-        invoice = self.invoices[invoice_id]
-        self.paid[invoice_id] = Decimal(invoice["amount"]) / RATE
+        invoice = self.invoices[reference]
+        self.paid[reference] = Decimal(invoice["amount"]) / RATE
         self._change(invoice, "Processing", "None", "InvoiceProcessing")
         self._change(invoice, "Settled", "None", "InvoiceSettled")
 
@@ -72,17 +70,19 @@ class BtcPayEmulator:
             "isRedelivery": False,
             "type": event_type,
             "timestamp": int(time.time()),
-            "storeId": self._store_id,
+            "storeId": self.account.name,
             "invoiceId": invoice["id"],
             "metadata": invoice["metadata"],
         }
-        self.sender.send(Delivery(self._webhook_url, json.dumps(body).encode(), self._sign))
+        self.sender.send(Delivery(self.account.webhook_url, json.dumps(body).encode(), self._sign))
 
     def _sign(self, body: bytes) -> dict[str, str]:
-        return {"btcpay-sig": f"sha256={hmac.new(self._webhook_secret.encode(), body, hashlib.sha256).hexdigest()}"}
+        return {
+            "btcpay-sig": f"sha256={hmac.new(self.account.webhook_secret.encode(), body, hashlib.sha256).hexdigest()}"
+        }
 
     def _refusal(self, request: Request) -> Response | None:
-        if request.headers.get("authorization") != f"token {self._api_key}":
+        if request.headers.get("authorization") != f"token {self.account.api_key}":
             return JSONResponse({"code": "unauthenticated", "message": "Authentication is required"}, 401)
         if self.failures > 0:
             self.failures -= 1
@@ -98,11 +98,11 @@ class BtcPayEmulator:
         minutes = int(wanted.get("checkout", {}).get("expirationMinutes", 15))
         self.invoices[identity] = {
             "id": identity,
-            "storeId": self._store_id,
+            "storeId": self.account.name,
             "amount": str(wanted["amount"]),
             "currency": wanted["currency"],
             "type": "Standard",
-            "checkoutLink": f"{self.public_url}/i/{identity}",
+            "checkoutLink": f"{self.account.url}/i/{identity}",
             "createdTime": int(time.time()),
             "expirationTime": int(time.time()) + minutes * 60,
             "monitoringExpiration": int(time.time()) + minutes * 60 + 86400,
@@ -170,7 +170,7 @@ class BtcPayEmulator:
         invoice = self.invoices[request.path_params["id"]]
         if invoice["status"] != "New":
             return JSONResponse({"error": f"the invoice is {invoice['status']}"}, 409)
-        self.settle(invoice["id"])
+        self.pay_in_full(invoice["id"])
         return RedirectResponse(invoice["checkout"].get("redirectURL", "/"), 303)
 
     async def _act(self, request: Request) -> Response:
@@ -179,7 +179,7 @@ class BtcPayEmulator:
         act = request.path_params["act"]
         price = Decimal(invoice["amount"]) / RATE
         if act == "settle":
-            self.settle(invoice["id"])
+            self.pay_in_full(invoice["id"])
         elif act == "over":
             self.paid[invoice["id"]] = price * Decimal("1.5")
             self._change(invoice, "Settled", "PaidOver", "InvoiceSettled")
@@ -201,3 +201,15 @@ class BtcPayEmulator:
     async def _fail_next(self, request: Request) -> Response:
         self.failures += int((await request.json()).get("count", 1))
         return Response(status_code=204)
+
+
+def _settings(account: Account) -> Mapping[str, str]:
+    return {
+        "PAYMENTS_BTCPAY_URL": account.url,
+        "PAYMENTS_BTCPAY_API_KEY": account.api_key,
+        "PAYMENTS_BTCPAY_STORE_ID": account.name,
+        "PAYMENTS_BTCPAY_WEBHOOK_SECRETS": json.dumps([account.webhook_secret]),
+    }
+
+
+EMULATION: Final = Emulation(account_name="store", build=BtcPayEmulator, settings=_settings)

@@ -6,14 +6,16 @@ import html
 import json
 import secrets
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from local_platform.payment_providers.emulation import Account, Emulation
 from local_platform.payment_providers.webhooks import Delivery, Misbehaviour, WebhookSender, closing
 
 RETRY_DELAYS_SECONDS = (1.0, 5.0, 10.0)
@@ -34,16 +36,13 @@ STATUSES = (
 class NowPaymentsEmulator:
     """One account: invoices, payments by id, and a bearer token for the listing."""
 
-    def __init__(self, api_key: str, email: str, password: str, public_url: str, ipn_secret: str) -> None:
+    def __init__(self, account: Account) -> None:
         self.sender = WebhookSender(RETRY_DELAYS_SECONDS)
         self.invoices: dict[str, dict[str, Any]] = {}
         self.payments: dict[str, dict[str, Any]] = {}
         self.failures = 0
-        self._api_key = api_key
-        self._login = (email, password)
+        self.account = account
         self._token = secrets.token_urlsafe(24)
-        self.public_url = public_url
-        self._ipn_secret = ipn_secret
 
     def app(self) -> Starlette:
         """The API, the invoice page, and the emulator's own switches."""
@@ -62,6 +61,10 @@ class NowPaymentsEmulator:
             ],
             lifespan=closing(self.sender),
         )
+
+    def pay_in_full(self, reference: str) -> None:
+        """The buyer's coins arrive, the whole price, and are confirmed."""
+        self.pay(reference, "finished")
 
     def pay(self, invoice_id: str, status: str, share: float = 1.0) -> dict[str, Any]:
         """The buyer sends ``share`` of the price in coins; notify of ``status``."""
@@ -101,11 +104,11 @@ class NowPaymentsEmulator:
 
     def _sign(self, body: bytes) -> dict[str, str]:
         ordered = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        digest = hmac.new(self._ipn_secret.encode(), ordered.encode(), hashlib.sha512)
+        digest = hmac.new(self.account.webhook_secret.encode(), ordered.encode(), hashlib.sha512)
         return {"x-nowpayments-sig": digest.hexdigest()}
 
     def _refusal(self, request: Request) -> Response | None:
-        if request.headers.get("x-api-key") != self._api_key:
+        if request.headers.get("x-api-key") != self.account.api_key:
             return JSONResponse({"status": False, "statusCode": 403, "code": "INVALID_API_KEY"}, 403)
         if self.failures > 0:
             self.failures -= 1
@@ -114,7 +117,7 @@ class NowPaymentsEmulator:
 
     async def _authenticate(self, request: Request) -> Response:
         given = await request.json()
-        if (given.get("email"), given.get("password")) != self._login:
+        if (given.get("email"), given.get("password")) != (self.account.name, self.account.password):
             return JSONResponse({"status": False, "statusCode": 403, "code": "AUTH_REQUIRED"}, 403)
         return JSONResponse({"token": self._token})
 
@@ -133,7 +136,7 @@ class NowPaymentsEmulator:
             "price_currency": wanted["price_currency"],
             "pay_currency": None,
             "ipn_callback_url": wanted["ipn_callback_url"],
-            "invoice_url": f"{self.public_url}/payment/?iid={identity}",
+            "invoice_url": f"{self.account.url}/payment/?iid={identity}",
             "success_url": wanted.get("success_url"),
             "cancel_url": wanted.get("cancel_url"),
             "created_at": _now(),
@@ -210,3 +213,16 @@ class NowPaymentsEmulator:
 
 def _now() -> str:
     return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _settings(account: Account) -> Mapping[str, str]:
+    return {
+        "PAYMENTS_NOWPAYMENTS_URL": account.url,
+        "PAYMENTS_NOWPAYMENTS_API_KEY": account.api_key,
+        "PAYMENTS_NOWPAYMENTS_IPN_SECRETS": json.dumps([account.webhook_secret]),
+        "PAYMENTS_NOWPAYMENTS_EMAIL": account.name,
+        "PAYMENTS_NOWPAYMENTS_PASSWORD": account.password,
+    }
+
+
+EMULATION: Final = Emulation(account_name="reelhouse@example.test", build=NowPaymentsEmulator, settings=_settings)

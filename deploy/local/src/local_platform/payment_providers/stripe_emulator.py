@@ -6,9 +6,9 @@ import hashlib
 import html
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from local_platform.payment_providers import forms
+from local_platform.payment_providers.emulation import Account, Emulation
 from local_platform.payment_providers.stripe_account import StripeAccount, StripeError, missing
 from local_platform.payment_providers.webhooks import Misbehaviour, WebhookSender
 
@@ -43,6 +44,15 @@ class StripeEmulator:
         self._api_key = api_key
         self._idempotent: dict[str, Recorded] = {}
         self._failures: list[dict[str, Any]] = []
+
+    @property
+    def sender(self) -> WebhookSender:
+        """What delivers the account's webhooks."""
+        return self.account.sender
+
+    def pay_in_full(self, reference: str) -> None:
+        """The buyer pays by card."""
+        self.account.pay(reference)
 
     def app(self) -> Starlette:
         """The application: the API, the pay page, and the emulator's own switches under ``/admin``."""
@@ -88,7 +98,7 @@ class StripeEmulator:
             yield
         finally:
             expiry.cancel()
-            await self.account.sender.close()
+            await self.sender.close()
 
     def _api(self, path: str, methods: list[str], handler: Callable[[Request, dict[str, Any]], Any]) -> Route:
         async def endpoint(request: Request) -> Response:
@@ -243,7 +253,7 @@ class StripeEmulator:
         return RedirectResponse(session["cancel_url"] if method == "abandon" else session["success_url"], 303)
 
     async def _misbehave(self, request: Request) -> Response:
-        self.account.sender.behave(Misbehaviour.model_validate(await request.json()))
+        self.sender.behave(Misbehaviour.model_validate(await request.json()))
         return Response(status_code=204)
 
     async def _fail_next(self, request: Request) -> Response:
@@ -292,3 +302,20 @@ class StripeEmulator:
             return JSONResponse(act())
         except StripeError as error:
             return JSONResponse(error.body, error.status)
+
+
+def _build(account: Account) -> StripeEmulator:
+    emulator = StripeEmulator(account.api_key, account.url)
+    emulator.account.add_endpoint(account.webhook_url, ["*"], account.webhook_secret)
+    return emulator
+
+
+def _settings(account: Account) -> Mapping[str, str]:
+    return {
+        "PAYMENTS_STRIPE_API_KEY": account.api_key,
+        "PAYMENTS_STRIPE_WEBHOOK_SECRETS": json.dumps([account.webhook_secret]),
+        "PAYMENTS_STRIPE_API_BASE": account.url,
+    }
+
+
+EMULATION: Final = Emulation(account_name="reelhouse", build=_build, settings=_settings)

@@ -1,0 +1,71 @@
+"""What BTCPay Server's statuses mean for a payment, and what its coins are worth."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from payments.domain.snapshots import CheckoutState, Mismatch
+from payments.errors import InvalidWebhookSignature
+from payments.providers.btcpay import BtcPay
+
+
+def invoice(status: str, additional: str = "None") -> dict[str, Any]:
+    """An invoice over $25."""
+    return {
+        "id": "inv_1",
+        "amount": "25.00",
+        "currency": "USD",
+        "status": status,
+        "additionalStatus": additional,
+        "metadata": {},
+    }
+
+
+@pytest.fixture
+async def provider(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BtcPay]:
+    """An adapter whose server says that 0.0004 bitcoin at 50,000 and 0.0001 by Lightning arrived: $25.00."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.url.path.endswith("/invoices/inv_1/payment-methods")
+        methods = [{"paymentMethodPaid": "0.0004", "rate": "50000"}, {"paymentMethodPaid": "0.0001", "rate": "50000"}]
+        return httpx.Response(200, json=methods)
+
+    adapter = BtcPay("http://unused", "key", "store", ("secret",), "done")
+    await adapter.close()
+    client = httpx.AsyncClient(base_url="http://unused", transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(adapter, "_client", client)
+    yield adapter
+    await adapter.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "additional", "state", "paid_cents", "mismatch"),
+    [
+        ("New", "None", "open", 0, None),
+        ("Processing", "None", "processing", 2500, None),
+        ("Settled", "None", "paid", 2500, None),
+        ("Settled", "PaidOver", "paid", 2500, "overpaid"),
+        ("Expired", "None", "expired", 0, None),
+        ("Expired", "PaidPartial", "expired", 2500, "underpaid"),
+        ("Expired", "PaidLate", "expired", 2500, "late"),
+        ("Invalid", "None", "failed", 0, None),
+        ("AStatusToCome", "None", "processing", 0, None),
+    ],
+)
+async def test_only_settled_is_paid_and_what_came_is_counted_by_method(
+    provider: BtcPay,
+    status: str,
+    additional: str,
+    state: CheckoutState,
+    paid_cents: int,
+    mismatch: Mismatch | None,
+) -> None:
+    seen = await provider._snapshot(invoice(status, additional))
+    assert (seen.state, seen.paid_cents, seen.currency, seen.mismatch) == (state, paid_cents, "usd", mismatch)
+
+
+async def test_a_signature_of_another_secret_is_refused(provider: BtcPay) -> None:
+    with pytest.raises(InvalidWebhookSignature):
+        provider.read_webhook({"btcpay-sig": "sha256=00"}, b"{}")

@@ -1,0 +1,68 @@
+"""What Stripe's statuses mean for a payment."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from payments.domain.snapshots import CheckoutState, DisputeState, RefundState
+from payments.providers.stripe_checkout import _dispute, _refund, _state
+
+
+class StripeObject(SimpleNamespace):
+    """As much of the SDK's objects as the adapter uses."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@pytest.mark.parametrize(
+    ("status", "payment_status", "intent_status", "state"),
+    [
+        ("open", "unpaid", None, "open"),
+        ("complete", "paid", "succeeded", "paid"),
+        ("expired", "unpaid", None, "expired"),
+        ("complete", "unpaid", "processing", "processing"),
+        ("complete", "unpaid", "requires_payment_method", "failed"),
+        ("complete", "unpaid", "canceled", "failed"),
+        ("complete", "unpaid", "a_status_to_come", "processing"),
+        (None, "unpaid", None, "processing"),
+    ],
+)
+def test_a_session_is_paid_only_if_its_payment_status_says_so(
+    status: str | None, payment_status: str, intent_status: str | None, state: CheckoutState
+) -> None:
+    assert _state(status, payment_status, intent_status) == state
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ("pending", "pending"),
+        ("requires_action", "pending"),
+        ("succeeded", "succeeded"),
+        ("failed", "failed"),
+        ("canceled", "failed"),
+        ("a_status_to_come", "pending"),
+    ],
+)
+def test_an_unknown_refund_status_counts_as_money_on_its_way_out(status: str, state: RefundState) -> None:
+    seen = _refund(StripeObject(id="re_1", amount=500, status=status, metadata={}))
+    assert (seen.reference, seen.amount_cents, seen.state, seen.refund_id) == ("re_1", 500, state, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ("warning_needs_response", "warning"),
+        ("warning_closed", "warning"),
+        ("needs_response", "open"),
+        ("under_review", "open"),
+        ("won", "won"),
+        ("prevented", "won"),
+        ("lost", "lost"),
+        ("a_status_to_come", "open"),
+    ],
+)
+def test_a_dispute_has_taken_the_money_unless_it_is_a_warning_or_won(status: str, state: DisputeState) -> None:
+    assert _dispute(StripeObject(id="dp_1", amount=500, status=status)).state == state
