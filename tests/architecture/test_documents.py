@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from local_platform.statuses import render
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = ROOT / "docs/decisions"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+MEMBERS = [path for pattern in ("libs/*/src", "services/*/src", "deploy/local/src") for path in ROOT.glob(pattern)]
+# A path from the root without a pattern in it: `docs/api.md`, and not `<service>/README.md` or `models/*`.
+TOP_LEVEL = re.compile(r"(benchmarks|deploy|docs|gpu-endpoint|libs|services|tests)(/[\w.-]+)+/?\Z")
 GENERATED_DIRECTORIES = {"node_modules", "dist"}
 LONGEST_LINE = 119
 
@@ -48,6 +53,10 @@ def _prose(text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
+def _code_spans(document: Path) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", document.read_text())
+
+
 def _anchors(text: str) -> set[str]:
     """The fragments by which a document's headings are reached."""
     headings = (line.lstrip("#").strip() for _, line in _prose(text) if line.startswith("#"))
@@ -69,6 +78,31 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
         linked = (document.parent / path).resolve() if path else document
         assert linked.exists(), f"{_name(document)}: {target}"
         assert not fragment or fragment in _anchors(linked.read_text()), f"{_name(document)}: {target}"
+
+
+@each_document
+def test_every_path_that_is_named_exists(document: Path) -> None:
+    named = [target for target in _code_spans(document) if TOP_LEVEL.match(target)]
+    assert not [target for target in named if not (ROOT / target).exists()]
+
+
+def test_what_contributing_says_stands_in_a_file_stands_there() -> None:
+    for path, name in re.findall(r"`([^`]+)` \(`([^`]+)`\)", CONTRIBUTING.read_text()):
+        assert re.search(rf"\b{name.rsplit('.')[-1]}\b", (ROOT / path).read_text()), f"{path} has no {name}"
+
+
+def test_every_module_that_contributing_names_can_be_imported() -> None:
+    members = {path.name for pattern in ("libs/*/src/*", "services/*/src/*") for path in ROOT.glob(pattern)}
+    modules = [span for span in _code_spans(CONTRIBUTING) if span.split(".")[0] in members and "." in span]
+    assert modules
+    assert not [module for module in modules if find_spec(module) is None]
+
+
+def test_every_name_that_the_runbook_quotes_is_one_of_the_code() -> None:
+    code = "".join(path.read_text() for member in MEMBERS for path in member.rglob("*.py"))
+    quoted = {span for span in _code_spans(ROOT / "docs/runbook.md") if re.fullmatch(r"[a-z]+(_[a-z0-9]+)+", span)}
+    assert quoted
+    assert not {name for name in quoted if not re.search(rf"\b{name}\b", code)}
 
 
 @each_record
