@@ -650,6 +650,30 @@ MONEY = (
         "state = 'lost'",
         "state = 'open'",
     ),
+    *_changed(
+        "grants_have_an_origin",
+        "{purchase}",
+        "payments.payment_transactions",
+        "payment_id = '{payment}'",
+        "settled_at = NULL",
+    ),
+    *(
+        _gone("grants_have_an_origin", f"{{{grant}}}", "payments.credit_movements", f"movement_id = '{{{grant}}}'")
+        for grant in ("purchase", "bonus", "won", "refund_failed")
+    ),
+    _gone("grants_have_an_origin", "{signup}", "billing.operator_grants", "grant_id = '{signup}'"),
+    # What a command from the broker leaves that names neither a payment nor an operator's grant.
+    PlantedViolation(
+        "grants_have_an_origin",
+        "{running}",
+        (
+            """
+            INSERT INTO billing.grants (grant_id, content_hash, user_id, amount_credits, remaining_credits, reason,
+                                        actor, granted_at)
+            VALUES ('{running}', '', '{user}', 44444, 44444, 'goodwill', 'Ada', now())
+            """,
+        ),
+    ),
     *(
         _gone(
             "bought_credits_have_a_payment", f"{{{grant}}}", "payments.credit_movements", f"movement_id = '{{{grant}}}'"
@@ -1094,6 +1118,14 @@ MESSAGES = (
             waits=True,
         )
         for message, consumer, _, table in _readers()
+    ),
+    *_changed(
+        "messages_come_from_their_owner",
+        "{message}",
+        "auditor.journal",
+        "message_id = '{message}'",
+        "producer = 'gateway', is_foreign = true",
+        "producer = 'unnamed', is_foreign = true",
     ),
     *(
         _gone(

@@ -86,7 +86,8 @@ class LedgerHarness:
     ) -> GrantCredits:
         """Grant credits; returns the command, to be repeated."""
         command = grant(user_id, amount, reason, **options)
-        await self.handle(handlers.apply_commands, command)
+        is_operators = reason in ("signup", "goodwill")
+        await self.handle(handlers.grant_by_operator if is_operators else handlers.apply_commands, command)
         return command
 
     async def reserve(self, user_id: UUID, price: int) -> UUID:

@@ -11,13 +11,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from auditor import handlers
+from auditor.checking import evaluate
 from auditor.consumers import SUBSCRIPTIONS
+from auditor.invariants import INVARIANTS
 from auditor.repository import journal
 from auditor.repository.journal import PartitionChanges
 from contracts.billing import CreditsReserved, GrantCredits
 from contracts.gateway import GenerationRequested
 from contracts.generation import GenerationQueued
-from contracts.message import Message
+from contracts.message import SERVICES, Message
 from messaging.consumers import Subscription
 from messaging.received import Received
 from messaging.runtime import Messaging
@@ -32,7 +34,12 @@ BrokerSettingsOf = Callable[[str], ServiceSettings]
 
 
 def received(
-    payload: M, *, message_id: UUID, correlation_id: UUID | None = None, cause: UUID | None = None
+    payload: M,
+    *,
+    message_id: UUID,
+    correlation_id: UUID | None = None,
+    cause: UUID | None = None,
+    producer: str | None = "generation",
 ) -> Received[M]:
     return Received(
         message_id=message_id,
@@ -43,6 +50,7 @@ def received(
         occurred_at=datetime(2026, 11, 1, tzinfo=UTC),
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         deliveries=1,
+        producer=producer,
     )
 
 
@@ -86,6 +94,22 @@ async def test_a_repeated_message_is_in_the_journal_once_and_as_it_first_came(
     assert row["user_id"] == message.payload.user_id
     assert row["payload"]["lane"] == "free"
     assert row["occurred_at"] == message.occurred_at
+
+
+@pytest.mark.parametrize(("producer", "found"), [("gateway", "from gateway"), (None, "from unnamed")])
+async def test_a_message_that_its_owner_did_not_publish_is_a_violation(
+    make_database: MakeDatabase, producer: str | None, found: str
+) -> None:
+    database = await make_database(*SERVICES)
+    forged = received(queued(), message_id=id_of(datetime.now(UTC)), producer=producer)
+    sound = received(queued(), message_id=id_of(datetime.now(UTC)))
+    await record(Transactions(database.engine("auditor"), producer="auditor"), forged, sound)
+    (invariant,) = [one for one in INVARIANTS if one.code == "messages_come_from_their_owner"]
+    async with database.engine("auditor").connect() as connection:
+        (violation,) = (await evaluate(connection, invariant, 60.0)).violations
+    assert violation.subject == str(forged.message_id)
+    assert violation.expected == "generation.event.generation-queued.v1 from generation"
+    assert found in violation.found
 
 
 async def test_a_huge_payload_is_kept_by_size_and_beginning(database: Database, transactions: Transactions) -> None:

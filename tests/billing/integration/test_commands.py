@@ -44,6 +44,8 @@ async def test_an_operator_grants_once_however_often_the_command_is_run(
     assert "made before" not in first.output
     assert "made before" in again.output
     assert await ledger.balance(user) == (50, 0, 0)
+    recorded = "SELECT actor FROM billing.operator_grants WHERE grant_id = :grant_id"
+    assert await ledger.scalar(recorded, grant_id=grant_id) == "Ada"
     waiting = "SELECT count(*) FROM billing.outbox_messages WHERE subject = 'billing.event.credits-granted.v1'"
     assert await ledger.scalar(waiting) == 1
 
@@ -71,6 +73,17 @@ async def test_a_grant_id_used_for_another_grant_is_refused_with_the_reason(
     assert outcome.code == 1
     assert "conflicting_grant" in outcome.errors
     assert await ledger.balance(user) == (50, 0, 0)
+
+
+async def test_an_operator_cannot_grant_more_than_the_largest_amount(ledger: LedgerHarness, database: Database) -> None:
+    user = uuid4()
+    command = ("grant", "--user", str(user), "--reason", "goodwill", "--actor", "Ada", "--credits")
+    for too_much in (str(2**63 - 1), "1000000001", "0", "-1"):
+        outcome = await _run(database, *command, too_much)
+        assert outcome.code == 2
+        assert "1 to 1,000,000,000" in outcome.errors
+    assert (await _run(database, *command, "7")).code == 0
+    assert await ledger.balance(user) == (7, 0, 0)
 
 
 async def test_an_expiry_without_a_time_zone_is_refused(database: Database) -> None:

@@ -23,7 +23,7 @@ async def _run(engine: AsyncEngine, statement: str, **parameters: Any) -> None:
         await connection.execute(text(statement), parameters)
 
 
-def _leg(account: str, amount: int, user_id: UUID, line_number: int) -> dict[str, Any]:
+def leg(account: str, amount: int, user_id: UUID, line_number: int) -> dict[str, Any]:
     of_user = account.startswith("user:")
     return {
         "account": account,
@@ -33,7 +33,7 @@ def _leg(account: str, amount: int, user_id: UUID, line_number: int) -> dict[str
     }
 
 
-async def _transfer(connection: AsyncConnection, *legs: dict[str, Any], reason: str = "goodwill") -> None:
+async def write_transfer(connection: AsyncConnection, *legs: dict[str, Any], reason: str = "goodwill") -> None:
     """Write one transfer with one statement, as the service does."""
     now = (await connection.execute(text("SELECT now()"))).scalar_one()
     common = {"transfer_id": new_id(), "grant_id": new_id(), "reason": reason, "occurred_at": now}
@@ -57,6 +57,8 @@ async def _transfer(connection: AsyncConnection, *legs: dict[str, Any], reason: 
         "UPDATE billing.grants SET expires_at = NULL",
         "DELETE FROM billing.grants",
         "DELETE FROM billing.clawbacks",
+        "UPDATE billing.operator_grants SET actor = 'x'",
+        "DELETE FROM billing.operator_grants",
         "UPDATE billing.ledger_seals SET seal_hash = previous_hash",
         "DELETE FROM billing.ledger_seals",
         "ALTER TABLE billing.balance_ledger DISABLE TRIGGER ALL",
@@ -89,7 +91,7 @@ async def test_a_transfer_that_does_not_add_up_is_refused_at_commit(ledger: Ledg
     await ledger.grant(user, 10)
     connection = await ledger.engine.connect()
     transaction = await connection.begin()
-    await _transfer(connection, _leg("user:available", 5, user, 2), _leg("platform:issued", -4, user, 2))
+    await write_transfer(connection, leg("user:available", 5, user, 2), leg("platform:issued", -4, user, 2))
     with pytest.raises(IntegrityError, match="add up to 1"):
         await transaction.commit()
     await connection.close()
@@ -101,17 +103,17 @@ async def test_a_transfer_that_lacks_its_other_leg_is_refused_at_commit(ledger: 
     await ledger.grant(user, 10)
     with pytest.raises(IntegrityError, match="not complete"):
         async with ledger.engine.begin() as connection:
-            await _transfer(connection, _leg("user:available", 5, user, 2))
+            await write_transfer(connection, leg("user:available", 5, user, 2))
 
 
 async def test_a_transfer_between_two_users_is_refused(ledger: LedgerHarness) -> None:
     user, other = uuid4(), uuid4()
     await ledger.grant(user, 10)
     await ledger.grant(other, 10)
-    legs = _leg("user:available", -5, user, 2), _leg("user:reserved", 5, other, 2)
+    legs = leg("user:available", -5, user, 2), leg("user:reserved", 5, other, 2)
     with pytest.raises(IntegrityError, match="not complete"):
         async with ledger.engine.begin() as connection:
-            await _transfer(connection, *legs, reason="reserve")
+            await write_transfer(connection, *legs, reason="reserve")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,9 @@ async def test_no_posting_can_make_a_balance_negative(
     await ledger.grant(user, 10)
     with pytest.raises(IntegrityError, match=constraint):
         async with ledger.engine.begin() as connection:
-            await _transfer(connection, *(_leg(account, amount, user, 2) for account, amount in legs), reason=reason)
+            await write_transfer(
+                connection, *(leg(account, amount, user, 2) for account, amount in legs), reason=reason
+            )
 
 
 MOVEMENTS = {
@@ -167,10 +171,10 @@ async def test_credits_move_only_between_the_accounts_of_their_reason_and_only_o
         for target in accounts - {source}:
             if (source, target) in allowed:
                 continue
-            legs = _leg(source, -1, user, 3), _leg(target, 1, user, 3)
+            legs = leg(source, -1, user, 3), leg(target, 1, user, 3)
             with pytest.raises(IntegrityError, match="movements_go_where_their_reason_says"):
                 async with ledger.engine.begin() as connection:
-                    await _transfer(connection, *legs, reason=reason)
+                    await write_transfer(connection, *legs, reason=reason)
 
 
 async def test_every_movement_that_the_service_makes_is_one_of_those() -> None:
@@ -181,18 +185,18 @@ async def test_every_movement_that_the_service_makes_is_one_of_those() -> None:
 async def test_a_line_that_does_not_continue_the_statement_is_refused(ledger: LedgerHarness, line_number: int) -> None:
     user = uuid4()
     await ledger.grant(user, 10)
-    legs = [_leg("user:available", 5, user, line_number), _leg("platform:issued", -5, user, line_number)]
+    legs = [leg("user:available", 5, user, line_number), leg("platform:issued", -5, user, line_number)]
     with pytest.raises(DBAPIError, match=r"one_line_per_number|do not continue"):
         async with ledger.engine.begin() as connection:
-            await _transfer(connection, *legs)
+            await write_transfer(connection, *legs)
 
 
 async def test_a_posting_to_an_unknown_user_is_refused(ledger: LedgerHarness) -> None:
     user = uuid4()
-    legs = [_leg("user:available", 5, user, 1), _leg("platform:issued", -5, user, 1)]
+    legs = [leg("user:available", 5, user, 1), leg("platform:issued", -5, user, 1)]
     with pytest.raises(IntegrityError, match="do not continue"):
         async with ledger.engine.begin() as connection:
-            await _transfer(connection, *legs)
+            await write_transfer(connection, *legs)
 
 
 async def test_a_second_resolution_of_one_reservation_is_refused(ledger: LedgerHarness) -> None:

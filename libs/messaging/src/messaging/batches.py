@@ -105,6 +105,7 @@ class Decoder:
                 occurred_at=datetime.fromisoformat(values[headers.OCCURRED_AT]),
                 traceparent=values.get(headers.TRACEPARENT),
                 deliveries=deliveries,
+                producer=values.get(headers.PRODUCER),
             )
         except KeyError as error:
             raise UndecodableError(f"header {error} is missing") from error

@@ -15,7 +15,7 @@ class Received(Generic[M]):
     """One delivered message with its decoded payload.
 
     ``deliveries`` counts this delivery too: more than 1 means that the broker has handed it out before.
-    ``occurred_at`` is by the producer's database clock.
+    ``occurred_at`` is by the producer's database clock. ``producer`` is the service that the message names as its own.
     """
 
     message_id: UUID
@@ -26,3 +26,4 @@ class Received(Generic[M]):
     occurred_at: datetime
     traceparent: str | None
     deliveries: int
+    producer: str | None = None

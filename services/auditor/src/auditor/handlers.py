@@ -16,6 +16,8 @@ from messaging.transaction import Transaction
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
 """Of a larger payload only the size and the beginning are kept: the outbox has the original."""
 _BEGINNING_CHARACTERS: Final = 1024
+UNNAMED_PRODUCER: Final = "unnamed"
+"""Stands for the producer of a message that names none."""
 
 
 async def record(tx: Transaction, messages: Sequence[Received[Message]]) -> None:
@@ -30,8 +32,8 @@ def journal_entry(received: Received[Message]) -> JournalEntry:
         message_id=received.message_id,
         subject=received.subject,
         stream=stream_of(received.subject),
-        # The contracts know one producer for each message, and the broker lets no other publish it.
-        producer=payload.producers[0],
+        producer=received.producer or UNNAMED_PRODUCER,
+        is_foreign=received.producer not in payload.producers,
         correlation_id=received.correlation_id,
         causation_id=received.causation_id,
         user_id=_find_user(payload),

@@ -1,6 +1,6 @@
 """The tables of schema ``auditor`` as the code sees them; the migrations create them."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, LargeBinary, MetaData, Table, Text, Uuid
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, LargeBinary, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
 SCHEMA = "auditor"
@@ -15,6 +15,7 @@ journal = Table(
     Column("subject", Text, nullable=False),
     Column("stream", Text, nullable=False),
     Column("producer", Text, nullable=False),
+    Column("is_foreign", Boolean, nullable=False, server_default="false"),
     Column("correlation_id", Uuid, nullable=False),
     Column("causation_id", Uuid),
     Column("user_id", Uuid),

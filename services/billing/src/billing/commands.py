@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from billing import handlers
+from billing.domain import MAX_AMOUNT_CREDITS
 from billing.errors import LedgerError
 from billing.repository import seals
 from billing.settings import CommandSettings
@@ -67,7 +68,7 @@ async def grant(settings: CommandSettings, command: GrantCredits) -> int:
             _engine(settings, "grant") as engine,
             Transactions(engine, producer="billing").begin() as tx,
         ):
-            await handlers.apply_commands(tx, [_as_received(command)])
+            await handlers.grant_by_operator(tx, [_as_received(command)])
             is_new = bool(tx.outgoing)
     except LedgerError as error:
         return _fail(f"refused ({error.code}): {error}")
@@ -144,8 +145,8 @@ def _time_with_zone(text: str) -> datetime:
 
 def _credits(text: str) -> int:
     amount = int(text)
-    if amount < 1:
-        raise argparse.ArgumentTypeError("credits are whole and positive")
+    if not 1 <= amount <= MAX_AMOUNT_CREDITS:
+        raise argparse.ArgumentTypeError(f"credits are a whole number from 1 to {MAX_AMOUNT_CREDITS:,}")
     return amount
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
-from billing.errors import CaptureExceedsReservation, InvalidAmount
+from billing.errors import BalanceTooLarge, CaptureExceedsReservation, InvalidAmount
 from billing.statuses import GrantState, ReservationStatus
 from contracts.billing import ClawBackCredits, GrantCredits, RefusalCode
 from contracts.values import LedgerLine, MovementReason
@@ -18,6 +18,12 @@ from contracts.values import LedgerLine, MovementReason
 PlatformAccount = Literal["platform:issued", "platform:revenue", "platform:expired", "platform:refunded"]
 UserAccount = Literal["user:available", "user:reserved", "user:receivable"]
 LedgerAccount = UserAccount | PlatformAccount
+
+MAX_AMOUNT_CREDITS: Final = 1_000_000_000
+"""The most that one grant, clawback or order may move: far beyond any pack or price."""
+MAX_BALANCE_CREDITS: Final = 1_000_000_000_000_000
+"""The most that a user may have (available and reserved) or owe. Every client can represent it (2^53), and adding an
+amount to it fits the database's integers."""
 
 BOUGHT_REASONS: Final[frozenset[MovementReason]] = frozenset({"purchase", "dispute_won", "refund_failed"})
 """Grants that a user paid for. All others are promotional, and are spent first."""
@@ -238,7 +244,10 @@ def move(
     receivable: int = 0,
     platform: PlatformAccount | None = None,
 ) -> LedgerLine:
-    """Write one transfer: the changes to a user's balances, and the platform's posting that balances them."""
+    """Write one transfer: the changes to a user's balances, and the platform's posting that balances them.
+
+    Raises BalanceTooLarge.
+    """
     account.available_credits += available
     account.reserved_credits += reserved
     account.receivable_credits += receivable
@@ -246,6 +255,8 @@ def move(
     assert account.available_credits >= 0, "available credits would be negative"
     assert account.reserved_credits >= 0, "reserved credits would be negative"
     assert account.receivable_credits >= 0, "receivable credits would be negative"
+    if max(account.available_credits + account.reserved_credits, account.receivable_credits) > MAX_BALANCE_CREDITS:
+        raise BalanceTooLarge(account.user_id, MAX_BALANCE_CREDITS)
     transfer_id = book.new_id()
     legs: tuple[tuple[LedgerAccount | None, int], ...] = (
         ("user:available", available),
@@ -291,6 +302,12 @@ def move(
     )
 
 
+def check_amount(what: str, amount_credits: int) -> None:
+    """Raise InvalidAmount unless ``amount_credits`` is 1 to ``MAX_AMOUNT_CREDITS``."""
+    if not 1 <= amount_credits <= MAX_AMOUNT_CREDITS:
+        raise InvalidAmount(what, amount_credits)
+
+
 def expire_due(book: Book, account: Account) -> list[Expiry]:
     """Take away the remainder of every due grant. Credits that are reserved stay until they are resolved."""
     due = [grant for grant in account.grants.values() if grant.state(book.occurred_at) == "due"]
@@ -307,9 +324,8 @@ def expire_due(book: Book, account: Account) -> list[Expiry]:
 def reserve(
     book: Book, account: Account, generation_id: UUID, price_credits: int, deadline_at: datetime
 ) -> tuple[Reservation, LedgerLine] | Refusal:
-    """Set credits aside for an order, or refuse it. Raises InvalidAmount for a price below one credit."""
-    if price_credits < 1:
-        raise InvalidAmount(f"an order (generation {generation_id})", price_credits)
+    """Set credits aside for an order, or refuse it. Raises InvalidAmount."""
+    check_amount(f"an order (generation {generation_id})", price_credits)
     frozen = account.receivable_credits > 0
     if frozen or price_credits > account.available_credits:
         return Refusal(
@@ -373,9 +389,8 @@ def resolved(reservation: Reservation, resolution: Resolution) -> Reservation:
 
 
 def grant(book: Book, account: Account, command: GrantCredits) -> tuple[LedgerLine, ...]:
-    """Add credits, then settle the user's debt out of them. Raises InvalidAmount below one credit."""
-    if command.amount_credits < 1:
-        raise InvalidAmount(f"grant {command.grant_id}", command.amount_credits)
+    """Add credits, then settle the user's debt out of them. Raises InvalidAmount and BalanceTooLarge."""
+    check_amount(f"grant {command.grant_id}", command.amount_credits)
     added = Grant(
         grant_id=command.grant_id,
         reason=command.reason,
@@ -397,10 +412,9 @@ def grant(book: Book, account: Account, command: GrantCredits) -> tuple[LedgerLi
 def claw_back(book: Book, account: Account, command: ClawBackCredits) -> tuple[Clawback, LedgerLine]:
     """Take back the credits of a payment: available credits at once, the rest becomes a debt.
 
-    The payment's own grants give first, then the others in spending order. Raises InvalidAmount below one credit.
+    The payment's own grants give first, then the others in spending order. Raises InvalidAmount and BalanceTooLarge.
     """
-    if command.amount_credits < 1:
-        raise InvalidAmount(f"clawback {command.clawback_id}", command.amount_credits)
+    check_amount(f"clawback {command.clawback_id}", command.amount_credits)
     taken = min(command.amount_credits, account.available_credits)
     owed = command.amount_credits - taken
     own_first = sorted(account.grants.values(), key=lambda g: (g.payment_id != command.payment_id, g.spending_order))

@@ -11,12 +11,21 @@ class LedgerError(Exception):
 
 
 class InvalidAmount(LedgerError):
-    """Credits move in whole, positive amounts."""
+    """Credits move in whole, positive amounts, and not beyond the largest one."""
 
     code = "invalid_amount"
 
     def __init__(self, what: str, amount_credits: int) -> None:
         super().__init__(f"{what} of {amount_credits} credits")
+
+
+class BalanceTooLarge(LedgerError):
+    """The credits or the debt of a user would exceed the largest balance."""
+
+    code = "balance_too_large"
+
+    def __init__(self, user_id: UUID, largest_credits: int) -> None:
+        super().__init__(f"user {user_id} would have or owe more than {largest_credits} credits")
 
 
 class ConflictingOrder(LedgerError):

@@ -130,7 +130,7 @@ async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:
 async def apply_commands(tx: Transaction, batch: Sequence[Received[Command]]) -> None:
     """Credit users and take credits back, each command once, in order of arrival.
 
-    Raises InvalidAmount, ConflictingGrant, ConflictingClawback and PaymentAlreadyGranted.
+    Raises InvalidAmount, BalanceTooLarge, ConflictingGrant, ConflictingClawback and PaymentAlreadyGranted.
     """
     connection = tx.connection
     accounts, book = await _open_accounts(tx, (message.payload.user_id for message in batch))
@@ -160,6 +160,15 @@ async def apply_commands(tx: Transaction, batch: Sequence[Received[Command]]) ->
     tx.after_commit(lambda: metrics.count_commands([command for command, _ in grants], [one for one, _ in clawbacks]))
 
 
+async def grant_by_operator(tx: Transaction, batch: Sequence[Received[GrantCredits]]) -> None:
+    """Credit users because an operator decided so, and record that: no payment explains these grants.
+
+    Raises what ``apply_commands`` raises.
+    """
+    await apply_commands(tx, batch)
+    await ledger.add_operator_grants(tx.connection, [message.payload for message in batch])
+
+
 @dataclass(slots=True)
 class _CommandHistory:
     """The content of earlier commands, those of this batch included."""
@@ -170,6 +179,8 @@ class _CommandHistory:
     def admit(self, command: Command) -> bytes | None:
         """The hash of a new command's content, or None for a repetition. Raises if it contradicts an earlier one."""
         id_ = command.grant_id if isinstance(command, GrantCredits) else command.clawback_id
+        # Before the hash, which exists only for amounts that the database can store.
+        domain.check_amount(f"command {id_}", command.amount_credits)
         content = _content_hash(command)
         known = self.contents.get((type(command), id_))
         if known is None:

@@ -54,6 +54,16 @@ grants = Table(
     comment="Credits that arrived together; remaining_credits are neither spent, reserved nor gone.",
 )
 
+operator_grants = Table(
+    "operator_grants",
+    metadata,
+    Column("grant_id", Uuid, primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("database_user", Text, nullable=False, server_default="session_user"),
+    Column("requested_at", DateTime(timezone=True), nullable=False),
+    comment="Grants that an operator's command made; every other grant has a payment.",
+)
+
 reservations = Table(
     "reservations",
     metadata,

@@ -75,6 +75,13 @@ def _unconsumed(producer: Service, consumer: Service, stream: str, received: str
         """  # noqa: S608 - names of the contracts
 
 
+def _owners() -> str:
+    """The service that owns each subject, as rows."""
+    return ", ".join(
+        f"('{message.subject}', '{producer}')" for message in consumed_by("auditor") for producer in message.producers
+    )
+
+
 def _routes(messages: tuple[type[Message], ...]) -> list[tuple[Service, str]]:
     """Who publishes ``messages``, and on which streams."""
     return sorted({(producer, stream_of(message.subject)) for message in messages for producer in message.producers})
@@ -131,6 +138,19 @@ MESSAGES: Final = (
         severity="critical",
         meaning="A message that was published was handled, or given up on, by each service that reads it",
         query=_all_unconsumed(),
+    ),
+    Invariant(
+        code="messages_come_from_their_owner",
+        severity="critical",
+        meaning="Every message names the service that owns its subject as its producer",
+        query=f"""
+            SELECT j.message_id::text AS subject, format('%s from %s', j.subject, coalesce(o.owner, 'its owner'))
+                       AS expected,
+                   format('from %s, about %s, received at %s', j.producer, j.correlation_id, j.received_at) AS found
+            FROM auditor.journal AS j
+            LEFT JOIN (VALUES {_owners()}) AS o (subject, owner) ON o.subject = j.subject
+            WHERE j.is_foreign
+        """,  # noqa: S608 - names of the contracts
     ),
     Invariant(
         code="the_journal_is_complete",

@@ -122,6 +122,26 @@ MONEY: Final = (
         """,  # noqa: S608 - the statuses are constants
     ),
     Invariant(
+        code="grants_have_an_origin",
+        severity="critical",
+        meaning="Every grant comes from a payment whose money arrived, or from an operator's command",
+        # The settled payment and the operator's record are committed before, or with, the grant: nothing is tolerated.
+        query="""
+            SELECT g.grant_id::text AS subject,
+                   CASE WHEN g.reason IN ('signup', 'goodwill')
+                             THEN format('the command of an operator for a %s', g.reason)
+                        ELSE format('a settled payment that requested the %s', g.reason) END AS expected,
+                   CASE WHEN g.reason IN ('signup', 'goodwill') THEN format('none, only the actor "%s"', g.actor)
+                        WHEN p.payment_id IS NULL THEN 'no payment'
+                        ELSE format('payment %s, which is %s and never settled', p.payment_id, p.status) END AS found
+            FROM billing.grants AS g
+            LEFT JOIN billing.operator_grants AS o USING (grant_id)
+            LEFT JOIN payments.credit_movements AS m ON m.movement_id = g.grant_id
+            LEFT JOIN payments.payment_transactions AS p ON p.payment_id = m.payment_id
+            WHERE CASE WHEN g.reason IN ('signup', 'goodwill') THEN o.grant_id IS NULL ELSE p.settled_at IS NULL END
+        """,
+    ),
+    Invariant(
         code="bought_credits_have_a_payment",
         severity="critical",
         meaning="Credits that were bought, or given back after a clawback, were ordered for a payment of their user",

@@ -12,12 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One message as the journal stores it; ``payload`` is JSON."""
+    """One message as the journal stores it; ``payload`` is JSON.
+
+    ``producer`` is the service that the message names, and ``is_foreign`` says that it does not own the subject.
+    """
 
     message_id: UUID
     subject: str
     stream: str
     producer: str
+    is_foreign: bool
     correlation_id: UUID
     causation_id: UUID | None
     user_id: UUID | None
@@ -31,12 +35,13 @@ _COLUMNS: Final = tuple(field.name for field in fields(JournalEntry))
 _ADD_ENTRIES: Final = text(
     f"""
     INSERT INTO auditor.journal ({", ".join(_COLUMNS)})
-    SELECT message_id, subject, stream, producer, correlation_id, causation_id, user_id, traceparent, occurred_at,
-           payload::jsonb
+    SELECT message_id, subject, stream, producer, is_foreign, correlation_id, causation_id, user_id, traceparent,
+           occurred_at, payload::jsonb
     FROM unnest(
         CAST(:message_id AS uuid[]), CAST(:subject AS text[]), CAST(:stream AS text[]), CAST(:producer AS text[]),
-        CAST(:correlation_id AS uuid[]), CAST(:causation_id AS uuid[]), CAST(:user_id AS uuid[]),
-        CAST(:traceparent AS text[]), CAST(:occurred_at AS timestamptz[]), CAST(:payload AS text[])
+        CAST(:is_foreign AS boolean[]), CAST(:correlation_id AS uuid[]), CAST(:causation_id AS uuid[]),
+        CAST(:user_id AS uuid[]), CAST(:traceparent AS text[]), CAST(:occurred_at AS timestamptz[]),
+        CAST(:payload AS text[])
     ) AS entry ({", ".join(_COLUMNS)})
     ON CONFLICT (message_id) DO NOTHING
     """  # noqa: S608 - the names come from the dataclass above

@@ -35,6 +35,7 @@ from billing.tables import (
     balance_ledger,
     clawbacks,
     grants,
+    operator_grants,
     refusals,
     reservation_grants,
     reservation_resolutions,
@@ -310,6 +311,12 @@ async def add_grants(
             for command, content_hash in rows
         )
         await connection.execute(_INSERT_GRANTS, _columns(_GRANT, values))
+
+
+async def add_operator_grants(connection: AsyncConnection, commands: Sequence[GrantCredits]) -> None:
+    """Record that an operator made these grants. Repeating it changes nothing."""
+    values = [{"grant_id": command.grant_id, "actor": command.actor} for command in commands]
+    await connection.execute(postgresql_insert(operator_grants).values(values).on_conflict_do_nothing())
 
 
 async def add_clawbacks(connection: AsyncConnection, rows: Sequence[tuple[Clawback, bytes]]) -> None:

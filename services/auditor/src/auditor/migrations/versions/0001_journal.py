@@ -18,6 +18,7 @@ TABLES = (
         subject text NOT NULL,
         stream text NOT NULL,
         producer text NOT NULL,
+        is_foreign boolean NOT NULL DEFAULT false,
         correlation_id uuid NOT NULL,
         causation_id uuid,
         user_id uuid,
@@ -29,6 +30,7 @@ TABLES = (
     """,
     "CREATE INDEX journal_correlation ON auditor.journal (correlation_id)",
     "CREATE INDEX journal_user ON auditor.journal (user_id, occurred_at)",
+    "CREATE INDEX journal_foreign ON auditor.journal (message_id) WHERE is_foreign",
     "CREATE TABLE auditor.journal_default PARTITION OF auditor.journal DEFAULT",
     """
     CREATE TABLE auditor.findings (

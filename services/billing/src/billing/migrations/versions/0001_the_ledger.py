@@ -28,7 +28,9 @@ TABLES = (
             CONSTRAINT receivable_is_not_negative CHECK (receivable_credits >= 0),
         line_number bigint NOT NULL DEFAULT 0 CONSTRAINT line_number_is_not_negative CHECK (line_number >= 0),
         opened_at timestamptz NOT NULL DEFAULT now(),
-        CONSTRAINT debts_are_settled_first CHECK (receivable_credits = 0 OR available_credits = 0)
+        CONSTRAINT debts_are_settled_first CHECK (receivable_credits = 0 OR available_credits = 0),
+        CONSTRAINT balances_are_bounded CHECK (
+            available_credits + reserved_credits <= 1000000000000000 AND receivable_credits <= 1000000000000000)
     ) WITH (fillfactor = 70)
     """,
     f"""
@@ -65,6 +67,7 @@ TABLES = (
             OR (reason IN ('refund', 'dispute')
                 AND (account, sign(amount_credits)) IN (
                     ('user:available', -1), ('user:receivable', -1), ('platform:refunded', 1)))),
+        CONSTRAINT amounts_are_bounded CHECK (amount_credits BETWEEN -1000000000 AND 1000000000),
         CONSTRAINT one_leg_per_account UNIQUE (transfer_id, account)
     )
     """,
@@ -88,6 +91,15 @@ TABLES = (
         granted_at timestamptz NOT NULL,
         CONSTRAINT remaining_is_part_of_the_grant CHECK (remaining_credits BETWEEN 0 AND amount_credits)
     ) WITH (fillfactor = 70)
+    """,
+    # A command that came through the broker leaves no row here: nobody but an operator gives credits without a payment.
+    """
+    CREATE TABLE billing.operator_grants (
+        grant_id uuid PRIMARY KEY REFERENCES billing.grants,
+        actor text NOT NULL,
+        database_user text NOT NULL DEFAULT session_user,
+        requested_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    )
     """,
     """
     CREATE UNIQUE INDEX one_grant_per_payment ON billing.grants (payment_id, reason)
@@ -326,6 +338,7 @@ APPEND_ONLY = (
     "refusals",
     "clawbacks",
     "ledger_seals",
+    "operator_grants",
 )
 
 # The service may add facts. Balances, statuses and postings are out of its reach; the update rights are the least that
@@ -341,7 +354,7 @@ GRANTS = (
     """,
     """
     GRANT SELECT, INSERT ON billing.reservation_grants, billing.reservation_resolutions, billing.refusals,
-        billing.clawbacks, billing.ledger_seals TO billing
+        billing.clawbacks, billing.ledger_seals, billing.operator_grants TO billing
     """,
     "REVOKE ALL ON FUNCTION billing.apply_postings(), billing.apply_resolutions(), billing.give_verdicts() FROM PUBLIC",
 )
