@@ -64,6 +64,13 @@ async def test_a_completed_generation_has_links_for_ten_minutes_at_most(
             assert (await http.get(url)).content == body
             assert (await http.put(url, content=b"x")).status_code == 403
             assert (await http.get(url.replace(str(generation_id), str(user.user_id)))).status_code == 403
+    async with httpx.AsyncClient(trust_env=False) as http:
+        saved = await http.get(download["save_url"])
+        assert saved.content == b"mp4"
+        assert saved.headers["Content-Disposition"] == f'attachment; filename="{download["file_name"]}"'
+        assert "Content-Disposition" not in (await http.get(download["url"])).headers
+        renamed = download["save_url"].replace(download["file_name"], "other.exe")
+        assert (await http.get(renamed)).status_code == 403, "the name is signed"
     assert datetime.fromisoformat(download["expires_at"]) <= now() + timedelta(seconds=600)
 
 

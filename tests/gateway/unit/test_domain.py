@@ -10,6 +10,7 @@ from gateway.domain import (
     OrderRequest,
     PurchaseRequest,
     decode_cursor,
+    download_name,
     encode_cursor,
     is_storable,
     lane_of,
@@ -102,3 +103,9 @@ def test_a_page_names_the_next_one_only_if_there_is_one() -> None:
     assert decode_cursor(following) == cursors[1]
     assert split_page(cursors, 3, lambda cursor: cursor) == (cursors, None)
     assert split_page([], 3, lambda cursor: cursor) == ([], None)
+
+
+def test_a_file_is_saved_under_a_safe_and_sortable_name() -> None:
+    at = datetime(2026, 11, 23, 1, 28, 13, tzinfo=timezone(timedelta(hours=2)))
+    assert download_name("wan-2.2-t2v", at, UUID(int=0x3C4D5E)) == "wan-2.2-t2v-20261122-232813-3c4d5e"
+    assert download_name('é"/\r\n', at, UUID(int=7)).startswith("_____-2026")

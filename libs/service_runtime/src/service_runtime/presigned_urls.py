@@ -26,14 +26,30 @@ class PresignedUrls:
 
     def put(self, bucket: str, key: str, validity: timedelta, headers: Mapping[str, str] | None = None) -> str:
         """An address that takes PUTs to exactly this key until it expires, with exactly these ``headers`` if given."""
-        return self._sign("PUT", bucket, key, validity, headers or {})
+        return self._sign("PUT", bucket, key, validity, headers=headers)
 
-    def get(self, bucket: str, key: str, validity: timedelta) -> str:
-        """An address from which exactly this object can be read until it expires."""
-        return self._sign("GET", bucket, key, validity, {})
+    def get(self, bucket: str, key: str, validity: timedelta, *, file_name: str | None = None) -> str:
+        """An address from which exactly this object can be read until it expires.
 
-    def _sign(self, method: str, bucket: str, key: str, validity: timedelta, headers: Mapping[str, str]) -> str:
-        request = AWSRequest(method, f"{self._endpoint_url}/{quote(bucket)}/{quote(key)}", headers=dict(headers))
+        With ``file_name`` a browser saves it under that name. Use letters, digits, ``.``, ``-`` and ``_`` only.
+        """
+        if file_name is None:
+            return self._sign("GET", bucket, key, validity)
+        parameters = {"response-content-disposition": f'attachment; filename="{file_name}"'}
+        return self._sign("GET", bucket, key, validity, parameters=parameters)
+
+    def _sign(
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        validity: timedelta,
+        *,
+        headers: Mapping[str, str] | None = None,
+        parameters: Mapping[str, str] | None = None,
+    ) -> str:
+        url = f"{self._endpoint_url}/{quote(bucket)}/{quote(key)}"
+        request = AWSRequest(method, url, headers=dict(headers or {}), params=dict(parameters or {}))
         seconds = int(min(validity, MAX_VALIDITY).total_seconds())
         S3SigV4QueryAuth(self._credentials, "s3", self._region, seconds).add_auth(request)
         return str(request.url)

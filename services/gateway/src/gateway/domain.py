@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -105,6 +106,15 @@ def split_page(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], Curso
     """The first ``limit`` rows, and the cursor of the next page if there are more rows than that."""
     page = rows[:limit]
     return page, encode_cursor(cursor_of(page[-1])) if len(rows) > limit else None
+
+
+def download_name(model_id: str, requested_at: datetime, generation_id: UUID) -> str:
+    """The name, without its ending, under which a file is saved: sortable, and safe in a header and on any disk.
+
+    The end of the id tells apart orders of one second; its beginning is the time.
+    """
+    model = re.sub(r"[^A-Za-z0-9._-]", "_", model_id)
+    return f"{model}-{requested_at.astimezone(UTC):%Y%m%d-%H%M%S}-{generation_id.hex[-6:]}"
 
 
 def in_utc(at: datetime) -> datetime:

@@ -40,6 +40,8 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "failure": None,
         "download": {
             "url": "https://library.example/output.mp4?X-Amz-Signature=...",
+            "save_url": "https://library.example/output.mp4?response-content-disposition=...&X-Amz-Signature=...",
+            "file_name": "wan-2.2-t2v-20261123-092813-3c4d5e.mp4",
             "poster_url": "https://library.example/poster.jpg?X-Amz-Signature=...",
             "expires_at": "2026-11-23T09:45:00Z",
             "content_type": "video/mp4",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 
 from contracts.object_keys import upload_key
 from gateway.records import NewUpload, StoredFile
@@ -11,9 +12,11 @@ from service_runtime.presigned_urls import PresignedUrls
 
 @dataclass(frozen=True, slots=True)
 class DownloadUrls:
-    """Where a file and its poster can be read until ``expires_at``."""
+    """Where a file and its poster can be read until ``expires_at``; ``save_url`` saves it as ``file_name``."""
 
     url: str
+    save_url: str
+    file_name: str
     poster_url: str
     expires_at: datetime
 
@@ -42,11 +45,14 @@ class FileUrls:
             settings.s3_secret_access_key.get_secret_value(),
         )
 
-    def download(self, file: StoredFile) -> DownloadUrls:
-        """Fresh addresses of a stored file."""
+    def download(self, file: StoredFile, name: str) -> DownloadUrls:
+        """Fresh addresses of a stored file, which is to be saved as ``name`` with the file's own ending."""
         validity = self._download_validity
+        file_name = name + PurePosixPath(file.object_key).suffix
         return DownloadUrls(
             url=self._signer.get(self._library, file.object_key, validity),
+            save_url=self._signer.get(self._library, file.object_key, validity, file_name=file_name),
+            file_name=file_name,
             poster_url=self._signer.get(self._library, file.poster_object_key, validity),
             expires_at=datetime.now(UTC) + validity,
         )

@@ -116,7 +116,9 @@ class ModelList(BaseModel):
 class Download(BaseModel):
     """Links to the file and its poster. They work until ``expires_at``; ask again for fresh ones."""
 
-    url: str
+    url: str = Field(description="To show it.")
+    save_url: str = Field(description="The same file; a browser saves it as `file_name`.")
+    file_name: str
     poster_url: str
     expires_at: datetime
     content_type: str
@@ -293,6 +295,8 @@ def represent_generation(record: GenerationRecord, urls: DownloadUrls | None) ->
 def _represent_download(file: StoredFile, urls: DownloadUrls) -> Download:
     return Download(
         url=urls.url,
+        save_url=urls.save_url,
+        file_name=urls.file_name,
         poster_url=urls.poster_url,
         expires_at=urls.expires_at,
         content_type=file.media.content_type,

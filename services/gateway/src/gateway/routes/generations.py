@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from contracts.values import Kind
 from gateway import ordering, queries
 from gateway.dependencies import Dependencies
-from gateway.domain import Cursor, OrderRequest, split_page
+from gateway.domain import Cursor, OrderRequest, download_name, split_page
 from gateway.errors import (
     AccountFrozen,
     GenerationEnded,
@@ -139,5 +139,7 @@ async def cancel_generation(generation_id: UUID, dependencies: CurrentDependenci
 
 def _represent(dependencies: Dependencies, record: GenerationRecord) -> Generation:
     """The file of a generation is shown once it is completed."""
-    shown = record.file if record.status == "completed" else None
-    return represent_generation(record, None if shown is None else dependencies.file_urls.download(shown))
+    if record.file is None or record.status != "completed":
+        return represent_generation(record, None)
+    name = download_name(record.model_id, record.requested_at, record.generation_id)
+    return represent_generation(record, dependencies.file_urls.download(record.file, name))
