@@ -40,8 +40,6 @@ class ProcessSpec:
 
 ENDPOINT_ID = "preview"
 """The one RunPod endpoint of the emulator."""
-FRONTEND_ORIGINS = tuple(f"http://localhost:{port}" for port in (3000, 5173, 8080))
-"""Where the development servers of frontends usually listen."""
 
 
 def _no_environment(_: Wiring) -> Mapping[str, str]:
@@ -86,7 +84,7 @@ def _gateway(wiring: Wiring) -> Mapping[str, str]:
         **_s3(wiring, "gateway"),
         "GATEWAY_JWT_ISSUER": wiring.identity.issuer,
         "GATEWAY_JWKS_URL": wiring.identity.jwks_url,
-        "GATEWAY_CORS_ORIGINS": json.dumps(FRONTEND_ORIGINS),
+        "GATEWAY_CORS_LOCALHOST": "true",
     }
 
 

@@ -1,8 +1,12 @@
 """The public application: routes, problems, limits and the frontend's origins."""
 
+from http import HTTPStatus
+from typing import Final
+
 import sqlalchemy.exc
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
 from gateway.dependencies import Dependencies
@@ -12,20 +16,28 @@ from messaging.database import is_unavailable
 from messaging.errors import DatabaseUnavailableError
 from service_runtime.fastapi_problems import install_fastapi, problem_response
 from service_runtime.http_middleware import BodySizeLimit
-from service_runtime.problems import Unavailable
+from service_runtime.problems import MethodNotAllowed, Unavailable
 
-MAX_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES: Final = 64 * 1024
 """The largest request is a prompt with its parameters."""
 
-_DESCRIPTION = """
+_DESCRIPTION: Final = """
 Clips and pictures for credits. Sign in through Supabase and send its access token as `Authorization: Bearer <token>`.
 Every failure is an RFC 9457 problem with a stable `code`. Requests that cost something need an `Idempotency-Key`.
 """
 
-
-DATABASE_ERRORS = (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError, TimeoutError, ConnectionError)
+DATABASE_ERRORS: Final = (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError, TimeoutError, ConnectionError)
 """The last two are the driver's own: the database answered before and does not any more."""
-_STATEMENT_TIMEOUT = "57014"
+_STATEMENT_TIMEOUT: Final = "57014"
+_LOCALHOST: Final = r"https?://(localhost|127\.0\.0\.1)(:\d{1,5})?"
+ROUTERS: Final = (
+    generations.router,
+    account.router,
+    offers.router,
+    payments.router,
+    uploads.router,
+    events.router,
+)
 
 
 class PublicApi(FastAPI):
@@ -33,10 +45,12 @@ class PublicApi(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """CORS goes around everything. Added as a middleware it would stand inside the handler of unexpected errors."""
+        settings = self.state.dependencies.settings
         return CORSMiddleware(
             super().build_middleware_stack(),
-            allow_origins=self.state.dependencies.settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_origins=settings.cors_origins,
+            allow_origin_regex=_LOCALHOST if settings.cors_localhost else None,
+            allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "If-None-Match"],
             expose_headers=[
                 "Content-Disposition",
@@ -58,6 +72,28 @@ async def _database_unavailable(request: Request, error: Exception) -> Response:
     return problem_response(request, Unavailable("try again with the same key", headers={"Retry-After": "2"}))
 
 
+def _head_of(router: APIRouter) -> APIRouter:
+    """HEAD for every GET: the same answer, whose body the server leaves out."""
+    heads = APIRouter()
+    for route in _api_routes(router):
+        if "GET" in (route.methods or ()):
+            heads.add_api_route(route.path, route.endpoint, methods=["HEAD"], response_model=route.response_model)
+    return heads
+
+
+def _api_routes(router: APIRouter) -> list[APIRoute]:
+    return [route for route in router.routes if isinstance(route, APIRoute)]
+
+
+async def _method_not_allowed(request: Request, _error: Exception) -> Response:
+    """The framework names the methods of the first route of a path; this names those of all."""
+    routes = [route for router in ROUTERS for route in _api_routes(router) if route.path_regex.match(request.url.path)]
+    methods = {method for route in routes for method in route.methods or ()} or {"GET"}
+    if "GET" in methods:
+        methods.add("HEAD")
+    return problem_response(request, MethodNotAllowed(headers={"Allow": ", ".join(sorted(methods))}))
+
+
 def build_app(dependencies: Dependencies) -> FastAPI:
     """The application."""
     app = PublicApi(
@@ -71,9 +107,11 @@ def build_app(dependencies: Dependencies) -> FastAPI:
         telemetry={"tracing": False, "metrics": False},
     )
     app.state.dependencies = dependencies
-    for router in (generations, account, offers, payments, uploads, events):
-        app.include_router(router.router)
+    for router in ROUTERS:
+        app.include_router(router)
+        app.include_router(_head_of(router), include_in_schema=False)
     install_fastapi(app)
+    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _method_not_allowed)
     for error in DATABASE_ERRORS:
         app.add_exception_handler(error, _database_unavailable)
     app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES)

@@ -17,6 +17,8 @@ class Settings(ServiceSettings):
     http_port: int
     cors_origins: list[str] = Field(default_factory=list)
     """Origins of the frontend; none are allowed by default."""
+    cors_localhost: bool = False
+    """Allow pages from any port of ``localhost`` and ``127.0.0.1``, too. Only for a developer's machine."""
 
     jwt_issuer: str
     """``https://<project>.supabase.co/auth/v1``."""

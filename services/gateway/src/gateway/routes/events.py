@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
 import msgspec
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -24,6 +24,8 @@ from gateway.tokens import MAX_STREAM_SECONDS
 router = APIRouter(tags=["events"])
 
 PAGE: Final = 100
+MEDIA_TYPE: Final = "text/event-stream"
+HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 STREAM: Responses = {
     200: {
@@ -38,15 +40,18 @@ STREAM: Responses = {
 async def stream_events(
     dependencies: CurrentDependencies,
     user: CurrentUser,
+    request: Request,
     last_event_id: Annotated[
         int | None, Header(ge=0, le=LARGEST_NUMBER, description="Resume after this event.")
     ] = None,
-) -> StreamingResponse:
+) -> Response:
     """``generation.updated``, ``balance.updated``, ``payment.updated`` with ids; ``generation.progress`` without.
 
     Without ``Last-Event-ID`` the stream begins now. It ends when the token expires, or after an hour: sign in again and
     resume.
     """
+    if request.method == "HEAD":
+        return Response(media_type=MEDIA_TYPE, headers=HEADERS)
     newest = await queries.last_sequence(dependencies.engine, user.user_id)
     # A number above the newest would silence the stream until the history reaches it.
     after = newest if last_event_id is None else min(last_event_id, newest)
@@ -60,8 +65,7 @@ class EventStream(StreamingResponse):
     """Gives the stream's place back however the answer ends, even if it never begins."""
 
     def __init__(self, body: AsyncIterator[bytes], registration: contextlib.ExitStack) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(body, media_type="text/event-stream", headers=headers)
+        super().__init__(body, media_type=MEDIA_TYPE, headers=HEADERS)
         self._registration = registration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
