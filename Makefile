@@ -108,6 +108,26 @@ faults-payments: install ## Every way money comes and goes on a whole platform w
 faults-generations: install ## Orders on a whole platform while every part of it is killed, frozen and made to forget, at random
 	$(RUN)/python -m tests.faults.generations $(ARGS)
 
+##@ Images
+.PHONY: images images-local sbom
+SERVICES := gateway billing generation storage payments auditor
+TAG ?= dev
+
+images: sbom ## Build every service's image as reelhouse/<service>:TAG (default dev); needs a container engine
+	@for service in $(SERVICES); do \
+		docker build --file deploy/images/Dockerfile --tag reelhouse/$$service:$(TAG) --build-arg SERVICE=$$service \
+			--build-arg VERSION=$(TAG) --build-arg REVISION=$$(git rev-parse HEAD) $(ARGS) . || exit 1; done
+
+images-local: install ## Try the images where no registry is; needs root and Debian's docker.io and debootstrap
+	deploy/images/on_debian.sh $(RUN)/pytest -s tests/deploy/test_images.py $(ARGS)
+
+sbom: $(UV) ## Write the bill of materials of each image (CycloneDX) to dist/sbom
+	@mkdir -p dist/sbom
+	@for service in $(SERVICES); do \
+		$(UV) export --quiet --frozen --no-dev --package $$service --format cyclonedx1.5 \
+			--output-file dist/sbom/$$service.cdx.json >/dev/null || exit 1; done
+	@ls dist/sbom
+
 ##@ Documents
 .PHONY: docs
 docs: install ## Generate docs/asyncapi.json, docs/statuses.md, tables of docs/api.md and the values of the NATS chart
