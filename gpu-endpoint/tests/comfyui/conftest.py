@@ -123,6 +123,21 @@ class RendererHarness:
             if path.is_file()
         ]
 
+    async def restart(self) -> None:
+        """Start ComfyUI anew: what a test did to it by itself is gone."""
+        await self.renderer.close()
+        await self.renderer.open()
+
+    async def queue_and_history(self) -> tuple[Any, Any, Any]:
+        """What a real ComfyUI says of prompts: those that run, those that wait, those that ended."""
+        await self.process.ready()
+        async with aiohttp.ClientSession(self.process.url) as http:
+            async with http.get("/queue") as answer:
+                queue = await answer.json()
+            async with http.get("/history") as answer:
+                history = await answer.json()
+        return queue["queue_running"], queue["queue_pending"], history
+
     async def left(self) -> dict[str, Any]:
         """What ComfyUI still knows, once it is ready: its queue, and its histories by prompt."""
         await self.process.ready()

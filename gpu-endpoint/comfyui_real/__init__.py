@@ -1,0 +1,1 @@
+"""Checks against a real ComfyUI: ``make comfyui-real COMFYUI=<checkout>``. They are not part of ``make test``."""

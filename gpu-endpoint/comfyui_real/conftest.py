@@ -1,0 +1,72 @@
+"""A real ComfyUI on the CPU, with tiny random weights, for as long as the checks run."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.comfyui.conftest import RendererHarness
+from tests.comfyui.graphs import CATALOGUE
+
+from gpu_endpoint.renderers.comfyui import ComfyUISettings
+
+TINY_WEIGHTS = Path(__file__).with_name("tiny_weights.py")
+TINY_MODELS = ("wan-2.2-t2v", "wan-2.2-i2v")
+"""Those of the catalogue that the weights writer knows."""
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The checkout of ComfyUI, or a loud skip."""
+    directory = os.environ.get("COMFYUI", "")
+    if not directory:
+        pytest.skip("NOT CHECKED AGAINST A REAL COMFYUI: set COMFYUI to a checkout of it")
+    return Path(directory)
+
+
+@pytest.fixture(scope="session")
+def python(checkout: Path) -> Path:
+    """The interpreter that has its requirements."""
+    return Path(os.environ.get("COMFYUI_PYTHON") or checkout / ".venv/bin/python")
+
+
+@pytest.fixture(scope="session")
+def base_directory(checkout: Path, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models under the catalogue's own file names, a few megabytes in all."""
+    base = tmp_path_factory.mktemp("base")
+    (base / "custom_nodes").mkdir()
+    workflows = [str(CATALOGUE / name / "workflow.json") for name in TINY_MODELS]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [str(python.absolute()), str(TINY_WEIGHTS), str(base / "models"), *workflows]
+    subprocess.run(command, cwd=checkout, env=environment, check=True)  # noqa: S603 - the operator's own
+    return base
+
+
+@pytest.fixture(scope="session")
+def shared_real(
+    checkout: Path, python: Path, base_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RendererHarness]:
+    """One renderer for all checks: a start takes ten seconds."""
+    settings = ComfyUISettings(
+        checkout=checkout,
+        python=python,
+        work_directory=tmp_path_factory.mktemp("work"),
+        arguments=("--cpu", "--base-directory", str(base_directory)),
+        environment={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"},
+    )
+    harness = RendererHarness(settings, tmp_path_factory.mktemp("jobs"))
+    yield harness
+    asyncio.run(harness.renderer.close())
+
+
+@pytest.fixture
+async def comfyui(shared_real: RendererHarness) -> AsyncIterator[RendererHarness]:
+    """The renderer, ready; afterwards nothing of the check may be left."""
+    await shared_real.renderer.open()
+    shared_real.reports.clear()
+    shared_real.boots_before = shared_real.process.boots - 1
+    yield shared_real
+    assert shared_real.files() == []
+    assert await shared_real.queue_and_history() == ([], [], {})

@@ -1,0 +1,182 @@
+"""The driver against a real ComfyUI: real samplers, real files, real interrupts, real kills."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+from tests.comfyui import graphs
+from tests.comfyui.conftest import PROMPT, RendererHarness
+from tests.comfyui.shapes import observe
+from tests.conftest import until
+
+from gpu_endpoint.failures import ExecutionFailed, InvalidInput, WorkerMisconfigured
+
+RECORDED = Path(graphs.__file__).with_name("recorded_shapes.json")
+BOOT_SECONDS = 60
+"""What a start may take on a busy machine."""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def frames(path: Path) -> list[tuple[int, int]]:
+    """Width and height of every frame of an H.264 clip."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert PROMPT not in str(container.metadata)
+        return [(frame.width, frame.height) for frame in container.decode(video=0)]
+
+
+def image_to_video() -> graphs.Graph:
+    """The catalogue's own, as small as it gets."""
+    graph: graphs.Graph = json.loads((graphs.CATALOGUE / "wan-2.2-i2v/workflow.json").read_text())
+    for part in graph.values():
+        inputs = part["inputs"]
+        inputs |= {"width": 256, "height": 256, "length": 5} if "length" in inputs else {}
+        if "noise_seed" in inputs:
+            inputs |= {"steps": 4, "noise_seed": 1}
+            inputs |= {"end_at_step": 2} if inputs["start_at_step"] == 0 else {"start_at_step": 2}
+    return graph
+
+
+async def cancelled(task: "asyncio.Task[object]") -> float:
+    """Seconds until a cancelled task has ended."""
+    began = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return time.monotonic() - began
+
+
+async def test_shapes_are_those_that_the_stand_in_is_held_against(comfyui: RendererHarness) -> None:
+    """``RECORD=1`` writes them anew."""
+    seen = await observe(comfyui.process.url)
+    if os.environ.get("RECORD"):
+        RECORDED.write_text(json.dumps(seen, indent=1, sort_keys=True) + "\n")
+    recorded = json.loads(RECORDED.read_text())
+    assert {name: shape for name, shape in seen.items() if shape != recorded.get(name)} == {}
+    await comfyui.restart()
+
+
+async def test_text_becomes_a_clip_and_a_retry_takes_what_was_sampled(comfyui: RendererHarness) -> None:
+    graph = graphs.sampled(seed=1)
+    graph["7"]["inputs"]["text"] = PROMPT
+    first = await comfyui.render(graph)
+    assert frames(first.path) == [(256, 256)] * 5
+    assert PROMPT.encode() not in first.path.read_bytes()
+    percents = [report.percent for report in comfyui.reports]
+    assert percents == sorted(percents)
+    assert max(percents) >= 90
+    steps = {(report.step, report.steps) for report in comfyui.reports if report.step}
+    assert {(1, 4), (2, 4), (3, 4), (4, 4)} <= steps
+    [*_, preview] = [report.preview for report in comfyui.reports if report.preview]
+    with Image.open(io.BytesIO(preview)) as picture:
+        assert (picture.format, max(picture.size)) == ("JPEG", 320)
+    second = await comfyui.render(graph)
+    assert frames(second.path) == [(256, 256)] * 5
+    assert float(second.facts["comfyui_seconds"]) < float(first.facts["comfyui_seconds"]) / 2
+    assert float(second.facts["begin_seconds"]) < 0.3
+
+
+async def test_picture_becomes_a_clip(comfyui: RendererHarness) -> None:
+    encoded = io.BytesIO()
+    Image.linear_gradient("L").save(encoded, "PNG")
+    assert frames((await comfyui.render(image_to_video(), image=encoded.getvalue())).path) == [(256, 256)] * 5
+
+
+async def test_picture_is_delivered(comfyui: RendererHarness) -> None:
+    with Image.open((await comfyui.render(graphs.picture(), ".png")).path) as picture:
+        assert (picture.size, picture.info) == ((64, 64), {})
+
+
+@pytest.mark.parametrize("node", ["High noise steps", "Decode"])
+async def test_cancel_ends_within_five_seconds(comfyui: RendererHarness, node: str) -> None:
+    graph = graphs.sampled(seed=time.time_ns() % 2**32, steps=40 if node != "Decode" else 4)
+    async with comfyui.rendering(graph, node) as task:
+        assert await cancelled(task) < 6
+    assert frames((await comfyui.render(graphs.quick())).path) == [(64, 64)] * 4
+
+
+async def test_cancel_in_the_last_save_delivers_nothing(comfyui: RendererHarness) -> None:
+    graph = graphs.quick()
+    graph["1"]["inputs"] |= {"width": 832, "height": 480, "batch_size": 81, "color": time.time_ns() % 2**24}
+    async with comfyui.rendering(graph, "Save") as task:
+        await cancelled(task)
+    await comfyui.process.ready()
+
+
+async def test_node_that_hears_no_interrupt_costs_a_new_process(comfyui: RendererHarness) -> None:
+    graph = graphs.quick()
+    graph["1"]["inputs"] |= {"width": 2048, "height": 1024, "batch_size": 480, "color": time.time_ns() % 2**24}
+    async with comfyui.rendering(graph, "EmptyImage") as task:
+        assert await cancelled(task) < 7
+    began = time.monotonic()
+    await comfyui.render(graphs.quick())
+    assert time.monotonic() - began < BOOT_SECONDS
+
+
+@pytest.mark.parametrize("node", ["High noise steps", "Save"])
+async def test_killed_comfyui_is_replaced_and_the_clip_is_whole(comfyui: RendererHarness, node: str) -> None:
+    graph = graphs.sampled(seed=time.time_ns() % 2**32)
+    async with comfyui.rendering(graph, node) as task:
+        os.kill(comfyui.process.pid, signal.SIGKILL)
+        rendered = await task
+    assert frames(rendered.path) == [(256, 256)] * 5
+    assert comfyui.boots == 2
+
+
+async def test_damaged_model_is_named(comfyui: RendererHarness, base_directory: Path) -> None:
+    damaged = base_directory / "models/vae/damaged.safetensors"
+    damaged.write_bytes(b"\0" * 16)
+    graph = graphs.sampled(seed=2)
+    graph["2"]["inputs"]["vae_name"] = damaged.name
+    with pytest.raises(WorkerMisconfigured, match=r"damaged model file damaged.safetensors: VAELoader “VAE”"):
+        await comfyui.render(graph)
+
+
+async def test_missing_model_is_named(comfyui: RendererHarness) -> None:
+    graph = graphs.sampled(seed=2)
+    graph["2"]["inputs"]["vae_name"] = "missing.safetensors"
+    with pytest.raises(WorkerMisconfigured, match=r"VAELoader “VAE” \(node 2\): .* has no missing.safetensors"):
+        await comfyui.render(graph)
+
+
+async def test_failing_node_is_named_without_the_users_words(comfyui: RendererHarness) -> None:
+    """A latent of the wrong number of channels makes the decoder fail."""
+    graph = graphs.sampled(seed=3)
+    graph["7"]["inputs"]["text"] = PROMPT
+    graph["20"] = graphs.node("EmptyLatentImage", "Wrong latents", width=64, height=64, batch_size=1)
+    graph["12"]["inputs"]["samples"] = ["20", 0]
+    with pytest.raises(ExecutionFailed, match="VAEDecode “Decode”") as caught:
+        await comfyui.render(graph)
+    assert PROMPT not in caught.value.as_error()
+
+
+async def test_half_of_a_picture_is_the_users_fault(comfyui: RendererHarness) -> None:
+    with pytest.raises(InvalidInput):
+        await comfyui.render(graphs.loading("image.png"), ".png", image=b"\x89PNG\r\n\x1a\n half of it")
+
+
+async def test_tiled_decoding_is_what_comfyui_calls_so(comfyui: RendererHarness) -> None:
+    from gpu_endpoint.renderers.comfyui.workflow import tiled
+
+    frugal = tiled(graphs.sampled(seed=4))
+    assert frugal is not None
+    assert frames((await comfyui.render(frugal)).path) == [(256, 256)] * 5
+
+
+async def test_cancels_at_many_moments_leave_nothing(comfyui: RendererHarness) -> None:
+    for number in range(12):
+        task = asyncio.create_task(comfyui.render(graphs.sampled(seed=time.time_ns() % 2**32)))
+        await asyncio.sleep(0.35 * number)
+        task.cancel()
+        await asyncio.wait([task])
+        assert comfyui.files() == []
+    await until(lambda: comfyui.process.alive)
