@@ -89,6 +89,12 @@ format: install ## Format the code and sort the imports
 hooks: install ## Run the lint before every commit of this clone
 	$(RUN)/pre-commit install
 
+.PHONY: comfyui-real
+comfyui-real: install ## The worker and the platform on a real ComfyUI on the CPU, with tiny weights: COMFYUI=<checkout>
+	@test -n "$(COMFYUI)" || echo "NOTHING IS CHECKED AGAINST A REAL COMFYUI: give COMFYUI=<checkout>, and COMFYUI_PYTHON=<its Python>"
+	cd gpu-endpoint && COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" .venv/bin/python -m pytest comfyui_real $(ARGS)
+	COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" $(RUN)/pytest tests/comfyui_real $(ARGS)
+
 ##@ Measure and break
 .PHONY: bench bench-smoke faults faults-ledger faults-payments faults-generations
 bench: install ## Every benchmark, each as a ratio against a peer and a limit

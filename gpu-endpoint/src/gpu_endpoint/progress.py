@@ -10,7 +10,8 @@ from typing import Final, Literal
 import httpx
 import msgspec
 
-INTERVAL_SECONDS: Final = 1.0
+INTERVAL_SECONDS: Final = 1.1
+"""The platform drops what comes within a second of the last one, whichever of the two the network delayed."""
 _TIMEOUT_SECONDS: Final = 3.0
 
 Stage = Literal["rendering", "encoding", "uploading"]

@@ -185,6 +185,24 @@ async def test_progress_has_no_id_and_reaches_only_its_user(harness: GatewayHarn
         assert (await asyncio.wait_for(anext(quiet), 10)).name == "payment.updated"
 
 
+async def test_preview_outlives_newer_progress_that_has_none(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    user = harness.user(gateway)
+    about: dict[str, Any] = {"generation_id": new_id(), "user_id": user.user_id, "attempt_number": 1}
+    with gateway.gateway.dependencies.live_events.streaming(user.user_id) as stream:
+        for progress in (
+            GenerationProgress(**about, percent=40, node="Decode", preview=b"\xff\xd8\xff"),
+            GenerationProgress(**about, percent=41),
+        ):
+            broker = (await harness.producer("generation")).broker
+            await broker.connected()
+            await publish_live(broker, PROGRESS_SUBJECT, progress)
+            percent = progress.percent
+            await eventually(lambda wanted=percent: [one.percent for one in stream.progress.values()] == [wanted])
+        [taken] = stream.take_progress()
+    assert (taken.percent, taken.preview) == (41, b"\xff\xd8\xff")
+
+
 async def test_a_stream_at_another_replica_wakes_at_once(harness: GatewayHarness) -> None:
     # Both share the durable consumer: whichever takes the message, the stream has to wake.
     writer = await harness.gateway(verdict_wait_seconds=0.05, heartbeat_seconds=60.0)

@@ -19,7 +19,7 @@ from contracts.values import MediaProperties
 from generation.callback_urls import CallbackUrls
 from generation.http import build_app
 from generation.loops.callbacks import CallbackProcessor
-from generation.progress import ProgressReports
+from generation.progress import MAX_PREVIEW_BYTES, ProgressReports
 from generation.public_addresses import PublicFetcher
 from generation.repository.fair_queue import ClaimedOrder
 from generation.returned_files import ReturnedFiles
@@ -484,6 +484,36 @@ async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_o
     assert [(one.generation_id, one.percent, one.attempt_number) for one in news] == [(claimed.generation_id, 0, 1)]
     assert await harness.status(one.generation_id) == "running"
     assert (await harness.announced(one.generation_id)).count("generation-started") == 1
+
+
+async def test_preview_and_node_travel_with_the_progress(
+    harness: GenerationHarness, s3_server: S3Server, broker_settings: Any
+) -> None:
+    broker = Broker.of(broker_settings("generation"), "generation")
+    listener = Broker.of(broker_settings("gateway"), "gateway")
+    await harness.enqueue(order())
+    [claimed] = await harness.claim()
+    heard: list[GenerationProgress] = []
+
+    async def hear(_: str, progress: GenerationProgress) -> None:
+        heard.append(progress)
+
+    async with broker.lease(), listener.lease():
+        ingress = IngressHarness(harness, s3_server, broker)
+        subscription = await subscribe_live(listener, PROGRESS_SUBJECT, GenerationProgress, hear)
+        await listener.client.flush()
+        url = f"{ingress.url(claimed.attempt_id)}/progress"
+        largest = b"\xff\xd8\xff".ljust(MAX_PREVIEW_BYTES, b"x")
+        for preview in (b"<svg onload=alert(1)>", largest + b"x"):
+            refused = await ingress.http.post(url, json={"percent": 1, "preview": base64.b64encode(preview).decode()})
+            assert refused.status_code == 400
+        report = {"percent": 7, "node": "High noise steps", "preview": base64.b64encode(largest).decode()}
+        assert (await ingress.http.post(url, json=report)).status_code == 204
+        await eventually(lambda: heard)
+        await subscription.unsubscribe()
+        await ingress.http.aclose()
+        await ingress.transfer.aclose()
+    assert [(one.percent, one.node, one.preview) for one in heard] == [(7, "High noise steps", largest)]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from contracts.generation import (
+    FAILURE_SENTENCES,
     AttemptFailed,
     GenerationCancelled,
     GenerationCompleted,
@@ -160,7 +161,7 @@ async def test_an_infrastructure_error_is_retried_and_a_users_error_is_not(servi
         service.worker.work = failing("bad_image", "the picture is empty", user_fault=True)
         await service.peers.fund(wrong)
         failed = await service.peers.until(wrong, GenerationFailed)
-    assert (failed.code, failed.detail) == ("invalid_input", "the picture is empty")
+    assert (failed.code, failed.detail) == ("invalid_input", FAILURE_SENTENCES["invalid_input"])
     assert await service.peers.attempts(unlucky) == ["failed", "succeeded"]
     assert await service.peers.attempts(wrong) == ["failed"]
 

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.generation import GenerationCompleted, GenerationFailed
+from contracts.generation import FAILURE_SENTENCES, GenerationCompleted, GenerationFailed
 from contracts.storage import InputsRejected, InputsVerified
 from generation.domain.lifecycle import backoff_over, cancel, deadline_passed, provider_cancelled
 from generation.domain.order import Order
@@ -18,7 +18,7 @@ from generation.domain.provider_events import (
     submitted,
     unanswered,
 )
-from generation.domain.provider_reports import JobQueued, OutputReturned
+from generation.domain.provider_reports import JobFailed, JobQueued, OutputReturned
 from generation.domain.statuses import AttemptStatus, OrderStatus
 from generation.domain.storage_events import asset_stored, inputs_rejected, inputs_verified
 from tests.generation.domain_orders import (
@@ -182,6 +182,16 @@ class TestStorage:
         one.ready = False
         inputs_verified(one, verified)
         assert not one.ready
+
+    def test_user_reads_a_fixed_sentence_whatever_the_worker_said(self) -> None:
+        one = order("running", "running")
+        words = "Traceback: https://10.0.0.1/key"
+        report = JobFailed(job_id="job-1", code="invalid_input", detail=words, user_fault=True)
+        reported(one, one.attempts[0], report, POLICY, NOW, NOW)
+        event = only(one)
+        assert isinstance(event, GenerationFailed)
+        assert event.detail == FAILURE_SENTENCES["invalid_input"]
+        assert (one.failure_detail, one.attempts[0].failure_detail) == (words, words)
 
     def test_rejected_inputs_fail_the_order_once(self) -> None:
         one = order("queued", inputs_ready=False)

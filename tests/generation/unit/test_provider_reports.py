@@ -111,6 +111,14 @@ def test_our_workers_error_is_found_in_every_place(where: str) -> None:
     assert report == JobFailed(job_id="job-1", code="invalid_input", detail="no picture", user_fault=True)
 
 
+def test_operators_read_the_workers_words_for_operators_without_addresses_and_keys() -> None:
+    words = "VAELoader: GET https://store/x?sig=1 with Bearer abc.def and api_key=xyz sk-123456789 failed"
+    error = json.dumps({"code": "execution_failed", "detail": "It failed.", "operator_detail": words})
+    report = read_report(body("FAILED", error=error), "mp4")
+    assert isinstance(report, JobFailed)
+    assert report.detail == "VAELoader: GET <address> with <key> and <key> <key> failed"
+
+
 def test_a_known_code_is_kept_and_an_unknown_one_means_that_execution_failed() -> None:
     for code, expected in (("execution_timeout", "execution_timeout"), ("oom", "execution_failed")):
         report = read_report(body("FAILED", error=json.dumps({"code": code, "detail": "d"})), "mp4")

@@ -3,8 +3,9 @@
 Every event carries ``version``, the number of state changes of the generation so far: a reader keeps the highest.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 from uuid import UUID
 
 from contracts.message import Message, Service
@@ -19,6 +20,17 @@ FailureCode = Literal[
     "output_rejected",  # a file was found, and is not what was asked for
     "deadline_exceeded",  # the order's own deadline passed
 ]
+
+FAILURE_SENTENCES: Final[Mapping[FailureCode, str]] = {
+    "invalid_input": "What was ordered cannot be rendered. Change the prompt, the parameters or the picture.",
+    "execution_failed": "The work failed on our side.",
+    "execution_timeout": "The work took longer than it may.",
+    "provider_unavailable": "There was no GPU that could finish the work.",
+    "output_missing": "The work ended without a file.",
+    "output_rejected": "The work ended with a file that is not what was ordered.",
+    "deadline_exceeded": "The work could not be done in time.",
+}
+"""What a customer reads. The words of workers and providers are for operators: nobody knows what stands in them."""
 
 
 class CancelGeneration(Message, frozen=True, kw_only=True):

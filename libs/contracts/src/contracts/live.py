@@ -9,7 +9,10 @@ PROGRESS_SUBJECT: Final = "live.generation.progress.v1"
 
 
 class GenerationProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a worker is. Sent at most once a second for each attempt."""
+    """How far a worker is. Sent at most once a second for each attempt.
+
+    ``node`` is the title of what runs. ``preview`` is a small JPEG of what the worker has so far (base64 in JSON).
+    """
 
     generation_id: UUID
     user_id: UUID
@@ -18,6 +21,8 @@ class GenerationProgress(msgspec.Struct, frozen=True, kw_only=True):
     step: int | None = None
     steps: int | None = None
     stage: str | None = None
+    node: str | None = None
+    preview: bytes | None = None
 
 
 GATEWAY_PROJECTED_PREFIX: Final = "live.gateway.projected.v1"

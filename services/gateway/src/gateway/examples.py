@@ -140,6 +140,8 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "step": 8,
         "steps": 20,
         "stage": "rendering",
+        "node": "High noise steps",
+        "preview": "/9j/4AAQSkZJRgABAQAAAQABAAD/2Q==",
     },
     "StreamedEvent": {"event": "generation.updated", "data": _TRANSITION, "id": "42"},
     "Problem": {

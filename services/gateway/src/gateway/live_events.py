@@ -156,7 +156,10 @@ class LiveEvents:
 
     async def _pass_on(self, _: str, progress: GenerationProgress) -> None:
         for stream in self._streams.get(progress.user_id, ()):
-            stream.progress.pop(progress.generation_id, None)
+            replaced = stream.progress.pop(progress.generation_id, None)
+            if replaced is not None and progress.preview is None:
+                # A worker sends each preview once: the newest number must not take the picture away.
+                progress = msgspec.structs.replace(progress, preview=replaced.preview)
             stream.progress[progress.generation_id] = progress
             if len(stream.progress) > MAX_PENDING_PROGRESS:
                 stream.progress.pop(next(iter(stream.progress)))

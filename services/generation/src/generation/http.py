@@ -25,7 +25,8 @@ from service_runtime.problems import Problem
 
 MAX_BODY_BYTES: Final = 20 * 1024 * 1024
 """RunPod's own bound on a result."""
-MAX_PROGRESS_BYTES: Final = 4096
+MAX_PROGRESS_BYTES: Final = 48 * 1024
+"""A preview of 32 KiB in base64, and the rest."""
 
 log = structlog.get_logger(__name__)
 _progress_decoder = msgspec.json.Decoder(ProgressReport)

@@ -25,18 +25,29 @@ from messaging.live import publish_live
 from messaging.transaction import Transactions
 
 INTERVAL_SECONDS: Final = 1.0
+MAX_PREVIEW_BYTES: Final = 32 * 1024
+_JPEG: Final = b"\xff\xd8\xff"
 _REMEMBERED: Final = 10_000
 """The attempts that reported last; about 3 MB."""
 
 
 class ProgressReport(msgspec.Struct, frozen=True):
-    """What a worker posts. ``job_id``, where given, helps if the answer to the submission was lost."""
+    """What a worker posts. ``job_id``, where given, helps if the answer to the submission was lost.
+
+    ``preview`` is a JPEG in base64: a browser shows it, so it may be nothing else.
+    """
 
     percent: Annotated[int, msgspec.Meta(ge=0, le=100)]
     step: Annotated[int, msgspec.Meta(ge=0)] | None = None
     steps: Annotated[int, msgspec.Meta(ge=0)] | None = None
     stage: Literal["rendering", "encoding", "uploading"] | None = None
     job_id: PlainWord | None = None
+    node: Annotated[str, msgspec.Meta(max_length=100)] | None = None
+    preview: Annotated[bytes, msgspec.Meta(max_length=MAX_PREVIEW_BYTES)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.preview is not None and not self.preview.startswith(_JPEG):
+            raise ValueError("the preview is no JPEG")
 
 
 @dataclass(slots=True)
@@ -78,6 +89,8 @@ class ProgressReports:
             step=report.step,
             steps=report.steps,
             stage=report.stage,
+            node=report.node,
+            preview=report.preview,
         )
         await publish_live(self._broker, PROGRESS_SUBJECT, progress)
 

@@ -4,6 +4,7 @@ Two kinds of worker are understood. Ours uploads its file and reports key, size 
 ``worker-comfyui`` returns pictures as base64 or as a URL.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, get_args
 
@@ -14,6 +15,14 @@ from contracts.generation import FailureCode
 FAILURE_CODES: Final[frozenset[str]] = frozenset(get_args(FailureCode))
 MAX_REPORT_BYTES: Final = 16 * 1024
 """A worker's report travels in our events; a longer one is dropped rather than carried."""
+
+_REDACTED: Final = (
+    (re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE), "<address>"),
+    (re.compile(r"\b(?:bearer|basic)\s+[\w.~+/=-]+", re.IGNORECASE), "<key>"),
+    (re.compile(r"\b(?:sk|pk|rpa|hf|ghp)[-_]\w{8,}"), "<key>"),
+    (re.compile(r"\b[\w-]*(?:token|secret|password|api_?key)\s*[=:]\s*[^\s\"',;]+", re.IGNORECASE), "<key>"),
+)
+"""What a worker's words may hold and nobody should read: addresses with signatures, and keys."""
 
 PlainWord = Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]{1,200}\Z")]
 """What the database, our messages and an address can certainly carry."""
@@ -124,6 +133,7 @@ class _StockOutput(msgspec.Struct):
 class _WorkerError(msgspec.Struct):
     code: str
     detail: str = ""
+    operator_detail: str = ""
     user_fault: bool = False
 
 
@@ -195,7 +205,7 @@ def _failed(job: _Job) -> JobFailed:
         return JobFailed(
             job_id=job.id,
             code=code if code in FAILURE_CODES else "execution_failed",  # type: ignore[arg-type]
-            detail=_storable(raised.detail or raised.code),
+            detail=_storable(raised.operator_detail or raised.detail or raised.code),
             user_fault=raised.user_fault,
         )
     crashed = _decode(message.encode(), _SdkError)
@@ -225,7 +235,9 @@ def _bounded(report: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _storable(text: str) -> str:
-    """Without the one character that the database refuses."""
+    """Without the one character that the database refuses, and without addresses and keys."""
+    for pattern, instead in _REDACTED:
+        text = pattern.sub(instead, text)
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 

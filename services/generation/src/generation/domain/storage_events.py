@@ -62,4 +62,5 @@ def inputs_verified(order: Order, verified: InputsVerified) -> None:
 def inputs_rejected(order: Order, rejected: InputsRejected, now: datetime) -> None:
     """The order cannot succeed as asked."""
     if order.status not in FINAL_ORDER_STATUSES and not order.inputs_ready:
-        fail(order, now, code="invalid_input", detail=f"{rejected.parameter}: {rejected.detail}")
+        detail = f"{rejected.parameter}: {rejected.detail}"
+        fail(order, now, code="invalid_input", detail=detail, told=detail)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from contracts.generation import (
+    FAILURE_SENTENCES,
     AttemptFailed,
     FailureCode,
     GenerationCancelled,
@@ -138,8 +139,12 @@ def requeue(order: Order, now: datetime) -> None:
     order.deadline_at = order.expires_at
 
 
-def fail(order: Order, now: datetime, *, code: FailureCode, detail: str) -> None:
-    """No file will come: the credits go back."""
+def fail(order: Order, now: datetime, *, code: FailureCode, detail: str, told: str | None = None) -> None:
+    """No file will come: the credits go back.
+
+    ``detail`` may be a worker's or a provider's words, and stays here. The user is ``told`` words of our own, or the
+    sentence of the code.
+    """
     abandon_live_attempts(order, now, "the order failed")
     order.move_to("failed")
     order.finished_at = now
@@ -151,7 +156,7 @@ def fail(order: Order, now: datetime, *, code: FailureCode, detail: str) -> None
             user_id=order.user_id,
             version=order.version,
             code=code,
-            detail=detail[:1000],
+            detail=FAILURE_SENTENCES[code] if told is None else told[:1000],
             failed_at=now,
         )
     )
