@@ -28,7 +28,7 @@ MAX_PENDING_PROGRESS: Final = 16
 FIRST_POLL_SECONDS: Final = 0.25
 """How long a waiting request only listens before it reads the database; mostly the answer comes within milliseconds."""
 
-Outcome = CreditsReserved | CreditsRefused | PaymentChanged | PaymentRefused
+Reply = CreditsReserved | CreditsRefused | PaymentChanged | PaymentRefused
 """What an open request waits for."""
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class LiveEvents:
     def __init__(self, streams_per_user: int) -> None:
         self._broker: Broker | None = None
         self._streams_per_user = streams_per_user
-        self._waiting: dict[UUID, list[asyncio.Future[Outcome]]] = defaultdict(list)
+        self._waiting: dict[UUID, list[asyncio.Future[Reply]]] = defaultdict(list)
         self._streams: dict[UUID, list[Stream]] = defaultdict(list)
         self._sending: set[asyncio.Task[None]] = set()
         self._listening = asyncio.Event()
@@ -77,7 +77,7 @@ class LiveEvents:
         assert self._broker is not None, "listen_on comes first"
         async with self._broker.lease():
             await self._broker.connected()
-            for kind in get_args(Outcome):
+            for kind in get_args(Reply):
                 await subscribe_live(self._broker, kind.subject, kind, self._resolve)
             await subscribe_live(self._broker, PROGRESS_SUBJECT, GenerationProgress, self._pass_on)
             await subscribe_live(self._broker, f"{GATEWAY_PROJECTED_PREFIX}.*", Projected, self._projected_elsewhere)
@@ -90,9 +90,9 @@ class LiveEvents:
             raise NotListening
 
     @contextlib.contextmanager
-    def expecting(self, subject_id: UUID) -> Iterator[asyncio.Future[Outcome]]:
-        """A future that the outcome of ``subject_id`` resolves. Enter this before the message is published."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    def expecting(self, subject_id: UUID) -> Iterator[asyncio.Future[Reply]]:
+        """A future that the reply about ``subject_id`` resolves. Enter this before the message is published."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[subject_id].append(future)
         try:
             yield future
@@ -146,13 +146,13 @@ class LiveEvents:
     async def _projected_elsewhere(self, _: str, projected: Projected) -> None:
         self._wake(projected.user_id)
 
-    async def _resolve(self, _: str, outcome: Outcome) -> None:
-        subject_id = _subject_of(outcome)
+    async def _resolve(self, _: str, reply: Reply) -> None:
+        subject_id = _subject_of(reply)
         if subject_id is None:
             return
         for future in self._waiting.get(subject_id, ()):
             if not future.done():
-                future.set_result(outcome)
+                future.set_result(reply)
 
     async def _pass_on(self, _: str, progress: GenerationProgress) -> None:
         for stream in self._streams.get(progress.user_id, ()):
@@ -166,22 +166,22 @@ class LiveEvents:
             stream.wake.set()
 
 
-def _subject_of(outcome: Outcome) -> UUID | None:
-    """The generation or payment whose outcome this is; None for a payment that has no outcome yet."""
-    if isinstance(outcome, CreditsReserved):
-        return outcome.order.generation_id
-    if isinstance(outcome, CreditsRefused):
-        return outcome.generation_id
-    if isinstance(outcome, PaymentRefused):
-        return outcome.payment_id
-    payment = outcome.payment
+def _subject_of(reply: Reply) -> UUID | None:
+    """The generation or payment whose reply this is; None for a payment that has no reply yet."""
+    if isinstance(reply, CreditsReserved):
+        return reply.order.generation_id
+    if isinstance(reply, CreditsRefused):
+        return reply.generation_id
+    if isinstance(reply, PaymentRefused):
+        return reply.payment_id
+    payment = reply.payment
     return None if payment.status == "created" and payment.checkout_url is None else payment.payment_id
 
 
-async def wait_for_outcome(
-    outcome: asyncio.Future[Outcome], seconds: float, is_recorded: Callable[[], Awaitable[bool]]
+async def wait_for_reply(
+    reply: asyncio.Future[Reply], seconds: float, is_recorded: Callable[[], Awaitable[bool]]
 ) -> None:
-    """Wait until the outcome is heard or recorded, for at most ``seconds``: the request is durable either way.
+    """Wait until the reply is heard or recorded, for at most ``seconds``: the request is durable either way.
 
     A live message may be lost, or may have come before this request did. So ``is_recorded`` reads the database, less
     and less often.
@@ -189,7 +189,7 @@ async def wait_for_outcome(
     deadline = time.monotonic() + seconds
     pause = FIRST_POLL_SECONDS
     while (remaining := deadline - time.monotonic()) > 0:
-        await asyncio.wait([outcome], timeout=min(pause, remaining))
-        if outcome.done() or await is_recorded():
+        await asyncio.wait([reply], timeout=min(pause, remaining))
+        if reply.done() or await is_recorded():
             return
         pause *= 2

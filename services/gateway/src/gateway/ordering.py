@@ -26,7 +26,7 @@ from gateway.errors import (
     TooManyOpenGenerations,
 )
 from gateway.limits import check_write
-from gateway.live_events import Outcome, wait_for_outcome
+from gateway.live_events import Reply, wait_for_reply
 from gateway.records import GenerationRecord, GenerationRequestRecord
 from gateway.statuses import TERMINAL
 from messaging.database import single_statements
@@ -181,9 +181,9 @@ async def _check_uploads(tx: Transaction, user: User, model: Model, uploads: dic
         raise _invalid(tuple(FieldError(name, "unknown_upload", message) for name in model.upload_parameters))
 
 
-async def _await_verdict(dependencies: Dependencies, user: User, key: str, verdict: asyncio.Future[Outcome]) -> None:
+async def _await_verdict(dependencies: Dependencies, user: User, key: str, verdict: asyncio.Future[Reply]) -> None:
     seconds = dependencies.settings.verdict_wait_seconds
-    await wait_for_outcome(verdict, seconds, lambda: _is_decided(dependencies, user, key))
+    await wait_for_reply(verdict, seconds, lambda: _is_decided(dependencies, user, key))
 
 
 async def _answer(
@@ -191,7 +191,7 @@ async def _answer(
     user: User,
     key: str,
     generation_id: UUID,
-    verdict: asyncio.Future[Outcome],
+    verdict: asyncio.Future[Reply],
     *,
     replayed: bool,
 ) -> PlacedOrder:

@@ -10,7 +10,7 @@ from gateway.dependencies import Dependencies
 from gateway.domain import PurchaseRequest, User
 from gateway.errors import IdempotencyKeyReused, PackNotFound, PaymentNotFound, PaymentRefusedProblem
 from gateway.limits import check_write
-from gateway.live_events import Outcome, wait_for_outcome
+from gateway.live_events import Reply, wait_for_reply
 from gateway.records import NewPayment, PaymentRecord, PaymentRequestRecord
 from messaging.database import single_statements
 from messaging.ids import new_id
@@ -33,15 +33,15 @@ async def begin_payment(dependencies: Dependencies, user: User, key: str, reques
     earlier = await _find_request(dependencies, user, key)
     if earlier is None:
         payment_id = new_id()
-        with dependencies.live_events.expecting(payment_id) as outcome:
+        with dependencies.live_events.expecting(payment_id) as reply:
             earlier = await _record(dependencies, user, key, request, payment_id)
             if earlier is None:
-                payment = await _await_checkout(dependencies, user, key, payment_id, outcome)
+                payment = await _await_checkout(dependencies, user, key, payment_id, reply)
                 return BegunPayment(payment, replayed=False)
     if earlier.request_hash != request.digest:
         raise IdempotencyKeyReused(payment_id=str(earlier.payment_id))
-    with dependencies.live_events.expecting(earlier.payment_id) as outcome:
-        payment = await _await_checkout(dependencies, user, key, earlier.payment_id, outcome)
+    with dependencies.live_events.expecting(earlier.payment_id) as reply:
+        payment = await _await_checkout(dependencies, user, key, earlier.payment_id, reply)
         return BegunPayment(payment, replayed=True)
 
 
@@ -90,14 +90,14 @@ async def _record(
 
 
 async def _await_checkout(
-    dependencies: Dependencies, user: User, key: str, payment_id: UUID, outcome: asyncio.Future[Outcome]
+    dependencies: Dependencies, user: User, key: str, payment_id: UUID, reply: asyncio.Future[Reply]
 ) -> PaymentRecord:
     async def is_answered() -> bool:
         return (await get_payment(dependencies, user, payment_id)).status != "created"
 
     if not await is_answered():
-        await wait_for_outcome(outcome, dependencies.settings.checkout_wait_seconds, is_answered)
-    heard = outcome.result() if outcome.done() else None
+        await wait_for_reply(reply, dependencies.settings.checkout_wait_seconds, is_answered)
+    heard = reply.result() if reply.done() else None
     if isinstance(heard, PaymentRefused):
         raise _refusal(heard.code, heard.detail, payment_id)
     payment = await get_payment(dependencies, user, payment_id)

@@ -179,7 +179,7 @@ class Timeline(BaseModel):
 
 
 class Balance(BaseModel):
-    """``available`` can be spent, ``reserved`` is held for work under way, ``settled`` was spent on delivered work."""
+    """``available`` can be spent, ``reserved`` is set aside for open orders, ``settled`` was spent, ever."""
 
     available_credits: int
     reserved_credits: int

@@ -78,7 +78,7 @@ class KeySet:
     async def _fetch(self) -> None:
         before = self._fetches
         async with self._fetching:
-            # Another request has fetched while this one waited: its outcome counts, even if it is a failure.
+            # Another request has fetched while this one waited: its result counts, even if it is a failure.
             if self._fetches != before or time.monotonic() < self._next_fetch_at:
                 return
             try:
