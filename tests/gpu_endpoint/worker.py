@@ -1,4 +1,4 @@
-"""The real worker, in its own environment under the real SDK, fed by the emulator and watched by the test."""
+"""The real worker in its own environment, under the real SDK. It gets its jobs from the emulator."""
 
 import contextlib
 import hashlib
@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from contracts.values import Kind
 from local_platform.process_table import processes
 from local_platform.servers.processes import ChildProcess
 from tests.local_platform.runpod import API_KEY
@@ -27,30 +28,30 @@ needs_environment = pytest.mark.skipif(not PYTHON.exists(), reason="gpu-endpoint
 
 
 @dataclass
-class Worker:
+class WorkerHarness:
     """One worker process with a temporary directory of its own."""
 
     process: ChildProcess
     temporary: Path
 
     def files(self) -> list[str]:
-        """What its jobs have lying about."""
-        # Not rglob: a directory that the worker removes meanwhile is no error.
+        """The files of its jobs."""
+        # Not rglob: it fails if the worker removes a directory meanwhile.
         return [os.path.join(directory, name) for directory, _, names in os.walk(self.temporary) for name in names]
 
     def log(self) -> str:
         return self.process.log_file.read_text()
 
     def stopped(self, job_id: str) -> bool:
-        """Whether it says that it stopped the job."""
+        """Whether its log says that it stopped the job."""
         return any("job_stopped" in line and job_id in line for line in self.log().splitlines())
 
 
 @contextlib.contextmanager
 def running_worker(
     emulator_url: str, directory: Path, name: str = "worker-1", **more_environment: str
-) -> Iterator[Worker]:
-    """Start one as a local platform does; it is ready when it takes a job."""
+) -> Iterator[WorkerHarness]:
+    """Start a worker as a local platform does. It is ready when it takes a job."""
     temporary = directory / name
     temporary.mkdir(parents=True, exist_ok=True)
     wiring = SimpleNamespace(url=lambda _: emulator_url, secret=lambda _: API_KEY)
@@ -68,14 +69,14 @@ def running_worker(
         [PYTHON, "-m", "gpu_endpoint"], log_file=directory / f"{name}.log", environment=environment, directory=directory
     )
     try:
-        yield Worker(process, temporary)
+        yield WorkerHarness(process, temporary)
     finally:
         process.kill()
 
 
 @dataclass
-class Store:
-    """Takes PUT uploads and progress posts, and gives out pictures, like a bucket and a callback ingress."""
+class BucketHarness:
+    """Accepts uploads and progress posts and serves pictures, like a bucket and a callback ingress."""
 
     url: str
     directory: Path
@@ -85,7 +86,7 @@ class Store:
     progress_status: int = 200
     pictures: dict[str, bytes] = field(default_factory=dict, repr=False)
 
-    def job(self, key: str, kind: str = "video", **parameters: Any) -> dict[str, Any]:
+    def job(self, key: str, kind: Kind = "video", **parameters: Any) -> dict[str, Any]:
         """A complete job input whose file goes to ``key``."""
         wanted: dict[str, Any] = {"width": 832, "height": 480, "prompt": "a lighthouse at dusk", "seed": 7, "steps": 20}
         if kind == "video":
@@ -135,14 +136,14 @@ class Store:
 
 
 @contextlib.asynccontextmanager
-async def running_store(directory: Path) -> AsyncIterator[Store]:
-    """A store on a free port that keeps files in ``directory``."""
+async def running_bucket(directory: Path) -> AsyncIterator[BucketHarness]:
+    """A bucket on a free port. It keeps its files in ``directory``."""
     listener, url = listening_socket()
-    store = Store(url, directory)
+    bucket = BucketHarness(url, directory)
     routes = [
-        Route("/put/{key}", store.put, methods=["PUT"]),
-        Route("/progress", store.post_progress, methods=["POST"]),
-        Route("/pictures/{name}", store.get_picture),
+        Route("/put/{key}", bucket.put, methods=["PUT"]),
+        Route("/progress", bucket.post_progress, methods=["POST"]),
+        Route("/pictures/{name}", bucket.get_picture),
     ]
     async with serving(Starlette(routes=routes), listener):
-        yield store
+        yield bucket

@@ -1,4 +1,4 @@
-"""The RunPod emulator for tests: served in the test's own event loop, with a client and a worker by hand."""
+"""The RunPod emulator for tests: served in the test's event loop, with a client and a worker that the test drives."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ ENDPOINT = "preview"
 
 
 @dataclass
-class RunPod:
+class RunPodHarness:
     """A client of the public and the admin API."""
 
     url: str
@@ -47,19 +47,19 @@ class RunPod:
     async def status(self, job_id: str) -> dict[str, Any]:
         """The job object, or ``{"status": 404}``."""
         answer = await self.call("GET", f"status/{job_id}")
-        return {"status": 404} if answer.status_code == 404 else answer.json()
+        if answer.status_code == 404:
+            return {"status": 404}
+        return dict(answer.json())
 
     async def ended(self, job_id: str, status: str | int, timeout: float = 10) -> dict[str, Any]:
         """Wait until the job has this status."""
 
-        async def reached() -> dict[str, Any] | None:
+        async def reached() -> dict[str, Any]:
             body = await self.status(job_id)
             assert body["status"] == status, body
             return body
 
-        found = await eventually(reached, timeout=timeout, what=f"status {status}")
-        assert found is not None
-        return found
+        return await eventually(reached, timeout=timeout, what=f"status {status}")
 
     async def rule(self, effect: str, **details: Any) -> dict[str, Any]:
         answer = await self.http.post(f"{self.url}/admin/rules", json={"effect": effect, **details})
@@ -76,15 +76,15 @@ class RunPod:
     async def requests(self) -> dict[str, Any]:
         return dict((await self.http.get(f"{self.url}/admin/requests")).json())
 
-    def worker(self, name: str = "w1") -> "HandWorker":
-        return HandWorker(self, name)
+    def worker(self, name: str = "w1") -> "ManualWorker":
+        return ManualWorker(self, name)
 
 
 @dataclass
-class HandWorker:
-    """Speaks to the emulator as RunPod's SDK does, one request at a time."""
+class ManualWorker:
+    """Calls the emulator as RunPod's SDK does, one request at a time."""
 
-    runpod: RunPod
+    runpod: RunPodHarness
     name: str
 
     async def get(self, operation: str, query: str = "") -> httpx.Response:
@@ -92,7 +92,7 @@ class HandWorker:
         return await self.runpod.http.get(url, headers={"authorization": API_KEY})
 
     async def take(self, *, busy: bool = False) -> str | None:
-        """The id of the job that we were given, if any."""
+        """Poll for a job. Returns its id, or None."""
         answer = await self.get("job-take", f"&job_in_progress={int(busy)}")
         return None if answer.status_code == 204 else str(answer.json()["id"])
 
@@ -115,7 +115,7 @@ class HandWorker:
 
 @contextlib.contextmanager
 def emulator_process(directory: Path, *arguments: str) -> Iterator[str]:
-    """An emulator as a process, on a free port; gives its URL."""
+    """An emulator as a process, on a free port. Yields its URL."""
     ready_file = directory / "ready.json"
     command = [sys.executable, "-m", "local_platform.runpod_emulator", "--port", "0", "--api-key", API_KEY]
     process = ChildProcess(
@@ -132,15 +132,15 @@ def emulator_process(directory: Path, *arguments: str) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def client_of(url: str) -> AsyncIterator[RunPod]:
-    """A client for an emulator that runs."""
+async def client_of(url: str) -> AsyncIterator[RunPodHarness]:
+    """A client of a running emulator."""
     async with httpx.AsyncClient(headers={"authorization": f"Bearer {API_KEY}"}, timeout=20) as http:
-        yield RunPod(url, http)
+        yield RunPodHarness(url, http)
 
 
 @contextlib.asynccontextmanager
-async def running_emulator(**settings: Any) -> AsyncIterator[RunPod]:
-    """An emulator on a free port; polls are short, so that workers by hand need not wait."""
+async def running_emulator(**settings: Any) -> AsyncIterator[RunPodHarness]:
+    """An emulator on a free port. Its polls are short, so that manual workers do not wait long."""
     listener, url = listening_socket()
     server = EmulatorServer(Emulator(API_KEY, EmulatorSettings(**{"worker_poll_seconds": 0.2, **settings})))
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -154,8 +154,8 @@ async def running_emulator(**settings: Any) -> AsyncIterator[RunPod]:
 
 
 @dataclass
-class Hook:
-    """A webhook receiver. ``answers`` are given in order, then 200."""
+class WebhookReceiver:
+    """A webhook receiver. It answers with the statuses in ``answers``, in order, and then with 200."""
 
     url: str = ""
     answers: list[int] = field(default_factory=list)
@@ -171,9 +171,9 @@ class Hook:
 
 
 @contextlib.asynccontextmanager
-async def receiving_webhooks() -> AsyncIterator[Hook]:
+async def receiving_webhooks() -> AsyncIterator[WebhookReceiver]:
     """A receiver on a free port."""
     listener, url = listening_socket()
-    hook = Hook(f"{url}/hook")
+    hook = WebhookReceiver(f"{url}/hook")
     async with serving(Starlette(routes=[Route("/hook", hook.receive, methods=["POST"])]), listener):
         yield hook

@@ -1,4 +1,4 @@
-"""The emulator as a process of its own."""
+"""The emulator as a process."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_says_where_it_listens_and_ends_when_told_to(tmp_path: Path, number: signal.Signals) -> None:
+async def test_it_writes_its_address_and_ends_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     ready_file = tmp_path / "ready.json"
     process = ChildProcess(
         [

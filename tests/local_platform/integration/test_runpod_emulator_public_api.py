@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.local_platform.runpod import ENDPOINT, RunPod, running_emulator
+from tests.local_platform.runpod import ENDPOINT, RunPodHarness, running_emulator
 
 
 @pytest.fixture
-async def runpod() -> AsyncIterator[RunPod]:
+async def runpod() -> AsyncIterator[RunPodHarness]:
     async with running_emulator() as runpod:
         yield runpod
 
 
-async def test_a_job_goes_from_the_queue_to_a_worker_to_its_output(runpod: RunPod) -> None:
+async def test_a_job_goes_from_the_queue_to_a_worker_to_its_output(runpod: RunPodHarness) -> None:
     job_id = await runpod.run({"prompt": "x"})
     assert await runpod.status(job_id) == {"id": job_id, "status": "IN_QUEUE"}
     worker = runpod.worker()
@@ -33,7 +33,7 @@ async def test_a_job_goes_from_the_queue_to_a_worker_to_its_output(runpod: RunPo
 
 
 @pytest.mark.parametrize("result", [{"error": "broken"}, {"output": {"error": "broken"}}])
-async def test_an_error_in_the_result_makes_the_job_failed(runpod: RunPod, result: dict[str, object]) -> None:
+async def test_an_error_in_the_result_makes_the_job_failed(runpod: RunPodHarness, result: dict[str, object]) -> None:
     job_id = await runpod.run()
     worker = runpod.worker()
     await worker.take()
@@ -43,7 +43,7 @@ async def test_an_error_in_the_result_makes_the_job_failed(runpod: RunPod, resul
 
 
 @pytest.mark.parametrize("header", ["", "test-key", "Bearer wrong"])
-async def test_a_request_without_the_bearer_token_is_refused(runpod: RunPod, header: str) -> None:
+async def test_a_request_without_the_bearer_token_is_refused(runpod: RunPodHarness, header: str) -> None:
     answer = await runpod.http.get(f"{runpod.url}/v2/{ENDPOINT}/health", headers={"authorization": header})
     assert answer.status_code == 401
 
@@ -60,19 +60,21 @@ async def test_a_request_without_the_bearer_token_is_refused(runpod: RunPod, hea
         {"input": {}, "policy": {"ttl": 604_800_001}},
     ],
 )
-async def test_a_submission_outside_the_documented_bounds_is_refused(runpod: RunPod, body: dict[str, object]) -> None:
+async def test_a_submission_outside_the_documented_bounds_is_refused(
+    runpod: RunPodHarness, body: dict[str, object]
+) -> None:
     assert (await runpod.call("POST", "run", **body)).status_code == 400
     assert await runpod.jobs() == []
 
 
-async def test_a_body_of_more_than_ten_megabytes_is_refused_by_run_and_not_by_runsync(runpod: RunPod) -> None:
+async def test_run_refuses_a_body_of_more_than_ten_megabytes_and_runsync_does_not(runpod: RunPodHarness) -> None:
     await runpod.settings(runsync_wait_seconds=0.01)
     large = {"blob": "x" * (10 * 1024 * 1024)}
     assert (await runpod.call("POST", "run", input=large)).status_code == 400
     assert (await runpod.call("POST", "runsync", input=large)).status_code == 200
 
 
-async def test_cancelling_a_queued_job_keeps_it_from_the_workers(runpod: RunPod) -> None:
+async def test_cancelling_a_queued_job_keeps_it_from_the_workers(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
     answer = await runpod.call("POST", f"cancel/{job_id}")
     assert answer.json() == {"id": job_id, "status": "CANCELLED"}
@@ -80,7 +82,7 @@ async def test_cancelling_a_queued_job_keeps_it_from_the_workers(runpod: RunPod)
     assert (await runpod.status(job_id))["status"] == "CANCELLED"
 
 
-async def test_cancelling_a_running_job_tells_its_worker_once_and_ignores_its_result(runpod: RunPod) -> None:
+async def test_a_cancelled_job_is_stopped_once_and_its_result_ignored(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
     worker, other = runpod.worker("w1"), runpod.worker("w2")
     await worker.take()
@@ -94,13 +96,13 @@ async def test_cancelling_a_running_job_tells_its_worker_once_and_ignores_its_re
     assert (await runpod.requests())["ignored_results"] == 1
 
 
-async def test_cancelling_a_job_that_has_ended_changes_nothing(runpod: RunPod) -> None:
+async def test_cancelling_a_job_that_has_ended_changes_nothing(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
     await runpod.worker().do()
     assert (await runpod.call("POST", f"cancel/{job_id}")).json()["status"] == "COMPLETED"
 
 
-async def test_a_job_past_its_execution_timeout_is_timed_out_and_its_worker_told(runpod: RunPod) -> None:
+async def test_a_job_past_its_execution_timeout_is_timed_out_and_stopped(runpod: RunPodHarness) -> None:
     await runpod.settings(time_scale=50)
     job_id = await runpod.run(policy={"executionTimeout": 5000})
     worker = runpod.worker()
@@ -109,7 +111,7 @@ async def test_a_job_past_its_execution_timeout_is_timed_out_and_its_worker_told
     assert await worker.stops() == [job_id]
 
 
-async def test_the_execution_timeout_does_not_count_the_time_in_the_queue(runpod: RunPod) -> None:
+async def test_the_execution_timeout_does_not_count_the_time_in_the_queue(runpod: RunPodHarness) -> None:
     await runpod.settings(time_scale=100)
     job_id = await runpod.run(policy={"executionTimeout": 5000, "ttl": 100_000})
     await asyncio.gather(*(runpod.worker("other").stops() for _ in range(3)))  # 0.2 s pass; the timeout would be 0.05 s
@@ -117,7 +119,7 @@ async def test_the_execution_timeout_does_not_count_the_time_in_the_queue(runpod
 
 
 @pytest.mark.parametrize("running", [False, True])
-async def test_at_its_ttl_a_job_is_deleted_even_while_it_runs(runpod: RunPod, running: bool) -> None:
+async def test_at_its_ttl_a_job_is_deleted_even_while_it_runs(runpod: RunPodHarness, running: bool) -> None:
     await runpod.settings(time_scale=50)
     job_id = await runpod.run(policy={"ttl": 10_000})
     worker = runpod.worker()
@@ -129,7 +131,7 @@ async def test_at_its_ttl_a_job_is_deleted_even_while_it_runs(runpod: RunPod, ru
     assert [job["gone_because"] for job in await runpod.jobs()] == ["ttl"]
 
 
-async def test_results_are_kept_for_half_an_hour_and_those_of_runsync_for_a_minute(runpod: RunPod) -> None:
+async def test_results_are_kept_for_30_minutes_and_those_of_runsync_for_one(runpod: RunPodHarness) -> None:
     kept, short = await runpod.run(), (await runpod.call("POST", "run", input={})).json()["id"]
     assert kept != short
     await runpod.settings(time_scale=1000, runsync_wait_seconds=0.01)
@@ -142,7 +144,7 @@ async def test_results_are_kept_for_half_an_hour_and_those_of_runsync_for_a_minu
     await runpod.ended(kept, 404)  # 1800 s / 1000 = 1.8 s
 
 
-async def test_runsync_answers_with_the_result_of_a_job_that_ends_in_time(runpod: RunPod) -> None:
+async def test_runsync_answers_with_the_result_of_a_job_that_ends_in_time(runpod: RunPodHarness) -> None:
     request = asyncio.create_task(runpod.call("POST", "runsync", input={"n": 1}))
     worker = runpod.worker()
     while (job_id := await worker.take()) is None:
@@ -152,7 +154,7 @@ async def test_runsync_answers_with_the_result_of_a_job_that_ends_in_time(runpod
     assert (body["id"], body["status"], body["output"]) == (job_id, "COMPLETED", 7)
 
 
-async def test_only_a_failed_job_can_be_retried_and_keeps_its_id(runpod: RunPod) -> None:
+async def test_only_a_failed_job_can_be_retried_and_keeps_its_id(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
     worker = runpod.worker()
     await worker.take()
@@ -165,7 +167,7 @@ async def test_only_a_failed_job_can_be_retried_and_keeps_its_id(runpod: RunPod)
     assert "error" not in body
 
 
-async def test_purging_the_queue_removes_what_waits_and_not_what_runs(runpod: RunPod) -> None:
+async def test_purging_removes_queued_jobs_and_no_running_one(runpod: RunPodHarness) -> None:
     running = await runpod.run()
     worker = runpod.worker()
     await worker.take()
@@ -177,7 +179,7 @@ async def test_purging_the_queue_removes_what_waits_and_not_what_runs(runpod: Ru
     assert await worker.take(busy=True) is None
 
 
-async def test_health_counts_jobs_and_workers(runpod: RunPod) -> None:
+async def test_health_counts_jobs_and_workers(runpod: RunPodHarness) -> None:
     worker, failing, idle = runpod.worker("w1"), runpod.worker("w2"), runpod.worker("w3")
     await runpod.run()
     await worker.do()
@@ -193,7 +195,7 @@ async def test_health_counts_jobs_and_workers(runpod: RunPod) -> None:
     assert (health["workers"]["running"], health["workers"]["idle"]) == (1, 2)
 
 
-async def test_a_stream_gives_each_part_once(runpod: RunPod) -> None:
+async def test_a_stream_gives_each_part_once(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
     worker = runpod.worker()
     await worker.take()
@@ -206,7 +208,7 @@ async def test_a_stream_gives_each_part_once(runpod: RunPod) -> None:
     assert (await runpod.call("GET", f"stream/{job_id}")).json()["stream"] == []
 
 
-async def test_requests_beyond_the_rate_of_their_operation_get_429(runpod: RunPod) -> None:
+async def test_requests_beyond_the_rate_of_their_operation_get_429(runpod: RunPodHarness) -> None:
     statuses = [(await runpod.call("POST", "purge-queue")).status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
     await runpod.settings(limits={"run": {"per_10_seconds": 3, "concurrent": 200}})
@@ -216,7 +218,7 @@ async def test_requests_beyond_the_rate_of_their_operation_get_429(runpod: RunPo
     assert (await runpod.requests())["answers"]["run"] == {"200": 3, "429": 2}
 
 
-async def test_more_requests_at_once_than_allowed_get_429(runpod: RunPod) -> None:
+async def test_more_requests_at_once_than_allowed_get_429(runpod: RunPodHarness) -> None:
     await runpod.settings(limits={"run": {"per_10_seconds": 1000, "concurrent": 2}})
     await runpod.rule("slow_response", operation="run", delay_seconds=0.3)
     answers = await asyncio.gather(*(runpod.call("POST", "run", input={}) for _ in range(4)))
@@ -224,8 +226,8 @@ async def test_more_requests_at_once_than_allowed_get_429(runpod: RunPod) -> Non
     assert (await runpod.call("POST", "run", input={})).status_code == 200
 
 
-async def test_one_endpoint_knows_nothing_of_anothers_jobs(runpod: RunPod) -> None:
+async def test_an_endpoint_does_not_know_the_jobs_of_another(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
-    elsewhere = RunPod(runpod.url, runpod.http, endpoint="other")
+    elsewhere = RunPodHarness(runpod.url, runpod.http, endpoint="other")
     assert (await elsewhere.status(job_id))["status"] == 404
     assert await elsewhere.worker().take() is None

@@ -1,4 +1,4 @@
-"""The emulator as workers see it: sharing jobs, falling silent, coming back."""
+"""The emulator for workers: how they share jobs, are lost, and come back."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,24 +6,24 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from tests.local_platform.runpod import API_KEY, RunPod, running_emulator
+from tests.local_platform.runpod import API_KEY, RunPodHarness, running_emulator
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
-async def runpod() -> AsyncIterator[RunPod]:
+async def runpod() -> AsyncIterator[RunPodHarness]:
     async with running_emulator(worker_lease_seconds=0.6) as runpod:
         yield runpod
 
 
-async def test_jobs_are_given_in_order_and_each_to_one_worker(runpod: RunPod) -> None:
+async def test_jobs_are_given_in_order_and_each_to_one_worker(runpod: RunPodHarness) -> None:
     ids = [await runpod.run({"n": number}) for number in range(6)]
     workers = [runpod.worker("w1"), runpod.worker("w2")]
     taken = [await workers[number % 2].take(busy=number > 1) for number in range(6)]
     assert taken == ids
 
 
-async def test_a_waiting_worker_is_given_a_job_as_soon_as_there_is_one(runpod: RunPod) -> None:
+async def test_a_waiting_worker_gets_a_job_at_once(runpod: RunPodHarness) -> None:
     await runpod.settings(worker_poll_seconds=20, worker_lease_seconds=60)
     poll = asyncio.create_task(runpod.worker().take())
     await eventually(lambda: workers(runpod), what="the worker's poll")
@@ -31,12 +31,12 @@ async def test_a_waiting_worker_is_given_a_job_as_soon_as_there_is_one(runpod: R
         assert await runpod.run() == await poll
 
 
-async def workers(runpod: RunPod) -> int:
+async def workers(runpod: RunPodHarness) -> int:
     counts = (await runpod.call("GET", "health")).json()["workers"]
     return int(counts["idle"] + counts["running"])
 
 
-async def test_a_worker_that_hung_up_while_waiting_is_given_nothing(runpod: RunPod) -> None:
+async def test_a_worker_that_disconnected_gets_no_job(runpod: RunPodHarness) -> None:
     await runpod.settings(worker_poll_seconds=20, worker_lease_seconds=60)
     poll = asyncio.create_task(runpod.worker("w1").take())
     await eventually(lambda: workers(runpod), what="the worker's poll")
@@ -44,12 +44,12 @@ async def test_a_worker_that_hung_up_while_waiting_is_given_nothing(runpod: RunP
     await asyncio.gather(poll, return_exceptions=True)
     await runpod.http.aclose()
     async with httpx.AsyncClient(headers={"authorization": f"Bearer {API_KEY}"}) as http:
-        again = RunPod(runpod.url, http)
+        again = RunPodHarness(runpod.url, http)
         job_id = await again.run()
         assert await again.worker("w2").take() == job_id
 
 
-async def test_a_batch_gives_no_more_than_was_asked_for(runpod: RunPod) -> None:
+async def test_a_batch_is_not_larger_than_requested(runpod: RunPodHarness) -> None:
     ids = [await runpod.run() for _ in range(5)]
     worker = runpod.worker()
     answer = await worker.get("job-take-batch", "&batch_size=3&job_in_progress=0")
@@ -59,7 +59,7 @@ async def test_a_batch_gives_no_more_than_was_asked_for(runpod: RunPod) -> None:
     assert (await worker.get("job-take-batch", "&batch_size=3&job_in_progress=1")).status_code == 204
 
 
-async def test_the_job_of_a_silent_worker_goes_to_the_head_of_the_queue_and_then_fails(runpod: RunPod) -> None:
+async def test_the_job_of_a_lost_worker_is_requeued_once_and_then_fails(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
     later = await runpod.run()
     first, second = runpod.worker("w1"), runpod.worker("w2")
@@ -72,7 +72,7 @@ async def test_the_job_of_a_silent_worker_goes_to_the_head_of_the_queue_and_then
     assert (await runpod.call("GET", "health")).json()["jobs"]["retried"] == 1
 
 
-async def test_a_worker_that_pings_keeps_its_job(runpod: RunPod) -> None:
+async def test_a_worker_that_pings_keeps_its_job(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
     worker = runpod.worker()
     await worker.take()
@@ -82,7 +82,7 @@ async def test_a_worker_that_pings_keeps_its_job(runpod: RunPod) -> None:
     assert (await runpod.status(job_id))["status"] == "IN_PROGRESS"
 
 
-async def test_a_worker_that_says_it_is_idle_has_lost_its_job(runpod: RunPod) -> None:
+async def test_a_worker_that_reports_no_job_has_lost_its_job(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
     worker = runpod.worker()
     assert await worker.take() == job_id
@@ -91,19 +91,19 @@ async def test_a_worker_that_says_it_is_idle_has_lost_its_job(runpod: RunPod) ->
     assert [job["retries"] for job in await runpod.jobs(id=job_id)] == [1]
 
 
-async def test_a_result_from_a_worker_that_lost_the_job_is_ignored(runpod: RunPod) -> None:
+async def test_a_result_from_a_worker_that_lost_the_job_is_ignored(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
-    zombie, second = runpod.worker("w1"), runpod.worker("w2")
-    await zombie.take()
+    lost, second = runpod.worker("w1"), runpod.worker("w2")
+    await lost.take()
     await runpod.ended(job_id, "IN_QUEUE")
     await second.take()
-    assert await zombie.post(job_id, {"output": "stale"}) == 200
+    assert await lost.post(job_id, {"output": "stale"}) == 200
     assert (await runpod.status(job_id))["status"] == "IN_PROGRESS"
     await second.post(job_id, {"output": "fresh"})
     assert (await runpod.status(job_id))["output"] == "fresh"
 
 
-async def test_a_result_of_more_than_twenty_megabytes_is_refused(runpod: RunPod) -> None:
+async def test_a_result_of_more_than_twenty_megabytes_is_refused(runpod: RunPodHarness) -> None:
     job_id = await runpod.run()
     worker = runpod.worker()
     await worker.take()

@@ -1,4 +1,4 @@
-"""RunPod Serverless, emulated: the public API on one side, the worker SDK's on the other, and bad days on request.
+"""An emulator of RunPod Serverless: the public API, the API of the worker SDK, and faults on request.
 
-See README.md beside this file for what is faithful, what was decided where RunPod is silent, and the admin API.
+README.md says what is faithful, what was decided where RunPod's documentation is silent, and describes the admin API.
 """

@@ -1,8 +1,8 @@
-"""Switching misbehaviour on and off, and looking inside. Described in README.md. Needs no key: it listens locally."""
+"""The admin API: faults on and off, and the state. See README.md. It needs no key, because it listens locally."""
 
-from typing import Any, Final
+from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -11,7 +11,7 @@ from local_platform.runpod_emulator.emulator import Emulator
 from local_platform.runpod_emulator.rules import Rule
 from local_platform.runpod_emulator.settings import EmulatorSettings
 
-_CHANGES: Final = TypeAdapter(dict[str, Any])
+_CHANGES: Final = TypeAdapter(dict[str, JsonValue])
 
 
 class AdminApi:
@@ -21,7 +21,7 @@ class AdminApi:
         self._emulator = emulator
 
     def routes(self) -> list[Route]:
-        """All of it."""
+        """All routes."""
         return [
             Route("/admin/rules", self._list_rules, methods=["GET"]),
             Route("/admin/rules", self._add_rule, methods=["POST"]),
@@ -55,7 +55,7 @@ class AdminApi:
         return JSONResponse(self._emulator.settings.model_dump(mode="json"))
 
     async def _change_settings(self, request: Request) -> Response:
-        """Replace the fields that are given, whole; timers that already run are not touched."""
+        """Replace each given field as a whole. Timers that run are not changed."""
         try:
             changes = _CHANGES.validate_json(await request.body())
             present = self._emulator.settings.model_dump(mode="json")
@@ -73,7 +73,7 @@ class AdminApi:
         answers: dict[str, dict[str, int]] = {}
         for (operation, outcome), count in self._emulator.answers.items():
             answers.setdefault(operation, {})[outcome] = count
-        body: dict[str, Any] = {
+        body: dict[str, object] = {
             "answers": answers,
             "webhooks": dict(self._emulator.webhooks.counts),
             "ignored_results": self._emulator.ignored_results,

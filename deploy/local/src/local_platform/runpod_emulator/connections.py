@@ -1,4 +1,4 @@
-"""Breaking off a connection the hard way: the client sees a reset instead of an answer."""
+"""Resets connections: the client sees a reset instead of an answer."""
 
 import asyncio
 import socket
@@ -9,17 +9,17 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER with no time to linger: closing sends RST, not FIN."""
+"""SO_LINGER of zero: closing sends RST instead of FIN."""
 
 
 class OpenConnections:
-    """Knows the transport behind each client's address."""
+    """The transport of each client's address."""
 
     def __init__(self) -> None:
         self._transports: dict[tuple[str, int], asyncio.Transport] = {}
 
     def protocol_class(self) -> type[asyncio.Protocol]:
-        """Uvicorn's HTTP protocol, telling us of each connection."""
+        """Uvicorn's HTTP protocol, with a record of each connection."""
         transports = self._transports
 
         class ObservedProtocol(HttpToolsProtocol):
@@ -41,7 +41,7 @@ class OpenConnections:
 
 
 class ResetInsteadOfAnswer:
-    """An ASGI response that is none."""
+    """An ASGI response that resets the connection instead."""
 
     def __init__(self, connections: OpenConnections) -> None:
         self._connections = connections

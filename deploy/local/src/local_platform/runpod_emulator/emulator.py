@@ -1,4 +1,4 @@
-"""What all three HTTP interfaces of the emulator share: endpoints, settings, rules, counters."""
+"""The state that the three APIs of the emulator share: endpoints, settings, rules, counters."""
 
 import asyncio
 from collections import Counter
@@ -12,7 +12,7 @@ from local_platform.runpod_emulator.webhooks import Webhooks
 
 
 class Emulator:
-    """The whole state, in memory. Any endpoint id works; an endpoint begins when it is first named."""
+    """The whole state, in memory. Any endpoint id works: an endpoint is created when it is first named."""
 
     def __init__(self, api_key: str, settings: EmulatorSettings | None = None) -> None:
         self.api_key = api_key
@@ -26,7 +26,7 @@ class Emulator:
         """Requests by operation and HTTP status (or ``reset``)."""
         self.ignored_results = 0
         self.closing = asyncio.Event()
-        """Set when the server stops: long polls end at once."""
+        """Set when the server stops, so that long polls end at once."""
 
     def endpoint(self, endpoint_id: str) -> Endpoint:
         """The endpoint of that id."""

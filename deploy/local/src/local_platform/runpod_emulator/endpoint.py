@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from local_platform.runpod_emulator.jobs import GoneBecause, Job, JobStatus, Submission
 from local_platform.runpod_emulator.rules import Effect, Rule, Rulebook, Subject
@@ -14,8 +14,15 @@ LOST_WORKER_ERROR: Final = "job timed out after {retries} retries"
 _REMEMBERED_GONE: Final = 10_000
 
 
+class HealthBody(TypedDict):
+    """The answer of ``/health``."""
+
+    jobs: dict[str, int]
+    workers: dict[str, int]
+
+
 class Endpoint:
-    """Runs in one event loop; no method waits. ``send_webhook`` is called for each job that ends (see settings)."""
+    """Runs in one event loop, and no method waits. It calls ``send_webhook`` for jobs that end (see settings)."""
 
     def __init__(
         self,
@@ -35,52 +42,52 @@ class Endpoint:
         self._totals: Counter[str] = Counter()
         self._workers = Workers(self._recover)
         self.arrived = asyncio.Event()
-        """Set, and replaced by a new one, when there is something to take."""
+        """Set, and replaced by a new event, when there is a job to take."""
 
-    # What clients do.
+    # For clients.
 
     def submit(self, submission: Submission, *, sync: bool) -> Job:
-        """Accept a job. It may be lost at once, if a rule says so; nobody notices but by asking."""
+        """Accept a job. A rule can lose it at once, which shows only in its status."""
         job = Job(endpoint_id=self.id, submission=submission, sync=sync, submitted_at=self._loop.time())
         self._jobs[job.id] = job
         if self._strikes("lose_queued_job", job):
             self._forget(job, "lost_in_queue")
             return job
-        self._appoint(job, "ttl", submission.policy.ttl_ms / 1000, lambda: self._expire(job))
+        self._set_timer(job, "ttl", submission.policy.ttl_ms / 1000, lambda: self._expire(job))
         if not self._strikes("stick_in_queue", job):
             self._enqueue(job)
         return job
 
     def find(self, job_id: str) -> Job | None:
-        """The job, unless it was never here or is gone."""
+        """The job, unless it is unknown or gone."""
         return self._jobs.get(job_id)
 
     def cancel(self, job: Job) -> None:
-        """CANCELLED, wherever it is; a job that has ended stays as it ended."""
+        """Cancel a queued or running job. A job that has ended stays as it is."""
         if not job.final:
             self._stop_worker(job)
             self._end(job, "CANCELLED")
 
     def retry(self, job: Job) -> bool:
-        """Queue a FAILED or TIMED_OUT job again under its id; False for any other."""
+        """Queue a FAILED or TIMED_OUT job again under its id. False for any other job."""
         if job.status not in ("FAILED", "TIMED_OUT"):
             return False
         job.cancel_timer("retention")
         job.done = asyncio.Event()
         job.output = job.error = None
-        self._appoint(job, "ttl", job.submission.policy.ttl_ms / 1000, lambda: self._expire(job))
+        self._set_timer(job, "ttl", job.submission.policy.ttl_ms / 1000, lambda: self._expire(job))
         self._requeue(job)
         return True
 
     def purge_queue(self) -> int:
-        """Remove what waits, and say how much it was."""
+        """Remove the queued jobs. Returns their number."""
         waiting = [job for job in self._jobs.values() if job.status == "IN_QUEUE"]
         for job in waiting:
             self._forget(job, "purged")
         return len(waiting)
 
-    def health(self) -> dict[str, Any]:
-        """Jobs and workers by state; completed, failed and retried are totals."""
+    def health(self) -> HealthBody:
+        """Jobs and workers by state. Completed, failed and retried are totals."""
         now = Counter(job.status for job in self._jobs.values())
         return {
             "jobs": {
@@ -94,19 +101,19 @@ class Endpoint:
         }
 
     def listed(self) -> list[Job]:
-        """Every job, then those that are gone (the newest ten thousand)."""
+        """Every job, then the newest ten thousand that are gone."""
         return [*self._jobs.values(), *self._gone]
 
-    # What workers do.
+    # For workers.
 
     def seen(self, worker_id: str) -> Worker:
-        """A worker showed itself; it is lost if it does not do so again within the lease."""
+        """A sign of life of a worker. It is lost if there is no other within the lease."""
         return self._workers.seen(worker_id, self._settings().worker_lease_seconds)
 
     def idle(self, worker: Worker) -> None:
-        """The worker says that it works on nothing: whatever we thought it held is lost."""
-        lost = list(worker.holds)
-        worker.holds.clear()
+        """The worker reports that it has no job: the jobs that it took are lost."""
+        lost = list(worker.jobs)
+        worker.jobs.clear()
         self._recover(lost)
 
     def take(self, worker: Worker, most: int) -> list[Job]:
@@ -124,20 +131,20 @@ class Endpoint:
         return taken
 
     def report_progress(self, worker: Worker, job_id: str, output: Any) -> None:
-        """Progress becomes visible in ``/status``, if the job is this worker's."""
-        if job_id in worker.holds:
+        """Show the progress in ``/status``, if the job is this worker's."""
+        if job_id in worker.jobs:
             self._jobs[job_id].progress = output
 
     def report_stream(self, worker: Worker, job_id: str, part: Any) -> None:
-        """A part of the output becomes readable at ``/stream``."""
-        if job_id in worker.holds:
+        """Add a part of the output to ``/stream``."""
+        if job_id in worker.jobs:
             self._jobs[job_id].stream.append(part)
 
     def finish(self, worker: Worker, job_id: str, output: Any, error: str | None) -> bool:
-        """The worker's last word on a job. False if the job is not (or no longer) this worker's: then it is ignored."""
-        if job_id not in worker.holds:
+        """The worker's result. False, and ignored, if the job is not or no longer this worker's."""
+        if job_id not in worker.jobs:
             return False
-        del worker.holds[job_id]
+        del worker.jobs[job_id]
         job = self._jobs[job_id]
         if self._strikes("lose_result", job):
             return True
@@ -147,7 +154,7 @@ class Endpoint:
             self._end(job, "COMPLETED", output=None if self._strikes("lose_output", job) else output)
         return True
 
-    # How jobs change.
+    # Changes of jobs.
 
     def _enqueue(self, job: Job, *, first: bool = False) -> None:
         (self._queue.appendleft if first else self._queue.append)(job)
@@ -159,13 +166,15 @@ class Endpoint:
         job.started_at = self._loop.time()
         job.finished_at = job.progress = None
         job.worker_id = worker.id
-        worker.holds[job.id] = None
-        self._appoint(job, "execution", job.submission.policy.execution_timeout_ms / 1000, lambda: self._time_out(job))
+        worker.jobs[job.id] = None
+        self._set_timer(
+            job, "execution", job.submission.policy.execution_timeout_ms / 1000, lambda: self._time_out(job)
+        )
         if rule := self._strikes("lose_running_job", job):
-            self._appoint_unscaled(job, "lose", rule.delay_seconds, lambda: self._lose_running(job))
+            self._set_unscaled_timer(job, "lose", rule.delay_seconds, lambda: self._lose_running(job))
         if rule := self._strikes("late_success", job):
             status = rule.status
-            self._appoint_unscaled(job, "late", rule.delay_seconds, lambda: self._give_up(job, status))
+            self._set_unscaled_timer(job, "late", rule.delay_seconds, lambda: self._give_up(job, status))
 
     def _end(self, job: Job, status: JobStatus, *, output: Any = None, error: str | None = None) -> None:
         job.status = status
@@ -176,7 +185,7 @@ class Endpoint:
         self._cancel_timers(job)
         settings = self._settings()
         kept = settings.runsync_retention_seconds if job.sync else settings.run_retention_seconds
-        self._appoint(job, "retention", kept, lambda: self._forget(job, "retention"))
+        self._set_timer(job, "retention", kept, lambda: self._forget(job, "retention"))
         job.done.set()
         if job.submission.webhook is not None and status in settings.webhook_statuses:
             self._send_webhook(job)
@@ -198,7 +207,7 @@ class Endpoint:
         self._forget(job, "lost_while_running")
 
     def _recover(self, job_ids: list[str]) -> None:
-        """Their worker is gone: back to the head of the queue, as often as RunPod does that."""
+        """Put the jobs of a lost worker at the head of the queue, as often as RunPod does that."""
         for job in [self._jobs[job_id] for job_id in reversed(job_ids) if job_id in self._jobs]:
             if job.retries >= self._settings().max_retries:
                 self._end(job, "FAILED", error=LOST_WORKER_ERROR.format(retries=job.retries))
@@ -223,24 +232,24 @@ class Endpoint:
 
     def _stop_worker(self, job: Job) -> None:
         worker = self._workers.find(job.worker_id)
-        if worker is not None and job.id in worker.holds:
+        if worker is not None and job.id in worker.jobs:
             worker.tell_to_stop(job.id)
 
     def _release_silently(self, job: Job) -> None:
         worker = self._workers.find(job.worker_id)
         if worker is not None:
-            worker.holds.pop(job.id, None)
+            worker.jobs.pop(job.id, None)
 
     # Rules and timers.
 
     def _strikes(self, effect: Effect, job: Job) -> Rule | None:
         return self._rules.strike(effect, Subject(self.id, job_id=job.id, job_input=job.submission.input))
 
-    def _appoint(self, job: Job, name: str, seconds: float, act: Callable[[], None]) -> None:
-        """RunPod's own times pass ``time_scale`` times as fast."""
-        self._appoint_unscaled(job, name, seconds / self._settings().time_scale, act)
+    def _set_timer(self, job: Job, name: str, seconds: float, act: Callable[[], None]) -> None:
+        """A timer of RunPod's own. Such times pass ``time_scale`` times as fast."""
+        self._set_unscaled_timer(job, name, seconds / self._settings().time_scale, act)
 
-    def _appoint_unscaled(self, job: Job, name: str, seconds: float, act: Callable[[], None]) -> None:
+    def _set_unscaled_timer(self, job: Job, name: str, seconds: float, act: Callable[[], None]) -> None:
         job.cancel_timer(name)
         job.timers[name] = self._loop.call_later(seconds, act)
 

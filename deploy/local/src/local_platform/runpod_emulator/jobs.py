@@ -1,9 +1,9 @@
-"""A job, its policy, and the shapes in which RunPod shows it."""
+"""A job, its policy, and its form in RunPod's answers."""
 
 import asyncio
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -34,9 +34,21 @@ class Submission(BaseModel):
     policy: Policy = Field(default_factory=Policy)
 
 
+class StatusBody(TypedDict):
+    """The answer of ``/status``. Times are in milliseconds."""
+
+    id: str
+    status: JobStatus
+    delayTime: NotRequired[int]
+    executionTime: NotRequired[int]
+    workerId: NotRequired[str]
+    output: NotRequired[object]
+    error: NotRequired[str]
+
+
 @dataclass
 class Job:
-    """One accepted job. Times are of the event loop's clock, in seconds."""
+    """One accepted job. Times are in seconds of the event loop's clock."""
 
     endpoint_id: str
     submission: Submission
@@ -61,18 +73,18 @@ class Job:
 
     @property
     def final(self) -> bool:
-        """Whether it has ended, one way or another."""
+        """Whether it has ended."""
         return self.status in FINAL
 
     def cancel_timer(self, name: str) -> None:
-        """Forget an appointment; harmless if there is none."""
+        """Cancel a timer. Harmless if there is none."""
         timer = self.timers.pop(name, None)
         if timer is not None:
             timer.cancel()
 
-    def status_body(self) -> dict[str, Any]:
-        """What ``/status`` shows: times in milliseconds, fields only where they exist."""
-        body: dict[str, Any] = {"id": self.id, "status": self.status}
+    def status_body(self) -> StatusBody:
+        """What ``/status`` answers."""
+        body: StatusBody = {"id": self.id, "status": self.status}
         if self.started_at is not None:
             body["delayTime"] = round((self.started_at - self.submitted_at) * 1000)
             if self.finished_at is not None:
@@ -86,13 +98,13 @@ class Job:
             body["error"] = self.error
         return body
 
-    def webhook_body(self) -> dict[str, Any]:
-        """What the webhook carries: ``/status``, and an echo of the input and of the webhook's own address."""
-        shown = self.status_body()
-        shown.pop("workerId", None)
-        return {"delayTime": 0, "executionTime": 0, **shown, **self.submission.model_dump(include={"input", "webhook"})}
+    def webhook_body(self) -> dict[str, object]:
+        """What the webhook contains: the status, and an echo of the input and of the webhook's own address."""
+        status = {key: value for key, value in self.status_body().items() if key != "workerId"}
+        echo = self.submission.model_dump(include={"input", "webhook"})
+        return {"delayTime": 0, "executionTime": 0, **status, **echo}
 
-    def admin_body(self) -> dict[str, Any]:
+    def admin_body(self) -> dict[str, object]:
         """Everything, for tests and operators of the emulator."""
         return {
             **self.status_body(),

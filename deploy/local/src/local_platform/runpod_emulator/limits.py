@@ -10,7 +10,7 @@ _WINDOW_SECONDS = 10.0
 
 
 class TooManyRequests(Exception):
-    """The endpoint has had enough for now."""
+    """The endpoint has reached its rate limit."""
 
 
 class RateLimiter:
@@ -22,7 +22,7 @@ class RateLimiter:
 
     @contextlib.contextmanager
     def admitted(self, key: tuple[str, str], limit: Limit | None, now: float) -> Iterator[None]:
-        """Holds a place among the requests in flight. Raises TooManyRequests; a refused request is not counted."""
+        """Count a request while it is in flight. Raises TooManyRequests; a refused request is not counted."""
         if limit is None:
             yield
             return

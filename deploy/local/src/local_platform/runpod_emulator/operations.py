@@ -1,4 +1,4 @@
-"""Around every request of clients and workers: who may, how often, and what goes wrong on request."""
+"""What surrounds every request of clients and workers: authorisation, rate limits and faults."""
 
 import asyncio
 import hmac
@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -31,7 +31,7 @@ MAX_BODY_BYTES: Final[dict[Operation, int]] = {
 
 
 class Refused(Exception):
-    """The request gets this answer and nothing happens."""
+    """The request is refused with this status."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -40,13 +40,13 @@ class Refused(Exception):
 
 
 class Operations:
-    """Makes routes: each handler runs behind authorisation, limits and rules."""
+    """Builds routes whose handlers run behind authorisation, limits and rules."""
 
     def __init__(self, emulator: Emulator) -> None:
         self._emulator = emulator
 
     def route(self, path: str, operation: Operation, handler: Handler, methods: list[str], *, bearer: bool) -> Route:
-        """``bearer``: the key must come as a bearer token; the SDK sends it bare."""
+        """``bearer``: the key must be a bearer token. The SDK sends it without that word."""
 
         async def serve(request: Request) -> Any:
             answer = await self._answer(operation, handler, request, bearer)
@@ -85,7 +85,7 @@ class Operations:
             return await handler(endpoint, request)
         before = _subject(operation, endpoint, request)
         if rule := rules.strike("answer_error", before):
-            return _made_up_error(rule.http_status)
+            return _error_response(rule.http_status)
         answer = await handler(endpoint, request)
         after = _subject(operation, endpoint, request)
         if rule := rules.strike("slow_response", after):
@@ -93,7 +93,7 @@ class Operations:
         if rules.strike("accept_then_reset", after):
             return ResetInsteadOfAnswer(self._emulator.connections)
         if rule := rules.strike("accept_then_error", after):
-            return _made_up_error(rule.http_status)
+            return _error_response(rule.http_status)
         return answer
 
 
@@ -115,7 +115,7 @@ def job_of(endpoint: Endpoint, request: Request) -> Job:
 
 
 def remember_job(request: Request, job: Job) -> None:
-    """So that rules about the answer to a submission know which job it was."""
+    """Note the job, so that rules about the answer to a submission can match it."""
     request.state.job = job
 
 
@@ -135,8 +135,8 @@ def _subject(operation: Operation, endpoint: Endpoint, request: Request) -> Subj
     return Subject(endpoint.id, operation, request.path_params.get("job"), _unchecked_input(request.state.body))
 
 
-def _unchecked_input(body: bytes) -> dict[str, Any] | None:
-    """The input of a submission that has not been accepted (yet), if it has one."""
+def _unchecked_input(body: bytes) -> dict[str, JsonValue] | None:
+    """The input of a submission that is not accepted yet, if it has one."""
     try:
         submission = json.loads(body) if body else None
     except ValueError:
@@ -145,5 +145,5 @@ def _unchecked_input(body: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _made_up_error(status: int) -> JSONResponse:
+def _error_response(status: int) -> JSONResponse:
     return JSONResponse({"error": "the emulator was told to answer so"}, status_code=status)

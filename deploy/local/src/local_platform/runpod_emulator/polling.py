@@ -1,4 +1,4 @@
-"""Holding a request open until something happens, time is up, the client leaves or the server stops."""
+"""Keeps a request open until an event, the end of its time, a disconnect of the client or the server's stop."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from local_platform.runpod_emulator.emulator import Emulator
 
 
 async def wait_for(emulator: Emulator, request: Request, event: asyncio.Event, seconds: float) -> bool:
-    """Whether the client is still there to be answered. A worker that hung up must not be given a job."""
+    """Wait. Returns whether the client is still connected: a worker that disconnected must not get a job."""
     waits = {
         asyncio.create_task(event.wait()),
         asyncio.create_task(emulator.closing.wait()),

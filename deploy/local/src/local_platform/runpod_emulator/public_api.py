@@ -1,4 +1,4 @@
-"""What clients of RunPod use: ``/v2/{endpoint}/run`` and its kin."""
+"""The API for clients of RunPod: ``/v2/{endpoint}/run`` and the like."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -11,13 +11,13 @@ from local_platform.runpod_emulator.polling import wait_for
 
 
 class PublicApi:
-    """Handlers, each given the endpoint that its path names."""
+    """The handlers. Each gets the endpoint of its path."""
 
     def __init__(self, emulator: Emulator) -> None:
         self._emulator = emulator
 
     def routes(self) -> list[Route]:
-        """All of it, behind the bearer token."""
+        """All routes. They need the bearer token."""
         operations = Operations(self._emulator)
         return [
             operations.route("/v2/{endpoint}/run", "run", self._run, ["POST"], bearer=True),
@@ -68,5 +68,5 @@ class PublicApi:
 
 
 async def healthz(request: Request) -> Response:
-    """Whether the emulator runs; needs no key."""
+    """Whether the emulator runs. Needs no key."""
     return JSONResponse({"status": "ok"})

@@ -1,8 +1,9 @@
-"""Misbehaviour on request: each rule is one way to go wrong, for some jobs, some of the time."""
+"""Misbehaviour on request: each rule is one fault, for some jobs, some of the time."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -31,11 +32,11 @@ Effect = Literal[
 
 
 class Rule(BaseModel):
-    """One way to go wrong.
+    """One fault.
 
-    The filters narrow it down: ``endpoint``, ``job_id``, ``operation`` (for effects on requests), and ``input``, whose
-    keys must have the same values in the job's input. ``count`` is how often it strikes at most; ``probability`` is
-    drawn from a generator of its own, seeded with ``seed``, each time that everything else matches.
+    The filters are ``endpoint``, ``job_id``, ``operation`` (for effects on requests) and ``input``, whose keys must
+    have the same values in the job's input. The rule strikes at most ``count`` times. Each time that the filters
+    match, it strikes with ``probability``, drawn from a generator of its own that starts from ``seed``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -57,12 +58,12 @@ class Rule(BaseModel):
 
 @dataclass(frozen=True)
 class Subject:
-    """What a rule may match. ``job_input`` and ``job_id`` are None where there is no such job."""
+    """What a rule is compared with. ``job_id`` and ``job_input`` are None if there is no such job."""
 
     endpoint: str
     operation: Operation | None = None
     job_id: str | None = None
-    job_input: dict[str, Any] | None = None
+    job_input: Mapping[str, JsonValue] | None = None
 
 
 @dataclass
@@ -86,7 +87,7 @@ class _ActiveRule:
 
 @dataclass
 class Rulebook:
-    """The rules in force, oldest first. The first that matches strikes."""
+    """The active rules, oldest first. The first one that matches strikes."""
 
     _rules: dict[str, _ActiveRule] = field(default_factory=dict)
     _made: int = 0
@@ -94,27 +95,27 @@ class Rulebook:
     def __bool__(self) -> bool:
         return bool(self._rules)
 
-    def add(self, rule: Rule) -> dict[str, Any]:
-        """Put a rule into force and return it with its id."""
+    def add(self, rule: Rule) -> dict[str, object]:
+        """Activate a rule. Returns it with its id."""
         self._made += 1
         active = _ActiveRule(f"rule-{self._made}", rule, random.Random(rule.seed))
         self._rules[active.id] = active
-        return _shown(active)
+        return _with_strikes(active)
 
     def remove(self, rule_id: str) -> bool:
-        """Whether there was such a rule."""
+        """Remove a rule. False if there is none of this id."""
         return self._rules.pop(rule_id, None) is not None
 
     def clear(self) -> None:
-        """Behave again. What has already gone wrong stays so."""
+        """Remove all rules. Faults that have happened stay."""
         self._rules.clear()
 
-    def listed(self) -> list[dict[str, Any]]:
-        """Every rule with how often it struck, the exhausted ones too."""
-        return [_shown(active) for active in self._rules.values()]
+    def listed(self) -> list[dict[str, object]]:
+        """Every rule with the number of its strikes, exhausted rules too."""
+        return [_with_strikes(active) for active in self._rules.values()]
 
     def strike(self, effect: Effect, subject: Subject) -> Rule | None:
-        """The rule that strikes now, if any; its strike is counted."""
+        """The rule that strikes now, if any. Counts the strike."""
         for active in self._rules.values():
             if active.matches(effect, subject) and active.random.random() < active.rule.probability:
                 active.strikes += 1
@@ -122,5 +123,5 @@ class Rulebook:
         return None
 
 
-def _shown(active: _ActiveRule) -> dict[str, Any]:
+def _with_strikes(active: _ActiveRule) -> dict[str, object]:
     return {"id": active.id, "strikes": active.strikes, **active.rule.model_dump(mode="json")}

@@ -15,7 +15,7 @@ from local_platform.runpod_emulator.worker_api import WorkerApi
 
 
 class EmulatorServer(uvicorn.Server):
-    """Serves one emulator: ``await server.serve(sockets=[...])``. Ends open polls before it waits for requests."""
+    """Serves one emulator: ``await server.serve(sockets=[...])``."""
 
     def __init__(self, emulator: Emulator) -> None:
         self._emulator = emulator
@@ -31,7 +31,7 @@ class EmulatorServer(uvicorn.Server):
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let the polls go, then stop as usual."""
+        """End the open polls, then stop as usual."""
         self._emulator.closing.set()
         await super().shutdown(sockets)
 

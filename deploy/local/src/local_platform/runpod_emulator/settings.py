@@ -1,4 +1,4 @@
-"""How the emulator behaves when nothing is wrong. Adjustable while it runs, through ``PATCH /admin/settings``."""
+"""The settings of the emulator. ``PATCH /admin/settings`` changes them while it runs."""
 
 from typing import Final, Literal, Self
 
@@ -21,11 +21,11 @@ Operation = Literal[
     "job-stream",
     "ping",
 ]
-"""Every request there is besides the admin API: those of clients, then those of workers."""
+"""All requests except those of the admin API: those of clients, then those of workers."""
 
 
 class Limit(BaseModel):
-    """What one endpoint bears: requests in any ten seconds, and at the same time. Beyond that it answers 429."""
+    """Requests to one endpoint in any ten seconds, and at the same time. Beyond that it answers 429."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,9 +45,9 @@ DOCUMENTED_LIMITS: Final[dict[Operation, Limit]] = {
 
 
 class EmulatorSettings(BaseModel):
-    """Defaults are RunPod's where they are known.
+    """The defaults are RunPod's, where they are known.
 
-    ``time_scale`` makes RunPod's own long times pass faster: ttl, execution timeout, retention, the pause between
+    ``time_scale`` makes RunPod's own long times pass faster: ttl, execution timeout, retention, and the pause between
     webhook tries. The times of workers are not scaled, because the real SDK keeps them.
     """
 

@@ -1,4 +1,4 @@
-"""Telling the client's webhook that a job has ended: up to three tries, and the ways in which that goes wrong."""
+"""Webhooks about jobs that ended: up to three tries, and faults."""
 
 import asyncio
 import json
@@ -14,18 +14,18 @@ from local_platform.runpod_emulator.settings import EmulatorSettings
 
 
 class Webhooks:
-    """Sends in the background. ``counts`` tells what became of the deliveries."""
+    """Sends in the background. ``counts`` counts deliveries, tries and their outcomes."""
 
     def __init__(self, settings: Callable[[], EmulatorSettings], rules: Rulebook) -> None:
         self._settings = settings
         self._rules = rules
         self._tasks: set[asyncio.Task[None]] = set()
-        self._held: list[tuple[str, bytes, int]] = []
+        self._delayed: list[tuple[str, bytes, int]] = []
         self._client: httpx.AsyncClient | None = None
         self.counts: Counter[str] = Counter(deliveries=0, tries=0, delivered=0, given_up=0, dropped=0)
 
     def send(self, job: Job) -> None:
-        """Take the job's present state and deliver it, or not."""
+        """Send the job's present state, unless a rule forbids it."""
         url = job.submission.webhook
         assert url is not None, "only jobs with a webhook are announced"
         if self._strike("drop_webhook", job):
@@ -35,8 +35,8 @@ class Webhooks:
         double = self._strike("double_webhook", job)
         copies = double.copies if double else 1
         if reorder := self._strike("reorder_webhooks", job):
-            self._held.append((url, body, copies))
-            if len(self._held) == 1:
+            self._delayed.append((url, body, copies))
+            if len(self._delayed) == 1:
                 self._start(self._release_reversed(reorder.delay_seconds))
             return
         delay = self._strike("delay_webhook", job)
@@ -44,7 +44,7 @@ class Webhooks:
             self._start(self._deliver(url, body, delay.delay_seconds if delay else 0))
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel the deliveries in progress."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -61,8 +61,8 @@ class Webhooks:
 
     async def _release_reversed(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        held, self._held = self._held, []
-        for url, body, copies in reversed(held):
+        delayed, self._delayed = self._delayed, []
+        for url, body, copies in reversed(delayed):
             for _ in range(copies):
                 await self._deliver(url, body, 0)
 

@@ -1,9 +1,10 @@
-"""What RunPod's worker SDK uses (runpod 1.12, ``serverless/modules``): take, stop, done, stream, ping."""
+"""The API for RunPod's worker SDK (runpod 1.12, ``serverless/modules``): take, stop, done, stream, ping."""
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,14 +18,17 @@ from local_platform.runpod_emulator.workers import Worker
 
 
 class WorkerApi:
-    """Handlers, each given the endpoint that its path names. The paths are ours; the SDK takes them from its settings,
-    and replaces ``/job-take/`` by ``/job-take-batch/`` and ``/job-stop/`` itself."""
+    """The handlers. Each gets the endpoint of its path.
+
+    The paths are ours: the SDK reads them from its settings, and derives ``/job-take-batch/`` and ``/job-stop/`` from
+    ``/job-take/``.
+    """
 
     def __init__(self, emulator: Emulator) -> None:
         self._emulator = emulator
 
     def routes(self) -> list[Route]:
-        """All of it, behind the key as the SDK sends it."""
+        """All routes. They need the key in the form in which the SDK sends it."""
         operations = Operations(self._emulator)
         root = "/v2/{endpoint}"
         return [
@@ -38,17 +42,17 @@ class WorkerApi:
 
     async def _take_one(self, endpoint: Endpoint, request: Request) -> Response:
         jobs = await self._take(endpoint, request, most=1)
-        return JSONResponse(_given(jobs[0])) if jobs else Response(status_code=204)
+        return JSONResponse(_taken(jobs[0])) if jobs else Response(status_code=204)
 
     async def _take_batch(self, endpoint: Endpoint, request: Request) -> Response:
         size = request.query_params.get("batch_size", "1")
         if not size.isdecimal() or not 1 <= int(size) <= 1000:
             raise Refused(400, "batch_size must be a number from 1 to 1000")
         jobs = await self._take(endpoint, request, most=int(size))
-        return JSONResponse([_given(job) for job in jobs]) if jobs else Response(status_code=204)
+        return JSONResponse([_taken(job) for job in jobs]) if jobs else Response(status_code=204)
 
     async def _take(self, endpoint: Endpoint, request: Request, most: int) -> list[Job]:
-        """Hold the request until there is a job, or as long as a poll may last."""
+        """Wait until there is a job, at most for the time of a poll."""
         worker = _worker(endpoint, request)
         if request.query_params.get("job_in_progress") == "0":
             endpoint.idle(worker)
@@ -69,7 +73,7 @@ class WorkerApi:
         return JSONResponse({"jobsToStop": orders}) if orders else Response(status_code=204)
 
     async def _done(self, endpoint: Endpoint, request: Request) -> Response:
-        """A result, or progress if it says ``"status": "IN_PROGRESS"``. The body is JSON, whatever its type says."""
+        """A result, or progress if its status is ``IN_PROGRESS``. The body is JSON, whatever its content type is."""
         worker, job_id, result = _worker(endpoint, request), request.path_params["job"], _result(request)
         if result.get("status") == "IN_PROGRESS":
             endpoint.report_progress(worker, job_id, result.get("output"))
@@ -87,15 +91,23 @@ class WorkerApi:
 
 
 def _worker(endpoint: Endpoint, request: Request) -> Worker:
-    """The worker that the path names; being asked is its sign of life."""
+    """The worker of the path. The request is its sign of life."""
     return endpoint.seen(request.path_params["worker"])
 
 
-def _given(job: Job) -> dict[str, Any]:
-    given: dict[str, Any] = {"id": job.id, "input": job.submission.input}
+class _TakenJob(TypedDict):
+    """A job as a worker gets it."""
+
+    id: str
+    input: dict[str, JsonValue]
+    webhook: NotRequired[str]
+
+
+def _taken(job: Job) -> _TakenJob:
+    taken: _TakenJob = {"id": job.id, "input": job.submission.input}
     if job.submission.webhook is not None:
-        given["webhook"] = job.submission.webhook
-    return given
+        taken["webhook"] = job.submission.webhook
+    return taken
 
 
 def _result(request: Request) -> dict[str, Any]:
@@ -109,7 +121,7 @@ def _result(request: Request) -> dict[str, Any]:
 
 
 def _error(result: dict[str, Any]) -> str | None:
-    """A worker fails a job with ``error`` beside the output, or inside it."""
+    """The error of a failed job. It stands beside the output or inside it."""
     output = result.get("output")
     error = result.get("error") or (output.get("error") if isinstance(output, dict) else None)
     if not error:

@@ -1,4 +1,4 @@
-"""The workers of an endpoint: which jobs each holds, which it is to stop, and whether it still shows itself."""
+"""The workers of an endpoint: the jobs of each, the jobs that it must stop, and whether it is lost."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Worker:
-    """One worker, known by its pod id. ``holds`` maps job ids to nothing, in the order in which they were taken."""
+    """One worker, known by its pod id. ``jobs`` has the ids of its jobs as keys, in the order of their taking."""
 
     id: str
-    holds: dict[str, None] = field(default_factory=dict)
+    jobs: dict[str, None] = field(default_factory=dict)
     to_stop: dict[str, None] = field(default_factory=dict)
     stop_signal: asyncio.Event = field(default_factory=asyncio.Event)
     lease: asyncio.TimerHandle | None = None
 
     def tell_to_stop(self, job_id: str) -> None:
-        """Let its long poll return with this job."""
-        self.holds.pop(job_id, None)
+        """Answer its long poll with this job."""
+        self.jobs.pop(job_id, None)
         self.to_stop[job_id] = None
         self.stop_signal.set()
 
     def take_stop_orders(self) -> list[str]:
-        """What it has not been told yet; telling it once is all that RunPod does."""
+        """The jobs that it was not yet told to stop. RunPod tells a worker once."""
         orders = list(self.to_stop)
         self.to_stop.clear()
         self.stop_signal.clear()
@@ -30,14 +30,14 @@ class Worker:
 
 
 class Workers:
-    """All workers of one endpoint. ``on_lost`` is called with the jobs of a worker that fell silent."""
+    """All workers of one endpoint. Calls ``on_lost`` with the jobs of a worker that gives no sign of life."""
 
     def __init__(self, on_lost: Callable[[list[str]], None]) -> None:
         self._on_lost = on_lost
         self._known: dict[str, Worker] = {}
 
     def seen(self, worker_id: str, lease_seconds: float) -> Worker:
-        """A sign of life, of whatever kind."""
+        """A sign of life."""
         worker = self._known.setdefault(worker_id, Worker(worker_id))
         if worker.lease is not None:
             worker.lease.cancel()
@@ -45,12 +45,12 @@ class Workers:
         return worker
 
     def find(self, worker_id: str | None) -> Worker | None:
-        """The worker, unless it is unknown or fell silent."""
+        """The worker, unless it is unknown or lost."""
         return None if worker_id is None else self._known.get(worker_id)
 
     def counts(self) -> dict[str, int]:
         """The ``workers`` of ``/health``."""
-        running = sum(1 for worker in self._known.values() if worker.holds)
+        running = sum(1 for worker in self._known.values() if worker.jobs)
         idle = len(self._known) - running
         return {
             "idle": idle,
@@ -63,4 +63,4 @@ class Workers:
 
     def _lose(self, worker: Worker) -> None:
         del self._known[worker.id]
-        self._on_lost(list(worker.holds))
+        self._on_lost(list(worker.jobs))
