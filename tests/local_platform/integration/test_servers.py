@@ -1,4 +1,4 @@
-"""The embedded servers: they serve, they come back with their data, and they hold the lines between identities."""
+"""The embedded servers: they serve, keep their data over a kill, and separate the identities."""
 
 import asyncio
 from pathlib import Path
@@ -12,7 +12,7 @@ from local_platform.servers import NatsServer, PostgresServer, S3Server
 from tests.support.folders import removed_at_exit
 
 
-async def test_postgres_keeps_committed_rows_when_it_is_killed_and_started_again() -> None:
+async def test_postgres_keeps_committed_rows_over_a_kill() -> None:
     with removed_at_exit("reelhouse-test-") as directory:
         server = PostgresServer(directory)
         await server.start()
@@ -37,7 +37,7 @@ async def test_postgres_refuses_a_wrong_password(postgres_server: PostgresServer
         await asyncpg.connect(postgres_server.dsn("postgres", "postgres", "wrong"))
 
 
-async def test_jetstream_keeps_messages_over_a_restart_and_loses_them_with_its_store(nats_server: NatsServer) -> None:
+async def test_jetstream_keeps_its_streams_over_a_restart_until_it_is_wiped(nats_server: NatsServer) -> None:
     async def streams() -> list[str | None]:
         connection = await nats.connect(nats_server.url, user="admin", password=nats_server.users["admin"])
         try:
@@ -49,7 +49,8 @@ async def test_jetstream_keeps_messages_over_a_restart_and_loses_them_with_its_s
             await connection.close()
 
     assert await streams() == []
-    await nats_server.restart()
+    await nats_server.stop()
+    await nats_server.start()
     assert await streams() == ["KEPT"]
     nats_server.kill()
     nats_server.wipe_store()
@@ -57,7 +58,7 @@ async def test_jetstream_keeps_messages_over_a_restart_and_loses_them_with_its_s
     assert await streams() == []
 
 
-async def test_a_service_may_not_publish_the_messages_of_another(nats_server: NatsServer) -> None:
+async def test_a_service_cannot_publish_messages_of_another(nats_server: NatsServer) -> None:
     refusals: asyncio.Queue[str] = asyncio.Queue()
 
     async def on_error(error: Exception) -> None:
@@ -75,7 +76,7 @@ async def test_a_service_may_not_publish_the_messages_of_another(nats_server: Na
         await connection.close()
 
 
-CROSSINGS = [
+FORBIDDEN = [
     ("generation", "get", "incoming"),
     ("generation", "put", "library"),
     ("generation", "put", "uploads"),
@@ -98,12 +99,12 @@ ALLOWED = [
 
 
 def _attempt(server: S3Server, identity: str, action: str, bucket: str) -> None:
-    server.client("admin").put_object(Bucket=bucket, Key="crossing", Body=b"x")
+    server.client("admin").put_object(Bucket=bucket, Key="object", Body=b"x")
     client = server.client(identity)
     if action == "get":
-        client.get_object(Bucket=bucket, Key="crossing")["Body"].close()
+        client.get_object(Bucket=bucket, Key="object")["Body"].close()
     else:
-        client.put_object(Bucket=bucket, Key=f"crossing-{identity}", Body=b"y")
+        client.put_object(Bucket=bucket, Key=f"object-{identity}", Body=b"y")
 
 
 @pytest.mark.parametrize(("identity", "action", "bucket"), ALLOWED)
@@ -113,10 +114,8 @@ def test_each_identity_can_do_its_work_in_the_buckets(
     _attempt(s3_server, identity, action, bucket)
 
 
-@pytest.mark.parametrize(("identity", "action", "bucket"), CROSSINGS)
-def test_no_identity_can_cross_into_what_belongs_to_another(
-    s3_server: S3Server, identity: str, action: str, bucket: str
-) -> None:
+@pytest.mark.parametrize(("identity", "action", "bucket"), FORBIDDEN)
+def test_no_identity_has_rights_beyond_its_work(s3_server: S3Server, identity: str, action: str, bucket: str) -> None:
     with pytest.raises(ClientError) as refused:
         _attempt(s3_server, identity, action, bucket)
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403

@@ -1,4 +1,4 @@
-"""The guardian: it ends what a vanished parent left, and nothing that the parent has taken back."""
+"""The guardian: it ends what a killed parent left, and only that."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def _orphan(directory: Path) -> int:
     return child
 
 
-async def test_children_and_directories_of_a_killed_parent_are_gone_at_once(tmp_path: Path) -> None:
+async def test_children_and_directories_of_a_killed_parent_are_removed(tmp_path: Path) -> None:
     gone, kept = tmp_path / "gone", tmp_path / "kept"
     for directory in (gone, kept):
         directory.mkdir()

@@ -1,12 +1,11 @@
-"""A small process that outlives its parent by a moment, to end what the parent left behind.
+"""A small process that outlives its parent by a moment and ends what the parent left behind.
 
-A program that is killed with -9 cannot clean up. The guardian holds the read end of a pipe whose write end only the
-parent has: when the parent is gone, however it went, the pipe ends, and the guardian kills the process groups that were
-registered and removes the directories that were registered. It works on Linux and macOS alike, needs no privileges,
-and imports only the standard library, so that it starts fast.
+A program that is killed with -9 cannot clean up. The guardian has the read end of a pipe, and only the parent has its
+write end. The pipe ends when the parent ends, for whatever reason. Then the guardian kills the registered process
+groups and removes the registered paths. It works on Linux and macOS, needs no privileges, and imports only the
+standard library, so that it starts fast.
 
-Each line on the pipe is ``watch <pgid> <signal>``, ``forget <pgid>``, ``keep <path>`` or ``remove <path>`` (``remove``
-means: delete the path when the parent is gone).
+Each line on the pipe is ``watch <pgid> <signal>``, ``forget <pgid>``, ``remove <path>`` or ``keep <path>``.
 """
 
 import contextlib
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import IO
 
 _GRACE_SECONDS = 6.0
-"""How long a group may take to obey its signal before it is killed; PostgreSQL kills its own children after 5 s."""
+"""The time that a group gets after its signal, before it is killed. PostgreSQL kills its own children after 5 s."""
 
 
 class Guardian:
-    """The parent's handle: what to clean up if this process should vanish. Safe to use from several threads."""
+    """What is to be cleaned up if this process vanishes. Can be used from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,28 +33,28 @@ class Guardian:
 
     def watch(self, group: int, signal_number: int = signal.SIGKILL) -> None:
         """End the process group ``group`` with ``signal_number`` (and later SIGKILL) when this process is gone."""
-        self._say(f"watch {group} {int(signal_number)}")
+        self._send(f"watch {group} {int(signal_number)}")
 
     def forget(self, group: int) -> None:
-        """The group has ended and was reaped; its number may be given to somebody else."""
-        self._say(f"forget {group}")
+        """The group has ended and was reaped. Its number can belong to another group from now on."""
+        self._send(f"forget {group}")
 
     def remove(self, path: Path) -> None:
         """Delete ``path`` when this process is gone."""
-        self._say(f"remove {path}")
+        self._send(f"remove {path}")
 
     def keep(self, path: Path) -> None:
         """Take back :meth:`remove`."""
-        self._say(f"keep {path}")
+        self._send(f"keep {path}")
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         with self._lock:
             pipe = self._open()
             pipe.write(line + "\n")
             pipe.flush()
 
     def _open(self) -> IO[str]:
-        # After a fork the child must not speak through the pipe of its parent.
+        # After a fork, the child must not use the pipe of its parent.
         if self._pipe is None or self._owner_pid != os.getpid():
             self._pipe = _start_process()
             self._owner_pid = os.getpid()
@@ -64,8 +63,8 @@ class Guardian:
 
 def _start_process() -> IO[str]:
     read_end, write_end = os.pipe()
-    # Its own session: Ctrl-C in the terminal and signals to the parent's group must not reach it. It is a grandchild,
-    # so that the parent need not wait for it.
+    # It has its own session: Ctrl-C and signals to the parent's group must not reach it. It is a grandchild, so that
+    # the parent does not have to wait for it.
     launcher = f"import os, sys; os.fork() and os._exit(0); os.execv(sys.executable, {_command()!r})"
     subprocess.run(
         [sys.executable, "-I", "-S", "-c", launcher],
@@ -90,24 +89,24 @@ def _alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        # macOS answers so for a group of zombies; nothing in it can still be killed.
+        # macOS raises this for a group of zombies, which cannot be killed any more.
         return False
     return True
 
 
-def _send(group: int, number: int) -> None:
+def _signal(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
 def _end(groups: dict[int, int]) -> None:
     for group, number in groups.items():
-        _send(group, number)
+        _signal(group, number)
     deadline = time.monotonic() + _GRACE_SECONDS
     while any(_alive(group) for group in groups) and time.monotonic() < deadline:
         time.sleep(0.05)
     for group in groups:
-        _send(group, signal.SIGKILL)
+        _signal(group, signal.SIGKILL)
 
 
 def _remove(paths: set[str]) -> None:
@@ -140,7 +139,7 @@ def _main() -> None:
 
 
 GUARDIAN = Guardian()
-"""The guardian of this process; it starts with the first thing there is to guard."""
+"""The guardian of this process. It starts when it is first used."""
 
 if __name__ == "__main__":
     _main()

