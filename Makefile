@@ -28,7 +28,7 @@ unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 MEMBER_PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml deploy/*/pyproject.toml)
 
 ##@ Run
-.PHONY: demo up down status token
+.PHONY: demo up down status token run dead-letters
 demo: install ## Install, start everything, show the whole job end to end, stop (needs no keys, no Docker, no GPU)
 	@$(RUN)/python -m local_platform demo --name $(NAME)-demo $(ARGS)
 
@@ -43,6 +43,14 @@ status: install ## Say what runs where in the platform NAME
 
 token: install ## Print a development token for the platform NAME
 	@$(RUN)/python -m local_platform token --name $(NAME) $(ARGS)
+
+run: install ## Run a command of a service in the platform NAME: make run SERVICE=auditor ARGS="show ID"
+	@test -n "$(SERVICE)" || { echo 'Say which: make run SERVICE=auditor ARGS="show ID"' >&2; exit 2; }
+	@$(RUN)/python -m local_platform run --name $(NAME) $(SERVICE) $(ARGS)
+
+dead-letters: install ## List, show or replay dead letters in the platform NAME: make dead-letters SERVICE=billing ARGS=list
+	@test -n "$(SERVICE)" || { echo 'Say which: make dead-letters SERVICE=billing ARGS=list' >&2; exit 2; }
+	@$(RUN)/python -m local_platform dead-letters --name $(NAME) $(SERVICE) $(ARGS)
 
 ##@ Check
 .PHONY: test check lint types unit coverage audit k8s-check image-check format hooks

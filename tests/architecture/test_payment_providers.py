@@ -22,7 +22,7 @@ MAY_NAME_PROVIDERS = re.compile(
     r"|services/payments/src/payments/providers/\w+\.py"
     r"|services/gateway/src/gateway/examples\.py"
     r"|deploy/local/src/local_platform/payment_providers/\w+\.py"
-    r"|deploy/local/src/local_platform/demo\.py"
+    r"|deploy/local/src/local_platform/demo/steps\.py"
 )
 ACCOUNT = Account(url="", api_key="", webhook_url="", webhook_secret="", name="", password="")
 

@@ -1,9 +1,10 @@
-"""The supervisor on a small table: what dies comes back, what is stopped is gone, two run side by side."""
+"""The supervisor with a small process table: restarts, stops, and two platforms side by side."""
 
 import asyncio
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -17,10 +18,11 @@ import pytest
 
 from local_platform.description import FILE_NAME, PlatformDescription, read_platform
 from local_platform.identity import sign_token
-from local_platform.locking import PlatformAlreadyRunsError, is_held
+from local_platform.locking import PlatformAlreadyRunsError, is_locked
 from local_platform.process_table import PROCESSES, ProcessSpec
 from local_platform.processes import TableProcess
 from local_platform.servers import ServerFailedError
+from local_platform.servers.ports import PortInUseError
 from local_platform.supervisor import PlatformOptions, Supervisor
 from local_platform.wiring import Wiring
 from messaging.ids import new_id
@@ -48,7 +50,7 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     status = Path(f"/proc/{pid}/stat")
-    # An orphan that nobody reaps (there may be no init in a container) is as good as gone.
+    # A zombie is gone: a container may have no init process that reaps it.
     return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
@@ -56,7 +58,7 @@ def _gone(path: str) -> bool:
     return not Path(path).exists()
 
 
-async def test_a_platform_describes_itself_in_a_private_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_a_platform_describes_itself_in_a_private_file_and_is_removed(tmp_path: Path) -> None:
     async with platform(tmp_path) as (supervisor, description):
         file = supervisor.directory / FILE_NAME
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -67,7 +69,7 @@ async def test_a_platform_describes_itself_in_a_private_file_and_leaves_nothing_
     assert not any(_runs(pid) for pid in pids)
     assert not file.exists()
     assert _gone(description.data_directory)
-    assert not is_held(supervisor.directory)
+    assert not is_locked(supervisor.directory)
 
 
 async def test_tokens_verify_against_the_published_key_set(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ async def test_tokens_verify_against_the_published_key_set(tmp_path: Path) -> No
         assert (claims["sub"], claims["role"], claims["app_metadata"]["plan"]) == (str(user_id), "authenticated", "pro")
 
 
-async def test_every_process_that_is_killed_comes_back_on_its_port(tmp_path: Path) -> None:
+async def test_every_killed_process_comes_back_on_its_port(tmp_path: Path) -> None:
     async with platform(tmp_path) as (supervisor, before):
         for name in before.processes:
             supervisor.kill(name)
@@ -102,22 +104,56 @@ async def test_every_process_that_is_killed_comes_back_on_its_port(tmp_path: Pat
         }
 
 
-async def test_two_platforms_run_side_by_side_but_not_two_of_one_name(tmp_path: Path) -> None:
+async def test_two_platforms_run_side_by_side_but_not_with_one_name(tmp_path: Path) -> None:
     async with platform(tmp_path, "one") as (_, one), platform(tmp_path, "two") as (_, two):
         assert one.urls["identity"] != two.urls["identity"]
         second = Supervisor(PlatformOptions(name="one", root=tmp_path), IDENTITY)
         with pytest.raises(PlatformAlreadyRunsError, match="make down NAME=one"):
             await second.start()
         await second.stop()
-        assert is_held(tmp_path / ".reelhouse" / "one")
+        assert is_locked(tmp_path / ".reelhouse" / "one")
         assert read_platform("one", tmp_path) == one
+
+
+@pytest.mark.parametrize("listener", ["identity", "postgres", "nats", "s3"])
+async def test_a_given_port_that_is_in_use_ends_the_start_at_once(tmp_path: Path, listener: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other_program:
+        port = other_program.getsockname()[1]
+        supervisor = Supervisor(PlatformOptions(name="test", root=tmp_path, ports={listener: port}), IDENTITY)
+        try:
+            with pytest.raises(PortInUseError) as error:
+                await supervisor.start()
+        finally:
+            await supervisor.stop()
+    assert str(error.value) == (
+        f"port {port} for {listener} is in use by another program; choose another with --port {listener}=NUMBER"
+    )
+    assert list(supervisor.log_directory.iterdir()) == [], "nothing was started"
+    assert not (supervisor.directory / FILE_NAME).exists()
+
+
+async def test_the_command_says_in_one_line_that_a_port_is_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other_program:
+        port = other_program.getsockname()[1]
+        command = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "local_platform", "up", "--name", "test", "--port", f"gateway={port}"),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        printed, _ = await asyncio.wait_for(command.communicate(), 20)
+    assert command.returncode == 1
+    about_the_port = [line for line in printed.decode().splitlines() if str(port) in line]
+    assert len(about_the_port) == 1
+    assert "in use" in about_the_port[0]
+    assert "Traceback" not in printed.decode()
 
 
 def _failing(_: Wiring) -> list[str]:
     return [sys.executable, "-c", "raise SystemExit('the configuration is wrong')"]
 
 
-async def test_a_process_that_dies_while_starting_ends_the_start_with_its_last_words(tmp_path: Path) -> None:
+async def test_a_process_that_dies_ends_the_start_with_its_last_lines(tmp_path: Path) -> None:
     broken = ProcessSpec(
         name="broken",
         stage="provider",
@@ -135,7 +171,7 @@ async def test_a_process_that_dies_while_starting_ends_the_start_with_its_last_w
     assert not (supervisor.directory / FILE_NAME).exists()
 
 
-async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+async def test_a_cancelled_start_leaves_no_process(tmp_path: Path) -> None:
     supervisor = Supervisor(PlatformOptions(name="test", root=tmp_path), IDENTITY)
     starting = asyncio.create_task(supervisor.start())
     nats_log = supervisor.log_directory / "nats.log"
@@ -172,7 +208,7 @@ def other_supervisor(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.send_signal(signal.SIGKILL)
 
 
-async def test_a_supervisor_killed_with_9_takes_everything_with_it_and_can_be_followed_by_another(
+async def test_a_killed_supervisor_leaves_nothing_and_can_be_started_again(
     tmp_path: Path, other_supervisor: subprocess.Popen[bytes]
 ) -> None:
     file = tmp_path / ".reelhouse" / "test" / FILE_NAME
@@ -189,7 +225,7 @@ async def test_a_supervisor_killed_with_9_takes_everything_with_it_and_can_be_fo
         assert description.supervisor_pid == os.getpid()
 
 
-async def test_a_table_process_that_ignores_the_request_to_stop_is_killed(tmp_path: Path) -> None:
+async def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     )

@@ -1,23 +1,31 @@
-"""What the terminal shows."""
+"""What the terminal and a pipe get."""
 
 import asyncio
 from pathlib import Path
 
 import pytest
 
-from local_platform.console import LogFollower, table
+from local_platform.console import LogFollower, red, say, table
 from tests.support import eventually
 
 
-def test_a_table_is_as_wide_as_its_widest_cells() -> None:
-    assert table(("name", "pid"), [("billing", "7"), ("s3", "12345")]).splitlines() == [
+def test_a_table_is_as_wide_as_its_widest_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    say(table(("name", "pid"), [("billing", "7"), ("s3", "12345")]))
+    assert capsys.readouterr().out.splitlines() == [
         "name     pid",
         "billing  7",
         "s3       12345",
     ]
 
 
-async def test_followed_logs_show_whole_new_lines_with_the_name_in_front(
+def test_a_pipe_gets_whole_lines_without_colours(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "an id [0] that must not be cut " * 20
+    say(red("failed: "), long)
+    say(table(("id",), [(long,)]))
+    assert capsys.readouterr().out.splitlines() == [f"failed: {long}".rstrip(), "id", long.rstrip()]
+
+
+async def test_followed_logs_show_whole_new_lines_after_their_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "billing.log"

@@ -24,7 +24,6 @@ from local_platform.locking import remove_leftovers
 def _description(data: Path) -> PlatformDescription:
     return PlatformDescription(
         name="local",
-        status="running",
         started_at=datetime.now(UTC),
         supervisor_pid=1,
         data_directory=str(data),
@@ -44,7 +43,7 @@ def _description(data: Path) -> PlatformDescription:
     )
 
 
-def test_what_was_written_is_read_back_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+def test_a_description_is_read_as_written_and_only_by_its_owner(tmp_path: Path) -> None:
     directory = platform_directory("local", tmp_path)
     directory.mkdir(parents=True)
     written = _description(tmp_path)
@@ -54,12 +53,12 @@ def test_what_was_written_is_read_back_and_only_its_owner_may_read_it(tmp_path: 
     assert [path.name for path in directory.iterdir()] == ["platform.json"]
 
 
-def test_a_platform_that_does_not_run_is_named_in_the_error(tmp_path: Path) -> None:
+def test_the_error_names_the_platform_that_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(PlatformNotRunningError, match="make up NAME=other"):
         read_platform("other", tmp_path)
 
 
-def test_what_a_killed_supervisor_left_is_removed(tmp_path: Path) -> None:
+def test_the_files_of_a_killed_supervisor_are_removed(tmp_path: Path) -> None:
     directory, data = platform_directory("local", tmp_path), tmp_path / "data"
     directory.mkdir(parents=True)
     data.mkdir()

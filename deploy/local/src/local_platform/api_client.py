@@ -1,10 +1,10 @@
-"""One signed-in user of the public API, as the frontend would be: it repeats what got no answer, and resumes."""
+"""A client of the public API for one user, like the frontend: it repeats unanswered requests and resumes streams."""
 
 import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 from uuid import UUID
@@ -15,14 +15,14 @@ from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
 
 _TIMEOUT_SECONDS = 15.0
-_PATIENCE_SECONDS = 60.0
-"""How long a service may be away, killed and starting again on a busy machine, before that is a failure."""
+_UNAVAILABLE_SECONDS = 60.0
+"""How long a service may be unavailable, for example killed and restarting, before that is a failure."""
 _PAUSE_SECONDS = 0.3
-_TRY_AGAIN = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
+_TEMPORARY = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
 
 
 class UnexpectedAnswerError(RuntimeError):
-    """The API answered with another status than was expected, or not at all for too long."""
+    """The API answered with an unexpected status, or did not answer for too long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ServerSentEvent:
 
 
 class ApiClient:
-    """Calls of one user. Every method raises UnexpectedAnswerError when the status is not the one it expects."""
+    """The calls of one user. Every method raises UnexpectedAnswerError for an unexpected status."""
 
     def __init__(self, platform: PlatformDescription, user_id: UUID, plan: str = "free") -> None:
         self.user_id = user_id
@@ -58,20 +58,20 @@ class ApiClient:
         return _decoded(response, {httpx.codes.OK})
 
     async def post(
-        self, path: str, body: dict[str, Any], key: str, expect: int = 201, *, repeated: bool = False
+        self, path: str, body: Mapping[str, object], key: str, expect: int = 201, *, repeated: bool = False
     ) -> Any:
         """POST ``body`` under the idempotency key ``key`` until there is a decision, and decode it.
 
-        Whatever was ``repeated``, or had to be on the way, may be answered with 200, the first result again.
+        A request that was ``repeated``, by the caller or here, may be answered with 200: the first result again.
         """
         request = self._http.build_request("POST", path, json=body, headers={"Idempotency-Key": key})
         response, repeated_here = await self._answer(request)
         return _decoded(response, {expect, httpx.codes.OK} if repeated or repeated_here else {expect})
 
     async def events(self) -> AsyncGenerator[ServerSentEvent, None]:
-        """The user's events from where the last call of this method left off, over as many connections as it takes."""
+        """The user's events, from where the last call of this method ended. Reconnects when the stream breaks."""
         lost_at: float | None = None
-        while lost_at is None or time.monotonic() < lost_at + _PATIENCE_SECONDS:
+        while lost_at is None or time.monotonic() < lost_at + _UNAVAILABLE_SECONDS:
             try:
                 async with contextlib.aclosing(self._connected_events()) as events:
                     async for event in events:
@@ -81,13 +81,13 @@ class ApiClient:
                 pass
             lost_at = lost_at or time.monotonic()
             await asyncio.sleep(_PAUSE_SECONDS)
-        raise UnexpectedAnswerError(f"GET /v1/events: no stream for {_PATIENCE_SECONDS:.0f} s")
+        raise UnexpectedAnswerError(f"GET /v1/events: no stream for {_UNAVAILABLE_SECONDS:.0f} s")
 
     async def _connected_events(self) -> AsyncGenerator[ServerSentEvent, None]:
         headers = {"Last-Event-ID": self._last_event_id}
         timeout = httpx.Timeout(_TIMEOUT_SECONDS, read=60.0)
         async with self._http.stream("GET", "/v1/events", headers=headers, timeout=timeout) as response:
-            if response.status_code in _TRY_AGAIN:
+            if response.status_code in _TEMPORARY:
                 return
             if response.status_code != httpx.codes.OK:
                 raise UnexpectedAnswerError(f"GET /v1/events: {response.status_code}")
@@ -104,21 +104,21 @@ class ApiClient:
 
     async def _answer(self, request: httpx.Request) -> tuple[httpx.Response, bool]:
         """The decision on ``request``, and whether it had to be sent more than once."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _UNAVAILABLE_SECONDS
         for tries in range(1, 1000):
             try:
                 response = await self._http.send(request)
             except httpx.TransportError as error:
                 answer = type(error).__name__
             else:
-                if response.status_code not in (*_TRY_AGAIN, httpx.codes.ACCEPTED):
+                if response.status_code not in (*_TEMPORARY, httpx.codes.ACCEPTED):
                     return response, tries > 1
                 answer = f"{response.status_code} {response.text[:200]}"
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(_PAUSE_SECONDS)
         raise UnexpectedAnswerError(
-            f"{request.method} {request.url.path}: no decision within {_PATIENCE_SECONDS:.0f} s, last {answer}"
+            f"{request.method} {request.url.path}: no decision within {_UNAVAILABLE_SECONDS:.0f} s, last {answer}"
         )
 
 

@@ -1,63 +1,78 @@
-"""What a person at the terminal sees: prefixed logs in colours, and one table of what runs where."""
+"""What a person at the terminal sees: lines, tables, and the logs of the processes. Colours only in a terminal."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
-_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
-_FOLLOW_SECONDS = 0.1
-_LONGEST_READ_BYTES = 1 << 20
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
-
-def say(text: str = "") -> None:
-    """One line of our own on the terminal."""
-    print(text, flush=True)
-
-
-def bold(text: str) -> str:
-    """Emphasised, where the terminal can."""
-    return _painted(text, "1")
-
-
-def red(text: str) -> str:
-    """For what went wrong."""
-    return _painted(text, "31")
+_COLOURS: Final = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
+_FOLLOW_SECONDS: Final = 0.1
+_MAX_READ_BYTES: Final = 1 << 20
+_UNBOUNDED_WIDTH: Final = 1_000_000
+"""A line is as long as it needs to be: a pipe has no width, and a terminal wraps by itself."""
+_TRAILING_SPACES: Final = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 
 
-def green(text: str) -> str:
-    """For what held."""
-    return _painted(text, "32")
+def say(*parts: RenderableType) -> None:
+    """Print texts side by side as one line, or a table."""
+    console = Console(width=_UNBOUNDED_WIDTH, highlight=False, markup=False, emoji=False)
+    with console.capture() as capture:
+        console.print(*parts, sep="", soft_wrap=True)
+    sys.stdout.write(_TRAILING_SPACES.sub(r"\1", capture.get()))
+    sys.stdout.flush()
 
 
-def dim(text: str) -> str:
-    """For what matters less."""
-    return _painted(text, "2")
+def bold(text: str) -> Text:
+    """For headings."""
+    return Text(text, style="bold")
 
 
-def _painted(text: str, code: str) -> str:
-    return f"\033[{code}m{text}\033[0m" if sys.stdout.isatty() else text
+def red(text: str) -> Text:
+    """For failures."""
+    return Text(text, style="red")
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Plain columns, as wide as they need to be."""
-    cells = [tuple(headings), *(tuple(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([bold(lines[0]), *lines[1:]])
+def green(text: str) -> Text:
+    """For what holds."""
+    return Text(text, style="green")
+
+
+def dim(text: str) -> Text:
+    """For details."""
+    return Text(text, style="dim")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Columns as wide as their widest cell."""
+    grid = Table(*headings, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def indented(part: RenderableType) -> Padding:
+    """The same, two spaces to the right."""
+    return Padding.indent(part, 2)
 
 
 class LogFollower:
-    """Prints what is appended to the log files, each line with the name of its process.
+    """Prints the lines that are appended to log files, each after the name of its process.
 
-    The processes write straight into files, so none of them ever waits for a slow terminal, and nothing is lost when
-    the supervisor goes.
+    The processes write into files. So none of them waits for a slow terminal, and no line is lost if the supervisor
+    dies.
     """
 
     def __init__(self, log_files: Mapping[str, Path]) -> None:
         width = max((len(name) for name in log_files), default=0)
         self._followed = {
-            path: _painted(f"{name.ljust(width)} |", str(_COLOURS[index % len(_COLOURS)]))
+            path: Text(f"{name.ljust(width)} |", style=_COLOURS[index % len(_COLOURS)])
             for index, (name, path) in enumerate(log_files.items())
         }
         self._positions = {path: path.stat().st_size if path.exists() else 0 for path in self._followed}
@@ -66,19 +81,20 @@ class LogFollower:
         """Follow until cancelled."""
         try:
             while True:
-                self._print_news()
+                self._print_new_lines()
                 await asyncio.sleep(_FOLLOW_SECONDS)
         finally:
-            self._print_news()
+            self._print_new_lines()
 
-    def _print_news(self) -> None:
+    def _print_new_lines(self) -> None:
         for path, prefix in self._followed.items():
             if not path.exists():
                 continue
             with path.open("rb") as log:
                 log.seek(self._positions[path])
-                news = log.read(_LONGEST_READ_BYTES)
-            complete = news[: news.rfind(b"\n") + 1] or (news if len(news) == _LONGEST_READ_BYTES else b"")
+                appended = log.read(_MAX_READ_BYTES)
+            is_full = len(appended) == _MAX_READ_BYTES
+            complete = appended[: appended.rfind(b"\n") + 1] or (appended if is_full else b"")
             self._positions[path] += len(complete)
             for line in complete.decode("utf-8", "replace").splitlines():
-                say(f"{prefix} {line}")
+                say(prefix, f" {line}")

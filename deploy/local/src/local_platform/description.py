@@ -1,21 +1,18 @@
-"""``platform.json``: what a running platform is, in one file that scripts and tests drive it through."""
+"""``platform.json``: one file with everything that scripts and tests need to use a running platform."""
 
 import os
 import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 FILE_NAME = "platform.json"
 PLATFORMS_DIRECTORY = Path(".reelhouse")
 
-Status = Literal["starting", "running"]
-
 
 class PlatformNotRunningError(RuntimeError):
-    """There is no running platform of that name."""
+    """No platform of that name runs."""
 
 
 class PostgresDescription(msgspec.Struct, kw_only=True):
@@ -71,14 +68,13 @@ class ProcessDescription(msgspec.Struct, kw_only=True):
 
 
 class PlatformDescription(msgspec.Struct, kw_only=True):
-    """Everything there is to know about one running platform. Holds secrets: the file is 0600.
+    """One running platform. It contains secrets, so only the owner can read the file (mode 0600).
 
-    ``urls`` maps a part (``gateway``, ``generation``, ``runpod``, ``identity``, ...) to its HTTP address;
-    ``environments`` holds the settings each service was started with, for running its commands by hand.
+    ``urls`` maps a listener (``gateway``, ``generation``, ``runpod``, ``identity``, ...) to its HTTP address.
+    ``environments`` maps a process to its settings, with which the commands of a service can be run by hand.
     """
 
     name: str
-    status: Status
     started_at: datetime
     supervisor_pid: int
     data_directory: str
@@ -107,7 +103,7 @@ def read_platform(name: str = "local", root: Path | None = None) -> PlatformDesc
 
 
 def write_platform(description: PlatformDescription, directory: Path) -> None:
-    """Replace the file in one step, so that a reader sees the old one or the new one, and only its owner reads it."""
+    """Replace the file in one step, so that a reader sees the old or the new one. Only its owner can read it."""
     handle, temporary = tempfile.mkstemp(dir=directory, prefix=".platform-")
     with os.fdopen(handle, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(description), indent=2))

@@ -1,8 +1,8 @@
-"""A development identity provider in the shape of Supabase: a JWKS endpoint, and tokens signed with its key.
+"""A development identity provider like Supabase: a JWKS endpoint, and tokens that are signed with its key.
 
     python -m local_platform.identity --port 9999 --key-file key.pem
 
-The platform makes a new ES256 key at every start; nothing that it signs outlives the platform.
+The platform makes a new ES256 key at every start. No token outlives the platform.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import jwt
@@ -43,7 +42,7 @@ def new_private_key_pem() -> str:
 
 
 def describe(base_url: str, private_key_pem: str) -> IdentityDescription:
-    """What services and scripts need to know of the provider at ``base_url``."""
+    """What services and scripts need to know about the provider at ``base_url``."""
     return IdentityDescription(
         issuer=f"{base_url}/auth/v1",
         audience=AUDIENCE,
@@ -66,19 +65,18 @@ def sign_token(
     platform: PlatformDescription,
     user_id: UUID,
     plan: str = "free",
-    email: str | None = None,
     lifetime_seconds: int = 3600,
 ) -> str:
-    """An access token of ``user_id`` as Supabase would issue it; ``plan`` goes to ``app_metadata``."""
+    """An access token for a user, as Supabase issues it. ``plan`` becomes part of ``app_metadata``."""
     now = int(time.time())
-    claims: dict[str, Any] = {
+    claims: dict[str, object] = {
         "iss": platform.identity.issuer,
         "aud": platform.identity.audience,
         "sub": str(user_id),
         "role": "authenticated",
         "aal": "aal1",
         "is_anonymous": False,
-        "email": email or f"{str(user_id)[-12:]}@example.test",
+        "email": f"{str(user_id)[-12:]}@example.test",
         "app_metadata": {"provider": "email", "plan": plan},
         "user_metadata": {},
         "iat": now,
@@ -90,7 +88,7 @@ def sign_token(
 
 
 def build_app(private_key_pem: str) -> Starlette:
-    """The provider: its key set, and whether it is alive."""
+    """The provider: it publishes its key set."""
     key_set = {"keys": [public_jwk(private_key_pem)]}
 
     async def keys(_: Request) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""One supervisor per platform name, and cleaning up after one that was killed."""
+"""One supervisor for each platform name, and the cleaning up after a killed one."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ LOCK_FILE_NAME = "lock"
 
 
 class PlatformAlreadyRunsError(RuntimeError):
-    """Another supervisor holds the lock of this name."""
+    """Another supervisor has the lock of this name."""
 
     def __init__(self, directory: Path) -> None:
         name = directory.name
@@ -26,7 +26,7 @@ class PlatformAlreadyRunsError(RuntimeError):
 
 
 class PlatformLock:
-    """A lock that the kernel gives back whenever and however its holder goes, so a stale one cannot exist."""
+    """A lock that the kernel releases when its process ends, however it ends. So there are no stale locks."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / LOCK_FILE_NAME
@@ -43,17 +43,17 @@ class PlatformLock:
             raise PlatformAlreadyRunsError(self._path.parent) from error
         self._file = file
 
-    def give_back(self) -> None:
-        """Harmless if it was never taken."""
+    def release(self) -> None:
+        """Release it. Harmless if it was never taken."""
         if self._file is not None:
-            # Unlinked while still held: whoever waited for the old file finds that it lost its name and opens anew.
+            # Unlinked before it is released, so that the next supervisor makes a new file.
             self._path.unlink(missing_ok=True)
             self._file.close()
             self._file = None
 
 
-def is_held(directory: Path) -> bool:
-    """Whether a supervisor lives in ``directory``."""
+def is_locked(directory: Path) -> bool:
+    """Whether a supervisor runs in ``directory``."""
     with contextlib.suppress(FileNotFoundError), _opened(directory / LOCK_FILE_NAME) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -69,9 +69,9 @@ def _opened(path: Path) -> Iterator[IO[str]]:
 
 
 def remove_leftovers(directory: Path) -> PlatformDescription | None:
-    """Remove what a killed supervisor left (its guardian has ended the processes) and say what it was.
+    """Remove the files of a killed supervisor, whose guardian has ended the processes. Returns its description.
 
-    Call it only while holding the lock, or after ``is_held`` said no.
+    Call it only with the lock, or if ``is_locked`` is false.
     """
     path = directory / FILE_NAME
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What a media file is, measured by decoding it."""
+"""The properties of a media file, measured by decoding it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import av
 
 @dataclass(frozen=True, kw_only=True)
 class MediaProbe:
-    """Measured, not read from headers: ``frames`` is the number of pictures that were decoded."""
+    """What decoding measured. ``frames`` is the number of decoded frames, not the number in the header."""
 
     container: str
     codec: str
@@ -17,12 +17,11 @@ class MediaProbe:
     frames: int
     duration_seconds: float | None
     frames_per_second: float | None
-    tags: dict[str, str]
     size_bytes: int
 
 
 def probe(path: Path) -> MediaProbe:
-    """Decode the whole first video stream of ``path``. Raises av.error.FFmpegError if that is impossible."""
+    """Decode the whole first video stream of ``path``. Raises av.error.FFmpegError for a broken file."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = sum(1 for _ in container.decode(stream))
@@ -35,6 +34,5 @@ def probe(path: Path) -> MediaProbe:
             frames=frames,
             duration_seconds=container.duration / av.time_base if container.duration else None,
             frames_per_second=float(rate) if rate else None,
-            tags=dict(container.metadata),
             size_bytes=path.stat().st_size,
         )

@@ -1,10 +1,10 @@
-"""Every process of the platform besides the three servers, in one table: to add one, add a line to ``PROCESSES``."""
+"""The process table: every process except the three servers. To add one, add a line to ``PROCESSES``."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from catalogue import load_catalogue
 from contracts.message import SERVICES, Service
@@ -15,17 +15,16 @@ from local_platform.wiring import Wiring, python_module
 
 Stage = Literal["provider", "service", "worker"]
 STAGES: tuple[Stage, ...] = ("provider", "service", "worker")
-"""The order of starting; stopping goes the other way."""
+"""The order of starting. Stopping goes the other way."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSpec:
     """How to run one process.
 
-    ``listeners`` are the names of the ports it opens, the first being its address in the table that is printed.
-    ``ready_path`` is asked on ``ready_listener`` until it answers without a server error (a service that is not ready
-    says 503; an emulator that listens is ready, even if it has nothing at that path). Without a listener, a process is
-    ready when it runs.
+    ``listeners`` names the ports that it opens; the first one is its printed address. The process is ready when
+    ``ready_path`` on ``ready_listener`` answers without a server error: a service that is not ready answers 503, and
+    an emulator that listens is ready, even if it has no such path. Without listeners, it is ready when it runs.
     """
 
     name: str
@@ -46,8 +45,8 @@ def _no_environment(_: Wiring) -> Mapping[str, str]:
     return {}
 
 
-def _every_service(wiring: Wiring, service: Service) -> dict[str, str]:
-    """The settings that all services share; see ``service_runtime.settings``."""
+def _common_settings(wiring: Wiring, service: Service) -> dict[str, str]:
+    """The settings that all services have; see ``service_runtime.settings``."""
     prefix = service.upper()
     return {
         f"{prefix}_DATABASE_URL": wiring.dsns[service],
@@ -79,7 +78,7 @@ def _s3(wiring: Wiring, service: Service) -> dict[str, str]:
 
 def _gateway(wiring: Wiring) -> Mapping[str, str]:
     return {
-        **_every_service(wiring, "gateway"),
+        **_common_settings(wiring, "gateway"),
         **_http(wiring, "gateway"),
         **_s3(wiring, "gateway"),
         "GATEWAY_JWT_ISSUER": wiring.identity.issuer,
@@ -89,12 +88,12 @@ def _gateway(wiring: Wiring) -> Mapping[str, str]:
 
 
 def _billing(wiring: Wiring) -> Mapping[str, str]:
-    return _every_service(wiring, "billing")
+    return _common_settings(wiring, "billing")
 
 
 def _generation(wiring: Wiring) -> Mapping[str, str]:
     return {
-        **_every_service(wiring, "generation"),
+        **_common_settings(wiring, "generation"),
         **_http(wiring, "generation"),
         **_s3(wiring, "generation"),
         "GENERATION_RUNPOD_API_BASE": wiring.url("runpod"),
@@ -106,22 +105,29 @@ def _generation(wiring: Wiring) -> Mapping[str, str]:
     }
 
 
-def _endpoints(wiring: Wiring) -> dict[str, dict[str, Any]]:
-    """Every logical endpoint of the catalogue leads to the one emulated endpoint: the preview renderer makes all.
+class _Endpoint(TypedDict):
+    """One entry of ``GENERATION_ENDPOINTS``."""
 
-    A platform without workers of its own is meant for somebody else's (a benchmark's), of unknown number.
+    id: str
+    max_active: int
+
+
+def _endpoints(wiring: Wiring) -> dict[str, _Endpoint]:
+    """Every logical endpoint of the catalogue is the one emulated endpoint: the preview renderer makes everything.
+
+    A platform without workers is for workers from outside, for example of a benchmark, of unknown number.
     """
     names = {model.endpoint for model in load_catalogue().models}
     return {name: {"id": ENDPOINT_ID, "max_active": 4 * wiring.workers or 32} for name in sorted(names)}
 
 
 def _storage(wiring: Wiring) -> Mapping[str, str]:
-    return {**_every_service(wiring, "storage"), **_s3(wiring, "storage")}
+    return {**_common_settings(wiring, "storage"), **_s3(wiring, "storage")}
 
 
 def _payments(wiring: Wiring) -> Mapping[str, str]:
     return {
-        **_every_service(wiring, "payments"),
+        **_common_settings(wiring, "payments"),
         **_http(wiring, "payments"),
         "PAYMENTS_PUBLIC_BASE_URL": wiring.url("payments"),
         "PAYMENTS_CHECKOUT_SUCCESS_URL": f"{wiring.url('gateway')}/docs",
@@ -136,7 +142,7 @@ def _payments(wiring: Wiring) -> Mapping[str, str]:
 
 
 def _auditor(wiring: Wiring) -> Mapping[str, str]:
-    return _every_service(wiring, "auditor")
+    return _common_settings(wiring, "auditor")
 
 
 _ENVIRONMENTS: dict[Service, Callable[[Wiring], Mapping[str, str]]] = {
@@ -233,7 +239,7 @@ PROCESSES: tuple[ProcessSpec, ...] = (
 
 
 def _worker(number: int) -> ProcessSpec:
-    """The GPU worker as RunPod runs it: in its own environment, its SDK pointed at the emulator."""
+    """The GPU worker as RunPod runs it: in its own environment, with the emulator's addresses for its SDK."""
     worker_id = f"worker-{number}"
 
     def environment(wiring: Wiring) -> Mapping[str, str]:
@@ -247,7 +253,7 @@ def _worker(number: int) -> ProcessSpec:
             "RUNPOD_AI_API_KEY": wiring.secret("runpod-api-key"),
             "RUNPOD_POD_ID": worker_id,
             "RUNPOD_ENDPOINT_ID": ENDPOINT_ID,
-            # The SDK would judge the machine like one that is for rent: memory, disk, a way to a public name server.
+            # Otherwise the SDK checks memory, disk and access to a public name server, as on a rented machine.
             "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
         }
 
@@ -261,5 +267,5 @@ def _worker(number: int) -> ProcessSpec:
 
 
 def processes(workers: int) -> tuple[ProcessSpec, ...]:
-    """The table with ``workers`` GPU workers at its end."""
+    """The process table with ``workers`` GPU workers."""
     return (*PROCESSES, *(_worker(number) for number in range(1, workers + 1)))

@@ -1,4 +1,4 @@
-"""A supervised process: started from its line in the table, awaited until ready, stopped, started again."""
+"""A supervised process: its start from the process table, its readiness, its stop."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class Supervised(Protocol):
-    """What the supervisor needs of a process; the embedded servers have it too."""
+    """What the supervisor needs of a process. The embedded servers have it, too."""
 
     log_file: Path
 
@@ -30,14 +30,14 @@ class Supervised(Protocol):
         """Whether it runs."""
 
     async def start(self) -> None:
-        """Start and return when it is ready; ServerFailedError otherwise."""
+        """Start, and return when it is ready. Raises ServerFailedError."""
 
     async def stop(self) -> None:
-        """Stop in order, kill at the end of patience. Harmless if it does not run."""
+        """Stop in order, and kill it if that takes too long. Harmless if it does not run."""
 
 
 class TableProcess:
-    """One line of the process table, made to run."""
+    """The process of one line of the process table."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class TableProcess:
 
     @property
     def pid(self) -> int:
-        """Process id; of the last run, if it has ended."""
+        """Process id of the last start."""
         assert self._process is not None, f"{self.name} was never started"
         return self._process.pid
 
@@ -76,7 +76,7 @@ class TableProcess:
     async def start(self) -> None:
         """Start it and return when its ready URL answers without a server error."""
         if self._process is not None:
-            self._process.kill()  # it is dead; this reaps it and ends what it may have started
+            self._process.kill()  # It is dead; this reaps it and ends its own children.
         self._process = ChildProcess(
             self._command, log_file=self.log_file, environment=self._environment, directory=self._directory
         )
@@ -84,14 +84,14 @@ class TableProcess:
             await self._ready(self._process, self.ready_url)
 
     async def stop(self) -> None:
-        """SIGTERM, patience, SIGKILL."""
+        """SIGTERM, and SIGKILL if it does not end in time."""
         if self._process is not None:
             await asyncio.to_thread(self._process.stop, signal.SIGTERM, self._stop_timeout_seconds)
 
     async def _ready(self, process: ChildProcess, url: str) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
-            answer = "nothing"
+            answer = "no answer"
             while process.alive():
                 try:
                     response = await client.get(url)
