@@ -436,6 +436,8 @@ async def _add_waiting(connection: AsyncConnection, platform: PlatformHarness) -
     await add_row(connection, "storage.verifications", generation_id=platform.running, next_try_at="now")
     for service in SERVICES:
         await add_row(connection, f"{service}.dead_letters", replayed_at="now")
+        discarded = {"discarded_at": "now", "discarded_by": "Ada", "discard_reason": "a probe of ours"}
+        await add_row(connection, f"{service}.dead_letters", **discarded)
     await add_row(connection, "generation.provider_callbacks", source="webhook")
     await add_row(
         connection, "generation.provider_callbacks", source="status", due_at="days ago", processed_at="days ago"

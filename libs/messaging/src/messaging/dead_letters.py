@@ -1,6 +1,6 @@
 """Messages that were given up on, and the command by which operators see and replay them.
 
-    python -m messaging.dead_letters list|show|replay --dsn postgresql://... --schema billing
+    python -m messaging.dead_letters list|show|replay|discard --dsn postgresql://... --schema billing
 
 A replay is a request: the row is marked, and the running service feeds the message through the same path as a
 delivery (inbox, handler, outbox, one transaction). A message that the broker refused goes back to the outbox.
@@ -42,6 +42,11 @@ def _storable(headers: Mapping[str, str]) -> str:
     return msgspec.json.encode(
         {name: value.replace("\0", "\N{REPLACEMENT CHARACTER}") for name, value in headers.items()}
     ).decode()
+
+
+def _values(letter: DeadLetter) -> dict[str, Any]:
+    values = {name: getattr(letter, name) for name in DeadLetter.__dataclass_fields__}
+    return values | {"headers": _storable(letter.headers)}
 
 
 class DeadLetters:
@@ -96,9 +101,33 @@ class DeadLetters:
             schema,
             """
             UPDATE {schema}.dead_letters SET replay_requested_at = now()
-            WHERE replayed_at IS NULL AND (:everything OR message_id = ANY(CAST(:message_ids AS uuid[])))
+            WHERE replayed_at IS NULL AND discarded_at IS NULL
+              AND (:everything OR message_id = ANY(CAST(:message_ids AS uuid[])))
               AND (CAST(:consumer AS text) IS NULL OR consumer = :consumer)
               AND (CAST(:subject AS text) IS NULL OR subject = :subject)
+            RETURNING message_id
+            """,
+        )
+        self._discard = statement(
+            schema,
+            """
+            UPDATE {schema}.dead_letters
+            SET discarded_at = now(), discarded_by = :actor, discard_reason = :reason, replay_requested_at = NULL
+            WHERE message_id = ANY(CAST(:message_ids AS uuid[])) AND replayed_at IS NULL AND discarded_at IS NULL
+              AND (CAST(:consumer AS text) IS NULL OR consumer = :consumer)
+            RETURNING message_id
+            """,
+        )
+        self._redeliver = statement(
+            schema,
+            """
+            INSERT INTO {schema}.dead_letters AS d
+                (consumer, message_id, subject, stream, payload, headers, correlation_id, reason, error, deliveries,
+                 replay_requested_at)
+            VALUES (:consumer, :message_id, :subject, :stream, :payload, CAST(CAST(:headers AS text) AS jsonb),
+                    :correlation_id, :reason, :error, :deliveries, now())
+            ON CONFLICT (consumer, message_id) DO UPDATE SET replay_requested_at = now(), replayed_at = NULL
+            WHERE d.discarded_at IS NULL
             RETURNING message_id
             """,
         )
@@ -106,9 +135,10 @@ class DeadLetters:
             schema,
             """
             SELECT consumer, message_id, subject, reason, error, deliveries, dead_at, replay_requested_at,
-                   replay_failures, replayed_at
+                   replay_failures, replayed_at, discarded_at, discarded_by, discard_reason
             FROM {schema}.dead_letters
-            WHERE (:everything OR replayed_at IS NULL) AND (CAST(:consumer AS text) IS NULL OR consumer = :consumer)
+            WHERE (:everything OR (replayed_at IS NULL AND discarded_at IS NULL))
+              AND (CAST(:consumer AS text) IS NULL OR consumer = :consumer)
               AND (CAST(:subject AS text) IS NULL OR subject = :subject)
             ORDER BY dead_at DESC LIMIT :limit
             """,
@@ -119,8 +149,18 @@ class DeadLetters:
 
     async def add(self, connection: AsyncConnection, letter: DeadLetter) -> None:
         """Record that a message is given up on. Repeating it updates the record."""
-        values = {name: getattr(letter, name) for name in DeadLetter.__dataclass_fields__}
-        await connection.execute(self._add, values | {"headers": _storable(letter.headers)})
+        await connection.execute(self._add, _values(letter))
+
+    async def request_redelivery(self, connection: AsyncConnection, letter: DeadLetter) -> bool:
+        """Have ``letter`` handled as if it were delivered now; False if it was discarded."""
+        return (await connection.execute(self._redeliver, _values(letter))).one_or_none() is not None
+
+    async def discard(
+        self, connection: AsyncConnection, message_ids: list[UUID], consumer: str | None, actor: str, reason: str
+    ) -> list[UUID]:
+        """Close dead letters that no replay can help; returns those that were open."""
+        values = {"message_ids": message_ids, "consumer": consumer, "actor": actor, "reason": reason}
+        return list((await connection.execute(self._discard, values)).scalars())
 
     async def requested(self, connection: AsyncConnection) -> set[str]:
         """The consumers of which an operator wants something replayed."""
@@ -166,7 +206,7 @@ class DeadLetters:
     async def summaries(
         self, connection: AsyncConnection, consumer: str | None, subject: str | None, everything: bool, limit: int
     ) -> list[dict[str, Any]]:
-        """Summaries, the newest first; without ``everything`` only those that were not replayed."""
+        """Summaries, the newest first; without ``everything`` only those that are open."""
         values = {"consumer": consumer, "subject": subject, "everything": everything, "limit": limit}
         return [dict(row._mapping) for row in await connection.execute(self._list, values)]
 
@@ -189,6 +229,11 @@ async def _run(options: argparse.Namespace) -> int:
             if options.command == "show":
                 rows = await letters.show(connection, options.message_id)
                 return _print([row | {"payload": row["payload"].decode(errors="replace")} for row in rows])
+            if options.command == "discard":
+                discarded = await letters.discard(
+                    connection, options.message_ids, options.consumer, options.actor, options.reason
+                )
+                return _print([{"message_id": message_id, "discarded_by": options.actor} for message_id in discarded])
             chosen = None if options.all else options.message_ids
             requested = await letters.request_replay(connection, chosen, options.consumer, options.subject)
             return _print([{"message_id": message_id, "replay": "requested"} for message_id in requested])
@@ -211,6 +256,7 @@ def main(arguments: list[str]) -> int:
         ("list", "the newest dead letters, one JSON object a line"),
         ("show", "one message with payload and headers"),
         ("replay", "ask the running service to try again"),
+        ("discard", "close dead letters that no replay can help"),
     ):
         command = commands.add_parser(name, help=purpose)
         command.add_argument("--dsn", required=True, help="connection string of the service's runtime role")
@@ -219,8 +265,13 @@ def main(arguments: list[str]) -> int:
             command.add_argument("message_id", type=UUID)
             continue
         command.add_argument("--consumer")
+        if name == "discard":
+            command.add_argument("message_ids", nargs="+", type=UUID)
+            command.add_argument("--actor", required=True, help="who decides")
+            command.add_argument("--reason", required=True, help="why the message needs no effect")
+            continue
         command.add_argument("--subject")
-        command.add_argument("--all", action="store_true", help="list: the replayed ones too; replay: all that match")
+        command.add_argument("--all", action="store_true", help="list: the closed ones too; replay: all that match")
         if name == "list":
             command.add_argument("--limit", type=int, default=50)
         else:

@@ -205,7 +205,7 @@ class Relay:
             for row in rows:
                 try:
                     future = await self._publisher.publish(
-                        row.subject, row.payload, _headers(self._service, row), row.stream
+                        row.subject, row.payload, message_headers(self._service, row), row.stream
                     )
                 except nats.errors.MaxPayloadError:
                     outcome.rejected.append((row, "larger than the broker's max_payload"))
@@ -329,7 +329,8 @@ def _still_held(held: dict[str, float]) -> list[str]:
     return list(held)
 
 
-def _headers(service: Service, row: Unpublished) -> dict[str, str]:
+def message_headers(service: Service, row: Unpublished) -> dict[str, str]:
+    """The headers under which ``service`` publishes ``row``."""
     values = {
         headers.MESSAGE_ID: str(row.message_id),
         headers.CORRELATION_ID: str(row.correlation_id),
@@ -350,7 +351,7 @@ def _rejected(service: Service, row: Unpublished, reason: str) -> DeadLetter:
         subject=row.subject,
         stream=row.stream,
         payload=row.payload,
-        headers=_headers(service, row),
+        headers=message_headers(service, row),
         correlation_id=row.correlation_id,
         reason="rejected",
         error=reason,

@@ -64,6 +64,11 @@ CREATE TABLE {schema}.dead_letters (
     replay_requested_at timestamptz,
     replay_failures integer NOT NULL DEFAULT 0,
     replayed_at timestamptz,
+    discarded_at timestamptz,
+    discarded_by text,
+    discard_reason text,
+    CONSTRAINT a_discard_has_an_actor_and_a_reason
+        CHECK (num_nonnulls(discarded_at, discarded_by, discard_reason) IN (0, 3)),
     PRIMARY KEY (consumer, message_id)
 );
 CREATE INDEX dead_letters_replay ON {schema}.dead_letters (consumer, replay_requested_at)

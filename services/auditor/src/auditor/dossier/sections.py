@@ -374,7 +374,7 @@ SECTION_QUERIES: Final = (
         "Dead letters",
         f"""
         SELECT d.schema, d.consumer, d.subject, d.reason, d.error, d.deliveries, d.dead_at, d.replay_requested_at,
-               d.replay_failures, d.replayed_at, d.message_id
+               d.replay_failures, d.replayed_at, d.discarded_at, d.discarded_by, d.discard_reason, d.message_id
         FROM ({for_each_schema("SELECT '{schema}' AS schema, * FROM {schema}.dead_letters")}) AS d
         LEFT JOIN (SELECT DISTINCT message_id FROM ({_MESSAGES}) AS message) AS m USING (message_id)
         WHERE {{where}} AND (

@@ -123,13 +123,13 @@ MESSAGES: Final = (
     Invariant(
         code="no_dead_letters",
         severity="warning",
-        meaning="No message was given up on and not replayed",
+        meaning="No message was given up on and neither replayed nor discarded",
         query=for_each_schema(
             """
             SELECT message_id::text AS subject, format('%s handles %s', consumer, subject) AS expected,
                    format('dead since %s (%s): %s', dead_at, reason, left(error, 200)) AS found
             FROM {schema}.dead_letters
-            WHERE replayed_at IS NULL
+            WHERE replayed_at IS NULL AND discarded_at IS NULL
             """
         ),
     ),
