@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 import nats
@@ -36,8 +38,9 @@ class Broker:
     ``epoch`` grows with every reconnect: what was learnt from the broker under an older epoch may no longer hold.
     """
 
-    def __init__(self, url: str, user: str, password: str, name: str) -> None:
+    def __init__(self, url: str, user: str, password: str, name: str, ca_file: Path | None = None) -> None:
         self._url = url
+        self._tls = _tls(url, ca_file)
         self._user = user
         self._password = password
         self._name = name
@@ -55,7 +58,8 @@ class Broker:
     @classmethod
     def of(cls, settings: ServiceSettings, name: str) -> "Broker":
         """The connection of a service with these settings; ``name`` is shown in the server's list of connections."""
-        return cls(settings.nats_url, settings.nats_user, settings.nats_password.get_secret_value(), name)
+        password = settings.nats_password.get_secret_value()
+        return cls(settings.nats_url, settings.nats_user, password, name, settings.nats_ca_file)
 
     @property
     def client(self) -> Client:
@@ -83,6 +87,7 @@ class Broker:
                     user=self._user,
                     password=self._password,
                     name=self._name,
+                    tls=self._tls,
                     inbox_prefix=f"_INBOX_{self._user}",
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=_RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type] # a float works
@@ -184,3 +189,10 @@ class Broker:
         _log.info("broker connection restored", name=self._name, epoch=self.epoch)
         for listener in self._listeners:
             listener()
+
+
+def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
+    """What the server's certificate is held against; None where nobody asked for TLS."""
+    if ca_file is None and not url.startswith("tls://"):
+        return None
+    return ssl.create_default_context(cafile=ca_file)

@@ -1,5 +1,6 @@
 """The database engine of a service: bounded in every wait, UTC, JSON through msgspec."""
 
+import ssl
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -19,6 +20,7 @@ CONNECT_TIMEOUT_SECONDS: Final = 10.0
 COMMAND_TIMEOUT_SECONDS: Final = 60.0
 """Above the server's own statement timeout: it only ends waits on a server that no longer answers."""
 POOL_TIMEOUT_SECONDS: Final = 10.0
+_TLS_PARAMETERS: Final = frozenset({"sslmode", "sslrootcert"})
 
 
 def create_engine(settings: ServiceSettings) -> AsyncEngine:
@@ -66,6 +68,7 @@ def engine_for(
                 "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
             },
             **_statement_cache(statement_cache_size),
+            **encryption(dsn),
         },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_closed_connection)
@@ -73,9 +76,9 @@ def engine_for(
 
 
 def sqlalchemy_url(dsn: str) -> str:
-    """``dsn`` as SQLAlchemy wants it for asyncpg; libpq's ``sslmode`` becomes asyncpg's ``ssl``."""
+    """``dsn`` as SQLAlchemy wants it for asyncpg. What libpq says of TLS there, ``encryption`` reads."""
     parts = urlsplit(dsn)
-    query = [("ssl" if name == "sslmode" else name, value) for name, value in parse_qsl(parts.query)]
+    query = [(name, value) for name, value in parse_qsl(parts.query) if name not in _TLS_PARAMETERS]
     return urlunsplit(parts._replace(scheme="postgresql+asyncpg", query=urlencode(query)))
 
 
@@ -87,6 +90,24 @@ def database_check(engine: AsyncEngine) -> Callable[[], Awaitable[None]]:
             await connection.execute(text("SELECT 1"))
 
     return check
+
+
+def encryption(dsn: str) -> dict[str, Any]:
+    """libpq's ``sslmode`` and ``sslrootcert`` as what asyncpg takes: a mode, or a context that verifies the server.
+
+    ``verify-ca`` and ``verify-full`` without ``sslrootcert`` trust what the system trusts, as libpq does with
+    ``sslrootcert=system``. An unknown mode is refused by the driver.
+    """
+    parameters = dict(parse_qsl(urlsplit(dsn).query))
+    mode = parameters.get("sslmode")
+    if mode is None:
+        return {}
+    if mode not in ("verify-ca", "verify-full"):
+        return {"ssl": mode}
+    root = parameters.get("sslrootcert", "system")
+    context = ssl.create_default_context(cafile=None if root == "system" else root)
+    context.check_hostname = mode == "verify-full"
+    return {"ssl": context}
 
 
 def _encode_json(value: Any) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from service_runtime.database import sqlalchemy_url
+from service_runtime.database import encryption, sqlalchemy_url
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, MigrationInfo
@@ -71,7 +71,11 @@ async def _run(schema: str, dsn: str) -> None:
         sqlalchemy_url(dsn),
         poolclass=NullPool,
         connect_args={
-            "server_settings": {"application_name": f"reelhouse-migrate-{schema}", "lock_timeout": str(LOCK_TIMEOUT_MS)}
+            "server_settings": {
+                "application_name": f"reelhouse-migrate-{schema}",
+                "lock_timeout": str(LOCK_TIMEOUT_MS),
+            },
+            **encryption(dsn),
         },
     )
     try:

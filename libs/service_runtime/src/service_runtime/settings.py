@@ -1,6 +1,7 @@
 """What every service must be told. Subclass with the service's own prefix: ``env_prefix="BILLING_"``."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
@@ -37,7 +38,10 @@ class ServiceSettings(BaseSettings):
     )
 
     database_url: SecretStr
-    """``postgresql://user:password@host:port/database``: a direct or session-mode connection of the run-time role."""
+    """``postgresql://user:password@host:port/database``: a direct or session-mode connection of the run-time role.
+
+    With ``?sslmode=verify-full&sslrootcert=/path/ca.crt`` the server must show a certificate of its name.
+    """
     database_pool_size: int = Field(default=10, ge=1)
     database_statement_cache_size: int = Field(default=100, ge=0)
     """Prepared statements kept per connection. 0 where a transaction-mode pooler sits in between."""
@@ -45,6 +49,8 @@ class ServiceSettings(BaseSettings):
     nats_url: str
     nats_user: str
     nats_password: SecretStr
+    nats_ca_file: Path | None = None
+    """Certificates that may sign the broker's, where it is not one that the system trusts. ``tls://`` asks for TLS."""
     stream_replicas: int = Field(default=1, ge=1, le=5)
 
     ops_host: str = "0.0.0.0"  # noqa: S104 - a container's listener
