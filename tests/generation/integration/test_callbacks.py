@@ -466,7 +466,7 @@ async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_o
     async def hear(_: str, progress: GenerationProgress) -> None:
         news.append(progress)
 
-    async with broker.lease(), listener.lease():
+    async with broker.open(), listener.open():
         ingress = IngressHarness(harness, s3_server, broker)
         subscription = await subscribe_live(listener, PROGRESS_SUBJECT, GenerationProgress, hear)
         await listener.client.flush()

@@ -145,7 +145,7 @@ async def test_new_messages_under_old_numbers_do_not_hide_what_a_wiped_broker_lo
     await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
     hasty = platform.messaging("billing")
     await publish_refused(hasty.transactions, 100)
-    async with hasty.broker.lease():
+    async with hasty.broker.open():
         assert await hasty.relay.relay_batch() == (100, 100)
 
     await platform.start("billing")
@@ -172,7 +172,7 @@ async def test_what_was_verified_is_looked_at_again_below_what_is_new(
     await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
     hasty = platform.messaging("billing")
     await publish_refused(hasty.transactions, 100)
-    async with hasty.broker.lease():
+    async with hasty.broker.open():
         assert await hasty.relay.relay_batch() == (100, 100)
 
     await platform.start("billing")
@@ -263,7 +263,7 @@ async def test_only_what_is_lost_is_published_again(
     await run_until_published(platform, platform.messaging("billing"), 200)
     engine = platform.engine("billing")
     watch = platform.messaging("billing")
-    async with watch.broker.lease():
+    async with watch.broker.open():
         await watch.amnesia.check()
     # The landmark of an earlier hour stays when the next one is verified.
     await execute(engine, "UPDATE billing.relay_positions SET recorded_at = now() - interval '2 hours'")
@@ -271,7 +271,7 @@ async def test_only_what_is_lost_is_published_again(
     copy_store(nats_server, tmp_path / "backup")
     await nats_server.start()
     await run_until_published(platform, platform.messaging("billing"), 100)
-    async with watch.broker.lease():
+    async with watch.broker.open():
         await watch.amnesia.check()
         await nats_server.stop()
         restore_store(nats_server, tmp_path / "backup")

@@ -104,7 +104,7 @@ async def test_two_relays_at_once_publish_each_message_once(platform: Platform) 
     assert set(sent.values()) == {1}
 
 
-@pytest.mark.parametrize("place", ["relay.after_claim", "relay.after_publish", "relay.before_commit"])
+@pytest.mark.parametrize("place", ["relay.after_lock", "relay.after_publish", "relay.before_commit"])
 async def test_a_relay_killed_before_it_marks_loses_and_repeats_nothing(platform: Platform, place: str) -> None:
     doomed = await platform.process("billing", failpoints=place)
     ids = await publish_refused(Transactions(platform.engine("billing"), "billing"), 100)
@@ -176,7 +176,7 @@ async def test_an_answer_from_the_other_side_of_a_reconnect_counts_for_nothing(
         return future
 
     monkeypatch.setattr(Publisher, "publish", across)
-    async with billing.broker.lease():
+    async with billing.broker.open():
         assert await billing.relay.relay_batch() == (1, 0)
     assert await unpublished(platform.engine("billing")) == 1
     assert await stored(platform) == 1
@@ -194,7 +194,7 @@ async def test_a_stream_that_does_not_answer_is_left_alone_for_a_while(
 
     monkeypatch.setattr(Publisher, "publish", unanswered)
     monkeypatch.setattr(relay, "PUBLISH_TIMEOUT_SECONDS", 0.1)
-    async with billing.broker.lease():
+    async with billing.broker.open():
         assert await billing.relay.relay_batch() == (1, 0)
         assert await billing.relay.relay_batch() == (0, 0)
 

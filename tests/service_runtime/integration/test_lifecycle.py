@@ -19,7 +19,7 @@ MEMORY_OF_A_BARE_SERVICE_MB = 100
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 class Probe:
@@ -143,7 +143,7 @@ async def test_what_died_is_named_even_if_something_else_does_not_stop(probe: Pr
     ("how", "reason"),
     [
         ("dies", "worker died: RuntimeError: the broker refused us"),
-        ("returns", "worker died: it returned, and nobody asked it to"),
+        ("returns", "worker died: it returned before the stop"),
         ("start-fails", "the schema is older than the code"),
     ],
 )
@@ -152,6 +152,8 @@ async def test_what_dies_ends_the_process_with_the_reason(probe: Probe, how: str
     assert await probe.exit_code() == 1
     assert reason in probe.said
     assert "on_stop ran" in probe.said
+    # One death is one line.
+    assert probe.said.count('"level":"error"') == 1
 
 
 async def test_a_port_that_is_taken_is_a_reason_not_to_start(probe: Probe) -> None:

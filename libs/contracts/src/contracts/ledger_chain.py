@@ -1,6 +1,6 @@
 """The hash chain over billing's ledger: what is hashed, in which form, and what a difference means.
 
-Billing seals by it, and whoever wants to prove the ledger verifies by it. The form can never change.
+Billing seals in this form, and every proof of the ledger verifies it. The form can never change.
 """
 
 import hashlib

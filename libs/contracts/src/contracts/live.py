@@ -1,4 +1,4 @@
-"""Lossy, immediate news on core NATS: never stored, never through an outbox. Losing one loses nothing."""
+"""Lossy, immediate messages on core NATS: never stored, never through an outbox. Losing one loses nothing."""
 
 from typing import Final
 from uuid import UUID
@@ -26,4 +26,4 @@ class GenerationProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 GATEWAY_PROJECTED_PREFIX: Final = "live.gateway.projected.v1"
-"""``<prefix>.<user id>``: a gateway replica wrote something new for that user; the others' open streams look again."""
+"""``<prefix>.<user id>``: a gateway replica wrote something for that user; the others' open streams read again."""

@@ -1,4 +1,4 @@
-"""Finds out when the broker has forgotten something, and has it told again.
+"""Notices when the broker has forgotten messages, and publishes them again.
 
 See ``positions`` for what is remembered, and the README for what a successful check proves.
 """
@@ -43,7 +43,7 @@ _TRANSIENT: Final = (
 class AmnesiaWatch:
     """Component that owns the service's stream and compares the broker's memory with ours.
 
-    It looks at start, after each reconnect and every ``CHECK_SECONDS``. Raises ConfigurationMismatchError if the
+    It checks at start, after each reconnect and every ``CHECK_SECONDS``. Raises ConfigurationMismatchError if the
     service's own stream is not configured as this release expects.
     """
 
@@ -66,20 +66,20 @@ class AmnesiaWatch:
         self._owned = {spec.name: spec for spec in STREAMS if spec.owner == service}
         self._outbox = Outbox(service)
         self._positions = Positions(service)
-        self._look = asyncio.Event()
+        self._check_now = asyncio.Event()
         self._asserted = False
-        broker.on_reconnect(self._look.set)
+        broker.on_reconnect(self._check_now.set)
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        async with self._broker.lease():
+        async with self._broker.open():
             while True:
                 await self._broker.connected()
-                self._look.clear()
+                self._check_now.clear()
                 try:
                     await self.check()
                 except _TRANSIENT as error:
-                    _log.warning("the broker's memory could not be checked", error=f"{type(error).__name__}: {error}")
+                    _log.warning("broker_memory_not_checked", error=f"{type(error).__name__}: {error}")
                     await asyncio.sleep(0.2)
                     continue
                 await self._wait()
@@ -90,7 +90,7 @@ class AmnesiaWatch:
             raise BrokerUnavailableError("the service's stream has not been asserted yet")
 
     async def check(self) -> None:
-        """Make sure that our stream exists, and verify every checkpoint; recover where one does not hold."""
+        """Make sure that our stream exists, and verify every checkpoint; recover where one is broken."""
         for spec in self._owned.values():
             await assert_stream(self._broker.jetstream, spec, self._replicas)
         self._asserted = True
@@ -102,7 +102,7 @@ class AmnesiaWatch:
     async def _wait(self) -> None:
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                await self._look.wait()
+                await self._check_now.wait()
         except TimeoutError:
             return
 
@@ -110,19 +110,19 @@ class AmnesiaWatch:
         epoch = self._broker.epoch
         info = await find_stream(self._broker.jetstream, stream)
         if info is None:
-            return  # Its owner will create it, and then we shall see that it is another one.
+            return  # Its owner creates it; the next check sees that it is another one.
         if info.created is not None and epoch == self._broker.epoch:
             for checkpoints in self._checkpoints:
                 checkpoints.remember_stream(stream, info.created, epoch)
         for position in positions:
-            if not await self._holds(position, info):
+            if not await self._is_intact(position, info):
                 await self._recover(holder, stream)
                 return
         if unverified := [position for position in positions if position.verified_at is None]:
             async with transaction(self._engine) as connection:
                 await self._positions.mark_verified(connection, holder, stream, unverified)
 
-    async def _holds(self, position: Position, info: StreamInfo) -> bool:
+    async def _is_intact(self, position: Position, info: StreamInfo) -> bool:
         """Whether the stream still has our message under our sequence, or has let it expire in order."""
         if position.stream_created_at is not None and position.stream_created_at != info.created:
             return False
@@ -138,10 +138,10 @@ class AmnesiaWatch:
         return (stored.headers or {}).get(headers.MESSAGE_ID) == str(position.message_id)
 
     async def _recover(self, holder: str, stream: str) -> None:
-        """Have what is lost published again, or the consumer built again. One replica does it, the rest find it done.
+        """Publish again what is lost, or build the consumer again. One replica does it, the others find it done.
 
-        The order matters: checkpoints go first, then rows are reset with a newer snapshot. A batch that commits in
-        between leaves a checkpoint of its own, which the next check will find wanting.
+        Checkpoints are removed first, rows are reset after that, with a newer snapshot. A batch that commits in
+        between leaves a checkpoint of its own, which the next check finds broken.
         """
         async with transaction(self._engine) as connection:
             await self._positions.lock_recovery(connection)
@@ -157,27 +157,27 @@ class AmnesiaWatch:
                 count = 0
                 await self._delete_consumer(stream, holder)
         metrics.AMNESIA.labels(self._service, stream).inc()
-        _log.error("the broker had forgotten", holder=holder, stream=stream, intact_sequence=intact, republished=count)
+        _log.error("broker_amnesia", holder=holder, stream=stream, intact_sequence=intact, republished=count)
         self._doorbell.set()
 
     async def _intact_sequence(self, stream: str, positions: Sequence[Position]) -> int | None:
-        """Up to which sequence nothing is lost; 0 if that cannot be told, None if every checkpoint holds.
+        """The sequence up to which nothing is lost; 0 if that cannot be told, None if every checkpoint is intact.
 
-        A checkpoint that holds proves that only if it is older than the loss: the stream may have grown again since,
-        under the numbers of what it lost. One that was verified before the transaction of a lost batch began is older.
+        An intact checkpoint proves that only if it is older than the loss: the stream may have grown again since, under
+        the sequences that it lost. A checkpoint that was verified before a lost batch's transaction began is older.
         """
         info = await find_stream(self._broker.jetstream, stream)
         if info is None:
             raise BrokerUnavailableError(f"stream {stream} went away during recovery")
-        holding = [position for position in positions if await self._holds(position, info)]
-        lost = [position.recorded_at for position in positions if position not in holding and position.recorded_at]
+        intact = [position for position in positions if await self._is_intact(position, info)]
+        lost = [position.recorded_at for position in positions if position not in intact and position.recorded_at]
         if not lost:
             return None
-        older = [held for held in holding if held.verified_at is not None and held.verified_at <= min(lost)]
+        older = [one for one in intact if one.verified_at is not None and one.verified_at <= min(lost)]
         return max((position.sequence for position in older), default=0)
 
     async def _delete_consumer(self, stream: str, durable: str) -> None:
-        """Its place in the stream means nothing any more; its owner builds it again and reads from the start."""
+        """Its position in the stream is meaningless now. Its owner builds it again and reads from the start."""
         try:
             await self._broker.jetstream.delete_consumer(stream, durable)
         except nats.js.errors.NotFoundError:

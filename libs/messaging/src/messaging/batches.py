@@ -1,4 +1,4 @@
-"""One batch of deliveries: one transaction for all, halves of it where something fails, and the poison alone."""
+"""One batch of deliveries: one transaction for all; where one fails, halves of it, down to the poison message alone."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -47,11 +47,11 @@ _OUTAGE: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds
 class Subscription:
     """Deliver messages of ``message_type`` to ``handler``.
 
-    The handler is called once for each batch with the messages that were not received before, in order of arrival, and
+    The handler is called once for each batch with the messages that were not received before, sorted by arrival, and
     raises to refuse them. Subscriptions that share a handler share the call, so that a batch can take its locks in one
-    order whatever it holds. ``inbox=False`` leaves out the inbox where the effect has a key of its own that makes a
+    order whatever is in it. ``inbox=False`` leaves out the inbox where the effect has a key of its own that makes a
     repeated message harmless. ``linger_seconds`` is how long a message may wait for others to share its transaction;
-    of the subscriptions on one stream, the most impatient decides.
+    of the subscriptions on one stream, the shortest counts.
     """
 
     message_type: type[Message]
@@ -94,7 +94,7 @@ class Decoder:
         """Raises UndecodableError, naming what is wrong."""
         subscription = self._subscriptions.get(subject)
         if subscription is None:
-            raise UndecodableError(f"nobody here handles {subject}")
+            raise UndecodableError(f"this consumer does not handle {subject}")
         try:
             received = Received(
                 message_id=UUID(values[headers.MESSAGE_ID]),
@@ -115,7 +115,7 @@ class Decoder:
 
 
 class Batches:
-    """Gives the messages of one durable consumer their effect and answers the broker for each."""
+    """Applies the messages of one durable consumer and answers the broker for each."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Batches:
         self._dead_letters = DeadLetters(service)
         self.checkpoints = Checkpoints(durable)
 
-    async def settle(self, messages: Sequence[Msg], current: Callable[[], bool], epoch: int) -> None:
+    async def process(self, messages: Sequence[Msg], current: Callable[[], bool], epoch: int) -> None:
         """Handle ``messages`` to the end: each is acked, sent back with a delay, or dead-lettered and acked.
 
         ``current`` says whether the broker still is the one that delivered them. While the database is away this
@@ -149,14 +149,14 @@ class Batches:
             try:
                 deliveries.append(self._delivery(message))
             except UndecodableError as error:
-                await self._patiently(partial(self._bury_undecodable, message, error), current)
+                await self._retry_while_unavailable(partial(self._dead_letter_undecodable, message, error), current)
                 await _answer_ack(message, current)
         if deliveries:
             metrics.BATCH_SIZE.labels(self._durable).observe(len(deliveries))
             await self._apply(deliveries, current, epoch)
 
     async def replay_one(self) -> bool:
-        """Give one dead letter that an operator wants replayed another chance; False if there is none (left)."""
+        """Handle one dead letter that an operator wants replayed; False if there is none (left)."""
         letter: DeadLetter | None = None
         try:
             async with self._transactions.begin() as tx:
@@ -177,7 +177,7 @@ class Batches:
         except Exception as error:
             if letter is None or is_unavailable(error):
                 raise
-            _log.exception("a replayed message failed again", message_id=str(letter.message_id), consumer=self._durable)
+            _log.exception("replay_failed", message_id=str(letter.message_id), consumer=self._durable)
             async with self._transactions.begin() as tx:
                 await self._dead_letters.mark_replay_failed(tx.connection, letter, _describe(error))
         return True
@@ -193,10 +193,10 @@ class Batches:
 
     async def _apply(self, deliveries: Sequence[Delivery], current: Callable[[], bool], epoch: int) -> None:
         try:
-            outcome = await self._patiently(lambda: self._transact(deliveries, epoch), current)
+            outcome = await self._retry_while_unavailable(lambda: self._transact(deliveries, epoch), current)
         except FeedLostError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises: the poison must be found, not obeyed
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises: the poison message must be found
             failure = error
         else:
             await self._answer(deliveries, outcome, current)
@@ -224,7 +224,7 @@ class Batches:
                 again = [d.received.message_id for d in deliveries if d.received.deliveries > 1]
                 done = [message_id for message_id in again if message_id not in outcome.deferrals]
                 if done:
-                    await self._inbox.settle(tx.connection, done)
+                    await self._inbox.clear_attempts(tx.connection, done)
                 failpoint("consumer.before_commit")
         failpoint("consumer.after_commit")
         return outcome
@@ -258,7 +258,7 @@ class Batches:
             if outcome.deferrals[message_id].waited > EARLY_DEADLINE:
                 letter = self._letter(delivery, "early", f"still early: {tx.deferred[message_id]}")
                 await self._dead_letters.add(tx.connection, letter)
-                await self._inbox.settle(tx.connection, [message_id])
+                await self._inbox.clear_attempts(tx.connection, [message_id])
                 outcome.given_up.add(message_id)
 
     async def _answer(self, deliveries: Sequence[Delivery], outcome: _Outcome, current: Callable[[], bool]) -> None:
@@ -278,15 +278,15 @@ class Batches:
         failpoint("consumer.after_ack")
 
     async def _fail(self, delivery: Delivery, error: Exception, current: Callable[[], bool]) -> None:
-        """Count a failure of one message that stands alone; bury it when there were enough."""
+        """Count a failure of one message that stands alone; dead-letter it when there were enough."""
         _log.error(
-            "a message failed",
+            "message_failed",
             consumer=self._durable,
             subject=delivery.received.subject,
             message_id=str(delivery.received.message_id),
             exc_info=error,
         )
-        failures = await self._patiently(lambda: self._record_failure(delivery, error), current)
+        failures = await self._retry_while_unavailable(lambda: self._record_failure(delivery, error), current)
         if failures >= self._max_deliveries:
             self._count_dead(delivery.received.subject, "poison", delivery.received.message_id)
             await _answer_ack(delivery.message, current)
@@ -300,11 +300,11 @@ class Batches:
             failures = await self._inbox.record_failure(tx.connection, message_id, _describe(error))
             if failures >= self._max_deliveries:
                 await self._dead_letters.add(tx.connection, self._letter(delivery, "poison", _describe(error)))
-                await self._inbox.settle(tx.connection, [message_id])
+                await self._inbox.clear_attempts(tx.connection, [message_id])
             failpoint("consumer.before_dead_letter_commit")
         return failures
 
-    async def _bury_undecodable(self, message: Msg, error: UndecodableError) -> None:
+    async def _dead_letter_undecodable(self, message: Msg, error: UndecodableError) -> None:
         values = message.headers or {}
         sequence = message.metadata.sequence.stream
         message_id = _uuid(values.get(headers.MESSAGE_ID)) or derived_id(NAMESPACE_URL, f"{self._stream}/{sequence}")
@@ -338,8 +338,8 @@ class Batches:
             deliveries=delivery.received.deliveries,
         )
 
-    async def _patiently(self, work: Callable[[], Awaitable[T]], current: Callable[[], bool]) -> T:
-        """Repeat ``work`` while the database is away. An outage is nobody's failure, so it is not counted."""
+    async def _retry_while_unavailable(self, work: Callable[[], Awaitable[T]], current: Callable[[], bool]) -> T:
+        """Repeat ``work`` while the database is away. An outage is not the message's failure, so it is not counted."""
         failures = 0
         while True:
             try:
@@ -351,14 +351,14 @@ class Batches:
                     raise FeedLostError("the connection was rebuilt while the database was away") from error
                 failures += 1
                 seconds = _OUTAGE.seconds(failures, self._replica)
-                _log.warning("database_away", consumer=self._durable, error=_describe(error), seconds=seconds)
+                _log.warning("database_unavailable", consumer=self._durable, error=_describe(error), seconds=seconds)
             await asyncio.sleep(seconds)
 
     def _count(self, delivery: Delivery, outcome: str) -> None:
         metrics.CONSUMED.labels(self._service, delivery.received.subject, outcome).inc()
 
     def _count_dead(self, subject: str, reason: str, message_id: UUID) -> None:
-        _log.error("a message is dead", consumer=self._durable, message_id=str(message_id), reason=reason)
+        _log.error("message_dead_lettered", consumer=self._durable, message_id=str(message_id), reason=reason)
         metrics.CONSUMED.labels(self._service, subject, "dead").inc()
         metrics.DEAD_LETTERS.labels(self._service, subject, reason).inc()
 

@@ -35,7 +35,7 @@ _DENIED_PUBLISH: Final = re.compile(r'permissions violation for publish to "([^"
 class Broker:
     """One connection, shared by everything in the process that speaks to the broker.
 
-    ``epoch`` grows with every reconnect: what was learnt from the broker under an older epoch may no longer hold.
+    ``epoch`` grows with every reconnect: what was learnt from the broker under an older epoch may no longer be true.
     """
 
     def __init__(self, url: str, user: str, password: str, name: str, ca_file: Path | None = None) -> None:
@@ -48,7 +48,7 @@ class Broker:
         self._jetstream: JetStreamContext | None = None
         self._connected = asyncio.Event()
         self._connecting = asyncio.Lock()
-        self._leases = 0
+        self._users = 0
         self._listeners: list[Callable[[], None]] = []
         self._closed_by: str | None = None
         self._last_trouble: tuple[str, float] = ("", 0.0)
@@ -100,7 +100,7 @@ class Broker:
                     reconnected_cb=self._on_reconnect,
                 )
             except BaseException:
-                # Cancelled on the way: nobody else knows of this client, and its tasks would go on without end.
+                # Cancelled on the way: nothing else knows this client, and its tasks would run for ever.
                 await asyncio.wait([asyncio.create_task(client.close())], timeout=_ABANDON_SECONDS)
                 raise
             self._client = client
@@ -119,18 +119,18 @@ class Broker:
                     await client.flush(timeout=2)
                 await client.close()
             except (nats.errors.Error, OSError) as error:
-                _log.warning("broker connection closed with unsent data", error=str(error))
+                _log.warning("broker_closed_with_unsent_data", error=str(error))
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
-        """Hold the connection open: the first lease connects, the last one closes."""
-        self._leases += 1
+    async def open(self) -> AsyncIterator[None]:
+        """A connection for as long as the block runs: the first user connects, the last one closes."""
+        self._users += 1
         try:
             await self.connect()
             yield
         finally:
-            self._leases -= 1
-            if self._leases == 0:
+            self._users -= 1
+            if self._users == 0:
                 await self.close()
 
     async def connected(self) -> None:
@@ -160,12 +160,12 @@ class Broker:
         denied = _DENIED_PUBLISH.search(str(error))
         if denied:
             self.denied_subjects.add(denied.group(1))
-            _log.error("the broker refuses this user a subject", user=self._user, subject=denied.group(1))
+            _log.error("publish_denied", user=self._user, subject=denied.group(1))
             return
         trouble, now = f"{type(error).__name__}: {error}", time.monotonic()
         if trouble != self._last_trouble[0] or now - self._last_trouble[1] > _SAME_TROUBLE_SECONDS:
             self._last_trouble = (trouble, now)
-            _log.warning("broker connection trouble", error=trouble)
+            _log.warning("broker_connection_trouble", error=trouble)
 
     async def _on_closed(self) -> None:
         if self._client is None:
@@ -180,13 +180,13 @@ class Broker:
         self.epoch += 1
         self._connected.clear()
         if self._client is not None:
-            _log.warning("broker connection lost", name=self._name)
+            _log.warning("broker_disconnected", name=self._name)
 
     async def _on_reconnect(self) -> None:
         self.epoch += 1
         self.denied_subjects.clear()
         self._connected.set()
-        _log.info("broker connection restored", name=self._name, epoch=self.epoch)
+        _log.info("broker_reconnected", name=self._name, epoch=self.epoch)
         for listener in self._listeners:
             listener()
 

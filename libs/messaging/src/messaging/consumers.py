@@ -27,10 +27,10 @@ __all__ = ["ConsumerGroup", "Handler", "Subscription"]
 _log = structlog.get_logger("messaging.consumers")
 
 _REBUILD_SECONDS: Final = 0.2
-_STREAM_LOOK_SECONDS: Final = 0.5
+_STREAM_POLL_SECONDS: Final = 0.5
 _STREAM_LOG_EVERY: Final = 20
 _DRAIN_SECONDS: Final = 10.0
-_REPLAY_LOOK_SECONDS: Final = 1.0
+_REPLAY_POLL_SECONDS: Final = 1.0
 
 
 class ConsumerGroup:
@@ -89,17 +89,17 @@ class StreamConsumer:
         broker.on_reconnect(self._wake)
 
     async def run(self) -> None:
-        """Consume until cancelled; whatever happens to the flow, build it again.
+        """Consume until cancelled; build the feed again whenever it breaks.
 
         Raises ConfigurationMismatchError if the consumer at the broker is not what this release expects.
         """
-        async with self._broker.lease():
+        async with self._broker.open():
             while True:
                 try:
                     await self._consume()
                 except FEED_ERRORS as error:
                     metrics.FEED_REBUILDS.labels(self.durable).inc()
-                    _log.warning("feed is rebuilt", consumer=self.durable, error=f"{type(error).__name__}: {error}")
+                    _log.warning("feed_rebuilt", consumer=self.durable, error=f"{type(error).__name__}: {error}")
                     await asyncio.sleep(_REBUILD_SECONDS)
 
     async def _consume(self) -> None:
@@ -112,7 +112,7 @@ class StreamConsumer:
             with self._attached(feed):
                 while True:
                     messages = await feed.batch()
-                    await to_the_end(self._settle(messages, feed), _DRAIN_SECONDS)
+                    await to_the_end(self._process(messages, feed), _DRAIN_SECONDS)
         except FEED_ERRORS:
             await self._replace(feed)
             raise
@@ -121,21 +121,21 @@ class StreamConsumer:
             raise
 
     async def _replace(self, feed: Feed) -> None:
-        """Keep the lost feed until the next one is lost: what still arrives there is handed back at once."""
+        """Keep the lost feed until the next one is lost: what still arrives there is returned to the broker at once."""
         before, self._lost_feed = self._lost_feed, feed
         await feed.retire()
         if before is not None:
             await before.close()
 
-    async def _settle(self, messages: Sequence[Msg], feed: Feed) -> None:
-        alive = asyncio.create_task(self._show_life(messages, feed))
+    async def _process(self, messages: Sequence[Msg], feed: Feed) -> None:
+        alive = asyncio.create_task(self._extend_ack_wait(messages, feed))
         try:
-            await self.batches.settle(messages, lambda: feed.current, feed.epoch)
+            await self.batches.process(messages, lambda: feed.current, feed.epoch)
         finally:
             alive.cancel()
 
-    async def _show_life(self, messages: Sequence[Msg], feed: Feed) -> None:
-        """Tell the broker now and then that these messages are still being worked on."""
+    async def _extend_ack_wait(self, messages: Sequence[Msg], feed: Feed) -> None:
+        """Tell the broker again and again that these messages are still being processed."""
         while True:
             await asyncio.sleep(self._limits.ack_wait_seconds / 3)
             for message in (*messages, *feed.waiting()):
@@ -143,13 +143,13 @@ class StreamConsumer:
                     await message.in_progress()
 
     async def _await_stream(self) -> None:
-        """Streams are created by their owners; wait until that has happened."""
-        looks = 0
+        """Each stream is created by its owner; wait for that."""
+        polls = 0
         while await find_stream(self._broker.jetstream, self.stream) is None:
-            if looks % _STREAM_LOG_EVERY == 0:
-                _log.info("waiting for a stream", consumer=self.durable, stream=self.stream)
-            looks += 1
-            await asyncio.sleep(_STREAM_LOOK_SECONDS)
+            if polls % _STREAM_LOG_EVERY == 0:
+                _log.info("stream_awaited", consumer=self.durable, stream=self.stream)
+            polls += 1
+            await asyncio.sleep(_STREAM_POLL_SECONDS)
 
     @contextlib.contextmanager
     def _attached(self, feed: Feed) -> Iterator[None]:
@@ -175,7 +175,7 @@ class Replays:
         self._dead_letters = DeadLetters(transactions.producer)
 
     async def run(self) -> None:
-        """Look for requests until cancelled."""
+        """Poll for requests until cancelled."""
         while True:
             try:
                 async with single_statements(self._engine) as connection:
@@ -186,5 +186,5 @@ class Replays:
             except Exception as error:
                 if not is_unavailable(error):
                     raise
-                _log.warning("replays wait for the database", error=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(_REPLAY_LOOK_SECONDS)
+                _log.warning("replays_paused", error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(_REPLAY_POLL_SECONDS)

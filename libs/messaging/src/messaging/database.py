@@ -54,7 +54,7 @@ async def single_statements(engine: AsyncEngine) -> AsyncIterator[AsyncConnectio
 def is_unavailable(error: BaseException) -> bool:
     """Whether ``error``, or what it was raised from, means: the same work may well succeed later, unchanged.
 
-    A timeout or a broken connection counts too: nobody may talk to anything but the database inside a transaction.
+    A timeout or a broken connection counts too: inside a transaction, only the database is called.
     """
     seen: set[int] = set()
     current: BaseException | None = error

@@ -1,4 +1,4 @@
-"""Messages that were given up on, and the command by which operators see and replay them.
+"""Messages that were given up on, and the command with which operators list and replay them.
 
     python -m messaging.dead_letters list|show|replay|discard --dsn postgresql://... --schema billing
 
@@ -167,7 +167,7 @@ class DeadLetters:
         return set((await connection.execute(self._requested)).scalars())
 
     async def lock_requested(self, connection: AsyncConnection, consumer: str) -> DeadLetter | None:
-        """One message of ``consumer`` that an operator wants replayed, past those that another replica holds."""
+        """One message of ``consumer`` that an operator wants replayed, past those that another replica has locked."""
         row = (await connection.execute(self._lock_requested, {"consumer": consumer})).one_or_none()
         if row is None:
             return None
@@ -179,7 +179,7 @@ class DeadLetters:
         await connection.execute(self._replayed, {"consumer": letter.consumer, "message_id": letter.message_id})
 
     async def mark_replay_failed(self, connection: AsyncConnection, letter: DeadLetter, error: str) -> None:
-        """The replay failed as well: it is dropped until it is asked for again."""
+        """The replay failed, too: the row waits until it is requested again."""
         await connection.execute(
             self._replay_failed, {"consumer": letter.consumer, "message_id": letter.message_id, "error": error}
         )

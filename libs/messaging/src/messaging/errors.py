@@ -1,7 +1,5 @@
 """What can go wrong between a service, its database and the broker."""
 
-from uuid import UUID
-
 
 class DatabaseUnavailableError(Exception):
     """The database could not be reached: the work was not done and is to be tried again later."""
@@ -22,7 +20,7 @@ class ForeignSubjectError(Exception):
 
 
 class ConfigurationMismatchError(Exception):
-    """A stream or consumer at the broker is configured otherwise than this release expects."""
+    """A stream or consumer at the broker is not configured as this release expects."""
 
     def __init__(self, what: str, field: str, expected: object, found: object) -> None:
         super().__init__(
@@ -36,13 +34,6 @@ class ConfigurationMismatchError(Exception):
 
 class FeedLostError(Exception):
     """The flow of messages from a consumer stopped: its subscription must be built again."""
-
-
-class DeferredTooLongError(Exception):
-    """A message was early for so long that what it waits for is not expected any more."""
-
-    def __init__(self, message_id: UUID, reason: str) -> None:
-        super().__init__(f"{message_id} is still early: {reason}")
 
 
 class BrokerUnavailableError(Exception):

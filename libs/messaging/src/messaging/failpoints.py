@@ -1,8 +1,8 @@
 """Named places at which a test can make the process die: ``REELHOUSE_FAILPOINTS=relay.after_publish``.
 
 ``name:3`` dies at the third passage; several names are separated by commas. Death is SIGKILL, so that nothing is
-flushed, rolled back or said goodbye to. ``name=freeze`` stops the process there once (SIGSTOP) until somebody
-continues it. Without the variable each passage costs one look into the environment.
+flushed or rolled back. ``name=freeze`` stops the process there once (SIGSTOP), until it receives SIGCONT. Without the
+variable each passage costs one look into the environment.
 """
 
 import os

@@ -49,9 +49,9 @@ class Feed:
         self._subscription = await self._broker.client.subscribe(self._inbox, cb=self._on_message)
 
     async def retire(self) -> None:
-        """Hand back what was not looked at, now and whenever something still arrives for an old request.
+        """Return what no batch has taken, now and whenever something still arrives for an old request.
 
-        Without this a message that the broker sends late is nobody's until its ack wait has passed.
+        Without this, a message that the broker sends late waits until its ack wait has passed.
         """
         self._retired = True
         for message in self._queue:
@@ -68,7 +68,7 @@ class Feed:
 
     @property
     def current(self) -> bool:
-        """Whether the broker is still the one that these messages came from."""
+        """Whether these messages came over the present connection."""
         return self.epoch == self._broker.epoch
 
     def waiting(self) -> list[Msg]:
@@ -76,7 +76,7 @@ class Feed:
         return list(self._queue)
 
     def wake(self) -> None:
-        """Look at the state of the connection now."""
+        """Check the state of the connection now."""
         self._arrived.set()
 
     async def batch(self) -> list[Msg]:
@@ -119,7 +119,7 @@ class Feed:
                 await self._arrived.wait()
         except TimeoutError:
             if not self._heard:
-                raise FeedLostError("the broker has fallen silent") from None
+                raise FeedLostError("the broker is silent") from None
 
     async def _on_message(self, message: Msg) -> None:
         self._heard = True
@@ -147,4 +147,4 @@ class Feed:
 
 
 FEED_ERRORS: Final = (FeedLostError, nats.errors.Error, OSError)
-"""What ends a feed and is answered by building it again."""
+"""What ends a feed. The consumer builds another one."""

@@ -12,7 +12,7 @@ from messaging.positions import PUT_POSITION, Position, position_values
 from messaging.sql import statement
 
 UNDATED: Final = date(1970, 1, 1)
-"""The day of ids that carry no time; it has no partition, so they live in DEFAULT and expire by receipt."""
+"""The day of ids that carry no time; it has no partition, so they are stored in DEFAULT and expire by receipt."""
 
 _TIME_ORDERED: Final = 7
 
@@ -45,8 +45,8 @@ class Inbox:
 
     def __init__(self, schema: str, consumer: str) -> None:
         self._consumer = consumer
-        # Ids are inserted in sorted order: two replicas that hold the same messages wait for each other instead of
-        # running into a deadlock.
+        # Ids are inserted sorted: two replicas with the same messages wait for each other instead of running into a
+        # deadlock.
         self._insert = statement(schema, _INSERT)
         self._receive = statement(schema, f"WITH position AS ({PUT_POSITION}) {_INSERT}")
         self._delete = statement(
@@ -81,7 +81,7 @@ class Inbox:
             RETURNING failures
             """,
         )
-        self._settle = statement(
+        self._clear_attempts = statement(
             schema,
             """
             DELETE FROM {schema}.delivery_attempts
@@ -117,9 +117,9 @@ class Inbox:
         failures: int = (await connection.execute(self._fail, values)).scalar_one()
         return failures
 
-    async def settle(self, connection: AsyncConnection, message_ids: Sequence[UUID]) -> None:
-        """Forget the attempts of messages that are done with."""
-        await connection.execute(self._settle, {"consumer": self._consumer, "message_ids": list(message_ids)})
+    async def clear_attempts(self, connection: AsyncConnection, message_ids: Sequence[UUID]) -> None:
+        """Forget the deliveries of messages that are handled or dead-lettered."""
+        await connection.execute(self._clear_attempts, {"consumer": self._consumer, "message_ids": list(message_ids)})
 
     def _keys(self, message_ids: Sequence[UUID]) -> dict[str, object]:
         ordered = sorted(message_ids)

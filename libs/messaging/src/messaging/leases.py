@@ -18,7 +18,7 @@ The contract, for who writes such work:
   lease and one poll, another worker has it. The row of a worker that stops in order is due at once. The one exception
   is a worker that freezes between ``complete`` and COMMIT: its row lock lasts until the database ends the idle
   transaction (30 s).
-- **Nobody else's lease is touched.** ``extend`` and ``release`` leave rows alone that another worker has claimed.
+- **No other worker's lease is touched.** ``extend`` and ``release`` leave rows alone that another worker has claimed.
 
 ``tests/messaging/leases/conformance.py`` holds all of that for every table that is leased. ``LeasedWorker`` runs it.
 """
@@ -62,8 +62,8 @@ class Leased(Protocol):
 class LeasedTable:
     """Which columns of ``table`` make its rows leased work.
 
-    ``due_at`` is when the row is to be worked on next, NULL when it is done. ``leased_until`` is NULL while nobody
-    works on it. ``fence`` (bigint, not null, default 0) grows with each claim. ``tries`` (integer, not null,
+    ``due_at`` is when the row is to be worked on next, NULL when it is done. ``leased_until`` is NULL while no
+    worker has it. ``fence`` (bigint, not null, default 0) grows with each claim. ``tries`` (integer, not null,
     default 0) counts the claims that were not given back.
     """
 
@@ -108,13 +108,13 @@ class LeasedTable:
         return Claim(tuple(values[column.name] for column in self._key), values[self.fence], values[self.tries])
 
     def held(self, claim: Claim) -> sa.ColumnElement[bool]:
-        """The condition under which ``claim`` still stands: nobody has claimed the row since, and it has not ended."""
+        """The condition under which ``claim`` stands: no worker has claimed the row since, and it has not ended."""
         return self._held([claim])
 
     async def extend(self, connection: AsyncConnection, claims: Sequence[Claim], lease: timedelta) -> set[Claim]:
         """Say that these are still being worked on. Returns those that are lost: another worker has their rows.
 
-        A row that is locked at the moment is passed over: its own work is just completing it, or somebody claims it.
+        A row that is locked at the moment is passed over: it is being completed or claimed.
         Both statements stand alone. Outside a transaction, a worker that freezes between them leaves no lock behind.
         """
         free = sa.select(*self._key).where(self._held(claims)).with_for_update(skip_locked=True)

@@ -1,4 +1,4 @@
-"""Core NATS: immediate, lossy news without outbox, stream or acknowledgement."""
+"""Core NATS: immediate, lossy messages without outbox, stream or acknowledgement."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -15,28 +15,28 @@ T = TypeVar("T", bound=msgspec.Struct)
 _log = structlog.get_logger("messaging.live")
 
 
-async def publish_live(broker: Broker, subject: str, news: msgspec.Struct) -> None:
-    """Send ``news`` to whoever listens now; silently to nobody if there is no connection."""
+async def publish_live(broker: Broker, subject: str, payload: msgspec.Struct) -> None:
+    """Send ``payload`` to those who listen now. Without a connection it is lost."""
     if broker.client.is_connected:
-        await broker.client.publish(subject, msgspec.json.encode(news))
+        await broker.client.publish(subject, msgspec.json.encode(payload))
 
 
 async def subscribe_live(
-    broker: Broker, subject: str, payload: type[T], callback: Callable[[str, T], Awaitable[None]]
+    broker: Broker, subject: str, kind: type[T], callback: Callable[[str, T], Awaitable[None]]
 ) -> LiveSubscription:
-    """Call ``callback(subject, news)`` for what arrives from now on; survives reconnects.
+    """Call ``callback(subject, payload)`` for each ``kind`` that arrives from now on; survives reconnects.
 
     What does not parse is logged and dropped. Returns nats-py's subscription, whose ``unsubscribe()`` ends it.
     """
-    decoder = msgspec.json.Decoder(payload)
+    decoder = msgspec.json.Decoder(kind)
 
     async def deliver(message: Msg) -> None:
         try:
-            news = decoder.decode(message.data)
+            payload = decoder.decode(message.data)
         except msgspec.MsgspecError as error:
-            _log.warning("live news does not parse", subject=message.subject, error=str(error))
+            _log.warning("live_message_unreadable", subject=message.subject, error=str(error))
             return
-        await callback(message.subject, news)
+        await callback(message.subject, payload)
 
     subscription: LiveSubscription = await broker.client.subscribe(subject, cb=deliver)
     return subscription

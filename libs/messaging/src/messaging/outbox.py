@@ -62,14 +62,14 @@ class Outbox:
             RETURNING message_id, occurred_at, created_at
             """,
         )
-        self._claim = statement(
+        self._lock_unpublished = statement(
             schema,
             """
             SELECT message_id, subject, stream, payload, correlation_id, causation_id, traceparent, occurred_at,
                    created_at
             FROM {schema}.outbox_messages
             WHERE published_at IS NULL AND created_at <= now() - make_interval(secs => :older_than_seconds)
-              AND stream <> ALL(CAST(:held_streams AS text[])) AND subject <> ALL(CAST(:held_subjects AS text[]))
+              AND stream <> ALL(CAST(:paused_streams AS text[])) AND subject <> ALL(CAST(:paused_subjects AS text[]))
             ORDER BY message_id LIMIT :limit FOR UPDATE SKIP LOCKED
             """,
         )
@@ -135,17 +135,17 @@ class Outbox:
         connection: AsyncConnection,
         limit: int,
         older_than_seconds: float,
-        held_streams: Sequence[str],
-        held_subjects: Sequence[str],
+        paused_streams: Sequence[str],
+        paused_subjects: Sequence[str],
     ) -> list[Unpublished]:
-        """Claim up to ``limit`` unpublished rows by their state, past those that another relay holds."""
+        """Lock up to ``limit`` unpublished rows by their state, past those that another relay has locked."""
         values = {
             "limit": limit,
             "older_than_seconds": older_than_seconds,
-            "held_streams": list(held_streams),
-            "held_subjects": list(held_subjects),
+            "paused_streams": list(paused_streams),
+            "paused_subjects": list(paused_subjects),
         }
-        rows = await connection.execute(self._claim, values)
+        rows = await connection.execute(self._lock_unpublished, values)
         return [Unpublished(*row) for row in rows]
 
     async def is_left(self, connection: AsyncConnection, older_than_seconds: float) -> bool:
@@ -157,7 +157,7 @@ class Outbox:
     ) -> None:
         """Record, with one statement, that the broker has these rows of one stream, and how far it has got with them.
 
-        Harmless if somebody else has recorded it.
+        Harmless if it was recorded before.
         """
         times = [entry.row.created_at for entry in acknowledged]
         await connection.execute(

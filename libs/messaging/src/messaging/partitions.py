@@ -1,4 +1,4 @@
-"""Keeps the day partitions of outbox and inbox: the coming ones are made, the expired ones dropped."""
+"""Maintains the day partitions of outbox and inbox: creates the coming ones, drops the expired ones."""
 
 import asyncio
 from typing import Final
@@ -27,12 +27,12 @@ class PartitionKeeper:
         self._maintain = statement(service, "SELECT created, dropped FROM {schema}.maintain_message_partitions()")
 
     async def run(self) -> None:
-        """Keep until cancelled. A busy or absent database only delays it: days are made well ahead."""
+        """Maintain until cancelled. A busy or absent database only delays it: days are created well ahead."""
         while True:
             try:
                 await self.maintain()
             except (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError) as error:
-                _log.warning("partitions are kept later", error=f"{type(error).__name__}: {error}")
+                _log.warning("partitions_not_maintained", error=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(_AGAIN_SECONDS)
             else:
                 await asyncio.sleep(_EVERY_SECONDS)
@@ -42,5 +42,5 @@ class PartitionKeeper:
         async with transaction(self._engine) as connection:
             created, dropped = (await connection.execute(self._maintain)).one()
         if created or dropped:
-            _log.info("partitions kept", created=created, dropped=dropped)
+            _log.info("partitions_maintained", created=created, dropped=dropped)
         return created, dropped

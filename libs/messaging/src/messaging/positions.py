@@ -1,9 +1,9 @@
-"""What a service remembers of a stream's order, so that it can tell whether the broker still remembers it too.
+"""What a service remembers of a stream, so that it can tell whether the broker still has it.
 
 A *checkpoint* says: the stream held message M under sequence S. Each process opens a new one every second and after
-every reconnect; within that second it moves forward with the batches. The row is written in the transaction that marks
-its batch, so no batch counts as done without a checkpoint at or above its last message. One verified checkpoint of each
-hour stays as a landmark: it tells how far back the broker still is intact. See the README for the proof.
+every reconnect; within that second it moves forward with the batches. It is written in the transaction that marks its
+batch, so no batch counts as done without a checkpoint at or above its last message. One verified checkpoint of each
+hour stays: it tells up to where the broker is intact. See the README for the proof.
 """
 
 import time
@@ -20,7 +20,7 @@ from messaging.schema import REPLAY_WINDOW_DAYS
 from messaging.sql import statement
 
 RELAY: Final = "relay"
-"""Holder of what was published; consumers hold theirs under their durable name."""
+"""Holder of the relay's checkpoints. Those of a consumer have its durable name as their holder."""
 
 _CHECKPOINT_SECONDS: Final = 1.0
 
@@ -31,7 +31,7 @@ class Position:
 
     ``recorded_at`` and ``verified_at`` are by the database clock. The first is, for what a relay published, a time
     before the broker had any message of the batch; by default the start of the transaction that writes it. The second
-    is when the checkpoint was first found to hold.
+    is when the checkpoint was first found intact.
     """
 
     holder: str
@@ -176,8 +176,8 @@ class Positions:
         await connection.execute(self._put, position_values(position))
 
     async def due(self, connection: AsyncConnection) -> list[Position]:
-        """The checkpoints to verify, descending: those that never were, and the highest of each holder and stream that
-        was. That one still stands for all below it, whatever has been published above it since."""
+        """The checkpoints to verify, the highest first: the unverified ones, and for each holder and stream the highest
+        verified one. It stands for all below it, whatever was published above it since."""
         return [Position(*row) for row in await connection.execute(self._due)]
 
     async def all(self, connection: AsyncConnection, holder: str, stream: str) -> list[Position]:
@@ -188,7 +188,7 @@ class Positions:
     async def mark_verified(
         self, connection: AsyncConnection, holder: str, stream: str, positions: Sequence[Position]
     ) -> None:
-        """Note that ``positions`` hold (unless they moved meanwhile), and keep one of each hour as a landmark."""
+        """Note that ``positions`` are intact (unless they moved meanwhile), and keep one of each hour."""
         keys: dict[str, object] = {"holder": holder, "stream": stream}
         seen = {
             "checkpoint_ids": [position.checkpoint_id for position in positions],

@@ -98,7 +98,7 @@ class Publisher:
         try:
             answer = self._decoder.decode(message.data)
         except msgspec.MsgspecError as error:
-            _log.warning("the broker's answer does not parse", error=str(error))
+            _log.warning("broker_answer_unreadable", error=str(error))
             return
         if answer.error is not None:
             error_code = answer.error.err_code or answer.error.code

@@ -1,8 +1,8 @@
-"""The relay: moves committed messages from the outbox to the broker, on two ways.
+"""The relay: moves committed messages from the outbox to the broker, in two ways.
 
 What this process has just committed is still in memory: it is published at once, and what was acknowledged is marked
 a little later, many commits together. Everything else (of a process that died or was not connected, or that the broker
-did not take) is found by the sweep, once it is older than ``GRACE_SECONDS``. There, one transaction claims a batch,
+refused) is found by the sweep, once it is older than ``GRACE_SECONDS``. There, one transaction locks a batch,
 publishes it and marks what was acknowledged. That is the one place with network calls inside a transaction: the row
 locks are the fence between relays, the wait is bounded by ``PUBLISH_TIMEOUT_SECONDS``, and a relay that is stopped in
 the middle loses its locks to the database's idle-in-transaction timeout.
@@ -46,13 +46,13 @@ BATCH_MESSAGES: Final = 500
 PUBLISH_TIMEOUT_SECONDS: Final = 5.0
 SWEEP_SECONDS: Final = 0.5
 GRACE_SECONDS: Final = 0.5
-"""How old a row is before the sweep takes it: until then the process that wrote it is at it."""
+"""How old a row is before the sweep takes it: until then the process that wrote it publishes it."""
 
 MARK_SECONDS: Final = 0.1
 """How long an acknowledged message may wait for others to be marked with it."""
 
-_HOLD_SECONDS: Final = 1.0
-_DENIED_HOLD_SECONDS: Final = 10.0
+_PAUSE_SECONDS: Final = 1.0
+_DENIED_PAUSE_SECONDS: Final = 10.0
 _BACKOFF: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=5))
 """While the database or the broker is away."""
 
@@ -87,13 +87,13 @@ class Relay:
         self._outbox = Outbox(service)
         self._dead_letters = DeadLetters(service)
         self.checkpoints = Checkpoints(RELAY)
-        self._held_streams: dict[str, float] = {}
-        self._held_subjects: dict[str, float] = {}
+        self._paused_streams: dict[str, float] = {}
+        self._paused_subjects: dict[str, float] = {}
 
     async def run(self) -> None:
         """Publish until cancelled."""
         failures = 0
-        async with self._broker.lease():
+        async with self._broker.open():
             while True:
                 await self._broker.connected()
                 self._doorbell.clear()
@@ -121,7 +121,7 @@ class Relay:
             await self._sweep()
 
     async def _sweep(self) -> None:
-        """Publish what was left behind, batch by batch; what comes in meanwhile has its turn between them."""
+        """Publish what was left behind, batch by batch; fresh messages are published between the batches."""
         async with single_statements(self._engine) as connection:
             left = await self._outbox.is_left(connection, GRACE_SECONDS)
             restorable = RELAY in await self._dead_letters.requested(connection)
@@ -137,13 +137,13 @@ class Relay:
                 await self._doorbell.wait()
 
     async def _publish_fresh(self) -> None:
-        """Publish what this process has committed; what goes wrong here is left to the sweep."""
-        held = {*_still_held(self._held_streams), *_still_held(self._held_subjects)}
+        """Publish what this process has committed; what fails here is left to the sweep."""
+        paused = {*_still_paused(self._paused_streams), *_still_paused(self._paused_subjects)}
         rows = [self._fresh.popleft() for _ in range(min(len(self._fresh), BATCH_MESSAGES))]
         if self._fresh:
             self._doorbell.set()
         began, epoch = time.monotonic(), self._broker.epoch
-        outcome = await self._publish([row for row in rows if not {row.stream, row.subject} & held])
+        outcome = await self._publish([row for row in rows if not {row.stream, row.subject} & paused])
         failpoint("relay.after_publish")
         if outcome.acknowledged:
             if not self._unmarked:
@@ -159,18 +159,18 @@ class Relay:
         self._unmarked.clear()
 
     async def relay_batch(self, older_than_seconds: float = 0.0) -> tuple[int, int]:
-        """Claim, publish and mark one batch; returns how many rows were claimed and how many left the outbox."""
+        """Lock, publish and mark one batch; returns how many rows were locked and how many left the outbox."""
         async with transaction(self._engine) as connection:
             rows = await self._outbox.lock_unpublished(
                 connection,
                 BATCH_MESSAGES,
                 older_than_seconds,
-                _still_held(self._held_streams),
-                _still_held(self._held_subjects),
+                _still_paused(self._paused_streams),
+                _still_paused(self._paused_subjects),
             )
             if not rows:
                 return 0, 0
-            failpoint("relay.after_claim")
+            failpoint("relay.after_lock")
             epoch = self._broker.epoch
             outcome = await self._publish(rows)
             failpoint("relay.after_publish")
@@ -217,7 +217,7 @@ class Relay:
                 future.cancel()
             raise
         if self._broker.epoch != epoch:
-            # Whose answers these are, the old broker's or the new one's, cannot be told: the sweep asks again.
+            # These answers may be of the old broker or of the new one: the sweep publishes again.
             for future in pending:
                 future.cancel()
             return outcome
@@ -239,9 +239,9 @@ class Relay:
             future.cancel()
             if row.subject in self._broker.denied_subjects:
                 self._broker.denied_subjects.discard(row.subject)
-                self._hold(row, "denied", self._held_subjects, row.subject, _DENIED_HOLD_SECONDS)
+                self._pause(row, "denied", self._paused_subjects, row.subject, _DENIED_PAUSE_SECONDS)
             else:
-                self._hold(row, "timeout", self._held_streams, row.stream, _HOLD_SECONDS)
+                self._pause(row, "timeout", self._paused_streams, row.stream, _PAUSE_SECONDS)
             return
         error = future.exception()
         if error is None:
@@ -249,21 +249,21 @@ class Relay:
             if ack.stream == row.stream:
                 outcome.acknowledged.append(Acknowledged(row, ack.sequence))
             else:
-                self._hold(row, "wrong_stream", self._held_subjects, row.subject, _HOLD_SECONDS)
+                self._pause(row, "wrong_stream", self._paused_subjects, row.subject, _PAUSE_SECONDS)
         elif not isinstance(error, PublishRefusedError):
             raise error
         elif error.code in _NEVER_ACCEPTED:
             outcome.rejected.append((row, error.description))
         elif error.code in _STREAM_TROUBLE:
-            self._hold(row, _STREAM_TROUBLE[error.code], self._held_streams, row.stream, _HOLD_SECONDS)
+            self._pause(row, _STREAM_TROUBLE[error.code], self._paused_streams, row.stream, _PAUSE_SECONDS)
         else:
-            self._hold(row, f"refused_{error.code}", self._held_subjects, row.subject, _HOLD_SECONDS)
+            self._pause(row, f"refused_{error.code}", self._paused_subjects, row.subject, _PAUSE_SECONDS)
 
-    def _hold(self, row: Unpublished, reason: str, held: dict[str, float], key: str, seconds: float) -> None:
-        """Leave the row where it is and do not claim its kind for a while, so that it stands in nobody's way."""
-        if key not in held:
-            _log.warning("publishing is held back", subject=row.subject, stream=row.stream, reason=reason)
-        held[key] = time.monotonic() + seconds
+    def _pause(self, row: Unpublished, reason: str, paused: dict[str, float], key: str, seconds: float) -> None:
+        """Leave the row where it is and take none of its stream or subject for a while, so that it blocks no other."""
+        if key not in paused:
+            _log.warning("publishing_paused", subject=row.subject, stream=row.stream, reason=reason)
+        paused[key] = time.monotonic() + seconds
         self._count_failure(row, reason)
 
     def _count_failure(self, row: Unpublished, reason: str) -> None:
@@ -295,7 +295,7 @@ class Relay:
     def _count_rejected(self, rejected: Sequence[tuple[Unpublished, str]]) -> None:
         for row, reason in rejected:
             metrics.DEAD_LETTERS.labels(self._service, row.subject, "rejected").inc()
-            _log.error("the broker will never take this message", message_id=str(row.message_id), reason=reason)
+            _log.error("message_rejected", message_id=str(row.message_id), reason=reason)
 
 
 class OutboxGauge:
@@ -315,14 +315,14 @@ class OutboxGauge:
                 async with single_statements(self._engine) as connection:
                     count, oldest = await self._outbox.backlog(connection)
             except (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError) as error:
-                _log.warning("the backlog could not be measured", error=str(error))
+                _log.warning("outbox_not_measured", error=str(error))
             else:
                 metrics.OUTBOX_BACKLOG.labels(self._service).set(count)
                 metrics.OUTBOX_OLDEST.labels(self._service).set(oldest)
             await asyncio.sleep(self._seconds)
 
 
-def _still_held(held: dict[str, float]) -> list[str]:
+def _still_paused(held: dict[str, float]) -> list[str]:
     now = time.monotonic()
     for key in [key for key, until in held.items() if until <= now]:
         del held[key]

@@ -1,4 +1,4 @@
-"""Everything that a service needs of messaging, put together."""
+"""Everything that a service needs of messaging, wired."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -44,7 +44,7 @@ class Messaging:
         self._gauge = OutboxGauge(service, engine)
 
     def components(self) -> list[Component]:
-        """What has to run for as long as the service does; each holds the broker connection open while it runs."""
+        """What has to run for as long as the service does; each keeps the broker connection open while it runs."""
         return [self.amnesia, self.relay, *self.consumers.components(), self.partitions, self._gauge]
 
     def readiness(self) -> Mapping[str, Callable[[], Awaitable[None]]]:

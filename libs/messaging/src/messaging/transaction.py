@@ -100,7 +100,7 @@ class Transaction:
             try:
                 callback()
             except Exception:  # noqa: BLE001 - whatever it is, the commit stands
-                _log.exception("a callback failed after its transaction had committed")
+                _log.exception("after_commit_callback_failed")
 
 
 class Transactions:

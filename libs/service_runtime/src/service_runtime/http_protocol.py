@@ -1,4 +1,4 @@
-"""HTTP/1.1 for strangers: what they may send before anybody looks at it has a size, and a time.
+"""HTTP/1.1 for untrusted callers: what they send before a handler sees it is bounded in size and time.
 
 uvicorn bounds neither with httptools. Bodies are bounded by ``BodySizeLimit``, which sees them.
 """
@@ -35,12 +35,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing more is waited for."""
+        """Wait for nothing more."""
         self._end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what has come of a message and is no body: a head, trailers, what stands between chunks."""
+        """Count what comes and is no body: a head, trailers, what stands between chunks."""
         self._body_came = False
         super().data_received(data)
         if self._body_came or not self._in_message or self.transport.is_closing():
@@ -57,7 +57,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Trailers come after the body, and nobody reads them."""
+        """Headers only: trailers come after the body, and no handler reads them."""
         if self._in_head:
             super().on_header(name, value)
 
@@ -66,7 +66,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
-        """From here on it is the body, which is somebody else's to count."""
+        """From here on the body comes, which ``BodySizeLimit`` counts."""
         self._in_head, self._head_bytes = False, 0
         super().on_headers_complete()
 

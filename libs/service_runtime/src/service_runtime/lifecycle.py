@@ -25,6 +25,8 @@ __all__ = [
     "ComponentFailed",
     "HttpServer",
     "ListenerFailed",
+    "ServiceFailed",
+    "StartFailed",
     "StopTimedOut",
     "run_process",
     "run_service",
@@ -52,8 +54,16 @@ class Component(Protocol):
         """Run until cancelled. To return, or to raise, ends the process."""
 
 
-class ComponentFailed(Exception):
-    """A component raised or returned; the cause is attached."""
+class ServiceFailed(Exception):
+    """The service ends because a part of it failed; the cause is attached, and both are in the log already."""
+
+
+class StartFailed(ServiceFailed):
+    """``on_start`` raised, or a listener could not start."""
+
+
+class ComponentFailed(ServiceFailed):
+    """A component or listener raised or returned."""
 
 
 class StopTimedOut(Exception):
@@ -77,7 +87,7 @@ async def run_service(
     not ready, ``on_drain`` (end your long streams here), public listeners drain, components are cancelled, ``on_stop``,
     ops listener. Every public application runs inside ``RequestObservation``.
 
-    Raises ComponentFailed or ListenerFailed if something dies, and StopTimedOut if something stays.
+    Raises StartFailed or ComponentFailed, and StopTimedOut if something does not end within the drain time.
     """
     configure_tracing(name, settings)
     await _Process(name, settings, components, http, readiness or {}, on_start, on_drain, on_stop).run()
@@ -101,6 +111,8 @@ async def _run_and_exit(main: Coroutine[Any, Any, None]) -> NoReturn:
         await main
     except StopTimedOut as error:
         log.error("stop_timed_out", reason=str(error))
+        _exit(1)
+    except ServiceFailed:
         _exit(1)
     except Exception as error:
         log.exception("service_failed", reason=str(error))
@@ -134,9 +146,9 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _leave_what_stays_out_of_collections() -> None:
-    """Modules, classes and statements live as long as the process: looking at them again and again is a tenth of its
-    time. What comes after is looked at less often, too: hardly any of it is in a cycle."""
+def _freeze_loaded_objects() -> None:
+    """Take modules, classes and statements out of garbage collection: they live as long as the process, and visiting
+    them again and again costs a tenth of its time. Later objects are collected less often, too: few are in cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER_ALLOCATIONS, 10, 10)
@@ -164,23 +176,23 @@ class _Process:
         self._on_start = on_start
         self._on_drain = on_drain
         self._on_stop = on_stop
-        self._told_to_stop = asyncio.Event()
+        self._stop_requested = asyncio.Event()
         self._ops: Listener | None = None
         self._listeners: list[Listener] = []
         self._starting: list[asyncio.Task[None]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
-        with _signals(self._told_to_stop.set):
+        with _signals(self._stop_requested.set):
             try:
                 self._starting = [asyncio.create_task(self._start(), name="start")]
-                await self._until_one_ends(self._starting)
+                await self._wait_for_first(self._starting)
                 if self._starting[0].done():
-                    self._starting[0].result()
-                    await self._until_the_end()
-            except Exception as error:
-                # Now, and not only at the end: the stop takes its time, and may be cut short.
-                log.exception("service_dying", reason=str(error))
+                    _check_start(self._starting[0])
+                    await self._run_until_failure()
+            except ServiceFailed as error:
+                # Here, because the stop takes its time, and may be cut short.
+                log.exception("service_failed", reason=str(error))
                 raise
             finally:
                 await self._stop()
@@ -199,22 +211,22 @@ class _Process:
             listener = Listener(observed, settings.drain_seconds * _REQUESTS_SHARE)
             self._listeners.append(listener)
             await listener.start()
-        _leave_what_stays_out_of_collections()
+        _freeze_loaded_objects()
         self._health.ready = True
         log.info("service_started", ops=self._ops.address, http=[listener.address for listener in self._listeners])
 
-    async def _until_the_end(self) -> None:
+    async def _run_until_failure(self) -> None:
         assert self._ops is not None
         listening = [listener.task for listener in (self._ops, *self._listeners) if listener.task is not None]
         watched: list[asyncio.Task[Any]] = [*self._tasks, *listening]
-        await self._until_one_ends(watched)
+        await self._wait_for_first(watched)
         for task in watched:
             if task.done():
                 raise _failure(task)
 
-    async def _until_one_ends(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
-        """Or until the service is told to stop."""
-        stop = asyncio.create_task(self._told_to_stop.wait())
+    async def _wait_for_first(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        """Return when one of ``tasks`` ends, or the service is told to stop."""
+        stop = asyncio.create_task(self._stop_requested.wait())
         try:
             await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -260,9 +272,15 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
             log.error("component_failed_while_stopping", component=task.get_name(), exc_info=task.exception())
 
 
+def _check_start(task: asyncio.Task[None]) -> None:
+    error = task.exception()
+    if error is not None:
+        raise StartFailed(f"the start failed: {type(error).__name__}: {error}") from error
+
+
 def _failure(task: "asyncio.Task[Any]") -> ComponentFailed:
     cause = None if task.cancelled() else task.exception()
-    what = f"{type(cause).__name__}: {cause}" if cause is not None else "it returned, and nobody asked it to"
+    what = f"{type(cause).__name__}: {cause}" if cause is not None else "it returned before the stop"
     failure = ComponentFailed(f"{task.get_name()} died: {what}")
     failure.__cause__ = cause
     return failure

@@ -1,4 +1,4 @@
-"""One HTTP listener inside an event loop that somebody else runs."""
+"""One HTTP listener inside a running event loop."""
 
 import asyncio
 import contextlib
@@ -80,7 +80,7 @@ class Listener:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def stop(self) -> None:
-        """Take no new connection, let running requests end within the drain time, cancel what is left."""
+        """Take no new connection, let running requests end within the drain time, cancel the others."""
         if self.task is None:
             self._socket.close()
             return

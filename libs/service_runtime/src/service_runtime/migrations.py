@@ -123,5 +123,5 @@ def _upgrade(connection: "Connection", schema: str) -> None:
 def _report(
     ctx: "MigrationContext", step: "MigrationInfo", heads: Collection[Any], run_args: Mapping[str, Any]
 ) -> None:
-    # Not to standard output, which belongs to the command that migrates, and not to a log that nobody configured.
+    # Standard output belongs to the command that migrates, and the log is not configured here.
     sys.stderr.write(f"applied migration {step.up_revision_id} of {ctx.version_table_schema}\n")

@@ -46,7 +46,7 @@ class MalformedRequest(Problem):
 
 
 class Unauthorized(Problem):
-    """Nobody is signed in."""
+    """No user is signed in."""
 
     code = "unauthorized"
     title = "Sign in first"

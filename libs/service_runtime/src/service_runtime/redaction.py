@@ -35,7 +35,7 @@ _PARTS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 
 
 def redact(text: str) -> str:
-    """``text`` without the parts that would give somebody access."""
+    """``text`` without the parts that give access."""
     for pattern, replacement in _PARTS:
         text = pattern.sub(replacement, text)
     return text

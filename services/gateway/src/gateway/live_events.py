@@ -75,7 +75,7 @@ class LiveEvents:
     async def run(self) -> None:
         """Listen until cancelled. Every replica hears everything: there is no queue group."""
         assert self._broker is not None, "listen_on comes first"
-        async with self._broker.lease():
+        async with self._broker.open():
             await self._broker.connected()
             for kind in get_args(Reply):
                 await subscribe_live(self._broker, kind.subject, kind, self._resolve)
