@@ -89,7 +89,7 @@ def test_a_message_is_decoded_with_all_that_its_headers_say() -> None:
 @pytest.mark.parametrize(
     ("subject", "values", "payload", "reason"),
     [
-        ("billing.event.unheard-of.v1", _values(), b"{}", "nobody here handles"),
+        ("billing.event.unheard-of.v1", _values(), b"{}", "does not handle"),
         (CreditsRefused.subject, {}, b"{}", "missing"),
         (CreditsRefused.subject, _values(), b"{", "truncated"),
         (CreditsRefused.subject, _values(**{headers.MESSAGE_ID: "7"}), EXAMPLE.read_bytes(), "UUID"),
