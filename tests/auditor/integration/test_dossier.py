@@ -1,4 +1,4 @@
-"""What an operator is told about an id: what it belongs to, and everything about that, at one moment."""
+"""What an operator is shown about an id: what it belongs to, and everything about that, at one moment."""
 
 import asyncio
 from uuid import UUID, uuid4

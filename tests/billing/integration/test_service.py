@@ -64,7 +64,7 @@ async def neighbours(broker_settings: BrokerSettingsOf) -> AsyncIterator[Neighbo
 
 @asynccontextmanager
 async def replica(database: Database, nats: NatsServer) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process of the service, the way an operator starts it; it must stop in order when it is told to."""
+    """A process of the service, started as an operator does; it must stop in order on SIGTERM."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "billing.main", "serve"),
         env={

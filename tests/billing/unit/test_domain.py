@@ -10,7 +10,7 @@ import pytest
 
 from billing import domain
 from billing.domain import Account, Book, Refusal, Reservation
-from billing.errors import CaptureExceedsReservation, InvalidAmount
+from billing.errors import BalanceTooLarge, CaptureExceedsReservation, InvalidAmount
 from contracts.billing import ClawBackCredits, GrantCredits
 from contracts.values import LedgerLine
 
@@ -138,6 +138,29 @@ def test_an_order_beyond_the_balance_is_refused_and_moves_nothing() -> None:
     assert (refusal.code, refusal.required_credits, refusal.available_credits) == ("insufficient_credits", 30, 29)
     assert balances(account) == (29, 0, 0)
     assert book.postings == []
+
+
+@pytest.mark.parametrize(
+    ("available", "reserved", "is_refused"),
+    [
+        (domain.MAX_BALANCE_CREDITS - 10, 0, False),
+        (domain.MAX_BALANCE_CREDITS - 9, 0, True),
+        (1, domain.MAX_BALANCE_CREDITS - 10, True),
+    ],
+)
+def test_credits_beyond_the_largest_balance_are_refused(available: int, reserved: int, is_refused: bool) -> None:
+    account = Account(user_id=uuid4(), available_credits=available, reserved_credits=reserved)
+    if is_refused:
+        with pytest.raises(BalanceTooLarge):
+            credit(account, 10)
+    else:
+        credit(account, 10)
+
+
+def test_a_debt_beyond_the_largest_balance_is_refused() -> None:
+    account = Account(user_id=uuid4(), receivable_credits=domain.MAX_BALANCE_CREDITS)
+    with pytest.raises(BalanceTooLarge):
+        take_back(account, 1)
 
 
 @pytest.mark.parametrize("price", [0, -1])

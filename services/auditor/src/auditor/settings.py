@@ -1,4 +1,4 @@
-"""What the auditor must be told; see ``.env.example``."""
+"""The settings of the auditor; see ``.env.example``."""
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict

@@ -47,5 +47,5 @@ ledger_heads = Table(
     Column("seal_number", BigInteger, primary_key=True),
     Column("seal_hash", LargeBinary, nullable=False),
     Column("seen_at", _At, nullable=False),
-    comment="Ends of billing's chain of seals that were seen. Append-only; a chain without them was made anew.",
+    comment="Ends of billing's chain of seals that were seen. Append-only; a chain without them was rewritten.",
 )

@@ -1,4 +1,4 @@
-"""What billing listens to, and what it does about it.
+"""The messages that billing consumes, and the handler of each.
 
 The messages of one stream share a handler, so that a batch of them is decided together: in order of arrival, and under
 one lock.
@@ -13,7 +13,7 @@ from contracts.generation import GenerationCancelled, GenerationCompleted, Gener
 from messaging.consumers import Subscription
 
 LINGER_SECONDS: Final = 0.05
-"""Nobody waits for a reservation to be resolved: whatever ends in this time shares one transaction."""
+"""No user waits for a reservation to be resolved: outcomes that arrive within this time share one transaction."""
 
 SUBSCRIPTIONS: tuple[Subscription, ...] = (
     Subscription(GenerationRequested, handlers.reserve),

@@ -203,7 +203,7 @@ class Account:
         self.spending = None
 
     def draw(self, amount_credits: int, order: Iterable[Grant] | None = None) -> tuple[Draw, ...]:
-        """Take ``amount_credits`` out of the grants, in spending order unless told otherwise."""
+        """Take ``amount_credits`` out of the grants, in spending order unless another ``order`` is given."""
         draws: list[Draw] = []
         missing = amount_credits
         for grant in order if order is not None else self._in_spending_order():

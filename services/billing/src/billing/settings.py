@@ -1,4 +1,4 @@
-"""What billing must be told; see ``.env.example``."""
+"""The settings of billing; see ``.env.example``."""
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,7 +16,7 @@ class Settings(ServiceSettings):
 
 
 class CommandSettings(BaseSettings):
-    """All that an operator's command needs: the database, as the service's own role (or, to verify, as any reader)."""
+    """The settings of an operator's command: the database, as the service's own role (or, to verify, as any reader)."""
 
     model_config = SettingsConfigDict(env_prefix="BILLING_", extra="ignore", frozen=True)
 

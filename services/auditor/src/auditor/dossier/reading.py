@@ -17,7 +17,7 @@ from auditor.timeline import Hop, read_timeline
 ROWS_PER_SECTION: Final = 50
 HOPS_SHOWN: Final = 200
 MOST_ROWS: Final = 100_000
-"""Of a section or a timeline, when all rows are asked for: as much as memory and patience bear."""
+"""Of a section or a timeline, when all rows are asked for: as much as fits into memory."""
 
 _OMITTED_COLUMNS: Final = frozenset(("body", "body_sha256", "content_hash", "request_hash"))
 """Columns that tell an operator nothing, or more about a person than a terminal needs."""

@@ -104,7 +104,7 @@ DEADLINES: Final = (
     Invariant(
         code="due_grants_expire",
         severity="critical",
-        meaning="What is left of a grant is taken away when its time has come",
+        meaning="The remainder of a grant is taken away when the grant expires",
         query="""
             SELECT user_id::text AS subject, format('grant %s expired at %s', grant_id, expires_at) AS expected,
                    format('%s credits left', remaining_credits) AS found
@@ -115,7 +115,7 @@ DEADLINES: Final = (
     Invariant(
         code="payments_are_looked_up",
         severity="critical",
-        meaning="An open payment is looked up at its provider again and again; when it is not, a person is told",
+        meaning="An open payment is looked up at its provider regularly; when it is not, a person is asked to",
         query="""
             SELECT p.payment_id::text AS subject,
                    CASE WHEN p.next_look_at IS NULL THEN 'a next look, or an open review'

@@ -256,7 +256,7 @@ LEDGER: Final = (
     Invariant(
         code="grants_back_what_is_available",
         severity="critical",
-        meaning="What is left of a user's grants is what the user has available",
+        meaning="The remainders of a user's grants add up to the available credits",
         query="""
             SELECT coalesce(u.user_id, g.user_id)::text AS subject,
                    format('%s credits available, left in grants', coalesce(g.left_over, 0)) AS expected,

@@ -51,7 +51,7 @@ def _unrecorded(producer: Service, stream: str) -> str:
 
 
 def _unconsumed(producer: Service, consumer: Service, stream: str, received: str) -> str:
-    """What ``producer`` published on ``stream`` for ``consumer``, and it has not ``received``, given up or put off."""
+    """What ``producer`` published on ``stream`` for ``consumer``, and it has not ``received``, given up or deferred."""
     durable = durable_name(consumer, stream)
     messages = tuple(
         m

@@ -13,10 +13,10 @@ MONEY: Final = (
     Invariant(
         code="payment_requests_are_answered",
         severity="critical",
-        meaning="Every request for a payment becomes a payment of that user, or is refused; no payment comes unasked",
+        meaning="A request for a payment becomes a payment of that user or is refused; every payment was requested",
         query="""
             SELECT coalesce(q.payment_id, p.payment_id)::text AS subject,
-                   CASE WHEN q.payment_id IS NULL THEN 'no payment: nobody asked for it'
+                   CASE WHEN q.payment_id IS NULL THEN 'no payment: none was requested'
                         ELSE format('a payment of user %s, or a refusal', q.user_id) END AS expected,
                    CASE WHEN p.payment_id IS NULL THEN format('neither since %s', q.created_at)
                         ELSE format('a payment of user %s that is %s', p.user_id, p.status) END AS found

@@ -135,7 +135,7 @@ VIEWS: Final = (
     Invariant(
         code="outputs_are_shown",
         severity="critical",
-        meaning="A user is shown the file of the generation as storage keeps it, and nobody else's",
+        meaning="A user is shown the file of the generation as storage keeps it, and no other",
         query="""
             SELECT coalesce(a.generation_id, g.generation_id)::text AS subject,
                    CASE WHEN a.asset_id IS NULL THEN 'no file'

@@ -1,7 +1,7 @@
 """Compares the ledger with its seals, from the first to the last and then again from the first, a few at a time.
 
 What the invariants cannot see, the seals show: a posting that was changed together with everything that follows from
-it. The auditor also remembers ends of the chain that it has seen: a chain that was made anew no longer has those seals.
+it. The auditor also remembers ends of the chain that it has seen: a rewritten chain no longer has those seals.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Reports the reservations that nobody has resolved in time."""
+"""Reports the reservations that are held past their deadline."""
 
 from typing import Final
 

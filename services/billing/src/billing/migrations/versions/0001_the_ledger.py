@@ -92,7 +92,7 @@ TABLES = (
         CONSTRAINT remaining_is_part_of_the_grant CHECK (remaining_credits BETWEEN 0 AND amount_credits)
     ) WITH (fillfactor = 70)
     """,
-    # A command that came through the broker leaves no row here: nobody but an operator gives credits without a payment.
+    # A command that came through the broker leaves no row here: only an operator gives credits without a payment.
     """
     CREATE TABLE billing.operator_grants (
         grant_id uuid PRIMARY KEY REFERENCES billing.grants,
