@@ -20,6 +20,7 @@ from contracts.storage import VerifyInputs
 from contracts.values import OutputClaim
 from local_platform.servers import S3Server
 from messaging.ids import new_id
+from messaging.leased_worker import LeasedWorker
 from messaging.received import Received
 from messaging.transaction import Transactions
 from storage.decoders import Decoders
@@ -28,7 +29,7 @@ from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.tables import assets
 from storage.verification import Verifier
-from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Worker
+from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Verifications, Work
 from tests.support.databases import Database
 
 M = TypeVar("M", bound=Message)
@@ -44,8 +45,7 @@ class StorageHarness:
     store: ObjectStore
     decoders: Decoders
     verifier: Verifier
-    worker: Worker
-    wake: asyncio.Event
+    worker: LeasedWorker[Work]
 
     def upload_output(
         self, body: bytes, generation_id: UUID | None = None, attempt_number: int = 1, **reported: Any
@@ -85,12 +85,8 @@ class StorageHarness:
 
     async def process_all(self) -> None:
         """Work until nothing is due or in progress."""
-        while True:
-            await self.worker.start_due()
-            running = list(self.worker._running)
-            if not running:
-                return
-            await asyncio.wait(running)
+        while await self.worker.fill():
+            await self.worker.idle()
 
     async def make_due(self) -> None:
         """End the pause of everything that was postponed, and the lease of everything that was abandoned."""
@@ -150,6 +146,14 @@ def _expected() -> dict[str, Any]:
     }
 
 
+def worker_for(transactions: Transactions, verifier: Verifier) -> LeasedWorker[Work]:
+    """A worker for all requests, with four slots. It never polls within a test."""
+    verifications = Verifications(
+        transactions, VerificationHandler(transactions, verifier), (*OUTPUT_SUBJECTS, *INPUT_SUBJECTS)
+    )
+    return verifications.worker("test", 4, 3600.0, asyncio.Event())
+
+
 def settings_for(s3: S3Server, endpoint_url: str | None = None) -> Settings:
     access_key, secret_key = s3.credentials["storage"]
     return Settings.model_validate(
@@ -184,9 +188,7 @@ async def storage(
     store = ObjectStore(settings)
     await store.open()
     verifier = Verifier(store, decoders, tmp_path, settings)
-    wake = asyncio.Event()
-    handler = VerificationHandler(transactions, verifier)
-    worker = Worker("test", transactions, handler, (*OUTPUT_SUBJECTS, *INPUT_SUBJECTS), 4, wake)
-    yield StorageHarness(s3_server, database, transactions, store, decoders, verifier, worker, wake)
-    await worker.stop()
+    worker = worker_for(transactions, verifier)
+    yield StorageHarness(s3_server, database, transactions, store, decoders, verifier, worker)
+    await worker.drain()
     await store.close()

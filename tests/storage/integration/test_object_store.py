@@ -12,11 +12,9 @@ from contracts.storage import AssetStored
 from local_platform.servers import S3Server
 from storage.decoders import Decoders
 from storage.errors import Rejected, StoreUnavailable
-from storage.handlers import VerificationHandler
 from storage.object_store import ObjectStore
 from storage.verification import Verifier
-from storage.worker import OUTPUT_SUBJECTS, Worker
-from tests.storage.integration.conftest import StorageHarness, output_ready, settings_for
+from tests.storage.integration.conftest import StorageHarness, output_ready, settings_for, worker_for
 from tests.storage.integration.lossy_proxy import LossyProxy
 from tests.support.media import clip
 
@@ -57,8 +55,7 @@ async def test_lost_responses_end_in_one_asset_and_one_message(
     tmp_path: Path,
 ) -> None:
     verifier = Verifier(store, decoders, tmp_path, settings_for(s3_server))
-    handler = VerificationHandler(storage.transactions, verifier)
-    storage.worker = Worker("test", storage.transactions, handler, OUTPUT_SUBJECTS, 4, asyncio.Event())
+    storage.worker = worker_for(storage.transactions, verifier)
     body = clip()
     generation_id, reported = storage.upload_output(body)
     proxy.losses = 1000

@@ -4,8 +4,9 @@ import asyncio
 from collections import Counter
 from uuid import UUID, uuid4
 
+from messaging.leases import LEASE
 from storage import repository
-from storage.worker import INPUT_SUBJECTS, LEASE
+from storage.worker import INPUT_SUBJECTS
 from tests.storage.integration.conftest import StorageHarness, verify_inputs
 
 

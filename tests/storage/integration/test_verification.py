@@ -17,10 +17,12 @@ from prometheus_client import REGISTRY
 from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing
 from contracts.values import OutputClaim
 from messaging.ids import new_id
+from messaging.leases import LEASE
 from storage import repository
 from storage.errors import DecoderFailed, StoreUnavailable
 from storage.handlers import MAX_DECODER_FAILURES
-from storage.worker import LEASE, OUTPUT_SUBJECTS, measure
+from storage.tables import VERIFICATIONS
+from storage.worker import OUTPUT_SUBJECTS, measure
 from tests.storage.integration.conftest import StorageHarness, output_lookup, output_ready, verify_inputs
 from tests.support import eventually
 from tests.support.media import clip, picture
@@ -146,7 +148,7 @@ async def test_a_worker_cannot_record_a_result_after_its_lease(storage: StorageH
         (stale,) = await repository.claim_due(tx.connection, OUTPUT_SUBJECTS, 1, -LEASE)
     await storage.process_all()
     async with storage.transactions.begin() as tx:
-        assert await repository.complete(tx.connection, stale, "storage.event.asset-rejected.v1") is False
+        assert await repository.complete(tx.connection, stale.claim, "storage.event.asset-rejected.v1") is False
     assert len(await storage.published()) == 1
 
 
@@ -211,8 +213,8 @@ async def test_an_unavailable_database_postpones_and_counts_no_failure(
     await storage.receive(output_ready(generation_id, reported))
     with monkeypatch.context() as patch:
         patch.setattr(storage.verifier, "store_output", store_and_lose_the_database)
-        await storage.worker.start_due()
-        await asyncio.wait(list(storage.worker._running))
+        await storage.worker.fill()
+        await storage.worker.idle()
     await at_the_database(f"ALTER DATABASE {storage.database.name} CONNECTION LIMIT -1")
     assert REGISTRY.get_sample_value("storage_failures_total") == failures
     await storage.make_due()
@@ -345,12 +347,12 @@ async def test_a_worker_extends_its_lease_and_releases_it_when_it_stops(
 
     monkeypatch.setattr(storage.store, "fetch", never)
     await storage.receive(output_ready(generation_id, reported))
-    await storage.worker.start_due()
+    await storage.worker.fill()
     await started.wait()
     before = await leased_until(storage)
-    await storage.worker.extend_leases()
+    await storage.worker.extend()
     assert await leased_until(storage) > before
-    await storage.worker.stop()
+    await storage.worker.drain()
     assert await leased_until(storage) is None
 
 
@@ -359,8 +361,8 @@ async def test_a_late_heartbeat_does_not_delay_a_postponed_verification(storage:
     await storage.receive(output_ready(generation_id, reported))
     async with storage.transactions.begin() as tx:
         (claimed,) = await repository.claim_due(tx.connection, OUTPUT_SUBJECTS, 1, LEASE)
-        await repository.postpone(tx.connection, claimed, timedelta(0))
-        await repository.extend_leases(tx.connection, [claimed], LEASE)
+        await repository.postpone(tx.connection, claimed.claim, timedelta(0), [])
+        await VERIFICATIONS.extend(tx.connection, [claimed.claim], LEASE)
     await storage.process_all()
     assert await storage.only(AssetStored)
 
@@ -393,16 +395,10 @@ async def test_a_backlog_is_processed_without_waiting_for_the_next_poll(storage:
         absent = OutputClaim(attempt_id=uuid4(), attempt_number=1, object_key=key)
         await storage.receive(output_ready(generation_id, absent))
 
-    async def work_when_woken() -> None:
-        storage.wake.set()
-        while True:
-            await storage.wake.wait()
-            storage.wake.clear()
-            await storage.worker.start_due()
-
     async def all_done() -> bool:
         return len(await storage.published()) == requests
 
-    working = asyncio.create_task(work_when_woken())
+    working = asyncio.create_task(storage.worker.run())
     await eventually(all_done, timeout=20)
     working.cancel()
+    await asyncio.wait([working])

@@ -158,13 +158,13 @@ class VerificationHandler:
         """Record and announce an output. If the generation has one already, that one is announced again."""
         failpoint("storage.before_record")
         async with self._transactions.begin() as tx:
-            if await repository.complete(tx.connection, work.claimed, AssetStored.subject):
+            if await repository.complete(tx.connection, work.claimed.claim, AssetStored.subject):
                 recorded = await repository.add_asset(tx.connection, asset)
                 tx.publish(recorded, cause=work.request)
 
     async def _record(self, work: _Work, result: Message) -> None:
         async with self._transactions.begin() as tx:
-            if await repository.complete(tx.connection, work.claimed, result.subject):
+            if await repository.complete(tx.connection, work.claimed.claim, result.subject):
                 tx.publish(result, cause=work.request)
 
 

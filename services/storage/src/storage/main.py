@@ -21,7 +21,7 @@ from storage.handlers import VerificationHandler
 from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.verification import Verifier
-from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Worker, measure
+from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Verifications, measure
 from storage.workspace import create_workspace
 
 GAUGES_SECONDS: Final = 15.0
@@ -52,12 +52,10 @@ def build(settings: Settings) -> Storage:
     # Uploads have their own slots and decoders: users can make them slow, and paid outputs must not wait for them.
     output_decoders, input_decoders = (Decoders(settings.decoder_processes) for _ in range(2))
 
-    def worker(name: str, decoders: Decoders, subjects: Collection[str], wake: asyncio.Event) -> Worker:
+    def worker(name: str, decoders: Decoders, subjects: Collection[str], wake: asyncio.Event) -> Component:
         handler = VerificationHandler(messaging.transactions, Verifier(store, decoders, workspace, settings))
-        return Worker(name, messaging.transactions, handler, subjects, settings.concurrency, wake)
-
-    outputs = worker("outputs", output_decoders, OUTPUT_SUBJECTS, wake_outputs)
-    inputs = worker("inputs", input_decoders, INPUT_SUBJECTS, wake_inputs)
+        verifications = Verifications(messaging.transactions, handler, subjects)
+        return verifications.worker(name, settings.concurrency, settings.poll_seconds, wake)
 
     async def start() -> None:
         await store.open()
@@ -65,8 +63,6 @@ def build(settings: Settings) -> Storage:
         await input_decoders.start()
 
     async def stop() -> None:
-        await outputs.stop()
-        await inputs.stop()
         await output_decoders.stop()
         await input_decoders.stop()
         shutil.rmtree(workspace, ignore_errors=True)
@@ -76,8 +72,8 @@ def build(settings: Settings) -> Storage:
     return Storage(
         components=[
             *messaging.components(),
-            *outputs.components(settings.poll_seconds),
-            *inputs.components(settings.poll_seconds),
+            worker("outputs", output_decoders, OUTPUT_SUBJECTS, wake_outputs),
+            worker("inputs", input_decoders, INPUT_SUBJECTS, wake_inputs),
             every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),
         ],
         readiness=messaging.readiness(),

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.storage import AssetStored
 from contracts.values import MediaProperties
+from messaging.leases import Claim
 from storage.domain import VerifiedUpload
-from storage.tables import assets, uploads, verifications
+from storage.tables import VERIFICATIONS, assets, uploads, verifications
 
 OUTPUT: Final = "output"
 
@@ -36,20 +37,19 @@ class NewVerification:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedVerification:
-    """A verification that a worker has leased. ``fence`` is the number of its claim.
+    """A verification that a worker has claimed.
 
-    ``tries`` counts this one too. ``failed_files`` names a file once for each time that a decoder failed on it.
+    ``failed_files`` names a file once for each time that a decoder failed on it.
     """
 
+    claim: Claim
     message_id: UUID
     subject: str
     generation_id: UUID
     user_id: UUID
     payload: bytes
     traceparent: str | None
-    tries: int
     failed_files: tuple[str, ...]
-    fence: int
     requested_at: datetime
 
 
@@ -65,7 +65,7 @@ _ADD_VERIFICATIONS: Final = insert(verifications).values(next_try_at=sa.func.now
 
 # The first turn of each user comes before the second turn of any user. Verifications in progress count as turns that
 # were taken. So a user with many or with slow files delays others only by the files in progress.
-_CLAIM_DUE: Final = sa.text("""
+_CLAIM_DUE: Final = sa.text(f"""
     WITH open AS MATERIALIZED (
         SELECT message_id, user_id, next_try_at, coalesce(leased_until >= now(), false) AS leased
         FROM storage.verifications
@@ -78,23 +78,15 @@ _CLAIM_DUE: Final = sa.text("""
     ), chosen AS MATERIALIZED (
         SELECT v.message_id
         FROM turns AS t JOIN storage.verifications AS v USING (message_id)
-        WHERE NOT t.leased AND v.next_try_at IS NOT NULL AND (v.leased_until IS NULL OR v.leased_until < now())
+        WHERE NOT t.leased AND {VERIFICATIONS.due_sql("v")}
         ORDER BY t.turn, t.next_try_at LIMIT :room
         FOR UPDATE OF v SKIP LOCKED
     )
     UPDATE storage.verifications AS v
-    SET leased_until = now() + CAST(:lease AS interval), fence = fence + 1, tries = tries + 1
+    SET {VERIFICATIONS.claim_sql("v")}
     FROM chosen WHERE v.message_id = chosen.message_id
     RETURNING v.*
-""").columns(**{column.name: column.type for column in verifications.c})
-_COMPLETE: Final = (
-    sa.update(verifications)
-    .where(
-        verifications.c.message_id == sa.bindparam("claimed_id"), verifications.c.fence == sa.bindparam("claimed_fence")
-    )
-    .values(answer=sa.bindparam("result"), answered_at=sa.func.now(), next_try_at=None, leased_until=None)
-    .returning(verifications.c.message_id)
-)
+""").columns(**{column.name: column.type for column in verifications.c})  # noqa: S608 - all parts are constants
 _ADD_ASSET: Final = insert(assets).on_conflict_do_nothing(index_elements=["generation_id", "role"]).returning(*assets.c)
 _FIND_ASSETS: Final = sa.select(assets).where(
     assets.c.generation_id == sa.func.any(sa.bindparam("generation_ids", type_=sa.ARRAY(sa.Uuid))),
@@ -110,40 +102,19 @@ async def add_verifications(connection: AsyncConnection, requested: Sequence[New
 async def claim_due(
     connection: AsyncConnection, subjects: Collection[str], limit: int, lease: timedelta
 ) -> list[ClaimedVerification]:
-    """Lease due verifications. Users take turns, and the oldest of a user comes first. Each claim raises the fence."""
+    """Claim due verifications. Users take turns, and the oldest of a user comes first."""
     values = {"subjects": list(subjects), "room": limit, "lease": lease, "lookahead": LOOKAHEAD}
     return [_claimed(row) for row in await connection.execute(_CLAIM_DUE, values)]
 
 
-async def complete(connection: AsyncConnection, claimed: ClaimedVerification, result_subject: str) -> bool:
+async def complete(connection: AsyncConnection, claim: Claim, result_subject: str) -> bool:
     """Close a verification with its result. False if another worker has claimed it since."""
-    values = {"claimed_id": claimed.message_id, "claimed_fence": claimed.fence, "result": result_subject}
-    return (await connection.execute(_COMPLETE, values)).one_or_none() is not None
+    return await VERIFICATIONS.complete(connection, claim, answer=result_subject, answered_at=sa.func.now())
 
 
-async def postpone(
-    connection: AsyncConnection, claimed: ClaimedVerification, delay: timedelta, failed_file: str | None = None
-) -> None:
-    """Give the lease back and try again after ``delay``. ``failed_file`` names a file on which a decoder failed."""
-    failed_files = [*claimed.failed_files, failed_file] if failed_file is not None else list(claimed.failed_files)
-    statement = (
-        sa.update(verifications)
-        .where(verifications.c.message_id == claimed.message_id, verifications.c.fence == claimed.fence)
-        .values(next_try_at=sa.func.now() + delay, leased_until=None, failed_files=failed_files)
-    )
-    await connection.execute(statement)
-
-
-async def extend_leases(
-    connection: AsyncConnection, claimed: Collection[ClaimedVerification], lease: timedelta
-) -> None:
-    """Extend the leases of work in progress. What another worker has claimed since stays as it is."""
-    await connection.execute(_update_leased(claimed).values(leased_until=sa.func.now() + lease))
-
-
-async def release(connection: AsyncConnection, claimed: Collection[ClaimedVerification]) -> None:
-    """Give back what has no result, so that another worker can claim it at once."""
-    await connection.execute(_update_leased(claimed).values(leased_until=None))
+async def postpone(connection: AsyncConnection, claim: Claim, delay: timedelta, failed_files: Sequence[str]) -> bool:
+    """Try again after ``delay`` and record ``failed_files``. False if another worker has claimed it since."""
+    return await VERIFICATIONS.postpone(connection, claim, delay, failed_files=list(failed_files))
 
 
 async def count_open(connection: AsyncConnection) -> OpenVerifications:
@@ -152,16 +123,6 @@ async def count_open(connection: AsyncConnection) -> OpenVerifications:
     statement = sa.select(sa.func.count(), sa.func.coalesce(age, 0)).where(verifications.c.next_try_at.is_not(None))
     count, seconds = (await connection.execute(statement)).one()
     return OpenVerifications(count, float(seconds))
-
-
-def _update_leased(claimed: Collection[ClaimedVerification]) -> sa.Update:
-    keys = [(one.message_id, one.fence) for one in claimed]
-    return (
-        sa.update(verifications)
-        .where(sa.tuple_(verifications.c.message_id, verifications.c.fence).in_(keys))
-        # Neither completed nor postponed in the meantime.
-        .where(verifications.c.leased_until.is_not(None))
-    )
 
 
 async def find_assets(connection: AsyncConnection, generation_ids: Collection[UUID]) -> dict[UUID, AssetStored]:
@@ -212,15 +173,14 @@ async def put_upload(connection: AsyncConnection, upload: VerifiedUpload) -> Non
 
 def _claimed(row: sa.Row[Any]) -> ClaimedVerification:
     return ClaimedVerification(
+        claim=VERIFICATIONS.claim_of(row),
         message_id=row.message_id,
         subject=row.subject,
         generation_id=row.generation_id,
         user_id=row.user_id,
         payload=row.payload,
         traceparent=row.traceparent,
-        tries=row.tries,
         failed_files=tuple(row.failed_files),
-        fence=row.fence,
         requested_at=row.asked_at,
     )
 

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
+from messaging.leases import LeasedTable
+
 SCHEMA = "storage"
 
 metadata = sa.MetaData(schema=SCHEMA)
@@ -33,6 +35,9 @@ verifications = sa.Table(
     # The subject of the message that announced the result.
     sa.Column("answer", sa.Text),
 )
+
+VERIFICATIONS = LeasedTable(verifications, due_at="next_try_at")
+"""Verifications are leased work."""
 
 assets = sa.Table(
     "assets",

@@ -1,8 +1,9 @@
-"""The loop that claims verifications, verifies outside any transaction, and keeps the leases of work in progress."""
+"""The leased work of storage: which verifications are claimed, and what happens if one has no result yet."""
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -12,9 +13,10 @@ from contracts.generation import OutputReady, OutputSought
 from contracts.storage import AssetStored, VerifyInputs
 from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
-from messaging.transaction import Transactions
+from messaging.leased_worker import LeasedWorker
+from messaging.leases import Claim
+from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
-from service_runtime.loops import Every, every
 from storage import repository
 from storage.errors import DecoderFailed, StoreUnavailable
 from storage.handlers import VerificationHandler
@@ -27,115 +29,88 @@ from storage.metrics import (
     verifications_total,
 )
 from storage.repository import ClaimedVerification
+from storage.tables import VERIFICATIONS
 
-LEASE: Final = timedelta(seconds=20)
-"""How long the work of a killed worker rests. A living worker extends it every ``HEARTBEAT_SECONDS``."""
-HEARTBEAT_SECONDS: Final = 5.0
 MAX_VERIFICATION_SECONDS: Final = 600.0
 """Fetch, decode and write all files of one request: 256 MB at half a megabyte per second."""
-RETRY: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=1))
+BACKOFF: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=1))
 OUTPUT_SUBJECTS: Final = (OutputReady.subject, OutputSought.subject)
 INPUT_SUBJECTS: Final = (VerifyInputs.subject,)
 
 log = structlog.get_logger(__name__)
 
 
-class Worker:
-    """Processes due verifications of some ``subjects``, ``concurrency`` at a time. It fills a free slot at once."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A claimed verification, and the output that its generation has already."""
 
-    def __init__(
-        self,
-        name: str,
-        transactions: Transactions,
-        handler: VerificationHandler,
-        subjects: Collection[str],
-        concurrency: int,
-        wake: asyncio.Event,
-    ) -> None:
-        self._name = name
+    verification: ClaimedVerification
+    recorded: AssetStored | None
+
+    @property
+    def claim(self) -> Claim:
+        """The right to work on it."""
+        return self.verification.claim
+
+
+class Verifications:
+    """The verifications of some ``subjects`` as leased work."""
+
+    def __init__(self, transactions: Transactions, handler: VerificationHandler, subjects: Collection[str]) -> None:
         self._transactions = transactions
         self._handler = handler
         self._subjects = subjects
-        self._concurrency = concurrency
-        self._wake = wake
-        self._running: dict[asyncio.Task[None], ClaimedVerification] = {}
 
-    def components(self, poll_seconds: float) -> list[Every]:
-        """The loops of this worker. Without a wake-up, it looks for due work every ``poll_seconds``."""
+    def worker(self, name: str, concurrency: int, poll_seconds: float, wake: asyncio.Event) -> LeasedWorker[Work]:
+        """The component that works on them, ``concurrency`` at a time."""
+        return LeasedWorker(
+            name,
+            self._transactions,
+            VERIFICATIONS,
+            self.claim,
+            self.work,
+            concurrency=concurrency,
+            poll_seconds=poll_seconds,
+            timeout_seconds=MAX_VERIFICATION_SECONDS,
+            backoff=BACKOFF,
+            wake=wake,
+        )
+
+    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Work]:
+        """Claim due verifications, each with the output that its generation has already."""
+        claimed = await repository.claim_due(tx.connection, self._subjects, room, lease)
+        generations = {one.generation_id for one in claimed if one.subject in OUTPUT_SUBJECTS}
+        recorded = await repository.find_assets(tx.connection, generations) if generations else {}
         return [
-            every(self._name, poll_seconds, self.start_due, wake=self._wake),
-            every(f"{self._name}-leases", HEARTBEAT_SECONDS, self.extend_leases),
+            Work(one, recorded.get(one.generation_id) if one.subject in OUTPUT_SUBJECTS else None) for one in claimed
         ]
 
-    async def start_due(self) -> None:
-        """Start due verifications until all slots are taken. Called at every wake-up."""
-        while (slots := self._concurrency - len(self._running)) > 0:
-            if await self._start(slots) < slots:
-                return
-
-    async def _start(self, slots: int) -> int:
-        async with self._transactions.begin() as tx:
-            claimed = await repository.claim_due(tx.connection, self._subjects, slots, LEASE)
-            # A generation has one output. Once it is recorded, it is the result of every later request.
-            ids = {one.generation_id for one in claimed if one.subject in OUTPUT_SUBJECTS}
-            recorded = await repository.find_assets(tx.connection, ids) if ids else {}
-        for one in claimed:
-            asset = recorded.get(one.generation_id) if one.subject in OUTPUT_SUBJECTS else None
-            task = asyncio.create_task(self._process(one, asset))
-            self._running[task] = one
-            task.add_done_callback(self._finished)
-        return len(claimed)
-
-    async def extend_leases(self) -> None:
-        """Extend the leases of the work in progress, however long it takes."""
-        if self._running:
-            async with self._transactions.begin() as tx:
-                await repository.extend_leases(tx.connection, self._running.values(), LEASE)
-
-    async def stop(self) -> None:
-        """Cancel the work in progress and give it back: another worker can claim it at once."""
-        running = dict(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        if running:
-            async with self._transactions.begin() as tx:
-                await repository.release(tx.connection, running.values())
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
-        if len(self._running) == self._concurrency - 1:
-            # All slots were taken, so more work may be due.
-            self._wake.set()
-        if not task.cancelled() and task.exception() is not None:
-            # The database was unavailable. The lease expires, and the work is done again.
-            log.error("verification_lost", exc_info=task.exception())
-
-    async def _process(self, claimed: ClaimedVerification, recorded: AssetStored | None) -> None:
-        request = claimed.subject.split(".")[2]
+    async def work(self, work: Work) -> None:
+        """Verify and record, or postpone. An unexpected error is raised, and ``LeasedWorker`` postpones, too."""
+        verification = work.verification
+        request = verification.subject.split(".")[2]
         started = time.monotonic()
         try:
-            async with asyncio.timeout(MAX_VERIFICATION_SECONDS):
-                refusal = await self._handler.handle(claimed, recorded)
-            verifications_total.labels(request, "ok" if refusal is None else "refused", refusal or "").inc()
-            failpoint("storage.after_record")
-        except (StoreUnavailable, DecoderFailed, TimeoutError) as error:
+            refusal = await self._handler.handle(verification, work.recorded)
+        except (StoreUnavailable, DecoderFailed) as error:
             postponed_total.inc()
             reason = f"{type(error).__name__}: {error}"
-            log.warning("verification_postponed", generation_id=str(claimed.generation_id), reason=reason)
-            await self._postpone(claimed, error.file if isinstance(error, DecoderFailed) else None)
+            log.warning("verification_postponed", generation_id=str(verification.generation_id), reason=reason)
+            await self._postpone(verification, error.file if isinstance(error, DecoderFailed) else None)
         except Exception as error:
-            if is_unavailable(error):
-                raise
-            failures_total.inc()
-            log.exception("verification_failed", generation_id=str(claimed.generation_id))
-            await self._postpone(claimed)
+            if not is_unavailable(error):
+                failures_total.inc()
+            raise
+        else:
+            verifications_total.labels(request, "ok" if refusal is None else "refused", refusal or "").inc()
+            failpoint("storage.after_record")
         verification_seconds.labels(request).observe(time.monotonic() - started)
 
-    async def _postpone(self, claimed: ClaimedVerification, failed_file: str | None = None) -> None:
-        delay = RETRY.delay(claimed.tries, claimed.message_id)
+    async def _postpone(self, verification: ClaimedVerification, failed_file: str | None) -> None:
+        claim = verification.claim
+        failed_files = verification.failed_files + (() if failed_file is None else (failed_file,))
         async with self._transactions.begin() as tx:
-            await repository.postpone(tx.connection, claimed, delay, failed_file)
+            await repository.postpone(tx.connection, claim, BACKOFF.delay(claim.tries, claim.key), failed_files)
 
 
 async def measure(transactions: Transactions) -> None:
