@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from contracts.message import SERVICES
 from local_platform.console import say
+from local_platform.description import PlatformDescription
 from local_platform.servers.processes import ServerFailedError, last_lines
 from local_platform.supervisor import Supervisor
 from tests.support.waiting import eventually
@@ -69,10 +70,11 @@ def schedule(seed: int, count: int, per_second: float) -> list[Disaster]:
 class DisasterRunner:
     """Runs a schedule against a platform that nothing else restarts. Disasters of one process happen one by one."""
 
-    def __init__(self, supervisor: Supervisor, copies: Path) -> None:
+    def __init__(self, supervisor: Supervisor, platform: PlatformDescription, copies: Path) -> None:
         self._supervisor = supervisor
         self._store_copy = copies / "nats-store"
-        self._locks = {name: asyncio.Lock() for name in supervisor.describe("running").processes}
+        self._processes = platform.processes
+        self._locks = {name: asyncio.Lock() for name in platform.processes}
         self.counts: Counter[tuple[Action, str]] = Counter()
         self.unexpected_deaths: list[str] = []
 
@@ -135,7 +137,7 @@ class DisasterRunner:
         while True:
             for name, lock in self._locks.items():
                 if not lock.locked() and not self._supervisor.alive(name):
-                    log_file = Path(self._supervisor.describe("running").processes[name].log_file)
+                    log_file = Path(self._processes[name].log_file)
                     self.unexpected_deaths.append(f"{name}:\n{last_lines(log_file, 5)}")
                     async with lock:
                         await self._start(name)

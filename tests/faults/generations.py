@@ -317,7 +317,7 @@ async def main(disasters: int, per_second: float, orders_per_second: float, seed
         await _grant(platform, customers)
         await _misbehave(platform, seed)
         with tempfile.TemporaryDirectory(prefix="reelhouse-faults-") as copies:
-            disaster_runner, over = DisasterRunner(supervisor, Path(copies)), asyncio.Event()
+            disaster_runner, over = DisasterRunner(supervisor, platform, Path(copies)), asyncio.Event()
             async with working(platform.urls["runpod"], ENDPOINT_ID, api_key) as worker:
                 worker.work = fleet.work
                 ordering = asyncio.create_task(customers.place_orders(orders_per_second, over))

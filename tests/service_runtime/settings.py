@@ -15,7 +15,7 @@ class ProbeSettings(ServiceSettings):
 
 def settings(**changes: Any) -> ProbeSettings:
     """Complete settings that reach nothing, unless ``changes`` say otherwise."""
-    values = {
+    values: dict[str, Any] = {
         "database_url": "postgresql://probe:nothing@127.0.0.1:1/none",
         "nats_url": "nats://127.0.0.1:1",
         "nats_user": "probe",

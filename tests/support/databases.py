@@ -45,6 +45,10 @@ class Database:
         return engine
 
 
+MakeDatabase = Callable[..., Awaitable[Database]]
+"""What the fixture ``make_database`` gives: see there."""
+
+
 class DatabaseFactory:
     """Makes databases on one server."""
 
@@ -93,7 +97,7 @@ def database_factory(postgres_server: PostgresServer) -> DatabaseFactory:
 
 
 @pytest.fixture
-async def make_database(database_factory: DatabaseFactory) -> AsyncIterator[Callable[..., Awaitable[Database]]]:
+async def make_database(database_factory: DatabaseFactory) -> AsyncIterator[MakeDatabase]:
     """``await make_database("billing", "gateway")``: a database with these migrated; no service means schemas only."""
     made: list[Database] = []
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -190,6 +191,10 @@ async def test_preview_outlives_newer_progress_that_has_none(harness: GatewayHar
     user = harness.user(gateway)
     about: dict[str, Any] = {"generation_id": new_id(), "user_id": user.user_id, "attempt_number": 1}
     with gateway.gateway.dependencies.live_events.streaming(user.user_id) as stream:
+
+        def arrived(percent: int) -> bool:
+            return [one.percent for one in stream.progress.values()] == [percent]
+
         for progress in (
             GenerationProgress(**about, percent=40, node="Decode", preview=b"\xff\xd8\xff"),
             GenerationProgress(**about, percent=41),
@@ -197,8 +202,7 @@ async def test_preview_outlives_newer_progress_that_has_none(harness: GatewayHar
             broker = (await harness.producer("generation")).broker
             await broker.connected()
             await publish_live(broker, PROGRESS_SUBJECT, progress)
-            percent = progress.percent
-            await eventually(lambda wanted=percent: [one.percent for one in stream.progress.values()] == [wanted])
+            await eventually(partial(arrived, progress.percent))
         [taken] = stream.take_progress()
     assert (taken.percent, taken.preview) == (41, b"\xff\xd8\xff")
 

@@ -498,7 +498,7 @@ async def test_preview_and_node_travel_with_the_progress(
     async def hear(_: str, progress: GenerationProgress) -> None:
         heard.append(progress)
 
-    async with broker.lease(), listener.lease():
+    async with broker.open(), listener.open():
         ingress = IngressHarness(harness, s3_server, broker)
         subscription = await subscribe_live(listener, PROGRESS_SUBJECT, GenerationProgress, hear)
         await listener.client.flush()

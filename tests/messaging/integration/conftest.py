@@ -21,15 +21,15 @@ from messaging.schema import grant_statements, table_statements
 from messaging.settings import ConsumerLimits
 from service_runtime.lifecycle import Component
 from service_runtime.settings import ServiceSettings
-from tests.support.databases import Database
+from tests.support.databases import Database, MakeDatabase
 
 SERVICES: tuple[Service, ...] = ("gateway", "billing", "payments", "generation")
 
 
 @pytest.fixture
-async def database(make_database) -> Database:
+async def database(make_database: MakeDatabase) -> Database:
     """A database in which four services have the tables of messaging and a table ``effects`` (one row per effect)."""
-    made: Database = await make_database()
+    made = await make_database()
     await add_tables(made)
     return made
 

@@ -40,7 +40,7 @@ async def verified(platform: Platform, service: str = "billing") -> bool:
     query = f"SELECT count(*) FILTER (WHERE verified_at IS NULL), count(*) FROM {service}.relay_positions"
     engine = platform.database.engine(service)
     waiting = await scalar(engine, query)
-    return waiting == 0 and await scalar(engine, f"SELECT count(*) FROM {service}.relay_positions") > 0
+    return bool(waiting == 0 and await scalar(engine, f"SELECT count(*) FROM {service}.relay_positions") > 0)
 
 
 async def forget_effects(platform: Platform) -> None:

@@ -96,7 +96,8 @@ async def test_redelivered_messages_take_effect_once(platform: Platform) -> None
 
     async def delivered_again() -> bool:
         info = await client.jetstream().consumers_info("BILLING")
-        return bool(info and info[0].delivered.consumer_seq >= 300 and info[0].num_ack_pending == 0)
+        delivered = info[0].delivered if info else None
+        return delivered is not None and delivered.consumer_seq >= 300 and info[0].num_ack_pending == 0
 
     await eventually(delivered_again)
     assert sorted(await effects(platform.engine("gateway"))) == sorted(ids)
@@ -164,7 +165,7 @@ async def test_early_messages_are_delivered_again_until_their_time_has_come(plat
 
 async def nothing_outstanding(platform: Platform) -> bool:
     """Whether no message is on record as deferred or failed."""
-    return await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.delivery_attempts") == 0
+    return bool(await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.delivery_attempts") == 0)
 
 
 async def test_a_message_that_stays_early_too_long_is_dead_lettered(platform: Platform) -> None:
@@ -187,7 +188,9 @@ async def test_a_message_that_stays_early_too_long_is_dead_lettered(platform: Pl
     await execute(engine, "UPDATE gateway.delivery_attempts SET first_at = now() - interval '61 minutes'")
 
     async def given_up() -> bool:
-        return await scalar(engine, "SELECT error FROM gateway.dead_letters") == "still early: its cause is unknown"
+        return bool(
+            await scalar(engine, "SELECT error FROM gateway.dead_letters") == "still early: its cause is unknown"
+        )
 
     await eventually(given_up)
 
@@ -203,7 +206,9 @@ async def test_time_in_which_nothing_was_delivered_does_not_make_a_message_too_e
     await publish_refused(billing.transactions, 1)
 
     async def deferred(times: int) -> bool:
-        return (await scalar(engine, "SELECT coalesce(max(deferrals), 0) FROM gateway.delivery_attempts")) >= times
+        return bool(
+            (await scalar(engine, "SELECT coalesce(max(deferrals), 0) FROM gateway.delivery_attempts")) >= times
+        )
 
     await eventually(lambda: deferred(1))
     outage = (
@@ -240,7 +245,7 @@ async def test_a_replay_that_is_still_early_does_not_hold_up_the_others(platform
 
 
 async def nothing_but_dead(engine: AsyncEngine, count: int) -> bool:
-    return await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == count
+    return bool(await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == count)
 
 
 async def test_poison_in_a_batch_of_a_hundred_dies_alone_and_can_be_replayed(
@@ -261,7 +266,9 @@ async def test_poison_in_a_batch_of_a_hundred_dies_alone_and_can_be_replayed(
     assert sorted(await effects(engine)) == sorted(others)
 
     async def dead() -> bool:
-        return await scalar(engine, "SELECT message_id FROM gateway.dead_letters WHERE reason = 'poison'") == ids[57]
+        return bool(
+            await scalar(engine, "SELECT message_id FROM gateway.dead_letters WHERE reason = 'poison'") == ids[57]
+        )
 
     await eventually(dead)
     client = await platform.admin()
@@ -288,14 +295,14 @@ async def test_a_replay_that_fails_stays_on_the_list_until_it_is_asked_for_again
     [message_id] = await publish_refused(billing.transactions, 1)
 
     async def dead() -> bool:
-        return await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == 1
+        return bool(await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == 1)
 
     await eventually(dead)
     await ask_for_replay(gateway, message_id)
 
     async def failed_again() -> bool:
         query = "SELECT count(*) FROM gateway.dead_letters WHERE replay_failures = 1 AND replay_requested_at IS NULL"
-        return await scalar(engine, query) == 1
+        return bool(await scalar(engine, query) == 1)
 
     await eventually(failed_again)
     assert await effects(engine) == []
@@ -335,7 +342,7 @@ async def test_what_does_not_parse_is_dead_lettered_at_once(platform: Platform) 
     await expect_effects(engine, [good])
 
     async def both_dead() -> bool:
-        return await scalar(engine, "SELECT count(*) FROM gateway.dead_letters WHERE reason = 'undecodable'") == 2
+        return bool(await scalar(engine, "SELECT count(*) FROM gateway.dead_letters WHERE reason = 'undecodable'") == 2)
 
     await eventually(both_dead)
     assert await scalar(engine, "SELECT payload FROM gateway.dead_letters WHERE message_id = :id", id=bad)

@@ -22,7 +22,8 @@ def id_of(day: date) -> UUID:
 
 async def today(database: Database) -> date:
     """The date by the database's clock in UTC."""
-    return await scalar(database.superuser_engine(), "SELECT (now() AT TIME ZONE 'UTC')::date")
+    found: date = await scalar(database.superuser_engine(), "SELECT (now() AT TIME ZONE 'UTC')::date")
+    return found
 
 
 async def partitions(database: Database, table: str) -> set[str]:

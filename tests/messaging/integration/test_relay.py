@@ -137,7 +137,7 @@ async def test_a_process_killed_after_its_commit_leaves_its_messages_to_the_next
 
 
 async def _is(platform: Platform, query: str, count: int) -> bool:
-    return await scalar(platform.engine("gateway"), query) == count
+    return bool(await scalar(platform.engine("gateway"), query) == count)
 
 
 async def test_a_transaction_that_fails_at_its_commit_publishes_nothing(platform: Platform) -> None:

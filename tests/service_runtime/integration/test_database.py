@@ -10,9 +10,10 @@ from sqlalchemy.exc import DBAPIError
 from service_runtime.database import create_engine, database_check, engine_for
 from service_runtime.redaction import redact
 from tests.service_runtime.settings import settings
+from tests.support.databases import MakeDatabase
 
 
-async def test_every_wait_is_bounded_and_the_clock_is_utc(make_database) -> None:
+async def test_every_wait_is_bounded_and_the_clock_is_utc(make_database: MakeDatabase) -> None:
     database = await make_database()
     engine = create_engine(settings(database_url=database.dsn("billing")))
     try:
@@ -42,7 +43,9 @@ async def test_every_wait_is_bounded_and_the_clock_is_utc(make_database) -> None
 
 
 @pytest.mark.parametrize("cache_size", [0, 100])
-async def test_json_travels_both_ways_with_and_without_prepared_statements(make_database, cache_size: int) -> None:
+async def test_json_travels_both_ways_with_and_without_prepared_statements(
+    make_database: MakeDatabase, cache_size: int
+) -> None:
     database = await make_database()
     engine = engine_for(database.dsn("billing"), application_name="test", statement_cache_size=cache_size)
     try:
@@ -54,7 +57,7 @@ async def test_json_travels_both_ways_with_and_without_prepared_statements(make_
         await engine.dispose()
 
 
-async def test_connections_that_the_server_closed_are_replaced_without_an_error(make_database) -> None:
+async def test_connections_that_the_server_closed_are_replaced_without_an_error(make_database: MakeDatabase) -> None:
     database = await make_database()
     engine = engine_for(database.dsn("billing"), application_name="victim", pool_size=3)
     ready = database_check(engine)
@@ -72,7 +75,9 @@ async def test_connections_that_the_server_closed_are_replaced_without_an_error(
         await engine.dispose()
 
 
-async def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(make_database, monkeypatch) -> None:
+async def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(
+    make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("service_runtime.database.LOCK_TIMEOUT_MS", 100)
     database = await make_database()
     engine = engine_for(database.dsn("billing"), application_name="test", pool_size=2)
@@ -85,7 +90,7 @@ async def test_a_lock_that_somebody_holds_is_waited_for_only_so_long(make_databa
         await engine.dispose()
 
 
-async def test_an_error_of_the_database_shows_none_of_the_values_that_were_sent(make_database) -> None:
+async def test_an_error_of_the_database_shows_none_of_the_values_that_were_sent(make_database: MakeDatabase) -> None:
     database = await make_database()
     engine = engine_for(database.dsn("billing"), application_name="test")
     callback = (

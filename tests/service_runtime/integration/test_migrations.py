@@ -2,12 +2,14 @@
 
 import asyncio
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from service_runtime.migrations import NoMigrationDatabase, migrate
+from tests.support.databases import MakeDatabase
 
 ENVIRONMENT = """
 from service_runtime.migrations import run_environment
@@ -27,8 +29,12 @@ def upgrade():
 """
 
 
+AddMigration = Callable[[str], str]
+"""Add a migration of one statement; the result is the name of the package."""
+
+
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddMigration]:
     """An importable package with migrations; call the result to add one."""
     name = "probe_migrations_package"
     versions = tmp_path / name / "migrations" / "versions"
@@ -59,7 +65,9 @@ async def versions_of(dsn: str) -> list[str]:
         await connection.close()
 
 
-async def test_the_version_is_kept_inside_the_schema_and_a_second_run_changes_nothing(make_database, package) -> None:
+async def test_the_version_is_kept_inside_the_schema_and_a_second_run_changes_nothing(
+    make_database: MakeDatabase, package: AddMigration
+) -> None:
     database = await make_database()
     dsn = database.dsn("billing_migrator")
     name = package("CREATE TABLE billing.things (id int)")
@@ -71,7 +79,9 @@ async def test_the_version_is_kept_inside_the_schema_and_a_second_run_changes_no
     assert await versions_of(dsn) == ["0002"]
 
 
-async def test_several_replicas_that_migrate_at_once_take_turns(make_database, package) -> None:
+async def test_several_replicas_that_migrate_at_once_take_turns(
+    make_database: MakeDatabase, package: AddMigration
+) -> None:
     database = await make_database()
     dsn = database.dsn("billing_migrator")
     name = package("CREATE TABLE billing.things (id int)")
@@ -88,7 +98,9 @@ async def test_several_replicas_that_migrate_at_once_take_turns(make_database, p
     assert await versions_of(dsn) == ["0001"]
 
 
-async def test_a_migration_that_fails_leaves_the_ones_before_it(make_database, package) -> None:
+async def test_a_migration_that_fails_leaves_the_ones_before_it(
+    make_database: MakeDatabase, package: AddMigration
+) -> None:
     database = await make_database()
     dsn = database.dsn("billing_migrator")
     package("CREATE TABLE billing.things (id int)")
@@ -98,7 +110,9 @@ async def test_a_migration_that_fails_leaves_the_ones_before_it(make_database, p
     assert await versions_of(dsn) == ["0001"]
 
 
-async def test_a_migration_does_not_queue_behind_a_lock_for_ever(make_database, package, monkeypatch) -> None:
+async def test_a_migration_does_not_queue_behind_a_lock_for_ever(
+    make_database: MakeDatabase, package: AddMigration, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("service_runtime.migrations.LOCK_TIMEOUT_MS", 100)
     database = await make_database()
     dsn = database.dsn("billing_migrator")
@@ -115,7 +129,9 @@ async def test_a_migration_does_not_queue_behind_a_lock_for_ever(make_database, 
         await connection.close()
 
 
-def test_without_a_connection_string_the_variable_is_named(package, monkeypatch) -> None:
+def test_without_a_connection_string_the_variable_is_named(
+    package: AddMigration, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("BILLING_MIGRATION_DATABASE_URL", raising=False)
     with pytest.raises(NoMigrationDatabase, match="BILLING_MIGRATION_DATABASE_URL"):
         migrate("billing")

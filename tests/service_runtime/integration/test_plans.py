@@ -15,7 +15,7 @@ import gateway.repository
 import payments.repository.payments
 import payments.repository.refunds
 import storage.repository
-from tests.support.databases import Database
+from tests.support.databases import Database, MakeDatabase
 
 Call = Callable[[AsyncConnection], Awaitable[Any]]
 
@@ -69,7 +69,9 @@ async def generic_plan(database: Database, service: str, call: Call) -> str:
 
 
 @pytest.mark.parametrize("index", STATEMENTS)
-async def test_a_statement_finds_the_partial_index_that_was_made_for_it(make_database, index: str) -> None:
+async def test_a_statement_finds_the_partial_index_that_was_made_for_it(
+    make_database: MakeDatabase, index: str
+) -> None:
     service, call = STATEMENTS[index]
     database = await make_database(service)
     if service == "gateway":

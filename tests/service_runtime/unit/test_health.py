@@ -3,6 +3,7 @@
 import asyncio
 
 import httpx
+import pytest
 
 from service_runtime.health import Health, ops_app
 
@@ -49,7 +50,7 @@ async def test_a_service_is_not_ready_before_it_has_started_and_after_it_was_tol
         assert (await ops.get("/readyz")).json()["failing"] == {"lifecycle": "stopping"}
 
 
-async def test_readiness_names_every_failing_check_and_waits_for_none_for_long(monkeypatch) -> None:
+async def test_readiness_names_every_failing_check_and_waits_for_none_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service_runtime.health.CHECK_TIMEOUT_SECONDS", 0.05)
     health = Health({"a": fine, "b": broken, "c": no, "d": hanging}, [])
     health.ready = True

@@ -42,7 +42,7 @@ def app() -> FastAPI:
 
 
 @pytest.fixture
-async def client():
+async def client() -> AsyncIterator[httpx.AsyncClient]:
     configure_tracing("probe", settings())
     transport = httpx.ASGITransport(RequestObservation(BodySizeLimit(app(), max_bytes=100)))
     async with httpx.AsyncClient(transport=transport, base_url="http://probe") as client:

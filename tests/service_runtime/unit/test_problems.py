@@ -1,5 +1,6 @@
 """Every failure that a caller sees is a problem document with a stable code, from both frameworks."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import httpx
@@ -68,7 +69,7 @@ def litestar_app() -> Litestar:
 
 
 @pytest.fixture(params=[fastapi_app, litestar_app])
-async def client(request: pytest.FixtureRequest):
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
     configure_tracing("probe", settings())
     transport = httpx.ASGITransport(RequestObservation(request.param()))
     async with httpx.AsyncClient(transport=transport, base_url="http://probe") as client:
@@ -77,7 +78,7 @@ async def client(request: pytest.FixtureRequest):
 
 def document(response: httpx.Response) -> dict[str, Any]:
     assert response.headers["content-type"] == "application/problem+json"
-    body = response.json()
+    body: dict[str, Any] = response.json()
     assert body["status"] == response.status_code
     return body
 

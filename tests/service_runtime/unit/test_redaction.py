@@ -68,7 +68,8 @@ class JsonLog:
 
     def line(self) -> dict[str, Any]:
         (line,) = self._capsys.readouterr().out.splitlines()
-        return json.loads(line)
+        logged: dict[str, Any] = json.loads(line)
+        return logged
 
 
 @pytest.fixture

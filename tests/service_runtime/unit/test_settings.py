@@ -10,7 +10,7 @@ def test_settings_that_are_refused_are_named_and_not_shown(monkeypatch: pytest.M
     monkeypatch.setenv("PROBE_NATS_PASSWORD", "pa55word")
     monkeypatch.setenv("PROBE_OPS_PORT", "an0ther-secret-in-the-wrong-place")
     with pytest.raises(ValidationError) as caught:
-        ProbeSettings()  # type: ignore[call-arg]
+        ProbeSettings()
     said = str(caught.value)
     assert "database_url" in said
     assert "ops_port" in said
@@ -22,7 +22,7 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
     complete = {"DATABASE_URL": "x", "NATS_URL": "x", "NATS_USER": "x", "NATS_PASSWORD": "x", "OPS_PORT": "0"}
     for name, value in {**complete, "OTLP_ENDPOINT": ""}.items():
         monkeypatch.setenv(f"PROBE_{name}", value)
-    assert ProbeSettings().otlp_endpoint is None  # type: ignore[call-arg]
+    assert ProbeSettings().otlp_endpoint is None
     monkeypatch.setenv("PROBE_NATS_PASSWORD", "")
     with pytest.raises(ValidationError, match="nats_password"):
-        ProbeSettings()  # type: ignore[call-arg]
+        ProbeSettings()
