@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from tests.comfyui.graphs import CATALOGUE
 from gpu_endpoint.renderers.comfyui import ComfyUISettings
 
 TINY_WEIGHTS = Path(__file__).with_name("tiny_weights.py")
-TINY_MODELS = ("wan-2.2-t2v", "wan-2.2-i2v")
+TINY_ENCODERS = Path(__file__).with_name("tiny_encoders.py")
+TINY_MODELS = ("wan-2.2-t2v", "wan-2.2-i2v", "ltx-video", "flux-schnell")
 """Those of the catalogue that the weights writer knows."""
 
 
@@ -37,6 +39,7 @@ def base_directory(checkout: Path, python: Path, tmp_path_factory: pytest.TempPa
     """Models under the catalogue's own file names, a few megabytes in all."""
     base = tmp_path_factory.mktemp("base")
     (base / "custom_nodes").mkdir()
+    shutil.copy(TINY_ENCODERS, base / "custom_nodes")
     workflows = [str(CATALOGUE / name / "workflow.json") for name in TINY_MODELS]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [str(python.absolute()), str(TINY_WEIGHTS), str(base / "models"), *workflows]

@@ -91,6 +91,17 @@ async def test_picture_becomes_a_clip(comfyui: RendererHarness) -> None:
     assert frames((await comfyui.render(image_to_video(), image=encoded.getvalue())).path) == [(256, 256)] * 5
 
 
+async def test_other_models_of_the_catalogue_run(comfyui: RendererHarness) -> None:
+    ltx: graphs.Graph = json.loads((graphs.CATALOGUE / "ltx-video/workflow.json").read_text())
+    ltx["6"]["inputs"] |= {"width": 256, "height": 256, "length": 9}
+    ltx["7"]["inputs"]["steps"] = 4
+    assert frames((await comfyui.render(ltx)).path) == [(256, 256)] * 9
+    flux: graphs.Graph = json.loads((graphs.CATALOGUE / "flux-schnell/workflow.json").read_text())
+    flux["6"]["inputs"] |= {"width": 256, "height": 256}
+    with Image.open((await comfyui.render(flux, ".png")).path) as picture:
+        assert picture.size == (256, 256)
+
+
 async def test_picture_is_delivered(comfyui: RendererHarness) -> None:
     with Image.open((await comfyui.render(graphs.picture(), ".png")).path) as picture:
         assert (picture.size, picture.info) == ((64, 64), {})

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 TEXT_WIDTH = 768
 """Of a CLIP-L encoder, which ComfyUI falls back to where a single one stands for another."""
+FLUX_TEXT_WIDTH = 64
+"""Of what ``tiny_encoders.py`` says to FLUX."""
 
 
 def random_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -55,6 +57,86 @@ def write_wan_vae(path: Path) -> None:
     with torch.device("meta"):
         model = WanVAE(dim=4, z_dim=16)
     save_file(random_weights(model), path)
+
+
+def write_flux(path: Path) -> None:
+    """FLUX with one head and one block of either kind, without guidance, as schnell is."""
+    import comfy.ops
+    from comfy.ldm.flux.model import Flux
+
+    model = Flux(
+        image_model="flux",
+        in_channels=16,
+        out_channels=16,
+        vec_in_dim=TEXT_WIDTH,
+        context_in_dim=FLUX_TEXT_WIDTH,
+        hidden_size=128,
+        mlp_ratio=4.0,
+        num_heads=1,
+        depth=1,
+        depth_single_blocks=1,
+        axes_dim=[16, 56, 56],
+        theta=10000,
+        patch_size=2,
+        qkv_bias=True,
+        guidance_embed=False,
+        txt_ids_dims=[],
+        device="meta",
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+    )
+    save_file(random_weights(model), path)
+
+
+def write_tiny_autoencoder(path: Path) -> None:
+    """A tiny autoencoder with as many latent channels as FLUX's."""
+    from comfy.taesd.taesd import TAESD
+
+    with torch.device("meta"):
+        model = TAESD(latent_channels=16)
+    save_file(random_weights(model), path)
+
+
+def write_ltx(path: Path) -> None:
+    """LTX-Video and its VAE in one checkpoint, both sized by what the file says of itself."""
+    import comfy.ops
+    from comfy.ldm.lightricks.model import LTXVModel
+    from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
+
+    transformer = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 32,
+        "cross_attention_dim": 64,
+        "caption_channels": TEXT_WIDTH,
+        "num_layers": 2,
+    }
+    blocks = [["compress_all", {}], ["compress_all", {}], ["compress_all", {}], ["res_x", {"num_layers": 1}]]
+    vae = {
+        "dims": 3,
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 128,
+        "encoder_blocks": blocks,
+        "decoder_blocks": blocks,
+        "encoder_base_channels": 8,
+        "decoder_base_channels": 8,
+        "norm_layer": "pixel_norm",
+        "patch_size": 4,
+        "latent_log_var": "uniform",
+        "causal_decoder": False,
+        "timestep_conditioning": False,
+    }
+    model = LTXVModel(**transformer, device="meta", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    with torch.device("meta"):
+        coder = VideoVAE(config=vae)
+    weights = {f"model.diffusion_model.{key}": tensor for key, tensor in random_weights(model).items()}
+    weights |= {f"vae.{key}": tensor for key, tensor in random_weights(coder).items()}
+    save_file(weights, path, {"config": json.dumps({"transformer": transformer, "vae": vae})})
+
+
+def write_nothing(path: Path) -> None:
+    """A file whose name is asked for and whose content is not: ``tiny_encoders.py`` stands in for its loader."""
+    path.touch()
 
 
 def write_clip_l(path: Path) -> None:
@@ -100,6 +182,8 @@ LOADERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "UNETLoader": ("diffusion_models", ("unet_name",)),
     "VAELoader": ("vae", ("vae_name",)),
     "CLIPLoader": ("text_encoders", ("clip_name",)),
+    "DualCLIPLoader": ("text_encoders", ("clip_name1", "clip_name2")),
+    "CheckpointLoaderSimple": ("checkpoints", ("ckpt_name",)),
 }
 """Where a loader node looks for its file, and which inputs name one."""
 
@@ -107,6 +191,11 @@ WRITERS: tuple[tuple[str, Callable[[Path], None]], ...] = (
     ("diffusion_models/wan2.2_", write_wan),
     ("vae/wan_2.1_vae", write_wan_vae),
     ("text_encoders/umt5_xxl", write_clip_l),
+    ("diffusion_models/flux1-schnell", write_flux),
+    ("vae/ae.", write_tiny_autoencoder),
+    ("checkpoints/ltx-video-2b", write_ltx),
+    ("text_encoders/t5xxl", write_nothing),
+    ("text_encoders/clip_l", write_nothing),
 )
 """By the beginning of folder and file name."""
 
