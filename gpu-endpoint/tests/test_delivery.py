@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ async def test_a_picture_is_fetched_in_spite_of_passing_trouble(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
-async def test_a_picture_is_the_bytes_that_lie_in_the_bucket_whatever_its_owner_called_their_encoding(
+async def test_picture_is_the_bytes_in_the_bucket_whatever_encoding_its_owner_stated(
     tmp_path: Path, encoding: str
 ) -> None:
     """Who uploads may state any encoding, and a store may unpack, or pack, for who takes it: storage takes none."""
@@ -158,10 +159,14 @@ async def test_only_the_newest_progress_is_posted_and_not_too_often(monkeypatch:
 async def test_progress_survives_a_broken_ingress_and_leaves_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.0)
     respond, seen = answers(httpx.ConnectError("x"), 500, 410)
+
+    def have_come(count: int) -> bool:
+        return len(seen) == count
+
     async with client(respond) as http, progress_posts(http, "http://ingress/progress", "job-1") as report:
         for number in range(3):
             report(Progress(percent=number, stage="rendering"))
-            await until(lambda expected=number + 1: len(seen) == expected)
+            await until(partial(have_come, number + 1))
         report(Progress(percent=3, stage="rendering"))
     assert len(seen) == 3
 

@@ -65,7 +65,7 @@ class RealPlatformHarness:
     async def order(self, model_id: str = "wan-2.2-t2v", **parameters: Any) -> str:
         """Order something small; its id."""
         known = load_catalogue().model(model_id).parameters_schema["properties"]
-        small = {name: value for name, value in SMALL.items() if name in known}
+        small = {name: max(value, known[name].get("minimum", value)) for name, value in SMALL.items() if name in known}
         seed = int.from_bytes(os.urandom(4), "big")
         asked = small | {"prompt": "a lighthouse that only its owner sees", "seed": seed} | parameters
         ordered = await self.user.post("/v1/generations", {"model_id": model_id, "parameters": asked}, str(new_id()))
@@ -98,8 +98,9 @@ class RealPlatformHarness:
         await eventually(has_ended, 300, f"the end of {generation_id}")
         return found
 
-    async def download(self, generation: dict[str, Any]) -> bytes:
-        """The file, over its short-lived link."""
+    async def download(self, generation_id: str) -> bytes:
+        """The file, over a new link: one lasts ten minutes."""
+        generation = await self.user.get(f"/v1/generations/{generation_id}")
         async with httpx.AsyncClient(trust_env=False) as anybody:
             answer = await anybody.get(generation["download"]["url"])
         assert answer.status_code == 200

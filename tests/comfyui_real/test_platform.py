@@ -46,7 +46,7 @@ async def test_every_tiny_model_is_ordered_followed_delivered_and_charged(
         generation = await real.ended(generation_id)
         assert generation["status"] == "completed"
         file = tmp_path / f"{model_id}.{'mp4' if generation['kind'] == 'video' else 'png'}"
-        file.write_bytes(await real.download(generation))
+        file.write_bytes(await real.download(generation_id))
         found = probe(file)
         assert (found.width_pixels, found.height_pixels) == (256, 256)
         assert found.codec == ("h264" if generation["kind"] == "video" else "png")
@@ -116,7 +116,7 @@ async def test_comfyui_killed_at_random_costs_nobody_a_clip_or_a_credit(real: Re
         killing.cancel()
     outcomes = [generation["status"] for generation in ended]
     print(f"seed {seed}: {kills} kills, {outcomes.count('completed')} of {ORDERS} completed, {set(outcomes)}")
-    files = [await real.download(one) for one in ended if one["status"] == "completed"]
+    files = [await real.download(one["id"]) for one in ended if one["status"] == "completed"]
     assert all(len(file) > 1000 and file[4:8] == b"ftyp" for file in files)
     assert set(outcomes) <= {"completed", "failed"}
     price = ended[0]["price_credits"]

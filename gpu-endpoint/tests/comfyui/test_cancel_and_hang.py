@@ -104,8 +104,9 @@ async def test_prompt_without_progress_is_given_up(make_renderer: MakeRenderer) 
     await expect_next_job_to_run(comfyui, boots=1)
 
 
-async def test_comfyui_that_crashes_is_started_again(comfyui: RendererHarness) -> None:
-    with pytest.raises(WorkerUnavailable, match="ended by itself"):
+async def test_comfyui_that_crashes_is_started_again(make_renderer: MakeRenderer) -> None:
+    comfyui = make_renderer()
+    with pytest.raises(WorkerUnavailable, match=r"ended by itself: \[INFO\] Starting server$"):
         await comfyui.render(graphs.trapped("die", signal=int(signal.SIGSEGV)))
     await expect_next_job_to_run(comfyui, boots=2)
 

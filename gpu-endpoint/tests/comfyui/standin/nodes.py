@@ -42,7 +42,7 @@ class Running(Protocol):
     """What a node is given while it runs."""
 
     settings: StandInSettings
-    prompt: Mapping[str, Any]
+    prompt: dict[str, Any]
 
     def check(self) -> None:
         """Raises Interrupted."""

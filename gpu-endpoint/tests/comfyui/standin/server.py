@@ -31,7 +31,8 @@ def serve(arguments: Sequence[str]) -> None:
     if boots <= settings.broken_boots:
         sys.exit("this boot is broken")
     time.sleep(settings.boot_seconds)
-    print("Starting server", flush=True)  # noqa: T201 - as ComfyUI does
+    # Coloured, and with a bar, as what ComfyUI writes.
+    print("  0%|   | 0/2\r100%|###| 2/2\r\x1b[32m[INFO]\x1b[0m Starting server", flush=True)  # noqa: T201
     web.run_app(StandIn(settings).app(), host="127.0.0.1", port=settings.port, print=None, access_log=None)
 
 

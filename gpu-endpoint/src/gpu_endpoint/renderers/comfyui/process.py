@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ PREVIEW_PIXELS: Final = 320
 _LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 _READY_POLL_SECONDS: Final = 0.05
 _REMEMBERED_LINES: Final = 40
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 _log = logging.getLogger(__name__)
 
@@ -85,13 +87,14 @@ class ComfyUIProcess:
         """Return when it answers; start it if it does not run. Raises WorkerUnavailable."""
         if self._ready and self.alive:
             return
-        if not self.starting:
-            self.start_soon()
+        self.start_soon()
         assert self._starting is not None
         await asyncio.shield(self._starting)
 
     def start_soon(self) -> None:
-        """Begin to start it, for the next job to find it ready; ``ready`` tells how that went."""
+        """Begin to start it, unless that has begun, for the next job to find it ready; ``ready`` tells how it went."""
+        if self.starting:
+            return
         self._starting = asyncio.create_task(self._start())
         self._starting.add_done_callback(_retrieved)
 
@@ -182,7 +185,8 @@ class ComfyUIProcess:
         """In a thread of its own: a pipe that nobody reads would stop the process."""
         with output:
             for line in output:
-                text = line.decode(errors="replace").strip()
+                # Without colours, and of a progress bar only how it ended.
+                text = _COLOUR.sub("", line.decode(errors="replace").rstrip().rsplit("\r", 1)[-1]).strip()
                 self._lines.append(text)
                 if not self._ready and "IMPORT FAILED" in text:
                     _log.warning("custom_node_not_imported", extra={"line": text})
