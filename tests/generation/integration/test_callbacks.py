@@ -254,14 +254,14 @@ class Bucket(httpx.AsyncHTTPTransport):
     def __init__(self) -> None:
         super().__init__()
         self.open = asyncio.Event()
-        self.broken = self.curse = False
+        self.broken = self.defective = False
         self.asked: list[str] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request.url.path)
         await self.open.wait()
-        if self.curse:
-            raise RuntimeError("what nobody foresaw")
+        if self.defective:
+            raise RuntimeError("an unexpected error")
         if self.broken:
             raise httpx.ConnectError("broken on purpose")
         return await super().handle_async_request(request)
@@ -313,20 +313,20 @@ async def test_a_process_without_its_lease_does_not_give_up_a_file_of_another_pr
     harness: GenerationHarness, s3_server: S3Server
 ) -> None:
     broker = Broker("nats://127.0.0.1:1", "generation", "", "never connected")
-    cursed, held = Bucket(), Bucket()
-    cursed.curse = True
-    loser, other = IngressHarness(harness, s3_server, broker, cursed), IngressHarness(harness, s3_server, broker, held)
+    defective, held = Bucket(), Bucket()
+    defective.defective = True
+    loser, other = IngressHarness(harness, s3_server, broker, defective), IngressHarness(harness, s3_server, broker, held)
     try:
         [claimed] = await returned(loser, 1)
         await loser.processor.drain()
         await harness.execute("UPDATE generation.provider_callbacks SET due_at = now(), tries = 7")
-        cursed.asked.clear()
+        defective.asked.clear()
         await loser.processor.process()
-        await eventually(lambda: cursed.asked)
+        await eventually(lambda: defective.asked)
         await harness.execute("UPDATE generation.provider_callbacks SET due_at = now()")
         await other.processor.process()
         await eventually(lambda: held.asked)
-        cursed.open.set()
+        defective.open.set()
         await eventually(lambda: not loser.processor._storing)
         held.open.set()
 
@@ -446,10 +446,10 @@ async def test_a_returned_file_larger_than_allowed_is_not_stored(
         claimed.attempt_id, "COMPLETED", output={"images": [{"filename": "a.png", "type": "base64", "data": data}]}
     )
 
-    async def sought() -> bool:
+    async def looked_up() -> bool:
         return bool((await harness.row(claimed.generation_id)).sought_code == "output_rejected")
 
-    await eventually(sought)
+    await eventually(looked_up)
 
 
 async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_order(
@@ -461,10 +461,10 @@ async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_o
     await harness.enqueue(one)
     [claimed] = await harness.claim()
     await harness.execute("UPDATE generation.attempts SET status = 'submitted', provider_job_id = 'job-1'")
-    news: list[GenerationProgress] = []
+    received: list[GenerationProgress] = []
 
     async def hear(_: str, progress: GenerationProgress) -> None:
-        news.append(progress)
+        received.append(progress)
 
     async with broker.open(), listener.open():
         ingress = IngressHarness(harness, s3_server, broker)
@@ -476,12 +476,12 @@ async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_o
             assert answer.status_code == 204
         bad = await ingress.http.post(url, json={"percent": 101})
         assert bad.status_code == 400
-        await eventually(lambda: news)
+        await eventually(lambda: received)
         await broker.client.flush()
         await subscription.unsubscribe()
         await ingress.http.aclose()
         await ingress.transfer.aclose()
-    assert [(one.generation_id, one.percent, one.attempt_number) for one in news] == [(claimed.generation_id, 0, 1)]
+    assert [(one.generation_id, one.percent, one.attempt_number) for one in received] == [(claimed.generation_id, 0, 1)]
     assert await harness.status(one.generation_id) == "running"
     assert (await harness.announced(one.generation_id)).count("generation-started") == 1
 

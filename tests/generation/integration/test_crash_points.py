@@ -18,8 +18,12 @@ from tests.generation.service_harness import ServiceHarness
 from tests.generation.worker import fall_silent
 from tests.support.waiting import eventually
 
-DISPATCH = ("after_claim", "before_run", "after_run", "before_record", "after_record")
-CALLBACKS = (
+ORDER_FAILPOINTS = (
+    "dispatcher.after_claim",
+    "dispatcher.before_run",
+    "dispatcher.after_run",
+    "dispatcher.before_record",
+    "dispatcher.after_record",
     "ingress.before_store",
     "ingress.after_store",
     "callbacks.before_commit",
@@ -56,7 +60,7 @@ async def process(settings: Settings, failpoint: str | None = None) -> AsyncIter
         await started.wait()
 
 
-@pytest.mark.parametrize("failpoint", [*(f"dispatcher.{point}" for point in DISPATCH), *CALLBACKS])
+@pytest.mark.parametrize("failpoint", ORDER_FAILPOINTS)
 async def test_an_order_survives_a_kill_at_any_point(service: ServiceHarness, failpoint: str) -> None:
     settings = service.settings(drain_seconds=5.0)
     one = order()

@@ -70,10 +70,10 @@ async def test_unusable_uploads_fail_the_order(harness: GenerationHarness) -> No
     upload = uuid4()
     one = order("wan-2.2-i2v", uploads={"image": upload}, parameters={"prompt": "sea", "image": str(upload)})
     await harness.enqueue(one)
-    news = InputsRejected(
+    rejected = InputsRejected(
         generation_id=one.generation_id, user_id=one.user_id, parameter="image", code="undecodable", detail="no picture"
     )
-    await harness.deliver(harness.handlers.inputs_rejected, news)
+    await harness.deliver(harness.handlers.inputs_rejected, rejected)
     row = await harness.row(one.generation_id)
     assert (row.status, row.failure_code) == ("failed", "invalid_input")
 
@@ -107,8 +107,8 @@ async def test_another_users_cancel_does_nothing_before_or_after_the_order(harne
 
 
 async def test_a_message_about_an_order_that_is_not_known_yet_is_deferred(harness: GenerationHarness) -> None:
-    news = OutputMissing(generation_id=uuid4(), user_id=uuid4(), sought_version=3)
-    tx = await harness.deliver(harness.handlers.output_missing, news)
+    missing = OutputMissing(generation_id=uuid4(), user_id=uuid4(), sought_version=3)
+    tx = await harness.deliver(harness.handlers.output_missing, missing)
     assert len(tx.deferred) == 1
 
 

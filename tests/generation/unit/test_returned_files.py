@@ -21,12 +21,12 @@ async def a_public_address(_: str) -> list[str]:
 
 
 async def store(url: str, answer: Answer, resolver: Callable[..., object] = a_public_address) -> OutputUploaded:
-    """Fetch from ``url``, whose owner answers with ``answer``, and put it into a bucket that takes everything."""
-    stranger = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    """Fetch from ``url``, whose owner answers with ``answer``, and put it into a bucket that accepts everything."""
+    untrusted = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     bucket = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
     files = ReturnedFiles(
         bucket,
-        PublicFetcher(stranger, resolver),  # type: ignore[arg-type]
+        PublicFetcher(untrusted, resolver),  # type: ignore[arg-type]
         PresignedUrls("https://bucket.example.com", "auto", "key", "secret"),
         "incoming",
     )

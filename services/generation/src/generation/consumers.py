@@ -1,6 +1,6 @@
 """Which message is handled by what.
 
-Most need no inbox: the order's own state makes a repetition harmless for ever. Two need one, because a message that is
+Most need no inbox: the order's own state makes every repetition harmless. Two need one, because a message that is
 replayed days later could meet a state that it was not meant for: a cancel that came too late while a file was verified
 would cancel the retry after that file was rejected.
 """

@@ -2,7 +2,7 @@
 
 * ``statuses``: every state of an order and of an attempt, and what it means
 * ``order``: the order, its attempts and the policy
-* ``provider_reports``: what the provider says about a job
+* ``provider_reports``: what the provider reports of a job
 * ``provider_events``: what a submission or a report does to an order
 * ``storage_events``: what storage's answers do to an order
 * ``lifecycle``: what the user's cancel and the passing of time do to an order

@@ -1,4 +1,4 @@
-"""An order for one clip or picture, the attempts made at it, and what may be said about it at any moment.
+"""An order for one clip or picture, with its attempts.
 
 ``Order`` is loaded under a row lock, changed by the functions of ``provider_events``, ``storage_events`` and
 ``lifecycle``, and saved. Each change of state adds one to ``version`` and leaves its message in ``events``.
@@ -68,7 +68,7 @@ class Attempt:
 
     @property
     def stoppable(self) -> bool:
-        """Whether the provider has, or is about to tell us, a job that it can be asked to stop."""
+        """Whether there is a job to stop, or one whose id may come any moment."""
         return self.live and self.status != "unknown"
 
     @property
@@ -83,7 +83,7 @@ class Attempt:
 
     @property
     def worker_seconds(self) -> float | None:
-        """How long the worker says it ran."""
+        """How long the worker ran, as the provider reports it."""
         return None if self.execution_ms is None else self.execution_ms / 1000
 
     def end(self, status: AttemptStatus, now: datetime, code: str | None = None, detail: str | None = None) -> None:
@@ -171,7 +171,7 @@ class Order:
         self.lookup = None
 
     def object_key(self, attempt: Attempt) -> str:
-        """Where the worker was told to put its file, in the bucket for incoming files."""
+        """Where the worker puts its file, in the bucket for incoming files."""
         return output_key(self.generation_id, attempt.attempt_number, self.output_extension)
 
     def reported_output(self, attempt: Attempt) -> OutputClaim:

@@ -1,4 +1,4 @@
-"""What the provider says about a job, in its webhook or its ``/status``, as one of six reports.
+"""What the provider reports of a job, in its webhook or its ``/status``, as one of six reports.
 
 Two kinds of worker are understood. Ours uploads its file and reports key, size and checksum. The stock
 ``worker-comfyui`` returns pictures as base64 or as a URL.

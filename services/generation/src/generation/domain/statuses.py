@@ -66,8 +66,8 @@ ORDER_STATUS_MEANING: Final[Mapping[OrderStatus, StatusMeaning]] = {
     ),
     "cancelling": StatusMeaning(
         set_by="a cancel while a job may run",
-        ended_by="the provider's word that the job has stopped or is over",
-        deadline="60 s; then cancelled, and the provider is told on",
+        ended_by="the provider, which confirms that the job has stopped or is over",
+        deadline="60 s; then cancelled, and the stop request is repeated",
         user_sees="being cancelled",
     ),
     "cancelled": StatusMeaning(
@@ -131,7 +131,7 @@ ATTEMPT_STATUS_MEANING: Final[Mapping[AttemptStatus, StatusMeaning]] = {
     "cancelled": StatusMeaning(
         set_by="a cancel, the end of its order, or the success of another attempt",
         ended_by="final, unless a file turns up later (succeeded)",
-        deadline="none; the provider is told to stop the job, eight times at most",
+        deadline="none; the provider is asked to stop the job, eight times at most",
         user_sees="nothing of the attempt",
     ),
 }

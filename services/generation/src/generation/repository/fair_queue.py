@@ -3,8 +3,8 @@
 Two levels of start-time fair queueing: the lanes of an endpoint share it by weight, and the users of a lane take turns.
 Every lane and, inside a lane, every user carries the *start tag* of its next order. The smallest tag is served. Serving
 one order adds the lane's stride (inverse to its weight) to the lane's tag, and one to the user's. A lane or user that
-was idle starts at the tag of the last order served (``virtual_time``): being idle earns no credit, and nobody waits
-for more than one round of the others. ``docs/decisions/0020`` shows the plan.
+was idle starts at the tag of the last order served (``virtual_time``): being idle earns no credit, and no user
+waits for more than one round of the others. ``docs/decisions/0020`` shows the plan.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.generation import FailureCode
 from contracts.values import Kind, Lane
 from generation.domain.order import Attempt, Lookup, Occupancy, Order
-from generation.domain.statuses import AttemptStatus, OrderStatus
+from generation.domain.statuses import OrderStatus
 from generation.tables import attempts as attempts_table
 from generation.tables import video_generations as orders_table
 
@@ -42,28 +42,6 @@ class OrderState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     late: bool
     finished_at: datetime | None = None
     input_object_keys: dict[str, str] | None = None
-
-
-class AttemptState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What may change of an attempt. The names are those of ``Attempt`` and of the columns."""
-
-    attempt_id: UUID
-    status: AttemptStatus
-    fence_token: int
-    check_at: datetime
-    provider_job_id: str | None = None
-    submitted_at: datetime | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    cancel_due_at: datetime | None = None
-    cancel_tries: int
-    failure_code: str | None = None
-    failure_detail: str | None = None
-    size_bytes: int | None = None
-    sha256: str | None = None
-    content_type: str | None = None
-    execution_ms: int | None = None
-    report: dict[str, Any] | None = None
 
 
 class QueueChange(msgspec.Struct, frozen=True):
@@ -109,6 +87,7 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _ATTEMPT_COLUMNS: Final = tuple(field.name for field in fields(Attempt))
+_ATTEMPT_CONSTANTS: Final = ("attempt_number", "endpoint_id")
 _LOOKUP_COLUMNS: Final = ("sought_version", "sought_code", "sought_detail", "sought_retry")
 _NAMED_OTHERWISE: Final = ("attempts", "events", "lookup", "verifying_number")
 _ORDER_COLUMNS: Final = tuple(field.name for field in fields(Order) if field.name not in _NAMED_OTHERWISE)
@@ -131,9 +110,8 @@ _GET_ATTEMPTS: Final = (
 )
 
 
-def _update(table: Table, state: type[msgspec.Struct]) -> str:
-    """An UPDATE of ``table`` from a JSON array of ``state``, whose first field is the key."""
-    names = state.__struct_encode_fields__
+def _update(table: Table, names: Sequence[str]) -> str:
+    """An UPDATE of these columns of ``table`` from a JSON array. The first one is the key."""
     types = [table.c[name].type.compile(dialect=_DIALECT) for name in names]
     record = ", ".join(f"{name} {sql_type}" for name, sql_type in zip(names, types, strict=True))
     assignments = ", ".join(f"{name} = r.{name}" for name in names[1:])
@@ -143,13 +121,13 @@ def _update(table: Table, state: type[msgspec.Struct]) -> str:
     )
 
 
-# The orders are locked already, and nobody waits for an order while holding an attempt or a counter: so it does not
-# matter which of the three is written first, and one round trip does for all.
+# The orders are locked already, and no transaction waits for an order while it has locked an attempt or a counter. So
+# the three may be written in any order, in one round trip.
 _SAVE: Final = text(f"""
     WITH orders AS (
-        {_update(orders_table, OrderState)}
+        {_update(orders_table, OrderState.__struct_encode_fields__)}
     ), attempts AS (
-        {_update(attempts_table, AttemptState)}
+        {_update(attempts_table, [name for name in _ATTEMPT_COLUMNS if name not in _ATTEMPT_CONSTANTS])}
     ), locked AS MATERIALIZED (
         SELECT endpoint, lane, user_id, c.ready, c.active
         FROM jsonb_to_recordset(CAST(:user_queues AS jsonb))
@@ -200,7 +178,7 @@ class _Before(NamedTuple):
     """What orders and attempts were when they were loaded, by id."""
 
     orders: dict[UUID, OrderState]
-    attempts: dict[UUID, AttemptState]
+    attempts: dict[UUID, Attempt]
     occupancy: dict[UUID, Occupancy]
 
 
@@ -208,7 +186,7 @@ class Written(NamedTuple):
     """What was saved."""
 
     orders: list[OrderState]
-    attempts: list[AttemptState]
+    attempts: list[Attempt]
     queues: list[QueueChange]
 
 
@@ -223,10 +201,10 @@ class LockedOrders:
     def changes(self) -> Written:
         """What differs from what was loaded."""
         orders = [_order_state(order) for order in self.orders.values()]
-        attempts = [_attempt_state(attempt) for order in self.orders.values() for attempt in order.attempts]
+        attempts = [attempt for order in self.orders.values() for attempt in order.attempts]
         return Written(
             [state for state in orders if state != self._before.orders[state.generation_id]],
-            [state for state in attempts if state != self._before.attempts.get(state.attempt_id)],
+            [attempt for attempt in attempts if attempt != self._before.attempts.get(attempt.attempt_id)],
             self._queue_changes(),
         )
 
@@ -257,7 +235,7 @@ async def lock_orders(connection: AsyncConnection, generation_ids: Iterable[UUID
         rows[-1].now if rows else datetime.min,  # noqa: DTZ901 - never read: there is nothing to apply it to
         _Before(
             {key: _order_state(order) for key, order in orders.items()},
-            {one.attempt_id: _attempt_state(one) for order in orders.values() for one in order.attempts},
+            {one.attempt_id: replace(one) for order in orders.values() for one in order.attempts},
             {key: order.occupancy for key, order in orders.items()},
         ),
     )
@@ -338,9 +316,5 @@ def _order_state(order: Order) -> OrderState:
     )
 
 
-def _attempt_state(attempt: Attempt) -> AttemptState:
-    return msgspec.convert(attempt, AttemptState, from_attributes=True)
-
-
-def _json(rows: Sequence[msgspec.Struct]) -> str:
+def _json(rows: Sequence[msgspec.Struct] | Sequence[Attempt]) -> str:
     return msgspec.json.encode(rows).decode()

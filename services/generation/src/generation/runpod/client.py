@@ -90,7 +90,7 @@ class RunPodClient:
             return _successful(answer).content
 
     async def cancel(self, endpoint_id: str, job_id: str) -> None:
-        """Have the job stopped; one that is over or unknown is as good as stopped. Raises ProviderUnavailable."""
+        """Have the job stopped; one that is over or unknown counts as stopped. Raises ProviderUnavailable."""
         url = f"{self._base}/{endpoint_id}/cancel/{job_id}"
         async with self._cancelling, _measured("cancel"):
             answer = await self._with_retries(url, lambda: self._http.post(url, headers=self._headers))

@@ -27,7 +27,7 @@ class RequestedOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobInput(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker is told. ``parameters`` are complete, and ``workflow`` is bound to them."""
+    """The job as the worker reads it. ``parameters`` are complete, and ``workflow`` is bound to them."""
 
     schema: int = INPUT_SCHEMA
     generation_id: UUID
