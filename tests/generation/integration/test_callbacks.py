@@ -2,83 +2,34 @@
 
 import asyncio
 import base64
-import hashlib
 import json
 import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import httpx
 import pytest
 
 from contracts.live import PROGRESS_SUBJECT, GenerationProgress
 from contracts.storage import AssetStored
 from contracts.values import MediaProperties
 from generation.callback_urls import CallbackUrls
-from generation.http import build_app
-from generation.loops.callbacks import CallbackProcessor
-from generation.progress import MAX_PREVIEW_BYTES, ProgressReports
-from generation.public_addresses import PublicFetcher
+from generation.progress import MAX_PREVIEW_BYTES
 from generation.repository.fair_queue import ClaimedOrder
-from generation.returned_files import ReturnedFiles
 from local_platform.servers import S3Server
 from messaging.broker import Broker
 from messaging.live import subscribe_live
-from service_runtime.presigned_urls import PresignedUrls
 from tests.generation.harness import GenerationHarness, order
+from tests.generation.ingress import IngressHarness
 from tests.generation.integration.test_handlers import timers
 from tests.support.waiting import eventually
 
 OUTPUT = {"outputs": [{"object_key": "x", "size_bytes": 10, "sha256": "ab", "content_type": "video/mp4"}]}
 
 
-class IngressHarness:
-    """Drives the public listener and the processor behind it."""
-
-    def __init__(
-        self,
-        harness: GenerationHarness,
-        s3: S3Server,
-        broker: Broker,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self.harness = harness
-        self.urls = CallbackUrls("http://ingress", ["new secret", "old secret"])
-        progress = ProgressReports(harness.transactions, broker, harness.policy, harness.wake_ups)
-        app = build_app(harness.transactions, self.urls, progress, harness.wake_ups)
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app))  # type: ignore[arg-type]
-        access_key, secret_key = s3.credentials["generation"]
-        self.transfer = httpx.AsyncClient(transport=transport)
-        files = ReturnedFiles(
-            self.transfer,
-            PublicFetcher(httpx.AsyncClient(trust_env=False)),
-            PresignedUrls(s3.endpoint_url, s3.region, access_key, secret_key),
-            "incoming",
-        )
-        self.processor = CallbackProcessor(harness.transactions, files, harness.policy, harness.wake_ups)
-
-    def url(self, attempt_id: UUID) -> str:
-        return self.urls.url(attempt_id, int(time.time()) + 60)
-
-    async def post(self, attempt_id: UUID, body: bytes | dict[str, Any]) -> int:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return (await self.http.post(self.url(attempt_id), content=content)).status_code
-
-    async def close(self) -> None:
-        await self.processor.drain()
-        await self.transfer.aclose()
-        await self.http.aclose()
-
-    async def report(self, attempt_id: UUID, status: str, **more: Any) -> None:
-        assert await self.post(attempt_id, {"id": "job-1", "status": status, **more}) == 200
-        await self.processor.process()
-
-
 @pytest.fixture
 async def ingress(harness: GenerationHarness, s3_server: S3Server) -> AsyncIterator[IngressHarness]:
-    made = IngressHarness(harness, s3_server, Broker("nats://127.0.0.1:1", "generation", "", "never connected"))
+    made = IngressHarness(harness, s3_server)
     yield made
     await made.close()
 
@@ -224,234 +175,6 @@ async def test_a_result_after_a_cancel_is_delivered_free(ingress: IngressHarness
     assert (completed["capture_credits"], completed["late"]) == (0, True)
 
 
-async def test_a_picture_that_a_stock_worker_returns_is_put_where_ours_would_be(
-    ingress: IngressHarness, s3_server: S3Server
-) -> None:
-    harness = ingress.harness
-    await harness.enqueue(order("flux-schnell"))
-    [claimed] = await harness.claim(endpoint="image")
-    picture = b"\x89PNG" + bytes(range(256)) * 2000
-    data = "data:image/png;base64," + base64.b64encode(picture).decode()
-    await ingress.report(
-        claimed.attempt_id, "COMPLETED", output={"images": [{"filename": "a.png", "type": "base64", "data": data}]}
-    )
-
-    async def storing() -> bool:
-        return await harness.status(claimed.generation_id) == "storing"
-
-    await eventually(storing)
-    [attempt] = await harness.attempts(claimed.generation_id)
-    assert (attempt.size_bytes, attempt.sha256) == (len(picture), hashlib.sha256(picture).hexdigest())
-    access_key, secret_key = s3_server.credentials["storage"]
-    reader = PresignedUrls(s3_server.endpoint_url, s3_server.region, access_key, secret_key)
-    url = reader.get("incoming", f"{claimed.generation_id}/1/output.png", timedelta(minutes=1))
-    assert (await ingress.transfer.get(url)).content == picture
-
-
-class Bucket(httpx.AsyncHTTPTransport):
-    """The way to the bucket, which can be held up or broken, and counts what passes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open = asyncio.Event()
-        self.broken = self.defective = False
-        self.asked: list[str] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request.url.path)
-        await self.open.wait()
-        if self.defective:
-            raise RuntimeError("an unexpected error")
-        if self.broken:
-            raise httpx.ConnectError("broken on purpose")
-        return await super().handle_async_request(request)
-
-
-async def returned(ingress: IngressHarness, orders: int) -> list[ClaimedOrder]:
-    """Jobs that a stock worker answers with a picture each, one after the other."""
-    await ingress.harness.enqueue(*(order("flux-schnell") for _ in range(orders)))
-    claimed = await ingress.harness.claim(endpoint="image")
-    data = "data:image/png;base64," + base64.b64encode(b"\x89PNG" + bytes(1000)).decode()
-    images = [{"filename": "a.png", "type": "base64", "data": data}]
-    for one in claimed:
-        await ingress.report(one.attempt_id, "COMPLETED", output={"images": images})
-    return claimed
-
-
-async def test_a_returned_file_whose_lease_ended_is_left_to_the_next_process(
-    harness: GenerationHarness, s3_server: S3Server
-) -> None:
-    broker = Broker("nats://127.0.0.1:1", "generation", "", "never connected")
-    held, free = Bucket(), Bucket()
-    free.open.set()
-    slow, other = IngressHarness(harness, s3_server, broker, held), IngressHarness(harness, s3_server, broker, free)
-    try:
-        claimed = await returned(slow, 3)
-        await eventually(lambda: len(held.asked) == 2)
-        uploading = [path.split("/")[2] for path in held.asked]
-        [waiting] = [one for one in claimed if str(one.generation_id) not in uploading]
-        await harness.execute(
-            "UPDATE generation.provider_callbacks SET due_at = now() WHERE attempt_id = :id", id=waiting.attempt_id
-        )
-        await other.processor.process()
-        await eventually(lambda: len(free.asked) == 1)
-        held.open.set()
-
-        async def all_stored() -> bool:
-            return [await harness.status(one.generation_id) for one in claimed] == ["storing"] * 3
-
-        await eventually(all_stored)
-        assert sorted(held.asked + free.asked) == sorted(
-            f"/incoming/{one.generation_id}/1/output.png" for one in claimed
-        )
-    finally:
-        await slow.close()
-        await other.close()
-
-
-async def test_a_process_without_its_lease_does_not_give_up_a_file_of_another_process(
-    harness: GenerationHarness, s3_server: S3Server
-) -> None:
-    broker = Broker("nats://127.0.0.1:1", "generation", "", "never connected")
-    defective, held = Bucket(), Bucket()
-    defective.defective = True
-    loser, other = IngressHarness(harness, s3_server, broker, defective), IngressHarness(harness, s3_server, broker, held)
-    try:
-        [claimed] = await returned(loser, 1)
-        await loser.processor.drain()
-        await harness.execute("UPDATE generation.provider_callbacks SET due_at = now(), tries = 7")
-        defective.asked.clear()
-        await loser.processor.process()
-        await eventually(lambda: defective.asked)
-        await harness.execute("UPDATE generation.provider_callbacks SET due_at = now()")
-        await other.processor.process()
-        await eventually(lambda: held.asked)
-        defective.open.set()
-        await eventually(lambda: not loser.processor._storing)
-        held.open.set()
-
-        async def stored() -> bool:
-            return await harness.status(claimed.generation_id) == "storing"
-
-        await eventually(stored)
-    finally:
-        await loser.close()
-        await other.close()
-
-
-async def test_a_returned_file_is_stored_soon_after_the_bucket_is_back(
-    harness: GenerationHarness, s3_server: S3Server
-) -> None:
-    bucket = Bucket()
-    bucket.broken = True
-    bucket.open.set()
-    ingress = IngressHarness(
-        harness, s3_server, Broker("nats://127.0.0.1:1", "generation", "", "never connected"), bucket
-    )
-    try:
-        [claimed] = await returned(ingress, 1)
-
-        async def due_soon() -> bool:
-            [row] = await harness.query("SELECT due_at - now() < interval '10 s' FROM generation.provider_callbacks")
-            return bool(row[0])
-
-        await eventually(due_soon)
-        bucket.broken = False
-        await harness.execute("UPDATE generation.provider_callbacks SET due_at = now()")
-        await ingress.processor.process()
-
-        async def stored() -> bool:
-            return await harness.status(claimed.generation_id) == "storing"
-
-        await eventually(stored)
-    finally:
-        await ingress.close()
-
-
-async def test_files_whose_transfer_never_ends_delay_no_other(
-    harness: GenerationHarness, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("generation.returned_files._LONGEST_SECONDS", 0.5)
-    bucket = Bucket()
-    ingress = IngressHarness(
-        harness, s3_server, Broker("nats://127.0.0.1:1", "generation", "", "never connected"), bucket
-    )
-    try:
-        await returned(ingress, 3)
-        await eventually(lambda: len(bucket.asked) == 2)
-        await eventually(lambda: len(bucket.asked) == 3, what="the third file is transferred")
-
-        async def due_again() -> bool:
-            due = "SELECT 1 FROM generation.provider_callbacks WHERE due_at - now() < interval '1 minute'"
-            return len(await harness.query(due)) == 3
-
-        await eventually(due_again, what="each is tried again soon")
-    finally:
-        await ingress.close()
-
-
-async def test_a_returned_file_that_always_fails_is_given_up(
-    ingress: IngressHarness, harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tries = 0
-
-    async def fail(*_: object) -> None:
-        nonlocal tries
-        tries += 1
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(ingress.processor._files, "store", fail)
-    await returned(ingress, 1)
-
-    async def given_up() -> bool:
-        await harness.execute("UPDATE generation.provider_callbacks SET due_at = now() WHERE processed_at IS NULL")
-        await ingress.processor.process()
-        [row] = await harness.query("SELECT outcome FROM generation.provider_callbacks")
-        return bool(row.outcome == "given_up")
-
-    await eventually(given_up)
-    assert tries < 20
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("https://127.0.0.1/a.png", "http://example.com/a.png", "https://localhost/a.png"),
-        *("https://[::1/a.png", "https://a:99999/a.png", f"https://{'a' * 64}.example/a.png", "https://a\0b/a.png"),
-    ],
-)
-async def test_an_address_inside_our_network_is_not_fetched(ingress: IngressHarness, url: str) -> None:
-    harness = ingress.harness
-    await harness.enqueue(order("flux-schnell"))
-    [claimed] = await harness.claim(endpoint="image")
-    await ingress.report(
-        claimed.attempt_id, "COMPLETED", output={"images": [{"filename": "a.png", "type": "s3_url", "data": url}]}
-    )
-
-    async def lost() -> bool:
-        return [one.status for one in await harness.attempts(claimed.generation_id)] == ["lost"]
-
-    await eventually(lost)
-    assert (await harness.announced(claimed.generation_id))[-1] == "output-sought"
-
-
-async def test_a_returned_file_larger_than_allowed_is_not_stored(
-    ingress: IngressHarness, harness: GenerationHarness
-) -> None:
-    await harness.enqueue(order("flux-schnell"))
-    await harness.execute("UPDATE generation.video_generations SET max_size_bytes = 10")
-    [claimed] = await harness.claim(endpoint="image")
-    data = base64.b64encode(b"x" * 11).decode()
-    await ingress.report(
-        claimed.attempt_id, "COMPLETED", output={"images": [{"filename": "a.png", "type": "base64", "data": data}]}
-    )
-
-    async def looked_up() -> bool:
-        return bool((await harness.row(claimed.generation_id)).sought_code == "output_rejected")
-
-    await eventually(looked_up)
-
-
 async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_order(
     harness: GenerationHarness, s3_server: S3Server, broker_settings: Any
 ) -> None:
@@ -479,8 +202,7 @@ async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_o
         await eventually(lambda: received)
         await broker.client.flush()
         await subscription.unsubscribe()
-        await ingress.http.aclose()
-        await ingress.transfer.aclose()
+        await ingress.close()
     assert [(one.generation_id, one.percent, one.attempt_number) for one in received] == [(claimed.generation_id, 0, 1)]
     assert await harness.status(one.generation_id) == "running"
     assert (await harness.announced(one.generation_id)).count("generation-started") == 1
@@ -511,8 +233,7 @@ async def test_preview_and_node_travel_with_the_progress(
         assert (await ingress.http.post(url, json=report)).status_code == 204
         await eventually(lambda: heard)
         await subscription.unsubscribe()
-        await ingress.http.aclose()
-        await ingress.transfer.aclose()
+        await ingress.close()
     assert [(one.percent, one.node, one.preview) for one in heard] == [(7, "High noise steps", largest)]
 
 

@@ -15,6 +15,7 @@ from generation.http import build_app
 from generation.loops.attempt_checks import AttemptChecks
 from generation.loops.callbacks import CallbackProcessor
 from generation.loops.dispatcher import Dispatcher, DispatchLimits
+from generation.loops.file_transfers import FileTransfers
 from generation.loops.gauges import Gauges
 from generation.loops.timers import Timers
 from generation.progress import ProgressReports
@@ -64,7 +65,8 @@ def build(settings: Settings) -> Generation:
         settings.breaker,
         wake_ups,
     )
-    callbacks = CallbackProcessor(transactions, dependencies.returned_files, policy, wake_ups)
+    callbacks = CallbackProcessor(transactions, policy, wake_ups)
+    transfers = FileTransfers(transactions, dependencies.returned_files, policy, wake_ups)
     checks = AttemptChecks(transactions, runpod, policy, wake_ups)
     timers = Timers(transactions, policy, settings.callback_retention_seconds, wake_ups)
     gauges = Gauges(engine, runpod, {name: endpoint.id for name, endpoint in settings.endpoints.items()})
@@ -72,7 +74,6 @@ def build(settings: Settings) -> Generation:
 
     async def stop() -> None:
         await dispatcher.drain()
-        await callbacks.drain()
         await dependencies.close()
         await engine.dispose()
 
@@ -82,6 +83,7 @@ def build(settings: Settings) -> Generation:
             every("dispatch", poll, dispatcher.dispatch, wake=wake_ups.dispatch),
             every("record", poll, dispatcher.record, wake=dispatcher.answered),
             every("callbacks", poll, callbacks.process, wake=wake_ups.callbacks),
+            transfers.worker(poll),
             every("check-attempts", poll, checks.check_attempts, timeout_seconds=LONG_ROUND_SECONDS),
             every("cancel-jobs", poll, checks.cancel_jobs, wake=wake_ups.cancels, timeout_seconds=LONG_ROUND_SECONDS),
             every("process-timers", poll, timers.process_timers),

@@ -17,8 +17,8 @@ from service_runtime.presigned_urls import PresignedUrls
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _PUT_VALIDITY: Final = timedelta(minutes=15)
-_LONGEST_SECONDS: Final = 240.0
-"""For one whole file, however slowly it trickles; shorter than the lease that ``loops.callbacks`` has on its body."""
+LONGEST_SECONDS: Final = 240.0
+"""For one whole file, however slowly it trickles; ``loops.file_transfers`` keeps the lease on its body so long."""
 
 
 class UnusableFile(Exception):
@@ -41,10 +41,10 @@ class ReturnedFiles:
     async def store(self, returned: OutputReturned, object_key: str, max_size_bytes: int) -> OutputUploaded:
         """Put the file under ``object_key``. Raises UnusableFile or BucketUnavailable."""
         try:
-            async with asyncio.timeout(_LONGEST_SECONDS):
+            async with asyncio.timeout(LONGEST_SECONDS):
                 return await self._store(returned, object_key, max_size_bytes)
         except TimeoutError as error:
-            raise BucketUnavailable(f"the file was not transferred within {_LONGEST_SECONDS:g} s") from error
+            raise BucketUnavailable(f"the file was not transferred within {LONGEST_SECONDS:g} s") from error
 
     async def _store(self, returned: OutputReturned, object_key: str, max_size_bytes: int) -> OutputUploaded:
         with tempfile.TemporaryFile() as spool:

@@ -152,10 +152,13 @@ provider_callbacks = Table(
     Column("body", LargeBinary, nullable=False),
     Column("body_sha256", LargeBinary, nullable=False),
     Column("received_at", _Time, nullable=False),
-    Column("due_at", _Time, nullable=False),  # when to act on it next
+    Column("due_at", _Time),  # when to act on it next; NULL when it is processed
     Column("tries", Integer, nullable=False),
     Column("processed_at", _Time),
     Column("outcome", Text),
+    Column("carries_file", Boolean, nullable=False),  # processed under a lease, not in a batch
+    Column("leased_until", _Time),
+    Column("fence", BigInteger, nullable=False),
     UniqueConstraint("attempt_id", "body_sha256", name="provider_callbacks_once"),
     Index("provider_callbacks_due", "due_at", postgresql_where=text("processed_at IS NULL")),
     Index("provider_callbacks_processed", "processed_at", postgresql_where=text("processed_at IS NOT NULL")),

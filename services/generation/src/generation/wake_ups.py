@@ -10,6 +10,7 @@ class WakeUps:
     def __init__(self) -> None:
         self.dispatch = asyncio.Event()
         self.callbacks = asyncio.Event()
+        self.file_transfers = asyncio.Event()
         self.cancels = asyncio.Event()
         self._endpoints: set[str] = set()
 

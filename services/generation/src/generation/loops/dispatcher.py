@@ -3,6 +3,7 @@
 ``_update_breakers`` handles an endpoint that refuses (a 429, for instance), ``_apply`` the order that was refused; what
 each answer proves stands in ``runpod.answers``.
 
+A submission has a lease and a fence of its own, and is not leased work (``messaging.leases``): it must not be repeated.
 If the process dies before the claim commits, nothing has happened. If it dies after, the attempt's lease ends and the
 attempt counts as unanswered. An answer that is recorded after that meets a newer fence token and cannot undo it.
 """

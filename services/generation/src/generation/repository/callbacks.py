@@ -1,21 +1,29 @@
-"""What the provider reported, raw: stored before it is acted on, and kept for a while after."""
+"""What the provider reported, raw: stored before it is acted on, and kept for a while after.
+
+A body is processed in one of two ways. Most are locked, acted on and marked in one transaction, a batch at a time
+(``lock_due_callbacks``). One that carries a file, or the address of one, is leased work (``messaging.leases``): its
+file is transferred outside any transaction.
+"""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import func, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from generation.tables import provider_callbacks
 from messaging.ids import new_id
+from messaging.leases import Claim, LeasedTable
 
 MAX_BODIES_PER_ATTEMPT: Final = 32
 """Different bodies; RunPod sends the same one up to three times."""
 INLINE_BYTES: Final = 256 * 1024
-"""A larger body carries a file in it and is read by itself, when that file is put into the bucket."""
+"""A larger body carries its file itself. It is read alone, when the file is transferred."""
+LEASES: Final = LeasedTable(provider_callbacks)
 
 Source = Literal["webhook", "status"]
 
@@ -36,29 +44,43 @@ _LOCK_DUE: Final = text("""
     SELECT c.callback_id, c.attempt_id, a.generation_id, c.source,
            CASE WHEN octet_length(c.body) <= :inline_bytes THEN c.body END AS body, c.received_at, c.tries
     FROM generation.provider_callbacks AS c LEFT JOIN generation.attempts AS a USING (attempt_id)
-    WHERE c.processed_at IS NULL AND c.due_at <= clock_timestamp()
+    WHERE c.processed_at IS NULL AND NOT c.carries_file AND c.due_at <= clock_timestamp()
     ORDER BY c.due_at LIMIT :batch
     FOR UPDATE OF c SKIP LOCKED
 """)
 
-_EXTEND_LEASE: Final = text("""
-    UPDATE generation.provider_callbacks SET due_at = clock_timestamp() + make_interval(secs => :seconds)
-    WHERE callback_id = :callback_id AND tries = :lease AND processed_at IS NULL
-""")
-
-_GET_BODY: Final = text("SELECT body FROM generation.provider_callbacks WHERE callback_id = :callback_id")
-
-_MARK: Final = text("""
-    UPDATE generation.provider_callbacks AS c SET processed_at = clock_timestamp(), outcome = r.outcome
+_MARK_PROCESSED: Final = text("""
+    UPDATE generation.provider_callbacks AS c
+    SET processed_at = clock_timestamp(), outcome = r.outcome, due_at = NULL
     FROM unnest(CAST(:ids AS uuid[]), CAST(:outcomes AS text[])) AS r(callback_id, outcome)
     WHERE c.callback_id = r.callback_id AND c.processed_at IS NULL
+""")
+
+_MARK_CARRIERS: Final = text("""
+    UPDATE generation.provider_callbacks SET carries_file = true
+    WHERE callback_id = ANY(CAST(:ids AS uuid[])) AND processed_at IS NULL
 """)
 
 _POSTPONE: Final = text("""
     UPDATE generation.provider_callbacks
     SET tries = tries + 1, due_at = clock_timestamp() + make_interval(secs => :seconds)
-    WHERE callback_id = ANY(CAST(:ids AS uuid[])) AND processed_at IS NULL
+    WHERE callback_id = :callback_id AND processed_at IS NULL
 """)
+
+_CLAIM_CARRIERS: Final = text(f"""
+    WITH chosen AS MATERIALIZED (
+        SELECT callback_id FROM generation.provider_callbacks AS c
+        WHERE c.processed_at IS NULL AND c.carries_file AND {LEASES.due_sql("c")}
+        ORDER BY c.due_at LIMIT :room
+        FOR UPDATE OF c SKIP LOCKED
+    )
+    UPDATE generation.provider_callbacks AS c SET {LEASES.claim_sql("c")}
+    FROM chosen WHERE c.callback_id = chosen.callback_id
+    RETURNING c.callback_id, c.fence, c.tries, c.attempt_id, c.received_at,
+        (SELECT a.generation_id FROM generation.attempts AS a WHERE a.attempt_id = c.attempt_id) AS generation_id
+""")  # noqa: S608 - the insertions name columns
+
+_GET_BODY: Final = text("SELECT body FROM generation.provider_callbacks WHERE callback_id = :callback_id")
 
 _PURGE: Final = text("""
     DELETE FROM generation.provider_callbacks WHERE callback_id IN (
@@ -70,8 +92,8 @@ _PURGE: Final = text("""
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One stored body. ``body`` is None where it is too large to be read among others; ``generation_id`` is None if
-    there is no such attempt."""
+    """One body that is locked. ``generation_id`` is None if there is no such attempt; ``body`` is None if it is too
+    large to be read with others."""
 
     callback_id: UUID
     attempt_id: UUID
@@ -81,10 +103,21 @@ class Callback:
     received_at: datetime
     tries: int
 
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """One body that carries a file, claimed."""
+
+    claim: Claim
+    attempt_id: UUID
+    generation_id: UUID
+    received_at: datetime
+
     @property
-    def lease(self) -> int:
-        """What :func:`postpone` has made of ``tries``: the next process that leases the body raises it again."""
-        return self.tries + 1
+    def callback_id(self) -> UUID:
+        """The key of the row."""
+        key: UUID = self.claim.key[0]
+        return key
 
 
 async def add_callback(connection: AsyncConnection, attempt_id: UUID, source: Source, body: bytes) -> bool:
@@ -97,18 +130,31 @@ async def add_callback(connection: AsyncConnection, attempt_id: UUID, source: So
 
 
 async def lock_due_callbacks(connection: AsyncConnection, batch: int) -> list[Callback]:
-    """Unprocessed bodies in order of arrival, past those that another process has."""
+    """Unprocessed bodies in order of arrival, without those that another process has locked."""
     rows = await connection.execute(_LOCK_DUE, {"batch": batch, "inline_bytes": INLINE_BYTES})
     return [Callback(*row) for row in rows]
 
 
-async def extend_lease(connection: AsyncConnection, callback: Callback, seconds: float) -> bool:
-    """Lock a body that this process has leased, and extend the lease.
+async def mark_processed(connection: AsyncConnection, outcomes: Sequence[tuple[UUID, str]]) -> None:
+    """Record the outcome of each locked body."""
+    ids, names = [one for one, _ in outcomes], [outcome for _, outcome in outcomes]
+    await connection.execute(_MARK_PROCESSED, {"ids": ids, "outcomes": names})
 
-    Returns False if the lease ran out and another process has the body, or has processed it.
-    """
-    values = {"callback_id": callback.callback_id, "lease": callback.lease, "seconds": seconds}
-    return (await connection.execute(_EXTEND_LEASE, values)).rowcount == 1
+
+async def mark_carriers(connection: AsyncConnection, callback_ids: Sequence[UUID]) -> None:
+    """These locked bodies carry files: from now on they are leased work, due at once."""
+    await connection.execute(_MARK_CARRIERS, {"ids": list(callback_ids)})
+
+
+async def postpone(connection: AsyncConnection, callback_id: UUID, seconds: float) -> None:
+    """Make a locked body due later."""
+    await connection.execute(_POSTPONE, {"callback_id": callback_id, "seconds": seconds})
+
+
+async def claim_carriers(connection: AsyncConnection, room: int, lease: timedelta) -> list[Carrier]:
+    """Claim bodies that carry files, in order of arrival."""
+    rows = await connection.execute(_CLAIM_CARRIERS, {"room": room, "lease": lease})
+    return [Carrier(LEASES.claim_of(row), row.attempt_id, row.generation_id, row.received_at) for row in rows]
 
 
 async def get_body(connection: AsyncConnection, callback_id: UUID) -> bytes:
@@ -116,16 +162,9 @@ async def get_body(connection: AsyncConnection, callback_id: UUID) -> bytes:
     return bytes((await connection.execute(_GET_BODY, {"callback_id": callback_id})).scalar_one())
 
 
-async def mark_processed(connection: AsyncConnection, outcomes: Sequence[tuple[UUID, str]]) -> None:
-    """Record the outcome of each body."""
-    await connection.execute(
-        _MARK, {"ids": [one for one, _ in outcomes], "outcomes": [outcome for _, outcome in outcomes]}
-    )
-
-
-async def postpone(connection: AsyncConnection, callback_ids: Sequence[UUID], seconds: float) -> None:
-    """Make these bodies due later, unless they have been processed."""
-    await connection.execute(_POSTPONE, {"ids": list(callback_ids), "seconds": seconds})
+async def complete_carrier(connection: AsyncConnection, carrier: Carrier, outcome: str) -> bool:
+    """Record the outcome of a claimed body. False if another process has claimed it since: then write nothing."""
+    return await LEASES.complete(connection, carrier.claim, processed_at=func.clock_timestamp(), outcome=outcome)
 
 
 async def purge_callbacks(connection: AsyncConnection, retention_seconds: float, batch: int) -> int:
