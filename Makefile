@@ -148,6 +148,7 @@ docs: install ## Generate docs/asyncapi.json, docs/statuses.md, tables of docs/a
 	$(RUN)/python -m contracts.asyncapi docs/asyncapi.json
 	$(RUN)/python -m local_platform.statuses docs/statuses.md docs/api.md
 	$(RUN)/python -m provisioning broker --format chart > deploy/k8s/components/nats/values.json
+	$(RUN)/python -m provisioning broker --format server > deploy/compose/nats.conf
 
 ##@ Set up
 .PHONY: install lock clean help

@@ -57,7 +57,7 @@ class Load:
     def __init__(self, platform: PlatformDescription) -> None:
         self._users = [uuid4() for _ in range(USERS)]
         self._platform = platform
-        self._tokens = [sign_token(platform, user, "pro") for user in self._users]
+        self._tokens = [sign_token(platform.identity, user, "pro") for user in self._users]
         self.answered_ms: list[float] = []
 
     async def __aenter__(self) -> "Load":

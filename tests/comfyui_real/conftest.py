@@ -73,7 +73,7 @@ class RealPlatformHarness:
 
     async def cancel(self, generation_id: str) -> None:
         """Ask for the end of an order."""
-        headers = {"Authorization": f"Bearer {sign_token(self.platform, self.user.user_id, PLAN)}"}
+        headers = {"Authorization": f"Bearer {sign_token(self.platform.identity, self.user.user_id, PLAN)}"}
         async with httpx.AsyncClient(base_url=self.platform.urls["gateway"], headers=headers, trust_env=False) as http:
             answer = await http.post(f"/v1/generations/{generation_id}/cancel")
         assert answer.status_code in (200, 202)

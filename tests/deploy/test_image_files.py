@@ -11,7 +11,11 @@ from contracts.message import SERVICES
 from tests.deploy.manifests import ROOT, run
 
 SERVICE_IMAGE: Final = ROOT / "deploy/images/Dockerfile"
-IMAGE_FILES: Final = {SERVICE_IMAGE: ROOT, ROOT / "gpu-endpoint/Dockerfile": ROOT / "gpu-endpoint"}
+IMAGE_FILES: Final = {
+    SERVICE_IMAGE: ROOT,
+    ROOT / "deploy/images/Dockerfile.local": ROOT,
+    ROOT / "gpu-endpoint/Dockerfile": ROOT / "gpu-endpoint",
+}
 """Each file and the directory that it is built from."""
 IGNORED_RULES: Final = {
     "DL3006": "the tag is in the build argument that names the base image",

@@ -28,7 +28,7 @@ from gateway.errors import NotListening
 from gateway.main import Gateway, build
 from gateway.settings import Settings
 from local_platform.identity import build_app as identity_app
-from local_platform.identity import new_private_key_pem, public_jwk
+from local_platform.identity import describe, new_private_key_pem, public_jwk
 from local_platform.servers import NatsServer, S3Server
 from messaging.ids import new_id
 from messaging.runtime import Messaging
@@ -307,5 +307,5 @@ async def gateway_harness(
     listener, url = listening_socket()
     identity = Identity(url)
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(serving(identity_app(identity.private_key), listener))
+        await stack.enter_async_context(serving(identity_app(describe(url, identity.private_key)), listener))
         yield GatewayHarness(database, nats_server, broker_settings, identity, stack)

@@ -75,7 +75,7 @@ async def test_a_platform_describes_itself_in_a_private_file_and_is_removed(tmp_
 async def test_tokens_verify_against_the_published_key_set(tmp_path: Path) -> None:
     async with platform(tmp_path) as (_, description):
         user_id = new_id()
-        token = sign_token(description, user_id, plan="pro")
+        token = sign_token(description.identity, user_id, plan="pro")
         async with httpx.AsyncClient(trust_env=False) as client:
             keys = jwt.PyJWKSet.from_dict((await client.get(description.identity.jwks_url)).json())
         claims = jwt.decode(

@@ -41,7 +41,7 @@ class ApiClient:
         self._last_event_id = "0"
         self._http = httpx.AsyncClient(
             base_url=platform.urls["gateway"],
-            headers={"Authorization": f"Bearer {sign_token(platform, user_id, plan)}"},
+            headers={"Authorization": f"Bearer {sign_token(platform.identity, user_id, plan)}"},
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
         )

@@ -174,7 +174,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _token(options: argparse.Namespace) -> int:
     platform = _running(options.name)
-    say(sign_token(platform, options.user, options.plan, lifetime_seconds=options.lifetime_seconds))
+    say(sign_token(platform.identity, options.user, options.plan, lifetime_seconds=options.lifetime_seconds))
     return 0
 
 

@@ -24,7 +24,7 @@ def process_table(platform: PlatformDescription) -> Table:
 
 def say_curl_session(platform: PlatformDescription) -> None:
     """Print commands to paste: a token, credits, an order, and how to follow it."""
-    token = sign_token(platform, DEVELOPMENT_USER, "pro", lifetime_seconds=_TOKEN_SECONDS)
+    token = sign_token(platform.identity, DEVELOPMENT_USER, "pro", lifetime_seconds=_TOKEN_SECONDS)
     body = '{"model_id": "wan-2.2-t2v", "parameters": {"prompt": "a lighthouse in a storm"}}'
     say("\n", bold("Paste this to try it:"))
     say(

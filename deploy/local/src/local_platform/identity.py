@@ -11,9 +11,10 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import jwt
+import msgspec
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -23,16 +24,28 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from local_platform.description import IdentityDescription, PlatformDescription
+from local_platform.description import IdentityDescription
 
 ALGORITHM = "ES256"
 AUDIENCE = "authenticated"
 JWKS_PATH = "/auth/v1/.well-known/jwks.json"
+TOKEN_PATH = "/auth/v1/token"  # noqa: S105 - an address
+TOKEN_SECONDS = 3600
 _COORDINATE_BYTES = 32
+
+
+class SignIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is asked for a token. ``password`` is taken, as Supabase's clients send one, and not looked at."""
+
+    email: str
+    plan: str = "free"
+    password: str = ""
 
 
 def new_private_key_pem() -> str:
@@ -62,7 +75,7 @@ def public_jwk(private_key_pem: str) -> dict[str, str]:
 
 
 def sign_token(
-    platform: PlatformDescription,
+    identity: IdentityDescription,
     user_id: UUID,
     plan: str = "free",
     lifetime_seconds: int = 3600,
@@ -70,8 +83,8 @@ def sign_token(
     """An access token for a user, as Supabase issues it. ``plan`` becomes part of ``app_metadata``."""
     now = int(time.time())
     claims: dict[str, object] = {
-        "iss": platform.identity.issuer,
-        "aud": platform.identity.audience,
+        "iss": identity.issuer,
+        "aud": identity.audience,
         "sub": str(user_id),
         "role": "authenticated",
         "aal": "aal1",
@@ -82,19 +95,34 @@ def sign_token(
         "iat": now,
         "exp": now + lifetime_seconds,
     }
-    return jwt.encode(
-        claims, platform.identity.private_key_pem, algorithm=ALGORITHM, headers={"kid": platform.identity.key_id}
-    )
+    return jwt.encode(claims, identity.private_key_pem, algorithm=ALGORITHM, headers={"kid": identity.key_id})
 
 
-def build_app(private_key_pem: str) -> Starlette:
-    """The provider: it publishes its key set."""
-    key_set = {"keys": [public_jwk(private_key_pem)]}
+def build_app(identity: IdentityDescription) -> Starlette:
+    """The provider: its key set, and Supabase's sign-in by e-mail address, which here asks for no password.
+
+    ``POST /auth/v1/token?grant_type=password`` with ``{"email": …, "plan": …}`` answers like Supabase; the same address
+    is always the same user.
+    """
+    key_set = {"keys": [public_jwk(identity.private_key_pem)]}
 
     async def keys(_: Request) -> JSONResponse:
         return JSONResponse(key_set, headers={"Cache-Control": "public, max-age=600"})
 
-    return Starlette(routes=[Route(JWKS_PATH, keys)])
+    async def token(request: Request) -> JSONResponse:
+        try:
+            signing_in = msgspec.json.decode(await request.body(), type=SignIn)
+        except msgspec.DecodeError as error:
+            return JSONResponse({"error": "invalid_request", "error_description": str(error)}, status_code=400)
+        user_id = uuid5(NAMESPACE_URL, f"mailto:{signing_in.email}")
+        signed = sign_token(identity, user_id, signing_in.plan, TOKEN_SECONDS)
+        user = {"id": str(user_id), "email": signing_in.email, "app_metadata": {"plan": signing_in.plan}}
+        answer = {"access_token": signed, "token_type": "bearer", "expires_in": TOKEN_SECONDS, "user": user}
+        return JSONResponse(answer, headers={"Cache-Control": "no-store"})
+
+    middleware = [Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])]
+    routes = [Route(JWKS_PATH, keys), Route(TOKEN_PATH, token, methods=["POST"])]
+    return Starlette(routes=routes, middleware=middleware)
 
 
 def _private_key(pem: str) -> ec.EllipticCurvePrivateKey:
@@ -108,13 +136,19 @@ def _base64url(octets: bytes) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve the key set on 127.0.0.1 until told to stop."""
+    """Serve until told to stop. A key file that is not there is made."""
     parser = argparse.ArgumentParser(prog="python -m local_platform.identity")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--public-url", help="where browsers reach it, if not at host and port; part of the issuer")
     parser.add_argument("--key-file", type=Path, required=True, help="private key, PEM")
     options = parser.parse_args(arguments)
-    app = build_app(options.key_file.read_text())
-    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
+    if not options.key_file.exists():
+        options.key_file.touch(mode=0o600)
+        options.key_file.write_text(new_private_key_pem())
+    base_url = options.public_url or f"http://{options.host}:{options.port}"
+    app = build_app(describe(base_url, options.key_file.read_text()))
+    uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
 
 
 if __name__ == "__main__":

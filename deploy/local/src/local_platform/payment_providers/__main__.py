@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("provider", choices=PROVIDERS)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--public-url", help="where browsers reach it, if not at host and port")
     parser.add_argument("--api-key", required=True)
     parser.add_argument("--webhook-url", required=True, help="where the webhooks go")
     parser.add_argument("--webhook-secret", required=True)
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--password", required=True, help="the account's, at providers that ask for one")
     arguments = parser.parse_args()
     account = Account(
-        url=f"http://{arguments.host}:{arguments.port}",
+        url=arguments.public_url or f"http://{arguments.host}:{arguments.port}",
         api_key=arguments.api_key,
         webhook_url=arguments.webhook_url,
         webhook_secret=arguments.webhook_secret,

@@ -1,0 +1,103 @@
+"""deploy/compose, held without an engine: parsed by the real Compose, and true to the settings of the services."""
+
+import json
+from functools import cache
+from importlib import import_module
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from contracts.message import SERVICES, Service
+from provisioning import broker
+from provisioning.buckets import BUCKETS
+from provisioning.database import all_roles
+from service_runtime.settings import ServiceSettings
+from tests.deploy.manifests import ROOT, run
+
+COMPOSE: Final = ROOT / "deploy/compose"
+
+
+@cache
+def services() -> dict[str, dict[str, Any]]:
+    """Every service of the file as Compose understands it."""
+    parsed = run("docker-compose", "--file", COMPOSE / "compose.yaml", "config", "--format", "json")
+    found: dict[str, dict[str, Any]] = json.loads(parsed)["services"]
+    return found
+
+
+def settings_of(service: Service) -> type[ServiceSettings]:
+    settings: type[ServiceSettings] = import_module(f"{service}.settings").Settings
+    return settings
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_variable_is_a_setting_and_the_settings_are_accepted(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = services()[service]["environment"]
+    known = {f"{service.upper()}_{field.upper()}" for field in settings_of(service).model_fields}
+    assert set(given) <= known, "a variable that no setting reads"
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings_of(service)()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_starts_after_its_migration_and_the_servers_that_it_names(service: Service) -> None:
+    one = services()[service]
+    waits = {name: dependency["condition"] for name, dependency in one["depends_on"].items()}
+    assert waits[f"migrate-{service}"] == "service_completed_successfully"
+    assert waits["nats"] == "service_healthy"
+    named = {name for name in services() if f"//{name}:" in json.dumps(one["environment"])}
+    started = set(waits) | {"postgres", service}  # the migration waited for PostgreSQL
+    # Callbacks come from outside to the service itself; generation's own address is among its settings.
+    assert named <= started
+
+
+def test_every_port_is_open_to_this_machine_alone() -> None:
+    published = [port for service in services().values() for port in service.get("ports", [])]
+    assert published
+    assert {port["host_ip"] for port in published} == {"127.0.0.1"}
+
+
+def test_passwords_match_on_both_sides() -> None:
+    roles = json.loads((COMPOSE / "passwords.json").read_text())
+    assert set(roles) == set(all_roles())
+    nats = services()["nats"]["environment"]
+    identities = {
+        one["credentials"][0]["accessKey"]: one["credentials"][0]["secretKey"]
+        for one in json.loads((COMPOSE / "s3.json").read_text())["identities"]
+    }
+    for service in SERVICES:
+        environment, prefix = services()[service]["environment"], service.upper()
+        migration = services()[f"migrate-{service}"]["environment"][f"{prefix}_MIGRATION_DATABASE_URL"]
+        assert f"//{service}:{roles[service]}@" in environment[f"{prefix}_DATABASE_URL"]
+        assert f"//{service}_migrator:{roles[f'{service}_migrator']}@" in migration
+        assert nats[f"{prefix}_NATS_PASSWORD"] == environment[f"{prefix}_NATS_PASSWORD"]
+        if f"{prefix}_S3_ACCESS_KEY_ID" in environment:
+            assert (
+                identities[environment[f"{prefix}_S3_ACCESS_KEY_ID"]] == environment[f"{prefix}_S3_SECRET_ACCESS_KEY"]
+            )
+
+
+def test_the_broker_is_configured_from_the_registry() -> None:
+    assert (COMPOSE / "nats.conf").read_text() == broker.server_configuration(), "run `make docs`"
+
+
+def test_all_buckets_are_made() -> None:
+    (command,) = services()["buckets"]["command"]
+    assert all(bucket in command for bucket in BUCKETS)
+
+
+def test_prometheus_scrapes_every_service() -> None:
+    configuration = yaml.safe_load((COMPOSE / "prometheus.yml").read_text())
+    (job,) = configuration["scrape_configs"]
+    assert {target["labels"]["service"] for target in job["static_configs"]} == set(SERVICES)
+
+
+def test_every_mounted_file_exists() -> None:
+    mounted = [volume for service in services().values() for volume in service.get("volumes", [])]
+    for volume in mounted:
+        if volume["type"] == "bind":
+            assert (ROOT / volume["source"]).exists(), volume["source"]
