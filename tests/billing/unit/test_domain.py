@@ -203,7 +203,7 @@ def test_capturing_more_than_was_reserved_is_an_error() -> None:
         domain.resolve(book_at(), account, hold(account, 30), "captured", 31)
 
 
-def test_promotional_credits_are_spent_first_and_the_soonest_to_expire_before_the_others() -> None:
+def test_promotional_credits_are_spent_first_and_the_soonest_to_expire_first() -> None:
     account = new_account()
     bought, _ = credit(account, 10, "purchase")
     later, _ = credit(account, 10, "goodwill", expires_at=NOW + timedelta(days=9))

@@ -37,7 +37,7 @@ def test_the_part_of_a_text_that_gives_access_is_cut_out(text: str, secret: str)
     assert "[redacted]" in redact(text)
 
 
-def test_a_long_path_that_a_stranger_asked_for_is_logged_without_holding_up_the_process() -> None:
+def test_a_long_requested_path_is_logged_without_delaying_the_process() -> None:
     path = "/" + "a" * 64 * 1024
     began = time.perf_counter()
     assert redact(path) == path
