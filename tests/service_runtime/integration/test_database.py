@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from service_runtime.database import create_engine, database_check, engine_for
+from service_runtime.database import DatabaseReadOnly, create_engine, database_check, engine_for
 from service_runtime.redaction import redact
 from tests.service_runtime.settings import settings
 from tests.support.databases import MakeDatabase
@@ -105,5 +105,17 @@ async def test_an_error_of_the_database_shows_none_of_the_values_that_were_sent(
                 )
         assert "division by zero" in str(caught.value)
         assert "ffff" not in redact(str(caught.value))
+    finally:
+        await engine.dispose()
+
+
+async def test_a_database_that_takes_no_writes_is_not_ready(make_database: MakeDatabase) -> None:
+    database = await make_database()
+    async with database.superuser_engine().begin() as superuser:
+        await superuser.execute(text(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on"))
+    engine = engine_for(database.dsn("billing"), application_name="test")
+    try:
+        with pytest.raises(DatabaseReadOnly, match="takes no writes"):
+            await database_check(engine)()
     finally:
         await engine.dispose()

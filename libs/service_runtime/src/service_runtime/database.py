@@ -20,7 +20,12 @@ CONNECT_TIMEOUT_SECONDS: Final = 10.0
 COMMAND_TIMEOUT_SECONDS: Final = 60.0
 """Above the server's own statement timeout: it only ends waits on a server that no longer answers."""
 POOL_TIMEOUT_SECONDS: Final = 10.0
+_TAKES_WRITES: Final = text("SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'")
 _TLS_PARAMETERS: Final = frozenset({"sslmode", "sslrootcert"})
+
+
+class DatabaseReadOnly(Exception):
+    """The database answers, and takes no writes."""
 
 
 def create_engine(settings: ServiceSettings) -> AsyncEngine:
@@ -83,11 +88,12 @@ def sqlalchemy_url(dsn: str) -> str:
 
 
 def database_check(engine: AsyncEngine) -> Callable[[], Awaitable[None]]:
-    """A readiness check: the database answers."""
+    """A readiness check: the database answers and takes writes. Raises DatabaseReadOnly for a standby, for example."""
 
     async def check() -> None:
         async with engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
+            if not await connection.scalar(_TAKES_WRITES):
+                raise DatabaseReadOnly("the database takes no writes: it is a standby, or set to read-only")
 
     return check
 

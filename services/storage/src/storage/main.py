@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from messaging.runtime import Messaging
-from service_runtime.database import create_engine
+from service_runtime.database import create_engine, database_check
 from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
@@ -76,7 +76,7 @@ def build(settings: Settings) -> Storage:
             worker("inputs", input_decoders, INPUT_SUBJECTS, wake_inputs),
             every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),
         ],
-        readiness=messaging.readiness(),
+        readiness={**messaging.readiness(), "database": database_check(engine), "object_store": store.check},
         start=start,
         stop=stop,
     )

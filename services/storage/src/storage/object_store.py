@@ -17,6 +17,8 @@ from storage.errors import Rejected, StoreUnavailable
 from storage.settings import Settings
 
 CHUNK_BYTES: Final = 1024 * 1024
+_ABSENT_KEY: Final = ".readiness"
+"""No object has this key: every key starts with an id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,28 @@ class ObjectStore:
     async def close(self) -> None:
         """Close the connections."""
         await self._stack.aclose()
+
+    async def check(self) -> None:
+        """A readiness check: the store answers, and the token may read every bucket. Raises ``StoreUnavailable``."""
+        if self._client is None:
+            raise StoreUnavailable("not connected yet")
+        settings = self._settings
+        for bucket in (settings.s3_incoming_bucket, settings.s3_uploads_bucket, settings.s3_library_bucket):
+            try:
+                await self._check_bucket(bucket)
+            except StoreUnavailable as error:
+                raise StoreUnavailable(f"bucket {bucket}: {error}") from error
+
+    async def _check_bucket(self, bucket: str) -> None:
+        async with _store_errors():
+            try:
+                # Not HEAD: its answer does not tell a missing object, which is expected, from a missing bucket.
+                response = await self._client.get_object(Bucket=bucket, Key=_ABSENT_KEY)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "NoSuchKey":
+                    raise
+            else:
+                response["Body"].close()
 
     async def fetch(self, bucket: str, key: str, path: Path, max_bytes: int) -> FetchedFile:
         """Stream an object to ``path``. Raises ``Rejected`` if it is absent or larger than ``max_bytes``."""
