@@ -55,6 +55,19 @@ async def test_comfyui_that_does_not_listen_to_a_cancel_is_killed(make_renderer:
     assert comfyui.boots == 2
 
 
+async def test_cancel_while_a_prompt_is_still_validated_keeps_it_from_running(make_renderer: MakeRenderer) -> None:
+    """A call that is given up is answered by nobody, and the prompt would be queued all the same."""
+    comfyui = make_renderer("--standin-validation-seconds", "0.4", "--standin-step-seconds", "0.1")
+    await comfyui.renderer.open()
+    task = asyncio.create_task(comfyui.render(graphs.slow(100)))
+    await until(lambda: "got prompt" in comfyui.process.last_words())
+    await cancelled(task)
+    began = time.monotonic()
+    await comfyui.render(graphs.quick())
+    assert time.monotonic() - began < 5
+    assert (comfyui.boots, await comfyui.left()) == (1, {"running": None, "pending": [], "history": []})
+
+
 @pytest.mark.parametrize("trap", ["deaf", "hang"])
 async def test_hanging_comfyui_is_killed_by_a_cancel(make_renderer: MakeRenderer, trap: str) -> None:
     comfyui = make_renderer(stop_seconds=0.3)
@@ -106,7 +119,7 @@ async def test_prompt_without_progress_is_given_up(make_renderer: MakeRenderer) 
 
 async def test_comfyui_that_crashes_is_started_again(make_renderer: MakeRenderer) -> None:
     comfyui = make_renderer()
-    with pytest.raises(WorkerUnavailable, match=r"ended by itself: \[INFO\] Starting server$"):
+    with pytest.raises(WorkerUnavailable, match=r"ended by itself: \[INFO\] Starting server \| got prompt$"):
         await comfyui.render(graphs.trapped("die", signal=int(signal.SIGSEGV)))
     await expect_next_job_to_run(comfyui, boots=2)
 

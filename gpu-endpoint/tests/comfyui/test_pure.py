@@ -65,7 +65,6 @@ def test_scale_never_goes_back_over_runs_and_odd_messages() -> None:
     percents = [scale.cached(["1", "2", "no such node"]).percent]
     for state in ({"10": NodeState("running", 1, 2)}, {"10": NodeState("finished", 2, 2)}, {"x": NodeState("running")}):
         percents.append(scale.update(state).percent)
-    scale.begin_again()
     for value in (0, 1, 2):
         progress = scale.update({"10": NodeState("running", value, 2), "11": NodeState("running", value, 0)})
         percents.append(progress.percent)

@@ -123,6 +123,7 @@ async def test_ordered_file_is_picked_among_several_and_temporary_ones_are_not(c
         {"filename": "gone.mp4", "subfolder": "", "type": "output"},
         {"filename": "a.mp4", "subfolder": "../../..", "type": "output"},
         {"filename": "/etc/hostname", "subfolder": "", "type": "output"},
+        {"filename": "outside.mp4", "subfolder": "..", "type": "output", "content": "of somebody else"},
         {"filename": "a.mp4", "subfolder": "", "type": "temp"},
         {"filename": "a.png", "subfolder": "", "type": "output", "content": "a picture"},
         {"filename": "a.mp4", "subfolder": "", "type": "output", "content": ""},

@@ -157,11 +157,13 @@ class StandIn:
 
     async def _post_prompt(self, request: web.Request) -> web.Response:
         body = json.loads(await request.read())  # a body that is no JSON is answered with 500, as ComfyUI does
+        print("got prompt", flush=True)  # noqa: T201 - as ComfyUI does
         if "prompt" not in body:
             return _rejected("no_prompt")
         prompt_id = body.get("prompt_id") or str(uuid.uuid4())
         if not _is_canonical(prompt_id):
             return _rejected("invalid_prompt_id")
+        await asyncio.sleep(self._settings.validation_seconds)
         verdict = validate(body["prompt"], self._settings)
         if verdict.error is not None:
             return web.json_response({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)

@@ -20,6 +20,7 @@ class StandInSettings:
     step_seconds: float
     save_seconds: float
     boot_seconds: float
+    validation_seconds: float
     file_bytes: int
     broken_boots: int
 
@@ -39,6 +40,7 @@ def parse(arguments: Sequence[str]) -> StandInSettings:
     parser.add_argument("--standin-step-seconds", type=float, default=0.01)
     parser.add_argument("--standin-save-seconds", type=float, default=0.0)
     parser.add_argument("--standin-boot-seconds", type=float, default=0.0)
+    parser.add_argument("--standin-validation-seconds", type=float, default=0.0)
     parser.add_argument("--standin-file-bytes", type=int, default=4096)
     parser.add_argument("--standin-broken-boots", type=int, default=0)
     found = parser.parse_args(arguments)
@@ -53,6 +55,7 @@ def parse(arguments: Sequence[str]) -> StandInSettings:
         step_seconds=found.standin_step_seconds,
         save_seconds=found.standin_save_seconds,
         boot_seconds=found.standin_boot_seconds,
+        validation_seconds=found.standin_validation_seconds,
         file_bytes=found.standin_file_bytes,
         broken_boots=found.standin_broken_boots,
     )

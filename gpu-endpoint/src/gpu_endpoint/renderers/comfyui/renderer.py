@@ -148,7 +148,6 @@ class _Run:
 
     async def _once(self, workflow: Workflow, scale: ProgressScale) -> Job:
         await self._process.ready()
-        scale.begin_again()
         prompt = prompt_id(self._job.attempt_id, run=len(self.prompt_ids))
         self.prompt_ids.append(prompt)
         async with ComfyUIClient(self._process.url, self._settings.answer_seconds) as client:

@@ -17,7 +17,7 @@ _OTHER_WEIGHT: Final = 1
 
 
 class ProgressScale:
-    """Of one job, over all runs of its workflow."""
+    """Of one job, over all runs of its workflow: it stays where it is until another run is further."""
 
     def __init__(self, workflow: Workflow, steps: object) -> None:
         self._workflow = workflow
@@ -28,11 +28,6 @@ class ProgressScale:
         self._running: str | None = None
         self._percent = 0
         self._step = 0
-
-    def begin_again(self) -> None:
-        """Another run of the workflow begins: the percentage stays where it is until that run is further."""
-        self._done.clear()
-        self._sampled.clear()
 
     def cached(self, nodes: Collection[str]) -> Progress:
         """These nodes need not run."""
@@ -69,7 +64,7 @@ class ProgressScale:
 
     def _steps(self) -> tuple[int | None, int | None]:
         if not self._sampled:
-            return (self._step or None), self._asked_steps if self._step else None
+            return None, None
         steps = max(self._asked_steps or 0, sum(of for _, of in self._sampled.values()))
         self._step = min(steps, max(self._step, sum(value for value, _ in self._sampled.values())))
         return self._step, steps
