@@ -12,7 +12,7 @@ import av
 import pytest
 from PIL import Image
 from tests.comfyui import graphs
-from tests.comfyui.conftest import PROMPT, RendererHarness
+from tests.comfyui.conftest import PROMPT, RendererHarness, cancelled
 from tests.comfyui.shapes import observe
 from tests.conftest import until
 
@@ -44,15 +44,6 @@ def image_to_video() -> graphs.Graph:
             inputs |= {"steps": 4, "noise_seed": 1}
             inputs |= {"end_at_step": 2} if inputs["start_at_step"] == 0 else {"start_at_step": 2}
     return graph
-
-
-async def cancelled(task: "asyncio.Task[object]") -> float:
-    """Seconds until a cancelled task has ended."""
-    began = time.monotonic()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    return time.monotonic() - began
 
 
 async def test_shapes_are_those_that_the_stand_in_is_held_against(comfyui: RendererHarness) -> None:

@@ -1,5 +1,6 @@
 """Fetching, posting and uploading over HTTP, with answers made up by the test."""
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from gpu_endpoint import inputs, progress, upload
@@ -83,6 +85,41 @@ async def test_an_upload_gives_up(make_job: Callable[..., RenderJob], file: Path
             await upload.upload(http, file, make_job().output)
     assert len(seen) == tries
     assert "signature" not in caught.value.as_error()
+
+
+async def test_upload_takes_the_same_memory_however_large_the_file(
+    make_job: Callable[..., RenderJob], tmp_path: Path
+) -> None:
+    large = tmp_path / "large.mp4"
+    with large.open("wb") as file:
+        file.truncate(192 * 2**20)
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        remaining = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        while remaining > 0:
+            remaining -= len(await reader.read(min(remaining, 2**20)))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    output = msgspec.structs.replace(
+        make_job().output, put_url=f"http://{host}:{port}/put", max_size_bytes=large.stat().st_size
+    )
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes("VmRSS")
+    async with server, httpx.AsyncClient() as http:
+        uploaded = await upload.upload(http, large, output)
+    assert uploaded.size_bytes == large.stat().st_size
+    assert resident_bytes("VmHWM") - before < 24 * 2**20
+
+
+def resident_bytes(kind: str) -> int:
+    """Memory of this process: ``VmRSS`` now, or ``VmHWM`` at the most since the count was reset."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind)]
+    return int(line.split()[1]) * 1024
 
 
 async def test_a_file_too_large_is_not_sent(make_job: Callable[..., RenderJob], file: Path) -> None:

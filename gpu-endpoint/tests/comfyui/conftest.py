@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -149,6 +150,15 @@ class RendererHarness:
         """Neither a file nor a prompt."""
         assert self.files() == []
         assert await self.left() == {"running": None, "pending": [], "history": []}
+
+
+async def cancelled(task: "asyncio.Task[Any]") -> float:
+    """Seconds until a cancelled task has ended."""
+    began = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return time.monotonic() - began
 
 
 @pytest.fixture

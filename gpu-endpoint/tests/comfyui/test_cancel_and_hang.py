@@ -11,7 +11,7 @@ import pytest
 
 from gpu_endpoint.failures import ExecutionFailed, WorkerUnavailable
 from tests.comfyui import graphs
-from tests.comfyui.conftest import RendererHarness
+from tests.comfyui.conftest import RendererHarness, cancelled
 from tests.conftest import until
 
 MakeRenderer = Callable[..., RendererHarness]
@@ -22,15 +22,6 @@ async def expect_next_job_to_run(comfyui: RendererHarness, boots: int) -> None:
     await comfyui.render(graphs.quick())
     await comfyui.expect_nothing_left()
     assert comfyui.boots == boots
-
-
-async def cancelled(task: "asyncio.Task[object]") -> float:
-    """Seconds until a cancelled task has ended."""
-    began = time.monotonic()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    return time.monotonic() - began
 
 
 async def test_cancel_in_the_sampler_ends_within_a_step(make_renderer: MakeRenderer) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -175,15 +176,13 @@ async def test_a_result_after_a_cancel_is_delivered_free(ingress: IngressHarness
     assert (completed["capture_credits"], completed["late"]) == (0, True)
 
 
-async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_order(
+@contextlib.asynccontextmanager
+async def hearing_progress(
     harness: GenerationHarness, s3_server: S3Server, broker_settings: Any
-) -> None:
+) -> AsyncIterator[tuple[IngressHarness, list[GenerationProgress]]]:
+    """An ingress on a broker of its own, and what a gateway hears of progress meanwhile."""
     broker = Broker.of(broker_settings("generation"), "generation")
     listener = Broker.of(broker_settings("gateway"), "gateway")
-    one = order()
-    await harness.enqueue(one)
-    [claimed] = await harness.claim()
-    await harness.execute("UPDATE generation.attempts SET status = 'submitted', provider_job_id = 'job-1'")
     received: list[GenerationProgress] = []
 
     async def hear(_: str, progress: GenerationProgress) -> None:
@@ -193,16 +192,27 @@ async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_o
         ingress = IngressHarness(harness, s3_server, broker)
         subscription = await subscribe_live(listener, PROGRESS_SUBJECT, GenerationProgress, hear)
         await listener.client.flush()
+        yield ingress, received
+        await eventually(lambda: received)
+        await broker.client.flush()
+        await subscription.unsubscribe()
+        await ingress.close()
+
+
+async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_order(
+    harness: GenerationHarness, s3_server: S3Server, broker_settings: Any
+) -> None:
+    one = order()
+    await harness.enqueue(one)
+    [claimed] = await harness.claim()
+    await harness.execute("UPDATE generation.attempts SET status = 'submitted', provider_job_id = 'job-1'")
+    async with hearing_progress(harness, s3_server, broker_settings) as (ingress, received):
         url = f"{ingress.url(claimed.attempt_id)}/progress"
         for percent in range(5):
             answer = await ingress.http.post(url, json={"percent": percent, "step": 1, "stage": "rendering"})
             assert answer.status_code == 204
         bad = await ingress.http.post(url, json={"percent": 101})
         assert bad.status_code == 400
-        await eventually(lambda: received)
-        await broker.client.flush()
-        await subscription.unsubscribe()
-        await ingress.close()
     assert [(one.generation_id, one.percent, one.attempt_number) for one in received] == [(claimed.generation_id, 0, 1)]
     assert await harness.status(one.generation_id) == "running"
     assert (await harness.announced(one.generation_id)).count("generation-started") == 1
@@ -211,30 +221,17 @@ async def test_progress_reaches_core_nats_at_most_once_a_second_and_starts_the_o
 async def test_preview_and_node_travel_with_the_progress(
     harness: GenerationHarness, s3_server: S3Server, broker_settings: Any
 ) -> None:
-    broker = Broker.of(broker_settings("generation"), "generation")
-    listener = Broker.of(broker_settings("gateway"), "gateway")
     await harness.enqueue(order())
     [claimed] = await harness.claim()
-    heard: list[GenerationProgress] = []
-
-    async def hear(_: str, progress: GenerationProgress) -> None:
-        heard.append(progress)
-
-    async with broker.open(), listener.open():
-        ingress = IngressHarness(harness, s3_server, broker)
-        subscription = await subscribe_live(listener, PROGRESS_SUBJECT, GenerationProgress, hear)
-        await listener.client.flush()
+    largest = b"\xff\xd8\xff".ljust(MAX_PREVIEW_BYTES, b"x")
+    async with hearing_progress(harness, s3_server, broker_settings) as (ingress, received):
         url = f"{ingress.url(claimed.attempt_id)}/progress"
-        largest = b"\xff\xd8\xff".ljust(MAX_PREVIEW_BYTES, b"x")
         for preview in (b"<svg onload=alert(1)>", largest + b"x"):
             refused = await ingress.http.post(url, json={"percent": 1, "preview": base64.b64encode(preview).decode()})
             assert refused.status_code == 400
         report = {"percent": 7, "node": "High noise steps", "preview": base64.b64encode(largest).decode()}
         assert (await ingress.http.post(url, json=report)).status_code == 204
-        await eventually(lambda: heard)
-        await subscription.unsubscribe()
-        await ingress.close()
-    assert [(one.percent, one.node, one.preview) for one in heard] == [(7, "High noise steps", largest)]
+    assert [(one.percent, one.node, one.preview) for one in received] == [(7, "High noise steps", largest)]
 
 
 @pytest.mark.parametrize(
