@@ -3,39 +3,94 @@
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogue import Catalogue, InvalidParameters, Model, UnknownModel, load_catalogue
+from catalogue import Catalogue, InvalidParameters, Model, UnknownModel, comfyui_nodes, load_catalogue
 from catalogue.credit_packs import load_credit_packs
 from catalogue.pricing import PriceRule
 
 CATALOGUE: Catalogue = load_catalogue()
+NODES = comfyui_nodes.load_node_descriptions().classes
+
+
+def properties_of(model: Model) -> dict[str, Any]:
+    properties: dict[str, Any] = model.parameters_schema["properties"]
+    return properties
+
 
 each_model = pytest.mark.parametrize("model", CATALOGUE.models, ids=lambda model: model.id)
 
 
+described = pytest.mark.parametrize(
+    "model", [model for model in CATALOGUE.models if "prompt" in properties_of(model)], ids=lambda model: model.id
+)
+"""Those that make something of a description, and not of a clip alone."""
+
+
 def smallest(model: Model) -> dict[str, Any]:
     """What a user must give, and nothing more."""
-    return {"prompt": "a lighthouse"} | {name: str(uuid4()) for name in model.upload_parameters}
+    words = {"prompt": "a lighthouse"} if "prompt" in properties_of(model) else {}
+    return words | {name: str(uuid4()) for name in model.upload_parameters}
 
 
 def test_the_promised_models_are_there() -> None:
-    ids = {model.id for model in CATALOGUE.models}
-    assert {"wan-2.2-t2v", "wan-2.2-i2v", "ltx-video", "flux-schnell"} <= ids
+    offered = {model.id for model in CATALOGUE.offered}
+    assert {"wan-2.2-t2v", "wan-2.2-i2v", "ltx-2.5-t2v", "z-image-turbo", "film-interpolation"} <= offered
     with pytest.raises(UnknownModel):
         CATALOGUE.model("sora")
+
+
+def test_a_retired_model_is_loaded_and_not_offered() -> None:
+    retired = CATALOGUE.model("ltx-video")
+    assert retired not in CATALOGUE.offered
+    assert retired.bind_workflow(retired.complete({"prompt": "x"}))
+    with pytest.raises(UnknownModel):
+        CATALOGUE.offered_model("ltx-video")
+    assert CATALOGUE.offered_model("wan-2.2-t2v") is CATALOGUE.model("wan-2.2-t2v")
+
+
+def test_every_offered_model_may_be_sold() -> None:
+    assert all(model.licence.sells and model.licence.url for model in CATALOGUE.offered)
+
+
+def test_four_steps_take_the_lora_and_more_do_not() -> None:
+    for model_id in ("wan-2.2-t2v", "wan-2.2-i2v"):
+        model = CATALOGUE.model(model_id)
+        cheapest = model.complete(smallest(model))
+        assert (model.tier(cheapest).id, cheapest["steps"]) == ("fast", 4)
+        assert _loras(model.bind_workflow(cheapest)) == 2
+        assert _loras(model.bind_workflow(cheapest | {"steps": 20})) == 0
+        assert model.quote(cheapest).price_credits < model.quote(cheapest | {"steps": 20}).price_credits
+        for steps in (5, 8, 19, 40):
+            with pytest.raises(InvalidParameters):
+                model.complete(smallest(model) | {"steps": steps})
+            # An order from before the tiers is made as it was ordered.
+            assert model.tier(cheapest | {"steps": steps}).id == "quality"
+
+
+def _loras(workflow: dict[str, Any]) -> int:
+    return sum(node["class_type"] == "LoraLoaderModelOnly" for node in workflow.values())
+
+
+def test_sound_is_promised_where_the_workflow_makes_it() -> None:
+    for model in CATALOGUE.models:
+        for tier in model.tiers:
+            saved = [node["inputs"] for node in tier.workflow.values() if node["class_type"] == "CreateVideo"]
+            assert model.audio == any("audio" in inputs for inputs in saved), model.id
 
 
 @each_model
 def test_defaults_make_a_complete_request_that_stays_complete(model: Model) -> None:
     complete = model.complete(smallest(model))
     assert model.complete(complete) == complete
-    assert {"width", "height", "seed", "steps", "prompt"} <= set(complete)
+    assert {"width", "height"} <= set(complete)
+    assert ("seed" in complete) == ("prompt" in complete)
 
 
-@each_model
+@described
 def test_a_seed_is_drawn_when_none_is_given_and_kept_when_one_is(model: Model) -> None:
     assert model.complete(smallest(model))["seed"] != model.complete(smallest(model))["seed"]
     assert model.complete(smallest(model) | {"seed": 7})["seed"] == 7
@@ -44,17 +99,20 @@ def test_a_seed_is_drawn_when_none_is_given_and_kept_when_one_is(model: Model) -
 @each_model
 def test_every_wrong_field_is_named(model: Model) -> None:
     wrong = {"prompt": "", "width": 1, "height": "tall", "colour": "red", "steps": 10_000}
+    taken = properties_of(model)
     with pytest.raises(InvalidParameters) as refusal:
         model.complete(wrong)
     named = {error.field: error.code for error in refusal.value.errors}
-    expected = {"prompt": "minLength", "height": "type", "colour": "unknown", "steps": "maximum"}
+    expected = {"height": "type", "colour": "unknown"}
+    expected["prompt"] = "minLength" if "prompt" in taken else "unknown"
+    expected["steps"] = "maximum" if "steps" in taken else "unknown"
     assert expected.items() <= named.items()
     assert named["width"] in ("minimum", "multipleOf")
     for name in model.upload_parameters:
         assert named[name] == "required"
 
 
-@each_model
+@described
 def test_no_message_repeats_what_the_sender_wrote(model: Model) -> None:
     with pytest.raises(InvalidParameters) as refusal:
         model.complete(smallest(model) | {"prompt": "secret " * 1000})
@@ -71,7 +129,7 @@ def test_more_pixels_than_the_model_can_are_refused(model: Model) -> None:
         assert {error.field for error in refusal.value.errors} == {"width", "height"}
 
 
-@each_model
+@described
 def test_the_workflow_carries_every_parameter_and_leaves_the_template_alone(model: Model) -> None:
     first = model.bind_workflow(model.complete(smallest(model) | {"prompt": "a red kite", "seed": 11}))
     second = model.bind_workflow(model.complete(smallest(model) | {"prompt": "a blue boat", "seed": 12}))
@@ -90,6 +148,24 @@ def test_a_video_is_expected_to_be_as_long_as_its_frames_take() -> None:
     assert output.duration_ms == round(81 * 1000 / 16)
 
 
+@pytest.mark.parametrize(
+    ("step", "offset", "seconds", "frames"),
+    [(17, 5, 1, 39), (17, 5, 5, 124), (4, 1, 5, 121), (8, 1, 5, 121), (1, 1, 5, 120)],
+)
+def test_a_frame_rule_makes_the_next_possible_number(step: int, offset: int, seconds: int, frames: int) -> None:
+    model = CATALOGUE.model("ltx-2.5-t2v")
+    limits = msgspec.structs.replace(model.limits, frame_step=step, frame_offset=offset)
+    ruled = msgspec.structs.replace(model, limits=limits)
+    output = ruled.expected_output(model.complete({"prompt": "x", "duration_seconds": seconds}))
+    assert output.duration_ms == round(frames * 1000 / 24)
+
+
+def test_a_clip_of_a_clip_is_as_long_as_ordered() -> None:
+    model = CATALOGUE.model("film-interpolation")
+    output = model.expected_output(model.complete({"clip": str(uuid4()), "duration_seconds": 3}))
+    assert (output.duration_ms, output.frames_per_second) == (3000, None)
+
+
 def test_a_picture_has_no_length() -> None:
     model = CATALOGUE.model("flux-schnell")
     output = model.expected_output(model.complete({"prompt": "x"}))
@@ -98,12 +174,14 @@ def test_a_picture_has_no_length() -> None:
 
 @each_model
 def test_a_whole_number_written_as_a_fraction_becomes_whole(model: Model) -> None:
-    complete = model.complete(smallest(model) | {"width": 512.0, "steps": 8.0, "seed": 3.0})
-    assert (complete["width"], complete["steps"], complete["seed"]) == (512, 8, 3)
-    assert all(type(complete[name]) is int for name in ("width", "height", "steps", "seed"))
+    numbers = {"width": 512, "height": 512, "seed": 3, "steps": 8 if model.id == "ltx-video" else 4}
+    written = {name: float(number) for name, number in numbers.items() if name in properties_of(model)}
+    complete = model.complete(smallest(model) | written)
+    assert "width" in written
+    assert all(complete[name] == numbers[name] and type(complete[name]) is int for name in written)
 
 
-@each_model
+@described
 @pytest.mark.parametrize("blank", ["", "   ", "\n\t"])
 def test_a_blank_prompt_is_named_once(model: Model, blank: str) -> None:
     with pytest.raises(InvalidParameters) as refusal:
@@ -143,7 +221,7 @@ def test_whatever_the_schema_allows_has_a_price_a_size_and_a_workflow(model: Mod
             less = complete | {name: model.parameters_schema["properties"][name]["minimum"]}
             assert model.quote(less).price_credits <= quote.price_credits
     assert model.expected_output(complete).width_pixels == complete["width"]
-    assert model.bind_workflow(complete)
+    assert list(comfyui_nodes.problems(model.bind_workflow(complete), NODES)) == []
 
 
 @each_model
@@ -190,13 +268,14 @@ def test_a_fraction_of_a_credit_is_rounded_up_once() -> None:
 
 def test_a_larger_resolution_and_more_steps_multiply_the_price() -> None:
     model = CATALOGUE.model("wan-2.2-t2v")
-    small = model.complete({"prompt": "x"})
+    small = model.complete({"prompt": "x", "steps": 20})
     large = small | {"width": 1280, "height": 720}
-    # 5 + 4 x 5 + 5 x 0.9216 x 5 = 48.04, half as much again = 72.06, and half as much again = 108.09.
-    assert model.quote(large).price_credits == 73
-    assert ("720p", 24) in [(line.label, line.credits) for line in model.quote(large).lines]
-    assert model.quote(large | {"steps": 40}).price_credits == 109
-    assert model.quote(small | {"steps": 4}) == model.quote(small)
+    # 1.45 + 27.21 x 0.9216 x 5 = 126.83, two thirds more = 211.39, and half as much again = 317.09.
+    assert model.quote(large).price_credits == 212
+    assert ("720p", 85) in [(line.label, line.credits) for line in model.quote(large).lines]
+    assert model.quote(large | {"steps": 30}).price_credits == 318
+    # 1.45 + 3.17 x 0.39936 x 5 = 7.78.
+    assert model.quote(small | {"steps": 4}).price_credits == 8
 
 
 def test_credit_packs_are_sold_for_money_and_larger_ones_give_no_less() -> None:

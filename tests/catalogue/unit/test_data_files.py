@@ -13,6 +13,7 @@ import pytest
 
 from catalogue import InvalidCatalogue, load_catalogue
 
+SECONDS: tuple[Any, ...] = ("tiers", 0, "gpu_seconds")
 Break = Callable[[dict[str, Any], dict[str, Any]], object]
 
 
@@ -34,7 +35,7 @@ def prompt(**changes: Any) -> Break:
 
 def tiers(*factors: tuple[int, str]) -> Break:
     rows = [{"label": f"up to {pixels}", "up_to_pixels": pixels, "factor": factor} for pixels, factor in factors]
-    return setter("surcharges", "resolutions", value=rows)
+    return setter("tiers", 0, "surcharges", "resolutions", value=rows)
 
 
 BROKEN: dict[str, tuple[Break, str]] = {
@@ -47,18 +48,48 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "an open schema": (setter("parameters_schema", "additionalProperties", value=True), "additionalProperties"),
     "no schema": (setter("parameters_schema", "type", value="thing"), "m/model.json: parameters_schema: type"),
     "no steps": (lambda m, _: m["parameters_schema"]["properties"].pop("steps"), "properties.steps: is missing"),
+    "no seed": (lambda m, _: m["parameters_schema"]["properties"].pop("seed"), "properties.seed: is missing"),
+    "no frame rate": (
+        lambda m, _: m["parameters_schema"]["properties"].pop("frames_per_second"),
+        "properties.frames_per_second: is missing",
+    ),
+    "an impossible frame rule": (setter("limits", "frame_offset", value=5), "limits.frame_offset"),
+    "no video memory": (setter("vram_gb", value=0), "vram_gb: must be positive"),
+    "an offer that may not be sold": (setter("licence", "sells", value=False), "licence: sells: a model that may not"),
+    "a licence that is nowhere": (setter("licence", "url", value="see README"), "licence: url"),
+    "a file that is not listed": (lambda m, _: m["files"].pop(0), "files: diffusion_models/wan2.2.*: is loaded by"),
+    "a file that nothing loads": (setter("files", 0, "folder", value="unet"), "files: unet/wan2.2.*: is listed, and"),
+    "an invented hash": (setter("files", 0, "sha256", value="sha256"), "sha256 must be 64"),
+    "no tier": (setter("tiers", value=[]), "m/model.json: tiers: there is none"),
+    "tiers in the wrong order": (setter("tiers", 1, "from_steps", value=1), "tiers: 1.from_steps: must be larger"),
+    "a GPU without a price": (setter("tiers", 0, "gpu_seconds", "gpu", value="abacus"), "gpu: 'abacus' has no price"),
+    "a node that ComfyUI has not": (
+        lambda _, w: w["12"].update(class_type="VAEDecodeFast"),
+        "workflow.json: 12: ComfyUI has no 'VAEDecodeFast'",
+    ),
+    "a value out of range": (lambda _, w: w["10"]["inputs"].update(cfg=200.0), "workflow.json: 10.inputs.cfg: takes"),
+    "a node without a part": (
+        lambda _, w: w.update({"99": {"class_type": "VAELoader", "inputs": {"vae_name": "wan_2.1_vae.safetensors"}}}),
+        "workflow.json: 99: has no part in the result",
+    ),
     "a bad example": (prompt(examples=[""]), "properties.prompt: its own default or example"),
     "no title": (lambda m, _: m["parameters_schema"]["properties"]["prompt"].pop("title"), "prompt.title: is missing"),
     "endless text": (lambda m, _: m["parameters_schema"]["properties"]["prompt"].pop("maxLength"), "prompt.maxLength"),
     "an unbounded number": (
-        lambda m, _: m["parameters_schema"]["properties"]["steps"].pop("maximum"),
-        "properties.steps: a number without",
+        lambda m, _: m["parameters_schema"]["properties"]["width"].pop("maximum"),
+        "properties.width: a number without",
     ),
     "neither required nor given": (setter("parameters_schema", "required", value=[]), "prompt: neither required nor"),
-    "a price in words": (setter("price", "base_credits", value="five"), "price: base_credits: 'five' is no fraction"),
-    "a division by nothing": (setter("price", "base_credits", value="1/0"), "price: base_credits"),
-    "a negative price": (setter("price", "per_second_credits", value="-1"), "price: per_second_credits: -1 is less"),
-    "a discount for size": (tiers((10, "1"), (921600, "1/2")), "surcharges: resolutions.1.factor: 1/2 is less than 1"),
+    "seconds in words": (setter(*SECONDS, "base", value="five"), "tiers: 0.gpu_seconds.base: 'five' is no fraction"),
+    "a division by nothing": (setter(*SECONDS, "base", value="1/0"), "tiers: 0.gpu_seconds.base"),
+    "negative seconds": (
+        setter(*SECONDS, "per_megapixel", value="-1"),
+        "tiers: 0.gpu_seconds.per_megapixel: -1 is less",
+    ),
+    "a discount for size": (
+        tiers((10, "1"), (921600, "1/2")),
+        "tiers: 0.surcharges.resolutions.1.factor: 1/2 is less than 1",
+    ),
     "tiers out of order": (tiers((921600, "1"), (10, "2")), "must hold more pixels"),
     "a larger tier that is cheaper": (tiers((10, "2"), (921600, "1")), "may not be cheaper"),
     "tiers that end too early": (tiers((10, "1")), "the last tier must hold limits.max_pixels"),
@@ -112,7 +143,7 @@ def test_a_file_that_is_missing_or_no_json_is_named(models: Path, name: str) -> 
 
 
 def test_all_problems_of_a_model_are_named_at_once(models: Path) -> None:
-    rewrite(models / "m", setter("price", "base_credits", value="x"))
+    rewrite(models / "m", setter(*SECONDS, "base", value="x"))
     rewrite(models / "m", setter("limits", "frame_step", value=0))
     with pytest.raises(InvalidCatalogue) as refusal:
         load_catalogue(models)
@@ -124,4 +155,22 @@ def test_the_check_command_prints_every_model_with_its_price() -> None:
         (sys.executable, "-m", "catalogue", "check"), capture_output=True, text=True, check=True, timeout=60
     )
     assert [line.split()[0] for line in checked.stdout.splitlines()] == [model.id for model in load_catalogue().models]
-    assert "35 credits by default" in checked.stdout
+    assert "8 credits by default" in checked.stdout
+    assert "retired" in checked.stdout
+
+
+def test_the_margin_command_says_price_cost_and_margin_plainly_in_a_pipe() -> None:
+    printed = subprocess.run(
+        (sys.executable, "-m", "catalogue", "margin"), capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert printed.isascii()
+    first, *rows = printed.splitlines()
+    assert first.split() == [
+        "model",
+        "tier",
+        "size",
+        *["GPU", "s", "cost", "$", "credits", "revenue", "$", "margin", "GPU", "seconds"],
+    ]
+    wan = [row for row in rows if row.startswith("wan-2.2-t2v") and "832x480, 5 s, 4 steps" in row]
+    assert [row.split()[-1] for row in wan] == ["published"]
+    assert wan[0].split()[7:12] == ["69.7", "0.0270", "8", "0.0696", "61%"]

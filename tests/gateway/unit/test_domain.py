@@ -66,7 +66,7 @@ def test_requests_with_other_content_have_other_digests() -> None:
     order = OrderRequest("flux-schnell", {"prompt": "a kite", "seed": 7}, None)
     assert order.digest == OrderRequest("flux-schnell", {"seed": 7, "prompt": "a kite"}, None).digest
     others = (
-        OrderRequest("ltx-video", order.parameters, None),
+        OrderRequest("z-image-turbo", order.parameters, None),
         OrderRequest("flux-schnell", {"prompt": "a kite", "seed": 8}, None),
         OrderRequest("flux-schnell", order.parameters, 5),
     )

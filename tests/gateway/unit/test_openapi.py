@@ -23,8 +23,10 @@ WITHOUT_EXAMPLE = {
     "Model",
     "QuoteLine",
     "ResolutionTier",
+    "Licence",
     "StepSurcharge",
     "Surcharges",
+    "Tier",
 }
 """Part of other examples, or public at /v1/models."""
 

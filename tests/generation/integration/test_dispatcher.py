@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from catalogue import load_catalogue
 from generation.callback_urls import CallbackUrls
 from generation.domain.policy import BreakerPolicy
 from generation.job_requests import JobRequests
@@ -96,6 +97,16 @@ async def test_orders_that_were_claimed_before_a_stop_are_submitted(harness: Gen
         commits.answered.set()
         await dispatch.dispatcher.drain()
         assert await dispatch.attempt(one.generation_id) == ("submitted", "job-1")
+
+
+async def test_a_queued_order_of_a_model_that_was_retired_still_runs(dispatch: DispatcherHarness) -> None:
+    retired = order("ltx-video")
+    assert load_catalogue().model("ltx-video").retired
+    dispatch.provider.answers[VIDEO] = responds(b'{"id": "job-1"}')
+    await dispatch.harness.enqueue(retired)
+    await dispatch.dispatcher.dispatch()
+    await dispatch.dispatcher.drain()
+    assert await dispatch.attempt(retired.generation_id) == ("submitted", "job-1")
 
 
 async def test_an_answer_is_not_lost_if_the_service_stops_while_it_is_recorded(dispatch: DispatcherHarness) -> None:

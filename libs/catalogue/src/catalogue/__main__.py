@@ -1,34 +1,49 @@
-"""``python -m catalogue check``: check every data file, and print each model with the price of its defaults."""
+"""``python -m catalogue``: ``check`` the data files, write the ``nodes`` of a ComfyUI down, print the ``margin``."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from catalogue.errors import InvalidCatalogue
 from catalogue.loading import load_catalogue
+from catalogue.margins import print_margins
 from catalogue.model import Model
+from catalogue.node_source import read_object_info, used_classes
+
+NODES_FILE = Path(__file__).with_name("comfyui_nodes.json")
 
 
 def main() -> int:
     """Exit code 1 and the reasons if a file contradicts itself."""
     parser = argparse.ArgumentParser(prog="python -m catalogue", description="What can be generated, and its price.")
-    parser.add_argument("command", choices=["check"])
-    parser.parse_args()
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("check", help="check every data file, and print each model with the price of its defaults")
+    commands.add_parser("margin", help="print price, GPU cost and margin for each model, tier and size")
+    nodes = commands.add_parser("nodes", help="write comfyui_nodes.json from a ComfyUI's /object_info")
+    nodes.add_argument("source", help="address of a running server, or a file with its answer to /object_info")
+    nodes.add_argument("--version", help="of ComfyUI; a running server says it itself")
+    arguments = parser.parse_args()
+    if arguments.command == "nodes":
+        NODES_FILE.write_text(read_object_info(arguments.source, arguments.version, used_classes()))
+        return 0
     try:
-        models = load_catalogue().models
+        catalogue = load_catalogue()
     except InvalidCatalogue as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    for model in models:
+    if arguments.command == "margin":
+        print_margins(catalogue)
+        return 0
+    for model in catalogue.models:
         sys.stdout.write(f"{_line(model)}\n")
     return 0
 
 
 def _line(model: Model) -> str:
-    schema = model.parameters_schema["properties"]
-    defaults = {name: rule["default"] for name, rule in schema.items() if "default" in rule}
-    quote = model.quote(defaults)
+    quote = model.quote(model.defaults)
     parts = ", ".join(f"{line.label} {line.credits}" for line in quote.lines)
-    return f"{model.id:16} {model.kind:6} {quote.price_credits:4} credits by default ({parts})  {model.title}"
+    offer = "retired" if model.retired else f"{quote.price_credits} credits by default ({parts})"
+    return f"{model.id:18} {model.kind:6} {offer}  {model.title}"
 
 
 if __name__ == "__main__":

@@ -16,18 +16,26 @@ Content = TypeVar("Content")
 
 
 class Catalogue:
-    """Every model, by id."""
+    """Every model, by id, the retired ones included. ``offered`` are those that can be ordered."""
 
     def __init__(self, models: tuple[Model, ...]) -> None:
         self.models = models
+        self.offered = tuple(model for model in models if not model.retired)
         self._by_id = {model.id: model for model in models}
 
     def model(self, model_id: str) -> Model:
-        """One model. Raises ``UnknownModel``."""
+        """One model, retired or not. Raises ``UnknownModel``."""
         try:
             return self._by_id[model_id]
         except KeyError:
             raise UnknownModel(model_id) from None
+
+    def offered_model(self, model_id: str) -> Model:
+        """One model that can be ordered. Raises ``UnknownModel`` also for a retired one."""
+        model = self.model(model_id)
+        if model.retired:
+            raise UnknownModel(model_id)
+        return model
 
 
 def load_catalogue(models: Traversable = MODELS) -> Catalogue:
@@ -37,8 +45,12 @@ def load_catalogue(models: Traversable = MODELS) -> Catalogue:
 
 
 def _load(directory: Traversable) -> Model:
-    workflow = _read(directory, "workflow.json", dict[str, dict[str, Any]])
-    model = msgspec.structs.replace(_read(directory, "model.json", Model), workflow=workflow)
+    model = _read(directory, "model.json", Model)
+    tiers = tuple(
+        msgspec.structs.replace(tier, workflow=_read(directory, tier.workflow_file, dict[str, dict[str, Any]]))
+        for tier in model.tiers
+    )
+    model = msgspec.structs.replace(model, tiers=tiers)
     found = list(problems(model, directory.name))
     if found:
         raise InvalidCatalogue("\n".join(f"{directory.name}/{problem}" for problem in found))

@@ -4,6 +4,7 @@ import copy
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from math import ceil
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -13,6 +14,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
 from catalogue.errors import FieldError, InvalidParameters
+from catalogue.gpu_cost import GpuSeconds, price_rule, usd_per_second
 from catalogue.pricing import PriceRule, Quote, Surcharges
 
 LARGEST_SEED: Final = 2**32 - 1
@@ -20,7 +22,9 @@ LARGEST_SEED: Final = 2**32 - 1
 _FORMATS: Final = FormatChecker(formats=())
 
 Kind = Literal["video", "image"]
-Transform = Literal["frames", "half", "float", "image_name"]
+Transform = Literal["frames", "half", "float", "image_name", "clip_name"]
+UPLOAD_EXTENSIONS: Final[dict[Transform, str]] = {"image_name": "png", "clip_name": "mp4"}
+"""The transforms that make a file name of an upload's parameter, and the extension that the worker gives it."""
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,15 +37,79 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bounds that a schema cannot express. ``frame_step`` N means that the model makes N x k + 1 frames."""
+    """Bounds that a schema cannot express. A model makes ``frame_step`` x k + ``frame_offset`` frames.
+
+    A ``frame_step`` of 1 means any number of frames.
+    """
 
     max_pixels: int
     frame_step: int = 1
+    frame_offset: int = 1
+
+
+class Licence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the weights may be used for. ``spdx`` is None for a licence of the maker's own.
+
+    ``excluded_territories`` are ISO 3166 codes, or ``EU``. ``conditions`` are for people, and may say "(unsure)".
+    """
+
+    name: str
+    url: str
+    sells: bool
+    spdx: str | None = None
+    excluded_territories: tuple[str, ...] = ()
+    conditions: str = ""
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file that a worker needs, and the folder of ComfyUI that it lies in. ``sha256`` only where it is published."""
+
+    folder: str
+    name: str
+    url: str
+    sha256: str | None = None
+
+
+class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A way to make the same thing, chosen by the number of steps: orders of ``from_steps`` or more belong to it.
+
+    Each tier has its own workflow, and a price that follows from its GPU seconds.
+    """
+
+    id: str
+    title: str
+    gpu_seconds: GpuSeconds
+    from_steps: int = 1
+    surcharges: Surcharges = Surcharges()
+    workflow_file: str = "workflow.json"
+    workflow: dict[str, Any] = {}
+
+    @property
+    def price(self) -> PriceRule:
+        """The rates in credits. Raises KeyError for an unknown GPU type."""
+        return price_rule(self.gpu_seconds)
+
+    def seconds(self, parameters: dict[str, Any]) -> Fraction:
+        """GPU seconds of complete parameters, on a warm worker."""
+        stated = self.gpu_seconds
+        rule = PriceRule(
+            base_credits=stated.base,
+            per_megapixel_credits=stated.per_megapixel,
+            per_megapixel_second_credits=stated.per_megapixel_second,
+        )
+        return rule.exact(parameters, self.surcharges)
+
+    def cost_usd(self, parameters: dict[str, Any]) -> Fraction:
+        """What these seconds cost, without overhead."""
+        return self.seconds(parameters) * usd_per_second(self.gpu_seconds.gpu)
 
 
 @dataclass(frozen=True)
 class ExpectedOutput:
-    """The measures of a correct result. Pictures have neither duration nor frame rate."""
+    """The measures of a correct result. Pictures have neither duration nor frame rate.
+
+    ``frames_per_second`` is None also where it is that of the user's clip.
+    """
 
     width_pixels: int
     height_pixels: int
@@ -50,7 +118,11 @@ class ExpectedOutput:
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model as its data file describes it. Times are in seconds, sizes in bytes; ``endpoint`` is a logical name."""
+    """A model as its data file describes it. Times are in seconds, sizes in bytes; ``endpoint`` is a logical name.
+
+    ``audio``: the clips have sound. ``vram_gb`` is the smallest class of GPU that it runs on.
+    A ``retired`` model is no longer offered. Its queued orders still run, and its old ones are still shown.
+    """
 
     id: str
     title: str
@@ -58,7 +130,10 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     kind: Kind
     endpoint: str
     parameters_schema: dict[str, Any]
-    price: PriceRule
+    tiers: tuple[Tier, ...]
+    licence: Licence
+    files: tuple[ModelFile, ...]
+    vram_gb: int
     limits: Limits
     execution_timeout_seconds: int
     provider_ttl_seconds: int
@@ -67,14 +142,24 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     output_extension: str
     output_content_type: str
     bindings: tuple[Binding, ...]
-    surcharges: Surcharges = Surcharges()
-    workflow: dict[str, Any] = {}
+    audio: bool = False
+    retired: bool = False
+    notes: str = ""
 
     @property
     def upload_parameters(self) -> tuple[str, ...]:
         """The parameters that name an uploaded file."""
         properties = self.parameters_schema["properties"]
         return tuple(name for name, schema in properties.items() if schema.get("format") == "upload-id")
+
+    def upload_name(self, parameter: str) -> str:
+        """The name under which the worker saves an uploaded file before it runs the workflow."""
+        (extension,) = {
+            UPLOAD_EXTENSIONS[binding.transform]
+            for binding in self.bindings
+            if binding.parameter == parameter and binding.transform in UPLOAD_EXTENSIONS
+        }
+        return f"{parameter}.{extension}"
 
     def complete(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Fill in the defaults, and a random seed where none was given. Raises ``InvalidParameters``."""
@@ -87,8 +172,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if errors:
             raise InvalidParameters(tuple(errors[field] for field in sorted(errors)))
         properties = self.parameters_schema["properties"]
-        defaults = {name: schema["default"] for name, schema in properties.items() if "default" in schema}
-        complete = {"seed": random.SystemRandom().randint(0, LARGEST_SEED)} | defaults | parameters
+        complete = self.defaults | parameters
+        if "seed" in properties:
+            complete = {"seed": random.SystemRandom().randint(0, LARGEST_SEED)} | complete
         for name, value in complete.items():
             # JSON Schema accepts 5.0 as an integer. A node that wants an integer does not.
             if properties[name].get("type") == "integer":
@@ -98,31 +184,52 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise InvalidParameters(tuple(FieldError(name, "too_many_pixels", message) for name in ("height", "width")))
         return complete
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The parameters that have a default, with it."""
+        properties = self.parameters_schema["properties"]
+        return {name: schema["default"] for name, schema in properties.items() if "default" in schema}
+
+    @property
+    def default_tier(self) -> Tier:
+        """The tier of an order that does not choose one."""
+        return self.tier(self.defaults)
+
+    def tier(self, parameters: dict[str, Any]) -> Tier:
+        """The tier that makes these parameters: the last one that begins at or below their steps."""
+        steps = parameters.get("steps", self.tiers[0].from_steps)
+        return next((tier for tier in reversed(self.tiers) if tier.from_steps <= steps), self.tiers[0])
+
     def quote(self, parameters: dict[str, Any]) -> Quote:
         """The price of complete parameters."""
-        return self.price.quote(parameters, self.surcharges)
+        tier = self.tier(parameters)
+        return tier.price.quote(parameters, tier.surcharges)
 
     def expected_output(self, parameters: dict[str, Any]) -> ExpectedOutput:
         """The measures that the result of complete parameters must have."""
         if self.kind == "image":
             return ExpectedOutput(parameters["width"], parameters["height"], None, None)
-        rate = parameters["frames_per_second"]
+        rate = parameters.get("frames_per_second")
+        if rate is None:
+            # A clip that is made of the user's clip has the rate of that one, or a multiple of it.
+            duration_ms = 1000 * parameters["duration_seconds"]
+            return ExpectedOutput(parameters["width"], parameters["height"], duration_ms, None)
         duration_ms = round(1000 * self._frames(parameters) / rate)
         return ExpectedOutput(parameters["width"], parameters["height"], duration_ms, float(rate))
 
     def bind_workflow(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The ComfyUI workflow, in API format, that makes complete parameters."""
-        workflow: dict[str, Any] = copy.deepcopy(self.workflow)
+        workflow: dict[str, Any] = copy.deepcopy(self.tier(parameters).workflow)
         for binding in self.bindings:
             value = self._transformed(binding, parameters)
             workflow[binding.node]["inputs"][binding.input] = value
         return workflow
 
     def _frames(self, parameters: dict[str, Any]) -> int:
-        """Frames of a clip: at least as many as ordered, and a number that the model can make."""
+        """Frames of a clip: the smallest number that the model can make, and that is larger than what was ordered."""
         wanted: int = parameters["duration_seconds"] * parameters["frames_per_second"]
-        step = self.limits.frame_step
-        return ceil(wanted / step) * step + (1 if step > 1 else 0)
+        step, offset = self.limits.frame_step, self.limits.frame_offset
+        return wanted if step == 1 else max(0, ceil((wanted + 1 - offset) / step)) * step + offset
 
     def _transformed(self, binding: Binding, parameters: dict[str, Any]) -> Any:
         value = parameters[binding.parameter]
@@ -130,8 +237,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "frames": lambda: self._frames(parameters),
             "half": lambda: value // 2,
             "float": lambda: float(value),
-            # The worker saves the picture under the parameter's name before it runs the workflow.
-            "image_name": lambda: f"{binding.parameter}.png",
+            "image_name": lambda: self.upload_name(binding.parameter),
+            "clip_name": lambda: self.upload_name(binding.parameter),
         }
         return value if binding.transform is None else transforms[binding.transform]()
 

@@ -76,6 +76,10 @@ class PriceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             lines, shown = [QuoteLine("minimum", 1)], 1
         return Quote(shown, tuple(lines))
 
+    def exact(self, parameters: dict[str, Any], surcharges: Surcharges) -> Fraction:
+        """The sum before it is rounded."""
+        return sum((part for _, part in self._parts(parameters, surcharges)), Fraction(0))
+
     def _parts(self, parameters: dict[str, Any], surcharges: Surcharges) -> Iterator[tuple[str, Fraction]]:
         pixels = parameters["width"] * parameters["height"]
         megapixels = Fraction(pixels, PIXELS_PER_MEGAPIXEL)

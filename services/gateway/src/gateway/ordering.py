@@ -60,7 +60,7 @@ def complete_parameters(
 ) -> tuple[Model, dict[str, Any]]:
     """The model and its complete parameters. Raises ``ModelNotFound`` or ``InvalidModelParameters``."""
     try:
-        model = dependencies.catalogue.model(model_id)
+        model = dependencies.catalogue.offered_model(model_id)
         _check_storable(parameters)
         return model, model.complete(parameters)
     except UnknownModel as error:

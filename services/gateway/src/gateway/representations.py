@@ -93,8 +93,31 @@ class Surcharges(BaseModel):
     steps: StepSurcharge | None
 
 
+class Tier(BaseModel):
+    """A way to make the same thing, chosen by ``steps``: the last tier whose ``from_steps`` is not larger."""
+
+    id: str
+    title: str
+    from_steps: int
+    price: dict[str, str] = Field(description="Rates in credits, as exact fractions; the sum is rounded up once.")
+    surcharges: Surcharges
+
+
+class Licence(BaseModel):
+    """Under what the model may be used. ``excluded_territories`` are ISO 3166 codes, or ``EU``."""
+
+    name: str
+    spdx: str | None
+    url: str
+    excluded_territories: list[str]
+    conditions: str
+
+
 class Model(BaseModel):
-    """A model: render a form from ``parameters_schema`` (JSON Schema 2020-12)."""
+    """A model: render a form from ``parameters_schema`` (JSON Schema 2020-12).
+
+    ``price`` and ``surcharges`` are those of the tier that the defaults order.
+    """
 
     id: str
     title: str
@@ -103,6 +126,9 @@ class Model(BaseModel):
     parameters_schema: dict[str, Any]
     price: dict[str, str] = Field(description="Rates in credits, as exact fractions; the sum is rounded up once.")
     surcharges: Surcharges
+    tiers: list[Tier]
+    audio: bool = Field(description="Its clips have sound.")
+    licence: Licence
     max_pixels: int
     order_deadline_seconds: int
 

@@ -41,7 +41,7 @@ class JobRequests:
                 parameters=order.parameters,
                 workflow=model.bind_workflow(order.parameters),
                 images=tuple(
-                    InputImage(name=f"{parameter}.png", url=self._urls.get(self._uploads, key, lifetime))
+                    InputImage(name=model.upload_name(parameter), url=self._urls.get(self._uploads, key, lifetime))
                     for parameter, key in order.input_object_keys.items()
                 ),
                 output=RequestedOutput(

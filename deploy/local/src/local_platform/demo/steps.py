@@ -22,11 +22,11 @@ CLIP: Final[Order] = {
     "parameters": {"prompt": "A lighthouse in a storm, waves breaking over the rocks"},
 }
 PICTURE: Final[Order] = {
-    "model_id": "flux-schnell",
+    "model_id": "z-image-turbo",
     "parameters": {"prompt": "A paper boat on a mountain lake at dawn"},
 }
 FAILING_CLIP: Final[Order] = {
-    "model_id": "ltx-video",
+    "model_id": "ltx-2.5-t2v",
     "parameters": {"prompt": "A train that never arrives"},
 }
 SIGNUP_CREDITS: Final = 50

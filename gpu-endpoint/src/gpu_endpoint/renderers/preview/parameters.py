@@ -17,7 +17,7 @@ _Side = Annotated[int, msgspec.Meta(ge=16, le=4096)]
 class _Common(msgspec.Struct, frozen=True, kw_only=True):
     width: _Side
     height: _Side
-    prompt: str
+    prompt: str = ""
     negative_prompt: str | None = None
     seed: int = 0
     steps: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -25,7 +25,7 @@ class _Common(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Timed(_Common, frozen=True, kw_only=True):
     duration_seconds: Annotated[float, msgspec.Meta(gt=0, le=600)]
-    frames_per_second: Annotated[float, msgspec.Meta(ge=1, le=120)]
+    frames_per_second: Annotated[float, msgspec.Meta(ge=1, le=120)] = 24.0
 
 
 class PreviewParameters(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,8 +6,9 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Header, Response
 
+from catalogue.model import Tier as CatalogueTier
 from gateway.openapi import Responses
-from gateway.representations import CreditPack, CreditPackList, Model, ModelList, Surcharges
+from gateway.representations import CreditPack, CreditPackList, Licence, Model, ModelList, Surcharges, Tier
 from gateway.routes.request_context import CurrentDependencies
 
 router = APIRouter(tags=["offers"])
@@ -28,12 +29,24 @@ async def list_models(
                 description=model.description,
                 kind=model.kind,
                 parameters_schema=model.parameters_schema,
-                price={key: value for key, value in msgspec.structs.asdict(model.price).items() if value != "0"},
-                surcharges=Surcharges(**msgspec.to_builtins(model.surcharges)),
+                price=_rates(model.default_tier),
+                surcharges=Surcharges(**msgspec.to_builtins(model.default_tier.surcharges)),
+                tiers=[
+                    Tier(
+                        id=tier.id,
+                        title=tier.title,
+                        from_steps=tier.from_steps,
+                        price=_rates(tier),
+                        surcharges=Surcharges(**msgspec.to_builtins(tier.surcharges)),
+                    )
+                    for tier in model.tiers
+                ],
+                audio=model.audio,
+                licence=Licence(**msgspec.to_builtins(model.licence)),
                 max_pixels=model.limits.max_pixels,
                 order_deadline_seconds=model.order_deadline_seconds,
             )
-            for model in dependencies.catalogue.models
+            for model in dependencies.catalogue.offered
         ]
     )
     body = offers.model_dump_json().encode()
@@ -41,6 +54,10 @@ async def list_models(
     if if_none_match is not None and headers["ETag"] in _tags(if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type="application/json", headers=headers)
+
+
+def _rates(tier: CatalogueTier) -> dict[str, str]:
+    return {key: value for key, value in msgspec.structs.asdict(tier.price).items() if value != "0"}
 
 
 def _tags(if_none_match: str) -> set[str]:
