@@ -1,6 +1,8 @@
 """A service meets its schema: as it needs it, older, newer, or not there at all."""
 
 import asyncio
+import os
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
@@ -59,3 +61,36 @@ async def test_who_waits_in_vain_is_told_why(make_database: MakeDatabase) -> Non
     database = await make_database()
     with pytest.raises(SchemaOutdated):
         await wait_for_schema(database.engine("billing"), "billing", seconds=0.1)
+
+
+async def run_billing(database: Database, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of ``python -m billing.main …`` against a database that may not be ready for it."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "billing.main", *arguments),
+        env={
+            "PATH": os.defpath,
+            "BILLING_DATABASE_URL": database.dsn("billing"),
+            "BILLING_NATS_URL": "nats://127.0.0.1:1",
+            "BILLING_NATS_USER": "billing",
+            "BILLING_NATS_PASSWORD": "never asked for",
+            "BILLING_OPS_PORT": "0",
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+async def test_a_service_refuses_to_start_on_an_older_schema(make_database: MakeDatabase) -> None:
+    code, output = await run_billing(await make_database(), "serve")
+    assert code == 1
+    assert "python -m billing.main migrate" in output
+
+
+async def test_the_check_of_a_deployment_tells_old_from_new(make_database: MakeDatabase) -> None:
+    code, output = await run_billing(await make_database(), "migrate", "--check")
+    assert code == 1
+    assert "python -m billing.main migrate" in output
+    code, output = await run_billing(await make_database("billing"), "migrate", "--check", "--wait-seconds", "30")
+    assert (code, output) == (0, "")

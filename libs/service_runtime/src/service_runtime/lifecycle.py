@@ -17,6 +17,7 @@ import uvloop
 from service_runtime.health import Health, ReadinessCheck, ops_app
 from service_runtime.http_middleware import RequestObservation
 from service_runtime.listener import HttpServer, Listener, ListenerFailed
+from service_runtime.schema_version import require_schema_when_available
 from service_runtime.settings import ServiceSettings
 from service_runtime.tracing import configure_tracing, flush_traces
 
@@ -74,6 +75,7 @@ async def run_service(
     name: str,
     settings: ServiceSettings,
     *,
+    schema: str | None = None,
     components: Sequence[Component] = (),
     http: Sequence[HttpServer] = (),
     readiness: Mapping[str, ReadinessCheck] | None = None,
@@ -83,14 +85,15 @@ async def run_service(
 ) -> None:
     """Run a service until SIGTERM, SIGINT or cancellation; return after an orderly stop.
 
-    Start: ops listener, ``on_start``, components, public listeners, ready. Stop, all of it within ``drain_seconds``:
-    not ready, ``on_drain`` (end your long streams here), public listeners drain, components are cancelled, ``on_stop``,
-    ops listener. Every public application runs inside ``RequestObservation``.
+    Start: ops listener, ``schema`` (is its version new enough?), ``on_start``, components, public listeners, ready.
+    Stop, all of it within ``drain_seconds``: not ready, ``on_drain`` (end your long streams here), public listeners
+    drain, components are cancelled, ``on_stop``, ops listener. Every public application runs inside
+    ``RequestObservation``.
 
     Raises StartFailed or ComponentFailed, and StopTimedOut if something does not end within the drain time.
     """
     configure_tracing(name, settings)
-    await _Process(name, settings, components, http, readiness or {}, on_start, on_drain, on_stop).run()
+    await _Process(name, settings, schema, components, http, readiness or {}, on_start, on_drain, on_stop).run()
 
 
 def run_process(main: Coroutine[Any, Any, None]) -> NoReturn:
@@ -161,6 +164,7 @@ class _Process:
         self,
         name: str,
         settings: ServiceSettings,
+        schema: str | None,
         components: Sequence[Component],
         http: Sequence[HttpServer],
         readiness: Mapping[str, ReadinessCheck],
@@ -173,6 +177,7 @@ class _Process:
         self._components = components
         self._http = http
         self._health = Health(readiness, components)
+        self._schema = schema
         self._on_start = on_start
         self._on_drain = on_drain
         self._on_stop = on_stop
@@ -203,6 +208,8 @@ class _Process:
             HttpServer(ops_app(self._health), settings.ops_host, settings.ops_port), _OPS_DRAIN_SECONDS
         )
         await self._ops.start()
+        if self._schema is not None:
+            await require_schema_when_available(settings, self._schema)
         if self._on_start is not None:
             await self._on_start()
         self._tasks = [asyncio.create_task(component.run(), name=component.name) for component in self._components]

@@ -14,14 +14,22 @@ import re
 from importlib.resources import files
 from typing import Final
 
+import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.exc import ProgrammingError
+import structlog
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from service_runtime.database import create_engine
+from service_runtime.settings import ServiceSettings
 
 _REVISION: Final = re.compile(r'^revision\s*(?::\s*str\s*)?=\s*"([^"]+)"', re.MULTILINE)
 _DOWN_REVISION: Final = re.compile(r'^down_revision\s*(?::[^=]+)?=\s*"([^"]+)"', re.MULTILINE)
 _UNDEFINED_TABLE: Final = "42P01"
 _POLL_SECONDS: Final = 0.5
+_NO_CONNECTION: Final = (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+log = structlog.get_logger(__name__)
 
 
 class SchemaOutdated(Exception):
@@ -63,6 +71,23 @@ async def wait_for_schema(engine: AsyncEngine, package: str, seconds: float) -> 
             if asyncio.get_running_loop().time() >= deadline:
                 raise
         await asyncio.sleep(_POLL_SECONDS)
+
+
+async def require_schema_when_available(settings: ServiceSettings, package: str) -> None:
+    """:func:`require_schema` for a service that starts: it waits for as long as the database is away."""
+    engine = create_engine(settings)
+    try:
+        while True:
+            try:
+                async with engine.connect() as connection:
+                    return await require_schema(connection, package)
+            except ProgrammingError:
+                raise
+            except _NO_CONNECTION as error:
+                log.warning("database_awaited", reason=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(_POLL_SECONDS)
+    finally:
+        await engine.dispose()
 
 
 async def _find_revision(connection: AsyncConnection, schema: str) -> str | None:

@@ -1,5 +1,6 @@
 """What every service must be told. Subclass with the service's own prefix: ``env_prefix="BILLING_"``."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -27,6 +28,16 @@ def settings_from_environment(kind: type[Chosen]) -> Chosen:
         refused = [str(error)]
     sys.stderr.write("".join(f"{line}\n" for line in refused))
     sys.exit(2)
+
+
+def database_url_from_environment(service: str) -> str:
+    """The connection string of ``service``, for commands that need nothing else. Ends the process if it is not set."""
+    variable = f"{service.upper()}_DATABASE_URL"
+    dsn = os.environ.get(variable)
+    if not dsn:
+        sys.stderr.write(f"{variable}: Field required\n")
+        sys.exit(2)
+    return dsn
 
 
 class ServiceSettings(BaseSettings):

@@ -17,11 +17,11 @@ from auditor.loops.journal_partitions import maintain_partitions
 from auditor.loops.seal_verifier import SealVerifier
 from auditor.settings import Settings
 from messaging.runtime import Messaging
+from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine, database_check
 from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
-from service_runtime.migrations import migrate
 from service_runtime.settings import settings_from_environment
 
 LONGEST_CHECK_SECONDS: Final = len(INVARIANTS) * STATEMENT_TIMEOUT_MS / 1000
@@ -71,7 +71,12 @@ async def serve(settings: Settings) -> None:
     """Run the service until it is told to stop."""
     auditor = build(settings)
     await run_service(
-        "auditor", settings, components=auditor.components, readiness=auditor.readiness, on_stop=auditor.stop
+        "auditor",
+        settings,
+        schema="auditor",
+        components=auditor.components,
+        readiness=auditor.readiness,
+        on_stop=auditor.stop,
     )
 
 
@@ -79,8 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of every command."""
     parser = argparse.ArgumentParser(prog="python -m auditor.main", description="Flight recorder and continuous proof.")
     subparsers = parser.add_subparsers(dest="command", required=True)
-    subparsers.add_parser("serve", help="run the service")
-    subparsers.add_parser("migrate", help="bring the schema up to date (AUDITOR_MIGRATION_DATABASE_URL)")
+    add_service_parsers(subparsers, "auditor")
     commands.add_parsers(subparsers)
     arguments = parser.parse_args(argv)
     if arguments.command == "serve":
@@ -88,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         configure_logging("auditor", settings)
         run_process(serve(settings))
     elif arguments.command == "migrate":
-        migrate("auditor")
+        run_migrate("auditor", arguments)
     else:
         sys.exit(asyncio.run(commands.run(arguments)))
 

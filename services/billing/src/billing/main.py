@@ -15,11 +15,11 @@ from billing.loops.overdue import report_overdue_reservations
 from billing.loops.sealer import Sealer
 from billing.settings import Settings
 from messaging.runtime import Messaging
+from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
 from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
-from service_runtime.migrations import migrate
 from service_runtime.settings import settings_from_environment
 
 OVERDUE_SECONDS: Final = 60.0
@@ -59,7 +59,12 @@ async def serve(settings: Settings) -> None:
     """Run the service until it is told to stop."""
     billing = build(settings)
     await run_service(
-        "billing", settings, components=billing.components, readiness=billing.readiness, on_stop=billing.stop
+        "billing",
+        settings,
+        schema="billing",
+        components=billing.components,
+        readiness=billing.readiness,
+        on_stop=billing.stop,
     )
 
 
@@ -67,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of every command."""
     parser = argparse.ArgumentParser(prog="python -m billing.main", description="The ledger of credits.")
     subparsers = parser.add_subparsers(dest="command", required=True)
-    subparsers.add_parser("serve", help="run the service")
-    subparsers.add_parser("migrate", help="bring the schema up to date (BILLING_MIGRATION_DATABASE_URL)")
+    add_service_parsers(subparsers, "billing")
     commands.add_parsers(subparsers)
     arguments = parser.parse_args(argv)
     if arguments.command == "serve":
@@ -76,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         configure_logging("billing", settings)
         run_process(serve(settings))
     elif arguments.command == "migrate":
-        migrate("billing")
+        run_migrate("billing", arguments)
     else:
         sys.exit(asyncio.run(commands.run(arguments)))
 

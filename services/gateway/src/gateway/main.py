@@ -16,10 +16,10 @@ from gateway.live_events import LiveEvents
 from gateway.settings import Settings
 from gateway.tokens import Tokens
 from messaging.runtime import Messaging
+from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
-from service_runtime.migrations import migrate
 from service_runtime.settings import settings_from_environment
 
 
@@ -79,6 +79,7 @@ async def serve(settings: Settings) -> None:
     await run_service(
         "gateway",
         settings,
+        schema="gateway",
         components=gateway.components,
         http=[HttpServer(gateway.app, settings.http_host, settings.http_port)],
         readiness=gateway.readiness,
@@ -91,10 +92,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of every command."""
     parser = argparse.ArgumentParser(prog="python -m gateway.main", description="The only public API.")
     subparsers = parser.add_subparsers(dest="command", required=True)
-    subparsers.add_parser("serve", help="run the service")
-    subparsers.add_parser("migrate", help="bring the schema up to date (GATEWAY_MIGRATION_DATABASE_URL)")
-    if parser.parse_args(argv).command == "migrate":
-        migrate("gateway")
+    add_service_parsers(subparsers, "gateway")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "migrate":
+        run_migrate("gateway", arguments)
         return
     settings = settings_from_environment(Settings)
     configure_logging("gateway", settings)

@@ -23,11 +23,11 @@ from generation.settings import Settings
 from generation.startup import configure_when_available
 from generation.wake_ups import WakeUps
 from messaging.runtime import Messaging
+from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine, database_check
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
-from service_runtime.migrations import migrate
 from service_runtime.settings import settings_from_environment
 
 GAUGE_SECONDS: Final = 15.0
@@ -104,6 +104,7 @@ async def serve(settings: Settings) -> None:
     await run_service(
         "generation",
         settings,
+        schema="generation",
         components=generation.components,
         http=[HttpServer(generation.app, settings.http_host, settings.http_port)],
         readiness=generation.readiness,
@@ -116,10 +117,10 @@ def main() -> None:
     """Entry point of every command."""
     parser = argparse.ArgumentParser(prog="python -m generation.main", description="The fair queue and RunPod.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("serve", help="run the service")
-    commands.add_parser("migrate", help="bring the schema up to date (GENERATION_MIGRATION_DATABASE_URL)")
-    if parser.parse_args().command == "migrate":
-        migrate("generation")
+    add_service_parsers(commands, "generation")
+    arguments = parser.parse_args()
+    if arguments.command == "migrate":
+        run_migrate("generation", arguments)
         return
     settings = settings_from_environment(Settings)
     configure_logging("generation", settings)

@@ -20,11 +20,11 @@ from payments.loops.reconciliation import SWEEP_LIMIT_SECONDS, Reconciliation
 from payments.loops.unposted import report_unposted
 from payments.providers.registry import build_providers
 from payments.settings import Settings
+from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
-from service_runtime.migrations import migrate
 from service_runtime.settings import settings_from_environment
 
 
@@ -95,6 +95,7 @@ async def serve(settings: Settings) -> None:
     await run_service(
         "payments",
         settings,
+        schema="payments",
         components=payments.components,
         http=[HttpServer(payments.app, settings.http_host, settings.http_port)],
         readiness=payments.readiness,
@@ -106,12 +107,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of every command."""
     parser = argparse.ArgumentParser(prog="python -m payments.main", description="Stripe and crypto payments.")
     subparsers = parser.add_subparsers(dest="command", required=True)
-    subparsers.add_parser("serve", help="run the service")
-    subparsers.add_parser("migrate", help="bring the schema up to date (PAYMENTS_MIGRATION_DATABASE_URL)")
+    add_service_parsers(subparsers, "payments")
     commands.add_parsers(subparsers)
     arguments = parser.parse_args(argv)
     if arguments.command == "migrate":
-        migrate("payments")
+        run_migrate("payments", arguments)
         return
     settings = settings_from_environment(Settings)
     configure_logging("payments", settings)

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Final
 
 from messaging.runtime import Messaging
+from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine, database_check
 from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
-from service_runtime.migrations import migrate
 from service_runtime.settings import settings_from_environment
 from storage.consumers import subscriptions
 from storage.decoders import Decoders
@@ -88,6 +88,7 @@ async def serve(settings: Settings) -> None:
     await run_service(
         "storage",
         settings,
+        schema="storage",
         components=storage.components,
         readiness=storage.readiness,
         on_start=storage.start,
@@ -99,10 +100,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of every command."""
     parser = argparse.ArgumentParser(prog="python -m storage.main", description="The only writer of the library.")
     subparsers = parser.add_subparsers(dest="command", required=True)
-    subparsers.add_parser("serve", help="run the service")
-    subparsers.add_parser("migrate", help="bring the schema up to date (STORAGE_MIGRATION_DATABASE_URL)")
-    if parser.parse_args(argv).command == "migrate":
-        migrate("storage")
+    add_service_parsers(subparsers, "storage")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "migrate":
+        run_migrate("storage", arguments)
         return
     settings = settings_from_environment(Settings)
     configure_logging("storage", settings)
