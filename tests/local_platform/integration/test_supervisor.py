@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import asyncpg
 import httpx
 import jwt
 import pytest
@@ -19,6 +20,7 @@ import pytest
 from local_platform.description import FILE_NAME, PlatformDescription, read_platform
 from local_platform.identity import sign_token
 from local_platform.locking import PlatformAlreadyRunsError, is_locked
+from local_platform.migrations import migrate_all
 from local_platform.process_table import PROCESSES, ProcessSpec
 from local_platform.processes import TableProcess
 from local_platform.servers import ServerFailedError
@@ -149,6 +151,28 @@ async def test_the_command_says_in_one_line_that_a_port_is_in_use(tmp_path: Path
     assert "Traceback" not in printed.decode()
 
 
+async def test_dead_letters_are_listed_without_naming_a_database(tmp_path: Path) -> None:
+    async with platform(tmp_path, "two") as (_, description):
+        await migrate_all(description.postgres.dsns, ["billing"])
+        connection = await asyncpg.connect(description.postgres.dsns["billing"])
+        message_id = new_id()
+        await connection.execute(
+            "INSERT INTO dead_letters"
+            " (consumer, message_id, subject, stream, payload, headers, reason, error, deliveries)"
+            " VALUES ('billing-gateway', $1, 'x', 'GATEWAY', '', '{}', 'failed', 'a bug', 5)",
+            message_id,
+        )
+        await connection.close()
+        command = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "local_platform", "dead-letters", "--name", "two", "billing", "list"),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        printed, _ = await asyncio.wait_for(command.communicate(), 30)
+    assert command.returncode == 0
+    assert json.loads(printed)["message_id"] == str(message_id)
+
+
 def _failing(_: Wiring) -> list[str]:
     return [sys.executable, "-c", "raise SystemExit('the configuration is wrong')"]
 
@@ -186,6 +210,7 @@ async def test_a_cancelled_start_leaves_no_process(tmp_path: Path) -> None:
 _KEEP_RUNNING = """
 import asyncio, sys
 from pathlib import Path
+from local_platform.migrations import migrate_all
 from local_platform.process_table import PROCESSES
 from local_platform.supervisor import PlatformOptions, Supervisor
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from storage.settings import Settings
 from storage.tables import assets
 from storage.verification import Verifier
 from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Verifications, Work
-from tests.support.databases import Database
+from tests.support.databases import Database, MakeDatabase
 
 M = TypeVar("M", bound=Message)
 
@@ -180,7 +180,7 @@ async def decoders() -> AsyncIterator[Decoders]:
 
 @pytest.fixture
 async def storage(
-    s3_server: S3Server, make_database: Callable[..., Awaitable[Database]], decoders: Decoders, tmp_path: Path
+    s3_server: S3Server, make_database: MakeDatabase, decoders: Decoders, tmp_path: Path
 ) -> AsyncIterator[StorageHarness]:
     database = await make_database("storage")
     transactions = Transactions(database.engine("storage"), producer="storage")
