@@ -23,9 +23,9 @@ from messaging.leases import LeasedTable
 from messaging.transaction import Transaction
 from tests.generation.harness import GenerationHarness
 from tests.generation.orders import ENDPOINT, configure, enqueue, new_order
-from tests.messaging.leases.case import LeaseCase, MakeDatabase
+from tests.messaging.leases.case import LeaseCase
 from tests.messaging.leases.conformance import LeaseConformance
-from tests.support.databases import Database
+from tests.support.databases import Database, MakeDatabase
 
 LEASE = timedelta(minutes=1)
 

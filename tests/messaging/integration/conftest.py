@@ -65,7 +65,7 @@ async def running(components: Sequence[Component]) -> AsyncIterator[list[asyncio
             raise result
 
 
-class Platform:
+class MessagingHarness:
     """Makes services on one database and one broker."""
 
     def __init__(
@@ -97,7 +97,9 @@ class Platform:
         """Run ``components`` until the test ends."""
         await self._stack.enter_async_context(running(components))
 
-    async def process(self, service: Service, failpoints: str = "", messages: int = 0) -> asyncio.subprocess.Process:
+    async def process(
+        self, service: Service, failpoints: str = "", messages: int = 0, max_deliveries: int = 5
+    ) -> asyncio.subprocess.Process:
         """A process of ``service`` that commits ``messages`` and dies at ``failpoints``, or else when the test ends."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -112,6 +114,7 @@ class Platform:
                 "NATS_PASSWORD": self.nats_server.users[service],
                 "OPS_PORT": "0",
                 "MESSAGES": str(messages),
+                "MAX_DELIVERIES": str(max_deliveries),
                 VARIABLE: failpoints,
             },
         )
@@ -143,10 +146,10 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 @pytest.fixture
-async def platform(
+async def harness(
     database: Database, nats_server: NatsServer, broker_settings: Callable[[str], ServiceSettings]
-) -> AsyncIterator[Platform]:
+) -> AsyncIterator[MessagingHarness]:
     """Services on a fresh database and a fresh broker."""
-    made = Platform(database, nats_server, broker_settings)
+    made = MessagingHarness(database, nats_server, broker_settings)
     yield made
     await made.stop()

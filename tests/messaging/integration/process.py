@@ -1,7 +1,7 @@
 """One process of a service, for tests that kill it: ``python -m tests.messaging.integration.process billing``.
 
-Environment: that of ``ServiceSettings``, ``MESSAGES`` for how many to commit, and ``REELHOUSE_FAILPOINTS`` for where
-to die.
+Environment: that of ``ServiceSettings``, ``MESSAGES`` for how many to commit, ``MAX_DELIVERIES``, and
+``REELHOUSE_FAILPOINTS`` for where to die.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ async def main(service: Service) -> None:
         engine=create_engine(settings),
         settings=settings,
         subscriptions=[Subscription(CreditsRefused, record, linger_seconds=0.5)] if service == "gateway" else [],
-        limits=ConsumerLimits(ack_wait_seconds=2),
+        limits=ConsumerLimits(ack_wait_seconds=2, max_deliveries=int(os.environ["MAX_DELIVERIES"])),
     )
     async with asyncio.TaskGroup() as tasks:
         for component in messaging.components():

@@ -11,7 +11,7 @@ from messaging.consumers import Subscription
 from messaging.ids import new_id
 from messaging.runtime import Messaging
 from messaging.topology import assert_stream
-from tests.messaging.integration.conftest import Platform, running
+from tests.messaging.integration.conftest import MessagingHarness, running
 from tests.messaging.integration.effects import (
     effects,
     execute,
@@ -28,25 +28,25 @@ from tests.support import eventually
 RECOVERY_SECONDS = 40.0
 
 
-async def line(platform: Platform) -> Messaging:
+async def line(harness: MessagingHarness) -> Messaging:
     """Billing that publishes and a gateway that listens."""
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, record)], ack_wait_seconds=2)
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)], ack_wait_seconds=2)
     return billing
 
 
-async def verified(platform: Platform, service: str = "billing") -> bool:
+async def verified(harness: MessagingHarness, service: str = "billing") -> bool:
     """Whether the watch has compared everything that was published with the broker."""
     query = f"SELECT count(*) FILTER (WHERE verified_at IS NULL), count(*) FROM {service}.relay_positions"
-    engine = platform.database.engine(service)
+    engine = harness.database.engine(service)
     waiting = await scalar(engine, query)
     return bool(waiting == 0 and await scalar(engine, f"SELECT count(*) FROM {service}.relay_positions") > 0)
 
 
-async def forget_effects(platform: Platform) -> None:
+async def forget_effects(harness: MessagingHarness) -> None:
     """Empty the table of effects and the inbox, so that only what the *broker* delivers again can fill it."""
-    await execute(platform.engine("gateway"), "DELETE FROM gateway.effects")
-    await execute(platform.engine("gateway"), "DELETE FROM gateway.inbox_messages")
+    await execute(harness.engine("gateway"), "DELETE FROM gateway.effects")
+    await execute(harness.engine("gateway"), "DELETE FROM gateway.inbox_messages")
 
 
 def copy_store(server: NatsServer, target: Path) -> None:
@@ -62,70 +62,70 @@ def restore_store(server: NatsServer, source: Path) -> None:
     shutil.copytree(source, server.store_directory)
 
 
-async def test_a_wiped_broker_is_told_everything_again(platform: Platform, nats_server: NatsServer) -> None:
-    billing = await line(platform)
+async def test_a_wiped_broker_is_told_everything_again(harness: MessagingHarness, nats_server: NatsServer) -> None:
+    billing = await line(harness)
     before = await publish_refused(billing.transactions, 300)
-    await expect_effects(platform.engine("gateway"), before)
-    await expect_published(platform.engine("billing"))
+    await expect_effects(harness.engine("gateway"), before)
+    await expect_published(harness.engine("billing"))
 
     await nats_server.stop()
     nats_server.wipe_store()
     during = await publish_refused(billing.transactions, 50)
-    await forget_effects(platform)
+    await forget_effects(harness)
     await nats_server.start()
     after = await publish_refused(billing.transactions, 50)
 
     everything = [*before, *during, *after]
-    await expect_effects(platform.engine("gateway"), everything, timeout=RECOVERY_SECONDS)
-    await expect_published(platform.engine("billing"))
+    await expect_effects(harness.engine("gateway"), everything, timeout=RECOVERY_SECONDS)
+    await expect_published(harness.engine("billing"))
 
 
 async def test_a_broker_rolled_back_to_an_older_copy_gets_the_rest_again(
-    platform: Platform, nats_server: NatsServer, tmp_path: Path
+    harness: MessagingHarness, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    billing = await line(platform)
+    billing = await line(harness)
     old = await publish_refused(billing.transactions, 200)
-    await expect_effects(platform.engine("gateway"), old)
-    await eventually(lambda: verified(platform))
+    await expect_effects(harness.engine("gateway"), old)
+    await eventually(lambda: verified(harness))
     await nats_server.stop()
     copy_store(nats_server, tmp_path / "backup")
     await nats_server.start()
     lost = await publish_refused(billing.transactions, 100)
-    await expect_effects(platform.engine("gateway"), [*old, *lost], timeout=RECOVERY_SECONDS)
-    await expect_published(platform.engine("billing"))
+    await expect_effects(harness.engine("gateway"), [*old, *lost], timeout=RECOVERY_SECONDS)
+    await expect_published(harness.engine("billing"))
 
     await nats_server.stop()
     restore_store(nats_server, tmp_path / "backup")
     await nats_server.start()
 
-    jetstream = (await platform.admin()).jetstream()
+    jetstream = (await harness.admin()).jetstream()
 
     async def stored_again() -> bool:
         return int((await jetstream.stream_info("BILLING")).state.messages) == 300
 
     await eventually(stored_again, timeout=RECOVERY_SECONDS)
-    assert sorted(await effects(platform.engine("gateway"))) == sorted([*old, *lost])
+    assert sorted(await effects(harness.engine("gateway"))) == sorted([*old, *lost])
 
 
 async def test_a_rolled_back_broker_that_has_grown_past_the_loss_is_found_out(
-    platform: Platform, nats_server: NatsServer, tmp_path: Path
+    harness: MessagingHarness, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     """Sequence numbers are used again before anybody looks: only the message under the number tells."""
-    relay = platform.messaging("billing")
-    await run_until_published(platform, relay, 20)
+    relay = harness.messaging("billing")
+    await run_until_published(harness, relay, 20)
     await nats_server.stop()
     copy_store(nats_server, tmp_path / "backup")
     await nats_server.start()
-    await run_until_published(platform, platform.messaging("billing"), 10)
+    await run_until_published(harness, harness.messaging("billing"), 10)
 
     await nats_server.stop()
     restore_store(nats_server, tmp_path / "backup")
     await nats_server.start()
-    jetstream = (await platform.admin()).jetstream()
+    jetstream = (await harness.admin()).jetstream()
     for number in range(50):
         await jetstream.publish(CreditsRefused.subject, b"{}", headers={"Nats-Msg-Id": f"stranger {number}"})
 
-    await platform.start("billing")
+    await harness.start("billing")
 
     async def stored_again() -> bool:
         return int((await jetstream.stream_info("BILLING")).state.messages) == 20 + 50 + 10
@@ -134,21 +134,21 @@ async def test_a_rolled_back_broker_that_has_grown_past_the_loss_is_found_out(
 
 
 async def test_new_messages_under_old_numbers_do_not_hide_what_a_wiped_broker_lost(
-    platform: Platform, nats_server: NatsServer
+    harness: MessagingHarness, nats_server: NatsServer
 ) -> None:
     """The relay is faster than the watch: it leaves a sound checkpoint below the lost ones before anybody looks."""
-    await run_until_published(platform, platform.messaging("billing"), 300)
+    await run_until_published(harness, harness.messaging("billing"), 300)
     await nats_server.stop()
     nats_server.wipe_store()
     await nats_server.start()
-    jetstream = (await platform.admin()).jetstream()
+    jetstream = (await harness.admin()).jetstream()
     await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
-    hasty = platform.messaging("billing")
+    hasty = harness.messaging("billing")
     await publish_refused(hasty.transactions, 100)
     async with hasty.broker.open():
         assert await hasty.relay.relay_batch() == (100, 100)
 
-    await platform.start("billing")
+    await harness.start("billing")
 
     async def stored_again() -> bool:
         return int((await jetstream.stream_info("BILLING")).state.messages) == 400
@@ -157,25 +157,25 @@ async def test_new_messages_under_old_numbers_do_not_hide_what_a_wiped_broker_lo
 
 
 async def test_what_was_verified_is_looked_at_again_below_what_is_new(
-    platform: Platform, nats_server: NatsServer
+    harness: MessagingHarness, nats_server: NatsServer
 ) -> None:
     """The stream has grown past the last verified checkpoint under new messages before anybody looks."""
-    billing = platform.messaging("billing")
+    billing = harness.messaging("billing")
     await publish_refused(billing.transactions, 30)
     async with running(billing.components()):
-        await expect_published(platform.engine("billing"))
-        await eventually(lambda: verified(platform))
+        await expect_published(harness.engine("billing"))
+        await eventually(lambda: verified(harness))
     await nats_server.stop()
     nats_server.wipe_store()
     await nats_server.start()
-    jetstream = (await platform.admin()).jetstream()
+    jetstream = (await harness.admin()).jetstream()
     await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
-    hasty = platform.messaging("billing")
+    hasty = harness.messaging("billing")
     await publish_refused(hasty.transactions, 100)
     async with hasty.broker.open():
         assert await hasty.relay.relay_batch() == (100, 100)
 
-    await platform.start("billing")
+    await harness.start("billing")
 
     async def stored_again() -> bool:
         return int((await jetstream.stream_info("BILLING")).state.messages) == 130
@@ -183,37 +183,37 @@ async def test_what_was_verified_is_looked_at_again_below_what_is_new(
     await eventually(stored_again, timeout=RECOVERY_SECONDS)
 
 
-async def run_until_published(platform: Platform, messaging: Messaging, count: int) -> list[UUID]:
+async def run_until_published(harness: MessagingHarness, messaging: Messaging, count: int) -> list[UUID]:
     """Run one process of billing until it has published ``count`` messages, and stop it."""
     async with running(messaging.components()):
         ids = await publish_refused(messaging.transactions, count)
-        await expect_published(platform.engine("billing"))
+        await expect_published(harness.engine("billing"))
     return ids
 
 
 async def test_commands_into_another_service_s_stream_survive_its_loss(
-    platform: Platform, nats_server: NatsServer
+    harness: MessagingHarness, nats_server: NatsServer
 ) -> None:
-    payments = await platform.start("payments")
-    await platform.start("billing", [Subscription(GrantCredits, record_in_billing)], ack_wait_seconds=2)
+    payments = await harness.start("payments")
+    await harness.start("billing", [Subscription(GrantCredits, record_in_billing)], ack_wait_seconds=2)
     ids = []
     for _ in range(20):
         async with payments.transactions.begin() as tx:
             ids.append(tx.publish(grant(), correlation_id=new_id()))
-    await expect_effects(platform.engine("billing"), ids, "billing")
-    await expect_published(platform.engine("payments"), "payments")
+    await expect_effects(harness.engine("billing"), ids, "billing")
+    await expect_published(harness.engine("payments"), "payments")
 
     nats_server.kill()
     nats_server.wipe_store()
-    await execute(platform.engine("billing"), "DELETE FROM billing.effects")
-    await execute(platform.engine("billing"), "DELETE FROM billing.inbox_messages")
+    await execute(harness.engine("billing"), "DELETE FROM billing.effects")
+    await execute(harness.engine("billing"), "DELETE FROM billing.inbox_messages")
     await nats_server.start()
 
-    await expect_effects(platform.engine("billing"), ids, "billing", timeout=RECOVERY_SECONDS)
+    await expect_effects(harness.engine("billing"), ids, "billing", timeout=RECOVERY_SECONDS)
 
 
-async def test_kill_nine_with_a_thousand_messages_in_flight(platform: Platform, nats_server: NatsServer) -> None:
-    billing = await line(platform)
+async def test_kill_nine_with_a_thousand_messages_in_flight(harness: MessagingHarness, nats_server: NatsServer) -> None:
+    billing = await line(harness)
     ids: list[UUID] = []
     for burst in range(10):
         ids += await publish_refused(billing.transactions, 100, burst * 100)
@@ -221,24 +221,24 @@ async def test_kill_nine_with_a_thousand_messages_in_flight(platform: Platform, 
             nats_server.kill()
             await nats_server.start()
 
-    await expect_effects(platform.engine("gateway"), ids, timeout=RECOVERY_SECONDS)
-    await expect_published(platform.engine("billing"))
+    await expect_effects(harness.engine("gateway"), ids, timeout=RECOVERY_SECONDS)
+    await expect_published(harness.engine("billing"))
 
 
 async def test_a_consumer_whose_place_is_ahead_of_the_stream_is_built_again(
-    platform: Platform, nats_server: NatsServer, tmp_path: Path
+    harness: MessagingHarness, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     """The stream went back but the consumer's own state did not: its new messages would count as acknowledged."""
-    billing = await line(platform)
+    billing = await line(harness)
     old = await publish_refused(billing.transactions, 100)
-    await expect_effects(platform.engine("gateway"), old)
-    await eventually(lambda: verified(platform, "gateway"))
+    await expect_effects(harness.engine("gateway"), old)
+    await eventually(lambda: verified(harness, "gateway"))
     await nats_server.stop()
     copy_store(nats_server, tmp_path / "backup")
     await nats_server.start()
     lost = await publish_refused(billing.transactions, 100)
-    await expect_effects(platform.engine("gateway"), [*old, *lost], timeout=RECOVERY_SECONDS)
-    await expect_published(platform.engine("billing"))
+    await expect_effects(harness.engine("gateway"), [*old, *lost], timeout=RECOVERY_SECONDS)
+    await expect_published(harness.engine("billing"))
 
     await nats_server.stop()
     [messages] = nats_server.store_directory.rglob("BILLING/msgs")
@@ -248,8 +248,8 @@ async def test_a_consumer_whose_place_is_ahead_of_the_stream_is_built_again(
     await nats_server.start()
     new = await publish_refused(billing.transactions, 150)
 
-    await expect_effects(platform.engine("gateway"), [*old, *lost, *new], timeout=RECOVERY_SECONDS)
-    jetstream = (await platform.admin()).jetstream()
+    await expect_effects(harness.engine("gateway"), [*old, *lost, *new], timeout=RECOVERY_SECONDS)
+    jetstream = (await harness.admin()).jetstream()
 
     async def stored_again() -> bool:
         return int((await jetstream.stream_info("BILLING")).state.messages) == 350
@@ -258,11 +258,11 @@ async def test_a_consumer_whose_place_is_ahead_of_the_stream_is_built_again(
 
 
 async def test_only_what_is_lost_is_published_again(
-    platform: Platform, nats_server: NatsServer, tmp_path: Path
+    harness: MessagingHarness, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    await run_until_published(platform, platform.messaging("billing"), 200)
-    engine = platform.engine("billing")
-    watch = platform.messaging("billing")
+    await run_until_published(harness, harness.messaging("billing"), 200)
+    engine = harness.engine("billing")
+    watch = harness.messaging("billing")
     async with watch.broker.open():
         await watch.amnesia.check()
     # The landmark of an earlier hour stays when the next one is verified.
@@ -270,7 +270,7 @@ async def test_only_what_is_lost_is_published_again(
     await nats_server.stop()
     copy_store(nats_server, tmp_path / "backup")
     await nats_server.start()
-    await run_until_published(platform, platform.messaging("billing"), 100)
+    await run_until_published(harness, harness.messaging("billing"), 100)
     async with watch.broker.open():
         await watch.amnesia.check()
         await nats_server.stop()
@@ -281,5 +281,5 @@ async def test_only_what_is_lost_is_published_again(
 
     query = "SELECT count(*) FROM billing.outbox_messages WHERE published_at IS NULL"
     assert await scalar(engine, query) == 100
-    await platform.start("billing")
+    await harness.start("billing")
     await expect_published(engine)

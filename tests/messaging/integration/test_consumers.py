@@ -19,7 +19,7 @@ from messaging.ids import new_id
 from messaging.received import Received
 from messaging.runtime import Messaging
 from messaging.transaction import Transaction
-from tests.messaging.integration.conftest import Platform, running
+from tests.messaging.integration.conftest import MessagingHarness, running
 from tests.messaging.integration.effects import (
     effects,
     execute,
@@ -85,12 +85,12 @@ async def store(client: Client, number: int, message_id: UUID | None = None, pay
     return chosen
 
 
-async def test_redelivered_messages_take_effect_once(platform: Platform) -> None:
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
-    client = await platform.admin()
+async def test_redelivered_messages_take_effect_once(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
+    client = await harness.admin()
     ids = await publish_refused(billing.transactions, 300)
-    await expect_effects(platform.engine("gateway"), ids)
+    await expect_effects(harness.engine("gateway"), ids)
 
     await deliver_everything_again(client)
 
@@ -100,12 +100,12 @@ async def test_redelivered_messages_take_effect_once(platform: Platform) -> None
         return delivered is not None and delivered.consumer_seq >= 300 and info[0].num_ack_pending == 0
 
     await eventually(delivered_again)
-    assert sorted(await effects(platform.engine("gateway"))) == sorted(ids)
+    assert sorted(await effects(harness.engine("gateway"))) == sorted(ids)
 
 
-async def test_a_message_stored_twice_takes_effect_once_even_within_one_batch(platform: Platform) -> None:
-    await platform.start("billing")
-    client = await platform.admin()
+async def test_a_message_stored_twice_takes_effect_once_even_within_one_batch(harness: MessagingHarness) -> None:
+    await harness.start("billing")
+    client = await harness.admin()
     jetstream = client.jetstream()
 
     async def stream_is_there() -> bool:
@@ -122,10 +122,10 @@ async def test_a_message_stored_twice_takes_effect_once_even_within_one_batch(pl
 
     await eventually(stored_again)
     await jetstream.update_stream(info.config)
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
 
     await eventually(lambda: all_acknowledged_quietly(client))
-    assert await effects(platform.engine("gateway")) == [first]
+    assert await effects(harness.engine("gateway")) == [first]
 
 
 async def all_acknowledged_quietly(client: Client) -> bool:
@@ -134,7 +134,7 @@ async def all_acknowledged_quietly(client: Client) -> bool:
     return bool(infos and infos[0].num_pending == 0 and infos[0].num_ack_pending == 0)
 
 
-async def test_early_messages_are_delivered_again_until_their_time_has_come(platform: Platform) -> None:
+async def test_early_messages_are_delivered_again_until_their_time_has_come(harness: MessagingHarness) -> None:
     """Forty messages in random order, each of which must wait for the one before it."""
 
     async def in_order(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
@@ -147,35 +147,35 @@ async def test_early_messages_are_delivered_again_until_their_time_has_come(plat
             else:
                 tx.defer(message, reason=f"waits for {following}")
 
-    billing = await platform.start("billing")
+    billing = await harness.start("billing")
     numbers = list(range(40))
     random.Random(2).shuffle(numbers)
-    await platform.start("gateway", [Subscription(CreditsRefused, in_order)], max_deliveries=2)
+    await harness.start("gateway", [Subscription(CreditsRefused, in_order)], max_deliveries=2)
     for number in numbers:
         async with billing.transactions.begin() as tx:
             tx.publish(refused(number), correlation_id=new_id())
 
     async def all_there() -> bool:
-        return await notes(platform.engine("gateway")) == list(range(40))
+        return await notes(harness.engine("gateway")) == list(range(40))
 
     await eventually(all_there, timeout=40)
-    assert await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
-    await eventually(lambda: nothing_outstanding(platform))
+    assert await scalar(harness.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
+    await eventually(lambda: nothing_outstanding(harness))
 
 
-async def nothing_outstanding(platform: Platform) -> bool:
+async def nothing_outstanding(harness: MessagingHarness) -> bool:
     """Whether no message is on record as deferred or failed."""
-    return bool(await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.delivery_attempts") == 0)
+    return bool(await scalar(harness.engine("gateway"), "SELECT count(*) FROM gateway.delivery_attempts") == 0)
 
 
-async def test_a_message_that_stays_early_too_long_is_dead_lettered(platform: Platform) -> None:
+async def test_a_message_that_stays_early_too_long_is_dead_lettered(harness: MessagingHarness) -> None:
     async def never(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
         for message in messages:
             tx.defer(message, reason="its cause is unknown")
 
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, never)])
-    engine = platform.engine("gateway")
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, never)])
+    engine = harness.engine("gateway")
     await publish_refused(billing.transactions, 1)
 
     async def deferred() -> bool:
@@ -195,14 +195,14 @@ async def test_a_message_that_stays_early_too_long_is_dead_lettered(platform: Pl
     await eventually(given_up)
 
 
-async def test_time_in_which_nothing_was_delivered_does_not_make_a_message_too_early(platform: Platform) -> None:
+async def test_time_in_which_nothing_was_delivered_does_not_make_a_message_too_early(harness: MessagingHarness) -> None:
     async def never(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
         for message in messages:
             tx.defer(message, reason="its cause is unknown")
 
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, never)])
-    engine = platform.engine("gateway")
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, never)])
+    engine = harness.engine("gateway")
     await publish_refused(billing.transactions, 1)
 
     async def deferred(times: int) -> bool:
@@ -220,7 +220,7 @@ async def test_time_in_which_nothing_was_delivered_does_not_make_a_message_too_e
     assert await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == 0
 
 
-async def test_a_replay_that_is_still_early_does_not_hold_up_the_others(platform: Platform) -> None:
+async def test_a_replay_that_is_still_early_does_not_hold_up_the_others(harness: MessagingHarness) -> None:
     early = True
 
     async def sometimes(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
@@ -231,9 +231,9 @@ async def test_a_replay_that_is_still_early_does_not_hold_up_the_others(platform
                 raise ValueError("a \0 poisoned text")
         await record(tx, [message for message in messages if message.payload.required_credits != 0])
 
-    billing = await platform.start("billing")
-    gateway = await platform.start("gateway", [Subscription(CreditsRefused, sometimes)], max_deliveries=1)
-    engine = platform.engine("gateway")
+    billing = await harness.start("billing")
+    gateway = await harness.start("gateway", [Subscription(CreditsRefused, sometimes)], max_deliveries=1)
+    engine = harness.engine("gateway")
     ids = await publish_refused(billing.transactions, 2)
     await eventually(lambda: nothing_but_dead(engine, 1))
     await execute(engine, "UPDATE gateway.delivery_attempts SET first_at = now() - interval '61 minutes'")
@@ -249,14 +249,14 @@ async def nothing_but_dead(engine: AsyncEngine, count: int) -> bool:
 
 
 async def test_poison_in_a_batch_of_a_hundred_dies_alone_and_can_be_replayed(
-    platform: Platform, capsys: pytest.CaptureFixture[str]
+    harness: MessagingHarness, capsys: pytest.CaptureFixture[str]
 ) -> None:
     handler = Handler(poison={57})
-    billing = await platform.start("billing")
+    billing = await harness.start("billing")
     ids = await publish_refused(billing.transactions, 100)
-    await expect_published(platform.engine("billing"))
-    await platform.start("gateway", [Subscription(CreditsRefused, handler)], max_deliveries=2)
-    engine = platform.engine("gateway")
+    await expect_published(harness.engine("billing"))
+    await harness.start("gateway", [Subscription(CreditsRefused, handler)], max_deliveries=2)
+    engine = harness.engine("gateway")
     others = [message_id for number, message_id in enumerate(ids) if number != 57]
 
     async def ninety_nine() -> bool:
@@ -271,27 +271,27 @@ async def test_poison_in_a_batch_of_a_hundred_dies_alone_and_can_be_replayed(
         )
 
     await eventually(dead)
-    client = await platform.admin()
+    client = await harness.admin()
     await eventually(lambda: all_acknowledged(client))
-    assert await command(platform, capsys, "list") == [str(ids[57])]
+    assert await command(harness, capsys, "list") == [str(ids[57])]
 
     handler.poison.clear()
-    assert await command(platform, capsys, "replay", str(ids[57])) == [str(ids[57])]
+    assert await command(harness, capsys, "replay", str(ids[57])) == [str(ids[57])]
 
     await expect_effects(engine, ids)
 
     async def off_the_list() -> bool:
-        return await command(platform, capsys, "list") == []
+        return await command(harness, capsys, "list") == []
 
     await eventually(off_the_list)
-    assert await command(platform, capsys, "list", "--all") == [str(ids[57])]
+    assert await command(harness, capsys, "list", "--all") == [str(ids[57])]
 
 
-async def test_a_replay_that_fails_stays_on_the_list_until_it_is_asked_for_again(platform: Platform) -> None:
+async def test_a_replay_that_fails_stays_on_the_list_until_it_is_asked_for_again(harness: MessagingHarness) -> None:
     handler = Handler(poison={0})
-    billing = await platform.start("billing")
-    gateway = await platform.start("gateway", [Subscription(CreditsRefused, handler)], max_deliveries=1)
-    engine = platform.engine("gateway")
+    billing = await harness.start("billing")
+    gateway = await harness.start("gateway", [Subscription(CreditsRefused, handler)], max_deliveries=1)
+    engine = harness.engine("gateway")
     [message_id] = await publish_refused(billing.transactions, 1)
 
     async def dead() -> bool:
@@ -317,27 +317,29 @@ async def ask_for_replay(messaging: Messaging, message_id: UUID) -> None:
         await dead_letters.DeadLetters("gateway").request_replay(tx.connection, [message_id])
 
 
-async def command(platform: Platform, capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> list[str]:
+async def command(
+    harness: MessagingHarness, capsys: pytest.CaptureFixture[str], name: str, *arguments: str
+) -> list[str]:
     """Run the operator's command; returns the ids that it prints."""
     import json
 
-    dsn = platform.database.dsn("gateway")
+    dsn = harness.database.dsn("gateway")
     capsys.readouterr()
     await asyncio.to_thread(dead_letters.main, [name, "--dsn", dsn, "--schema", "gateway", *arguments])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     return [json.loads(line)["message_id"] for line in lines]
 
 
-async def test_what_does_not_parse_is_dead_lettered_at_once(platform: Platform) -> None:
-    await platform.start("billing")
+async def test_what_does_not_parse_is_dead_lettered_at_once(harness: MessagingHarness) -> None:
+    await harness.start("billing")
     handler = Handler()
-    await platform.start("gateway", [Subscription(CreditsRefused, handler)])
-    client = await platform.admin()
+    await harness.start("gateway", [Subscription(CreditsRefused, handler)])
+    client = await harness.admin()
     await eventually(lambda: consumer_exists(client))
     bad = await store(client, 1, payload=b'{"generation_id": 7}')
     await client.publish(CreditsRefused.subject, b"{}")
     good = await store(client, 2)
-    engine = platform.engine("gateway")
+    engine = harness.engine("gateway")
 
     await expect_effects(engine, [good])
 
@@ -349,9 +351,9 @@ async def test_what_does_not_parse_is_dead_lettered_at_once(platform: Platform) 
     await eventually(lambda: all_acknowledged(client))
 
 
-async def stored(platform: Platform, count: int) -> None:
+async def stored(harness: MessagingHarness, count: int) -> None:
     """Wait until billing's stream holds ``count`` messages, so that a consumer gets them all in its first batch."""
-    jetstream = (await platform.admin()).jetstream()
+    jetstream = (await harness.admin()).jetstream()
 
     async def all_there() -> bool:
         return any(
@@ -368,23 +370,42 @@ async def consumer_exists(client: Client) -> bool:
 
 
 @pytest.mark.parametrize("place", ["consumer.before_commit", "consumer.after_commit", "consumer.after_ack"])
-async def test_a_consumer_killed_around_its_commit_loses_and_repeats_nothing(platform: Platform, place: str) -> None:
-    billing = await platform.start("billing")
+async def test_a_consumer_killed_around_its_commit_loses_and_repeats_nothing(
+    harness: MessagingHarness, place: str
+) -> None:
+    billing = await harness.start("billing")
     ids = await publish_refused(billing.transactions, 50)
-    await stored(platform, 50)
-    doomed = await platform.process("gateway", failpoints=place)
+    await stored(harness, 50)
+    doomed = await harness.process("gateway", failpoints=place)
     assert await doomed.wait() == -9
-    assert len(await effects(platform.engine("gateway"))) == (0 if place == "consumer.before_commit" else 50)
+    assert len(await effects(harness.engine("gateway"))) == (0 if place == "consumer.before_commit" else 50)
 
-    await platform.start("gateway", [Subscription(CreditsRefused, record)], ack_wait_seconds=2)
+    await harness.start("gateway", [Subscription(CreditsRefused, record)], ack_wait_seconds=2)
 
-    await expect_effects(platform.engine("gateway"), ids)
-    client = await platform.admin()
+    await expect_effects(harness.engine("gateway"), ids)
+    client = await harness.admin()
     await eventually(lambda: all_acknowledged(client))
-    assert sorted(await effects(platform.engine("gateway"))) == sorted(ids)
+    assert sorted(await effects(harness.engine("gateway"))) == sorted(ids)
 
 
-async def test_losing_the_database_is_not_counted_against_the_message(platform: Platform) -> None:
+async def test_a_consumer_killed_while_it_dead_letters_does_so_once_later(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    await execute(harness.database.superuser_engine(), "ALTER TABLE gateway.effects ADD CHECK (note <> '7')")
+    ids = await publish_refused(billing.transactions, 10)
+    await stored(harness, 10)
+    doomed = await harness.process("gateway", failpoints="consumer.before_dead_letter_commit", max_deliveries=1)
+    assert await doomed.wait() == -9
+    engine = harness.engine("gateway")
+    assert await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == 0
+
+    await harness.start("gateway", [Subscription(CreditsRefused, record)], max_deliveries=1, ack_wait_seconds=2)
+
+    await eventually(lambda: nothing_but_dead(engine, 1))
+    await expect_effects(engine, [message_id for number, message_id in enumerate(ids) if number != 7])
+    assert await scalar(engine, "SELECT message_id FROM gateway.dead_letters WHERE reason = 'poison'") == ids[7]
+
+
+async def test_losing_the_database_is_not_counted_against_the_message(harness: MessagingHarness) -> None:
     outages = 4
 
     async def loses_its_connection(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
@@ -394,17 +415,17 @@ async def test_losing_the_database_is_not_counted_against_the_message(platform: 
             outages -= 1
             await tx.connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, loses_its_connection)], max_deliveries=1)
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, loses_its_connection)], max_deliveries=1)
 
     ids = await publish_refused(billing.transactions, 10)
 
-    await expect_effects(platform.engine("gateway"), ids)
-    assert await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
+    await expect_effects(harness.engine("gateway"), ids)
+    assert await scalar(harness.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
     assert outages == 0
 
 
-async def test_a_database_that_takes_no_writes_for_a_while_costs_no_message(platform: Platform) -> None:
+async def test_a_database_that_takes_no_writes_for_a_while_costs_no_message(harness: MessagingHarness) -> None:
     outages = 4
 
     async def meets_a_read_only_database(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
@@ -414,17 +435,17 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_no_message(plat
             await tx.connection.execute(text("SET LOCAL transaction_read_only = on"))
         await record(tx, messages)
 
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, meets_a_read_only_database)], max_deliveries=1)
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, meets_a_read_only_database)], max_deliveries=1)
 
     ids = await publish_refused(billing.transactions, 10)
 
-    await expect_effects(platform.engine("gateway"), ids)
-    assert await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
+    await expect_effects(harness.engine("gateway"), ids)
+    assert await scalar(harness.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
     assert outages == 0
 
 
-async def test_each_type_gets_one_call_with_its_messages_in_order(platform: Platform) -> None:
+async def test_each_type_gets_one_call_with_its_messages_in_order(harness: MessagingHarness) -> None:
     calls: list[tuple[str, list[int]]] = []
 
     async def note(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
@@ -433,15 +454,15 @@ async def test_each_type_gets_one_call_with_its_messages_in_order(platform: Plat
     async def note_captured(tx: Transaction, messages: Sequence[Received[CreditsCaptured]]) -> None:
         calls.append(("captured", [message.payload.captured_credits for message in messages]))
 
-    billing = await platform.start("billing")
+    billing = await harness.start("billing")
     async with billing.transactions.begin() as tx:
         for number in range(10):
             tx.publish(refused(number), correlation_id=new_id())
             tx.publish(captured(number), correlation_id=new_id())
-    await expect_published(platform.engine("billing"))
+    await expect_published(harness.engine("billing"))
 
     subscriptions = [Subscription(CreditsRefused, note), Subscription(CreditsCaptured, note_captured, inbox=False)]
-    await platform.start("gateway", subscriptions)
+    await harness.start("gateway", subscriptions)
 
     await eventually(lambda: sum(len(numbers) for _, numbers in calls) == 20)
     assert calls == [("refused", list(range(10))), ("captured", list(range(10)))]
@@ -459,13 +480,13 @@ def captured(number: int) -> CreditsCaptured:
     )
 
 
-async def test_an_answer_continues_the_correlation_of_its_cause(platform: Platform) -> None:
+async def test_an_answer_continues_the_correlation_of_its_cause(harness: MessagingHarness) -> None:
     async def answer(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
         tx.after_commit(lambda: heard.extend(messages))
 
     heard: list[Received[CreditsRefused]] = []
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, answer)])
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, answer)])
     correlation = new_id()
     async with billing.transactions.begin() as tx:
         message_id = tx.publish(refused(), correlation_id=correlation)
@@ -478,7 +499,7 @@ async def test_an_answer_continues_the_correlation_of_its_cause(platform: Platfo
     assert (row.correlation_id, row.causation_id) == (correlation, message_id)
 
 
-async def test_a_consumer_that_is_told_to_stop_finishes_its_batch(platform: Platform) -> None:
+async def test_a_consumer_that_is_told_to_stop_finishes_its_batch(harness: MessagingHarness) -> None:
     begun = asyncio.Event()
     go_on = asyncio.Event()
 
@@ -487,10 +508,10 @@ async def test_a_consumer_that_is_told_to_stop_finishes_its_batch(platform: Plat
         await go_on.wait()
         await record(tx, messages)
 
-    billing = await platform.start("billing")
-    gateway = platform.messaging("gateway", [Subscription(CreditsRefused, slow)])
+    billing = await harness.start("billing")
+    gateway = harness.messaging("gateway", [Subscription(CreditsRefused, slow)])
     ids = await publish_refused(billing.transactions, 3)
-    await stored(platform, 3)
+    await stored(harness, 3)
     async with running(gateway.components()) as tasks:
         await asyncio.wait_for(begun.wait(), 10)
         for _ in range(3):  # as a service does that is impatient
@@ -498,12 +519,12 @@ async def test_a_consumer_that_is_told_to_stop_finishes_its_batch(platform: Plat
                 task.cancel()
             await asyncio.wait(tasks, timeout=0.2)
         go_on.set()
-    assert sorted(await effects(platform.engine("gateway"))) == sorted(ids)
-    client = await platform.admin()
+    assert sorted(await effects(harness.engine("gateway"))) == sorted(ids)
+    client = await harness.admin()
     await eventually(lambda: all_acknowledged(client))
 
 
-async def test_a_handler_slower_than_the_ack_wait_is_not_disturbed(platform: Platform) -> None:
+async def test_a_handler_slower_than_the_ack_wait_is_not_disturbed(harness: MessagingHarness) -> None:
     calls = 0
 
     async def slow(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
@@ -512,25 +533,25 @@ async def test_a_handler_slower_than_the_ack_wait_is_not_disturbed(platform: Pla
         await tx.connection.execute(text("SELECT pg_sleep(2.5)"))
         await record(tx, messages)
 
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, slow)], ack_wait_seconds=1)
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, slow)], ack_wait_seconds=1)
     ids = await publish_refused(billing.transactions, 3)
 
-    await expect_effects(platform.engine("gateway"), ids)
-    client = await platform.admin()
+    await expect_effects(harness.engine("gateway"), ids)
+    client = await harness.admin()
     await eventually(lambda: all_acknowledged(client))
     info = await client.jetstream().consumer_info("BILLING", DURABLE)
     assert info.delivered.consumer_seq == 3
 
 
-async def test_message_types_that_share_a_handler_reach_it_together_and_in_order(platform: Platform) -> None:
+async def test_message_types_that_share_a_handler_reach_it_together_and_in_order(harness: MessagingHarness) -> None:
     calls: list[list[str]] = []
 
     async def handle(tx: Transaction, messages: Sequence[Received[CreditsRefused | CreditsCaptured]]) -> None:
         await record(tx, messages)
         calls.append([type(message.payload).__name__ for message in messages])
 
-    billing = await platform.start("billing")
+    billing = await harness.start("billing")
     captured = CreditsCaptured(
         reservation_id=new_id(),
         generation_id=new_id(),
@@ -541,8 +562,8 @@ async def test_message_types_that_share_a_handler_reach_it_together_and_in_order
     )
     async with billing.transactions.begin() as tx:
         ids = [tx.publish(message, correlation_id=new_id()) for message in (refused(1), captured, refused(2))]
-    await expect_published(platform.engine("billing"))
+    await expect_published(harness.engine("billing"))
     kinds = (CreditsRefused, CreditsCaptured)
-    await platform.start("gateway", [Subscription(kind, handle, linger_seconds=0.5) for kind in kinds])
-    await expect_effects(platform.engine("gateway"), ids)
+    await harness.start("gateway", [Subscription(kind, handle, linger_seconds=0.5) for kind in kinds])
+    await expect_effects(harness.engine("gateway"), ids)
     assert calls == [["CreditsRefused", "CreditsCaptured", "CreditsRefused"]]

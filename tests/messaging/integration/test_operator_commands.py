@@ -16,7 +16,7 @@ from messaging import dead_letters, redelivery
 from messaging.consumers import Subscription
 from messaging.ids import new_id
 from messaging.schema import table_statements
-from tests.messaging.integration.conftest import Platform
+from tests.messaging.integration.conftest import MessagingHarness
 from tests.messaging.integration.effects import effects, execute, expect_effects, publish_refused, record, scalar
 from tests.support import eventually
 
@@ -30,12 +30,12 @@ class Printed(NamedTuple):
 
 
 @pytest.fixture
-def run(platform: Platform, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def run(harness: MessagingHarness, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Runs a command of the gateway's operator, with the exit code that a shell would see."""
 
     async def run(main: Callable[[list[str]], int], *arguments: str) -> Printed:
         capsys.readouterr()
-        target = ("--dsn", platform.database.dsn("gateway"), "--schema", "gateway")
+        target = ("--dsn", harness.database.dsn("gateway"), "--schema", "gateway")
         try:
             code = await asyncio.to_thread(main, [*arguments, *target])
         except SystemExit as error:
@@ -47,25 +47,25 @@ def run(platform: Platform, capsys: pytest.CaptureFixture[str]) -> Callable[...,
     return run
 
 
-async def undecodable(platform: Platform) -> UUID:
+async def undecodable(harness: MessagingHarness) -> UUID:
     """A dead letter that no replay can help."""
-    await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
-    client = await platform.admin()
+    await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
+    client = await harness.admin()
     message_id = new_id()
 
     async def is_dead() -> bool:
         await client.publish(REFUSED, b"{", headers={headers.MESSAGE_ID: str(message_id)})
-        return bool(await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters"))
+        return bool(await scalar(harness.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters"))
 
     await eventually(is_dead)
     return message_id
 
 
 async def test_an_undecodable_dead_letter_is_discarded_with_reason_and_actor(
-    platform: Platform, run: Callable[..., Any]
+    harness: MessagingHarness, run: Callable[..., Any]
 ) -> None:
-    message_id = str(await undecodable(platform))
+    message_id = str(await undecodable(harness))
     discard = ("discard", message_id, "--actor", "Ada", "--reason", "a probe of ours")
     discarded = await run(dead_letters.main, *discard)
     assert (discarded.code, [row["message_id"] for row in discarded.rows]) == (0, [message_id])
@@ -76,9 +76,9 @@ async def test_an_undecodable_dead_letter_is_discarded_with_reason_and_actor(
 
 
 async def test_a_discarded_dead_letter_is_neither_replayed_nor_discarded_again(
-    platform: Platform, run: Callable[..., Any]
+    harness: MessagingHarness, run: Callable[..., Any]
 ) -> None:
-    message_id = str(await undecodable(platform))
+    message_id = str(await undecodable(harness))
     await run(dead_letters.main, "discard", message_id, "--actor", "Ada", "--reason", "a probe of ours")
     assert (await run(dead_letters.main, "discard", message_id, "--actor", "Bob", "--reason", "again")).code == 1
     assert (await run(dead_letters.main, "replay", message_id)).code == 1
@@ -96,21 +96,21 @@ async def test_a_dead_letter_is_not_discarded_without(missing: str, run: Callabl
 
 
 @pytest.fixture
-async def outboxes(platform: Platform) -> str:
+async def outboxes(harness: MessagingHarness) -> str:
     """Access to the outbox of every service that the gateway reads: as the auditor, which may read all schemas."""
-    connection = await asyncpg.connect(platform.database.dsn("storage_migrator"))
+    connection = await asyncpg.connect(harness.database.dsn("storage_migrator"))
     for statement in table_statements("storage"):
         await connection.execute(statement)
     await connection.close()
-    return platform.database.dsn("auditor")
+    return str(harness.database.dsn("auditor"))
 
 
-async def lost(platform: Platform, count: int) -> list[UUID]:
+async def lost(harness: MessagingHarness, count: int) -> list[UUID]:
     """Messages of billing that the gateway has received; of the first, nothing is left, as after a restore."""
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
     ids = await publish_refused(billing.transactions, count)
-    engine = platform.engine("gateway")
+    engine = harness.engine("gateway")
     await expect_effects(engine, ids)
     for table in ("effects", "inbox_messages"):
         await execute(engine, f"DELETE FROM gateway.{table} WHERE message_id = :id", id=ids[0])
@@ -122,34 +122,34 @@ def from_outbox(outboxes: str, *arguments: str) -> tuple[str, ...]:
 
 
 async def test_a_published_message_is_delivered_again_by_its_id(
-    platform: Platform, outboxes: str, run: Callable[..., Any]
+    harness: MessagingHarness, outboxes: str, run: Callable[..., Any]
 ) -> None:
-    ids = await lost(platform, 3)
+    ids = await lost(harness, 3)
     asked = await run(redelivery.main, *from_outbox(outboxes, str(ids[0]), str(ids[1])))
     assert (asked.code, {row["message_id"] for row in asked.rows}) == (0, {str(ids[0]), str(ids[1])})
-    await expect_effects(platform.engine("gateway"), ids)
+    await expect_effects(harness.engine("gateway"), ids)
 
 
 async def test_messages_are_delivered_again_by_subject_and_time_and_take_effect_once(
-    platform: Platform, outboxes: str, run: Callable[..., Any]
+    harness: MessagingHarness, outboxes: str, run: Callable[..., Any]
 ) -> None:
-    ids = await lost(platform, 5)
+    ids = await lost(harness, 5)
     began = datetime.now(UTC) - timedelta(minutes=5)
     asked = await run(redelivery.main, *from_outbox(outboxes, "--subject", REFUSED, "--since", began.isoformat()))
     assert {row["message_id"] for row in asked.rows} == {str(one) for one in ids}
 
     async def all_replayed() -> bool:
         waiting = "SELECT count(*) FROM gateway.dead_letters WHERE replayed_at IS NULL"
-        return bool(await scalar(platform.engine("gateway"), waiting) == 0)
+        return bool(await scalar(harness.engine("gateway"), waiting) == 0)
 
     await eventually(all_replayed)
-    assert sorted(await effects(platform.engine("gateway"))) == sorted(ids)
+    assert sorted(await effects(harness.engine("gateway"))) == sorted(ids)
 
 
 async def test_a_redelivery_outside_the_time_finds_nothing(
-    platform: Platform, outboxes: str, run: Callable[..., Any]
+    harness: MessagingHarness, outboxes: str, run: Callable[..., Any]
 ) -> None:
-    await lost(platform, 1)
+    await lost(harness, 1)
     later = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
     asked = await run(redelivery.main, *from_outbox(outboxes, "--subject", REFUSED, "--since", later))
     assert (asked.code, asked.rows) == (1, [])

@@ -15,7 +15,7 @@ from messaging.errors import BrokerUnavailableError, DatabaseUnavailableError
 from messaging.runtime import Messaging
 from messaging.transaction import Transactions
 from service_runtime.settings import ServiceSettings
-from tests.messaging.integration.conftest import Platform, add_tables
+from tests.messaging.integration.conftest import MessagingHarness, add_tables
 from tests.messaging.integration.effects import (
     effects,
     expect_effects,
@@ -43,18 +43,18 @@ async def own_postgres() -> AsyncIterator[PostgresServer]:
 @pytest.fixture
 async def fragile(
     own_postgres: PostgresServer, nats_server: NatsServer, broker_settings: Callable[[str], ServiceSettings]
-) -> AsyncIterator[Platform]:
+) -> AsyncIterator[MessagingHarness]:
     """Services on that server."""
     database = await DatabaseFactory(own_postgres).make(())
     await add_tables(database)
-    made = Platform(database, nats_server, broker_settings)
+    made = MessagingHarness(database, nats_server, broker_settings)
     yield made
     await made.stop()
     await database.dispose()
 
 
 async def test_nothing_is_lost_or_blamed_when_postgres_crashes_under_load(
-    fragile: Platform, own_postgres: PostgresServer
+    fragile: MessagingHarness, own_postgres: PostgresServer
 ) -> None:
     billing = await fragile.start("billing")
     await fragile.start("gateway", [Subscription(CreditsRefused, record)], max_deliveries=1, ack_wait_seconds=5)
@@ -80,26 +80,26 @@ async def test_nothing_is_lost_or_blamed_when_postgres_crashes_under_load(
     assert await scalar(fragile.engine("gateway"), "SELECT count(*) FROM gateway.delivery_attempts") == 0
 
 
-async def test_work_goes_on_while_the_broker_is_away(platform: Platform, nats_server: NatsServer) -> None:
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+async def test_work_goes_on_while_the_broker_is_away(harness: MessagingHarness, nats_server: NatsServer) -> None:
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
     first = await publish_refused(billing.transactions, 10)
-    await expect_effects(platform.engine("gateway"), first)
+    await expect_effects(harness.engine("gateway"), first)
 
     await nats_server.stop()
     second = await publish_refused(billing.transactions, 10)
-    assert sorted(await effects(platform.engine("gateway"))) == sorted(first)
+    assert sorted(await effects(harness.engine("gateway"))) == sorted(first)
     await nats_server.start()
 
-    await expect_effects(platform.engine("gateway"), [*first, *second])
+    await expect_effects(harness.engine("gateway"), [*first, *second])
 
 
-async def test_a_broker_that_freezes_and_thaws_delivers_on(platform: Platform, nats_server: NatsServer) -> None:
+async def test_a_broker_that_freezes_and_thaws_delivers_on(harness: MessagingHarness, nats_server: NatsServer) -> None:
     """Longer than the feed's patience: the subscription is given up and built again."""
-    billing = await platform.start("billing")
-    gateway = await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    billing = await harness.start("billing")
+    gateway = await harness.start("gateway", [Subscription(CreditsRefused, record)])
     first = await publish_refused(billing.transactions, 10)
-    await expect_effects(platform.engine("gateway"), first)
+    await expect_effects(harness.engine("gateway"), first)
     feed = gateway.consumers.consumers[0]._feed
 
     os.kill(nats_server.pid, signal.SIGSTOP)
@@ -109,11 +109,11 @@ async def test_a_broker_that_freezes_and_thaws_delivers_on(platform: Platform, n
     finally:
         os.kill(nats_server.pid, signal.SIGCONT)
 
-    await expect_effects(platform.engine("gateway"), [*first, *second], timeout=30)
+    await expect_effects(harness.engine("gateway"), [*first, *second], timeout=30)
 
 
 async def test_services_may_start_before_postgres_and_nats(
-    fragile: Platform, own_postgres: PostgresServer, nats_server: NatsServer
+    fragile: MessagingHarness, own_postgres: PostgresServer, nats_server: NatsServer
 ) -> None:
     ids = await publish_refused(Transactions(fragile.engine("billing"), "billing"), 10)
     await own_postgres.stop()
@@ -127,10 +127,10 @@ async def test_services_may_start_before_postgres_and_nats(
 
 
 async def test_a_service_whose_user_is_revoked_ends_with_the_reason(
-    platform: Platform, nats_server: NatsServer
+    harness: MessagingHarness, nats_server: NatsServer
 ) -> None:
     """The client library gives up for good then; a process that went on would be deaf."""
-    billing = platform.messaging("billing")
+    billing = harness.messaging("billing")
     run = asyncio.create_task(billing.relay.run())
     await eventually(lambda: is_connected(billing))
 

@@ -23,7 +23,7 @@ from messaging.ids import new_id
 from messaging.publisher import PubAck, Publisher
 from messaging.topology import assert_stream
 from messaging.transaction import FRESH_MESSAGES, HEADER_BYTES, Transactions
-from tests.messaging.integration.conftest import Platform, running
+from tests.messaging.integration.conftest import MessagingHarness, running
 from tests.messaging.integration.effects import (
     execute,
     expect_effects,
@@ -39,38 +39,38 @@ from tests.messaging.integration.effects import (
 from tests.support import eventually
 
 
-async def stored(platform: Platform, stream: str = "BILLING") -> int:
+async def stored(harness: MessagingHarness, stream: str = "BILLING") -> int:
     """How many messages the stream holds."""
-    jetstream = (await platform.admin()).jetstream()
+    jetstream = (await harness.admin()).jetstream()
     return int((await jetstream.stream_info(stream)).state.messages)
 
 
-async def test_what_commits_is_published_and_takes_effect_once(platform: Platform) -> None:
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+async def test_what_commits_is_published_and_takes_effect_once(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
 
     ids = await publish_refused(billing.transactions, 1250)
 
-    await expect_effects(platform.engine("gateway"), ids)
-    await expect_published(platform.engine("billing"))
-    assert await stored(platform) == len(ids)
+    await expect_effects(harness.engine("gateway"), ids)
+    await expect_published(harness.engine("billing"))
+    assert await stored(harness) == len(ids)
 
 
-async def test_a_transaction_that_fails_publishes_nothing(platform: Platform) -> None:
-    billing = await platform.start("billing")
+async def test_a_transaction_that_fails_publishes_nothing(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
 
     with pytest.raises(RuntimeError, match="changed my mind"):
         await publish_and_fail(billing.transactions)
     ids = await publish_refused(billing.transactions, 1)
 
-    await expect_published(platform.engine("billing"))
-    assert await stored(platform) == len(ids)
+    await expect_published(harness.engine("billing"))
+    assert await stored(harness) == len(ids)
 
 
-async def test_a_late_commit_with_a_smaller_id_is_not_skipped(platform: Platform) -> None:
-    billing = await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
-    engine = platform.engine("gateway")
+async def test_a_late_commit_with_a_smaller_id_is_not_skipped(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
+    engine = harness.engine("gateway")
 
     async with billing.transactions.begin() as slow:
         early_id = slow.publish(refused(1), correlation_id=new_id())
@@ -81,8 +81,8 @@ async def test_a_late_commit_with_a_smaller_id_is_not_skipped(platform: Platform
     await expect_effects(engine, [early_id, *later])
 
 
-async def test_two_relays_at_once_publish_each_message_once(platform: Platform) -> None:
-    quiet = Transactions(platform.engine("billing"), "billing")
+async def test_two_relays_at_once_publish_each_message_once(harness: MessagingHarness) -> None:
+    quiet = Transactions(harness.engine("billing"), "billing")
     for start in range(0, 3000, 100):
         await publish_refused(quiet, 100, start)
     # Counted on the wire: the stream would drop what comes twice.
@@ -91,68 +91,87 @@ async def test_two_relays_at_once_publish_each_message_once(platform: Platform) 
     async def count(message: Msg) -> None:
         sent[(message.headers or {})[headers.MESSAGE_ID]] += 1
 
-    admin = await platform.admin()
+    admin = await harness.admin()
     await admin.subscribe(CreditsRefused.subject, cb=count)
     await admin.flush()
 
-    await platform.start("billing")
-    await platform.start("billing")
+    await harness.start("billing")
+    await harness.start("billing")
 
-    await expect_published(platform.engine("billing"))
-    assert await stored(platform) == 3000
+    await expect_published(harness.engine("billing"))
+    assert await stored(harness) == 3000
     await eventually(lambda: len(sent) == 3000)
     assert set(sent.values()) == {1}
 
 
 @pytest.mark.parametrize("place", ["relay.after_lock", "relay.after_publish", "relay.before_commit"])
-async def test_a_relay_killed_before_it_marks_loses_and_repeats_nothing(platform: Platform, place: str) -> None:
-    doomed = await platform.process("billing", failpoints=place)
-    ids = await publish_refused(Transactions(platform.engine("billing"), "billing"), 100)
+async def test_a_relay_killed_before_it_marks_loses_and_repeats_nothing(harness: MessagingHarness, place: str) -> None:
+    doomed = await harness.process("billing", failpoints=place)
+    ids = await publish_refused(Transactions(harness.engine("billing"), "billing"), 100)
     assert await doomed.wait() == -9
-    assert await unpublished(platform.engine("billing")) == 100
+    assert await unpublished(harness.engine("billing")) == 100
 
-    await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
 
-    await expect_effects(platform.engine("gateway"), ids)
-    await expect_published(platform.engine("billing"))
+    await expect_effects(harness.engine("gateway"), ids)
+    await expect_published(harness.engine("billing"))
+
+
+async def test_a_relay_killed_after_it_marks_repeats_nothing(harness: MessagingHarness) -> None:
+    doomed = await harness.process("billing", failpoints="relay.after_commit")
+    ids = await publish_refused(Transactions(harness.engine("billing"), "billing"), 100)
+    assert await doomed.wait() == -9
+    assert await unpublished(harness.engine("billing")) == 0
+
+    await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
+
+    await expect_effects(harness.engine("gateway"), ids)
+    assert await stored(harness) == 100
+
+
+async def test_a_process_killed_before_its_commit_announces_nothing(harness: MessagingHarness) -> None:
+    doomed = await harness.process("billing", failpoints="transaction.before_commit", messages=100)
+    assert await doomed.wait() == -9
+    assert await scalar(harness.engine("billing"), "SELECT count(*) FROM billing.outbox_messages") == 0
 
 
 @pytest.mark.parametrize("place", ["transaction.after_commit", "relay.after_publish", "relay.before_mark"])
 async def test_a_process_killed_after_its_commit_leaves_its_messages_to_the_next(
-    platform: Platform, place: str
+    harness: MessagingHarness, place: str
 ) -> None:
-    doomed = await platform.process("billing", failpoints=place, messages=100)
+    doomed = await harness.process("billing", failpoints=place, messages=100)
     assert await doomed.wait() == -9
-    assert await unpublished(platform.engine("billing")) == 100
+    assert await unpublished(harness.engine("billing")) == 100
 
-    await platform.start("billing")
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
 
-    await expect_published(platform.engine("billing"))
-    assert await stored(platform) == 100
+    await expect_published(harness.engine("billing"))
+    assert await stored(harness) == 100
     query = "SELECT count(DISTINCT message_id) FROM gateway.effects"
-    await eventually(lambda: _is(platform, query, 100))
-    assert await scalar(platform.engine("gateway"), "SELECT count(*) FROM gateway.effects") == 100
+    await eventually(lambda: _is(harness, query, 100))
+    assert await scalar(harness.engine("gateway"), "SELECT count(*) FROM gateway.effects") == 100
 
 
-async def _is(platform: Platform, query: str, count: int) -> bool:
-    return bool(await scalar(platform.engine("gateway"), query) == count)
+async def _is(harness: MessagingHarness, query: str, count: int) -> bool:
+    return bool(await scalar(harness.engine("gateway"), query) == count)
 
 
-async def test_a_transaction_that_fails_at_its_commit_publishes_nothing(platform: Platform) -> None:
-    billing = await platform.start("billing")
-    engine = platform.engine("billing")
-    async with platform.database.superuser_engine().begin() as connection:
+async def test_a_transaction_that_fails_at_its_commit_publishes_nothing(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    engine = harness.engine("billing")
+    async with harness.database.superuser_engine().begin() as connection:
         once = "ALTER TABLE billing.effects ADD CONSTRAINT once UNIQUE (note) DEFERRABLE INITIALLY DEFERRED"
         await connection.execute(text(once))
     with pytest.raises(IntegrityError):
         await publish_and_fail_at_commit(billing.transactions)
     [kept] = await publish_refused(billing.transactions, 1)
     await expect_published(engine)
-    message = await (await platform.admin()).jetstream().get_msg("BILLING", 1)
+    message = await (await harness.admin()).jetstream().get_msg("BILLING", 1)
     assert (message.headers or {})[headers.MESSAGE_ID] == str(kept)
-    assert await stored(platform) == 1
+    assert await stored(harness) == 1
 
 
 async def publish_and_fail_at_commit(transactions: Transactions) -> None:
@@ -162,11 +181,11 @@ async def publish_and_fail_at_commit(transactions: Transactions) -> None:
 
 
 async def test_an_answer_from_the_other_side_of_a_reconnect_counts_for_nothing(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
+    harness: MessagingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be that of another broker, which does not have what the first one acknowledged."""
-    await assert_stream((await platform.admin()).jetstream(), BY_NAME["BILLING"], replicas=1)
-    billing = platform.messaging("billing")
+    await assert_stream((await harness.admin()).jetstream(), BY_NAME["BILLING"], replicas=1)
+    billing = harness.messaging("billing")
     await publish_refused(billing.transactions, 1)
     publish = Publisher.publish
 
@@ -178,15 +197,15 @@ async def test_an_answer_from_the_other_side_of_a_reconnect_counts_for_nothing(
     monkeypatch.setattr(Publisher, "publish", across)
     async with billing.broker.open():
         assert await billing.relay.relay_batch() == (1, 0)
-    assert await unpublished(platform.engine("billing")) == 1
-    assert await stored(platform) == 1
+    assert await unpublished(harness.engine("billing")) == 1
+    assert await stored(harness) == 1
 
 
 async def test_a_stream_that_does_not_answer_is_left_alone_for_a_while(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
+    harness: MessagingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or its rows would be claimed again and again, before those of streams that are well."""
-    billing = platform.messaging("billing")
+    billing = harness.messaging("billing")
     await publish_refused(billing.transactions, 1)
 
     async def unanswered(*_: Any) -> "asyncio.Future[PubAck]":
@@ -199,87 +218,87 @@ async def test_a_stream_that_does_not_answer_is_left_alone_for_a_while(
         assert await billing.relay.relay_batch() == (0, 0)
 
 
-async def test_a_checkpoint_is_no_younger_than_what_it_vouches_for(platform: Platform) -> None:
+async def test_a_checkpoint_is_no_younger_than_what_it_vouches_for(harness: MessagingHarness) -> None:
     """Recovery asks which checkpoints were verified before a lost batch was begun: too late a date hides a loss."""
-    billing = platform.messaging("billing")
+    billing = harness.messaging("billing")
     await publish_refused(billing.transactions, 10)
     async with running(billing.components()):
-        await expect_published(platform.engine("billing"))
+        await expect_published(harness.engine("billing"))
     query = """
         SELECT count(*) FROM billing.relay_positions
         WHERE holder = 'relay' AND recorded_at <= (SELECT min(created_at) FROM billing.outbox_messages)
     """
-    assert await scalar(platform.engine("billing"), query) == 1
+    assert await scalar(harness.engine("billing"), query) == 1
 
 
-async def test_what_does_not_fit_into_memory_is_found_in_the_outbox(platform: Platform) -> None:
-    billing = platform.messaging("billing")
+async def test_what_does_not_fit_into_memory_is_found_in_the_outbox(harness: MessagingHarness) -> None:
+    billing = harness.messaging("billing")
     for start in range(0, FRESH_MESSAGES + 500, 500):
         await publish_refused(billing.transactions, 500, start)
     async with running(billing.components()):
-        await expect_published(platform.engine("billing"))
-        assert await stored(platform) == FRESH_MESSAGES + 500
+        await expect_published(harness.engine("billing"))
+        assert await stored(harness) == FRESH_MESSAGES + 500
 
 
-async def test_the_contracts_decide_who_may_publish_what(platform: Platform) -> None:
-    payments = platform.messaging("payments")
+async def test_the_contracts_decide_who_may_publish_what(harness: MessagingHarness) -> None:
+    payments = harness.messaging("payments")
     with pytest.raises(ForeignSubjectError, match="payments does not produce"):
         await publish_refused(payments.transactions, 1)
-    assert await unpublished(platform.engine("payments"), "payments") == 0
+    assert await unpublished(harness.engine("payments"), "payments") == 0
 
 
-async def test_the_broker_refuses_a_subject_of_another_service_and_others_pass(platform: Platform) -> None:
-    billing = await platform.start("billing")
+async def test_the_broker_refuses_a_subject_of_another_service_and_others_pass(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
     foreign = "gateway.event.generation-requested.v1"
-    await insert(platform, subject=foreign, stream="GATEWAY")
+    await insert(harness, subject=foreign, stream="GATEWAY")
     ids = await publish_refused(billing.transactions, 3)
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
 
-    await expect_effects(platform.engine("gateway"), ids)
+    await expect_effects(harness.engine("gateway"), ids)
 
     async def only_the_foreign_one_waits() -> bool:
-        return await unpublished(platform.engine("billing")) == 1
+        return await unpublished(harness.engine("billing")) == 1
 
     await eventually(only_the_foreign_one_waits)
-    assert await stored(platform, "GATEWAY") == 0
+    assert await stored(harness, "GATEWAY") == 0
 
 
-async def test_a_message_that_is_too_large_is_refused_before_commit(platform: Platform) -> None:
-    transactions = Transactions(platform.engine("payments"), "payments")
+async def test_a_message_that_is_too_large_is_refused_before_commit(harness: MessagingHarness) -> None:
+    transactions = Transactions(harness.engine("payments"), "payments")
     huge = grant_with_note("x" * BY_NAME["BILLING"].max_message_bytes)
     async with transactions.begin() as tx:
         with pytest.raises(MessageTooLargeError):
             tx.publish(huge, correlation_id=new_id())
-    assert await unpublished(platform.engine("payments"), "payments") == 0
+    assert await unpublished(harness.engine("payments"), "payments") == 0
 
 
-async def test_the_largest_message_that_may_be_published_is_taken_with_its_headers(platform: Platform) -> None:
-    payments = await platform.start("payments")
-    await platform.start("billing", [Subscription(GrantCredits, record_in_billing)])
+async def test_the_largest_message_that_may_be_published_is_taken_with_its_headers(harness: MessagingHarness) -> None:
+    payments = await harness.start("payments")
+    await harness.start("billing", [Subscription(GrantCredits, record_in_billing)])
     room = BY_NAME["BILLING"].max_message_bytes - HEADER_BYTES - len(msgspec.json.encode(grant_with_note("")))
     async with payments.transactions.begin() as tx:
         largest = tx.publish(grant_with_note("x" * room), correlation_id=new_id())
         with pytest.raises(MessageTooLargeError):
             tx.publish(grant_with_note("x" * (room + 1)), correlation_id=new_id())
 
-    await expect_effects(platform.engine("billing"), [largest], "billing")
+    await expect_effects(harness.engine("billing"), [largest], "billing")
 
 
-async def test_a_message_that_the_broker_never_takes_becomes_a_dead_letter(platform: Platform) -> None:
-    jetstream = (await platform.admin()).jetstream()
+async def test_a_message_that_the_broker_never_takes_becomes_a_dead_letter(harness: MessagingHarness) -> None:
+    jetstream = (await harness.admin()).jetstream()
     await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
-    billing = platform.messaging("billing")
+    billing = harness.messaging("billing")
     # The relay alone: the watch would end the process over a stream that is not as it should be.
-    await platform.run([billing.relay])
-    await platform.start("gateway", [Subscription(CreditsRefused, record)])
-    too_long = await insert(platform, payload=b"x" * (BY_NAME["BILLING"].max_message_bytes + 1))
-    beyond_the_connection = await insert(platform, payload=b"x" * 2_000_000)
+    await harness.run([billing.relay])
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
+    too_long = await insert(harness, payload=b"x" * (BY_NAME["BILLING"].max_message_bytes + 1))
+    beyond_the_connection = await insert(harness, payload=b"x" * 2_000_000)
     ids = await publish_refused(billing.transactions, 3)
 
-    await expect_effects(platform.engine("gateway"), ids)
-    await expect_published(platform.engine("billing"))
+    await expect_effects(harness.engine("gateway"), ids)
+    await expect_published(harness.engine("billing"))
     query = "SELECT count(*) FROM billing.dead_letters WHERE consumer = 'relay' AND reason = 'rejected'"
-    assert await scalar(platform.engine("billing"), query) == 2
+    assert await scalar(harness.engine("billing"), query) == 2
 
     config = (await jetstream.stream_info("BILLING")).config
     await jetstream.update_stream(config, max_msg_size=2 * BY_NAME["BILLING"].max_message_bytes)
@@ -288,47 +307,47 @@ async def test_a_message_that_the_broker_never_takes_becomes_a_dead_letter(platf
         assert await letters.request_replay(tx.connection, [too_long]) == [too_long]
 
     async def stored_after_all() -> bool:
-        return await stored(platform) == 4
+        return await stored(harness) == 4
 
     await eventually(stored_after_all)
     assert beyond_the_connection != too_long
 
 
-async def test_a_full_stream_keeps_the_rows_until_there_is_room(platform: Platform) -> None:
-    billing = await platform.start("billing")
+async def test_a_full_stream_keeps_the_rows_until_there_is_room(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
     await eventually_ready(billing)
-    jetstream = (await platform.admin()).jetstream()
+    jetstream = (await harness.admin()).jetstream()
     config = (await jetstream.stream_info("BILLING")).config
     await jetstream.update_stream(config, max_bytes=1000)
     ids = await publish_refused(billing.transactions, 20)
 
     async def some_wait() -> bool:
-        return 0 < await unpublished(platform.engine("billing")) < 20
+        return 0 < await unpublished(harness.engine("billing")) < 20
 
     await eventually(some_wait)
     await jetstream.update_stream(config)
 
-    await expect_published(platform.engine("billing"))
-    assert await stored(platform) == len(ids)
+    await expect_published(harness.engine("billing"))
+    assert await stored(harness) == len(ids)
 
 
-async def test_commands_wait_for_the_stream_of_their_receiver(platform: Platform) -> None:
-    payments = await platform.start("payments")
+async def test_commands_wait_for_the_stream_of_their_receiver(harness: MessagingHarness) -> None:
+    payments = await harness.start("payments")
     async with payments.transactions.begin() as tx:
         message_id = tx.publish(grant(), correlation_id=new_id())
-    jetstream = (await platform.admin()).jetstream()
+    jetstream = (await harness.admin()).jetstream()
     with pytest.raises(nats.js.errors.NotFoundError):
         await jetstream.stream_info("BILLING")
 
-    await platform.start("billing", [Subscription(GrantCredits, record_in_billing)])
+    await harness.start("billing", [Subscription(GrantCredits, record_in_billing)])
 
-    await expect_effects(platform.engine("billing"), [message_id], "billing")
+    await expect_effects(harness.engine("billing"), [message_id], "billing")
 
 
-async def test_every_message_carries_who_when_and_why(platform: Platform) -> None:
-    billing = await platform.start("billing")
+async def test_every_message_carries_who_when_and_why(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
     await eventually_ready(billing)
-    client = await platform.admin()
+    client = await harness.admin()
     heard: asyncio.Queue[Any] = asyncio.Queue()
     await client.subscribe("billing.>", cb=heard.put)
     correlation = new_id()
@@ -344,14 +363,14 @@ async def test_every_message_carries_who_when_and_why(platform: Platform) -> Non
     assert headers.CAUSATION_ID not in message.headers
 
 
-async def test_a_stopped_relay_leaves_its_rows_to_another(platform: Platform) -> None:
-    first = platform.messaging("billing")
+async def test_a_stopped_relay_leaves_its_rows_to_another(harness: MessagingHarness) -> None:
+    first = harness.messaging("billing")
     async with running(first.components()):
         await eventually_ready(first)
     ids = await publish_refused(first.transactions, 5)
-    await platform.start("billing")
-    await expect_published(platform.engine("billing"))
-    assert await stored(platform) == len(ids)
+    await harness.start("billing")
+    await expect_published(harness.engine("billing"))
+    assert await stored(harness) == len(ids)
 
 
 async def publish_and_fail(transactions: Transactions) -> None:
@@ -376,12 +395,12 @@ async def eventually_ready(messaging: Any) -> None:
 
 
 async def insert(
-    platform: Platform, subject: str = CreditsRefused.subject, stream: str = "BILLING", payload: bytes = b"{}"
+    harness: MessagingHarness, subject: str = CreditsRefused.subject, stream: str = "BILLING", payload: bytes = b"{}"
 ) -> UUID:
     """Write an outbox row past the checks of ``Transaction.publish``."""
     message_id = new_id()
     await execute(
-        platform.engine("billing"),
+        harness.engine("billing"),
         "INSERT INTO billing.outbox_messages (message_id, subject, stream, payload, correlation_id)"
         " VALUES (:message_id, :subject, :stream, :payload, :message_id)",
         message_id=message_id,

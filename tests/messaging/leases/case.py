@@ -1,6 +1,6 @@
 """How the conformance suite meets one leased table, and the effects that its workers leave."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Protocol
 
@@ -10,9 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.message import Service
 from messaging.leases import Claim, Leased, LeasedTable
 from messaging.transaction import Transaction
-from tests.support.databases import Database
-
-MakeDatabase = Callable[..., Awaitable[Database]]
+from tests.support.databases import Database, MakeDatabase
 
 
 class LeaseCase(Protocol):

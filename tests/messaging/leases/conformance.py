@@ -26,7 +26,6 @@ from messaging.leases import Claim, Leased
 from messaging.transaction import Transactions
 from tests.messaging.leases.case import (
     LeaseCase,
-    MakeDatabase,
     add_effects_table,
     complete_with_effect,
     effects,
@@ -34,7 +33,7 @@ from tests.messaging.leases.case import (
 )
 from tests.messaging.leases.process import POLL_SECONDS
 from tests.support import eventually
-from tests.support.databases import Database
+from tests.support.databases import Database, MakeDatabase
 
 ROWS = 3
 LONG = timedelta(minutes=10)

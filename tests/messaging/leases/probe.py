@@ -12,8 +12,8 @@ from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import Claim, LeasedTable
 from messaging.transaction import Transaction
-from tests.messaging.leases.case import LeaseCase, MakeDatabase
-from tests.support.databases import Database
+from tests.messaging.leases.case import LeaseCase
+from tests.support.databases import Database, MakeDatabase
 
 probes = sa.Table(
     "probes",

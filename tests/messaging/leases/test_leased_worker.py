@@ -14,10 +14,11 @@ from prometheus_client import REGISTRY
 from messaging.leased_worker import LeasedWorker
 from messaging.leases import Claim
 from service_runtime.backoff import Backoff
-from tests.messaging.leases.case import MakeDatabase, add_effects_table
+from tests.messaging.leases.case import add_effects_table
 from tests.messaging.leases.conformance import LeaseHarness
 from tests.messaging.leases.probe import PROBES, Probe, ProbeCase, probes
 from tests.support import eventually
+from tests.support.databases import MakeDatabase
 
 Work = Callable[[Probe], Awaitable[None]]
 
