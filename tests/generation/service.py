@@ -20,7 +20,7 @@ from contracts.generation import (
 from contracts.message import Message, Service
 from contracts.registry import produced_by
 from contracts.storage import AssetRejected, AssetStored, OutputMissing
-from contracts.values import GenerationOrder, MediaProperties, OutputClaim
+from contracts.values import GenerationOrder, MediaProperties, ReportedOutput
 from generation.main import build
 from generation.settings import Settings
 from local_platform.servers import S3Server
@@ -160,7 +160,7 @@ class Storage:
             )
             tx.publish(missing, cause=message)
 
-    async def _has(self, output: OutputClaim) -> bool:
+    async def _has(self, output: ReportedOutput) -> bool:
         answer = await self.http.get(self._urls.get("incoming", output.object_key, timedelta(minutes=1)))
         return answer.status_code == 200
 
@@ -265,7 +265,7 @@ async def _peer(
     return messaging
 
 
-def _stored(request: OutputReady | OutputSought, output: OutputClaim) -> AssetStored:
+def _stored(request: OutputReady | OutputSought, output: ReportedOutput) -> AssetStored:
     return AssetStored(
         asset_id=uuid4(),
         generation_id=request.generation_id,

@@ -23,7 +23,7 @@ from contracts.generation import (
 from contracts.message import Message
 from contracts.payments import Payment, PaymentChanged, PaymentStatus
 from contracts.registry import consumed_by
-from contracts.values import GenerationOrder, LedgerLine, MovementReason, OutputClaim
+from contracts.values import GenerationOrder, LedgerLine, MovementReason, ReportedOutput
 from gateway import repository
 from gateway.consumers import subscriptions
 from gateway.handlers import REACTIONS, Projector
@@ -94,7 +94,7 @@ def events_of(story: Story, order: GenerationOrder, late: bool) -> None:
         story.add(GenerationStarted(**attempt, version=version + 1, started_at=BEGAN))
         if number == 1:
             story.add(AttemptFailed(**attempt, version=4, code="execution_failed", detail="d", retry_at=BEGAN))
-    claim = OutputClaim(attempt_id=new_id(), attempt_number=2, object_key="k")
+    claim = ReportedOutput(attempt_id=new_id(), attempt_number=2, object_key="k")
     sizes: dict[str, Any] = {"expected_width_pixels": 1, "expected_height_pixels": 1, "max_size_bytes": 1}
     story.add(OutputReady(**of, **sizes, version=7, kind="image", claim=claim))
     if late:
@@ -254,7 +254,7 @@ async def test_a_late_file_does_not_hide_that_the_order_failed(database: Databas
     order = story.order()
     of: dict[str, Any] = {"generation_id": order.generation_id, "user_id": story.user_id}
     story.add(GenerationFailed(**of, version=2, code="execution_failed", detail="d", failed_at=BEGAN))
-    claim = OutputClaim(attempt_id=new_id(), attempt_number=1, object_key="k")
+    claim = ReportedOutput(attempt_id=new_id(), attempt_number=1, object_key="k")
     sizes: dict[str, Any] = {"expected_width_pixels": 1, "expected_height_pixels": 1, "max_size_bytes": 1}
     story.add(OutputReady(**of, **sizes, version=3, kind="image", claim=claim, late=True))
     await projector.begin(order)

@@ -17,7 +17,7 @@ from contracts.generation import OutputReady, OutputSought
 from contracts.message import Message
 from contracts.registry import BY_SUBJECT
 from contracts.storage import VerifyInputs
-from contracts.values import OutputClaim
+from contracts.values import ReportedOutput
 from local_platform.servers import S3Server
 from messaging.ids import new_id
 from messaging.leased_worker import LeasedWorker
@@ -49,13 +49,13 @@ class StorageHarness:
 
     def upload_output(
         self, body: bytes, generation_id: UUID | None = None, attempt_number: int = 1, **reported: Any
-    ) -> tuple[UUID, OutputClaim]:
+    ) -> tuple[UUID, ReportedOutput]:
         """Do what a GPU worker does: put the file under its key, and report it."""
         generation_id = generation_id or uuid4()
         key = f"{generation_id}/{attempt_number}/output.mp4"
         self.s3.client("admin").put_object(Bucket="incoming", Key=key, Body=body)
         facts: dict[str, Any] = {"size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()} | reported
-        return generation_id, OutputClaim(attempt_id=uuid4(), attempt_number=attempt_number, object_key=key, **facts)
+        return generation_id, ReportedOutput(attempt_id=uuid4(), attempt_number=attempt_number, object_key=key, **facts)
 
     def upload_input(self, owner: UUID, body: bytes) -> UUID:
         """Do what a user does: put a picture under a key of their own. Returns the id of the upload."""
@@ -121,12 +121,12 @@ class StorageHarness:
         return bytes(self.s3.client("gateway").get_object(Bucket="library", Key=key)["Body"].read())
 
 
-def output_ready(generation_id: UUID, reported: OutputClaim, **changes: Any) -> OutputReady:
+def output_ready(generation_id: UUID, reported: ReportedOutput, **changes: Any) -> OutputReady:
     values: dict[str, Any] = {"claim": reported, "kind": "video", "version": 4}
     return OutputReady(generation_id=generation_id, **(values | _expected() | changes))
 
 
-def output_lookup(generation_id: UUID, candidates: list[OutputClaim], **changes: Any) -> OutputSought:
+def output_lookup(generation_id: UUID, candidates: list[ReportedOutput], **changes: Any) -> OutputSought:
     values: dict[str, Any] = {"claims": tuple(candidates), "kind": "video", "version": 4}
     return OutputSought(generation_id=generation_id, **(values | _expected() | changes))
 

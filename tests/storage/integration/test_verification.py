@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from prometheus_client import REGISTRY
 
 from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing
-from contracts.values import OutputClaim
+from contracts.values import ReportedOutput
 from messaging.ids import new_id
 from messaging.leases import LEASE
 from storage import repository
@@ -89,7 +89,7 @@ async def test_a_truncated_picture_is_rejected(storage: StorageHarness) -> None:
 
 
 async def test_a_missing_file_is_rejected_as_not_found(storage: StorageHarness) -> None:
-    reported = OutputClaim(attempt_id=uuid4(), attempt_number=1, object_key="nowhere/1/output.mp4")
+    reported = ReportedOutput(attempt_id=uuid4(), attempt_number=1, object_key="nowhere/1/output.mp4")
     await storage.verify(output_ready(uuid4(), reported))
     refusal = await storage.only(AssetRejected)
     assert refusal.code == "not_found"
@@ -154,8 +154,8 @@ async def test_a_worker_cannot_record_a_result_after_its_lease(storage: StorageH
 
 async def test_a_lookup_finds_the_output_under_the_key_of_any_attempt(storage: StorageHarness) -> None:
     generation_id, reported = storage.upload_output(clip())
-    present = OutputClaim(attempt_id=reported.attempt_id, attempt_number=1, object_key=reported.object_key)
-    absent = OutputClaim(attempt_id=uuid4(), attempt_number=2, object_key=f"{generation_id}/2/output.mp4")
+    present = ReportedOutput(attempt_id=reported.attempt_id, attempt_number=1, object_key=reported.object_key)
+    absent = ReportedOutput(attempt_id=uuid4(), attempt_number=2, object_key=f"{generation_id}/2/output.mp4")
     await storage.verify(output_lookup(generation_id, [absent, present]))
     stored = await storage.only(AssetStored)
     assert stored.attempt_number == 1
@@ -392,7 +392,7 @@ async def test_a_backlog_is_processed_without_waiting_for_the_next_poll(storage:
         # There is no object under the key: such requests are done as fast as possible, several at the same moment.
         generation_id = uuid4()
         key = f"{generation_id}/1/output.mp4"
-        absent = OutputClaim(attempt_id=uuid4(), attempt_number=1, object_key=key)
+        absent = ReportedOutput(attempt_id=uuid4(), attempt_number=1, object_key=key)
         await storage.receive(output_ready(generation_id, absent))
 
     async def all_done() -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.values import MediaProperties, OutputClaim
+from contracts.values import MediaProperties, ReportedOutput
 from storage.domain import (
     ExpectedMedia,
     check_media,
@@ -22,8 +22,8 @@ from storage.errors import Rejected
 ORDERED = ExpectedMedia(width_pixels=832, height_pixels=480, duration_ms=5000)
 
 
-def reported_output(size_bytes: int | None = None, sha256: str | None = None) -> OutputClaim:
-    return OutputClaim(attempt_id=uuid4(), attempt_number=1, object_key="x", size_bytes=size_bytes, sha256=sha256)
+def reported_output(size_bytes: int | None = None, sha256: str | None = None) -> ReportedOutput:
+    return ReportedOutput(attempt_id=uuid4(), attempt_number=1, object_key="x", size_bytes=size_bytes, sha256=sha256)
 
 
 def video(duration_ms: int, width: int = 832, height: int = 480) -> MediaProperties:

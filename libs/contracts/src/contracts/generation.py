@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Literal
 from uuid import UUID
 
 from contracts.message import Message, Service
-from contracts.values import Kind, MediaProperties, OutputClaim
+from contracts.values import Kind, MediaProperties, ReportedOutput
 
 FailureCode = Literal[
     "invalid_input",  # the work can never succeed as asked: the user's error
@@ -121,7 +121,7 @@ class OutputReady(Message, frozen=True, kw_only=True):
     user_id: UUID
     version: int
     kind: Kind
-    claim: OutputClaim
+    claim: ReportedOutput
     expected_width_pixels: int
     expected_height_pixels: int
     expected_duration_ms: int | None = None
@@ -145,7 +145,7 @@ class OutputSought(Message, frozen=True, kw_only=True):
     user_id: UUID
     version: int
     kind: Kind
-    claims: tuple[OutputClaim, ...]
+    claims: tuple[ReportedOutput, ...]
     expected_width_pixels: int
     expected_height_pixels: int
     expected_duration_ms: int | None = None

@@ -82,7 +82,7 @@ class MediaProperties(msgspec.Struct, frozen=True, kw_only=True):
     has_audio: bool = False
 
 
-class OutputClaim(msgspec.Struct, frozen=True, kw_only=True):
+class ReportedOutput(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says it uploaded. Storage believes none of it before it has checked."""
 
     attempt_id: UUID

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from contracts.values import MediaProperties, OutputClaim
+from contracts.values import MediaProperties, ReportedOutput
 from storage.errors import Rejected
 
 DURATION_TOLERANCE_MS: Final = 500
@@ -52,7 +52,7 @@ def check_object_key(generation_id: UUID, object_key: str) -> None:
         raise Rejected("not_found", "the reported key is not one of this generation")
 
 
-def check_size_and_checksum(reported: OutputClaim, size_bytes: int, sha256: str) -> None:
+def check_size_and_checksum(reported: ReportedOutput, size_bytes: int, sha256: str) -> None:
     """Raise ``Rejected`` if the file differs from what the worker reported. What it did not report is not checked."""
     if reported.size_bytes is not None and size_bytes != reported.size_bytes:
         raise Rejected("size_mismatch", f"the file has {size_bytes} bytes, {reported.size_bytes} were reported")

@@ -13,7 +13,7 @@ from uuid import UUID
 from contracts.generation import OutputReady, OutputSought
 from contracts.object_keys import MAX_UPLOAD_BYTES, upload_key
 from contracts.storage import AssetStored
-from contracts.values import OutputClaim
+from contracts.values import ReportedOutput
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
 from storage.decoders import Decoders
@@ -62,7 +62,7 @@ class Verifier:
         self._uploads = settings.s3_uploads_bucket
         self._library = settings.s3_library_bucket
 
-    async def store_output(self, request: OutputReady | OutputSought, reported: OutputClaim) -> AssetStored:
+    async def store_output(self, request: OutputReady | OutputSought, reported: ReportedOutput) -> AssetStored:
         """Verify the file of an attempt and write it to the library, once. Raises ``Rejected``."""
         expected = ExpectedMedia(
             width_pixels=request.expected_width_pixels,

@@ -12,7 +12,7 @@ from uuid import UUID
 from contracts.generation import FailureCode
 from contracts.message import Message
 from contracts.object_keys import output_key
-from contracts.values import Kind, Lane, OutputClaim
+from contracts.values import Kind, Lane, ReportedOutput
 from generation.domain.statuses import LIVE_ATTEMPT_STATUSES, AttemptStatus, OrderStatus
 
 FIRST_VERSION: Final = 1
@@ -174,9 +174,9 @@ class Order:
         """Where the worker puts its file, in the bucket for incoming files."""
         return output_key(self.generation_id, attempt.attempt_number, self.output_extension)
 
-    def reported_output(self, attempt: Attempt) -> OutputClaim:
+    def reported_output(self, attempt: Attempt) -> ReportedOutput:
         """What is known of the file that ``attempt`` left or may have left. Storage verifies it."""
-        return OutputClaim(
+        return ReportedOutput(
             attempt_id=attempt.attempt_id,
             attempt_number=attempt.attempt_number,
             object_key=self.object_key(attempt),
