@@ -16,7 +16,7 @@ FailureCode = Literal[
     "execution_failed",  # the worker ran and failed
     "execution_timeout",  # it ran longer than the model's limit
     "provider_unavailable",  # the provider lost or refused it too many times
-    "output_missing",  # said to be done, but no file was ever found
+    "output_missing",  # reported as done, but there is no file
     "output_rejected",  # a file was found, and is not what was asked for
     "deadline_exceeded",  # the order's own deadline passed
 ]
@@ -30,7 +30,7 @@ FAILURE_SENTENCES: Final[Mapping[FailureCode, str]] = {
     "output_rejected": "The work ended with a file that is not what was ordered.",
     "deadline_exceeded": "The work could not be done in time.",
 }
-"""What a customer reads. The words of workers and providers are for operators: nobody knows what stands in them."""
+"""What a customer reads. The words of workers and providers are for operators: they may say anything."""
 
 
 class CancelGeneration(Message, frozen=True, kw_only=True):
@@ -91,7 +91,7 @@ class GenerationStarted(Message, frozen=True, kw_only=True):
 
 
 class AttemptFailed(Message, frozen=True, kw_only=True):
-    """One attempt came to nothing. With ``retry_at`` another will be made under the same reservation."""
+    """One attempt failed. With ``retry_at`` another one follows under the same reservation."""
 
     subject: ClassVar[str] = "generation.event.attempt-failed.v1"
     producers: ClassVar[tuple[Service, ...]] = ("generation",)
@@ -131,7 +131,7 @@ class OutputReady(Message, frozen=True, kw_only=True):
 
 
 class OutputSought(Message, frozen=True, kw_only=True):
-    """The provider gave no answer or a failure: did any attempt leave a file? Storage alone can look.
+    """The provider gave no answer or a failure: did any attempt leave a file? Only storage can look it up.
 
     ``claims`` lists every attempt's deterministic key, newest first. Storage answers asset-stored for the first that
     verifies, and output-missing if none is there.

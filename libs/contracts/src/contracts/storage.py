@@ -18,7 +18,7 @@ RejectionCode = Literal[
 
 
 class VerifyInputs(Message, frozen=True, kw_only=True):
-    """A queued order starts from files that its user uploaded: are they there, and are they what they should be?
+    """A queued order starts from files that its user uploaded: check that they exist and are usable pictures.
 
     ``uploads`` maps the parameter's name to the upload; its object key is
     ``object_keys.upload_key``, so that an upload of another user cannot be named.
@@ -80,7 +80,7 @@ class AssetStored(Message, frozen=True, kw_only=True):
 
 
 class AssetRejected(Message, frozen=True, kw_only=True):
-    """A file that a worker claimed is not what was asked for."""
+    """A file that a worker reported is not what was ordered."""
 
     subject: ClassVar[str] = "storage.event.asset-rejected.v1"
     producers: ClassVar[tuple[Service, ...]] = ("storage",)
@@ -95,7 +95,7 @@ class AssetRejected(Message, frozen=True, kw_only=True):
 
 
 class OutputMissing(Message, frozen=True, kw_only=True):
-    """Storage looked under every key that was named and found no file that verifies."""
+    """Storage checked every key that was named and found no file that verifies."""
 
     subject: ClassVar[str] = "storage.event.output-missing.v1"
     producers: ClassVar[tuple[Service, ...]] = ("storage",)

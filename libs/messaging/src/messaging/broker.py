@@ -192,7 +192,7 @@ class Broker:
 
 
 def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
-    """What the server's certificate is held against; None where nobody asked for TLS."""
+    """What the server's certificate is checked against; None without TLS."""
     if ca_file is None and not url.startswith("tls://"):
         return None
     return ssl.create_default_context(cafile=ca_file)

@@ -77,7 +77,7 @@ class Transaction:
         return outgoing.message_id
 
     def defer(self, received: Received[Any], reason: str) -> None:
-        """Say that ``received`` is early: it is not marked as received and will be delivered again, ever later."""
+        """Say that ``received`` is early: it is not marked as received, and is delivered again after growing pauses."""
         self._deferred[received.message_id] = reason
 
     def after_commit(self, callback: Callable[[], None]) -> None:
