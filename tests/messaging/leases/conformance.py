@@ -64,6 +64,7 @@ STEPS = (
     Step("lease.after_claim", completes_late=True),
     Step("lease.before_extend", work_seconds=60, heartbeat_seconds=0.3),
     Step("lease.before_complete", completes_late=True),
+    Step("lease.before_postpone", work_seconds=-1),
     # One at a time: rows whose completion is not committed yet are locked, see the contract.
     Step("lease.after_work", concurrency=1, completes_before=True),
     Step("lease.before_drain", work_seconds=60, heartbeat_seconds=0.3, told_to_stop=True),
@@ -324,12 +325,14 @@ class LeaseConformance(LeaseRules):
         first.send_signal(signal.SIGCONT)
         if step.completes_late:
             await eventually(harness.refusals)
-        elif step.told_to_stop:
-            assert await asyncio.wait_for(first.wait(), START_SECONDS) == 0
-        elif not step.completes_before:
+        if step.failpoint == "lease.before_extend":
             await eventually(lambda: harness.log_of("first").count("lease_lost") == ROWS)
+        if not step.told_to_stop:
+            first.terminate()
+        assert await asyncio.wait_for(first.wait(), START_SECONDS) == 0
         assert {worker for _, worker in await harness.refusals()} <= {"first"}
         assert await harness.effects() == before
+        assert await harness.claim() == []
 
     async def test_a_worker_that_is_told_to_stop_gives_its_rows_back_at_once(self, harness: LeaseHarness) -> None:
         await harness.add(ROWS)

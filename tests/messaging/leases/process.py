@@ -1,7 +1,8 @@
 """One worker of a leased table, for tests that kill and freeze it.
 
 ``python -m tests.messaging.leases.process NAME MODULE:CASE WORK_SECONDS LEASE_SECONDS HEARTBEAT_SECONDS CONCURRENCY``,
-with the environment of ``ServiceSettings``, and ``REELHOUSE_FAILPOINTS`` for where to die or freeze.
+with the environment of ``ServiceSettings``, and ``REELHOUSE_FAILPOINTS`` for where to die or freeze. Work that takes
+less than nothing fails.
 """
 
 import asyncio
@@ -31,6 +32,8 @@ async def main(
     transactions = Transactions(engine, case.service)
 
     async def work(row: Leased) -> None:
+        if work_seconds < 0:
+            raise RuntimeError("this work fails")
         await asyncio.sleep(work_seconds)
         async with transactions.begin() as tx:
             await complete_with_effect(case, tx, row, name)

@@ -157,7 +157,9 @@ def test_only_the_database_s_own_trouble_is_not_blamed_on_the_message(error: Exc
     assert is_unavailable(error) is expected
 
 
-def test_a_trace_goes_on_from_the_message_that_is_answered() -> None:
+def test_a_trace_goes_on_from_the_message_that_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other tests of this process may have configured tracing.
+    monkeypatch.setattr("messaging.tracing._tracer", trace.NoOpTracer())
     around = trace.SpanContext(trace_id=7, span_id=7, is_remote=False, trace_flags=trace.TraceFlags(1))
     cause = Received(new_id(), "s", _example(), new_id(), None, datetime.now(UTC), f"00-{9:032x}-{9:016x}-01", 1)
     with trace.use_span(trace.NonRecordingSpan(around)):
