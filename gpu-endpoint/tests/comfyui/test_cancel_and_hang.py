@@ -154,12 +154,12 @@ async def test_interrupt_by_somebody_else_is_a_failure(make_renderer: MakeRender
 async def test_socket_that_is_lost_or_falls_silent_costs_only_progress(make_renderer: MakeRenderer, trap: str) -> None:
     comfyui = make_renderer("--standin-step-seconds", "0.1", listen_again_seconds=0.3)
     graph = graphs.trapped(trap) | {
-        key: value for key, value in graphs.slow(30).items() if key.startswith("1") and key != "1"
+        key: value for key, value in graphs.slow(18).items() if key.startswith("1") and key != "1"
     }
     graph["100"]["inputs"]["image"] = ["9", 0]
-    graph["2"]["inputs"]["images"] = ["129", 0]
+    graph["2"]["inputs"]["images"] = ["117", 0]
     await comfyui.render(graph)
-    assert any(report.node == "Scale 29" for report in comfyui.reports), "the socket was opened again"
+    assert any(report.node == "Scale 17" for report in comfyui.reports), "the socket was opened again"
     assert comfyui.boots == 1
     await comfyui.expect_nothing_left()
 

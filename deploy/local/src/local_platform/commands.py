@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--durable", action="store_true", help="sync to disk before acknowledging")
     up.add_argument("--quiet", action="store_true", help="leave the logs to the log files")
     up.add_argument("--detach", action="store_true", help="return when it runs; `down` stops it")
+    worker_help = "setting of the GPU workers, e.g. RENDERER=comfyui (repeatable)"
+    up.add_argument("--worker", action="append", type=_setting, default=[], metavar="NAME=VALUE", help=worker_help)
     for starting in (up, command("demo", _demo, "start everything, show the whole job, stop")):
         starting.add_argument("--workers", type=int, default=1, help="how many GPU workers (default: 1)")
         starting.add_argument(
@@ -92,12 +94,20 @@ def _port(text: str) -> tuple[str, int]:
     return listener, int(number)
 
 
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like RENDERER=comfyui")
+    return name, value
+
+
 def _up(options: argparse.Namespace) -> int:
     if options.detach:
         return _up_detached(options)
     platform_options = PlatformOptions(
         name=options.name,
         ports=dict(options.port),
+        environment={f"worker-{number}": dict(options.worker) for number in range(1, options.workers + 1)},
         workers=options.workers,
         durable=options.durable,
         follow_logs=not options.quiet,
@@ -122,6 +132,7 @@ def _up_detached(options: argparse.Namespace) -> int:
     command = python_module("local_platform", "up", "--quiet", "--name", options.name)
     command += ["--workers", str(options.workers), *(["--durable"] if options.durable else [])]
     command += [part for listener, number in options.port for part in ("--port", f"{listener}={number}")]
+    command += [part for setting, value in options.worker for part in ("--worker", f"{setting}={value}")]
     with output.open("wb") as log:
         supervisor = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=Path.cwd()
