@@ -20,6 +20,7 @@ from local_platform.payment_providers.btcpay_emulator import BtcPayEmulator
 from local_platform.payment_providers.nowpayments_emulator import NowPaymentsEmulator
 from local_platform.payment_providers.stripe_emulator import StripeEmulator
 from messaging.ids import new_id
+from messaging.leased_worker import LeasedWorker
 from messaging.received import Received
 from messaging.transaction import Transactions
 from payments.domain.payment_state import Resolution
@@ -28,8 +29,7 @@ from payments.handlers.purchases import Policy, create_payment
 from payments.handlers.refunds import request_refund
 from payments.handlers.reviews import resolve_review
 from payments.http import build_app
-from payments.loops.provider_work import ProviderWork
-from payments.loops.reconciliation import Reconciliation
+from payments.loops.provider_workers import Intervals, ProviderWorkers
 from payments.loops.unposted import report_unposted
 from payments.providers.interface import PaymentProvider
 from payments.providers.registry import build_providers
@@ -78,8 +78,7 @@ class PaymentsHarness:
     transactions: Transactions
     settings: Settings
     providers: dict[Provider, PaymentProvider]
-    work: dict[Provider, ProviderWork]
-    sweeps: dict[Provider, Reconciliation]
+    workers: dict[Provider, ProviderWorkers]
     url: str
     emulators: Emulators
     policy: Policy
@@ -138,11 +137,12 @@ class PaymentsHarness:
 
     async def run_loops(self) -> None:
         """Do what is due at every provider."""
-        await asyncio.gather(*(work.run_round() for work in self.work.values()))
+        await asyncio.gather(*(run_due(workers) for workers in self.workers.values()))
 
     async def run_sweeps(self) -> None:
         """Every sweep that is due, of every provider."""
-        await asyncio.gather(*(sweep.sweep() for sweep in self.sweeps.values()), report_unposted(self.transactions))
+        await asyncio.gather(*(run_once(workers.sweeps) for workers in self.workers.values()))
+        await report_unposted(self.transactions)
 
     async def poll_all(self) -> None:
         """Every planned poll and try, now."""
@@ -151,7 +151,14 @@ class PaymentsHarness:
 
     def compare_daily(self) -> None:
         """From now on only the events are due in every sweep."""
-        self.sweeps = _sweeps(self.transactions, self.providers, timedelta(days=1))
+        self.workers = self.new_workers(compare=timedelta(days=1))
+
+    def new_workers(self, compare: timedelta = timedelta(0)) -> dict[Provider, ProviderWorkers]:
+        """The workers of one more replica; each sweep of events is due again at once."""
+        intervals = Intervals(poll_seconds=60, events=timedelta(0), compare=compare)
+        return {
+            name: ProviderWorkers(self.transactions, provider, intervals) for name, provider in self.providers.items()
+        }
 
     async def fail_next(self, path: str, status: int = 500, **how: Any) -> None:
         """The next call of Stripe's API under ``path`` fails; the client's own repetitions are further calls."""
@@ -198,15 +205,21 @@ class PaymentsHarness:
             due = sa.update(payment_transactions).where(payment_transactions.c.next_look_at.is_not(None))
             await tx.connection.execute(due.values(next_look_at=sa.func.now(), leased_until=None))
             unmatched = sa.update(provider_events).where(provider_events.c.next_match_at.is_not(None))
-            await tx.connection.execute(unmatched.values(next_match_at=sa.func.now()))
+            await tx.connection.execute(unmatched.values(next_match_at=sa.func.now(), leased_until=None))
             requested = sa.update(refunds).where(refunds.c.next_try_at.is_not(None))
-            await tx.connection.execute(requested.values(next_try_at=sa.func.now()))
+            await tx.connection.execute(requested.values(next_try_at=sa.func.now(), leased_until=None))
 
     async def payment(self, payment_id: UUID) -> PaymentRecord:
         async with self.transactions.begin() as tx:
             payment = await payments.find_payment(tx.connection, payment_id)
         assert payment is not None
         return payment
+
+    async def payment_ids(self) -> list[UUID]:
+        """Every payment, oldest first."""
+        statement = sa.select(payment_transactions.c.payment_id).order_by(payment_transactions.c.created_at)
+        async with self.transactions.begin() as tx:
+            return list((await tx.connection.execute(statement)).scalars())
 
     async def refund(self, refund_id: UUID) -> RefundRecord:
         async with self.transactions.begin() as tx:
@@ -303,8 +316,7 @@ async def running_harness(database: Database) -> AsyncIterator[PaymentsHarness]:
             transactions=transactions,
             settings=settings,
             providers=providers,
-            work={name: ProviderWork(transactions, provider) for name, provider in providers.items()},
-            sweeps=_sweeps(transactions, providers, timedelta(0)),
+            workers={},
             url=url,
             emulators=emulators,
             policy=Policy(
@@ -315,6 +327,7 @@ async def running_harness(database: Database) -> AsyncIterator[PaymentsHarness]:
             ),
             due=due,
         )
+        harness.workers = harness.new_workers()
         async with serving(build_app(transactions, providers, due.set), listener):
             yield harness
             await harness.http.aclose()
@@ -337,10 +350,14 @@ def harness_settings(database: Database, emulators: Emulators, url: str, **chang
     return Settings(**values | changes)
 
 
-def _sweeps(
-    transactions: Transactions, providers: dict[Provider, PaymentProvider], daily: timedelta
-) -> dict[Provider, Reconciliation]:
-    return {
-        name: Reconciliation(transactions, provider, timedelta(0), daily, lambda: None)
-        for name, provider in providers.items()
-    }
+async def run_once(worker: LeasedWorker[Any]) -> int:
+    """Work on what is due now; returns how many rows that were."""
+    claimed = await worker.fill()
+    await worker.idle()
+    return claimed
+
+
+async def run_due(workers: ProviderWorkers) -> None:
+    """Match events, send refunds and poll payments, until nothing is due."""
+    while sum([await run_once(worker) for worker in (workers.events, workers.refunds, workers.polls)]):
+        pass

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -59,11 +59,12 @@ async def test_a_review_is_decided_while_its_payment_is_being_polled(harness: Pa
 async def test_a_refund_is_confirmed_while_its_payment_is_being_polled(harness: PaymentsHarness) -> None:
     opened = await harness.buy()
     refund_id = await harness.request_refund(opened.payment_id, 1000)
-    requested = await harness.refund(refund_id)
+    async with harness.transactions.begin() as tx:
+        (claimed,) = await refunds.claim_refunds(tx.connection, "stripe", 1, timedelta(minutes=1))
 
     async def confirm() -> None:
         async with harness.transactions.begin() as tx:
-            await record_refund(tx, requested, "re_1")
+            await record_refund(tx, claimed, "re_1")
 
     async with harness.transactions.begin() as tx:
         await payments.lock_payment(tx.connection, opened.payment_id)

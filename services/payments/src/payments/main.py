@@ -1,11 +1,11 @@
 """The only wiring of payments: ``python -m payments.main serve|migrate|reviews|resolve|refund``."""
 
 import argparse
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Final
 
 from litestar import Litestar
 
@@ -15,8 +15,7 @@ from payments import commands
 from payments.consumers import subscriptions
 from payments.handlers.purchases import Policy
 from payments.http import build_app
-from payments.loops.provider_work import ROUND_LIMIT_SECONDS, ProviderWork
-from payments.loops.reconciliation import SWEEP_LIMIT_SECONDS, Reconciliation
+from payments.loops.provider_workers import Intervals, ProviderWorkers
 from payments.loops.unposted import report_unposted
 from payments.providers.registry import build_providers
 from payments.settings import Settings
@@ -26,6 +25,8 @@ from service_runtime.lifecycle import Component, HttpServer, run_process, run_se
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.settings import settings_from_environment
+
+UNPOSTED_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ def build(settings: Settings) -> Payments:
     """Put the service together; nothing is connected to yet."""
     engine = create_engine(settings)
     providers = build_providers(settings)
-    due = {name: asyncio.Event() for name in providers}
+    workers: list[ProviderWorkers] = []
 
     def wake() -> None:
-        for event in due.values():
-            event.set()
+        for worker in workers:
+            worker.wake()
 
     policy = Policy(
         packs={pack.id: pack for pack in load_credit_packs()},
@@ -54,27 +55,16 @@ def build(settings: Settings) -> Payments:
         max_open_payments=settings.max_open_payments,
         lifetime=timedelta(seconds=settings.payment_lifetime_seconds),
     )
+    intervals = Intervals(
+        poll_seconds=settings.poll_seconds,
+        events=timedelta(seconds=settings.events_sweep_seconds),
+        compare=timedelta(seconds=settings.compare_sweep_seconds),
+    )
     messaging = Messaging(
         service="payments", engine=engine, settings=settings, subscriptions=subscriptions(policy, wake)
     )
     transactions = messaging.transactions
-    sweep_seconds = min(30.0, settings.events_sweep_seconds)
-    intervals = (timedelta(seconds=settings.events_sweep_seconds), timedelta(seconds=settings.compare_sweep_seconds))
-    loops = [every("unposted", sweep_seconds, partial(report_unposted, transactions))]
-    for name, provider in providers.items():
-        # Loops of its own for each provider: one that hangs delays no other.
-        work = ProviderWork(transactions, provider)
-        reconciliation = Reconciliation(transactions, provider, *intervals, wake)
-        loops += [
-            every(
-                f"driver-{name}",
-                settings.poll_seconds,
-                work.run_round,
-                wake=due[name],
-                timeout_seconds=ROUND_LIMIT_SECONDS,
-            ),
-            every(f"reconciliation-{name}", sweep_seconds, reconciliation.sweep, timeout_seconds=SWEEP_LIMIT_SECONDS),
-        ]
+    workers += [ProviderWorkers(transactions, provider, intervals) for provider in providers.values()]
 
     async def stop() -> None:
         for provider in providers.values():
@@ -82,7 +72,11 @@ def build(settings: Settings) -> Payments:
         await engine.dispose()
 
     return Payments(
-        components=[*messaging.components(), *loops],
+        components=[
+            *messaging.components(),
+            *(component for worker in workers for component in worker.components()),
+            every("unposted", UNPOSTED_SECONDS, partial(report_unposted, transactions)),
+        ],
         app=build_app(transactions, providers, wake),
         readiness=messaging.readiness(),
         stop=stop,

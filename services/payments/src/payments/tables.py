@@ -35,14 +35,13 @@ payment_transactions = sa.Table(
     sa.Column("created_at", _AT, nullable=False),
     sa.Column("expires_at", _AT, nullable=False),
     sa.Column("settled_at", _AT),
-    # When somebody must look at the provider next; null when only a hint or the daily sweep will.
+    # Leased work: when the provider is polled next (null: only after a hint or by the daily comparison), and who polls.
     sa.Column("next_look_at", _AT),
     sa.Column("looks", sa.Integer, nullable=False, server_default="0"),
-    # Grows with every hint, so that one that comes during a look is not lost.
-    sa.Column("hints", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("leased_until", _AT),
-    # Grows with every claim: a worker that was stopped past its lease cannot write.
     sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
+    # Grows with every hint, so that a hint during a poll is not lost.
+    sa.Column("hints", sa.BigInteger, nullable=False, server_default="0"),
     sa.UniqueConstraint("provider", "provider_reference"),
     sa.CheckConstraint("price_cents > 0 AND credits > 0 AND bonus_credits >= 0", name="amounts_positive"),
 )
@@ -78,8 +77,11 @@ provider_events = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("received_at", _AT, nullable=False, server_default=sa.func.now()),
     sa.Column("matched_at", _AT),
+    # Leased work: when the provider is asked next which payment it is about (null: never), and who asks.
     sa.Column("match_attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("next_match_at", _AT),
+    sa.Column("leased_until", _AT),
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 refunds = sa.Table(
@@ -90,15 +92,17 @@ refunds = sa.Table(
         "payment_id", pg.UUID(as_uuid=True), sa.ForeignKey("payments.payment_transactions.payment_id"), nullable=False
     ),
     sa.Column("provider", sa.Text, nullable=False),
-    # Null for a refund that we ordered and the provider has not confirmed yet.
+    # Null for a refund that was requested here and that the provider has not confirmed yet.
     sa.Column("provider_reference", sa.Text),
     sa.Column("amount_cents", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("note", sa.Text),
-    # When an ordered refund is sent to the provider next; null once it answered.
+    # Leased work: when a requested refund is sent to the provider next (null: it has answered), and who sends it.
     sa.Column("next_try_at", _AT),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("leased_until", _AT),
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("created_at", _AT, nullable=False, server_default=sa.func.now()),
     sa.Column("updated_at", _AT, nullable=False, server_default=sa.func.now()),
     sa.UniqueConstraint("provider", "provider_reference"),
@@ -140,9 +144,13 @@ reviews = sa.Table(
 sweeps = sa.Table(
     "sweeps",
     metadata,
-    # One row per sweep and provider: how far the provider's events were read, and when.
+    # One row per sweep and provider: how far it has read, and when it last finished.
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("read_until", _AT, nullable=False),
     sa.Column("finished_at", _AT),
+    # Leased work: when the sweep runs next, and who runs it.
+    sa.Column("due_at", _AT, nullable=False, server_default=sa.func.now()),
     sa.Column("leased_until", _AT),
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
 )

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from contracts.payments import PaymentStatus, Provider
 from payments.domain.payment_state import MovementKind, Resolution, ReviewCode
-from payments.domain.snapshots import ProviderEvent, RefundState
+from payments.domain.snapshots import RefundState
 
 ReviewResolution = Resolution | Literal["healed"]
 """``healed``: what the review reported is no longer so, and nobody had to decide."""
@@ -65,7 +65,6 @@ class RefundRecord:
     state: RefundState
     actor: str
     note: str | None
-    tries: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +94,6 @@ class UnpostedMovement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnmatchedEvent:
-    """A provider event whose payment is not known yet. ``match_attempts`` counts this attempt, too."""
-
-    provider: Provider
-    event: ProviderEvent
-    match_attempts: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SettledPayment:
     """A payment that we hold to be paid."""
 
@@ -118,4 +108,3 @@ class Sweep:
     name: str
     read_until: datetime
     started_at: datetime
-    leased_until: datetime

@@ -19,30 +19,30 @@ from payments.handlers.announcements import announce
 from payments.handlers.credits import request_movements
 from payments.handlers.reviews import HEALED_BY_A_POLL, open_review
 from payments.repository import payments, refunds, reviews
-from payments.repository.payments import Claim
+from payments.repository.leases import Claimed
 
 CHECKOUT_REFUSED: Final = "the payment provider could not open a checkout; nothing was paid"
 """What the buyer reads. The provider's own words are in the log."""
 
 
-async def record_checkout(tx: Transaction, claim: Claim, checkout: Checkout) -> None:
+async def record_checkout(tx: Transaction, claimed: Claimed[PaymentRecord], checkout: Checkout) -> None:
     """The provider opened a checkout: the user can pay."""
-    payment = await payments.lock_claimed(tx.connection, claim)
+    payment = await payments.lock_claimed(tx.connection, claimed.claim)
     if payment is None or payment.provider_reference is not None:
         return
     opened = replace(payment, provider_reference=checkout.reference, checkout_url=checkout.url, status="pending")
     now = await payments.get_time(tx.connection)
     announce(tx, await payments.update_payment(tx.connection, opened), "checkout_opened", now)
-    await payments.schedule_poll(tx.connection, claim, FIRST_POLLS_EVERY)
+    await payments.schedule_poll(tx.connection, claimed, FIRST_POLLS_EVERY)
 
 
-async def record_refusal(tx: Transaction, claim: Claim, reason: str) -> None:
+async def record_refusal(tx: Transaction, claimed: Claimed[PaymentRecord], reason: str) -> None:
     """The provider refuses. ``reason`` is its own text: a person reads it in a review, the buyer never does.
 
     A checkout that it does not open ends the payment: nothing was paid, and nothing will be. A payment that it does
     not show is polled again, ever more rarely, and stops counting as open once its time is over.
     """
-    payment = await payments.lock_claimed(tx.connection, claim)
+    payment = await payments.lock_claimed(tx.connection, claimed.claim)
     if payment is None:
         return
     now = await payments.get_time(tx.connection)
@@ -51,28 +51,28 @@ async def record_refusal(tx: Transaction, claim: Claim, reason: str) -> None:
             tx.connection, replace(payment, status="failed", detail=CHECKOUT_REFUSED)
         )
         announce(tx, failed, "provider_refused", now)
-        await payments.schedule_poll(tx.connection, claim, None)
+        await payments.schedule_poll(tx.connection, claimed, None)
         return
     if payment.provider_reference is None:
         await open_review(tx, payment.payment_id, Review("no_checkout", payment.status, reason))
-        await payments.schedule_poll(tx.connection, claim, None)
+        await payments.schedule_poll(tx.connection, claimed, None)
         return
     await open_review(tx, payment.payment_id, Review("look_refused", payment.status, reason))
     if payment.status == "pending" and is_overdue(payment, now):
         expired = await payments.update_payment(tx.connection, replace(payment, status="expired"))
         announce(tx, expired, "look_refused", now)
-    await payments.schedule_poll(tx.connection, claim, next_poll_after_refusal(payment, now))
+    await payments.schedule_poll(tx.connection, claimed, next_poll_after_refusal(payment, now))
 
 
-async def postpone(tx: Transaction, claim: Claim) -> None:
+async def postpone(tx: Transaction, claimed: Claimed[PaymentRecord]) -> None:
     """The provider gave no answer: poll again later."""
-    payment = claim.payment
-    await payments.schedule_poll(tx.connection, claim, NO_ANSWER.delay(payment.poll_count, payment.payment_id))
+    payment = claimed.row
+    await payments.schedule_poll(tx.connection, claimed, NO_ANSWER.delay(payment.poll_count, payment.payment_id))
 
 
-async def record_snapshot(tx: Transaction, claim: Claim, snapshot: Snapshot) -> None:
+async def record_snapshot(tx: Transaction, claimed: Claimed[PaymentRecord], snapshot: Snapshot) -> None:
     """Apply what the provider shows, move credits and say what changed, all in one transaction."""
-    payment = await payments.lock_claimed(tx.connection, claim)
+    payment = await payments.lock_claimed(tx.connection, claimed.claim)
     if payment is None:
         return
     now = await payments.get_time(tx.connection)
@@ -99,7 +99,7 @@ async def record_snapshot(tx: Transaction, claim: Claim, snapshot: Snapshot) -> 
     if changed != payment:
         payment = await payments.update_payment(tx.connection, changed)
         announce(tx, payment, transition.reason, now)
-    await payments.schedule_poll(tx.connection, claim, next_poll_after(payment, now))
+    await payments.schedule_poll(tx.connection, claimed, next_poll_after(payment, now))
 
 
 async def with_manual_refunds(tx: Transaction, payment: PaymentRecord, snapshot: Snapshot) -> Snapshot:

@@ -8,12 +8,18 @@ from uuid import UUID
 from contracts.payments import Provider
 from messaging.transaction import Transaction
 from payments.domain.payment_state import Review
-from payments.domain.records import EventSource, UnmatchedEvent
+from payments.domain.records import EventSource
 from payments.domain.snapshots import ProviderEvent
 from payments.handlers.reviews import open_review
 from payments.repository import payments, provider_events
+from payments.repository.leases import Claimed
+from service_runtime.backoff import Backoff
 
 EARLY_FRAUD_WARNING: Final = "radar.early_fraud_warning.created"
+
+MATCH_ATTEMPTS: Final = 12
+"""An event that no payment was found for in twelve tries (about two days) is not about a payment of ours."""
+UNMATCHED: Final = Backoff(first=timedelta(seconds=30), longest=timedelta(hours=6), factor=3)
 
 
 async def store_event(
@@ -29,15 +35,19 @@ async def store_event(
     return fresh
 
 
-async def record_match(
-    tx: Transaction, unmatched: UnmatchedEvent, payment_id: UUID | None, retry_in: timedelta | None
-) -> None:
-    """The provider was asked which payment an event is about. ``payment_id`` is its answer."""
-    known = payment_id is not None and await payments.find_payment(tx.connection, payment_id) is not None
-    found = payment_id if known else None
-    await provider_events.record_match(tx.connection, unmatched, found, None if known else retry_in)
-    if found is not None:
-        await _hint(tx, found, unmatched.event)
+async def record_match(tx: Transaction, claimed: Claimed[ProviderEvent], payment_id: UUID | None) -> None:
+    """The provider was asked which payment an event is about. ``payment_id`` is its answer, None if it knew none.
+
+    An event without a payment of ours is tried again, and given up after ``MATCH_ATTEMPTS``.
+    """
+    claim = claimed.claim
+    if payment_id is not None and await payments.find_payment(tx.connection, payment_id) is not None:
+        if await provider_events.record_match(tx.connection, claim, payment_id):
+            await _hint(tx, payment_id, claimed.row)
+    elif claim.tries < MATCH_ATTEMPTS:
+        await provider_events.postpone_match(tx.connection, claim, UNMATCHED.delay(claim.tries, claim.key))
+    else:
+        await provider_events.give_up_match(tx.connection, claim)
 
 
 async def _hint(tx: Transaction, payment_id: UUID, event: ProviderEvent) -> None:

@@ -1,5 +1,6 @@
 """Money that goes back because an operator requested it."""
 
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -12,6 +13,11 @@ from payments.errors import RefundNotPossible
 from payments.handlers.reviews import open_review
 from payments.providers.registry import ADAPTERS
 from payments.repository import payments, refunds
+from payments.repository.leases import Claimed
+from service_runtime.backoff import Backoff
+
+NOT_SENT: Final = Backoff(first=timedelta(seconds=10), longest=timedelta(minutes=5))
+"""After a provider gave no answer to a refund."""
 
 REFUNDABLE: Final[frozenset[PaymentStatus]] = frozenset({"settled", "partially_refunded"})
 
@@ -50,7 +56,6 @@ async def request_refund(
             state="succeeded" if manual else "requested",
             actor=actor,
             note=note,
-            tries=0,
         ),
     )
     await payments.hint_payments(tx.connection, [payment_id])
@@ -71,16 +76,24 @@ def _check(payment: PaymentRecord, amount_cents: int, refundable_cents: int, man
         )
 
 
-async def record_refund(tx: Transaction, requested: RefundRecord, reference: str) -> None:
+async def record_refund(tx: Transaction, claimed: Claimed[RefundRecord], reference: str) -> None:
     """The provider took a requested refund: the payment is polled for what became of it."""
+    requested = claimed.row
     await payments.lock_payment(tx.connection, requested.payment_id)
-    await refunds.confirm_refund(tx.connection, requested.refund_id, reference)
-    await payments.hint_payments(tx.connection, [requested.payment_id])
+    if await refunds.record_sent(tx.connection, claimed, reference):
+        await payments.hint_payments(tx.connection, [requested.payment_id])
 
 
-async def record_refused_refund(tx: Transaction, requested: RefundRecord, reason: str) -> None:
+async def record_refused_refund(tx: Transaction, claimed: Claimed[RefundRecord], reason: str) -> None:
     """The provider does not make a requested refund: no credits are taken, and a person decides what to do instead."""
+    requested = claimed.row
     await payments.lock_payment(tx.connection, requested.payment_id)
-    await refunds.fail_refund(tx.connection, requested.refund_id)
-    review = Review("refund_refused", f"{requested.amount_cents} cents given back", reason)
-    await open_review(tx, requested.payment_id, review, str(requested.refund_id))
+    if await refunds.fail_refund(tx.connection, claimed.claim):
+        review = Review("refund_refused", f"{requested.amount_cents} cents given back", reason)
+        await open_review(tx, requested.payment_id, review, str(requested.refund_id))
+
+
+async def postpone_refund(tx: Transaction, claimed: Claimed[RefundRecord]) -> None:
+    """The provider gave no answer: the refund is sent again later, under the same id."""
+    claim = claimed.claim
+    await refunds.postpone_refund(tx.connection, claim, NOT_SENT.delay(claim.tries, claim.key))

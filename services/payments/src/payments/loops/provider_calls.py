@@ -20,10 +20,10 @@ log = structlog.get_logger(__name__)
 
 async def call_provider(provider: Provider, call: str, work: Awaitable[Outcome]) -> Outcome:
     """Await one call. Raises what the provider's adapter raises, and ``ProviderUnavailable`` after ``CALL_SECONDS``."""
-    outcome = "ok"
+    outcome = "cancelled"
     try:
         async with asyncio.timeout(CALL_SECONDS):
-            return await work
+            found = await work
     except TimeoutError as error:
         outcome = "unavailable"
         raise ProviderUnavailable(f"{call}: no answer in {CALL_SECONDS:g} s") from error
@@ -40,5 +40,8 @@ async def call_provider(provider: Provider, call: str, work: Awaitable[Outcome])
     except Exception:
         outcome = "unreadable"
         raise
+    else:
+        outcome = "ok"
+        return found
     finally:
         provider_calls_total.labels(provider, call, outcome).inc()

@@ -1,6 +1,6 @@
 """The sweeps that make webhooks a convenience: what was missed is found, and what differs is shown with both sides."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -20,11 +20,17 @@ from payments.metrics import differences_total, last_sweep_seconds, provider_eve
 from payments.providers.interface import PaymentProvider
 from payments.providers.reading import skipping_unreadable
 from payments.repository import payments, sweeps
+from payments.repository.leases import Claimed
+from service_runtime.backoff import Backoff
 
-LEASE: Final = timedelta(minutes=15)
-"""As long as a round may take. A sweep that failed is made again after a sixth of its interval, at most this."""
+SWEEP_SECONDS: Final = 900.0
+"""The longest that a sweep may take."""
 
-SWEEP_LIMIT_SECONDS: Final = LEASE.total_seconds()
+FAILED_SWEEP: Final = Backoff(first=timedelta(minutes=1), longest=timedelta(minutes=15))
+"""After a sweep that died of something else than its provider."""
+
+LONGEST_PAUSE: Final = timedelta(minutes=15)
+"""A sweep that its provider refused or did not answer is made again after a sixth of its interval, at most this."""
 
 OVERLAP: Final = timedelta(minutes=10)
 """Each sweep reads this much again: clocks differ, and an event may be listed a little after it happened."""
@@ -36,56 +42,58 @@ log = structlog.get_logger(__name__)
 
 
 class Reconciliation:
-    """The sweeps of one provider. Any number of replicas may run it: each sweep is made by one at a time."""
+    """The work of one provider's ``LeasedWorker`` on its sweeps: missed events, and the daily comparison."""
 
     def __init__(
         self,
         transactions: Transactions,
         provider: PaymentProvider,
         events_interval: timedelta,
-        daily_interval: timedelta,
+        compare_interval: timedelta,
         wake: Callable[[], None],
     ) -> None:
         self._transactions = transactions
         self._provider = provider
-        self._events_interval = events_interval
-        self._daily_interval = daily_interval
         self._wake = wake
+        self._sweeps: Mapping[str, tuple[timedelta, Callable[[Sweep], Awaitable[None]]]] = {
+            f"events:{provider.name}": (events_interval, self._missed_events),
+            f"compare:{provider.name}": (compare_interval, self._compare),
+        }
 
-    async def sweep(self) -> None:
-        """Run the sweeps that are due. One that fails is due again soon, and does not stop the other."""
-        await self._run("events", self._events_interval, self._missed_events)
-        await self._run("compare", self._daily_interval, self._compare)
+    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> list[Claimed[Sweep]]:
+        """Claim sweeps that are due."""
+        await sweeps.add_sweeps(tx.connection, list(self._sweeps))
+        return await sweeps.claim_sweeps(tx.connection, self._provider.name, room, lease)
 
-    async def _run(self, sweep: str, interval: timedelta, work: Callable[[Sweep], Awaitable[None]]) -> None:
-        async with self._transactions.begin() as tx:
-            claim = await sweeps.claim_sweep(tx.connection, f"{sweep}:{self._provider.name}", interval, LEASE)
-        if claim is None:
-            return
+    async def work(self, claimed: Claimed[Sweep]) -> None:
+        """Make one sweep. Findings are stored one by one and may repeat; the fence guards how far it has read."""
+        sweep, provider = claimed.row.name.partition(":")[0], self._provider.name
+        interval, make = self._sweeps[claimed.row.name]
         try:
-            await work(claim)
-            async with self._transactions.begin() as tx:
-                await sweeps.finish_sweep(tx.connection, claim)
-            last_sweep_seconds.labels(sweep, self._provider.name).set_to_current_time()
+            await make(claimed.row)
         except Exception as error:
-            sweep_failures_total.labels(sweep, self._provider.name).inc()
+            sweep_failures_total.labels(sweep, provider).inc()
             if isinstance(error, ProviderUnavailable) and not isinstance(error, CredentialsRefused):
-                log.warning("sweep_postponed", sweep=claim.name, reason=str(error))
+                log.warning("sweep_postponed", sweep=claimed.row.name, reason=str(error))
             else:
-                log.exception("sweep_failed", sweep=claim.name, reason=str(error))
-        finally:
+                log.error("sweep_failed", sweep=claimed.row.name, exc_info=error)
             async with self._transactions.begin() as tx:
-                await sweeps.release_sweep(tx.connection, claim, min(interval / 6, LEASE))
+                await sweeps.postpone_sweep(tx.connection, claimed.claim, min(interval / 6, LONGEST_PAUSE))
+            return
+        async with self._transactions.begin() as tx:
+            finished = await sweeps.finish_sweep(tx.connection, claimed, interval)
+        if finished:
+            last_sweep_seconds.labels(sweep, provider).set_to_current_time()
 
-    async def _missed_events(self, claim: Sweep) -> None:
-        async for event in self._provider.missed_events(claim.read_until - OVERLAP):
+    async def _missed_events(self, sweep: Sweep) -> None:
+        async for event in self._provider.missed_events(sweep.read_until - OVERLAP):
             async with self._transactions.begin() as tx:
                 if await store_event(tx, self._provider.name, event, "sweep", self._wake):
                     provider_events_total.labels(self._provider.name, "sweep").inc()
 
-    async def _compare(self, claim: Sweep) -> None:
+    async def _compare(self, sweep: Sweep) -> None:
         """Hold the provider's last 30 days against our payments and their credits."""
-        since = claim.started_at - WINDOW
+        since = sweep.started_at - WINDOW
         listed: set[UUID] = set()
         async for payment_id, snapshot in self._provider.recent_payments(since):
             if payment_id is not None:

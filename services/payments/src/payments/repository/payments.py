@@ -1,7 +1,6 @@
 """Payments: created, claimed under a lease, looked up, changed behind a fence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -12,21 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalogue.credit_packs import CreditPack
 from contracts.payments import Provider
+from messaging.leases import Claim
 from payments.domain.payment_state import Movement, PaymentState
 from payments.domain.polling import OPEN_STATUSES
 from payments.domain.records import PaymentRecord, SettledPayment
 from payments.errors import UnknownPayment
+from payments.repository.leases import PAYMENTS, Claimed
 from payments.tables import credit_movements, payment_transactions, reviews
 
 _COLUMNS: Final = payment_transactions.c
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A payment that this worker may look up until its lease ends; writing later is refused by the fence."""
-
-    payment: PaymentRecord
-    fence: int
 
 
 async def get_time(connection: AsyncConnection) -> datetime:
@@ -85,35 +78,31 @@ async def add_payment(
     return None if row is None else _record(row)
 
 
-async def claim_due(connection: AsyncConnection, provider: Provider, limit: int, lease: timedelta) -> list[Claim]:
-    """Lease a provider's payments whose time to be polled has come, longest overdue first."""
+async def claim_due(
+    connection: AsyncConnection, provider: Provider, room: int, lease: timedelta
+) -> list[Claimed[PaymentRecord]]:
+    """Claim a provider's payments whose time to be polled has come, longest overdue first."""
     due = (
         sa.select(_COLUMNS.payment_id)
-        .where(
-            _COLUMNS.provider == provider,
-            _COLUMNS.next_look_at <= sa.func.now(),
-            sa.or_(_COLUMNS.leased_until.is_(None), _COLUMNS.leased_until < sa.func.now()),
-        )
+        .where(_COLUMNS.provider == provider, PAYMENTS.due())
         .order_by(_COLUMNS.next_look_at)
-        .limit(limit)
+        .limit(room)
         .with_for_update(skip_locked=True)
+        .cte("due")
+        .prefix_with("MATERIALIZED")
     )
     statement = (
         sa.update(payment_transactions)
-        .where(_COLUMNS.payment_id.in_(due.scalar_subquery()))
-        .values(leased_until=sa.func.now() + lease, fence=_COLUMNS.fence + 1, looks=_COLUMNS.looks + 1)
+        .where(_COLUMNS.payment_id.in_(sa.select(due.c.payment_id)))
+        .values(PAYMENTS.claim_values(lease))
         .returning(*_COLUMNS)
     )
-    return [Claim(_record(row), row.fence) for row in await connection.execute(statement)]
+    return [Claimed(PAYMENTS.claim_of(row), _record(row)) for row in await connection.execute(statement)]
 
 
 async def lock_claimed(connection: AsyncConnection, claim: Claim) -> PaymentRecord | None:
     """The payment under its row lock, or None if another worker has claimed it since."""
-    statement = (
-        sa.select(payment_transactions)
-        .where(_COLUMNS.payment_id == claim.payment.payment_id, _COLUMNS.fence == claim.fence)
-        .with_for_update()
-    )
+    statement = sa.select(payment_transactions).where(PAYMENTS.held(claim)).with_for_update()
     row = (await connection.execute(statement)).one_or_none()
     return None if row is None else _record(row)
 
@@ -180,16 +169,11 @@ async def update_payment(connection: AsyncConnection, changed: PaymentRecord) ->
     return _record((await connection.execute(statement)).one())
 
 
-async def schedule_poll(connection: AsyncConnection, claim: Claim, delay: timedelta | None) -> None:
-    """Release the lease and plan the next poll; a hint that came meanwhile makes it due at once."""
+async def schedule_poll(connection: AsyncConnection, claimed: Claimed[PaymentRecord], delay: timedelta | None) -> None:
+    """End the claim and plan the next poll; a hint that came meanwhile makes it due at once."""
     planned = sa.null() if delay is None else sa.func.now() + delay
-    hinted = _COLUMNS.hints != claim.payment.hint_count
-    statement = (
-        sa.update(payment_transactions)
-        .where(_COLUMNS.payment_id == claim.payment.payment_id, _COLUMNS.fence == claim.fence)
-        .values(leased_until=None, next_look_at=sa.case((hinted, sa.func.now()), else_=planned))
-    )
-    await connection.execute(statement)
+    hinted = _COLUMNS.hints != claimed.row.hint_count
+    await PAYMENTS.complete(connection, claimed.claim, next_look_at=sa.case((hinted, sa.func.now()), else_=planned))
 
 
 async def hint_payments(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> None:

@@ -8,8 +8,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.payments import Provider
-from payments.domain.records import EventSource, UnmatchedEvent
+from messaging.leases import Claim
+from payments.domain.records import EventSource
 from payments.domain.snapshots import ProviderEvent
+from payments.repository.leases import EVENTS, Claimed
 from payments.tables import payment_transactions, provider_events
 
 
@@ -53,46 +55,41 @@ async def find_payment_of(connection: AsyncConnection, provider: Provider, event
 
 
 async def claim_unmatched(
-    connection: AsyncConnection, provider: Provider, limit: int, lease: timedelta
-) -> list[UnmatchedEvent]:
-    """Events whose payment is not known yet, postponed by ``lease`` so that another replica does not take them too."""
+    connection: AsyncConnection, provider: Provider, room: int, lease: timedelta
+) -> list[Claimed[ProviderEvent]]:
+    """Claim a provider's events whose payment is not known yet, longest overdue first."""
+    events = provider_events.c
     due = (
-        sa.select(provider_events.c.provider, provider_events.c.event_id)
-        .where(provider_events.c.provider == provider, provider_events.c.next_match_at <= sa.func.now())
-        .order_by(provider_events.c.next_match_at)
-        .limit(limit)
+        sa.select(events.provider, events.event_id)
+        .where(events.provider == provider, EVENTS.due())
+        .order_by(events.next_match_at)
+        .limit(room)
         .with_for_update(skip_locked=True)
+        .cte("due")
+        .prefix_with("MATERIALIZED")
     )
     statement = (
         sa.update(provider_events)
-        .where(sa.tuple_(provider_events.c.provider, provider_events.c.event_id).in_(due))
-        .values(next_match_at=sa.func.now() + lease, match_attempts=provider_events.c.match_attempts + 1)
-        .returning(*provider_events.c)
+        .where(sa.tuple_(events.provider, events.event_id).in_(sa.select(due)))
+        .values(EVENTS.claim_values(lease))
+        .returning(*events)
     )
     return [
-        UnmatchedEvent(
-            provider=row.provider,
-            event=ProviderEvent(row.event_id, row.event_type, None, row.reference, row.body),
-            match_attempts=row.match_attempts,
-        )
+        Claimed(EVENTS.claim_of(row), ProviderEvent(row.event_id, row.event_type, None, row.reference, row.body))
         for row in await connection.execute(statement)
     ]
 
 
-async def record_match(
-    connection: AsyncConnection, unmatched: UnmatchedEvent, payment_id: UUID | None, retry_in: timedelta | None
-) -> None:
-    """Record what an unmatched event is about. Without a payment it is tried again, or left alone for good."""
-    statement = (
-        sa.update(provider_events)
-        .where(
-            provider_events.c.provider == unmatched.provider,
-            provider_events.c.event_id == unmatched.event.event_id,
-        )
-        .values(
-            payment_id=payment_id,
-            matched_at=None if payment_id is None else sa.func.now(),
-            next_match_at=None if retry_in is None else sa.func.now() + retry_in,
-        )
-    )
-    await connection.execute(statement)
+async def record_match(connection: AsyncConnection, claim: Claim, payment_id: UUID) -> bool:
+    """The event is about this payment. False if another worker has claimed the event since."""
+    return await EVENTS.complete(connection, claim, payment_id=payment_id, matched_at=sa.func.now())
+
+
+async def postpone_match(connection: AsyncConnection, claim: Claim, delay: timedelta) -> None:
+    """No payment was found: the provider is asked again after ``delay``."""
+    await EVENTS.postpone(connection, claim, delay)
+
+
+async def give_up_match(connection: AsyncConnection, claim: Claim) -> None:
+    """No payment was found in all tries: the event is about none of ours."""
+    await EVENTS.complete(connection, claim)

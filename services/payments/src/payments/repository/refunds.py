@@ -10,8 +10,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.payments import Provider
+from messaging.leases import Claim
 from payments.domain.records import RefundRecord
 from payments.domain.snapshots import ProviderDispute, ProviderRefund
+from payments.repository.leases import REFUNDS, Claimed
 from payments.tables import disputes, refunds
 
 
@@ -109,49 +111,69 @@ async def find_manual_refunds(connection: AsyncConnection, payment_id: UUID) -> 
 
 
 async def claim_refunds(
-    connection: AsyncConnection, provider: Provider, limit: int, lease: timedelta
-) -> list[RefundRecord]:
-    """Requested refunds that the provider has not confirmed, postponed by ``lease``; sending one twice refunds once."""
+    connection: AsyncConnection, provider: Provider, room: int, lease: timedelta
+) -> list[Claimed[RefundRecord]]:
+    """Claim a provider's requested refunds that it has not confirmed, longest overdue first."""
     due = (
         sa.select(refunds.c.refund_id)
         .where(
             refunds.c.provider == provider,
+            # In the text, so that the planner matches the index of requested refunds.
             refunds.c.state == sa.literal_column("'requested'"),
-            refunds.c.next_try_at <= sa.func.now(),
+            REFUNDS.due(),
         )
         .order_by(refunds.c.next_try_at)
-        .limit(limit)
+        .limit(room)
         .with_for_update(skip_locked=True)
+        .cte("due")
+        .prefix_with("MATERIALIZED")
     )
     statement = (
         sa.update(refunds)
-        .where(refunds.c.refund_id.in_(due.scalar_subquery()))
-        .values(next_try_at=sa.func.now() + lease, tries=refunds.c.tries + 1)
+        .where(refunds.c.refund_id.in_(sa.select(due.c.refund_id)))
+        .values(REFUNDS.claim_values(lease))
         .returning(*refunds.c)
     )
-    return [_record(row) for row in await connection.execute(statement)]
+    return [Claimed(REFUNDS.claim_of(row), _record(row)) for row in await connection.execute(statement)]
+
+
+async def record_sent(connection: AsyncConnection, claimed: Claimed[RefundRecord], reference: str) -> bool:
+    """The provider has taken a request that was sent. False if another worker or a poll has recorded that before."""
+    if not await REFUNDS.complete(connection, claimed.claim):
+        return False
+    await confirm_refund(connection, claimed.row.refund_id, reference)
+    return True
 
 
 async def confirm_refund(connection: AsyncConnection, refund_id: UUID, reference: str) -> None:
-    """The provider took our request. A mirror row without our id gives way to ours; a known one changes nothing."""
+    """The provider shows a refund that carries our id. This ends the claim of a worker that is sending it.
+
+    A mirror row without our id gives way to ours. A refund that is confirmed already does not change.
+    """
     mirror = sa.delete(refunds).where(refunds.c.provider_reference == reference, refunds.c.refund_id != refund_id)
     await connection.execute(mirror)
     statement = (
         sa.update(refunds)
         .where(refunds.c.refund_id == refund_id, refunds.c.provider_reference.is_(None))
-        .values(provider_reference=reference, state="pending", next_try_at=None, updated_at=sa.func.now())
+        .values(
+            provider_reference=reference,
+            state="pending",
+            next_try_at=None,
+            leased_until=None,
+            updated_at=sa.func.now(),
+        )
     )
     await connection.execute(statement)
 
 
-async def fail_refund(connection: AsyncConnection, refund_id: UUID) -> None:
-    """The provider does not make this refund."""
-    statement = (
-        sa.update(refunds)
-        .where(refunds.c.refund_id == refund_id)
-        .values(state="failed", next_try_at=None, updated_at=sa.func.now())
-    )
-    await connection.execute(statement)
+async def fail_refund(connection: AsyncConnection, claim: Claim) -> bool:
+    """The provider does not make this refund. False if another worker has claimed it since."""
+    return await REFUNDS.complete(connection, claim, state="failed", updated_at=sa.func.now())
+
+
+async def postpone_refund(connection: AsyncConnection, claim: Claim, delay: timedelta) -> None:
+    """The provider gave no answer: the refund is sent again after ``delay``."""
+    await REFUNDS.postpone(connection, claim, delay)
 
 
 def _record(row: sa.Row[Any]) -> RefundRecord:
@@ -164,5 +186,4 @@ def _record(row: sa.Row[Any]) -> RefundRecord:
         state=row.state,
         actor=row.actor,
         note=row.note,
-        tries=row.tries,
     )

@@ -1,47 +1,62 @@
 """How far each sweep of each provider has read, and which replica makes it."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from contracts.payments import Provider
+from messaging.leases import Claim
 from payments.domain.records import Sweep
+from payments.repository.leases import SWEEPS, Claimed
 from payments.tables import sweeps
 
 
-async def claim_sweep(connection: AsyncConnection, name: str, interval: timedelta, lease: timedelta) -> Sweep | None:
-    """Take a sweep whose time has come, for one replica; None if it is not due or is being made."""
-    await connection.execute(
-        insert(sweeps).values(name=name, read_until=sa.func.now()).on_conflict_do_nothing(index_elements=["name"])
+async def add_sweeps(connection: AsyncConnection, names: Sequence[str]) -> None:
+    """Make sure that these sweeps (``<sweep>:<provider>``) are known; a new one is due at once."""
+    rows = [{"name": name, "read_until": sa.func.now()} for name in names]
+    await connection.execute(insert(sweeps).values(rows).on_conflict_do_nothing(index_elements=["name"]))
+
+
+async def claim_sweeps(
+    connection: AsyncConnection, provider: Provider, room: int, lease: timedelta
+) -> list[Claimed[Sweep]]:
+    """Claim a provider's sweeps whose time has come."""
+    due = (
+        sa.select(sweeps.c.name)
+        .where(sweeps.c.name.endswith(f":{provider}"), SWEEPS.due())
+        .order_by(sweeps.c.due_at)
+        .limit(room)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+        .prefix_with("MATERIALIZED")
     )
     statement = (
         sa.update(sweeps)
-        .where(
-            sweeps.c.name == name,
-            sa.or_(sweeps.c.finished_at.is_(None), sweeps.c.finished_at <= sa.func.now() - interval),
-            sa.or_(sweeps.c.leased_until.is_(None), sweeps.c.leased_until < sa.func.now()),
-        )
-        .values(leased_until=sa.func.now() + lease)
+        .where(sweeps.c.name.in_(sa.select(due.c.name)))
+        .values(SWEEPS.claim_values(lease))
         .returning(*sweeps.c, sa.func.now().label("started_at"))
     )
-    row = (await connection.execute(statement)).one_or_none()
-    if row is None:
-        return None
-    return Sweep(name=row.name, read_until=row.read_until, started_at=row.started_at, leased_until=row.leased_until)
+    return [
+        Claimed(SWEEPS.claim_of(row), Sweep(name=row.name, read_until=row.read_until, started_at=row.started_at))
+        for row in await connection.execute(statement)
+    ]
 
 
-async def release_sweep(connection: AsyncConnection, claim: Sweep, pause: timedelta) -> None:
-    """Leave a sweep that did not finish to be made again after ``pause``; a finished one is left alone."""
-    await connection.execute(_claimed(claim).values(leased_until=sa.func.now() + pause))
-
-
-async def finish_sweep(connection: AsyncConnection, claim: Sweep) -> None:
-    """Everything up to the beginning of this round has been seen."""
-    await connection.execute(
-        _claimed(claim).values(read_until=claim.started_at, finished_at=sa.func.now(), leased_until=None)
+async def finish_sweep(connection: AsyncConnection, claimed: Claimed[Sweep], interval: timedelta) -> bool:
+    """Everything up to the beginning of this round has been seen. False if another worker has claimed it since."""
+    return await SWEEPS.postpone(
+        connection,
+        claimed.claim,
+        interval,
+        read_until=claimed.row.started_at,
+        finished_at=sa.func.now(),
+        tries=0,
     )
 
 
-def _claimed(claim: Sweep) -> sa.Update:
-    return sa.update(sweeps).where(sweeps.c.name == claim.name, sweeps.c.leased_until == claim.leased_until)
+async def postpone_sweep(connection: AsyncConnection, claim: Claim, delay: timedelta) -> None:
+    """The round did not finish: the sweep is made again after ``delay``, from where the last one ended."""
+    await SWEEPS.postpone(connection, claim, delay)
