@@ -10,6 +10,7 @@ import auditor.statuses
 import billing.statuses
 import gateway.statuses
 import generation.domain.statuses
+import payments.domain.statuses
 import storage.statuses
 from contracts.statuses import StatusMeaning, status_table
 
@@ -18,6 +19,9 @@ AGGREGATES: Final[Mapping[str, Mapping[Any, StatusMeaning]]] = {
     "Attempt (generation)": generation.domain.statuses.ATTEMPT_STATUS_MEANING,
     "Reservation (billing)": billing.statuses.RESERVATION_STATUS_MEANING,
     "Grant (billing)": billing.statuses.GRANT_STATE_MEANING,
+    "Payment (payments)": payments.domain.statuses.PAYMENT_STATUS_MEANING,
+    "Refund (payments)": payments.domain.statuses.REFUND_STATE_MEANING,
+    "Dispute (payments)": payments.domain.statuses.DISPUTE_STATE_MEANING,
     "Finding (auditor)": auditor.statuses.FINDING_STATE_MEANING,
     "Generation, as its owner sees it (gateway)": gateway.statuses.GENERATION_STATUS_MEANING,
     "Payment, as its owner sees it (gateway)": gateway.statuses.PAYMENT_STATUS_MEANING,
