@@ -50,7 +50,7 @@ class Providers:
             (await http.put("/admin/misbehaviour", json=how)).raise_for_status()
 
     async def stripe(self, act: str, **given: Any) -> dict[str, Any]:
-        """Somebody does something at Stripe."""
+        """The buyer, the bank or the dashboard does something at Stripe."""
         return await self._post("stripe", f"/admin/acts/{act}", given)
 
     async def btcpay(self, reference: str, act: str) -> None:

@@ -1,4 +1,4 @@
-"""Buying credits: one checkout, one grant, whatever the provider does in between."""
+"""Buying credits: one checkout, one grant, even if the provider fails in between."""
 
 import asyncio
 from uuid import uuid4

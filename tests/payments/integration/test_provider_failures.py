@@ -1,4 +1,4 @@
-"""A provider that refuses, hangs or talks nonsense costs time, holds up nobody else, and is told to somebody."""
+"""A provider that refuses, hangs or answers nonsense costs time, delays no other, and is reported."""
 
 import asyncio
 import time
@@ -148,7 +148,7 @@ async def test_an_object_of_an_odd_shape_is_counted_and_the_rest_is_compared(har
     harness.stripe.account.dispute(intent, None, "needs_response")
     (dispute,) = harness.stripe.account.disputes.values()
     dispute["status"] = None
-    # Somebody else's money, which is of no session.
+    # A refund that belongs to no session.
     harness.stripe.account.refund(intent, 100, None, {})["payment_intent"] = None
     del harness.stripe.account.sessions[odd.reference]["payment_status"]
     harness.stripe.account.pay(opened.reference)

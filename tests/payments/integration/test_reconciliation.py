@@ -1,4 +1,4 @@
-"""What the sweeps find when nobody tells us, and what they must not report."""
+"""What the sweeps find without a webhook, and what they must not report."""
 
 import time
 from datetime import timedelta

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from itertools import permutations
 from typing import TypedDict, Unpack
-from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -23,7 +22,6 @@ from payments.domain.snapshots import (
 from payments.domain.transitions import Transition, apply_snapshot
 
 NEW = PaymentState(
-    payment_id=UUID("01999c10-0a0b-7c0d-8e0f-101112131415"),
     status="pending",
     price_cents=1000,
     currency="usd",

@@ -1,4 +1,4 @@
-"""What can go wrong in payments, one class per failure, by who can do something about it."""
+"""What can go wrong in payments, one class per failure."""
 
 from service_runtime.problems import Problem
 
@@ -32,7 +32,7 @@ class ProviderUnavailable(Exception):
 
 
 class CredentialsRefused(ProviderUnavailable):
-    """The provider does not take our key (401, 403). Repeating helps once somebody has set the key right."""
+    """The provider does not accept our key (401, 403). Repeating helps once an operator has corrected the key."""
 
 
 class ProviderRefused(Exception):
@@ -52,4 +52,4 @@ class ResolutionNotPossible(Exception):
 
 
 class ReviewAlreadyResolved(Exception):
-    """Somebody decided this review before."""
+    """This review has a decision already."""

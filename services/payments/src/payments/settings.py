@@ -1,4 +1,4 @@
-"""What payments must be told. Every name is prefixed with ``PAYMENTS_``; secrets have no defaults."""
+"""The settings of payments. Every name is prefixed with ``PAYMENTS_``; secrets have no defaults."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar

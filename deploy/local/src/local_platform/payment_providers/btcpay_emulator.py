@@ -20,7 +20,7 @@ from local_platform.payment_providers.webhooks import Delivery, Misbehaviour, We
 
 RETRY_DELAYS_SECONDS = (1.0, 5.0, 10.0, 30.0)
 RATE = Decimal(50_000)
-"""Price of one emulated bitcoin, in whatever currency an invoice has."""
+"""Price of one emulated bitcoin, in the currency of each invoice."""
 
 ADDITIONAL = {"partial": "PaidPartial", "late": "PaidLate", "over": "PaidOver"}
 

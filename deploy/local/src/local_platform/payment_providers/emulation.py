@@ -11,7 +11,7 @@ from local_platform.payment_providers.webhooks import WebhookSender
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """One account at an emulated provider: the emulator is started with it, and payments is told the same.
+    """One account at an emulated provider. The emulator starts with it, and payments gets the same values.
 
     ``url`` is the emulator's own address and ``webhook_url`` where its webhooks go. ``name`` is what the provider
     calls the account besides its key (a store, an e-mail address); ``password`` belongs to it, where there is one.

@@ -273,7 +273,7 @@ class StripeEmulator:
         return JSONResponse({kind: list(getattr(account, kind).values()) for kind in kinds})
 
     async def _act(self, request: Request) -> Response:
-        """What happens at Stripe without our doing: the buyer, the bank, somebody in the dashboard."""
+        """Events at Stripe without a request of ours: by the buyer, the bank, or in the dashboard."""
         given = await request.json()
         account = self.account
         acts: dict[str, Callable[[], Any]] = {

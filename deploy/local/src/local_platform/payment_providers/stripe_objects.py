@@ -6,7 +6,7 @@ from typing import Any
 
 
 def new_id(prefix: str) -> str:
-    """An id of Stripe's look: a prefix and 24 random letters and digits."""
+    """An id in Stripe's form: a prefix and 24 random letters and digits."""
     return f"{prefix}_{secrets.token_hex(12)}"
 
 

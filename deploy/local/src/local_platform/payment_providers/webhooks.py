@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Misbehaviour(BaseModel):
     """How deliveries go wrong. Probabilities are from 0 to 1; ``seed`` makes the draws repeatable.
 
-    ``reorder_window_seconds`` holds deliveries back and then sends what came in that time in reverse.
+    ``reorder_window_seconds`` collects the deliveries of that time and then sends them in reverse.
     ``corrupt`` changes a byte of the body after it was signed. A dropped delivery is never retried.
     """
 

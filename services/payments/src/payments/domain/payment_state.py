@@ -1,9 +1,8 @@
-"""What we hold true of a payment before a snapshot is applied: its price, its credit movements, its decisions."""
+"""What we know of a payment before a snapshot is applied: its price, its credit movements, its decisions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
-from uuid import UUID
 
 from contracts.payments import PaymentStatus
 from payments.domain.snapshots import Mismatch
@@ -53,7 +52,6 @@ class Review:
 class PaymentState:
     """What we know of a payment before a snapshot is applied."""
 
-    payment_id: UUID
     status: PaymentStatus
     price_cents: int
     currency: str

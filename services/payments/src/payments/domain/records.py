@@ -10,7 +10,7 @@ from payments.domain.payment_state import MovementKind, Resolution, ReviewCode
 from payments.domain.snapshots import RefundState
 
 ReviewResolution = Resolution | Literal["healed"]
-"""``healed``: what the review reported is no longer so, and nobody had to decide."""
+"""``healed``: what the review reported is no longer so, without a decision."""
 EventSource = Literal["webhook", "sweep"]
 
 
@@ -95,7 +95,7 @@ class UnpostedMovement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettledPayment:
-    """A payment that we hold to be paid."""
+    """A payment that is paid as far as we know."""
 
     payment_id: UUID
     status: PaymentStatus

@@ -23,7 +23,7 @@ PAYMENT_STATUS_MEANING: Final[Mapping[PaymentStatus, StatusMeaning]] = {
     "settled": StatusMeaning(
         set_by="a snapshot that says paid, or an operator who credits a review",
         ended_by="a refund or a dispute that a later snapshot shows",
-        deadline="none; the daily comparison holds it against the provider for 30 days",
+        deadline="none; the daily comparison checks it for 30 days",
         user_sees="the credits, as soon as billing has posted them",
     ),
     "failed": StatusMeaning(

@@ -32,7 +32,7 @@ def apply_snapshot(state: PaymentState, snapshot: Snapshot) -> Transition:
     if shows_less(state, snapshot):
         # A provider that forgets a refund has not taken it back; the daily comparison reports it.
         return Transition(status=state.status, refunded_cents=state.refunded_cents, reason="unchanged")
-    # Credited once, whatever the snapshot says now: an invoice that a person accepted stays expired for ever.
+    # Credited once, even if the snapshot says unpaid: an invoice that a person accepted stays expired for ever.
     granted = () if state.credited else pack_movements(state.credits, state.bonus_credits)
     status = _paid_status(state, snapshot)
     return Transition(

@@ -1,4 +1,4 @@
-"""What only a person can decide: opened by whatever finds it, decided by an operator, or healed by itself."""
+"""What only a person can decide: opened by a poll or a sweep, decided by an operator, or healed by itself."""
 
 from dataclasses import replace
 from typing import Final

@@ -98,6 +98,6 @@ class ProviderWorkers:
         return self.polls, self.refunds, self.events, self.sweeps
 
     def wake(self) -> None:
-        """Something may be due now: look at once."""
+        """Something may be due now: claim at once."""
         self._polls_due.set()
         self._events_due.set()

@@ -1,4 +1,4 @@
-"""The sweeps that make webhooks a convenience: what was missed is found, and what differs is shown with both sides."""
+"""The sweeps that make webhooks optional: missed events are read, and differences are shown with both sides."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -36,7 +36,7 @@ OVERLAP: Final = timedelta(minutes=10)
 """Each sweep reads this much again: clocks differ, and an event may be listed a little after it happened."""
 
 WINDOW: Final = timedelta(days=30)
-"""Stripe keeps events for 30 days; the daily comparison looks as far."""
+"""Stripe keeps events for 30 days; the daily comparison reads as far back."""
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +92,7 @@ class Reconciliation:
                     provider_events_total.labels(self._provider.name, "sweep").inc()
 
     async def _compare(self, sweep: Sweep) -> None:
-        """Hold the provider's last 30 days against our payments and their credits."""
+        """Compare the provider's last 30 days with our payments and their credits."""
         since = sweep.started_at - WINDOW
         listed: set[UUID] = set()
         async for payment_id, snapshot in self._provider.recent_payments(since):

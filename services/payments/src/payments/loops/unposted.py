@@ -9,7 +9,7 @@ from payments.handlers.reviews import open_review
 from payments.repository import credit_movements
 
 POSTING_DUE: Final = timedelta(minutes=10)
-"""Billing posts within milliseconds; after ten minutes somebody should know."""
+"""Billing posts within milliseconds; after ten minutes a person must know."""
 
 
 async def report_unposted(transactions: Transactions) -> None:

@@ -102,7 +102,7 @@ class BtcPay:
         if invoice["status"] in ("Settled", "Processing") or mismatch is not None:
             methods = await call_json(self._client, "GET", f"{self._invoices}/{invoice['id']}/payment-methods")
             # What came by each method is in its coin, and its rate is the invoice's currency per coin. ``totalPaid`` is
-            # what came by all of them, told in each coin.
+            # what came by all of them, in that coin.
             paid = sum((Decimal(str(m["paymentMethodPaid"])) * Decimal(str(m["rate"])) for m in methods), Decimal(0))
             paid_cents = int((paid * 100).quantize(Decimal(1), ROUND_HALF_UP))
         state = _STATES.get(invoice["status"], "processing")

@@ -15,9 +15,8 @@ class PaymentProvider(Protocol):
     """One provider.
 
     Every method that calls out may be repeated with the same arguments and has its effect once. It raises
-    ``ProviderUnavailable`` if repeating may help (``CredentialsRefused`` if somebody must set the key right first), and
-    ``ProviderRefused`` if repeating cannot help. Anything else that it raises is a defect: the work is tried again
-    later, and counted.
+    ``ProviderUnavailable`` if repeating may help, ``CredentialsRefused`` if an operator must correct the key first, and
+    ``ProviderRefused`` if repeating cannot help. Any other error is a defect: it is counted, and the work is repeated.
     """
 
     name: ClassVar[Provider]

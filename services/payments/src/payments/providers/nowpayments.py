@@ -62,8 +62,8 @@ class NowPayments:
     async def open_checkout(self, payment: PaymentRecord) -> Checkout:
         """Create an invoice under our payment's id.
 
-        There is no idempotency key and no search by order id. Should an answer be lost, a second invoice is made; a
-        payment under either one carries our order id and is found, and one payment of ours is credited once.
+        There is no idempotency key and no search by order id. If an answer is lost, a second invoice is created: the
+        buyer only ever gets the address of that one, and the first stays unused.
         """
         invoice = await call_json(
             self._client,
@@ -137,7 +137,7 @@ class NowPayments:
         """Every invoice that received coins since then."""
         by_order: dict[str, list[dict[str, Any]]] = {}
         async for coin in self._list({"dateFrom": since.date().isoformat()}):
-            # A deposit without an order is nobody's, and has nothing to do with the others.
+            # A deposit without an order id belongs to no payment, and not to the other deposits without one either.
             by_order.setdefault(str(coin.get("order_id") or f"coin {coin['payment_id']}"), []).append(coin)
         for order_id, coins in by_order.items():
             snapshot = None

@@ -71,7 +71,7 @@ T = TypeVar("T")
 
 
 class StripeCheckout:
-    """The Stripe account behind one restricted key. ``webhook_secrets`` holds one or, while rotating, two."""
+    """The Stripe account behind one restricted key. ``webhook_secrets`` are one or, while rotating, two."""
 
     name: ClassVar[Provider] = "stripe"
     refunds_by_api: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Which rows of payments are leased work, and how a claimed one looks to the rest of the service."""
+"""Which rows of payments are leased work, and what a claimed row carries."""
 
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar

@@ -124,7 +124,7 @@ async def find_payment(connection: AsyncConnection, payment_id: UUID) -> Payment
 
 
 async def get_payment_state(connection: AsyncConnection, payment: PaymentRecord) -> PaymentState:
-    """What we hold true of a locked payment, for the domain to decide on."""
+    """What we know of a locked payment, for the domain to decide on."""
     statement = sa.select(
         credit_movements.c.kind, credit_movements.c.reference, credit_movements.c.amount_credits
     ).where(credit_movements.c.payment_id == payment.payment_id)
@@ -134,7 +134,6 @@ async def get_payment_state(connection: AsyncConnection, payment: PaymentRecord)
     )
     decided = frozenset((found.code, found.found) for found in await connection.execute(decisions))
     return PaymentState(
-        payment_id=payment.payment_id,
         status=payment.status,
         price_cents=payment.price_cents,
         currency=payment.currency,
@@ -187,7 +186,7 @@ async def hint_payments(connection: AsyncConnection, payment_ids: Sequence[UUID]
 
 
 async def find_settled_since(connection: AsyncConnection, provider: Provider, since: datetime) -> list[SettledPayment]:
-    """Payments of a provider, created since then, that we hold to be paid."""
+    """Payments of a provider, created since then, that are paid as far as we know."""
     statement = sa.select(_COLUMNS.payment_id, _COLUMNS.status).where(
         _COLUMNS.provider == provider, _COLUMNS.settled_at.is_not(None), _COLUMNS.created_at >= since
     )

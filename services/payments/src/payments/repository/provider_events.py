@@ -1,4 +1,4 @@
-"""What providers told us: webhooks, and events read from their lists."""
+"""What providers say: webhooks, and events read from their lists."""
 
 from datetime import timedelta
 from uuid import UUID

@@ -20,7 +20,7 @@ from payments.tables import disputes, refunds
 async def put_refunds(
     connection: AsyncConnection, payment_id: UUID, provider: Provider, found: Sequence[ProviderRefund]
 ) -> None:
-    """Mirror the provider's refunds; those that nobody requested here were made in its dashboard."""
+    """Mirror the provider's refunds; those without a request of ours were made in its dashboard."""
     if not found:
         return
     for refund in found:
