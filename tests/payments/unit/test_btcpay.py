@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from payments.domain.snapshots import CheckoutState, Mismatch
 from payments.errors import InvalidWebhookSignature
-from payments.providers.btcpay import BtcPay
+from payments.providers.btcpay import BtcPay, _Invoice
 
 
 def invoice(status: str, additional: str = "None") -> dict[str, Any]:
@@ -62,7 +63,7 @@ async def test_only_settled_is_paid_and_what_came_is_counted_by_method(
     paid_cents: int,
     mismatch: Mismatch | None,
 ) -> None:
-    seen = await provider._snapshot(invoice(status, additional))
+    seen = await provider._snapshot(msgspec.convert(invoice(status, additional), _Invoice))
     assert (seen.state, seen.paid_cents, seen.currency, seen.mismatch) == (state, paid_cents, "usd", mismatch)
 
 

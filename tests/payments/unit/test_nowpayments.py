@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
-from payments.providers.nowpayments import NowPayments, _snapshot
+from payments.providers.nowpayments import NowPayments, _Coin, _snapshot
 
 
 def coin(number: int, status: str, share: float, **more: Any) -> dict[str, Any]:
@@ -46,10 +47,19 @@ def coin(number: int, status: str, share: float, **more: Any) -> dict[str, Any]:
 def test_what_arrived_counts_and_not_what_it_is_called(
     coins: list[tuple[str, float]], state: str, paid_cents: int, mismatch: str | None
 ) -> None:
-    seen = _snapshot("1", "usd", [coin(number, *one) for number, one in enumerate(coins)])
+    listed = msgspec.convert([coin(number, *one) for number, one in enumerate(coins)], list[_Coin])
+    seen = _snapshot("1", "usd", listed)
     assert (seen.state, seen.paid_cents, seen.mismatch) == (state, paid_cents, mismatch)
     refunded = [round(share * 1000) for status, share in coins if status == "refunded"]
     assert [refund.amount_cents for refund in seen.refunds] == refunded
+
+
+def test_a_finished_coin_payment_without_its_amounts_is_unreadable() -> None:
+    finished = msgspec.convert([coin(1, "finished", 1.0, actually_paid=None)], list[_Coin])
+    with pytest.raises(ValueError, match="without its amounts"):
+        _snapshot("1", "usd", finished)
+    waiting = msgspec.convert([coin(1, "waiting", 0.0, actually_paid=None)], list[_Coin])
+    assert _snapshot("1", "usd", waiting).state == "open"
 
 
 async def test_deposits_without_an_order_are_each_a_payment_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

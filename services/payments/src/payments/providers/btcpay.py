@@ -43,6 +43,31 @@ class _Delivery(msgspec.Struct):
     metadata: dict[str, Any] | None = None
 
 
+class _Invoice(msgspec.Struct):
+    """The part of an invoice that the money depends on."""
+
+    id: str
+    status: str
+    currency: str
+    amount: Decimal | None = None
+    """None if the buyer decides how much to pay, as on invoices that are not ours."""
+    additionalStatus: str | None = None
+
+
+class _PaymentMethod(msgspec.Struct):
+    """What arrived by one method, in its coin, and the invoice's currency per coin."""
+
+    paymentMethodPaid: Decimal
+    rate: Decimal
+
+
+class _Opened(msgspec.Struct):
+    """An invoice that the buyer can pay."""
+
+    id: str
+    checkoutLink: str
+
+
 class BtcPay:
     """One store of a BTCPay Server."""
 
@@ -74,7 +99,7 @@ class BtcPay:
         """Find the invoice with our order id, or create it: Greenfield has no idempotency key."""
         found = await call_json(self._client, "GET", self._invoices, params={"orderId": str(payment.payment_id)})
         if found:
-            return Checkout(reference=found[0]["id"], url=found[0]["checkoutLink"])
+            return _checkout(found[0])
         minutes = max(5, int((payment.expires_at - payment.created_at).total_seconds() // 60))
         invoice = await call_json(
             self._client,
@@ -87,33 +112,32 @@ class BtcPay:
                 "checkout": {"expirationMinutes": minutes, "redirectURL": self._success_url},
             },
         )
-        return Checkout(reference=invoice["id"], url=invoice["checkoutLink"])
+        return _checkout(invoice)
 
     async def look_up(self, payment: PaymentRecord) -> Snapshot:
         """The invoice, and what arrived for it over all payment methods."""
         if payment.provider_reference is None:
             raise ProviderRefused("no invoice was created yet")
-        invoice = await call_json(self._client, "GET", f"{self._invoices}/{payment.provider_reference}")
-        return await self._snapshot(invoice)
+        found = await call_json(self._client, "GET", f"{self._invoices}/{payment.provider_reference}")
+        return await self._snapshot(msgspec.convert(found, _Invoice))
 
-    async def _snapshot(self, invoice: dict[str, Any]) -> Snapshot:
+    async def _snapshot(self, invoice: _Invoice) -> Snapshot:
         paid_cents = 0
-        mismatch = _MISMATCHES.get(invoice.get("additionalStatus", "None"))
-        if invoice["status"] in ("Settled", "Processing") or mismatch is not None:
-            methods = await call_json(self._client, "GET", f"{self._invoices}/{invoice['id']}/payment-methods")
-            # What came by each method is in its coin, and its rate is the invoice's currency per coin. ``totalPaid`` is
-            # what came by all of them, in that coin.
-            paid = sum((Decimal(str(m["paymentMethodPaid"])) * Decimal(str(m["rate"])) for m in methods), Decimal(0))
-            paid_cents = int((paid * 100).quantize(Decimal(1), ROUND_HALF_UP))
-        state = _STATES.get(invoice["status"], "processing")
-        if state == "paid" and mismatch is None:
+        mismatch = _MISMATCHES.get(invoice.additionalStatus or "None")
+        if invoice.status in ("Settled", "Processing") or mismatch is not None:
+            # A method also has a ``totalPaid``, which is what came by all methods together, in that method's coin.
+            found = await call_json(self._client, "GET", f"{self._invoices}/{invoice.id}/payment-methods")
+            methods = msgspec.convert(found, list[_PaymentMethod])
+            paid_cents = _cents(sum((method.paymentMethodPaid * method.rate for method in methods), Decimal(0)))
+        state = _STATES.get(invoice.status, "processing")
+        if state == "paid" and mismatch is None and invoice.amount is not None:
             # Settled in full by BTCPay's judgement: rounding of coins must not turn that into an underpayment.
-            paid_cents = _cents(invoice["amount"])
+            paid_cents = _cents(invoice.amount)
         return Snapshot(
-            reference=invoice["id"],
+            reference=invoice.id,
             state=state,
             paid_cents=paid_cents,
-            currency=invoice["currency"].lower(),
+            currency=invoice.currency.lower(),
             mismatch=mismatch,
         )
 
@@ -143,8 +167,7 @@ class BtcPay:
         """The invoice carries our payment's id as its order id."""
         if event.reference is None:
             return None
-        invoice = await call_json(self._client, "GET", f"{self._invoices}/{event.reference}")
-        return uuid_or_none((invoice.get("metadata") or {}).get("orderId"))
+        return _order_id(await call_json(self._client, "GET", f"{self._invoices}/{event.reference}"))
 
     async def missed_events(self, since: datetime) -> AsyncIterator[ProviderEvent]:
         """BTCPay keeps no list of failed deliveries across webhooks: open payments are looked up instead."""
@@ -165,8 +188,8 @@ class BtcPay:
             for invoice in invoices:
                 snapshot = None
                 with skipping_unreadable(self.name, invoice.get("id")):
-                    snapshot = await self._snapshot(invoice)
-                yield uuid_or_none((invoice.get("metadata") or {}).get("orderId")), snapshot
+                    snapshot = await self._snapshot(msgspec.convert(invoice, _Invoice))
+                yield _order_id(invoice), snapshot
             if len(invoices) < page_size:
                 return
             skip += page_size
@@ -176,5 +199,15 @@ def _amount(cents: int) -> str:
     return f"{cents // 100}.{cents % 100:02d}"
 
 
-def _cents(amount: Any) -> int:
-    return int((Decimal(str(amount)) * 100).quantize(Decimal(1), ROUND_HALF_UP))
+def _cents(amount: Decimal) -> int:
+    return int((amount * 100).quantize(Decimal(1), ROUND_HALF_UP))
+
+
+def _checkout(invoice: object) -> Checkout:
+    opened = msgspec.convert(invoice, _Opened)
+    return Checkout(reference=opened.id, url=opened.checkoutLink)
+
+
+def _order_id(invoice: Any) -> UUID | None:
+    """Our payment's id, also from an invoice that is otherwise unreadable."""
+    return uuid_or_none((invoice.get("metadata") or {}).get("orderId"))

@@ -3,13 +3,14 @@
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import httpx
+import msgspec
 
 from contracts.payments import Provider
 from payments.domain.records import PaymentRecord
@@ -22,6 +23,25 @@ from payments.settings import Settings, plain_secrets, required
 UNDERPAID_BELOW: Final = Decimal("0.99")
 OVERPAID_FROM: Final = Decimal("1.01")
 """Coins are divisible and fees vary: within one percent, it is the price."""
+
+
+class _Coin(msgspec.Struct):
+    """One payment in coins under an invoice. Amounts are null as long as they are not known."""
+
+    payment_id: int | str
+    payment_status: str
+    price_amount: Decimal
+    price_currency: str
+    pay_amount: Decimal | None = None
+    actually_paid: Decimal | None = None
+    invoice_id: int | str | None = None
+
+
+class _Invoice(msgspec.Struct):
+    """An invoice that the buyer can pay."""
+
+    id: int | str
+    invoice_url: str
 
 
 class NowPayments:
@@ -78,15 +98,16 @@ class NowPayments:
                 "success_url": self._success_url,
             },
         )
-        return Checkout(reference=str(invoice["id"]), url=invoice["invoice_url"])
+        opened = msgspec.convert(invoice, _Invoice)
+        return Checkout(reference=str(opened.id), url=opened.invoice_url)
 
     async def look_up(self, payment: PaymentRecord) -> Snapshot:
         """All coin payments under the invoice, taken together."""
         if payment.provider_reference is None:
             raise ProviderRefused("no invoice was created yet")
-        coins = [coin async for coin in self._list({"invoiceId": payment.provider_reference})]
-        coins = [coin for coin in coins if coin.get("order_id") == str(payment.payment_id)]
-        return _snapshot(payment.provider_reference, payment.currency, coins)
+        listed = [coin async for coin in self._list({"invoiceId": payment.provider_reference})]
+        ours = [coin for coin in listed if coin.get("order_id") == str(payment.payment_id)]
+        return _snapshot(payment.provider_reference, payment.currency, msgspec.convert(ours, list[_Coin]))
 
     async def refund(self, payment: PaymentRecord, refund_id: UUID, amount_cents: int) -> str:
         """Crypto goes back to an address that only the buyer can give: an operator does it and records it here."""
@@ -139,11 +160,11 @@ class NowPayments:
         async for coin in self._list({"dateFrom": since.date().isoformat()}):
             # A deposit without an order id belongs to no payment, and not to the other deposits without one either.
             by_order.setdefault(str(coin.get("order_id") or f"coin {coin['payment_id']}"), []).append(coin)
-        for order_id, coins in by_order.items():
+        for order_id, listed in by_order.items():
             snapshot = None
             with skipping_unreadable(self.name, order_id):
-                reference = str(coins[0].get("invoice_id") or coins[0]["payment_id"])
-                snapshot = _snapshot(reference, str(coins[0]["price_currency"]), coins)
+                coins = msgspec.convert(listed, list[_Coin])
+                snapshot = _snapshot(str(coins[0].invoice_id or coins[0].payment_id), coins[0].price_currency, coins)
             yield uuid_or_none(order_id), snapshot
 
     async def _list(self, filters: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
@@ -165,18 +186,18 @@ class NowPayments:
                 return
 
 
-def _snapshot(reference: str, currency: str, coins: list[dict[str, Any]]) -> Snapshot:
+def _snapshot(reference: str, currency: str, coins: Sequence[_Coin]) -> Snapshot:
     """One view over every coin payment of an invoice: what is there counts, what is still on its way waits.
 
     "Finished" says that the coins were processed, and not that they were enough: a repeated deposit and one in another
     coin are finished whatever they are worth (NOWPayments, "Repeated deposits" and "Wrong-asset deposits").
     """
-    finished = [coin for coin in coins if coin["payment_status"] == "finished"]
-    partial = [coin for coin in coins if coin["payment_status"] == "partially_paid"]
-    refunded = [coin for coin in coins if coin["payment_status"] == "refunded"]
-    price = max((Decimal(str(coin["price_amount"])) * 100 for coin in coins), default=Decimal(0))
+    finished = [coin for coin in coins if coin.payment_status == "finished"]
+    partial = [coin for coin in coins if coin.payment_status == "partially_paid"]
+    refunded = [coin for coin in coins if coin.payment_status == "refunded"]
+    price = max((coin.price_amount * 100 for coin in coins), default=Decimal(0))
     refunds = tuple(
-        ProviderRefund(str(coin["payment_id"]), _rounded(_worth(coin), price), "succeeded") for coin in refunded
+        ProviderRefund(str(coin.payment_id), _rounded(_worth(coin), price), "succeeded") for coin in refunded
     )
     paid_cents = _rounded(sum((_worth(coin) for coin in (*finished, *partial, *refunded)), Decimal(0)), price)
     enough = paid_cents >= price
@@ -185,19 +206,20 @@ def _snapshot(reference: str, currency: str, coins: list[dict[str, Any]]) -> Sna
         return Snapshot(reference, "paid", paid_cents, currency.lower(), mismatch=mismatch, refunds=refunds)
     if partial:
         return Snapshot(reference, "expired", paid_cents, currency.lower(), mismatch="underpaid", refunds=refunds)
-    if any(coin["payment_status"] not in ("waiting", "expired", "failed", "refunded") for coin in coins):
+    if any(coin.payment_status not in ("waiting", "expired", "failed", "refunded") for coin in coins):
         return Snapshot(reference, "processing", 0, currency.lower())
-    if not coins or any(coin["payment_status"] == "waiting" for coin in coins):
+    if not coins or any(coin.payment_status == "waiting" for coin in coins):
         return Snapshot(reference, "open", 0, currency.lower())
-    expired = all(coin["payment_status"] == "expired" for coin in coins)
+    expired = all(coin.payment_status == "expired" for coin in coins)
     return Snapshot(reference, "expired" if expired else "failed", paid_cents, currency.lower(), refunds=refunds)
 
 
-def _worth(coin: dict[str, Any]) -> Decimal:
+def _worth(coin: _Coin) -> Decimal:
     """What arrived, in cents of the invoice's currency: its price in proportion to the coins that were asked for."""
-    price = Decimal(str(coin["price_amount"])) * 100
-    asked = Decimal(str(coin["pay_amount"]))
-    return price * Decimal(str(coin["actually_paid"])) / asked if asked else price
+    if coin.pay_amount is None or coin.actually_paid is None:
+        raise ValueError(f"coin payment {coin.payment_id} is {coin.payment_status} without its amounts")
+    price = coin.price_amount * 100
+    return price * coin.actually_paid / coin.pay_amount if coin.pay_amount else price
 
 
 def _rounded(cents: Decimal, price_cents: Decimal) -> int:
