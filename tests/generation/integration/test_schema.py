@@ -4,37 +4,20 @@ import re
 from collections.abc import Awaitable, Callable
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from generation.domain.statuses import FINAL_ORDER_STATUSES, LIVE_ATTEMPT_STATUSES
-from generation.tables import SCHEMA, metadata
+from generation.tables import metadata
 from tests.generation.harness import GenerationHarness, order
 from tests.support.databases import Database
-
-MESSAGING = ("outbox_", "inbox_", "dead_", "delivery_", "relay_", "alembic_")
-
-
-def differences(connection: Connection) -> list[object]:
-    def ours(name: str | None, kind: str, _parents: object) -> bool:
-        if kind == "schema":
-            return name == SCHEMA
-        return kind != "table" or not str(name).startswith(MESSAGING)
-
-    context = MigrationContext.configure(
-        connection, opts={"include_schemas": True, "include_name": ours, "compare_type": True}
-    )
-    return list(compare_metadata(context, metadata))
+from tests.support.schemas import schema_differences
 
 
 async def test_the_migrations_create_the_tables_that_the_code_knows(
     make_database: Callable[..., Awaitable[Database]],
 ) -> None:
     database = await make_database("generation")
-    async with database.superuser_engine().connect() as connection:
-        assert await connection.run_sync(differences) == []
+    assert await schema_differences(database, metadata) == []
 
 
 async def test_the_partial_indexes_know_the_same_states_as_the_code(harness: GenerationHarness) -> None:

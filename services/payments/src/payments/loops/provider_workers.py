@@ -1,15 +1,15 @@
 """Everything that runs for one provider. Each provider has its own workers: one that hangs delays no other."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from messaging.leased_worker import LeasedWorker
-from messaging.transaction import Transactions
+from messaging.leases import LeasedTable
+from messaging.transaction import Transaction, Transactions
 from payments.domain.polling import NO_ANSWER
-from payments.domain.records import PaymentRecord, RefundRecord, Sweep
-from payments.domain.snapshots import ProviderEvent
 from payments.handlers.provider_events import UNMATCHED
 from payments.handlers.refunds import NOT_SENT
 from payments.loops.event_matching import EventMatching
@@ -19,6 +19,7 @@ from payments.loops.reconciliation import FAILED_SWEEP, SWEEP_SECONDS, Reconcili
 from payments.loops.refund_sender import RefundSender
 from payments.providers.interface import PaymentProvider
 from payments.repository.leases import EVENTS, PAYMENTS, REFUNDS, SWEEPS, Claimed
+from service_runtime.backoff import Backoff
 from service_runtime.lifecycle import Component
 
 AT_ONCE: Final = 8
@@ -27,14 +28,31 @@ AT_ONCE: Final = 8
 WORK_SECONDS: Final = CALL_SECONDS + 30.0
 """One call, and the transactions before and after it."""
 
+SWEEPS_AT_ONCE: Final = 2
+"""There are two: the long comparison does not delay the events."""
+
+LONGEST_SWEEP_POLL_SECONDS: Final = 30.0
+
+Row = TypeVar("Row")
+
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How often due work is looked for, and how often each sweep is made."""
+    """How often each worker polls for due rows, and how often each sweep is made."""
 
     poll_seconds: float
     events: timedelta
     compare: timedelta
+
+
+class LeasedWork(Protocol[Row]):
+    """One kind of work at one provider."""
+
+    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Claimed[Row]]:
+        """Claim up to ``room`` due rows."""
+
+    async def work(self, claimed: Claimed[Row]) -> None:
+        """Work on one row, and end its claim."""
 
 
 class ProviderWorkers:
@@ -42,53 +60,35 @@ class ProviderWorkers:
 
     def __init__(self, transactions: Transactions, provider: PaymentProvider, intervals: Intervals) -> None:
         self._polls_due, self._events_due = asyncio.Event(), asyncio.Event()
-        polls = PaymentPolls(transactions, provider)
-        refunds = RefundSender(transactions, provider)
-        matching = EventMatching(transactions, provider)
+
+        def calling(
+            kind: str, table: LeasedTable, work: LeasedWork[Row], backoff: Backoff, wake: asyncio.Event | None = None
+        ) -> LeasedWorker[Claimed[Row]]:
+            return LeasedWorker(
+                f"{kind}-{provider.name}",
+                transactions,
+                table,
+                work.claim,
+                work.work,
+                concurrency=AT_ONCE,
+                poll_seconds=intervals.poll_seconds,
+                timeout_seconds=WORK_SECONDS,
+                backoff=backoff,
+                wake=wake,
+            )
+
         sweeps = Reconciliation(transactions, provider, intervals.events, intervals.compare, self.wake)
-        self.polls: LeasedWorker[Claimed[PaymentRecord]] = LeasedWorker(
-            f"polls-{provider.name}",
-            transactions,
-            PAYMENTS,
-            polls.claim,
-            polls.work,
-            concurrency=AT_ONCE,
-            poll_seconds=intervals.poll_seconds,
-            timeout_seconds=WORK_SECONDS,
-            backoff=NO_ANSWER,
-            wake=self._polls_due,
-        )
-        self.refunds: LeasedWorker[Claimed[RefundRecord]] = LeasedWorker(
-            f"refunds-{provider.name}",
-            transactions,
-            REFUNDS,
-            refunds.claim,
-            refunds.work,
-            concurrency=AT_ONCE,
-            poll_seconds=intervals.poll_seconds,
-            timeout_seconds=WORK_SECONDS,
-            backoff=NOT_SENT,
-        )
-        self.events: LeasedWorker[Claimed[ProviderEvent]] = LeasedWorker(
-            f"events-{provider.name}",
-            transactions,
-            EVENTS,
-            matching.claim,
-            matching.work,
-            concurrency=AT_ONCE,
-            poll_seconds=intervals.poll_seconds,
-            timeout_seconds=WORK_SECONDS,
-            backoff=UNMATCHED,
-            wake=self._events_due,
-        )
-        self.sweeps: LeasedWorker[Claimed[Sweep]] = LeasedWorker(
+        self.polls = calling("polls", PAYMENTS, PaymentPolls(transactions, provider), NO_ANSWER, self._polls_due)
+        self.refunds = calling("refunds", REFUNDS, RefundSender(transactions, provider), NOT_SENT)
+        self.events = calling("events", EVENTS, EventMatching(transactions, provider), UNMATCHED, self._events_due)
+        self.sweeps = LeasedWorker(
             f"sweeps-{provider.name}",
             transactions,
             SWEEPS,
             sweeps.claim,
             sweeps.work,
-            concurrency=2,
-            poll_seconds=min(30.0, intervals.events.total_seconds()),
+            concurrency=SWEEPS_AT_ONCE,
+            poll_seconds=min(LONGEST_SWEEP_POLL_SECONDS, intervals.events.total_seconds()),
             timeout_seconds=SWEEP_SECONDS,
             backoff=FAILED_SWEEP,
         )
