@@ -25,7 +25,7 @@ from contracts.message import SERVICES
 from gateway import consumers as gateway_consumers
 from generation import consumers as generation_consumers
 from payments import consumers as payments_consumers
-from payments.loops import provider_work
+from payments.handlers import provider_events
 from service_runtime.database import engine_for
 from storage import consumers as storage_consumers
 from tests.auditor.planted_violations import LEDGER, PLANTED_VIOLATIONS, PlantedViolation
@@ -210,4 +210,4 @@ def test_the_inboxes_are_those_that_the_services_keep() -> None:
 
 
 def test_payments_gives_an_event_as_many_tries_as_the_auditor_waits_for() -> None:
-    assert MATCH_ATTEMPTS == provider_work.MATCH_ATTEMPTS
+    assert MATCH_ATTEMPTS == provider_events.MATCH_ATTEMPTS

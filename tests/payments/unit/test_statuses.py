@@ -3,22 +3,16 @@
 from typing import get_args
 
 from auditor.invariants import INVARIANTS
-from auditor.invariants import deadlines as audited_deadlines
 from contracts.payments import PaymentStatus
 from payments.domain.polling import OPEN_STATUSES
 from payments.domain.snapshots import DisputeState, RefundState
 from payments.domain.statuses import DISPUTE_STATE_MEANING, PAYMENT_STATUS_MEANING, REFUND_STATE_MEANING
-from payments.handlers.provider_events import MATCH_ATTEMPTS
 
 
 def test_every_status_of_a_payment_a_refund_and_a_dispute_has_a_meaning() -> None:
     assert tuple(PAYMENT_STATUS_MEANING) == get_args(PaymentStatus)
     assert tuple(REFUND_STATE_MEANING) == get_args(RefundState)
     assert tuple(DISPUTE_STATE_MEANING) == get_args(DisputeState)
-
-
-def test_the_auditor_gives_an_event_the_same_number_of_tries() -> None:
-    assert audited_deadlines.MATCH_ATTEMPTS == MATCH_ATTEMPTS
 
 
 def test_the_auditor_expects_a_next_poll_of_the_same_open_payments() -> None:
