@@ -35,11 +35,9 @@ def _name(path: Path) -> str:
 
 
 DOCUMENTS = list(_documents())
-WRAPPED = [path for path in DOCUMENTS if path.parent in (ROOT, ROOT / "docs", DECISIONS)]
 RECORDS = sorted(DECISIONS.glob("[0-9]*.md"))
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
-each_wrapped_document = pytest.mark.parametrize("document", WRAPPED, ids=_name)
 each_record = pytest.mark.parametrize("record", RECORDS, ids=_name)
 
 
@@ -63,7 +61,7 @@ def _anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@each_wrapped_document
+@each_document
 def test_no_line_of_prose_is_too_long(document: Path) -> None:
     long = {number: len(line) for number, line in _prose(document.read_text()) if len(line) > LONGEST_LINE}
     assert not long, f"{_name(document)}: lines and their lengths"
