@@ -13,9 +13,13 @@ ROOT = Path(__file__).parents[2]
 MEMBERS = [path.parent for pattern in ("libs/*", "services/*", "deploy/*") for path in ROOT.glob(f"{pattern}/src")]
 SOURCES = [source for member in MEMBERS for source in (member / "src").rglob("*.py")]
 TESTS = [path for directory in ("tests", "gpu-endpoint/tests") for path in (ROOT / directory).rglob("test_*.py")]
+TESTS = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "gpu-endpoint/tests").rglob("*.py")]
 BANNED_NAMES = {"common", "utils", "util", "helpers", "helper", "base", "core", "misc"}
 LONGEST_MODULE_LINES = 500
 LONGEST_TEST_NAME = 80
+LOG_EVENT = re.compile(r"\b_?log\.(?:debug|info|warning|error|exception)\(\s*f?\"([^\"]*)\"")
+LONGEST_TEST_NAME = 80
+LOG_EVENT = re.compile(r"\b_?log\.(?:debug|info|warning|error|exception)\(\s*f?\"([^\"]*)\"")
 
 each_service = pytest.mark.parametrize("service", SERVICES)
 
@@ -42,6 +46,26 @@ def test_no_name_of_a_test_is_longer_than_a_short_sentence() -> None:
 def test_every_module_says_what_it_is_for(source: Path) -> None:
     if "versions" not in source.parts and source.name != "env.py":
         assert ast.get_docstring(ast.parse(source.read_text())), f"{module_id(source)} has no docstring"
+
+
+def test_log_events_are_names_and_no_sentences() -> None:
+    events = [(module_id(source), event) for source in SOURCES for event in LOG_EVENT.findall(source.read_text())]
+    assert events
+    assert not [found for found in events if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", found[1])]
+
+
+def test_names_of_tests_are_short_sentences() -> None:
+    names = [name for test in TESTS for name in re.findall(r"\bdef (test_\w+)", test.read_text())]
+    assert not [name for name in names if len(name) > LONGEST_TEST_NAME]
+
+
+def test_every_failpoint_is_named_by_a_test() -> None:
+    """A failpoint that no test passes through shows nothing about the crash that it stands for."""
+    calls = [call for source in SOURCES for call in re.findall(r"\bfailpoint\(([^)]*)\)", source.read_text())]
+    names = {call.strip('"') for call in calls if call != "name: str"}
+    assert {f'"{name}"' for name in names} <= set(calls), "a failpoint's name is a literal"
+    tests = "".join(test.read_text() for test in (ROOT / "tests").rglob("*.py") if "architecture" not in test.parts)
+    assert {name for name in names if not re.search(rf"\b{re.escape(name)}\b", tests)} == set()
 
 
 @each_service
