@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+import httpx
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -16,6 +17,7 @@ from generation.callback_urls import CallbackUrls
 from generation.domain.policy import BreakerPolicy
 from generation.job_requests import JobRequests
 from generation.loops.dispatcher import Dispatcher, DispatchLimits
+from generation.stock_inputs import StockInputs
 from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.presigned_urls import PresignedUrls
@@ -51,7 +53,9 @@ async def dispatcher_harness(
     harness: GenerationHarness, call_seconds: float = 30.0, endpoints: Sequence[str] = ENDPOINTS
 ) -> AsyncIterator[DispatcherHarness]:
     urls = PresignedUrls("http://bucket", "auto", "key", "secret")
-    requests = JobRequests(harness.catalogue, CallbackUrls("http://ingress", ["secret"]), urls, "incoming", "uploads")
+    callbacks = CallbackUrls("http://ingress", ["secret"])
+    stock = StockInputs((), httpx.AsyncClient(), urls, "uploads")
+    requests = JobRequests(harness.catalogue, callbacks, urls, "incoming", "uploads", stock)
     async with answering(call_seconds) as (provider, client):
         dispatcher = Dispatcher(
             harness.transactions, client, requests, endpoints, harness.policy, LIMITS, BREAKER, harness.wake_ups

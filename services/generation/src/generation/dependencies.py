@@ -12,6 +12,7 @@ from generation.public_addresses import PublicFetcher
 from generation.returned_files import ReturnedFiles
 from generation.runpod.client import CANCELS_AT_ONCE, POLLS_AT_ONCE, RunPodClient
 from generation.settings import Settings
+from generation.stock_inputs import StockInputs
 from service_runtime.presigned_urls import PresignedUrls
 
 _TRANSFER_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
@@ -44,15 +45,21 @@ def build_dependencies(settings: Settings) -> Dependencies:
     callback_urls = CallbackUrls(
         settings.callback_base_url, [secret.get_secret_value() for secret in settings.callback_secrets]
     )
+    provider_http = _provider_http(settings)
+    transfer_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT)
     job_requests = JobRequests(
         catalogue,
         callback_urls,
         _presigned_urls(settings, settings.s3_public_endpoint_url or settings.s3_endpoint_url),
         settings.s3_incoming_bucket,
         settings.s3_uploads_bucket,
+        StockInputs(
+            {name for name, endpoint in settings.endpoints.items() if endpoint.worker == "stock"},
+            transfer_http,
+            _presigned_urls(settings, settings.s3_endpoint_url),
+            settings.s3_uploads_bucket,
+        ),
     )
-    provider_http = _provider_http(settings)
-    transfer_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT)
     untrusted_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT, trust_env=False, follow_redirects=False)
     runpod = RunPodClient(
         provider_http,

@@ -12,6 +12,7 @@ from typing import IO, Final
 import httpx
 
 from generation.domain.provider_reports import OutputReturned, OutputUploaded
+from generation.domain.stock_answers import normal_base64
 from generation.public_addresses import ForbiddenAddress, PublicFetcher
 from service_runtime.presigned_urls import PresignedUrls
 
@@ -89,10 +90,9 @@ class ReturnedFiles:
 
 
 def _decode(data: str, spool: IO[bytes], max_size_bytes: int) -> None:
-    """Base64, bare or as a data URI."""
-    text = data.partition(",")[2] if data.startswith("data:") else data
+    """Base64, bare or as a data URI, perhaps wrapped or without padding."""
     try:
-        content = base64.b64decode(text, validate=True)
+        content = base64.b64decode(normal_base64(data), validate=True)
     except (binascii.Error, ValueError) as error:
         raise UnusableFile("the returned file is no base64") from error
     if not 0 < len(content) <= max_size_bytes:

@@ -1,7 +1,7 @@
 """The settings of generation. Every variable is prefixed with ``GENERATION_``; secrets have no defaults."""
 
 from datetime import timedelta
-from typing import Self, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -11,6 +11,8 @@ from generation.domain.policy import BreakerPolicy, Policy
 from service_runtime.backoff import Backoff
 from service_runtime.settings import RotatingSecrets, ServiceSettings
 
+WorkerKind = Literal["reelhouse", "stock"]
+
 
 class EndpointSettings(BaseModel):
     """One RunPod endpoint. ``max_active`` counts queued and running jobs there: keep it near the number of workers."""
@@ -18,6 +20,8 @@ class EndpointSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(min_length=1)
+    worker: WorkerKind = "reelhouse"
+    """``stock``: RunPod's own ``worker-comfyui`` runs there. See ``docs/stock-worker.md``."""
     max_active: int = Field(default=20, ge=1)
     rate_per_second: float = Field(default=50.0, gt=0, le=100)
     """RunPod takes 1000 ``/run`` in 10 s."""

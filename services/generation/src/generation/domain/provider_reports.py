@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, get_args
 import msgspec
 
 from contracts.generation import FailureCode
+from generation.domain.stock_answers import find_error, find_file, is_user_fault
 
 FAILURE_CODES: Final[frozenset[str]] = frozenset(get_args(FailureCode))
 MAX_REPORT_BYTES: Final = 16 * 1024
@@ -120,16 +121,6 @@ class _OurOutput(msgspec.Struct):
     report: dict[str, Any] | None = None
 
 
-class _ReturnedImage(msgspec.Struct):
-    filename: str
-    type: str
-    data: str
-
-
-class _StockOutput(msgspec.Struct):
-    images: list[_ReturnedImage]
-
-
 class _WorkerError(msgspec.Struct):
     code: str
     detail: str = ""
@@ -184,16 +175,14 @@ def _completed(job: _Job, output_extension: str) -> Report:
             execution_ms=execution_ms,
             report=_bounded(ours.report),
         )
-    stock = _decode(job.output, _StockOutput)
-    for image in stock.images if stock is not None else ():
-        if image.filename.lower().endswith(f".{output_extension}") and image.type in ("base64", "s3_url"):
-            return OutputReturned(
-                job_id=job.id,
-                filename=image.filename,
-                is_url=image.type == "s3_url",
-                data=image.data,
-                execution_ms=execution_ms,
-            )
+    output = _decode(job.output, Any)
+    file = find_file(output, output_extension)
+    if file is not None:
+        return OutputReturned(
+            job_id=job.id, filename=file.filename, is_url=file.is_url, data=file.data, execution_ms=execution_ms
+        )
+    if find_error(output) or _decode(job.error, Any):
+        return _failed(job)
     return JobLost(job_id=job.id, code="output_missing", detail="the job completed without naming an output")
 
 
@@ -201,26 +190,31 @@ def _failed(job: _Job) -> JobFailed:
     message = _error_text(job)
     raised = _decode(message.encode(), _WorkerError)
     if raised is not None:
-        code = "invalid_input" if raised.user_fault else raised.code
+        named = "invalid_input" if raised.user_fault else raised.code
         return JobFailed(
             job_id=job.id,
-            code=code if code in FAILURE_CODES else "execution_failed",  # type: ignore[arg-type]
+            code=named if named in FAILURE_CODES else "execution_failed",  # type: ignore[arg-type]
             detail=_storable(raised.operator_detail or raised.detail or raised.code),
             user_fault=raised.user_fault,
         )
     crashed = _decode(message.encode(), _SdkError)
     if crashed is not None:
         message = f"{crashed.error_type}: {crashed.error_message}" if crashed.error_type else crashed.error_message
+    # RunPod's SDK takes ``error`` out of the output, and leaves the details there.
+    details = find_error(_decode(job.output, Any))
+    if details not in message:
+        message = f"{message}; {details}"
     detail = _storable(message) or "the worker gave no reason"
-    return JobFailed(job_id=job.id, code="execution_failed", detail=detail, user_fault=False)
+    user_fault = is_user_fault(message)
+    code: FailureCode = "invalid_input" if user_fault else "execution_failed"
+    return JobFailed(job_id=job.id, code=code, detail=detail, user_fault=user_fault)
 
 
 def _error_text(job: _Job) -> str:
     """The worker's message: the provider puts it in ``error``, or in ``output`` whole or as its ``error``."""
     for raw in (job.error, job.output):
         value = _decode(raw, Any)
-        if isinstance(value, dict) and isinstance(value.get("error"), str):
-            value = value["error"]
+        value = find_error(value) or value
         if isinstance(value, str) and value:
             return value
         if value:

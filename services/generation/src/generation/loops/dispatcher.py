@@ -170,7 +170,7 @@ class Dispatcher:
     async def _submit(self, order: ClaimedOrder, claimed_at: float) -> None:
         answer = _Answer(order, None, None, claimed_at)
         try:
-            request = self._requests.build(order)
+            request = await self._requests.build(order)
             failpoint("dispatcher.before_run")
             answer.job_id = await self._client.run(order.endpoint_id, request)
             failpoint("dispatcher.after_run")

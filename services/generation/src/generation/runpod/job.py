@@ -1,4 +1,4 @@
-"""The body of ``/run``: the job as RunPod and our worker read it. The worker's side is ``gpu_endpoint.job``."""
+"""The body of ``/run``: the job as RunPod and a worker read it. Our worker's side is ``gpu_endpoint.job``."""
 
 from typing import Any, Final
 from uuid import UUID
@@ -42,6 +42,20 @@ class JobInput(msgspec.Struct, frozen=True, kw_only=True):
     progress_url: str
 
 
+class StockImage(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture to start from, as the stock ``worker-comfyui`` takes it. ``image`` is base64."""
+
+    name: str
+    image: str
+
+
+class StockInput(msgspec.Struct, frozen=True, kw_only=True):
+    """What the stock ``worker-comfyui`` 5 is told. It returns the file, and reports no progress."""
+
+    workflow: dict[str, Any]
+    images: tuple[StockImage, ...]
+
+
 class JobPolicy(msgspec.Struct, frozen=True, rename="camel"):
     """Bounds that RunPod keeps, in milliseconds. ``ttl`` counts from the submission, waiting included."""
 
@@ -52,6 +66,6 @@ class JobPolicy(msgspec.Struct, frozen=True, rename="camel"):
 class JobRequest(msgspec.Struct, frozen=True):
     """The body of ``/run``. RunPod posts the result to ``webhook``."""
 
-    input: JobInput
+    input: JobInput | StockInput
     webhook: str
     policy: JobPolicy
