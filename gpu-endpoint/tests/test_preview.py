@@ -47,6 +47,18 @@ async def test_a_clip_has_the_asked_rate_and_length(
     assert len(frames(path)) == count
 
 
+async def test_a_clip_of_a_clip_begins_with_its_first_frame(make_job: MakeJob, tmp_path: Path) -> None:
+    source, _ = await render(make_job(prompt="the user's own"), tmp_path / "source")
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(source.read_bytes())
+    drawn, _ = await render(make_job(), tmp_path / "drawn", [clip])
+    plain, _ = await render(make_job(), tmp_path / "plain")
+    assert not np.array_equal(frames(drawn)[0], frames(plain)[0])
+    clip.write_bytes(b"no clip")
+    with pytest.raises(InvalidInput):
+        await render(make_job(), tmp_path / "broken", [clip])
+
+
 async def test_the_picture_moves(make_job: MakeJob, tmp_path: Path) -> None:
     path, _ = await render(make_job(), tmp_path)
     first, *_, last = frames(path)

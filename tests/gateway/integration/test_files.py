@@ -99,6 +99,10 @@ async def test_an_upload_takes_exactly_the_announced_size_and_type_once(
     order = {"model_id": "wan-2.2-i2v", "parameters": {"prompt": "it moves", "image": upload["id"]}}
     assert (await user.order(order)).status_code == 202
     assert (await harness.user(gateway).order(order)).status_code == 422
+    clip = await user.post("/v1/uploads", {"content_type": "video/mp4", "size_bytes": 5})
+    assert (clip.status_code, clip.json()["headers"]["Content-Type"]) == (201, "video/mp4")
+    enlarged = {"model_id": "film-interpolation", "parameters": {"clip": clip.json()["id"]}}
+    assert (await user.order(enlarged)).status_code == 202
     for body in ({"content_type": "image/svg+xml", "size_bytes": 5}, {"content_type": "image/png", "size_bytes": 0}):
         assert (await user.post("/v1/uploads", body)).status_code == 422
 

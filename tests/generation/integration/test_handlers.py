@@ -4,8 +4,10 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
+
 from contracts.generation import CancelGeneration
-from contracts.storage import InputsRejected, InputsVerified, OutputMissing
+from contracts.storage import InputsRejected, InputsVerified, OutputMissing, VerifyInputs
 from contracts.values import GenerationOrder
 from generation.loops.timers import Timers
 from tests.generation.harness import GenerationHarness, order, received
@@ -64,6 +66,20 @@ async def test_an_order_with_uploads_waits_until_they_are_verified(harness: Gene
         await harness.deliver(harness.handlers.inputs_verified, verified)
     [claimed] = await harness.claim()
     assert claimed.input_object_keys == {"image": f"{user}/{upload}"}
+
+
+async def test_storage_is_told_which_uploads_must_be_clips(harness: GenerationHarness) -> None:
+    for model_id, parameter, clips in (("film-interpolation", "clip", ("clip",)), ("wan-2.2-i2v", "image", ())):
+        upload = uuid4()
+        words = {"prompt": "sea"} if parameter == "image" else {}
+        one = order(model_id, uploads={parameter: upload}, parameters=words | {parameter: str(upload)})
+        await harness.enqueue(one)
+        [row] = await harness.query(
+            "SELECT payload FROM generation.outbox_messages WHERE correlation_id = :id AND subject = :subject",
+            id=one.generation_id,
+            subject=VerifyInputs.subject,
+        )
+        assert msgspec.json.decode(row.payload, type=VerifyInputs).clips == clips
 
 
 async def test_unusable_uploads_fail_the_order(harness: GenerationHarness) -> None:

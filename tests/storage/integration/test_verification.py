@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import REGISTRY
 
-from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing
+from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing, VerifyInputs
 from contracts.values import ReportedOutput
 from messaging.ids import new_id
 from messaging.leases import LEASE
@@ -402,3 +402,15 @@ async def test_a_backlog_is_processed_without_waiting_for_the_next_poll(storage:
     await eventually(all_done, timeout=20)
     working.cancel()
     await asyncio.wait([working])
+
+
+async def test_an_upload_is_a_clip_where_the_order_needs_one(storage: StorageHarness) -> None:
+    owner = uuid4()
+    for content, expected in ((clip(), InputsVerified), (picture(), InputsRejected)):
+        upload_id = storage.upload_input(owner, content)
+        order = VerifyInputs(generation_id=uuid4(), user_id=owner, uploads={"clip": upload_id}, clips=("clip",))
+        await storage.verify(order)
+        assert isinstance((await storage.published())[-1], expected)
+    refusal = (await storage.published())[-1]
+    assert isinstance(refusal, InputsRejected)
+    assert (refusal.code, refusal.parameter) == ("wrong_kind", "clip")

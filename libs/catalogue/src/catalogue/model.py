@@ -152,6 +152,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         properties = self.parameters_schema["properties"]
         return tuple(name for name, schema in properties.items() if schema.get("format") == "upload-id")
 
+    @property
+    def clip_parameters(self) -> tuple[str, ...]:
+        """Those of the upload parameters that name a clip and not a picture."""
+        clips = {binding.parameter for binding in self.bindings if binding.transform == "clip_name"}
+        return tuple(name for name in self.upload_parameters if name in clips)
+
     def upload_name(self, parameter: str) -> str:
         """The name under which the worker saves an uploaded file before it runs the workflow."""
         (extension,) = {

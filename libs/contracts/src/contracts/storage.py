@@ -18,10 +18,11 @@ RejectionCode = Literal[
 
 
 class VerifyInputs(Message, frozen=True, kw_only=True):
-    """A queued order starts from files that its user uploaded: check that they exist and are usable pictures.
+    """A queued order starts from files that its user uploaded: check that they exist and can be used.
 
     ``uploads`` maps the parameter's name to the upload; its object key is
     ``object_keys.upload_key``, so that an upload of another user cannot be named.
+    ``clips`` are the parameters that must be clips; all others must be pictures.
     """
 
     subject: ClassVar[str] = "storage.command.verify-inputs.v1"
@@ -31,10 +32,11 @@ class VerifyInputs(Message, frozen=True, kw_only=True):
     generation_id: UUID
     user_id: UUID
     uploads: dict[str, UUID]
+    clips: tuple[str, ...] = ()
 
 
 class InputsVerified(Message, frozen=True, kw_only=True):
-    """Every upload of an order decodes as a picture within the limits. ``object_keys`` maps parameter to key."""
+    """Every upload of an order decodes as what it must be, within the limits. ``object_keys`` maps parameter to key."""
 
     subject: ClassVar[str] = "storage.event.inputs-verified.v1"
     producers: ClassVar[tuple[Service, ...]] = ("storage",)
@@ -46,7 +48,7 @@ class InputsVerified(Message, frozen=True, kw_only=True):
 
 
 class InputsRejected(Message, frozen=True, kw_only=True):
-    """An upload of an order is missing or is no usable picture: the order cannot succeed as asked."""
+    """An upload of an order is missing, or is no usable picture or clip: the order cannot succeed as asked."""
 
     subject: ClassVar[str] = "storage.event.inputs-rejected.v1"
     producers: ClassVar[tuple[Service, ...]] = ("storage",)

@@ -45,9 +45,9 @@ class PaymentRequest(Body):
 
 
 class UploadRequest(Body):
-    """A picture that is about to be uploaded."""
+    """A picture or a clip that is about to be uploaded."""
 
-    content_type: Literal["image/png", "image/jpeg", "image/webp"]
+    content_type: Literal["image/png", "image/jpeg", "image/webp", "video/mp4"]
     size_bytes: int = Field(ge=1, le=MAX_UPLOAD_BYTES)
 
 

@@ -43,7 +43,8 @@ def _exit_with_the_service() -> None:
 def _decode(request: DecodeRequest) -> DecodeResult:
     try:
         inspection = inspect(request.path, request.kind, request.max_pixels)
-        if request.is_input:
+        # Workers read clips with the same decoder as storage.
+        if request.is_input and request.kind == "image":
             check_readable_by_workers(request.path)
         return DecodeResult(inspection=inspection)
     except Rejected as rejection:

@@ -36,7 +36,7 @@ class ExpectedMedia:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedUpload:
-    """A user's uploaded picture that a model can start from."""
+    """A user's uploaded picture or clip that a model can start from."""
 
     upload_id: UUID
     user_id: UUID

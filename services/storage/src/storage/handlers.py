@@ -18,6 +18,7 @@ from contracts.storage import (
     RejectionCode,
     VerifyInputs,
 )
+from contracts.values import Kind
 from messaging.failpoints import failpoint
 from messaging.received import Received
 from messaging.transaction import Transaction, Transactions
@@ -135,7 +136,8 @@ class VerificationHandler:
         keys: dict[str, str] = {}
         for parameter, upload_id in order.uploads.items():
             try:
-                verification = self._verifier.verify_upload(order.user_id, upload_id)
+                kind: Kind = "video" if parameter in order.clips else "image"
+                verification = self._verifier.verify_upload(order.user_id, upload_id, kind)
                 upload = await _verified(work, str(upload_id), verification)
             except Rejected as rejection:
                 rejected = InputsRejected(

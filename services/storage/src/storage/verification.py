@@ -13,7 +13,7 @@ from uuid import UUID
 from contracts.generation import OutputReady, OutputSought
 from contracts.object_keys import MAX_UPLOAD_BYTES, upload_key
 from contracts.storage import AssetStored
-from contracts.values import ReportedOutput
+from contracts.values import Kind, ReportedOutput
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
 from storage.decoders import Decoders
@@ -106,13 +106,13 @@ class Verifier:
             stored_at=datetime.now(UTC),
         )
 
-    async def verify_upload(self, user_id: UUID, upload_id: UUID) -> VerifiedUpload:
-        """Fetch and decode a user's picture. Raises ``Rejected``."""
+    async def verify_upload(self, user_id: UUID, upload_id: UUID, kind: Kind) -> VerifiedUpload:
+        """Fetch and decode a user's picture or clip. Raises ``Rejected``."""
         key = upload_key(user_id, upload_id)
         with tempfile.NamedTemporaryFile(dir=self._workspace) as file:
             path = Path(file.name)
             fetched = await self._store.fetch(self._uploads, key, path, MAX_UPLOAD_BYTES)
-            inspection = await self._decoders.inspect(path, "image", MAX_UPLOAD_PIXELS, is_input=True)
+            inspection = await self._decoders.inspect(path, kind, MAX_UPLOAD_PIXELS, is_input=True)
         return VerifiedUpload(
             upload_id=upload_id,
             user_id=user_id,

@@ -9,7 +9,7 @@ from gpu_endpoint.job import RenderJob
 from gpu_endpoint.progress import Progress, ReportProgress
 from gpu_endpoint.renderers.preview.encoding import write_clip, write_picture
 from gpu_endpoint.renderers.preview.parameters import PreviewParameters, parse_parameters
-from gpu_endpoint.renderers.preview.scene import Scene, open_picture
+from gpu_endpoint.renderers.preview.scene import Scene, open_input
 from gpu_endpoint.renderers.renderer import RenderedFile
 from gpu_endpoint.renderers.stoppable import StopFlag, run_stoppable
 
@@ -36,7 +36,7 @@ def _render(
     job: RenderJob, images: Sequence[Path], directory: Path, report_progress: ReportProgress, stop: StopFlag
 ) -> RenderedFile:
     parameters = parse_parameters(job)
-    background = open_picture(images[0]) if images else None
+    background = open_input(images[0]) if images else None
     scene = Scene(parameters, job.model_id, background)
     comment = (
         f"Reelhouse preview: drawn from the prompt, not rendered by a model; "

@@ -5,11 +5,13 @@ import math
 from pathlib import Path
 from typing import Any, Final
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
-from gpu_endpoint.pictures import opened_picture
+from gpu_endpoint.failures import InvalidInput
+from gpu_endpoint.pictures import MAX_PICTURE_PIXELS, opened_picture
 from gpu_endpoint.renderers.preview.lettering import font, lettered_panel
 from gpu_endpoint.renderers.preview.parameters import PreviewParameters
 
@@ -21,8 +23,23 @@ _DRIFT: Final = 0.08
 """How much larger than the frame a drifting picture is, so that it has room to move."""
 
 
-def open_picture(path: Path) -> Image.Image:
-    """The input picture, upright and in RGB. Raises InvalidInput if it is none, or too large."""
+def open_input(path: Path) -> Image.Image:
+    """The input picture, upright and in RGB, or the first frame of a clip.
+
+    Raises InvalidInput if it is none, or too large.
+    """
+    return _first_frame(path) if path.suffix == ".mp4" else _open_picture(path)
+
+
+def _first_frame(path: Path) -> Image.Image:
+    try:
+        with av.open(str(path), options={"max_pixels": str(MAX_PICTURE_PIXELS)}) as container:
+            return Image.fromarray(next(container.decode(video=0)).to_ndarray(format="rgb24"))
+    except (av.FFmpegError, ValueError, IndexError, StopIteration) as error:
+        raise InvalidInput(f"{path.name} is not a readable clip") from error
+
+
+def _open_picture(path: Path) -> Image.Image:
     with opened_picture(path) as picture:
         return ImageOps.exif_transpose(picture).convert("RGB")
 
