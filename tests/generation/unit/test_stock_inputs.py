@@ -56,7 +56,7 @@ async def test_a_picture_travels_inside_the_job_under_the_name_that_the_workflow
     assert image.name in [node["inputs"].get("image") for node in job.workflow.values()]
 
 
-async def test_pictures_that_do_not_fit_are_rejected_and_a_bucket_that_is_down_is_waited_for() -> None:
+async def test_too_large_pictures_are_rejected_and_a_silent_bucket_is_waited_for() -> None:
     with pytest.raises(ProviderRejected):
         await built(httpx.Response(200, content=bytes(MAX_PICTURE_BYTES + 1)))
     with pytest.raises(ProviderRefused):
