@@ -1,4 +1,4 @@
-"""The state that the three APIs of the emulator share: endpoints, settings, rules, counters."""
+"""The state that the APIs of the emulator share: endpoints, settings, rules, counters."""
 
 import asyncio
 from collections import Counter

@@ -86,6 +86,14 @@ class Endpoint:
             self._forget(job, "purged")
         return len(waiting)
 
+    def new_release(self) -> None:
+        """Another image or environment: the workers that run now are stale."""
+        self._workers.release += 1
+
+    def workers(self) -> list[tuple[Worker, bool]]:
+        """The workers, and whether each is stale."""
+        return [(worker, worker.release < self._workers.release) for worker in self._workers.listed()]
+
     def health(self) -> HealthBody:
         """Jobs and workers by state. Completed, failed and retried are totals."""
         now = Counter(job.status for job in self._jobs.values())

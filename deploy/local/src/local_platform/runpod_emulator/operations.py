@@ -16,7 +16,7 @@ from local_platform.runpod_emulator.emulator import Emulator
 from local_platform.runpod_emulator.endpoint import Endpoint
 from local_platform.runpod_emulator.jobs import Job, Submission
 from local_platform.runpod_emulator.limits import TooManyRequests
-from local_platform.runpod_emulator.rules import Subject
+from local_platform.runpod_emulator.rules import Rule, Subject
 from local_platform.runpod_emulator.settings import Operation
 
 Answer = Response | ResetInsteadOfAnswer
@@ -61,40 +61,46 @@ class Operations:
         limit = self._emulator.settings.limits.get(operation)
         now = asyncio.get_running_loop().time()
         try:
-            self._authorise(request, bearer)
-            await _read_body(request, MAX_BODY_BYTES.get(operation, 0))
+            authorise(self._emulator, request, bearer)
+            await read_body(request, MAX_BODY_BYTES.get(operation, 0))
             with self._emulator.limiter.admitted((endpoint_id, operation), limit, now):
-                return await self._misbehaving(operation, handler, self._emulator.endpoint(endpoint_id), request)
+                endpoint = self._emulator.endpoint(endpoint_id)
+                return await misbehaving(
+                    self._emulator, lambda: _subject(operation, endpoint, request), lambda: handler(endpoint, request)
+                )
         except Refused as refusal:
             return JSONResponse({"error": refusal.reason}, status_code=refusal.status)
         except TooManyRequests:
             return JSONResponse({"error": "too many requests"}, status_code=429)
 
-    def _authorise(self, request: Request, bearer: bool) -> None:
-        given = request.headers.get("authorization", "")
-        if bearer and not given.startswith("Bearer "):
-            raise Refused(401, "a bearer token is required")
-        if not hmac.compare_digest(given.removeprefix("Bearer ").encode(), self._emulator.api_key.encode()):
-            raise Refused(401, "the API key is wrong")
 
-    async def _misbehaving(
-        self, operation: Operation, handler: Handler, endpoint: Endpoint, request: Request
-    ) -> Answer:
-        rules = self._emulator.rules
-        if not rules:
-            return await handler(endpoint, request)
-        before = _subject(operation, endpoint, request)
-        if rule := rules.strike("answer_error", before):
-            return _error_response(rule.http_status)
-        answer = await handler(endpoint, request)
-        after = _subject(operation, endpoint, request)
-        if rule := rules.strike("slow_response", after):
-            await asyncio.sleep(rule.delay_seconds)
-        if rules.strike("accept_then_reset", after):
-            return ResetInsteadOfAnswer(self._emulator.connections)
-        if rule := rules.strike("accept_then_error", after):
-            return _error_response(rule.http_status)
-        return answer
+def authorise(emulator: Emulator, request: Request, bearer: bool) -> None:
+    """Raises Refused with 401."""
+    given = request.headers.get("authorization", "")
+    if bearer and not given.startswith("Bearer "):
+        raise Refused(401, "a bearer token is required")
+    if not hmac.compare_digest(given.removeprefix("Bearer ").encode(), emulator.api_key.encode()):
+        raise Refused(401, "the API key is wrong")
+
+
+async def misbehaving(
+    emulator: Emulator, subject: Callable[[], Subject], handle: Callable[[], Awaitable[Response]]
+) -> Answer:
+    """Handle a request under the rules. ``subject`` is asked before and after: a submission makes its job."""
+    rules = emulator.rules
+    if not rules:
+        return await handle()
+    if rule := rules.strike("answer_error", subject()):
+        return _error_response(rule)
+    answer = await handle()
+    after = subject()
+    if rule := rules.strike("slow_response", after):
+        await asyncio.sleep(rule.delay_seconds)
+    if rules.strike("accept_then_reset", after):
+        return ResetInsteadOfAnswer(emulator.connections)
+    if rule := rules.strike("accept_then_error", after):
+        return _error_response(rule)
+    return answer
 
 
 def submission_of(request: Request) -> Submission:
@@ -119,7 +125,8 @@ def remember_job(request: Request, job: Job) -> None:
     request.state.job = job
 
 
-async def _read_body(request: Request, most: int) -> None:
+async def read_body(request: Request, most: int) -> None:
+    """Into ``request.state.body``. Raises Refused with 400 if it is larger."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -145,5 +152,6 @@ def _unchecked_input(body: bytes) -> dict[str, JsonValue] | None:
     return found if isinstance(found, dict) else None
 
 
-def _error_response(status: int) -> JSONResponse:
-    return JSONResponse({"error": "the emulator was told to answer so"}, status_code=status)
+def _error_response(rule: Rule) -> JSONResponse:
+    headers = {} if rule.retry_after_seconds is None else {"Retry-After": str(rule.retry_after_seconds)}
+    return JSONResponse({"error": "the emulator was told to answer so"}, rule.http_status, headers)

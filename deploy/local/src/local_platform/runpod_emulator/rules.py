@@ -50,6 +50,7 @@ class Rule(BaseModel):
     probability: float = Field(default=1.0, ge=0, le=1)
     seed: int = 0
     http_status: int = Field(default=500, ge=400, le=599)
+    retry_after_seconds: int | None = Field(default=None, ge=0)
     delay_seconds: float = Field(default=0, ge=0, le=86400)
     copies: int = Field(default=2, ge=2, le=100)
     error: str = "the emulator was told to fail this job"

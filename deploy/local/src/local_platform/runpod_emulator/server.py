@@ -11,6 +11,7 @@ from starlette.routing import Route
 from local_platform.runpod_emulator.admin_api import AdminApi
 from local_platform.runpod_emulator.emulator import Emulator
 from local_platform.runpod_emulator.public_api import PublicApi, healthz
+from local_platform.runpod_emulator.rest_api import RestApi
 from local_platform.runpod_emulator.worker_api import WorkerApi
 
 
@@ -47,6 +48,7 @@ def _app(emulator: Emulator) -> Starlette:
     return Starlette(
         routes=[
             Route("/healthz", healthz),
+            *RestApi(emulator).routes(),
             *PublicApi(emulator).routes(),
             *WorkerApi(emulator).routes(),
             *AdminApi(emulator).routes(),

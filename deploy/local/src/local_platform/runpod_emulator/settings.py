@@ -20,8 +20,14 @@ Operation = Literal[
     "job-done",
     "job-stream",
     "ping",
+    "rest-read",
+    "rest-create",
+    "rest-change",
+    "rest-workers",
 ]
-"""All requests except those of the admin API: those of clients, then those of workers."""
+"""All requests except those of the admin API: those of clients, of workers, and of the management API."""
+
+UnavailableState = Literal["INITIALIZING", "THROTTLED", "UNHEALTHY"]
 
 
 class Limit(BaseModel):
@@ -64,6 +70,8 @@ class EmulatorSettings(BaseModel):
     worker_lease_seconds: float = Field(default=35, gt=0)
     worker_poll_seconds: float = Field(default=2, gt=0)
     max_retries: int = Field(default=1, ge=0)
+    unavailable_workers: dict[UnavailableState, int] = Field(default_factory=dict)
+    """Shown beside the workers that poll, for every endpoint."""
     limits: dict[Operation, Limit] = Field(default_factory=lambda: dict(DOCUMENTED_LIMITS))
 
     @model_validator(mode="after")

@@ -10,6 +10,8 @@ class Worker:
     """One worker, known by its pod id. ``jobs`` has the ids of its jobs as keys, in the order of their taking."""
 
     id: str
+    release: int = 0
+    """The release of its endpoint when it was first seen: image and environment."""
     jobs: dict[str, None] = field(default_factory=dict)
     to_stop: dict[str, None] = field(default_factory=dict)
     stop_signal: asyncio.Event = field(default_factory=asyncio.Event)
@@ -35,10 +37,11 @@ class Workers:
     def __init__(self, on_lost: Callable[[list[str]], None]) -> None:
         self._on_lost = on_lost
         self._known: dict[str, Worker] = {}
+        self.release = 0
 
     def seen(self, worker_id: str, lease_seconds: float) -> Worker:
         """A sign of life."""
-        worker = self._known.setdefault(worker_id, Worker(worker_id))
+        worker = self._known.setdefault(worker_id, Worker(worker_id, self.release))
         if worker.lease is not None:
             worker.lease.cancel()
         worker.lease = asyncio.get_running_loop().call_later(lease_seconds, self._lose, worker)
@@ -47,6 +50,10 @@ class Workers:
     def find(self, worker_id: str | None) -> Worker | None:
         """The worker, unless it is unknown or lost."""
         return None if worker_id is None else self._known.get(worker_id)
+
+    def listed(self) -> list[Worker]:
+        """All that give signs of life."""
+        return list(self._known.values())
 
     def counts(self) -> dict[str, int]:
         """The ``workers`` of ``/health``."""

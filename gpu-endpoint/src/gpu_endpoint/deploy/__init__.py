@@ -1,0 +1,1 @@
+"""The RunPod endpoint as code: ``python -m gpu_endpoint.deploy plan|apply|status``."""
