@@ -40,7 +40,7 @@ def base_directory(checkout: Path, python: Path, tmp_path_factory: pytest.TempPa
     base = tmp_path_factory.mktemp("base")
     (base / "custom_nodes").mkdir()
     shutil.copy(TINY_ENCODERS, base / "custom_nodes")
-    workflows = [str(CATALOGUE / name / "workflow.json") for name in TINY_MODELS]
+    workflows = [str(path) for name in TINY_MODELS for path in sorted((CATALOGUE / name).glob("workflow*.json"))]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [str(python.absolute()), str(TINY_WEIGHTS), str(base / "models"), *workflows]
     subprocess.run(command, cwd=checkout, env=environment, check=True)  # noqa: S603 - the operator's own

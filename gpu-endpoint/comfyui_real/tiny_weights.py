@@ -178,17 +178,25 @@ def _write_sparse(path: Path, shapes: Mapping[str, tuple[int, ...]], filled: Map
             file.write(tensor.numpy().tobytes())
 
 
+def write_empty_lora(path: Path) -> None:
+    """A LoRA that changes no weight: a safetensors file without tensors."""
+    header = b"{}"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 LOADERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "UNETLoader": ("diffusion_models", ("unet_name",)),
     "VAELoader": ("vae", ("vae_name",)),
     "CLIPLoader": ("text_encoders", ("clip_name",)),
     "DualCLIPLoader": ("text_encoders", ("clip_name1", "clip_name2")),
     "CheckpointLoaderSimple": ("checkpoints", ("ckpt_name",)),
+    "LoraLoaderModelOnly": ("loras", ("lora_name",)),
 }
 """Where a loader node looks for its file, and which inputs name one."""
 
 WRITERS: tuple[tuple[str, Callable[[Path], None]], ...] = (
     ("diffusion_models/wan2.2_", write_wan),
+    ("loras/wan2.2_", write_empty_lora),
     ("vae/wan_2.1_vae", write_wan_vae),
     ("text_encoders/umt5_xxl", write_clip_l),
     ("diffusion_models/flux1-schnell", write_flux),
