@@ -155,6 +155,16 @@ async def test_a_lost_state_file_is_made_again_by_name(deploy: DeployHarness) ->
     assert things["endpoints/reelhouse-video"]["id"] == (await deploy.only("endpoints"))["id"]
 
 
+async def test_the_suffix_of_flashboot_is_no_other_name(deploy: DeployHarness) -> None:
+    await deploy.applied()
+    endpoint = await deploy.only("endpoints")
+    await deploy.rest("PATCH", f"endpoints/{endpoint['id']}", name=f"{endpoint['name']} -fb")
+    assert (await deploy.command("plan"))[0] == DONE
+    deploy.state.unlink()
+    await deploy.applied()
+    assert await deploy.requests("rest-create") == 3
+
+
 async def test_two_of_one_name_are_refused_without_an_id(deploy: DeployHarness) -> None:
     await deploy.applied()
     volume = await deploy.only("networkvolumes")

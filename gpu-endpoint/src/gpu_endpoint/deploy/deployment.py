@@ -58,6 +58,8 @@ class Deployment:
         found = await self.find(collection, name)
         if found is None:
             return await self._create(collection, title, wanted)
+        if _is_named(found, collection, name):
+            found["name"] = name
         identifier = str(found["id"])
         known = self._state.state.things.get(title)
         applied = known.applied if known is not None and known.id == identifier else {}
