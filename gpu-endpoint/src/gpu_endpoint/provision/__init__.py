@@ -1,0 +1,1 @@
+"""Model files on a volume: ``python -m gpu_endpoint.provision download|check|paths|manifest``."""
