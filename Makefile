@@ -142,6 +142,19 @@ sbom: $(UV) ## Write the bill of materials of each image (CycloneDX) to dist/sbo
 			--output-file dist/sbom/$$service.cdx.json >/dev/null || exit 1; done
 	@ls dist/sbom
 
+.PHONY: image-gpu comfyui-pin models-manifest
+TARGET ?= slim
+image-gpu: install ## Build the ComfyUI worker's image (TARGET=slim, baked or preview); needs BuildKit and a CUDA base
+	cd gpu-endpoint && TAG=$(TAG) docker buildx bake --load $(ARGS) $(TARGET)
+
+comfyui-pin: install ## Learn the commit of the pinned ComfyUI into gpu-endpoint/comfyui.lock.json
+	cd gpu-endpoint && .venv/bin/python -m gpu_endpoint.comfyui_pin learn
+
+models-manifest: install ## Write gpu-endpoint/models.json from the catalogue
+	gpu-endpoint/.venv/bin/python -m gpu_endpoint.provision manifest libs/catalogue/src/catalogue/models \
+		> gpu-endpoint/models.json.unfinished
+	mv gpu-endpoint/models.json.unfinished gpu-endpoint/models.json
+
 ##@ Documents
 .PHONY: docs
 docs: install ## Generate docs/asyncapi.json, docs/statuses.md, tables of docs/api.md and the values of the NATS chart

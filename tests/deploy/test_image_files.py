@@ -11,10 +11,12 @@ from contracts.message import SERVICES
 from tests.deploy.manifests import ROOT, run
 
 SERVICE_IMAGE: Final = ROOT / "deploy/images/Dockerfile"
+COMFYUI_IMAGE: Final = ROOT / "gpu-endpoint/Dockerfile.comfyui"
 IMAGE_FILES: Final = {
     SERVICE_IMAGE: ROOT,
     ROOT / "deploy/images/Dockerfile.local": ROOT,
     ROOT / "gpu-endpoint/Dockerfile": ROOT / "gpu-endpoint",
+    COMFYUI_IMAGE: ROOT / "gpu-endpoint",
 }
 """Each file and the directory that it is built from."""
 IGNORED_RULES: Final = {
@@ -56,10 +58,32 @@ def test_secrets_and_environments_of_this_machine_are_ignored(secret: str) -> No
     assert any(fnmatch(f"/{part}", f"*/{rule.removeprefix('**/')}") for part in parts for rule in ignored)
 
 
-def test_the_image_pins_the_same_uv_as_the_makefile() -> None:
+@pytest.mark.parametrize("file", [SERVICE_IMAGE, COMFYUI_IMAGE], ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_image_pins_the_same_uv_as_the_makefile(file: Path) -> None:
     (in_makefile,) = re.findall(r"^UV_VERSION := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    (in_image,) = re.findall(r"^ARG UV_VERSION=(\S+)$", SERVICE_IMAGE.read_text(), re.MULTILINE)
+    (in_image,) = re.findall(r"^ARG UV_VERSION=(\S+)$", file.read_text(), re.MULTILINE)
     assert in_image == in_makefile
+
+
+def test_the_worker_s_build_sees_what_it_copies() -> None:
+    kept = (ROOT / "gpu-endpoint/.dockerignore").read_text().splitlines()
+    assert {f"!{path}" for path in _copied(COMFYUI_IMAGE)} <= set(kept)
+
+
+def test_every_package_of_comfyui_is_pinned_by_hash() -> None:
+    text = (ROOT / "gpu-endpoint/comfyui.requirements.txt").read_text()
+    packages = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
+    assert all(re.match(r"[a-z0-9._-]+==\S+", line) and line.endswith("\\") for line in packages)
+    assert {"torch", "torchaudio", "torchvision"} <= {line.split("==")[0] for line in packages}
+
+
+def test_the_bake_file_builds_stages_that_exist() -> None:
+    bake = (ROOT / "gpu-endpoint/docker-bake.hcl").read_text()
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", COMFYUI_IMAGE.read_text(), re.MULTILINE)
+    named = re.findall(r'^  target += "(\S+)"$', bake, re.MULTILINE)
+    assert named == ["slim", "baked"]
+    assert set(named) <= set(stages)
+    assert re.findall(r'^target "(\S+)"', bake, re.MULTILINE) == ["slim", "baked", "preview"]
 
 
 def _copied(file: Path) -> list[str]:
