@@ -23,6 +23,7 @@ def order(status: OrderStatus = "running", *attempt_statuses: AttemptStatus, **c
     values: dict[str, Any] = {
         "generation_id": uuid4(),
         "user_id": uuid4(),
+        "model_id": "wan-2.2-text-to-video",
         "kind": "video",
         "endpoint": "wan",
         "lane": "standard",
@@ -33,6 +34,7 @@ def order(status: OrderStatus = "running", *attempt_statuses: AttemptStatus, **c
         "inputs_ready": True,
         "attempt_count": len(attempt_statuses),
         "failures": 0,
+        "requested_at": NOW,
         "next_attempt_at": NOW,
         "expires_at": NOW + timedelta(hours=1),
         "deadline_at": NOW + timedelta(hours=1),

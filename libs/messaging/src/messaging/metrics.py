@@ -1,5 +1,6 @@
 """What Prometheus sees of messaging. Times are in seconds."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -28,6 +29,9 @@ BATCH_SIZE: Final = Histogram(
 )
 REDELIVERIES: Final = Counter("messaging_redeliveries_total", "Messages delivered more than once", ["consumer"])
 DEFERRED: Final = Counter("messaging_deferred_total", "Messages sent back because they were early", ["consumer"])
+PENDING: Final = Gauge(
+    "messaging_consumer_pending_messages", "Messages of its stream that a consumer has not handled yet", ["consumer"]
+)
 DEAD_LETTERS: Final = Counter("messaging_dead_letters_total", "Messages given up on", ["service", "subject", "reason"])
 AMNESIA: Final = Counter(
     "messaging_amnesia_recoveries_total", "Times that the broker was found to have forgotten", ["service", "stream"]
@@ -42,3 +46,29 @@ LEASED_WORK_FAILURES: Final = Counter(
 LEASES_LOST: Final = Counter(
     "messaging_leases_lost_total", "Leases that ended while their work was under way", ["worker"]
 )
+
+OUTCOMES: Final = ("handled", "duplicate", "deferred", "failed", "dead")
+DEAD_LETTER_REASONS: Final = ("early", "poison", "undecodable")
+"""Of a consumer. The relay has one of its own: ``rejected``."""
+
+
+def start_consumer(service: str, consumer: str, subjects: Iterable[str]) -> None:
+    """Show what may be counted at 0: ``increase`` over a series that appears with its first event misses it."""
+    for subject in subjects:
+        for outcome in OUTCOMES:
+            CONSUMED.labels(service, subject, outcome)
+        for reason in DEAD_LETTER_REASONS:
+            DEAD_LETTERS.labels(service, subject, reason)
+    REDELIVERIES.labels(consumer)
+    DEFERRED.labels(consumer)
+    FEED_REBUILDS.labels(consumer)
+
+
+def start_relay(service: str, subjects: Iterable[str]) -> None:
+    """The same for what a service publishes."""
+    for subject in subjects:
+        PUBLISHED.labels(service, subject)
+        DEAD_LETTERS.labels(service, subject, "rejected")
+    OUTBOX_BACKLOG.labels(service).set(0)
+    OUTBOX_OLDEST.labels(service).set(0)
+    PUBLISH_LATENCY.labels(service)

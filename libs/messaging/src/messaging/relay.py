@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts import headers
 from contracts.message import Service
+from contracts.registry import produced_by
 from messaging import metrics
 from messaging.broker import Broker
 from messaging.database import is_unavailable, single_statements, transaction
@@ -89,6 +90,7 @@ class Relay:
         self.checkpoints = Checkpoints(RELAY)
         self._paused_streams: dict[str, float] = {}
         self._paused_subjects: dict[str, float] = {}
+        metrics.start_relay(service, [message.subject for message in produced_by(service)])
 
     async def run(self) -> None:
         """Publish until cancelled."""

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.message import Service
 from messaging.amnesia import AmnesiaWatch
 from messaging.broker import Broker
+from messaging.consumer_gauge import ConsumerGauge
 from messaging.consumers import ConsumerGroup, Subscription
 from messaging.partitions import PartitionKeeper
 from messaging.relay import OutboxGauge, Relay
@@ -41,11 +42,13 @@ class Messaging:
             settings.stream_replicas,
         )
         self.partitions = PartitionKeeper(service, engine)
-        self._gauge = OutboxGauge(service, engine)
+        self._gauges: list[Component] = [OutboxGauge(service, engine)]
+        if self.consumers.consumers:
+            self._gauges.append(ConsumerGauge(self.broker, self.consumers.consumers))
 
     def components(self) -> list[Component]:
         """What has to run for as long as the service does; each keeps the broker connection open while it runs."""
-        return [self.amnesia, self.relay, *self.consumers.components(), self.partitions, self._gauge]
+        return [self.amnesia, self.relay, *self.consumers.components(), self.partitions, *self._gauges]
 
     def readiness(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Checks that return when all is well and raise with the reason when not."""

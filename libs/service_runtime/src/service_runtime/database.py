@@ -11,6 +11,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from service_runtime.process_metrics import watch_pool
 from service_runtime.settings import ServiceSettings
 
 LOCK_TIMEOUT_MS: Final = 5_000
@@ -30,12 +31,14 @@ class DatabaseReadOnly(Exception):
 
 def create_engine(settings: ServiceSettings) -> AsyncEngine:
     """The one engine of a process. Connections are opened when first used; dispose of it when the service stops."""
-    return engine_for(
+    engine = engine_for(
         settings.database_url.get_secret_value(),
         application_name=f"reelhouse-{settings.service}",
         pool_size=settings.database_pool_size,
         statement_cache_size=settings.database_statement_cache_size,
     )
+    watch_pool(settings.service, engine, settings.database_pool_size)
+    return engine
 
 
 def engine_for(

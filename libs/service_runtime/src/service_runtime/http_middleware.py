@@ -105,7 +105,7 @@ class RequestObservation:
                 log.exception("request_failed", method=scope["method"], path=scope["path"])
                 await answer.fail(scope["path"])
             finally:
-                _observe(scope, answer.status, time.perf_counter() - began)
+                _observe(scope, answer, time.perf_counter() - began)
 
 
 class _Answer:
@@ -114,7 +114,7 @@ class _Answer:
     def __init__(self, send: Send, trace_id: str) -> None:
         self.status = 500
         self._send = send
-        self._trace_id = trace_id
+        self.trace_id = trace_id
         self._started = False
         self._ended = False
 
@@ -122,7 +122,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self._started = True
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"trace-id", self._trace_id.encode())]
+            message["headers"] = [*message.get("headers", ()), (b"trace-id", self.trace_id.encode())]
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._ended = True
         await self._send(message)
@@ -134,12 +134,13 @@ class _Answer:
         if self._started:
             # The server closes the connection, so that the caller sees a broken answer.
             raise
-        await _send_problem(self.send, InternalError(trace_id=self._trace_id), path)
+        await _send_problem(self.send, InternalError(trace_id=self.trace_id), path)
 
 
-def _observe(scope: Scope, status: int, seconds: float) -> None:
+def _observe(scope: Scope, answer: _Answer, seconds: float) -> None:
+    status = answer.status
     method = scope["method"] if scope["method"] in _METHODS else "other"
-    REQUEST_SECONDS.labels(method, _route(scope), str(status)).observe(seconds)
+    REQUEST_SECONDS.labels(method, _route(scope), str(status)).observe(seconds, {"trace_id": answer.trace_id})
     level = log.error if status >= 500 else log.debug
     level("http_request", method=method, path=scope["path"], status=status, milliseconds=round(seconds * 1000, 2))
 

@@ -17,6 +17,7 @@ import uvloop
 from service_runtime.health import Health, ReadinessCheck, ops_app
 from service_runtime.http_middleware import RequestObservation
 from service_runtime.listener import HttpServer, Listener, ListenerFailed
+from service_runtime.process_metrics import describe_process
 from service_runtime.schema_version import require_schema_when_available
 from service_runtime.settings import ServiceSettings
 from service_runtime.tracing import configure_tracing, flush_traces
@@ -93,6 +94,7 @@ async def run_service(
     Raises StartFailed or ComponentFailed, and StopTimedOut if something does not end within the drain time.
     """
     configure_tracing(name, settings)
+    describe_process(name)
     await _Process(name, settings, schema, components, http, readiness or {}, on_start, on_drain, on_stop).run()
 
 

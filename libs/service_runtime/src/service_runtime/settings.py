@@ -72,7 +72,7 @@ class ServiceSettings(BaseSettings):
     drain_seconds: float = Field(default=20.0, ge=2)
     """The longest that a stop may take, from the signal to the exit."""
     otlp_endpoint: str | None = None
-    """Where traces go (OTLP over HTTP), if anywhere."""
+    """Where traces go (OTLP over HTTP), if anywhere: the whole address, such as ``http://collector:4318/v1/traces``."""
 
     @property
     def service(self) -> str:

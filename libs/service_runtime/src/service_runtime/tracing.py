@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Final
 
 from opentelemetry import trace
@@ -14,11 +13,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from service_runtime.settings import ServiceSettings
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-_EXPORTER: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
-
-
-class TraceExporterMissing(Exception):
-    """An OTLP endpoint is set, and the package that could send traces there is not installed."""
 
 
 def configure_tracing(service: str, settings: ServiceSettings) -> None:
@@ -62,13 +56,8 @@ def span(name: str, traceparent: str | None = None) -> Iterator[trace.Span]:
 
 
 def _export(provider: TracerProvider, endpoint: str) -> None:
-    if find_spec("opentelemetry.exporter") is None or find_spec(_EXPORTER) is None:
-        raise TraceExporterMissing(
-            "otlp_endpoint is set, but opentelemetry-exporter-otlp-proto-http is not installed in this environment"
-        )
-    from importlib import import_module
-
+    # Here, because a process that exports nothing has no use for protobuf and an HTTP client.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    exporter = import_module(_EXPORTER).OTLPSpanExporter(endpoint=endpoint)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))

@@ -83,7 +83,7 @@ async def reserve(tx: Transaction, batch: Sequence[Received[GenerationRequested]
     await ledger.add_reservations(connection, reservations)
     await ledger.add_refusals(connection, refusals)
     await ledger.update_grants(connection, accounts.values())
-    tx.after_commit(lambda: metrics.count_verdicts(len(reservations), refusals))
+    tx.after_commit(lambda: metrics.count_verdicts(reservations, refusals))
 
 
 async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:
@@ -231,8 +231,10 @@ async def _open_accounts(tx: Transaction, user_ids: Iterable[UUID]) -> tuple[dic
 
 
 def _expire_due(tx: Transaction, book: Book, accounts: dict[UUID, Account]) -> None:
+    expiries: list[domain.Expiry] = []
     for account in accounts.values():
         for expiry in domain.expire_due(book, account):
+            expiries.append(expiry)
             event = CreditsExpired(
                 grant_id=expiry.grant.grant_id,
                 user_id=account.user_id,
@@ -240,6 +242,8 @@ def _expire_due(tx: Transaction, book: Book, accounts: dict[UUID, Account]) -> N
                 lines=(expiry.line,),
             )
             tx.publish(event, correlation_id=expiry.grant.payment_id or expiry.grant.grant_id)
+    if expiries:
+        tx.after_commit(lambda: metrics.count_expiries(expiries))
 
 
 def _refused_event(refusal: domain.Refusal) -> CreditsRefused:

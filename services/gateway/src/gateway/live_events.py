@@ -20,6 +20,7 @@ from contracts.billing import CreditsRefused, CreditsReserved
 from contracts.live import GATEWAY_PROJECTED_PREFIX, PROGRESS_SUBJECT, GenerationProgress
 from contracts.payments import PaymentChanged, PaymentRefused
 from gateway.errors import NotListening, TooManyEventStreams
+from gateway.metrics import OPEN_STREAMS
 from messaging.broker import Broker
 from messaging.live import publish_live, subscribe_live
 
@@ -108,9 +109,11 @@ class LiveEvents:
             raise TooManyEventStreams(headers={"Retry-After": "5"})
         stream = Stream()
         self._streams[user_id].append(stream)
+        OPEN_STREAMS.inc()
         try:
             yield stream
         finally:
+            OPEN_STREAMS.dec()
             self._streams[user_id].remove(stream)
             if not self._streams[user_id]:
                 del self._streams[user_id]

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from generation.domain.order import Order
 from generation.domain.statuses import FINAL_ORDER_STATUSES
-from generation.metrics import ATTEMPTS_ENDED, ORDERS_ENDED
+from generation.metrics import ATTEMPTS_ENDED, DELIVERED_CREDITS, GPU_SECONDS, ORDER_SECONDS, count_order
 from generation.repository.orders import LockedOrders, save_orders
 from generation.wake_ups import WakeUps
 from messaging.received import Received
@@ -31,11 +31,15 @@ async def save_changes(
         if any(attempt.cancel_due_at is not None for attempt in written.attempts):
             wake_ups.cancels.set()
         for order in ended:
-            ORDERS_ENDED.labels(order.status, str(order.late).lower()).inc()
+            count_order(order.status, late=order.late, code=order.failure_code)
+            if order.status == "completed" and not order.late:
+                DELIVERED_CREDITS.labels(order.model_id).inc(order.price_credits)
+                ORDER_SECONDS.labels(order.model_id).observe((locked.now - order.requested_at).total_seconds())
         for order in locked.orders.values():
             for attempt in order.attempts:
                 if attempt.attempt_id in changed_attempts and not attempt.live:
                     ATTEMPTS_ENDED.labels(order.endpoint, attempt.status).inc()
+                    GPU_SECONDS.labels(order.model_id, attempt.status).inc(attempt.worker_seconds or 0)
 
     tx.after_commit(committed)
 

@@ -13,7 +13,7 @@ from litestar.response import Response
 from generation.callback_urls import CallbackUrls
 from generation.domain.provider_reports import UNREADABLE
 from generation.errors import CallbackExpired, InvalidCallbackSignature, MalformedProgress, TooManyCallbacks
-from generation.metrics import REFUSED_CALLBACKS
+from generation.metrics import CALLBACKS_ACCEPTED, REFUSED_CALLBACKS
 from generation.progress import ProgressReport, ProgressReports
 from generation.repository.callbacks import add_callback
 from generation.wake_ups import WakeUps
@@ -54,6 +54,7 @@ def build_app(
             stored = await add_callback(connection, attempt_id, "webhook", body)
         if not stored:
             raise _refused(attempt_id, TooManyCallbacks())
+        CALLBACKS_ACCEPTED.inc()
         wake_ups.callbacks.set()
         failpoint("ingress.after_store")
         return Response(None, status_code=200)

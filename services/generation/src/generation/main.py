@@ -69,7 +69,8 @@ def build(settings: Settings) -> Generation:
     transfers = FileTransfers(transactions, dependencies.returned_files, policy, wake_ups)
     checks = AttemptChecks(transactions, runpod, policy, wake_ups)
     timers = Timers(transactions, policy, settings.callback_retention_seconds, wake_ups)
-    gauges = Gauges(engine, runpod, {name: endpoint.id for name, endpoint in settings.endpoints.items()})
+    endpoint_ids = {name: endpoint.id for name, endpoint in settings.endpoints.items()}
+    gauges = Gauges(engine, runpod, endpoint_ids, [model.id for model in dependencies.catalogue.models])
     progress = ProgressReports(transactions, messaging.broker, policy, wake_ups)
 
     async def stop() -> None:

@@ -11,10 +11,11 @@ from litestar import Litestar
 
 from catalogue.credit_packs import load_credit_packs
 from messaging.runtime import Messaging
-from payments import commands
+from payments import commands, metrics
 from payments.consumers import subscriptions
 from payments.handlers.purchases import Policy
 from payments.http import build_app
+from payments.loops.gauges import measure
 from payments.loops.provider_workers import Intervals, ProviderWorkers
 from payments.loops.unposted import report_unposted
 from payments.providers.registry import build_providers
@@ -27,6 +28,7 @@ from service_runtime.loops import every
 from service_runtime.settings import settings_from_environment
 
 UNPOSTED_SECONDS: Final = 30.0
+GAUGES_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def build(settings: Settings) -> Payments:
         service="payments", engine=engine, settings=settings, subscriptions=subscriptions(policy, wake)
     )
     transactions = messaging.transactions
+    metrics.start(providers)
     workers += [ProviderWorkers(transactions, provider, intervals) for provider in providers.values()]
 
     async def stop() -> None:
@@ -76,6 +79,7 @@ def build(settings: Settings) -> Payments:
             *messaging.components(),
             *(component for worker in workers for component in worker.components()),
             every("unposted", UNPOSTED_SECONDS, partial(report_unposted, transactions)),
+            every("gauges", GAUGES_SECONDS, partial(measure, transactions, tuple(providers))),
         ],
         app=build_app(transactions, providers, wake),
         readiness=messaging.readiness(),

@@ -1,8 +1,13 @@
 """The counters and gauges of storage. ``request`` is the name of the message that requested the verification."""
 
-from typing import Final
+from typing import Final, Literal, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from contracts.generation import OutputReady, OutputSought
+from contracts.storage import RejectionCode, VerifyInputs
+
+Operation = Literal["get", "put"]
 
 verifications_total: Final = Counter(
     "storage_verifications_total", "Verifications with a result.", ["request", "outcome", "code"]
@@ -16,3 +21,19 @@ open_verifications: Final = Gauge("storage_open_verifications", "Verifications w
 oldest_open_seconds: Final = Gauge(
     "storage_oldest_verification_seconds", "Age of the oldest verification without a result."
 )
+object_seconds: Final = Histogram(
+    "storage_object_seconds",
+    "Operations on objects: fetches of whole files, and writes.",
+    ["operation", "outcome"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+
+# A rate over a series that appears with its first event misses that event: all of them start at 0.
+for _message in (OutputReady, OutputSought, VerifyInputs):
+    _request = _message.subject.split(".")[2]
+    verifications_total.labels(_request, "ok", "")
+    for _code in get_args(RejectionCode):
+        verifications_total.labels(_request, "refused", _code)
+for _operation in get_args(Operation):
+    for _outcome in ("ok", "unavailable", "rejected"):
+        object_seconds.labels(_operation, _outcome)

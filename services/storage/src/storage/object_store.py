@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from storage.errors import Rejected, StoreUnavailable
+from storage.metrics import Operation, object_seconds
 from storage.settings import Settings
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -96,7 +98,7 @@ class ObjectStore:
     async def fetch(self, bucket: str, key: str, path: Path, max_bytes: int) -> FetchedFile:
         """Stream an object to ``path``. Raises ``Rejected`` if it is absent or larger than ``max_bytes``."""
         digest, size = hashlib.sha256(), 0
-        async with _store_errors():
+        async with _measured("get"):
             try:
                 response = await self._client.get_object(Bucket=bucket, Key=key)
             except ClientError as error:
@@ -126,7 +128,7 @@ class ObjectStore:
 
         After a write whose response was lost, the existing object has the checksum of ``body``.
         """
-        async with _store_errors():
+        async with _measured("put"):
             data = body.open("rb") if isinstance(body, Path) else body
             try:
                 await self._client.put_object(
@@ -155,8 +157,24 @@ def _status(error: ClientError) -> int:
 
 
 @asynccontextmanager
+async def _measured(operation: Operation) -> AsyncIterator[None]:
+    """Measure an operation, and turn every failure of the store or of the network to it into ``StoreUnavailable``."""
+    began, outcome = time.perf_counter(), "ok"
+    try:
+        async with _store_errors():
+            yield
+    except StoreUnavailable:
+        outcome = "unavailable"
+        raise
+    except Rejected:
+        outcome = "rejected"
+        raise
+    finally:
+        object_seconds.labels(operation, outcome).observe(time.perf_counter() - began)
+
+
+@asynccontextmanager
 async def _store_errors() -> AsyncIterator[None]:
-    """Turn every failure of the store, or of the network to it, into ``StoreUnavailable``."""
     try:
         yield
     except ClientError as error:

@@ -23,6 +23,7 @@ from gateway.errors import (
     RateLimited,
     TooManyOpenGenerations,
 )
+from gateway.metrics import measured_acceptance
 from gateway.openapi import Responses, refusals
 from gateway.queries import GenerationFilter
 from gateway.records import GenerationRecord
@@ -82,7 +83,8 @@ async def create_generation(
 ) -> Generation:
     """Order a clip or a picture. 201: the credits are reserved. 402: there are too few."""
     request = OrderRequest(body.model_id, body.parameters, body.max_price_credits)
-    placed = await ordering.place_order(dependencies, user, key, request)
+    with measured_acceptance():
+        placed = await ordering.place_order(dependencies, user, key, request)
     response.headers["Location"] = f"/v1/generations/{placed.generation.generation_id}"
     if placed.replayed:
         response.headers["Idempotent-Replayed"] = "true"

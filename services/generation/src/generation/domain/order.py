@@ -113,6 +113,7 @@ class Order:
 
     generation_id: UUID
     user_id: UUID
+    model_id: str
     kind: Kind
     endpoint: str
     lane: Lane
@@ -123,6 +124,7 @@ class Order:
     inputs_ready: bool
     attempt_count: int
     failures: int
+    requested_at: datetime
     next_attempt_at: datetime
     expires_at: datetime
     deadline_at: datetime

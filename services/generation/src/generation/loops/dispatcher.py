@@ -21,7 +21,7 @@ from generation.changes import save_changes
 from generation.domain import provider_events
 from generation.domain.policy import BreakerPolicy, Policy
 from generation.job_requests import JobRequests
-from generation.metrics import CLAIM_SECONDS, SUBMISSIONS, SUBMITTED_SECONDS
+from generation.metrics import CLAIM_SECONDS, QUEUE_WAIT_SECONDS, SUBMISSIONS, SUBMITTED_SECONDS
 from generation.repository.breaker import pause_queue, record_failure, record_success
 from generation.repository.fair_queue import ClaimedOrder, claim_orders
 from generation.repository.orders import LockedOrders, lock_orders
@@ -156,6 +156,8 @@ class Dispatcher:
         if claim.again_in_seconds is not None:
             asyncio.get_running_loop().call_later(claim.again_in_seconds, self._wake_ups.dispatch_at, [endpoint])
         for order in claim.orders:
+            if order.attempt_number == 1:
+                QUEUE_WAIT_SECONDS.labels(endpoint, order.lane).observe(order.waited_seconds)
             task = asyncio.create_task(self._submit(order, began))
             self._submitting[endpoint].add(task)
             task.add_done_callback(partial(self._submitted, endpoint))

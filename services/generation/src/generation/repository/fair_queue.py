@@ -17,7 +17,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.object_keys import output_key
-from contracts.values import Kind
+from contracts.values import Kind, Lane
 from generation.tables import LIVE_ATTEMPT
 
 _LOCK_ENDPOINT_WITH_WORK: Final = text("""
@@ -89,7 +89,9 @@ CLAIM: Final = text("""
     WHERE g.generation_id = l.generation_id
     RETURNING g.generation_id, g.user_id, g.lane, g.kind, g.model_id, g.parameters, g.input_object_keys,
         g.attempt_count AS attempt_number, g.output_extension, g.max_size_bytes, g.execution_timeout_seconds,
-        g.enqueued_at, g.traceparent, l.lane_tag, l.user_tag, l.stride
+        g.traceparent,
+        CAST(extract(epoch FROM clock_timestamp() - g.enqueued_at) AS double precision) AS waited_seconds,
+        l.lane_tag, l.user_tag, l.stride
 """)
 
 _RECORD_CLAIM: Final = text("""
@@ -138,6 +140,8 @@ class ClaimedOrder:
     fence_token: int
     endpoint: str
     endpoint_id: str
+    lane: Lane
+    waited_seconds: float
     probe: bool
     kind: Kind
     model_id: str
@@ -252,6 +256,8 @@ def _claimed(
         fence_token=1,
         endpoint=endpoint,
         endpoint_id=endpoint_id,
+        lane=row.lane,
+        waited_seconds=row.waited_seconds,
         probe=probe,
         kind=row.kind,
         model_id=row.model_id,

@@ -17,6 +17,17 @@ _OPEN_ORDERS: Final = text(f"""
     SELECT status, count(*) AS orders FROM generation.video_generations
     WHERE {OPEN_ORDER} GROUP BY status
 """)  # noqa: S608 - the only insertion is the index's condition
+_IN_FLIGHT: Final = text(f"""
+    SELECT o.model_id, o.lane, count(*) AS attempts
+    FROM generation.attempts AS a JOIN generation.video_generations AS o USING (generation_id)
+    WHERE a.{LIVE_ATTEMPT} GROUP BY o.model_id, o.lane
+""")  # noqa: S608 - the only insertion is the index's condition
+_CALLBACKS_OLDEST: Final = text("""
+    SELECT CAST(coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0) AS double precision)
+    FROM generation.provider_callbacks
+    WHERE processed_at IS NULL AND due_at <= clock_timestamp()
+        AND (leased_until IS NULL OR leased_until < clock_timestamp())
+""")
 _ENDPOINTS: Final = text(f"""
     SELECT endpoint, coalesce(held_until > clock_timestamp(), false) AS paused, (
         SELECT count(*) FROM generation.attempts AS a WHERE a.endpoint = e.endpoint AND {LIVE_ATTEMPT}) AS live_attempts
@@ -44,12 +55,26 @@ class EndpointMeasurement:
 
 
 @dataclass(frozen=True, slots=True)
+class InFlight:
+    """Live attempts at the orders of one model and lane."""
+
+    model_id: str
+    lane: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Measurements:
-    """One moment's counts. ``open_orders`` maps a state to the orders in it."""
+    """One moment's counts. ``open_orders`` maps a state to the orders in it.
+
+    ``callbacks_oldest_seconds`` is how long the oldest callback has been due, 0 if none is.
+    """
 
     queues: tuple[QueueMeasurement, ...]
     open_orders: dict[str, int]
     endpoints: tuple[EndpointMeasurement, ...]
+    in_flight: tuple[InFlight, ...]
+    callbacks_oldest_seconds: float
 
 
 async def get_measurements(connection: AsyncConnection) -> Measurements:
@@ -58,4 +83,6 @@ async def get_measurements(connection: AsyncConnection) -> Measurements:
         tuple(QueueMeasurement(*row) for row in await connection.execute(_QUEUES)),
         {row.status: row.orders for row in await connection.execute(_OPEN_ORDERS)},
         tuple(EndpointMeasurement(*row) for row in await connection.execute(_ENDPOINTS)),
+        tuple(InFlight(*row) for row in await connection.execute(_IN_FLIGHT)),
+        float((await connection.execute(_CALLBACKS_OLDEST)).scalar_one()),
     )

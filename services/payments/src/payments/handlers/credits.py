@@ -11,6 +11,8 @@ from messaging.transaction import Transaction
 from payments.domain.payment_state import Movement
 from payments.domain.records import PaymentRecord
 from payments.repository import credit_movements, reviews
+from payments.repository.credit_movements import Posted
+from service_runtime.indicators import CREDITED_IN_TIME, CREDITED_SECONDS
 
 MOVEMENT_NAMESPACE: Final = UUID("5b3f8a1e-7f0c-4f57-9d43-2f2a6c1d9e10")
 """Grant and clawback ids are derived from payment, kind and reference under this name: the same effect, the same id."""
@@ -27,7 +29,13 @@ async def request_movements(tx: Transaction, payment: PaymentRecord, movements: 
 
 async def mark_granted(tx: Transaction, messages: Sequence[Received[CreditsGranted]]) -> None:
     """Billing's ledger has these grants."""
-    await _mark_posted(tx, [message.payload.grant_id for message in messages])
+    posted = await _mark_posted(tx, [message.payload.grant_id for message in messages])
+
+    def committed() -> None:
+        for seconds in posted.seconds:
+            CREDITED_IN_TIME.count(good=seconds <= CREDITED_SECONDS)
+
+    tx.after_commit(committed)
 
 
 async def mark_clawed_back(tx: Transaction, messages: Sequence[Received[CreditsClawedBack]]) -> None:
@@ -35,9 +43,11 @@ async def mark_clawed_back(tx: Transaction, messages: Sequence[Received[CreditsC
     await _mark_posted(tx, [message.payload.clawback_id for message in messages])
 
 
-async def _mark_posted(tx: Transaction, movement_ids: Sequence[UUID]) -> None:
-    for payment_id in await credit_movements.mark_posted(tx.connection, movement_ids):
+async def _mark_posted(tx: Transaction, movement_ids: Sequence[UUID]) -> Posted:
+    posted = await credit_movements.mark_posted(tx.connection, movement_ids)
+    for payment_id in posted.payment_ids:
         await reviews.heal_reviews(tx.connection, payment_id, "unposted", "billing")
+    return posted
 
 
 def movement_id(payment_id: UUID, movement: Movement) -> UUID:

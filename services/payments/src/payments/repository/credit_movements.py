@@ -1,6 +1,7 @@
 """Credit movements: what was requested of billing, each effect once."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
@@ -33,19 +34,32 @@ async def add_movements(
     return set((await connection.execute(statement)).scalars())
 
 
-async def mark_posted(connection: AsyncConnection, movement_ids: Sequence[UUID]) -> list[UUID]:
-    """Billing's ledger has these movements; returns the payments whose movements are all posted now."""
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """Movements that are in billing's ledger now: the payments that have all of theirs, and how long each took."""
+
+    payment_ids: list[UUID]
+    seconds: list[float]
+
+
+async def mark_posted(connection: AsyncConnection, movement_ids: Sequence[UUID]) -> Posted:
+    """Billing's ledger has these movements. Those that were marked before are left out."""
     statement = (
         sa.update(credit_movements)
         .where(credit_movements.c.movement_id.in_(list(movement_ids)), credit_movements.c.posted_at.is_(None))
         .values(posted_at=sa.func.now())
-        .returning(credit_movements.c.payment_id)
+        .returning(
+            credit_movements.c.payment_id,
+            sa.extract("epoch", sa.func.now() - credit_movements.c.ordered_at).label("seconds"),
+        )
     )
-    payment_ids = set((await connection.execute(statement)).scalars())
+    rows = (await connection.execute(statement)).all()
+    payment_ids = {row.payment_id for row in rows}
     waiting = sa.select(credit_movements.c.payment_id).where(
         credit_movements.c.payment_id.in_(payment_ids), credit_movements.c.posted_at.is_(None)
     )
-    return sorted(payment_ids - set((await connection.execute(waiting)).scalars())) if payment_ids else []
+    complete = payment_ids - set((await connection.execute(waiting)).scalars()) if payment_ids else payment_ids
+    return Posted(sorted(complete), [float(row.seconds) for row in rows])
 
 
 async def find_unposted(connection: AsyncConnection, older_than: timedelta) -> list[UnpostedMovement]:

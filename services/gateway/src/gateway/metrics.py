@@ -1,0 +1,27 @@
+"""What Prometheus sees of the gateway, besides its requests, which are measured by route."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import Gauge
+
+from service_runtime.indicators import ACCEPTED_IN_TIME, ACCEPTED_SECONDS
+from service_runtime.problems import Problem
+
+OPEN_STREAMS: Final = Gauge("gateway_open_streams", "Event streams that are open")
+ACCEPTED_IN_TIME.start()
+
+
+@contextlib.contextmanager
+def measured_acceptance() -> Iterator[None]:
+    """Count an order as accepted in time or not. What the user is refused for is neither."""
+    began = time.perf_counter()
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, Problem) or error.status >= 500:
+            ACCEPTED_IN_TIME.count(good=False)
+        raise
+    ACCEPTED_IN_TIME.count(good=time.perf_counter() - began <= ACCEPTED_SECONDS)
