@@ -104,7 +104,10 @@ comfyui-real: install ## The worker and the platform on a real ComfyUI on the CP
 	COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" $(RUN)/pytest tests/comfyui_real $(ARGS)
 
 ##@ Measure and break
-.PHONY: bench bench-smoke faults faults-ledger faults-payments faults-generations
+.PHONY: observe bench bench-smoke faults faults-ledger faults-payments faults-generations
+observe: install ## A local platform under traffic with a real Prometheus: every panel and every alert has data; faults make alerts fire
+	$(RUN)/python -m pytest -s tests/observability/live $(ARGS)
+
 bench: install ## Every benchmark, each as a ratio against a peer and a limit
 	$(RUN)/python -m benchmarks $(ARGS)
 
@@ -156,12 +159,15 @@ models-manifest: install ## Write gpu-endpoint/models.json from the catalogue
 	mv gpu-endpoint/models.json.unfinished gpu-endpoint/models.json
 
 ##@ Documents
-.PHONY: docs
+.PHONY: docs dashboards
 docs: install ## Generate docs/asyncapi.json, docs/statuses.md, tables of docs/api.md and the values of the NATS chart
 	$(RUN)/python -m contracts.asyncapi docs/asyncapi.json
 	$(RUN)/python -m local_platform.statuses docs/statuses.md docs/api.md
 	$(RUN)/python -m provisioning broker --format chart > deploy/k8s/components/nats/values.json
 	$(RUN)/python -m provisioning broker --format server > deploy/compose/nats.conf
+
+dashboards: install ## Generate the dashboards, the alert rules with their tests, and the alerts of docs/runbook.md
+	$(RUN)/python -m deploy.observability
 
 ##@ Set up
 .PHONY: install lock clean help

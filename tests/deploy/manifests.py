@@ -45,6 +45,7 @@ def combination(work: Path, components: Sequence[str]) -> Path:
     """An overlay in a copy of the tree: the base, the given components and the release of production."""
     tree = work / "k8s"
     shutil.copytree(KUBERNETES, tree)
+    shutil.copytree(KUBERNETES.parent / "observability", work / "observability")
     overlay = tree / "overlays" / "combination"
     overlay.mkdir()
     parts = [*(f"../../components/{name}" for name in components), "../production/release"]

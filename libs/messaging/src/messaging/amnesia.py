@@ -68,6 +68,8 @@ class AmnesiaWatch:
         self._positions = Positions(service)
         self._check_now = asyncio.Event()
         self._asserted = False
+        for stream in self._owned:
+            metrics.AMNESIA.labels(service, stream)
         broker.on_reconnect(self._check_now.set)
 
     async def run(self) -> None:

@@ -87,7 +87,7 @@ class StreamConsumer:
         self._feed: Feed | None = None
         self._lost_feed: Feed | None = None
         broker.on_reconnect(self._wake)
-        metrics.start_consumer(service, self.durable, [one.message_type.subject for one in subscriptions])
+        metrics.start_consumer(service, stream, self.durable, [one.message_type.subject for one in subscriptions])
 
     async def run(self) -> None:
         """Consume until cancelled; build the feed again whenever it breaks.

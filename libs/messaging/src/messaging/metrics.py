@@ -52,13 +52,14 @@ DEAD_LETTER_REASONS: Final = ("early", "poison", "undecodable")
 """Of a consumer. The relay has one of its own: ``rejected``."""
 
 
-def start_consumer(service: str, consumer: str, subjects: Iterable[str]) -> None:
+def start_consumer(service: str, stream: str, consumer: str, subjects: Iterable[str]) -> None:
     """Show what may be counted at 0: ``increase`` over a series that appears with its first event misses it."""
     for subject in subjects:
         for outcome in OUTCOMES:
             CONSUMED.labels(service, subject, outcome)
         for reason in DEAD_LETTER_REASONS:
             DEAD_LETTERS.labels(service, subject, reason)
+    AMNESIA.labels(service, stream)
     REDELIVERIES.labels(consumer)
     DEFERRED.labels(consumer)
     FEED_REBUILDS.labels(consumer)

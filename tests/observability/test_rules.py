@@ -1,0 +1,73 @@
+"""Every alert is valid, explained in the runbook, and fires on the samples that are to make it fire."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import promql_parser
+import pytest
+
+from tests.deploy.manifests import KUBERNETES, of_kind, render
+from tests.observability.expressions import OBSERVABILITY, panel_queries, rules
+
+ROOT: Final = OBSERVABILITY.parents[1]
+RULES: Final = rules()
+ALERTS: Final = [rule for rule in RULES if "alert" in rule]
+OUR_METRICS: Final = re.compile(
+    r"\b((?:reelhouse|slo|database|gateway|billing|generation|storage|payments|auditor|messaging|loop|http)_[a-z_]+[a-z])\b"
+)
+LABELS: Final = frozenset({"generation_id"})
+
+
+def name_of(rule: dict[str, Any]) -> str:
+    return str(rule.get("alert") or rule["record"])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=name_of)
+def test_an_expression_is_valid(rule: dict[str, Any]) -> None:
+    promql_parser.parse(rule["expr"])
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=name_of)
+def test_an_alert_says_how_bad_it_is_and_where_to_read_on(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert rule["annotations"]["runbook_url"].endswith(f"#{rule['alert'].lower()}")
+    assert rule["annotations"]["summary"]
+
+
+def test_each_alert_has_its_section_and_each_section_its_alert() -> None:
+    runbook = (ROOT / "docs/runbook.md").read_text()
+    _, _, alerts = runbook.partition("\n## Alerts\n")
+    sections = dict(re.findall(r"^### (Reelhouse\w+)\n(.*?)(?=^### |^<!--|\Z)", alerts, re.MULTILINE | re.DOTALL))
+    assert set(sections) == {rule["alert"] for rule in ALERTS}
+    for text in sections.values():
+        assert all(part in text for part in ("What to run:\n1. ", "Verify: ", "When to wake whom: "))
+
+
+def test_rules_and_panels_ask_for_metrics_that_the_services_have() -> None:
+    sources = "".join(path.read_text() for part in ("libs", "services") for path in (ROOT / part).rglob("*.py"))
+    for expr in [rule["expr"] for rule in RULES] + [query.expr for query in panel_queries()]:
+        for metric in OUR_METRICS.findall(re.sub(r"slo:\S+|\"[^\"]*\"", "", expr)):
+            plain = re.sub(r"_(bucket|count|sum)$", "", metric)
+            assert f'"{metric}"' in sources or f'"{plain}"' in sources, f"no service has {metric}"
+
+
+def test_kubernetes_gets_the_same_rules() -> None:
+    (rule,) = of_kind(render(KUBERNETES / "overlays/production"), "PrometheusRule").values()
+    assert [one for group in rule["spec"]["groups"] for one in group["rules"]] == RULES
+
+
+def test_every_alert_fires_on_its_fault_and_is_quiet_without_it(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("NO PROMTOOL, THE ALERTS ARE NOT TRIED: Debian has it in its package prometheus")
+    done = subprocess.run(
+        [promtool, "test", "rules", OBSERVABILITY / "rules/tests.yaml"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
