@@ -106,7 +106,7 @@ comfyui-real: install ## The worker and the platform on a real ComfyUI on the CP
 ##@ Measure and break
 .PHONY: observe bench bench-smoke faults faults-ledger faults-payments faults-generations
 observe: install ## A local platform under traffic with a real Prometheus: every panel and every alert has data; faults make alerts fire
-	$(RUN)/python -m pytest -s tests/observability/live $(ARGS)
+	$(RUN)/python -m tests.observability.live $(ARGS)
 
 bench: install ## Every benchmark, each as a ratio against a peer and a limit
 	$(RUN)/python -m benchmarks $(ARGS)

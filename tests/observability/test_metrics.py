@@ -90,6 +90,12 @@ def test_a_first_dead_letter_of_any_message_is_an_increase(scraped: Scraped) -> 
             assert {(message.subject, reason) for reason in ("early", "poison", "undecodable")} <= shown, service
 
 
+def test_leased_work_that_never_failed_says_zero(scraped: Scraped) -> None:
+    for service in ("storage", "generation", "payments"):
+        assert scraped[service]["messaging_leased_work_failures"].samples
+        assert scraped[service]["messaging_leases_lost"].samples
+
+
 def test_every_service_says_what_it_is_and_how_its_pool_is_used(scraped: Scraped) -> None:
     for service in SERVICES:
         (build,) = scraped[service]["reelhouse_build_info"].samples

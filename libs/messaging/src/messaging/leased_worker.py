@@ -73,6 +73,8 @@ class LeasedWorker(Generic[Work]):
         self._replica = new_id()
         self._claims = Every(name, poll_seconds, self.fill, wake=self._wake)
         self.heartbeat_limit_seconds = self._claims.heartbeat_limit_seconds
+        for counter in (metrics.LEASED_WORK_FAILURES, metrics.LEASES_LOST):
+            counter.labels(name)
 
     def heartbeat_age_seconds(self) -> float:
         """Seconds since this worker last looked for due rows."""
