@@ -22,9 +22,9 @@ def metrics_urls(platform: PlatformDescription) -> dict[Service, str]:
     return {service: url.replace("/readyz", "/metrics") for service, url in urls.items() if url is not None}
 
 
-async def scrape(platform: PlatformDescription) -> dict[Service, dict[str, Metric]]:
+async def scrape(platform: PlatformDescription) -> dict[str, dict[str, Metric]]:
     """Each service's metrics by name, as OpenMetrics has them (a counter without its ``_total``)."""
-    found: dict[Service, dict[str, Metric]] = {}
+    found: dict[str, dict[str, Metric]] = {}
     async with httpx.AsyncClient(trust_env=False, headers=OPEN_METRICS) as http:
         for service, url in metrics_urls(platform).items():
             answer = await http.get(url)

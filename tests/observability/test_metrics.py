@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from prometheus_client import Metric
 
-from contracts.message import SERVICES, Service
+from contracts.message import SERVICES
 from contracts.registry import consumed_by
 from local_platform.description import platform_directory
 from local_platform.supervisor import PlatformOptions, Supervisor
@@ -20,7 +20,7 @@ from service_runtime.indicators import INDICATORS
 from tests.observability.scraping import buy_and_order, scrape
 
 ROOT: Final = Path(__file__).parents[2]
-Scraped = dict[Service, dict[str, Metric]]
+Scraped = dict[str, dict[str, Metric]]
 
 SERIES_LIMIT: Final = 2_500
 """Of one process. A label that users, orders or messages can grow would go past any limit."""

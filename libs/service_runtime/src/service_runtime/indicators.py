@@ -9,8 +9,6 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from contracts.message import Service
-
 EVENTS: Final = Counter("slo_events_total", "Events that a promise is about", ["slo"])
 GOOD_EVENTS: Final = Counter("slo_good_events_total", "Events that kept the promise", ["slo"])
 
@@ -20,7 +18,7 @@ class Indicator:
     """One promise. ``objective`` is the share of events that must keep it over 30 days."""
 
     name: str
-    service: Service
+    service: str
     objective: float
     meaning: str
 
