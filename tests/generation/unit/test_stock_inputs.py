@@ -36,6 +36,8 @@ def claimed() -> ClaimedOrder:
         attempt_number=1,
         fence_token=1,
         endpoint="video",
+        lane="standard",
+        waited_seconds=0,
         endpoint_id="video-ep",
         probe=False,
         kind="video",
