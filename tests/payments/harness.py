@@ -38,6 +38,7 @@ from payments.repository import refunds as refund_rows
 from payments.repository.reviews import _record as review_record
 from payments.settings import Settings
 from payments.tables import credit_movements, payment_transactions, provider_events, refunds, reviews
+from payments.wake_ups import WakeUps
 from tests.payments.emulators import Emulators, emulated_providers
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
@@ -82,7 +83,7 @@ class PaymentsHarness:
     url: str
     emulators: Emulators
     policy: Policy
-    due: asyncio.Event
+    wake_ups: WakeUps
     http: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=30))
 
     @property
@@ -114,7 +115,7 @@ class PaymentsHarness:
             requested_at=datetime.now(UTC),
         )
         async with self.transactions.begin() as tx:
-            await create_payment(self.policy, lambda: None)(tx, [received(command)])
+            await create_payment(self.policy, self.wake_ups)(tx, [received(command)])
         return payment_id
 
     async def open(self, provider: Provider = "stripe", pack: str = "creator") -> OpenPayment:
@@ -157,7 +158,8 @@ class PaymentsHarness:
         """The workers of one more replica; each sweep of events is due again at once."""
         intervals = Intervals(poll_seconds=60, events=timedelta(0), compare=compare)
         return {
-            name: ProviderWorkers(self.transactions, provider, intervals) for name, provider in self.providers.items()
+            name: ProviderWorkers(self.transactions, provider, intervals, self.wake_ups)
+            for name, provider in self.providers.items()
         }
 
     async def fail_next(self, path: str, status: int = 500, **how: Any) -> None:
@@ -310,7 +312,7 @@ async def running_harness(database: Database) -> AsyncIterator[PaymentsHarness]:
     async with emulated_providers(url) as emulators:
         settings = harness_settings(database, emulators, url)
         providers = build_providers(settings)
-        due = asyncio.Event()
+        wake_ups = WakeUps()
         harness = PaymentsHarness(
             database=database,
             transactions=transactions,
@@ -325,10 +327,10 @@ async def running_harness(database: Database) -> AsyncIterator[PaymentsHarness]:
                 max_open_payments=5,
                 lifetime=timedelta(hours=1),
             ),
-            due=due,
+            wake_ups=wake_ups,
         )
         harness.workers = harness.new_workers()
-        async with serving(build_app(transactions, providers, due.set), listener):
+        async with serving(build_app(transactions, providers, wake_ups), listener):
             yield harness
             await harness.http.aclose()
             for provider in providers.values():

@@ -88,7 +88,7 @@ async def test_two_batches_with_the_same_users_in_another_order_both_pass(harnes
             for user in users
         ]
         async with harness.transactions.begin() as tx:
-            await create_payment(harness.policy, lambda: None)(tx, [received(command) for command in commands])
+            await create_payment(harness.policy, harness.wake_ups)(tx, [received(command) for command in commands])
 
     async with harness.transactions.begin() as tx:
         await payments.lock_payers(tx.connection, [first])

@@ -17,6 +17,7 @@ from messaging.runtime import Messaging
 from messaging.transaction import Transactions
 from payments.handlers.purchases import Policy, create_payment
 from payments.main import build
+from payments.wake_ups import WakeUps
 from service_runtime.settings import ServiceSettings
 from tests.payments.emulators import Emulators, emulated_providers
 from tests.payments.harness import harness_settings, received
@@ -52,7 +53,7 @@ class PaymentsAndBillingHarness:
             requested_at=datetime.now(UTC),
         )
         async with self._transactions.begin() as tx:
-            await create_payment(self._policy, lambda: None)(tx, [received(command)])
+            await create_payment(self._policy, WakeUps())(tx, [received(command)])
         self.stripe.account.pay((await self.payment(payment_id, "pending")).provider_reference)
         return payment_id
 

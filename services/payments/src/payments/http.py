@@ -1,6 +1,6 @@
 """The webhook ingress: prove the sender, store the event, answer. What it means is looked up later."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import structlog
@@ -14,6 +14,7 @@ from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderN
 from payments.handlers.provider_events import store_event
 from payments.metrics import provider_events_total, webhooks_refused_total
 from payments.providers.interface import PaymentProvider
+from payments.wake_ups import WakeUps
 from service_runtime.litestar_problems import install_litestar_handlers
 
 MAX_WEBHOOK_BYTES: Final = 256 * 1024
@@ -22,9 +23,7 @@ MAX_WEBHOOK_BYTES: Final = 256 * 1024
 log = structlog.get_logger(__name__)
 
 
-def build_app(
-    transactions: Transactions, providers: Mapping[Provider, PaymentProvider], wake: Callable[[], None]
-) -> Litestar:
+def build_app(transactions: Transactions, providers: Mapping[Provider, PaymentProvider], wake_ups: WakeUps) -> Litestar:
     """The public application: one route, ``POST /webhooks/{provider}``."""
 
     @post("/webhooks/{provider_name:str}", status_code=200)
@@ -43,7 +42,7 @@ def build_app(
             log.warning("webhook_refused", provider=provider.name, code=refusal.code)
             raise
         async with transactions.begin() as tx:
-            if await store_event(tx, provider.name, event, "webhook", wake):
+            if await store_event(tx, provider.name, event, "webhook", wake_ups):
                 provider_events_total.labels(provider.name, "webhook").inc()
         return Response(None, status_code=200)
 

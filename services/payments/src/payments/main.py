@@ -20,6 +20,7 @@ from payments.loops.provider_workers import Intervals, ProviderWorkers
 from payments.loops.unposted import report_unposted
 from payments.providers.registry import build_providers
 from payments.settings import Settings
+from payments.wake_ups import WakeUps
 from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
@@ -45,12 +46,7 @@ def build(settings: Settings) -> Payments:
     """Put the service together; nothing is connected to yet."""
     engine = create_engine(settings)
     providers = build_providers(settings)
-    workers: list[ProviderWorkers] = []
-
-    def wake() -> None:
-        for worker in workers:
-            worker.wake()
-
+    wake_ups = WakeUps()
     policy = Policy(
         packs={pack.id: pack for pack in load_credit_packs()},
         providers=frozenset(providers),
@@ -63,11 +59,11 @@ def build(settings: Settings) -> Payments:
         compare=timedelta(seconds=settings.compare_sweep_seconds),
     )
     messaging = Messaging(
-        service="payments", engine=engine, settings=settings, subscriptions=subscriptions(policy, wake)
+        service="payments", engine=engine, settings=settings, subscriptions=subscriptions(policy, wake_ups)
     )
     transactions = messaging.transactions
     metrics.start(providers)
-    workers += [ProviderWorkers(transactions, provider, intervals) for provider in providers.values()]
+    workers = [ProviderWorkers(transactions, provider, intervals, wake_ups) for provider in providers.values()]
 
     async def stop() -> None:
         for provider in providers.values():
@@ -81,7 +77,7 @@ def build(settings: Settings) -> Payments:
             every("unposted", UNPOSTED_SECONDS, partial(report_unposted, transactions)),
             every("gauges", GAUGES_SECONDS, partial(measure, transactions, tuple(providers))),
         ],
-        app=build_app(transactions, providers, wake),
+        app=build_app(transactions, providers, wake_ups),
         readiness=messaging.readiness(),
         stop=stop,
     )

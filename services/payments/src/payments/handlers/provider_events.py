@@ -1,6 +1,5 @@
 """Provider events are hints: each is stored once, and has its payment polled."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -13,6 +12,7 @@ from payments.domain.snapshots import ProviderEvent
 from payments.handlers.reviews import open_review
 from payments.repository import payments, provider_events
 from payments.repository.leases import Claimed
+from payments.wake_ups import WakeUps
 from service_runtime.backoff import Backoff
 
 EARLY_FRAUD_WARNING: Final = "radar.early_fraud_warning.created"
@@ -23,15 +23,16 @@ UNMATCHED: Final = Backoff(first=timedelta(seconds=30), longest=timedelta(hours=
 
 
 async def store_event(
-    tx: Transaction, provider: Provider, event: ProviderEvent, source: EventSource, wake: Callable[[], None]
+    tx: Transaction, provider: Provider, event: ProviderEvent, source: EventSource, wake_ups: WakeUps
 ) -> bool:
     """Store a provider's event once, and have its payment polled. False if the event was known."""
     payment_id = await provider_events.find_payment_of(tx.connection, provider, event)
     fresh = await provider_events.add_event(tx.connection, provider, event, source, payment_id)
     if fresh and payment_id is not None:
         await _hint(tx, payment_id, event)
-    if fresh:
-        tx.after_commit(wake)
+        tx.after_commit(wake_ups.polls[provider].set)
+    elif fresh:
+        tx.after_commit(wake_ups.events[provider].set)
     return fresh
 
 

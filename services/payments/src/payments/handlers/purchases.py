@@ -1,6 +1,6 @@
 """A user wants to buy a pack: the payment is written down, or refused before any provider is asked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,6 +11,7 @@ from messaging.received import Received
 from messaging.transaction import Transaction
 from payments.handlers.announcements import announce
 from payments.repository import payments
+from payments.wake_ups import WakeUps
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +24,14 @@ class Policy:
     lifetime: timedelta
 
 
-def create_payment(policy: Policy, wake: Callable[[], None]) -> Handler:
+def create_payment(policy: Policy, wake_ups: WakeUps) -> Handler:
     """Build the handler of ``CreatePayment``: write the payment down; its checkout is opened after the commit."""
 
     async def handle(tx: Transaction, messages: Sequence[Received[CreatePayment]]) -> None:
         await payments.lock_payers(tx.connection, [message.payload.user_id for message in messages])
         for message in messages:
             await _create(tx, message, policy)
-        tx.after_commit(wake)
+            tx.after_commit(wake_ups.polls[message.payload.provider].set)
 
     return handle
 

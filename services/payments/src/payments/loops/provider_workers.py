@@ -19,6 +19,7 @@ from payments.loops.reconciliation import FAILED_SWEEP, SWEEP_SECONDS, Reconcili
 from payments.loops.refund_sender import RefundSender
 from payments.providers.interface import PaymentProvider
 from payments.repository.leases import EVENTS, PAYMENTS, REFUNDS, SWEEPS, Claimed
+from payments.wake_ups import WakeUps
 from service_runtime.backoff import Backoff
 from service_runtime.lifecycle import Component
 
@@ -58,9 +59,9 @@ class LeasedWork(Protocol[Row]):
 class ProviderWorkers:
     """The workers of one provider: polls, refunds, event matching and sweeps."""
 
-    def __init__(self, transactions: Transactions, provider: PaymentProvider, intervals: Intervals) -> None:
-        self._polls_due, self._events_due = asyncio.Event(), asyncio.Event()
-
+    def __init__(
+        self, transactions: Transactions, provider: PaymentProvider, intervals: Intervals, wake_ups: WakeUps
+    ) -> None:
         def calling(
             kind: str, table: LeasedTable, work: LeasedWork[Row], backoff: Backoff, wake: asyncio.Event | None = None
         ) -> LeasedWorker[Claimed[Row]]:
@@ -77,10 +78,14 @@ class ProviderWorkers:
                 wake=wake,
             )
 
-        sweeps = Reconciliation(transactions, provider, intervals.events, intervals.compare, self.wake)
-        self.polls = calling("polls", PAYMENTS, PaymentPolls(transactions, provider), NO_ANSWER, self._polls_due)
+        sweeps = Reconciliation(transactions, provider, intervals.events, intervals.compare, wake_ups)
+        self.polls = calling(
+            "polls", PAYMENTS, PaymentPolls(transactions, provider), NO_ANSWER, wake_ups.polls[provider.name]
+        )
         self.refunds = calling("refunds", REFUNDS, RefundSender(transactions, provider), NOT_SENT)
-        self.events = calling("events", EVENTS, EventMatching(transactions, provider), UNMATCHED, self._events_due)
+        self.events = calling(
+            "events", EVENTS, EventMatching(transactions, provider), UNMATCHED, wake_ups.events[provider.name]
+        )
         self.sweeps = LeasedWorker(
             f"sweeps-{provider.name}",
             transactions,
@@ -96,8 +101,3 @@ class ProviderWorkers:
     def components(self) -> tuple[Component, ...]:
         """What has to run for as long as the service does."""
         return self.polls, self.refunds, self.events, self.sweeps
-
-    def wake(self) -> None:
-        """Something may be due now: claim at once."""
-        self._polls_due.set()
-        self._events_due.set()

@@ -21,6 +21,7 @@ from payments.providers.interface import PaymentProvider
 from payments.providers.reading import skipping_unreadable
 from payments.repository import payments, sweeps
 from payments.repository.leases import Claimed
+from payments.wake_ups import WakeUps
 from service_runtime.backoff import Backoff
 
 SWEEP_SECONDS: Final = 900.0
@@ -50,11 +51,11 @@ class Reconciliation:
         provider: PaymentProvider,
         events_interval: timedelta,
         compare_interval: timedelta,
-        wake: Callable[[], None],
+        wake_ups: WakeUps,
     ) -> None:
         self._transactions = transactions
         self._provider = provider
-        self._wake = wake
+        self._wake_ups = wake_ups
         self._sweeps: Mapping[str, tuple[timedelta, Callable[[Sweep], Awaitable[None]]]] = {
             f"events:{provider.name}": (events_interval, self._missed_events),
             f"compare:{provider.name}": (compare_interval, self._compare),
@@ -88,7 +89,7 @@ class Reconciliation:
     async def _missed_events(self, sweep: Sweep) -> None:
         async for event in self._provider.missed_events(sweep.read_until - OVERLAP):
             async with self._transactions.begin() as tx:
-                if await store_event(tx, self._provider.name, event, "sweep", self._wake):
+                if await store_event(tx, self._provider.name, event, "sweep", self._wake_ups):
                     provider_events_total.labels(self._provider.name, "sweep").inc()
 
     async def _compare(self, sweep: Sweep) -> None:
@@ -132,7 +133,7 @@ class Reconciliation:
             review = Review("difference", payment.status, f"{transition.status}; still to move: {moves}")
             await self._report_difference(tx, payment.payment_id, review)
             await payments.hint_payments(tx.connection, [payment.payment_id])
-            tx.after_commit(self._wake)
+            tx.after_commit(self._wake_ups.polls[self._provider.name].set)
 
     async def _report_difference(
         self,
