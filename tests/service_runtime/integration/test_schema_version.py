@@ -8,10 +8,19 @@ from typing import TypeAlias
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import REGISTRY
 
 from service_runtime import schema_version
+from service_runtime.database import create_engine
 from service_runtime.migrations import migrate
-from service_runtime.schema_version import SchemaOutdated, require_schema, revisions, wait_for_schema
+from service_runtime.schema_version import (
+    SchemaOutdated,
+    require_schema,
+    require_schema_when_available,
+    revisions,
+    wait_for_schema,
+)
+from tests.service_runtime.settings import settings
 from tests.support.databases import Database
 
 MakeDatabase: TypeAlias = Callable[..., Awaitable[Database]]
@@ -94,3 +103,15 @@ async def test_the_check_of_a_deployment_tells_old_from_new(make_database: MakeD
     assert "python -m billing.main migrate" in output
     code, output = await run_billing(await make_database("billing"), "migrate", "--check", "--wait-seconds", "30")
     assert (code, output) == (0, "")
+
+
+async def test_the_check_leaves_the_gauge_to_the_pool_of_the_service(make_database: MakeDatabase) -> None:
+    database = await make_database("billing")
+    chosen = settings(database_url=database.dsn("billing"))
+    engine = create_engine(chosen)
+    try:
+        await require_schema_when_available(chosen, "billing")
+        async with engine.connect():
+            assert REGISTRY.get_sample_value("database_pool_in_use_connections", {"service": chosen.service}) == 1
+    finally:
+        await engine.dispose()

@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service_runtime.database import create_engine
+from service_runtime.database import engine_for
 from service_runtime.settings import ServiceSettings
 
 _REVISION: Final = re.compile(r'^revision\s*(?::\s*str\s*)?=\s*"([^"]+)"', re.MULTILINE)
@@ -75,7 +75,12 @@ async def wait_for_schema(engine: AsyncEngine, package: str, seconds: float) -> 
 
 async def require_schema_when_available(settings: ServiceSettings, package: str) -> None:
     """:func:`require_schema` for a service that starts: it waits for as long as the database is away."""
-    engine = create_engine(settings)
+    # Not ``create_engine``: the pool that the metrics watch is the service's own.
+    engine = engine_for(
+        settings.database_url.get_secret_value(),
+        application_name=f"reelhouse-{settings.service}-schema",
+        statement_cache_size=settings.database_statement_cache_size,
+    )
     try:
         while True:
             try:
