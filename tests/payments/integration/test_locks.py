@@ -69,7 +69,7 @@ async def test_a_refund_is_confirmed_while_its_payment_is_being_polled(harness: 
     async with harness.transactions.begin() as tx:
         await payments.lock_payment(tx.connection, opened.payment_id)
         confirming = await started(harness, confirm())
-        seen = ProviderRefund("re_1", 1000, "succeeded", refund_id)
+        seen = ProviderRefund("re_1", 1000, "usd", "succeeded", refund_id)
         await refunds.put_refunds(tx.connection, opened.payment_id, "stripe", [seen])
     await confirming
     assert await harness.count(refunds_table) == 1

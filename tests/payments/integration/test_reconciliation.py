@@ -76,6 +76,7 @@ async def test_a_credited_payment_that_became_invalid_is_put_before_a_person(
     opened = await harness.buy("btcpay")
     await harness.act_at_btcpay(opened, "invalid")
     await harness.poll_all()
+    assert await harness.open_review_codes() == ["no_longer_paid"], "the webhook is enough: no sweep was made"
     await harness.run_sweeps()
     await harness.poll_all()
     (review,) = await harness.reviews()

@@ -69,4 +69,4 @@ async def test_only_settled_is_paid_and_what_came_is_counted_by_method(
 
 async def test_a_signature_of_another_secret_is_refused(provider: BtcPay) -> None:
     with pytest.raises(InvalidWebhookSignature):
-        provider.read_webhook({"btcpay-sig": "sha256=00"}, b"{}")
+        provider.prove_webhook({"btcpay-sig": "sha256=00"}, b"{}")

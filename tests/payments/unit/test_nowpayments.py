@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from payments.domain.snapshots import Snapshot
 from payments.providers.nowpayments import NowPayments, _Coin, _snapshot
 
 
@@ -36,6 +37,9 @@ def coin(number: int, status: str, share: float, **more: Any) -> dict[str, Any]:
         ([("finished", 1.0), ("finished", 1.0)], "paid", 2000, None),
         ([("partially_paid", 0.4)], "expired", 400, "underpaid"),
         ([("partially_paid", 0.4), ("finished", 0.6)], "paid", 1000, None),
+        ([("partially_paid", 0.4), ("partially_paid", 0.6)], "paid", 1000, None),
+        ([("partially_paid", 0.4), ("partially_paid", 0.5)], "expired", 900, "underpaid"),
+        ([("partially_paid", 0.4), ("confirming", 0.6)], "processing", 0, None),
         ([("refunded", 1.0)], "paid", 1000, None),
         ([("refunded", 0.3)], "failed", 300, None),
         ([("finished", 1.0), ("refunded", 1.0)], "paid", 2000, None),
@@ -48,18 +52,33 @@ def test_what_arrived_counts_and_not_what_it_is_called(
     coins: list[tuple[str, float]], state: str, paid_cents: int, mismatch: str | None
 ) -> None:
     listed = msgspec.convert([coin(number, *one) for number, one in enumerate(coins)], list[_Coin])
-    seen = _snapshot("1", "usd", listed)
-    assert (seen.state, seen.paid_cents, seen.mismatch) == (state, paid_cents, mismatch)
+    found = _snapshot("1", "usd", listed)
+    assert (found.state, found.paid_cents, found.mismatch) == (state, paid_cents, mismatch)
     refunded = [round(share * 1000) for status, share in coins if status == "refunded"]
-    assert [refund.amount_cents for refund in seen.refunds] == refunded
+    assert [refund.amount_cents for refund in found.refunds] == refunded
 
 
-def test_a_finished_coin_payment_without_its_amounts_is_unreadable() -> None:
-    finished = msgspec.convert([coin(1, "finished", 1.0, actually_paid=None)], list[_Coin])
-    with pytest.raises(ValueError, match="without its amounts"):
-        _snapshot("1", "usd", finished)
-    waiting = msgspec.convert([coin(1, "waiting", 0.0, actually_paid=None)], list[_Coin])
-    assert _snapshot("1", "usd", waiting).state == "open"
+def seen(*coins: dict[str, Any]) -> Snapshot:
+    return _snapshot("1", "usd", msgspec.convert(list(coins), list[_Coin]))
+
+
+def test_a_coin_payment_without_its_amounts_does_not_block_a_paid_one() -> None:
+    unknown = coin(2, "finished", 1.0, actually_paid=None)
+    assert (seen(coin(1, "finished", 1.0), unknown).state, seen(unknown).mismatch) == ("paid", "underpaid")
+    assert seen(coin(1, "waiting", 0.0, actually_paid=None)).state == "open"
+
+
+def test_a_deposit_priced_in_another_currency_is_not_believed() -> None:
+    found = seen(coin(1, "finished", 1.0, price_currency="eur"))
+    assert (found.paid_cents, found.mismatch) == (0, "underpaid")
+
+
+def test_a_later_deposit_counts_if_it_is_in_the_coin_that_was_asked_for() -> None:
+    first = coin(1, "partially_paid", 0.4, pay_currency="btc")
+    later = {"order_id": None, "parent_payment_id": 1}
+    assert seen(first, coin(2, "finished", 0.6, pay_currency="btc", **later)).paid_cents == 1000
+    found = seen(first, coin(2, "finished", 0.6, pay_currency="doge", **later))
+    assert (found.paid_cents, found.mismatch) == (400, "underpaid")
 
 
 async def test_deposits_without_an_order_are_each_a_payment_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +89,8 @@ async def test_deposits_without_an_order_are_each_a_payment_of_their_own(monkeyp
         yield coin(2, "finished", 0.2, parent_payment_id=1)
 
     monkeypatch.setattr(provider, "_list", listed)
-    seen = [(payment, snapshot) async for payment, snapshot in provider.recent_payments(datetime.now(UTC)) if snapshot]
-    assert [(payment, snapshot.reference, snapshot.paid_cents) for payment, snapshot in seen] == [
+    found = [(payment, snapshot) async for payment, snapshot in provider.recent_payments(datetime.now(UTC)) if snapshot]
+    assert [(payment, snapshot.reference, snapshot.paid_cents) for payment, snapshot in found] == [
         (None, "1", 1000),
         (None, "2", 200),
     ]

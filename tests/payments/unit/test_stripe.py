@@ -5,8 +5,15 @@ from typing import Any
 
 import pytest
 
-from payments.domain.snapshots import CheckoutState, DisputeState, RefundState
-from payments.providers.stripe_checkout import _dispute, _refund, _state
+from payments.domain.snapshots import (
+    CheckoutState,
+    DisputeState,
+    ProviderDispute,
+    ProviderRefund,
+    RefundState,
+    Snapshot,
+)
+from payments.providers.stripe_checkout import _dispute, _in_the_price_currency, _refund, _state
 
 
 class StripeObject(SimpleNamespace):
@@ -21,6 +28,8 @@ class StripeObject(SimpleNamespace):
     [
         ("open", "unpaid", None, "open"),
         ("complete", "paid", "succeeded", "paid"),
+        ("complete", "no_payment_required", None, "paid"),
+        ("open", "no_payment_required", None, "open"),
         ("expired", "unpaid", None, "expired"),
         ("complete", "unpaid", "processing", "processing"),
         ("complete", "unpaid", "requires_payment_method", "failed"),
@@ -47,8 +56,9 @@ def test_a_session_is_paid_only_if_its_payment_status_says_so(
     ],
 )
 def test_an_unknown_refund_status_counts_as_money_on_its_way_out(status: str, state: RefundState) -> None:
-    seen = _refund(StripeObject(id="re_1", amount=500, status=status, metadata={}))
+    seen = _refund(StripeObject(id="re_1", amount=500, currency="USD", status=status, metadata={}))
     assert (seen.reference, seen.amount_cents, seen.state, seen.refund_id) == ("re_1", 500, state, None)
+    assert seen.currency == "usd"
 
 
 @pytest.mark.parametrize(
@@ -65,4 +75,20 @@ def test_an_unknown_refund_status_counts_as_money_on_its_way_out(status: str, st
     ],
 )
 def test_a_dispute_has_taken_the_money_unless_it_is_a_warning_or_won(status: str, state: DisputeState) -> None:
-    assert _dispute(StripeObject(id="dp_1", amount=500, status=status)).state == state
+    assert _dispute(StripeObject(id="dp_1", amount=500, currency="usd", status=status)).state == state
+
+
+def test_a_refund_in_the_buyers_currency_is_worth_its_share_of_the_price() -> None:
+    seen = Snapshot(
+        "cs_1",
+        "paid",
+        1000,
+        "usd",
+        refunds=(ProviderRefund("re_1", 465, "eur", "succeeded"), ProviderRefund("re_2", 100, "gbp", "succeeded")),
+        disputes=(ProviderDispute("dp_1", 930, "eur", "open"),),
+    )
+    intent = StripeObject(id="pi_1", amount_received=930, currency="eur")
+    ours = _in_the_price_currency(seen, intent)
+    assert [(one.amount_cents, one.currency) for one in ours.refunds] == [(500, "usd"), (100, "gbp")]
+    assert [(one.amount_cents, one.currency) for one in ours.disputes] == [(1000, "usd")]
+    assert _in_the_price_currency(seen, "pi_1") == seen

@@ -87,54 +87,55 @@ def test_an_expired_payment_that_turns_out_paid_is_credited() -> None:
 
 def test_a_full_refund_takes_back_everything_bonus_included() -> None:
     settled = folded(NEW, snapshot())
-    step = apply_snapshot(settled, snapshot(refunds=(ProviderRefund("re_1", 1000, "succeeded"),)))
+    step = apply_snapshot(settled, snapshot(refunds=(ProviderRefund("re_1", 1000, "usd", "succeeded"),)))
     assert step.status == "refunded"
     assert balance((*settled.movements, *step.movements)) == 0
 
 
 def test_partial_refunds_take_their_share_and_the_last_one_the_rest() -> None:
     state = folded(NEW, snapshot())
-    first = (ProviderRefund("re_1", 333, "succeeded"),)
+    first = (ProviderRefund("re_1", 333, "usd", "succeeded"),)
     state = folded(state, snapshot(refunds=first))
     assert balance(state.movements) == 1050 - 1050 * 333 // 1000
-    state = folded(state, snapshot(refunds=(*first, ProviderRefund("re_2", 667, "succeeded"))))
+    state = folded(state, snapshot(refunds=(*first, ProviderRefund("re_2", 667, "usd", "succeeded"))))
     assert balance(state.movements) == 0
 
 
 def test_a_refund_that_fails_later_gives_back_exactly_what_it_took() -> None:
     state = folded(NEW, snapshot())
-    state = folded(state, snapshot(refunds=(ProviderRefund("re_1", 400, "pending"),)))
-    step = apply_snapshot(state, snapshot(refunds=(ProviderRefund("re_1", 400, "failed"),)))
+    state = folded(state, snapshot(refunds=(ProviderRefund("re_1", 400, "usd", "pending"),)))
+    step = apply_snapshot(state, snapshot(refunds=(ProviderRefund("re_1", 400, "usd", "failed"),)))
     assert step.status == "settled"
     assert balance((*state.movements, *step.movements)) == 1050
 
 
 def test_a_dispute_takes_the_credits_and_winning_it_returns_them() -> None:
     state = folded(NEW, snapshot())
-    opened = apply_snapshot(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, "open"),)))
+    opened = apply_snapshot(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, "usd", "open"),)))
     assert opened.status == "disputed"
     state = after(state, opened)
     assert balance(state.movements) == 0
-    won = apply_snapshot(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, "won"),)))
+    won = apply_snapshot(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, "usd", "won"),)))
     assert won.status == "settled"
     assert balance((*state.movements, *won.movements)) == 1050
 
 
 def test_an_inquiry_moves_nothing() -> None:
     state = folded(NEW, snapshot())
-    step = apply_snapshot(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, "warning"),)))
+    step = apply_snapshot(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, "usd", "warning"),)))
     assert (step.status, step.movements) == ("settled", ())
 
 
 def test_a_lost_dispute_seen_only_at_its_end_takes_the_credits() -> None:
-    step = apply_snapshot(NEW, snapshot(disputes=(ProviderDispute("dp_1", 1000, "lost"),)))
+    step = apply_snapshot(NEW, snapshot(disputes=(ProviderDispute("dp_1", 1000, "usd", "lost"),)))
     assert step.status == "dispute_lost"
     assert balance(step.movements) == 0
 
 
 def test_a_refund_and_a_dispute_of_the_same_money_never_take_more_than_was_granted() -> None:
     seen = snapshot(
-        refunds=(ProviderRefund("re_1", 1000, "succeeded"),), disputes=(ProviderDispute("dp_1", 1000, "lost"),)
+        refunds=(ProviderRefund("re_1", 1000, "usd", "succeeded"),),
+        disputes=(ProviderDispute("dp_1", 1000, "usd", "lost"),),
     )
     step = apply_snapshot(NEW, seen)
     assert balance(step.movements) == 0
@@ -170,7 +171,7 @@ def test_a_provider_that_shows_less_later_undoes_nothing() -> None:
 
 def test_a_provider_that_forgets_a_refund_does_not_give_the_credits_back() -> None:
     settled = folded(NEW, snapshot())
-    refunded = folded(settled, snapshot(refunds=(ProviderRefund("re_1", 1000, "succeeded"),)))
+    refunded = folded(settled, snapshot(refunds=(ProviderRefund("re_1", 1000, "usd", "succeeded"),)))
     for state in ("paid", "open", "failed"):
         step = apply_snapshot(refunded, snapshot(state))
         assert (step.status, step.refunded_cents, step.movements) == ("refunded", 1000, ())
@@ -178,8 +179,8 @@ def test_a_provider_that_forgets_a_refund_does_not_give_the_credits_back() -> No
 
 def test_what_a_failed_refund_gives_back_an_open_dispute_takes_again() -> None:
     state = folded(NEW, snapshot())
-    pending, failed = ProviderRefund("re_1", 500, "pending"), ProviderRefund("re_1", 500, "failed")
-    opened, lost = ProviderDispute("dp_1", 1000, "open"), ProviderDispute("dp_1", 1000, "lost")
+    pending, failed = ProviderRefund("re_1", 500, "usd", "pending"), ProviderRefund("re_1", 500, "usd", "failed")
+    opened, lost = ProviderDispute("dp_1", 1000, "usd", "open"), ProviderDispute("dp_1", 1000, "usd", "lost")
     for refund, disputes, left in (
         (pending, (), 525),
         (pending, (opened,), 0),
@@ -195,21 +196,21 @@ def test_a_dispute_that_is_lost_after_all_takes_again_what_winning_had_returned(
     state = folded(NEW, snapshot())
     ends: list[tuple[DisputeState, int]] = [("open", 0), ("won", 1050), ("lost", 0), ("won", 1050), ("lost", 0)]
     for dispute, left in ends:
-        state = folded(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, dispute),)))
+        state = folded(state, snapshot(disputes=(ProviderDispute("dp_1", 1000, "usd", dispute),)))
         assert balance(state.movements) == left
 
 
 def test_returning_a_surplus_costs_no_credits_and_going_below_the_price_does() -> None:
     state = folded(NEW, snapshot(paid_cents=1500))
     for cents, status, left in ((500, "settled", 1050), (1000, "partially_refunded", 525), (1500, "refunded", 0)):
-        seen = snapshot(paid_cents=1500, refunds=(ProviderRefund("re_1", cents, "succeeded"),))
+        seen = snapshot(paid_cents=1500, refunds=(ProviderRefund("re_1", cents, "usd", "succeeded"),))
         state = folded(state, seen)
         assert (state.status, state.refunded_cents, balance(state.movements)) == (status, cents, left)
 
 
 def test_money_that_comes_again_after_a_refund_brings_the_credits_back() -> None:
     state = folded(NEW, snapshot())
-    refund = (ProviderRefund("re_1", 1000, "succeeded"),)
+    refund = (ProviderRefund("re_1", 1000, "usd", "succeeded"),)
     state = folded(state, snapshot(refunds=refund))
     assert balance(state.movements) == 0
     state = folded(state, snapshot(paid_cents=2000, refunds=refund))
@@ -223,7 +224,7 @@ def test_what_a_person_credited_goes_back_with_the_money_that_was_there(state: C
     short: Seen = {"paid_cents": 800, "mismatch": "underpaid"}
     assert apply_snapshot(credited, snapshot(state, **short)).movements == ()
     for cents, status, left in ((400, "partially_refunded", 525), (800, "refunded", 0)):
-        refund = (ProviderRefund("re_1", cents, "succeeded"),)
+        refund = (ProviderRefund("re_1", cents, "usd", "succeeded"),)
         step = apply_snapshot(credited, replace(snapshot(state, **short), refunds=refund))
         assert (step.status, balance((*granted, *step.movements))) == (status, left)
 
@@ -244,18 +245,18 @@ def test_dismissed_money_is_reviewed_again_when_something_else_is_found() -> Non
 
 EVENTS: dict[str, Seen] = {
     "paid": {},
-    "refund made": {"refunds": (ProviderRefund("re_1", 250, "pending"),)},
-    "refund failed": {"refunds": (ProviderRefund("re_1", 250, "failed"),)},
+    "refund made": {"refunds": (ProviderRefund("re_1", 250, "usd", "pending"),)},
+    "refund failed": {"refunds": (ProviderRefund("re_1", 250, "usd", "failed"),)},
     "dispute": {
-        "refunds": (ProviderRefund("re_1", 250, "failed"),),
-        "disputes": (ProviderDispute("dp_1", 1000, "open"),),
+        "refunds": (ProviderRefund("re_1", 250, "usd", "failed"),),
+        "disputes": (ProviderDispute("dp_1", 1000, "usd", "open"),),
     },
 }
 
 
 @pytest.mark.parametrize("order", list(permutations(EVENTS)))
 def test_snapshots_in_any_order_end_like_the_last_one_alone(order: tuple[str, ...]) -> None:
-    final: Seen = {**EVENTS["dispute"], "disputes": (ProviderDispute("dp_1", 1000, "won"),)}
+    final: Seen = {**EVENTS["dispute"], "disputes": (ProviderDispute("dp_1", 1000, "usd", "won"),)}
     state = NEW
     for name in order:
         state = folded(state, snapshot(**EVENTS[name]))
@@ -301,8 +302,8 @@ def test_the_credits_that_are_gone_are_worth_the_lost_money(
     for refunds, disputes, surplus in snapshots:
         seen = snapshot(
             paid_cents=price + surplus,
-            refunds=tuple(ProviderRefund(f"re_{n}", *one) for n, one in enumerate(refunds)),
-            disputes=tuple(ProviderDispute(f"dp_{n}", *one) for n, one in enumerate(disputes)),
+            refunds=tuple(ProviderRefund(f"re_{n}", one[0], "usd", one[1]) for n, one in enumerate(refunds)),
+            disputes=tuple(ProviderDispute(f"dp_{n}", one[0], "usd", one[1]) for n, one in enumerate(disputes)),
         )
         state = folded(state, seen)
         gone = sum(cents for cents, said in refunds if said != "failed")
@@ -318,7 +319,7 @@ def test_the_credits_that_are_gone_are_worth_the_lost_money(
 def test_a_refund_in_the_accepted_currency_takes_its_share_of_that_money() -> None:
     granted = (Movement("purchase", "", 1000), Movement("bonus", "", 50))
     accepted = replace(NEW, status="settled", resolution="credited", movements=granted)
-    half = (ProviderRefund("re_1", 450, "succeeded"),)
+    half = (ProviderRefund("re_1", 450, "eur", "succeeded"),)
     step = apply_snapshot(accepted, snapshot(paid_cents=900, currency="eur", refunds=half))
     assert step.status == "partially_refunded"
     assert step.movements == (Movement("refund", "re_1", 525),)
@@ -329,3 +330,19 @@ def test_a_payment_that_a_person_credited_does_not_count_as_credited_because_pai
     assert settled.credited_as_paid
     assert not replace(settled, resolution="credited").credited_as_paid
     assert not NEW.credited_as_paid
+
+
+def test_what_is_taken_in_another_currency_is_a_persons_decision() -> None:
+    settled = folded(NEW, snapshot())
+    taken = (ProviderRefund("re_1", 900, "eur", "succeeded"),)
+    step = apply_snapshot(settled, snapshot(refunds=taken))
+    assert (step.status, step.movements, step.refunded_cents) == ("settled", (), 0)
+    assert step.review is not None
+    assert (step.review.code, step.review.found) == ("taken_in_another_currency", "re_1: 900 cents eur")
+
+
+def test_a_checkout_that_a_coupon_paid_is_a_persons_decision() -> None:
+    step = apply_snapshot(NEW, snapshot(paid_cents=0))
+    assert (step.status, step.movements) == ("review", ())
+    assert step.review is not None
+    assert step.review.code == "amount_mismatch"

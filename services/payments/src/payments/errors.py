@@ -11,14 +11,6 @@ class InvalidWebhookSignature(Problem):
     status = 400
 
 
-class MalformedWebhook(Problem):
-    """Signed, but not of the provider's documented shape."""
-
-    code = "malformed_webhook"
-    title = "The webhook's body is not what the provider documents"
-    status = 400
-
-
 class ProviderNotConfigured(Problem):
     """No credentials are set for this provider here."""
 

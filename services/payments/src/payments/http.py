@@ -10,15 +10,17 @@ from litestar.response import Response
 
 from contracts.payments import Provider
 from messaging.transaction import Transactions
-from payments.errors import InvalidWebhookSignature, MalformedWebhook, ProviderNotConfigured
+from payments.errors import InvalidWebhookSignature, ProviderNotConfigured
 from payments.handlers.provider_events import store_event
-from payments.metrics import provider_events_total, webhooks_refused_total
+from payments.metrics import provider_events_total, webhooks_ignored_total, webhooks_refused_total
 from payments.providers.interface import PaymentProvider
+from payments.providers.reading import read_or_set_aside
 from payments.wake_ups import WakeUps
 from service_runtime.litestar_problems import install_litestar_handlers
+from service_runtime.problems import BodyTooLarge
 
 MAX_WEBHOOK_BYTES: Final = 256 * 1024
-"""The largest event of these providers is a few tens of kilobytes."""
+"""What the listener takes; a provider whose proof costs more than a hash has a lower limit of its own."""
 
 log = structlog.get_logger(__name__)
 
@@ -36,11 +38,15 @@ def build_app(transactions: Transactions, providers: Mapping[Provider, PaymentPr
             raise ProviderNotConfigured(f"no provider '{provider_name}' is configured here")
         body = await request.body()
         try:
-            event = provider.read_webhook(request.headers, body)
-        except (InvalidWebhookSignature, MalformedWebhook) as refusal:
+            _prove(provider, request.headers, body)
+        except (BodyTooLarge, InvalidWebhookSignature) as refusal:
             webhooks_refused_total.labels(provider.name, refusal.code).inc()
             log.warning("webhook_refused", provider=provider.name, code=refusal.code)
             raise
+        event = read_or_set_aside(provider.name, provider.read_webhook, body)
+        if event is None:
+            webhooks_ignored_total.labels(provider.name).inc()
+            return Response(None, status_code=200)
         async with transactions.begin() as tx:
             if await store_event(tx, provider.name, event, "webhook", wake_ups):
                 provider_events_total.labels(provider.name, "webhook").inc()
@@ -53,3 +59,9 @@ def build_app(transactions: Transactions, providers: Mapping[Provider, PaymentPr
         openapi_config=None,
         logging_config=None,  # the service's own logging stays in charge
     )
+
+
+def _prove(provider: PaymentProvider, headers: Mapping[str, str], body: bytes) -> None:
+    if len(body) > provider.max_webhook_bytes:
+        raise BodyTooLarge(max_bytes=provider.max_webhook_bytes)
+    provider.prove_webhook(headers, body)

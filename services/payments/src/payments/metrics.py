@@ -16,6 +16,9 @@ unreadable_objects_total = Counter(
     "payments_unreadable_objects_total", "Provider objects that were left out.", ["provider"]
 )
 webhooks_refused_total = Counter("payments_webhooks_refused_total", "Webhooks that were refused.", ["provider", "code"])
+webhooks_ignored_total = Counter(
+    "payments_webhooks_ignored_total", "Signed webhooks that are about no payment of ours.", ["provider"]
+)
 work_failures_total = Counter("payments_work_failures_total", "Items of work that failed unexpectedly.")
 differences_total = Counter(
     "payments_differences_total", "Differences that the daily comparison found.", ["provider", "code"]
@@ -40,10 +43,11 @@ def start(providers: Iterable[Provider]) -> None:
                 provider_calls_total.labels(provider, call, outcome)
         for source in ("webhook", "sweep"):
             provider_events_total.labels(provider, source)
-        for code in ("invalid_webhook_signature", "malformed_webhook"):
+        for code in ("invalid_webhook_signature", "body_too_large"):
             webhooks_refused_total.labels(provider, code)
         for sweep in SWEEPS:
             sweep_failures_total.labels(sweep, provider)
             last_sweep_seconds.labels(sweep, provider).set(0)
         unreadable_objects_total.labels(provider)
+        webhooks_ignored_total.labels(provider)
     CREDITED_IN_TIME.start()

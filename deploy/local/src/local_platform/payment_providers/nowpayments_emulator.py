@@ -82,6 +82,8 @@ class NowPaymentsEmulator:
             "actually_paid": 0,
             "pay_currency": "btc",
             "order_id": invoice["order_id"],
+            "parent_payment_id": None,
+            "payment_extra_ids": None,
             "order_description": invoice["order_description"],
             "purchase_id": str(identity + 1),
             "outcome_amount": asked,
@@ -92,13 +94,30 @@ class NowPaymentsEmulator:
         self.payments[str(identity)] = payment
         return self.change(str(identity), status, share)
 
+    def deposit_again(self, payment_id: str, share: float, pay_currency: str = "btc") -> dict[str, Any]:
+        """Coins arrive later at the address of a coin payment: a payment of its own, without order and invoice."""
+        parent = self.payments[payment_id]
+        identity = secrets.randbelow(9 * 10**9) + 10**9
+        self.payments[str(identity)] = parent | {
+            "payment_id": identity,
+            "parent_payment_id": parent["payment_id"],
+            "invoice_id": None,
+            "order_id": None,
+            "order_description": None,
+            "pay_currency": pay_currency,
+            "created_at": _now(),
+        }
+        parent["payment_extra_ids"] = [*(parent["payment_extra_ids"] or []), identity]
+        return self.change(str(identity), "finished", share)
+
     def change(self, payment_id: str, status: str, share: float | None = None) -> dict[str, Any]:
         """A coin payment moves to another status, and its notification goes out."""
         payment = self.payments[payment_id]
         payment |= {"payment_status": status, "updated_at": _now()}
         if share is not None:
             payment["actually_paid"] = round(payment["pay_amount"] * share, 8)
-        callback = self.invoices[str(payment["invoice_id"])]["ipn_callback_url"]
+        parent = self.payments.get(str(payment["parent_payment_id"]), payment)
+        callback = self.invoices[str(parent["invoice_id"])]["ipn_callback_url"]
         self.sender.send(Delivery(callback, json.dumps(payment).encode(), self._sign))
         return payment
 

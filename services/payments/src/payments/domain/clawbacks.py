@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from payments.domain.payment_state import RETURN_OF, TAKING, Movement, MovementKind, PaymentState, TakingKind
-from payments.domain.snapshots import ProviderRefund, Snapshot
+from payments.domain.snapshots import ProviderDispute, ProviderRefund, Snapshot
 
 _TAKING_OF: Final[Mapping[MovementKind, TakingKind]] = {
     kind: taking for taking, back in RETURN_OF.items() for kind in (taking, back)
@@ -73,12 +73,30 @@ def live_refunds(snapshot: Snapshot) -> list[ProviderRefund]:
     return [refund for refund in snapshot.refunds if refund.state in ("pending", "succeeded")]
 
 
+def foreign_takings(snapshot: Snapshot) -> list[str]:
+    """What has taken money out in a currency other than the payment's, as text: its share cannot be told."""
+    taken: list[ProviderRefund | ProviderDispute] = [*live_refunds(snapshot), *_live_disputes(snapshot)]
+    return [
+        f"{taking.reference}: {taking.amount_cents} cents {taking.currency}"
+        for taking in taken
+        if not _is_ours(taking, snapshot)
+    ]
+
+
+def _live_disputes(snapshot: Snapshot) -> list[ProviderDispute]:
+    return [dispute for dispute in snapshot.disputes if dispute.state in ("open", "lost")]
+
+
 def _takings(snapshot: Snapshot) -> list[tuple[TakingKind, str, int]]:
-    """Kind, reference and cents of everything that has taken money out."""
+    """Kind, reference and cents of everything that has taken money out in the payment's currency."""
     takings: list[tuple[TakingKind, str, int]] = []
-    takings += [("refund", refund.reference, refund.amount_cents) for refund in live_refunds(snapshot)]
-    takings += [("dispute", d.reference, d.amount_cents) for d in snapshot.disputes if d.state in ("open", "lost")]
+    takings += [("refund", r.reference, r.amount_cents) for r in live_refunds(snapshot) if _is_ours(r, snapshot)]
+    takings += [("dispute", d.reference, d.amount_cents) for d in _live_disputes(snapshot) if _is_ours(d, snapshot)]
     return takings
+
+
+def _is_ours(taking: ProviderRefund | ProviderDispute, snapshot: Snapshot) -> bool:
+    return taking.currency == snapshot.currency
 
 
 class _MovementHistory:

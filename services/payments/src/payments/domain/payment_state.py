@@ -19,6 +19,8 @@ ReviewCode = (
         "paid_after_dismissal",  # a person had decided that it is worth nothing, and now all of it is there
         "look_refused",  # the provider does not show a payment whose checkout it opened
         "refund_refused",  # the provider does not make a refund that was requested
+        "taken_in_another_currency",  # a refund or dispute whose share of the price cannot be told
+        "unreadable_event",  # signed by the provider, and not of the documented shape
         "no_longer_paid",  # credited here, and the provider does not call it paid any more
     ]
 )

@@ -1,11 +1,14 @@
 """What a provider says about one payment at one moment, in our terms."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
 CheckoutState = Literal["open", "processing", "paid", "expired", "failed"]
 Mismatch = Literal["underpaid", "overpaid", "late", "amount_mismatch"]
+UNREADABLE_EVENT: Final = "unreadable"
+"""The type of an event that was signed by its provider, and is not of the documented shape: a person reads it."""
+
 RefundState = Literal["requested", "pending", "succeeded", "failed"]
 DisputeState = Literal["warning", "open", "won", "lost"]
 
@@ -39,6 +42,7 @@ class ProviderRefund:
 
     reference: str
     amount_cents: int
+    currency: str
     state: RefundState
     refund_id: UUID | None = None
     """Our own id, if an operator requested it here."""
@@ -50,12 +54,13 @@ class ProviderDispute:
 
     reference: str
     amount_cents: int
+    currency: str
     state: DisputeState
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that the provider knows about one payment, at one moment.
+    """Everything that the provider knows about one payment, at one moment. Currencies are in lower case.
 
     ``paid_cents`` is what arrived in the payment's own currency (crypto providers convert). ``charge_reference`` names
     the money at the provider where that is another object than the checkout (Stripe: the PaymentIntent).

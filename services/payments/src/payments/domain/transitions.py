@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 
 from contracts.payments import PaymentStatus
-from payments.domain.clawbacks import basis_cents, corrections, live_refunds, lost_cents, shows_less
+from payments.domain.clawbacks import (
+    basis_cents,
+    corrections,
+    foreign_takings,
+    live_refunds,
+    lost_cents,
+    shows_less,
+)
 from payments.domain.payment_state import Movement, PaymentState, Review, ReviewCode, pack_movements
 from payments.domain.snapshots import Snapshot
 
@@ -31,16 +38,21 @@ def apply_snapshot(state: PaymentState, snapshot: Snapshot) -> Transition:
             return _unpaid(snapshot)
     if shows_less(state, snapshot):
         # A provider that forgets a refund has not taken it back; the daily comparison reports it.
-        return Transition(status=state.status, refunded_cents=state.refunded_cents, reason="unchanged")
+        return Transition(
+            status=state.status,
+            refunded_cents=state.refunded_cents,
+            reason="unchanged",
+            review=_review_of_credited(state, snapshot),
+        )
     # Credited once, even if the snapshot says unpaid: an invoice that a person accepted stays expired for ever.
     granted = () if state.credited else pack_movements(state.credits, state.bonus_credits)
     status = _paid_status(state, snapshot)
     return Transition(
         status=status,
-        refunded_cents=sum(refund.amount_cents for refund in live_refunds(snapshot)),
+        refunded_cents=sum(one.amount_cents for one in live_refunds(snapshot) if one.currency == snapshot.currency),
         reason={"settled": "paid"}.get(status, status),
         movements=(*granted, *corrections(state, snapshot)),
-        review=review if review is not None and review.code == "overpaid" else None,
+        review=_review_of_credited(state, snapshot),
     )
 
 
@@ -72,6 +84,16 @@ def _review_of(state: PaymentState, snapshot: Snapshot) -> Review | None:
     if code is None and snapshot.paid_cents > state.price_cents:
         code = "overpaid"
     return None if code is None else Review(code, _price(state), _arrived(snapshot))
+
+
+def _review_of_credited(state: PaymentState, snapshot: Snapshot) -> Review | None:
+    """What a person must look at although the credits are there; at most one at a time, the worst first."""
+    if state.credited_as_paid and snapshot.state != "paid":
+        return Review("no_longer_paid", state.status, snapshot.state)
+    if foreign := foreign_takings(snapshot):
+        return Review("taken_in_another_currency", _price(state), "; ".join(foreign))
+    review = _review_of(state, snapshot)
+    return review if review is not None and review.code == "overpaid" else None
 
 
 def _price(state: PaymentState) -> str:

@@ -104,5 +104,5 @@ async def record_snapshot(tx: Transaction, claimed: Claimed[PaymentRecord], snap
 
 async def with_manual_refunds(tx: Transaction, payment: PaymentRecord, snapshot: Snapshot) -> Snapshot:
     """The provider's view, and what an operator paid back by hand, of which no provider knows."""
-    manual = await refunds.find_manual_refunds(tx.connection, payment.payment_id)
+    manual = await refunds.find_manual_refunds(tx.connection, payment.payment_id, snapshot.currency)
     return replace(snapshot, refunds=(*snapshot.refunds, *manual))

@@ -8,7 +8,7 @@ from contracts.payments import Provider
 from messaging.transaction import Transaction
 from payments.domain.payment_state import Review
 from payments.domain.records import EventSource
-from payments.domain.snapshots import ProviderEvent
+from payments.domain.snapshots import UNREADABLE_EVENT, ProviderEvent
 from payments.handlers.reviews import open_review
 from payments.repository import payments, provider_events
 from payments.repository.leases import Claimed
@@ -26,6 +26,8 @@ async def store_event(
     tx: Transaction, provider: Provider, event: ProviderEvent, source: EventSource, wake_ups: WakeUps
 ) -> bool:
     """Store a provider's event once, and have its payment polled. False if the event was known."""
+    if event.event_type == UNREADABLE_EVENT:
+        return await _set_aside(tx, provider, event, source)
     payment_id = await provider_events.find_payment_of(tx.connection, provider, event)
     fresh = await provider_events.add_event(tx.connection, provider, event, source, payment_id)
     if fresh and payment_id is not None:
@@ -49,6 +51,15 @@ async def record_match(tx: Transaction, claimed: Claimed[ProviderEvent], payment
         await provider_events.postpone_match(tx.connection, claim, UNMATCHED.delay(claim.tries, claim.key))
     else:
         await provider_events.give_up_match(tx.connection, claim)
+
+
+async def _set_aside(tx: Transaction, provider: Provider, event: ProviderEvent, source: EventSource) -> bool:
+    """Keep an event that nobody could read, and have a person read it. No payment waits for it: each is polled."""
+    fresh = await provider_events.add_event(tx.connection, provider, event, source, None, match=False)
+    if fresh:
+        review = Review("unreadable_event", f"an event as {provider} documents it", f"{len(event.body)} bytes")
+        await open_review(tx, None, review, event.event_id)
+    return fresh
 
 
 async def _hint(tx: Transaction, payment_id: UUID, event: ProviderEvent) -> None:

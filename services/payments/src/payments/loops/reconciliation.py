@@ -124,9 +124,10 @@ class Reconciliation:
         payment = await payments.lock_payment(tx.connection, known.payment_id)
         state = await payments.get_payment_state(tx.connection, payment)
         transition = apply_snapshot(state, await with_manual_refunds(tx, payment, snapshot))
-        if snapshot.state != "paid" and state.credited_as_paid and snapshot.reference == payment.provider_reference:
-            review = Review("no_longer_paid", payment.status, snapshot.state)
-            await self._report_difference(tx, payment.payment_id, review)
+        if snapshot.state != "paid" and state.credited_as_paid:
+            # Another checkout of the same payment that stayed unused says nothing.
+            if snapshot.reference == payment.provider_reference and transition.review is not None:
+                await self._report_difference(tx, payment.payment_id, transition.review)
         elif transition.movements or transition.status != payment.status:
             # The poll corrects it; the review closes by itself once both sides agree.
             moves = ", ".join(f"{m.kind} {m.amount_credits}" for m in transition.movements) or "no credits"

@@ -20,6 +20,8 @@ class PaymentProvider(Protocol):
     """
 
     name: ClassVar[Provider]
+    max_webhook_bytes: ClassVar[int]
+    """The largest body whose sender is proved; far above what the provider sends."""
     refunds_by_api: ClassVar[bool]
     """Whether ``refund`` pays out. If not, an operator pays out by hand and records it."""
 
@@ -43,8 +45,15 @@ class PaymentProvider(Protocol):
         """Send money back; returns the provider's reference. Calling it again with the same id refunds once."""
         ...
 
-    def read_webhook(self, headers: Mapping[str, str], body: bytes) -> ProviderEvent:
-        """Prove and parse a webhook. Raises ``InvalidWebhookSignature`` or ``MalformedWebhook``."""
+    def prove_webhook(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Check that the provider signed this body. Raises ``InvalidWebhookSignature``, and nothing else."""
+        ...
+
+    def read_webhook(self, body: bytes) -> ProviderEvent | None:
+        """The event in a proven webhook; None if it is about no payment of ours.
+
+        May raise anything that reading an object of another shape raises (``reading.read_or_set_aside``).
+        """
         ...
 
     async def find_payment(self, event: ProviderEvent) -> UUID | None:

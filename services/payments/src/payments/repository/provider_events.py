@@ -16,9 +16,14 @@ from payments.tables import payment_transactions, provider_events
 
 
 async def add_event(
-    connection: AsyncConnection, provider: Provider, event: ProviderEvent, source: EventSource, payment_id: UUID | None
+    connection: AsyncConnection,
+    provider: Provider,
+    event: ProviderEvent,
+    source: EventSource,
+    payment_id: UUID | None,
+    match: bool = True,
 ) -> bool:
-    """Store a provider's event once; False if it was known. Without a payment it waits to be matched."""
+    """Store a provider's event once; False if it was known. Without a payment it waits to be matched, if ``match``."""
     matched = payment_id is not None
     statement = (
         insert(provider_events)
@@ -31,7 +36,7 @@ async def add_event(
             body=event.body,
             source=source,
             matched_at=sa.func.now() if matched else None,
-            next_match_at=None if matched else sa.func.now(),
+            next_match_at=sa.func.now() if match and not matched else None,
         )
         .on_conflict_do_nothing()
         .returning(provider_events.c.event_id)

@@ -102,11 +102,11 @@ async def sum_live_refunds(connection: AsyncConnection, payment_id: UUID) -> int
     return int((await connection.execute(statement)).scalar_one())
 
 
-async def find_manual_refunds(connection: AsyncConnection, payment_id: UUID) -> list[ProviderRefund]:
-    """Refunds that an operator paid out by hand: no provider knows of them."""
-    statement = sa.select(refunds.c.provider_reference, refunds.c.amount_cents, refunds.c.state).where(
-        refunds.c.payment_id == payment_id, refunds.c.provider_reference.startswith("manual:")
-    )
+async def find_manual_refunds(connection: AsyncConnection, payment_id: UUID, currency: str) -> list[ProviderRefund]:
+    """Refunds that an operator paid out by hand: no provider knows of them. Their cents are of what had arrived."""
+    statement = sa.select(
+        refunds.c.provider_reference, refunds.c.amount_cents, sa.literal(currency), refunds.c.state
+    ).where(refunds.c.payment_id == payment_id, refunds.c.provider_reference.startswith("manual:"))
     return [ProviderRefund(*row) for row in await connection.execute(statement)]
 
 
