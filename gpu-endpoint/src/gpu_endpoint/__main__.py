@@ -5,10 +5,9 @@ import logging
 import os
 import sys
 
-from gpu_endpoint.failures import WorkerUnavailable
-from gpu_endpoint.handler import JobHandler
+from gpu_endpoint.failures import WorkerMisconfigured, WorkerUnavailable
 from gpu_endpoint.log_lines import configure_logging
-from gpu_endpoint.renderers import RENDERERS
+from gpu_endpoint.renderers import RENDERERS, Renderer
 
 _log = logging.getLogger(__name__)
 
@@ -21,15 +20,30 @@ def main() -> None:
         sys.exit(f"RENDERER is {name!r}; it must be one of: {', '.join(sorted(RENDERERS))}")
     try:
         renderer = RENDERERS[name](os.environ)
-        asyncio.run(renderer.open())
-    except (ValueError, WorkerUnavailable) as error:
+        asyncio.run(_open(renderer))
+    except (ValueError, WorkerMisconfigured, WorkerUnavailable) as error:
         sys.exit(f"The renderer {name} does not start: {error}")
-    # The SDK's own default is DEBUG, which writes a line for every poll. It reads this when it is imported.
-    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     import runpod.serverless
+
+    from gpu_endpoint.handler import JobHandler
 
     _log.info("worker_started", extra={"renderer": name})
     runpod.serverless.start({"handler": JobHandler(renderer).handle})
+
+
+async def _open(renderer: Renderer) -> None:
+    """Import the SDK, which takes two seconds, while the renderer starts."""
+    # The SDK's own default is DEBUG, which writes a line for every poll. It reads this when it is imported.
+    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
+    sdk = asyncio.create_task(asyncio.to_thread(_import_sdk))
+    await renderer.open()
+    await sdk
+
+
+def _import_sdk() -> None:
+    import runpod.serverless  # noqa: F401 - to have it imported
+
+    import gpu_endpoint.handler  # noqa: F401
 
 
 if __name__ == "__main__":

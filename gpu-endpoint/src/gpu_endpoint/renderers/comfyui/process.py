@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -154,7 +153,7 @@ class ComfyUIProcess:
 
     def _spawn(self, port: int) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - the command is the operator's
-            [sys.executable, "-I", "-S", _LAUNCHER, str(os.getpid()), *self._command(port)],
+            self._command(port),
             cwd=self._settings.checkout,
             env=dict(self._settings.environment),
             stdin=subprocess.DEVNULL,
@@ -170,6 +169,7 @@ class ComfyUIProcess:
         return [
             # Not resolved: an environment's interpreter is a link, and knows its packages by where the link lies.
             str(self._settings.python.absolute()),
+            *(str(_LAUNCHER), str(os.getpid()), str(port)),
             "main.py",
             *("--listen", "127.0.0.1", "--port", str(port)),
             *("--input-directory", str(work / "input"), "--output-directory", str(work / "output")),
