@@ -153,10 +153,12 @@ image-gpu: install ## Build the ComfyUI worker's image (TARGET=slim, baked or pr
 comfyui-pin: install ## Learn the commit of the pinned ComfyUI into gpu-endpoint/comfyui.lock.json
 	cd gpu-endpoint && .venv/bin/python -m gpu_endpoint.comfyui_pin learn
 
-models-manifest: install ## Write gpu-endpoint/models.json from the catalogue
+models-manifest: install ## Write gpu-endpoint/models.json and warm_ups.json from the catalogue
 	gpu-endpoint/.venv/bin/python -m gpu_endpoint.provision manifest libs/catalogue/src/catalogue/models \
 		> gpu-endpoint/models.json.unfinished
 	mv gpu-endpoint/models.json.unfinished gpu-endpoint/models.json
+	$(RUN)/python -m catalogue warm-ups > gpu-endpoint/warm_ups.json.unfinished
+	mv gpu-endpoint/warm_ups.json.unfinished gpu-endpoint/warm_ups.json
 
 ##@ Documents
 .PHONY: docs dashboards

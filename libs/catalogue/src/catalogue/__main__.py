@@ -1,4 +1,4 @@
-"""``python -m catalogue``: ``check`` the data files, write the ``nodes`` of a ComfyUI down, print the ``margin``."""
+"""``python -m catalogue``: ``check`` the data files, write ``nodes`` down, print the ``margin`` or the ``warm-ups``."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from catalogue.loading import load_catalogue
 from catalogue.margins import print_margins
 from catalogue.model import Model
 from catalogue.node_source import read_object_info, used_classes
+from catalogue.warm_ups import warm_ups
 
 NODES_FILE = Path(__file__).with_name("comfyui_nodes.json")
 
@@ -19,6 +20,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="check every data file, and print each model with the price of its defaults")
     commands.add_parser("margin", help="print price, GPU cost and margin for each model, tier and size")
+    commands.add_parser("warm-ups", help="print the smallest order of each model as JSON, for the worker")
     nodes = commands.add_parser("nodes", help="write comfyui_nodes.json from a ComfyUI's /object_info")
     nodes.add_argument("source", help="address of a running server, or a file with its answer to /object_info")
     nodes.add_argument("--version", help="of ComfyUI; a running server says it itself")
@@ -33,6 +35,9 @@ def main() -> int:
         return 1
     if arguments.command == "margin":
         print_margins(catalogue)
+        return 0
+    if arguments.command == "warm-ups":
+        sys.stdout.buffer.write(warm_ups(catalogue))
         return 0
     for model in catalogue.models:
         sys.stdout.write(f"{_line(model)}\n")
