@@ -296,7 +296,7 @@ def test_a_safetensors_file_is_whole_by_its_header(tmp_path: Path) -> None:
 
 def test_the_model_paths_name_every_folder_of_the_manifest() -> None:
     file = ModelFile(folder="brand_new", name="x.safetensors", url="http://x/")
-    text = model_paths_yaml(Path("/runpod-volume/models"), Manifest(models={"m": (file,)}))
+    text = model_paths_yaml({"volume": Path("/runpod-volume/models")}, Manifest(models={"m": (file,)}))
     assert "  base_path: /runpod-volume/models\n" in text
     assert "  brand_new: |\n    brand_new\n" in text
     assert "  diffusion_models: |\n    diffusion_models\n    unet\n" in text

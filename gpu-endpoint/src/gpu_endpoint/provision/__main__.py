@@ -45,7 +45,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     manifest = read_manifest(arguments.manifest)
     if arguments.command == "paths":
-        print(model_paths_yaml(arguments.directory, manifest), end="")
+        print(model_paths_yaml({"reelhouse": arguments.directory}, manifest), end="")
         return 0
     wanted = manifest.of(tuple(arguments.models))
     lock = LockFile(arguments.lock)

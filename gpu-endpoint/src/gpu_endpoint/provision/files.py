@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,17 +60,22 @@ def quarantine(directory: Path, path: Path) -> None:
 
 def troubles(directory: Path, manifest: Manifest, lock: LockFile, *, deep: bool) -> Iterator[Trouble]:
     """What is wrong, model by model. ``deep`` reads every file for its SHA-256; otherwise sizes decide."""
+    yield from troubles_by(manifest, lambda file: trouble_at(directory / file.path, file, lock, deep=deep))
+
+
+def troubles_by(manifest: Manifest, look: Callable[[ModelFile], str | None]) -> Iterator[Trouble]:
+    """What ``look`` says of the files, model by model. It is asked once for each file."""
     known: dict[str, str | None] = {}
     for model, files in manifest.models.items():
         for file in files:
             if file.path not in known:
-                known[file.path] = _trouble(directory, file, lock, deep=deep)
+                known[file.path] = look(file)
             if what := known[file.path]:
                 yield Trouble(model, file.path, what)
 
 
-def _trouble(directory: Path, file: ModelFile, lock: LockFile, *, deep: bool) -> str | None:
-    path = directory / file.path
+def trouble_at(path: Path, file: ModelFile, lock: LockFile, *, deep: bool) -> str | None:
+    """What is wrong with a file that lies there."""
     if not path.is_file():
         return "missing"
     locked = lock.files.get(file.path)

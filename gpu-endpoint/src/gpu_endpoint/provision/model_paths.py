@@ -1,5 +1,6 @@
 """``extra_model_paths.yaml``: where ComfyUI looks for models, every folder of today included."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,10 +24,12 @@ _FOLDERS: Final = {
 """``unet`` and ``clip`` are the names that the stock worker uses."""
 
 
-def model_paths_yaml(directory: Path, manifest: Manifest) -> str:
-    """The file's text, with the folders of the manifest, too."""
+def model_paths_yaml(directories: Mapping[str, Path], manifest: Manifest) -> str:
+    """The file's text, with the folders of the manifest, too. ComfyUI takes a file from the first that has it."""
     folders = _FOLDERS | {file.folder: (file.folder,) for file in manifest.files() if file.folder not in _FOLDERS}
-    lines = ["reelhouse:", f"  base_path: {directory}"]
-    for folder, places in sorted(folders.items()):
-        lines += [f"  {folder}: |", *(f"    {place}" for place in places)]
+    lines = []
+    for name, directory in directories.items():
+        lines += [f"{name}:", f"  base_path: {directory}"]
+        for folder, places in sorted(folders.items()):
+            lines += [f"  {folder}: |", *(f"    {place}" for place in places)]
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """What turns a job into a file. A new renderer is a class that satisfies ``Renderer`` and a line in ``RENDERERS``."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -18,9 +19,15 @@ def _preview(_: Environment) -> Renderer:
 
 
 def _comfyui(environment: Environment) -> Renderer:
+    from gpu_endpoint.model_store import ModelStore, ModelStoreSettings
     from gpu_endpoint.renderers.comfyui import ComfyUIRenderer, ComfyUISettings
 
-    return ComfyUIRenderer(ComfyUISettings.from_environment(environment))
+    settings = ComfyUISettings.from_environment(environment)
+    store_settings = ModelStoreSettings.from_environment(environment)
+    if store_settings is None:
+        return ComfyUIRenderer(settings)
+    models = ModelStore(store_settings, settings.work_directory / "models")
+    return ComfyUIRenderer(dataclasses.replace(settings, arguments=(*settings.arguments, *models.arguments)), models)
 
 
 RENDERERS: Final[Mapping[str, Callable[[Environment], Renderer]]] = {"comfyui": _comfyui, "preview": _preview}

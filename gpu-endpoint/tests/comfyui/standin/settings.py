@@ -35,6 +35,7 @@ def parse(arguments: Sequence[str]) -> StandInSettings:
     parser.add_argument("--database-url", choices=["sqlite:///:memory:"], required=True)
     parser.add_argument("--preview-method", choices=["latent2rgb"], required=True)
     parser.add_argument("--preview-size", type=int, required=True)
+    parser.add_argument("--extra-model-paths-config", type=Path)
     for flag in ("disable-auto-launch", "disable-api-nodes", "disable-metadata", "cpu"):
         parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument("--standin-step-seconds", type=float, default=0.01)

@@ -9,6 +9,7 @@ from typing import Final
 
 from gpu_endpoint.failures import ExecutionFailed, JobFailure, OutOfMemory, WorkerUnavailable
 from gpu_endpoint.job import RenderJob
+from gpu_endpoint.model_store import ModelStore
 from gpu_endpoint.pictures import opened_picture
 from gpu_endpoint.progress import ReportProgress
 from gpu_endpoint.redaction import Redactor
@@ -20,10 +21,12 @@ from gpu_endpoint.renderers.comfyui.outputs import named_files, ordered_file
 from gpu_endpoint.renderers.comfyui.process import ComfyUIProcess
 from gpu_endpoint.renderers.comfyui.scale import ProgressScale
 from gpu_endpoint.renderers.comfyui.settings import ComfyUISettings
+from gpu_endpoint.renderers.comfyui.warm_up import warm_up
 from gpu_endpoint.renderers.comfyui.workflow import (
     Workflow,
     checked,
     is_decode,
+    model_files,
     node_named,
     prepared,
     prompt_id,
@@ -46,20 +49,36 @@ class _MemoryRanOut(Exception):
 
 
 class ComfyUIRenderer:
-    """Renders with one ComfyUI beside it, which outlives jobs."""
+    """Renders with one ComfyUI beside it, which outlives jobs. Without ``models`` it looks after no model files."""
 
     name = "comfyui"
 
-    def __init__(self, settings: ComfyUISettings) -> None:
+    def __init__(self, settings: ComfyUISettings, models: ModelStore | None = None) -> None:
         self._settings = settings
+        self._models = models
         self._process = ComfyUIProcess(settings)
 
     async def open(self) -> None:
-        """Start ComfyUI and wait until it answers. Raises WorkerUnavailable."""
+        """Start ComfyUI, and while it starts, copy and check models. Then warm up the pinned ones.
+
+        Raises WorkerUnavailable, WorkerMisconfigured.
+        """
+        if self._models is None:
+            await self._process.ready()
+            return
+        self._models.tell_comfyui()
+        self._process.start_soon()
+        self._models.hydrate()
+        await asyncio.to_thread(self._models.check)
+        await self._process.ready()
+        await warm_up(self.render, self._models)
+        # One that hung in a warm-up was killed.
         await self._process.ready()
 
     async def close(self) -> None:
         """End ComfyUI."""
+        if self._models is not None:
+            self._models.close()
         await self._process.kill()
 
     async def render(
@@ -80,6 +99,8 @@ class ComfyUIRenderer:
             raise
         finally:
             await uninterrupted(self._leave_nothing(run.prompt_ids))
+            if self._models is not None:
+                self._models.use({name for node in workflow.values() for name in model_files(node)})
         return RenderedFile(path=path, facts=run.facts())
 
     def _take(self, finished: Job, job: RenderJob, directory: Path) -> Path:
