@@ -13,8 +13,9 @@ from gpu_endpoint.failures import ExecutionFailed, InvalidInput, JobFailure, Wor
 from gpu_endpoint.redaction import LONGEST_DETAIL, Redactor
 from gpu_endpoint.renderers.comfyui import ComfyUISettings
 from gpu_endpoint.renderers.comfyui.classification import Trouble, execution_failure, trouble_of
-from gpu_endpoint.renderers.comfyui.client import ExecutionError
+from gpu_endpoint.renderers.comfyui.client import ExecutionError, Job
 from gpu_endpoint.renderers.comfyui.messages import NodeState, read_message, read_preview
+from gpu_endpoint.renderers.comfyui.outputs import named_files
 from gpu_endpoint.renderers.comfyui.previews import MAX_BYTES, UnusablePreview, small_jpeg
 from gpu_endpoint.renderers.comfyui.scale import ProgressScale
 from gpu_endpoint.renderers.comfyui.workflow import node_named, prepared, prompt_id, tiled
@@ -29,6 +30,16 @@ def test_every_output_node_has_a_name_of_its_own_in_the_attempts_folder() -> Non
     assert ready["3"]["inputs"]["filename_prefix"] == f"{ATTEMPT}/node-3"
     assert ready["8"]["inputs"]["filename_prefix"] == f"{ATTEMPT}/node-8"
     assert graph["3"]["inputs"]["filename_prefix"] == "clip", "the job's own workflow stays as it is"
+
+
+def test_choice_among_files_depends_neither_on_the_order_of_nodes_nor_on_that_of_history() -> None:
+    def of(node_id: str, kind: str = "videos") -> dict[str, Any]:
+        return {kind: [{"filename": f"{node_id}.mp4", "subfolder": "", "type": "output"}]}
+
+    files = {node_id: of(node_id) for node_id in ("2", "10", "10:2", "9", "x")}
+    for ran in (files, dict(reversed(files.items()))):
+        found = named_files(Job(status="completed", outputs=ran), Path("/output"))
+        assert [file.node_id for file in found] == ["2", "9", "10", "10:2", "x"]
 
 
 def test_only_loading_nodes_read_from_the_attempts_folder() -> None:

@@ -97,7 +97,7 @@ async def test_previews_are_small_jpegs_and_at_most_one_a_second(make_renderer: 
     assert len(arrived[0][1]) < 32 * 1024
 
 
-@pytest.mark.parametrize("kind", ["images", "gifs", "videos", "video", "audio"])
+@pytest.mark.parametrize("kind", ["images", "animated", "gifs", "videos", "video", "audio"])
 async def test_outputs_of_every_kind_are_found(comfyui: RendererHarness, kind: str) -> None:
     file = {"filename": "x.webm", "subfolder": "made", "type": "output", "content": "the file"}
     outputs = {"text": ["words"], "animated": [True], kind: [None, file]}
@@ -106,15 +106,48 @@ async def test_outputs_of_every_kind_are_found(comfyui: RendererHarness, kind: s
     await comfyui.expect_nothing_left()
 
 
+def writes(kind: str, *names: str, folder: str = "output") -> graphs.Graph:
+    """A node that writes these files; each holds its own name."""
+    files = [{"filename": name, "subfolder": "", "type": folder, "content": name} for name in names]
+    return graphs.node("TrapOutput", trap="outputs", outputs={kind: files})
+
+
 async def test_ordered_file_is_picked_among_several_and_temporary_ones_are_not(comfyui: RendererHarness) -> None:
-    names = [("a.png", "temp"), ("b.txt", "output"), ("c.png", "output"), ("d.png", "output")]
-    outputs = {
-        "images": [{"filename": name, "subfolder": "", "type": kind, "content": name} for name, kind in names],
-    }
-    graph = {"1": graphs.node("TrapOutput", trap="outputs", outputs=outputs), "2": graphs.quick()["1"]}
-    graph["3"] = graphs.node("PreviewImage", images=["2", 0])
-    assert (await comfyui.render(graph, ".png")).path.read_text() == "c.png"
-    assert comfyui.files() == []
+    graph = {"1": writes("images", "a.png", folder="temp"), "2": writes("images", "b.txt", "c.png", "d.png")}
+    graph |= {"3": graphs.quick()["1"], "4": graphs.node("PreviewImage", images=["3", 0])}
+    rendered = await comfyui.render(graph, ".png")
+    assert (rendered.path.read_text(), rendered.facts["files"]) == ("c.png", 3)
+    await comfyui.expect_nothing_left()
+
+
+async def test_clip_is_picked_among_sounds_and_pictures_and_nothing_else_stays(comfyui: RendererHarness) -> None:
+    graph = {"1": writes("audio", "sound.flac"), "2": writes("images", "still.png", "clip.MP4")}
+    rendered = await comfyui.render(graph)
+    assert (rendered.path.read_text(), rendered.facts["files"]) == ("clip.MP4", 3)
+    assert [path.name for path in rendered.path.parent.iterdir()] == ["output.MP4"]
+    await comfyui.expect_nothing_left()
+
+
+async def test_node_that_saves_orders_is_taken_before_others_wherever_it_stands(comfyui: RendererHarness) -> None:
+    graph = graphs.quick() | {"0": writes("videos", "first.mp4"), "9": writes("gifs", "last.mp4")}
+    rendered = await comfyui.render(graph)
+    assert rendered.path.read_bytes().startswith(b".mp4")
+    assert rendered.facts["files"] == 3
+    await comfyui.expect_nothing_left()
+
+
+async def test_several_pictures_of_one_save_yield_the_first(comfyui: RendererHarness) -> None:
+    names = [f"picture_{number:05}_.png" for number in (1, 2, 3)]
+    rendered = await comfyui.render({"1": writes("images", *names)}, ".png")
+    assert (rendered.path.read_text(), rendered.facts["files"]) == (names[0], 3)
+    await comfyui.expect_nothing_left()
+
+
+async def test_report_of_a_failed_choice_says_how_many_files_there_were(comfyui: RendererHarness) -> None:
+    with pytest.raises(OutputMissing, match=r"no .mp4 file among the 2 named ones \(.flac, .png\)") as caught:
+        await comfyui.render({"1": writes("audio", "sound.flac"), "2": writes("images", "still.png")})
+    assert caught.value.facts["files"] == 2
+    await comfyui.expect_nothing_left()
 
 
 @pytest.mark.parametrize(

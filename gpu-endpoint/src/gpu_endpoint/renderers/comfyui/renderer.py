@@ -93,7 +93,12 @@ class ComfyUIRenderer:
             await self._process.ready()
             await uninterrupted(asyncio.to_thread(_place, images, self._process.input_directory / folder))
             finished = await run.to_the_end(prepared(workflow, folder, {image.name for image in images}))
-            path = await uninterrupted(asyncio.to_thread(self._take, finished, job, directory))
+            files = named_files(finished, self._process.output_directory)
+            run.count_files(len(files))
+            ordered = ordered_file(files, workflow, job.kind, Path(job.output.object_key).suffix)
+            # On one file system, however large it is, it is moved at once.
+            target = directory / f"output{ordered.suffix}"
+            path = Path(await uninterrupted(asyncio.to_thread(shutil.move, ordered, target)))
         except JobFailure as failure:
             failure.facts = run.facts() | failure.facts
             raise
@@ -102,12 +107,6 @@ class ComfyUIRenderer:
             if self._models is not None:
                 self._models.use({name for node in workflow.values() for name in model_files(node)})
         return RenderedFile(path=path, facts=run.facts())
-
-    def _take(self, finished: Job, job: RenderJob, directory: Path) -> Path:
-        """Move the ordered file into the job's directory: on one file system, however large it is, at once."""
-        files = named_files(finished, self._process.output_directory)
-        path = ordered_file(files, Path(job.output.object_key).suffix)
-        return Path(shutil.move(path, directory / f"output{path.suffix}"))
 
     async def _leave_nothing(self, prompt_ids: Sequence[str]) -> None:
         if self._process.alive:
@@ -146,6 +145,10 @@ class _Run:
             "runs": len(self.prompt_ids),
             "comfyui_version": self._process.version,
         }
+
+    def count_files(self, count: int) -> None:
+        """Report how many files ComfyUI named: one of them is delivered, and the others are deleted."""
+        self._facts["files"] = count
 
     async def to_the_end(self, workflow: Workflow) -> Job:
         """Run it: again with memory freed if that ran out, and then decoding in tiles. Raises JobFailure."""
