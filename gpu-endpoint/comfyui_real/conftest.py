@@ -14,9 +14,7 @@ from tests.comfyui.graphs import CATALOGUE
 from gpu_endpoint.renderers.comfyui import ComfyUISettings
 
 TINY_WEIGHTS = Path(__file__).with_name("tiny_weights.py")
-TINY_ENCODERS = Path(__file__).with_name("tiny_encoders.py")
-TINY_MODELS = ("wan-2.2-t2v", "wan-2.2-i2v", "ltx-video", "flux-schnell")
-"""Those of the catalogue that the weights writer knows."""
+TINY_NODE = Path(__file__).with_name("tiny_node.py")
 
 
 @pytest.fixture(scope="session")
@@ -36,13 +34,13 @@ def python(checkout: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def base_directory(checkout: Path, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models under the catalogue's own file names, a few megabytes in all."""
+    """Every model of the catalogue under its own file names, about a hundred megabytes in all."""
     base = tmp_path_factory.mktemp("base")
     (base / "custom_nodes").mkdir()
-    shutil.copy(TINY_ENCODERS, base / "custom_nodes")
-    workflows = [str(path) for name in TINY_MODELS for path in sorted((CATALOGUE / name).glob("workflow*.json"))]
+    shutil.copy(TINY_NODE, base / "custom_nodes")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [str(python.absolute()), str(TINY_WEIGHTS), str(base / "models"), *workflows]
+    descriptions = [str(path) for path in sorted(CATALOGUE.glob("*/model.json"))]
+    command = [str(python.absolute()), str(TINY_WEIGHTS), str(base / "models"), *descriptions]
     subprocess.run(command, cwd=checkout, env=environment, check=True)  # noqa: S603 - the operator's own
     return base
 

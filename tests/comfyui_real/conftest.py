@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -10,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import boto3
 import httpx
 import pytest
+from botocore.config import Config
 
 from catalogue import load_catalogue
 from local_platform.api_client import ApiClient, ServerSentEvent
@@ -19,16 +20,17 @@ from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
 from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
+from tests.comfyui_real.tiny_comfyui import REPOSITORY, tiny_comfyui
 from tests.support.waiting import eventually
 
-REPOSITORY = Path(__file__).parents[2]
-TINY_WEIGHTS = REPOSITORY / "gpu-endpoint/comfyui_real/tiny_weights.py"
-TINY_ENCODERS = TINY_WEIGHTS.with_name("tiny_encoders.py")
-MODELS = REPOSITORY / "libs/catalogue/src/catalogue/models"
-TINY_MODELS = ("wan-2.2-t2v", "wan-2.2-i2v", "flux-schnell")
-"""Those of the catalogue that the weights writer knows."""
-
-SMALL = {"width": 256, "height": 256, "duration_seconds": 1, "steps": 4}
+SMALL = {
+    "prompt": "a lighthouse that only its owner sees",
+    "width": 256,
+    "height": 256,
+    "duration_seconds": 1,
+    "steps": 4,
+}
+"""As far as a model has these parameters."""
 PLAN = "studio"
 FINAL = ("completed", "failed", "cancelled", "refused")
 
@@ -65,11 +67,18 @@ class RealPlatformHarness:
     async def order(self, model_id: str = "wan-2.2-t2v", **parameters: Any) -> str:
         """Order something small; its id."""
         known = load_catalogue().model(model_id).parameters_schema["properties"]
-        small = {name: max(value, known[name].get("minimum", value)) for name, value in SMALL.items() if name in known}
-        seed = int.from_bytes(os.urandom(4), "big")
-        asked = small | {"prompt": "a lighthouse that only its owner sees", "seed": seed} | parameters
+        small = SMALL | {"seed": int.from_bytes(os.urandom(4), "big")}
+        asked = {name: value for name, value in small.items() if name in known} | parameters
         ordered = await self.user.post("/v1/generations", {"model_id": model_id, "parameters": asked}, str(new_id()))
         return str(ordered["id"])
+
+    async def upload(self, content_type: str, content: bytes) -> str:
+        """Upload something to start from; its id."""
+        asked = {"content_type": content_type, "size_bytes": len(content)}
+        upload = await self.user.post("/v1/uploads", asked, str(new_id()))
+        async with httpx.AsyncClient(trust_env=False) as browser:
+            (await browser.put(upload["url"], headers=upload["headers"], content=content)).raise_for_status()
+        return str(upload["id"])
 
     async def cancel(self, generation_id: str) -> None:
         """Ask for the end of an order."""
@@ -122,6 +131,27 @@ class RealPlatformHarness:
         work = Path(self.environment["COMFYUI_WORK_DIRECTORY"])
         return [str(path) for name in ("input", "output", "temp") for path in (work / name).rglob("*.*")]
 
+    def prolong_saves(self, seconds: float) -> None:
+        """Let ComfyUI's saving node last that much longer, after its file is there; 0 for as long as it takes."""
+        (Path(self.environment["COMFYUI_BASE_DIRECTORY"]) / "save_seconds").write_text(str(seconds))
+
+    def delivered(self, generation_id: str) -> list[str]:
+        """The keys of an order's objects, whether they were accepted or not."""
+        keys = self.platform.s3.credentials["admin"]
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.platform.s3.endpoint_url,
+            region_name=self.platform.s3.region,
+            aws_access_key_id=keys.access_key,
+            aws_secret_access_key=keys.secret_key,
+            config=Config(s3={"addressing_style": "path"}, proxies={}),
+        )
+        found = []
+        for bucket in ("incoming", "library"):
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                found += [item["Key"] for item in page.get("Contents", []) if generation_id in item["Key"]]
+        return found
+
     def worker_log(self) -> str:
         """All that the worker wrote."""
         return (self.supervisor.log_directory / "worker-1.log").read_text()
@@ -130,27 +160,10 @@ class RealPlatformHarness:
 @pytest.fixture(scope="session")
 def worker_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Settings of a worker with a real ComfyUI, or a loud skip."""
-    directory = os.environ.get("COMFYUI", "")
-    if not directory:
+    environment = tiny_comfyui(tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("work"))
+    if environment is None:
         pytest.skip("NOT CHECKED AGAINST A REAL COMFYUI: set COMFYUI to a checkout of it")
-    checkout = Path(directory)
-    python = os.environ.get("COMFYUI_PYTHON") or str(checkout / ".venv/bin/python")
-    base = tmp_path_factory.mktemp("base")
-    (base / "custom_nodes").mkdir()
-    shutil.copy(TINY_ENCODERS, base / "custom_nodes")
-    workflows = [str(path) for name in TINY_MODELS for path in sorted((MODELS / name).glob("workflow*.json"))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [python, str(TINY_WEIGHTS), str(base / "models"), *workflows]
-    subprocess.run(command, cwd=checkout, env=environment, check=True)
-    assert {model.id for model in load_catalogue().offered} >= set(TINY_MODELS)
-    return {
-        "RENDERER": "comfyui",
-        "COMFYUI_DIRECTORY": str(checkout),
-        "COMFYUI_PYTHON": python,
-        "COMFYUI_ARGUMENTS": f"--cpu --base-directory {base}",
-        "COMFYUI_WORK_DIRECTORY": str(tmp_path_factory.mktemp("work")),
-        "OMP_NUM_THREADS": "1",
-    }
+    return environment
 
 
 @pytest.fixture

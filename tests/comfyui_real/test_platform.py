@@ -9,12 +9,14 @@ import random
 import signal
 from pathlib import Path
 
-import httpx
+import av
 import pytest
 from PIL import Image
 
+from catalogue import Model, load_catalogue
 from local_platform.media import probe
-from tests.comfyui_real.conftest import TINY_MODELS, RealPlatformHarness
+from tests.comfyui_real.conftest import RealPlatformHarness
+from tests.support.media import clip, picture
 from tests.support.waiting import eventually
 
 ORDERS = int(os.environ.get("ORDERS", "50"))
@@ -23,43 +25,43 @@ ORDERS = int(os.environ.get("ORDERS", "50"))
 pytestmark = pytest.mark.timeout(3600)
 
 
-async def upload_picture(real: RealPlatformHarness) -> str:
-    encoded = io.BytesIO()
-    Image.linear_gradient("L").convert("RGB").save(encoded, "PNG")
-    content = encoded.getvalue()
-    asked = {"content_type": "image/png", "size_bytes": len(content)}
-    upload = await real.user.post("/v1/uploads", asked, "picture")
-    async with httpx.AsyncClient(trust_env=False) as browser:
-        (await browser.put(upload["url"], headers=upload["headers"], content=content)).raise_for_status()
-    return str(upload["id"])
+async def uploads(real: RealPlatformHarness, model: Model) -> dict[str, str]:
+    """What an order of the model starts from."""
+    return {
+        name: await real.upload("video/mp4", clip(frames=16, rate=16))
+        if name in model.clip_parameters
+        else await real.upload("image/png", picture(256, 256))
+        for name in model.upload_parameters
+    }
 
 
-async def test_every_tiny_model_is_ordered_followed_delivered_and_charged(
-    real: RealPlatformHarness, tmp_path: Path
-) -> None:
+async def test_every_model_is_ordered_followed_delivered_and_charged(real: RealPlatformHarness, tmp_path: Path) -> None:
     before, _ = await real.balance()
     spent = 0
-    for model_id in TINY_MODELS:
-        parameters = {"image": await upload_picture(real)} if model_id.endswith("i2v") else {}
-        generation_id = await real.order(model_id, **parameters)
+    for model in load_catalogue().offered:
+        generation_id = await real.order(model.id, **await uploads(real, model))
         progress = [event.data async for event in real.follow(generation_id) if event.type == "generation.progress"]
         generation = await real.ended(generation_id)
-        assert generation["status"] == "completed"
-        file = tmp_path / f"{model_id}.{'mp4' if generation['kind'] == 'video' else 'png'}"
+        assert generation["status"] == "completed", (model.id, generation)
+        file = tmp_path / f"{model.id}.{model.output_extension}"
         file.write_bytes(await real.download(generation_id))
         found = probe(file)
         assert (found.width_pixels, found.height_pixels) == (256, 256)
-        assert found.codec == ("h264" if generation["kind"] == "video" else "png")
+        assert found.codec == ("h264" if model.kind == "video" else "png")
         percents = [one["percent"] for one in progress]
         assert percents == sorted(percents)
         assert all(one["node"] for one in progress[1:-1])
-        if model_id.startswith("wan"):
+        if model.kind == "video":
+            assert found.frames >= 16
+            with av.open(str(file)) as container:
+                # The clip that is uploaded for interpolation is a silent one.
+                assert bool(container.streams.audio) == (model.audio and not model.clip_parameters)
+        if model.id.startswith("wan"):
             # Long enough for a report of each second to see the sampler.
-            assert found.frames == 17
             assert any(one["steps"] == 4 for one in progress)
             previews = [base64.b64decode(one["preview"]) for one in progress if one["preview"]]
-            with Image.open(io.BytesIO(previews[-1])) as picture:
-                assert (picture.format, max(picture.size)) == ("JPEG", 320)
+            with Image.open(io.BytesIO(previews[-1])) as preview:
+                assert (preview.format, max(preview.size)) == ("JPEG", 320)
         spent += generation["price_credits"]
     assert await settled(real) == (before - spent, 0)
     assert real.files() == []
@@ -79,7 +81,7 @@ async def settled(real: RealPlatformHarness) -> tuple[int, int]:
 @pytest.mark.parametrize("node", ["High noise steps", "Decode"])
 async def test_cancelled_work_is_stopped_and_not_charged(real: RealPlatformHarness, node: str) -> None:
     before = await real.balance()
-    generation_id = await real.order(steps=40 if node != "Decode" else 4)
+    generation_id = await real.order(steps=30 if node != "Decode" else 4)
     async for event in real.follow(generation_id):
         if event.data.get("node") == node:
             await real.cancel(generation_id)
@@ -90,6 +92,31 @@ async def test_cancelled_work_is_stopped_and_not_charged(real: RealPlatformHarne
     await eventually(lambda: real.files() == [], 30, "an empty disk")
     following = await real.ended(await real.order())
     assert following["status"] == "completed"
+
+
+@pytest.mark.parametrize(("save_seconds", "killed"), [(3.0, False), (30.0, True)])
+async def test_cancel_in_the_last_save_is_free_and_delivers_nothing(
+    real: RealPlatformHarness, save_seconds: float, killed: bool
+) -> None:
+    """ComfyUI ignores an interrupt there: the file is written and the prompt succeeds, or the process must go."""
+    before = await real.balance()
+    real.prolong_saves(save_seconds)
+    try:
+        pid = real.comfyui_pid()
+        generation_id = await real.order()
+        await eventually(lambda: any(name.endswith(".mp4") for name in real.files()), 120, "the last save")
+        await real.cancel(generation_id)
+        generation = await real.ended(generation_id)
+        await eventually(lambda: real.files() == [], 30, "an empty disk")
+    finally:
+        real.prolong_saves(0)
+    assert (generation["status"], generation["download"]) == ("cancelled", None)
+    assert await settled(real) == before
+    following = await real.ended(await real.order())
+    assert following["status"] == "completed"
+    assert (real.comfyui_pid() != pid) == killed
+    assert real.delivered(generation_id) == []
+    assert len(real.delivered(following["id"])) >= 1
 
 
 async def test_comfyui_killed_at_random_costs_nobody_a_clip_or_a_credit(real: RealPlatformHarness) -> None:

@@ -89,7 +89,7 @@ class RendererHarness:
         )
 
     async def render(self, graph: dict[str, Any], extension: str = ".mp4", **inputs: bytes) -> RenderedFile:
-        """Render an order of that workflow; ``inputs`` are pictures by name."""
+        """Render an order of that workflow; ``inputs`` are pictures and clips by name."""
         return await self.render_job(self.job(graph, extension), **inputs)
 
     async def render_job(self, job: RenderJob, **inputs: bytes) -> RenderedFile:
@@ -98,7 +98,7 @@ class RendererHarness:
         directory.mkdir()
         images = []
         for name, content in inputs.items():
-            images.append(directory / f"{name}.png")
+            images.append(directory / f"{name}.{'mp4' if content[4:8] == b'ftyp' else 'png'}")
             images[-1].write_bytes(content)
         return await self.renderer.render(job, images, directory, self.reports.append)
 
@@ -115,13 +115,10 @@ class RendererHarness:
             await asyncio.wait([task])
 
     def files(self) -> list[str]:
-        """What lies in ComfyUI's directories of input, output and temporary files."""
+        """What lies in ComfyUI's directories of input, output and temporary files, directories included."""
         work = self.settings.work_directory
         return [
-            str(path.relative_to(work))
-            for name in ("input", "output", "temp")
-            for path in (work / name).rglob("*")
-            if path.is_file()
+            str(path.relative_to(work)) for name in ("input", "output", "temp") for path in (work / name).rglob("*")
         ]
 
     async def restart(self) -> None:
