@@ -111,17 +111,25 @@ class BucketHarness:
         }
 
     async def put(self, request: Request) -> Response:
+        key, digest, size = request.path_params["key"], hashlib.sha256(), 0
+        unfinished = self.directory / f"{key}.unfinished"
         try:
-            body = await request.body()
+            # A large file is not held in memory: that of the whole process is measured beside it.
+            with unfinished.open("wb") as file:
+                async for chunk in request.stream():
+                    digest.update(chunk)
+                    size += file.write(chunk)
         except ClientDisconnect:
+            unfinished.unlink()
             return Response(status_code=400)
         status = self.put_answers.pop(0) if self.put_answers else 200
-        if status == 200:
-            key = request.path_params["key"]
-            (self.directory / key).write_bytes(body)
+        if status != 200:
+            unfinished.unlink()
+        else:
+            unfinished.rename(self.directory / key)
             self.uploads[key] = {
-                "size": len(body),
-                "sha256": hashlib.sha256(body).hexdigest(),
+                "size": size,
+                "sha256": digest.hexdigest(),
                 "type": request.headers["content-type"],
                 "length": request.headers.get("content-length"),
             }

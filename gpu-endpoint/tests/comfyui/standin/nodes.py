@@ -153,6 +153,11 @@ async def trap(running: Running, inputs: dict[str, Any]) -> Outputs:
             running.close_sockets()
         case "mute_sockets":
             running.mute_sockets()
+        case "large":
+            path = free_path(running.settings.output_directory, "large", "mp4")
+            path.touch()
+            os.truncate(path, inputs["bytes"])
+            return named(path, running.settings)
         case "outputs":
             return _made_up(running.settings.output_directory, inputs)
         case other:
