@@ -122,6 +122,35 @@ def resident_bytes(kind: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+async def test_cancelled_upload_leaves_the_store_with_half_a_request(
+    make_job: Callable[..., RenderJob], tmp_path: Path
+) -> None:
+    """A store keeps no object of a request that ended before its stated length."""
+    large = tmp_path / "large.mp4"
+    with large.open("wb") as file:
+        file.truncate(64 * 2**20)
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def take_half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2**20)
+        began.set()
+        rest = await reader.read()
+        assert len(rest) < 2**26 - 2**20
+        ended.set()
+        writer.close()
+
+    server = await asyncio.start_server(take_half, "127.0.0.1", 0, limit=2**16)
+    host, port = server.sockets[0].getsockname()
+    output = msgspec.structs.replace(make_job().output, put_url=f"http://{host}:{port}/put", max_size_bytes=2**30)
+    async with server, httpx.AsyncClient() as http, asyncio.timeout(10):
+        uploading = asyncio.create_task(upload.upload(http, large, output))
+        await began.wait()
+        uploading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
+        await ended.wait()
+
+
 async def test_a_file_too_large_is_not_sent(make_job: Callable[..., RenderJob], file: Path) -> None:
     file.write_bytes(b"x" * 1_000_001)
     respond, seen = answers(200)

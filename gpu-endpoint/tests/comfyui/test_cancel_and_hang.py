@@ -10,8 +10,9 @@ import aiohttp
 import pytest
 
 from gpu_endpoint.failures import ExecutionFailed, WorkerUnavailable
+from gpu_endpoint.renderers.comfyui.client import ComfyUIClient, Unreachable
 from tests.comfyui import graphs
-from tests.comfyui.conftest import RendererHarness, cancelled
+from tests.comfyui.conftest import PROMPT, RendererHarness, cancelled
 from tests.conftest import until
 
 MakeRenderer = Callable[..., RendererHarness]
@@ -113,6 +114,41 @@ async def test_comfyui_that_crashes_is_started_again(make_renderer: MakeRenderer
     with pytest.raises(WorkerUnavailable, match=r"ended by itself: \[INFO\] Starting server \| got prompt$"):
         await comfyui.render(graphs.trapped("die", signal=int(signal.SIGSEGV)))
     await expect_next_job_to_run(comfyui, boots=2)
+
+
+async def test_last_words_of_a_dying_comfyui_are_told_without_the_users(comfyui: RendererHarness) -> None:
+    """It prints what a failing node was given; the job is run again, and then it dies."""
+    graph = graphs.trapped("raise", exception_type="torch.OutOfMemoryError", message=PROMPT, times=1, name="words")
+    graph["8"] = graphs.node("Trap", trap="die", signal=int(signal.SIGSEGV), image=["9", 0])
+    graph["2"]["inputs"]["images"] = ["8", 0]
+    with pytest.raises(WorkerUnavailable, match=r"ended by itself: .*<user's words>") as caught:
+        await comfyui.render(graph)
+    assert PROMPT not in caught.value.as_error()
+    await expect_next_job_to_run(comfyui, boots=2)
+
+
+async def test_comfyui_that_does_not_forget_a_prompt_is_replaced(
+    comfyui: RendererHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreachable(_: ComfyUIClient, prompt: str) -> None:
+        raise Unreachable(prompt)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ComfyUIClient, "delete_history", unreachable)
+        await comfyui.render(graphs.quick())
+    await expect_next_job_to_run(comfyui, boots=2)
+
+
+async def test_cancel_between_two_runs_of_a_job_ends_it(make_renderer: MakeRenderer) -> None:
+    """Memory ran out; while it is freed, the job is cancelled."""
+    comfyui = make_renderer()
+    graph = graphs.trapped("raise", exception_type="torch.OutOfMemoryError", message="", times=1, name="memory")
+    task = asyncio.create_task(comfyui.render(graph))
+    await comfyui.renderer.open()
+    counter = comfyui.settings.work_directory / "user/trap-memory"
+    await until(counter.exists)
+    assert await cancelled(task) < 2
+    await expect_next_job_to_run(comfyui, boots=1)
 
 
 async def test_file_that_a_kill_left_unfinished_is_never_delivered(make_renderer: MakeRenderer) -> None:

@@ -128,6 +128,7 @@ def test_troubles_are_told_apart(kind: str, message: str, trouble: Trouble | Non
         ),
         ("2", "builtins.FileNotFoundError", "x", WorkerMisconfigured, "missing model file wan_2.1_vae.safetensors"),
         ("99", "PIL.UnidentifiedImageError", "cannot identify image file", InvalidInput, "LoadImage"),
+        ("99", "av.error.InvalidDataError", "Invalid data found", InvalidInput, "LoadImage"),
         ("10", "builtins.ValueError", "shapes", ExecutionFailed, "KSamplerAdvanced “High noise steps” (node 10)"),
     ],
 )
@@ -204,7 +205,7 @@ def test_settings_name_the_variable_that_is_wrong(changes: dict[str, str], named
 def test_comfyui_is_not_given_the_workers_keys() -> None:
     settings = ComfyUISettings.from_environment(environment())
     assert settings.environment.keys() == {"PATH", "COMFYUI_DIRECTORY", "COMFYUI_PYTHON", "COMFYUI_WORK_DIRECTORY"}
-    assert settings.silence_seconds == 600
+    assert (settings.silence_seconds, settings.stop_seconds) == (600, 5)
 
 
 def environment() -> dict[str, Any]:

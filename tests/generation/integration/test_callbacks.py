@@ -232,6 +232,8 @@ async def test_preview_and_node_travel_with_the_progress(
         report = {"percent": 7, "node": "High noise steps", "preview": base64.b64encode(largest).decode()}
         assert (await ingress.http.post(url, json=report)).status_code == 204
     assert [(one.percent, one.node, one.preview) for one in received] == [(7, "High noise steps", largest)]
+    [announced] = await harness.query("SELECT coalesce(sum(octet_length(payload)), 0) FROM generation.outbox_messages")
+    assert announced[0] < len(largest), "a preview never goes through the outbox"
 
 
 @pytest.mark.parametrize(

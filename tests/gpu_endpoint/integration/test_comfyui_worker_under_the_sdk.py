@@ -109,6 +109,19 @@ async def test_cancelled_clip_is_not_uploaded_and_the_next_one_is(
     assert bucket.uploads.keys() == {"next.mp4"}
 
 
+async def test_clip_past_its_execution_time_is_stopped_and_the_next_one_is_made(
+    runpod: RunPodHarness, bucket: BucketHarness, worker: WorkerHarness
+) -> None:
+    await runpod.settings(time_scale=10)
+    job = clip(bucket, "late", "a tiger", steps=400)
+    job_id = await runpod.run(job, policy={"executionTimeout": 10_000})
+    await runpod.ended(job_id, "TIMED_OUT", timeout=60)
+    await eventually(lambda: worker.stopped(job_id) and not files_of_jobs(worker), timeout=10, what="the stop")
+    await runpod.settings(time_scale=1)
+    await runpod.ended(await runpod.run(clip(bucket, "after", "a lion", steps=2)), "COMPLETED", timeout=60)
+    assert bucket.uploads.keys() == {"after.mp4"}
+
+
 async def test_failure_says_a_sentence_to_customers_and_the_node_to_operators(
     runpod: RunPodHarness, bucket: BucketHarness
 ) -> None:
