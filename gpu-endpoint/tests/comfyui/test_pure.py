@@ -32,7 +32,7 @@ def test_every_output_node_has_a_name_of_its_own_in_the_attempts_folder() -> Non
     assert graph["3"]["inputs"]["filename_prefix"] == "clip", "the job's own workflow stays as it is"
 
 
-def test_choice_among_files_depends_neither_on_the_order_of_nodes_nor_on_that_of_history() -> None:
+def test_choice_among_files_does_not_depend_on_the_order_of_history() -> None:
     def of(node_id: str, kind: str = "videos") -> dict[str, Any]:
         return {kind: [{"filename": f"{node_id}.mp4", "subfolder": "", "type": "output"}]}
 
