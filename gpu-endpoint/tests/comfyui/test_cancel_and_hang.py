@@ -186,21 +186,29 @@ async def test_interrupt_by_somebody_else_is_a_failure(make_renderer: MakeRender
     await expect_next_job_to_run(comfyui, boots=1)
 
 
+def slow_after(trap: str, scales: int) -> graphs.Graph:
+    """A clip with that trap after its first node, and then that many slow nodes."""
+    slow = {key: node for key, node in graphs.slow(scales).items() if key.startswith("1") and key != "1"}
+    graph = graphs.trapped(trap) | slow
+    graph["100"]["inputs"]["image"] = ["9", 0]
+    graph["2"]["inputs"]["images"] = [f"1{scales - 1:02}", 0]
+    return graph
+
+
 @pytest.mark.parametrize("trap", ["lose_sockets", "mute_sockets"])
 async def test_socket_that_is_lost_or_falls_silent_costs_only_progress(make_renderer: MakeRenderer, trap: str) -> None:
     comfyui = make_renderer("--standin-step-seconds", "0.1", listen_again_seconds=0.3)
-    graph = graphs.trapped(trap) | {
-        key: value for key, value in graphs.slow(18).items() if key.startswith("1") and key != "1"
-    }
-    graph["100"]["inputs"]["image"] = ["9", 0]
-    graph["2"]["inputs"]["images"] = ["117", 0]
-    await comfyui.render(graph)
+    await comfyui.render(slow_after(trap, 18))
     assert any(report.node == "Scale 17" for report in comfyui.reports), "the socket was opened again"
     assert comfyui.boots == 1
     await comfyui.expect_nothing_left()
 
 
 async def test_job_ends_though_its_socket_never_speaks_again(make_renderer: MakeRenderer) -> None:
+    """The jobs API is asked beside it: long before the silent socket is opened anew, the end is known."""
     comfyui = make_renderer("--standin-step-seconds", "0.2")
-    await comfyui.render(graphs.trapped("mute_sockets"))
+    await comfyui.renderer.open()
+    began = time.monotonic()
+    await comfyui.render(slow_after("mute_sockets", 3))
+    assert time.monotonic() - began < 5
     await comfyui.expect_nothing_left()
