@@ -116,8 +116,9 @@ bench-smoke: install ## Overhead of the platform per generation at 1, 10 and 20 
 
 faults: faults-ledger faults-payments faults-generations ## All three campaigns below: about 40 minutes
 
-faults-ledger: install ## A million transfers with 20 workers under a running conservation check
+faults-ledger: install ## A million transfers under a running conservation check; random command sequences against a model
 	$(RUN)/python -m tests.faults.ledger $(ARGS)
+	$(RUN)/pytest tests/billing/integration/test_stateful.py -k any_interleaving --hypothesis-profile=campaign --timeout 3600
 
 faults-payments: install ## Every way money comes and goes on a whole platform while webhooks are lost and scrambled
 	$(RUN)/python -m tests.faults.payments $(ARGS)

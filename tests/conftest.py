@@ -1,8 +1,12 @@
 """Fixtures for every test; see ``tests/support``."""
 
+from hypothesis import settings
+
 from tests.support.databases import database_factory, make_database
 from tests.support.logs import plain_logs
 from tests.support.servers import broker_settings, nats_server, postgres_server, s3_server
+
+settings.register_profile("campaign", max_examples=400, derandomize=False)
 
 __all__ = [
     "broker_settings",

@@ -88,17 +88,11 @@ def test_every_component_is_in_a_combination() -> None:
     assert {name for combined in COMBINATIONS for name in combined} == directories
 
 
-def test_checkov_finds_nothing_but_what_is_explained(tmp_path: Path) -> None:
-    (tmp_path / "production.yaml").write_text(yaml.safe_dump_all(render(PRODUCTION)))
-    skipped = ",".join(CHECKOV_EXCEPTIONS)
-    arguments = ("--framework", "kubernetes", "--compact", "--quiet", "--skip-check", skipped)
-    run("checkov", "--file", tmp_path / "production.yaml", *arguments)
-
-
-def test_every_exception_of_checkov_is_still_needed(tmp_path: Path) -> None:
+def test_checkov_finds_exactly_what_is_explained(tmp_path: Path) -> None:
     (tmp_path / "production.yaml").write_text(yaml.safe_dump_all(render(PRODUCTION)))
     arguments = ("--framework", "kubernetes", "--output", "json", "--quiet", "--soft-fail")
     report = json.loads(run("checkov", "--file", tmp_path / "production.yaml", *arguments))
+    assert report["summary"]["passed"] > 100
     assert {check["check_id"] for check in report["results"]["failed_checks"]} == set(CHECKOV_EXCEPTIONS)
 
 
