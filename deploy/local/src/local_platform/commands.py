@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--quiet", action="store_true", help="leave the logs to the log files")
     up.add_argument("--detach", action="store_true", help="return when it runs; `down` stops it")
     worker_help = "setting of the GPU workers, e.g. RENDERER=comfyui (repeatable)"
+    up.add_argument("--replicas", type=int, default=1, help="of each service, behind a proxy if several (default: 1)")
     up.add_argument("--worker", action="append", type=_setting, default=[], metavar="NAME=VALUE", help=worker_help)
     for starting in (up, command("demo", _demo, "start everything, show the whole job, stop")):
         starting.add_argument("--workers", type=int, default=1, help="how many GPU workers (default: 1)")
@@ -109,6 +110,7 @@ def _up(options: argparse.Namespace) -> int:
         ports=dict(options.port),
         environment={f"worker-{number}": dict(options.worker) for number in range(1, options.workers + 1)},
         workers=options.workers,
+        replicas=options.replicas,
         durable=options.durable,
         follow_logs=not options.quiet,
     )
@@ -130,7 +132,8 @@ def _up_detached(options: argparse.Namespace) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     output = directory / "supervisor.log"
     command = python_module("local_platform", "up", "--quiet", "--name", options.name)
-    command += ["--workers", str(options.workers), *(["--durable"] if options.durable else [])]
+    command += ["--workers", str(options.workers), "--replicas", str(options.replicas)]
+    command += [*(["--durable"] if options.durable else [])]
     command += [part for listener, number in options.port for part in ("--port", f"{listener}={number}")]
     command += [part for setting, value in options.worker for part in ("--worker", f"{setting}={value}")]
     with output.open("wb") as log:

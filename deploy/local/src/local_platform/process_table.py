@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -25,6 +25,7 @@ class ProcessSpec:
     ``listeners`` names the ports that it opens; the first one is its printed address. The process is ready when
     ``ready_path`` on ``ready_listener`` answers without a server error: a service that is not ready answers 503, and
     an emulator that listens is ready, even if it has no such path. Without listeners, it is ready when it runs.
+    ``service`` is whose schema and settings it uses, if it is a replica of a service.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ProcessSpec:
     listeners: tuple[str, ...] = ()
     ready_listener: str | None = None
     ready_path: str = "/readyz"
+    service: Service | None = None
 
 
 ENDPOINT_ID = "preview"
@@ -154,11 +156,11 @@ _ENVIRONMENTS: dict[Service, Callable[[Wiring], Mapping[str, str]]] = {
     "auditor": _auditor,
 }
 
-_WITH_PUBLIC_HTTP: frozenset[Service] = frozenset({"gateway", "generation", "payments"})
+WITH_PUBLIC_HTTP: tuple[Service, ...] = ("gateway", "generation", "payments")
 
 
 def _service(service: Service) -> ProcessSpec:
-    listeners = (service, f"{service}-ops") if service in _WITH_PUBLIC_HTTP else (f"{service}-ops",)
+    listeners = (service, f"{service}-ops") if service in WITH_PUBLIC_HTTP else (f"{service}-ops",)
     return ProcessSpec(
         name=service,
         stage="service",
@@ -166,6 +168,60 @@ def _service(service: Service) -> ProcessSpec:
         environment=_ENVIRONMENTS[service],
         listeners=listeners,
         ready_listener=f"{service}-ops",
+        service=service,
+    )
+
+
+def replica_name(service: Service, number: int) -> str:
+    """The process of a replica: the first one is called like its service."""
+    return service if number == 1 else f"{service}-{number}"
+
+
+def _replica(service: Service, number: int) -> ProcessSpec:
+    """A replica with listeners of its own; the service's own port belongs to the proxy."""
+    name, prefix = replica_name(service, number), service.upper()
+    has_http = service in WITH_PUBLIC_HTTP
+
+    def environment(wiring: Wiring) -> Mapping[str, str]:
+        own = {f"{prefix}_OPS_PORT": str(wiring.ports[f"{name}-ops"])}
+        if has_http:
+            own[f"{prefix}_HTTP_PORT"] = str(wiring.ports[f"{name}-http"])
+        return {**_ENVIRONMENTS[service](wiring), **own}
+
+    return replace(
+        _service(service),
+        name=name,
+        environment=environment,
+        listeners=(f"{name}-http", f"{name}-ops") if has_http else (f"{name}-ops",),
+        ready_listener=f"{name}-ops",
+    )
+
+
+def _proxy(replicas: int) -> ProcessSpec:
+    """The proxy before the replicas of every service with a public listener."""
+
+    def command(wiring: Wiring) -> Sequence[str]:
+        services = {
+            service: {
+                "port": wiring.ports[service],
+                "replicas": {
+                    name: {"url": wiring.url(f"{name}-http"), "ready_url": f"{wiring.url(f'{name}-ops')}/readyz"}
+                    for name in (replica_name(service, number) for number in range(1, replicas + 1))
+                },
+            }
+            for service in WITH_PUBLIC_HTTP
+        }
+        port = str(wiring.ports["proxy"])
+        return python_module("local_platform.reverse_proxy", "--port", port, "--services", json.dumps(services))
+
+    return ProcessSpec(
+        name="proxy",
+        stage="provider",
+        command=command,
+        environment=_no_environment,
+        listeners=("proxy", *WITH_PUBLIC_HTTP),
+        ready_listener="proxy",
+        ready_path="/replicas",
     )
 
 
@@ -214,7 +270,7 @@ def _payment_provider(provider: Provider) -> ProcessSpec:
     )
 
 
-PROCESSES: tuple[ProcessSpec, ...] = (
+_PROVIDERS: tuple[ProcessSpec, ...] = (
     ProcessSpec(
         name="identity",
         stage="provider",
@@ -234,8 +290,8 @@ PROCESSES: tuple[ProcessSpec, ...] = (
         ready_path="/healthz",
     ),
     *(_payment_provider(provider) for provider in PROVIDERS),
-    *(_service(service) for service in SERVICES),
 )
+PROCESSES: tuple[ProcessSpec, ...] = (*_PROVIDERS, *(_service(service) for service in SERVICES))
 
 
 def _worker(number: int) -> ProcessSpec:
@@ -266,6 +322,10 @@ def _worker(number: int) -> ProcessSpec:
     )
 
 
-def processes(workers: int) -> tuple[ProcessSpec, ...]:
-    """The process table with ``workers`` GPU workers."""
-    return (*PROCESSES, *(_worker(number) for number in range(1, workers + 1)))
+def processes(workers: int, replicas: int = 1) -> tuple[ProcessSpec, ...]:
+    """The process table with ``workers`` GPU workers and ``replicas`` of each service, behind a proxy if several."""
+    rendering = [_worker(number) for number in range(1, workers + 1)]
+    if replicas == 1:
+        return (*PROCESSES, *rendering)
+    serving = [_replica(service, number) for service in SERVICES for number in range(1, replicas + 1)]
+    return (*_PROVIDERS, _proxy(replicas), *serving, *rendering)

@@ -69,6 +69,11 @@ class TableProcess:
         assert self._process is not None, f"{self.name} was never started"
         return self._process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """How its last run ended: None while it runs, and minus the number of the signal that killed it."""
+        return None if self._process is None else self._process.exit_code
+
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process is not None and self._process.alive()

@@ -38,8 +38,9 @@ class PlatformOptions:
     """What a platform is started with.
 
     ``ports`` gives listeners a fixed port (``gateway``, ``postgres``, ``nats``, ...). ``environment`` adds settings to
-    single processes (``{"billing": {"BILLING_LOG_LEVEL": "DEBUG"}}``). ``durable`` makes PostgreSQL and NATS sync to
-    disk before they acknowledge.
+    single processes (``{"billing": {"BILLING_LOG_LEVEL": "DEBUG"}}``), or to all replicas of a service. ``durable``
+    makes PostgreSQL and NATS sync to disk before they acknowledge. ``replicas`` of each service run behind a proxy.
+    ``python`` is the interpreter of another release: its migrations are run, and its services.
     """
 
     name: str = "local"
@@ -47,6 +48,8 @@ class PlatformOptions:
     ports: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     workers: int = 1
+    replicas: int = 1
+    python: Path | None = None
     durable: bool = False
     follow_logs: bool = False
 
@@ -61,7 +64,8 @@ class Supervisor:
         self.options = options
         self.directory = platform_directory(options.name, options.root)
         self.log_directory = self.directory / "logs"
-        self._specs = {spec.name: spec for spec in (processes(options.workers) if table is None else table)}
+        specs = processes(options.workers, options.replicas) if table is None else table
+        self._specs = {spec.name: spec for spec in specs}
         self._lock = PlatformLock(self.directory)
         self._started_at = datetime.now(UTC)
         self._wiring: Wiring | None = None
@@ -136,6 +140,18 @@ class Supervisor:
         await self._processes[name].start()
         self._describe()
 
+    async def end(self, name: str) -> int | None:
+        """Stop one process as Kubernetes does, with SIGTERM first. Returns its exit code, 0 after an orderly stop."""
+        process = self._processes[name]
+        assert isinstance(process, TableProcess), f"{name} is a server"
+        await process.stop()
+        return process.exit_code
+
+    async def upgrade(self, name: str, python: Path) -> None:
+        """Start a service that has ended with the code of another release. Raises ServerFailedError."""
+        await self._start_from_table(self._specs[name], python)
+        self._describe()
+
     async def _start_servers(self) -> None:
         wiring = self.wiring
         await _all_of([self._start_database(), self._start_one("nats", wiring.nats), self._start_one("s3", wiring.s3)])
@@ -144,17 +160,19 @@ class Supervisor:
         wiring = self.wiring
         await self._start_one("postgres", wiring.postgres)
         wiring.dsns.update(await provision_database(wiring.postgres.dsn(), DATABASE, new_passwords()))
-        services = [spec.name for spec in self._specs.values() if spec.stage == "service"]
-        if services:
-            await migrate_all(wiring.dsns, services)
+        services = dict.fromkeys(spec.service for spec in self._specs.values() if spec.service is not None)
+        await migrate_all(wiring.dsns, services, self.options.python)
 
     def _start_stage(self, stage: Stage) -> list[Coroutine[Any, Any, None]]:
         return [self._start_from_table(spec) for spec in self._specs.values() if spec.stage == stage]
 
-    async def _start_from_table(self, spec: ProcessSpec) -> None:
+    async def _start_from_table(self, spec: ProcessSpec, python: Path | None = None) -> None:
+        command = list(spec.command(self.wiring))
+        if spec.service is not None and (python or self.options.python):
+            command[0] = str(python or self.options.python)
         process = TableProcess(
             spec.name,
-            command=spec.command(self.wiring),
+            command=command,
             environment=self._environment(spec),
             directory=spec.directory(self.wiring),
             log_file=self.log_directory / f"{spec.name}.log",
@@ -199,7 +217,9 @@ class Supervisor:
     def _environment(self, spec: ProcessSpec) -> dict[str, str]:
         # The temporary files of a killed process are removed with the platform.
         temporary = {"TMPDIR": str(self.wiring.data_directory)}
-        return {**temporary, **spec.environment(self.wiring), **self.options.environment.get(spec.name, {})}
+        added = self.options.environment
+        shared = {} if spec.service is None else added.get(spec.service, {})
+        return {**temporary, **spec.environment(self.wiring), **shared, **added.get(spec.name, {})}
 
     def _ready_url(self, spec: ProcessSpec) -> str | None:
         return f"{self.wiring.url(spec.ready_listener)}{spec.ready_path}" if spec.ready_listener else None

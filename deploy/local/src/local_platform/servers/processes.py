@@ -59,6 +59,11 @@ class ChildProcess:
         """Process id; also the id of its process group."""
         return self._process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended: None while it runs, and minus the number of the signal that killed it."""
+        return self._process.poll()
+
     def alive(self) -> bool:
         """Whether the process runs. A zombie does not."""
         return self._process.poll() is None
