@@ -10,6 +10,7 @@ import pytest
 
 from service_runtime.migrations import NoMigrationDatabase, migrate
 from tests.support.databases import MakeDatabase
+from tests.support.waiting import eventually
 
 ENVIRONMENT = """
 from service_runtime.migrations import run_environment
@@ -26,6 +27,12 @@ down_revision = {before!r}
 
 def upgrade():
     op.execute("{statement}")
+"""
+
+OUTSIDE_A_TRANSACTION = """
+def upgrade():
+    with op.get_context().autocommit_block():
+        op.execute("{statement}")
 """
 
 
@@ -49,6 +56,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddMigr
         revision = f"{len(revisions) + 1:04}"
         before = revisions[-1] if revisions else None
         text = REVISION.format(revision=revision, before=before, statement=statement)
+        if "CONCURRENTLY" in statement:
+            text += OUTSIDE_A_TRANSACTION.format(statement=statement)
         (versions / f"{revision}.py").write_text(text)
         revisions.append(revision)
         return name
@@ -114,6 +123,7 @@ async def test_a_migration_does_not_queue_behind_a_lock_for_ever(
     make_database: MakeDatabase, package: AddMigration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service_runtime.migrations.LOCK_TIMEOUT_MS", 100)
+    monkeypatch.setattr("service_runtime.migrations.LOCK_TRIES", 1)
     database = await make_database()
     dsn = database.dsn("billing_migrator")
     name = package("CREATE TABLE billing.things (id int)")
@@ -127,6 +137,51 @@ async def test_a_migration_does_not_queue_behind_a_lock_for_ever(
                 await asyncio.to_thread(migrate, name, dsn)
     finally:
         await connection.close()
+
+
+async def test_a_migration_that_waits_for_a_lock_lets_others_pass_and_succeeds(
+    make_database: MakeDatabase,
+    package: AddMigration,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("service_runtime.migrations.LOCK_TIMEOUT_MS", 100)
+    database = await make_database()
+    dsn = database.dsn("billing_migrator")
+    name = package("CREATE TABLE billing.things (id int)")
+    await asyncio.to_thread(migrate, name, dsn)
+    package("ALTER TABLE billing.things ADD COLUMN more int")
+    said: list[str] = []
+
+    def waits() -> bool:
+        said.append(capsys.readouterr().err)
+        return "a migration of billing waits for a lock, try 1" in "".join(said)
+
+    reader, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    try:
+        async with reader.transaction():
+            await reader.execute("LOCK TABLE billing.things IN ACCESS SHARE MODE")
+            migrating = asyncio.create_task(asyncio.to_thread(migrate, name, dsn))
+            await eventually(waits, what="the first try that is given up")
+            # Between two tries, and within the lock timeout during one, the table can be used.
+            await other.execute("SELECT FROM billing.things", timeout=5)
+        await migrating
+    finally:
+        await reader.close()
+        await other.close()
+    assert await versions_of(dsn) == ["0002"]
+
+
+async def test_a_migration_makes_an_index_without_a_transaction(
+    make_database: MakeDatabase, package: AddMigration
+) -> None:
+    database = await make_database()
+    dsn = database.dsn("billing_migrator")
+    package("CREATE TABLE billing.things (id int)")
+    package("CREATE INDEX CONCURRENTLY things_by_id ON billing.things (id)")
+    name = package("ALTER TABLE billing.things ADD COLUMN more int")
+    await asyncio.to_thread(migrate, name, dsn)
+    assert await versions_of(dsn) == ["0003"]
 
 
 def test_without_a_connection_string_the_variable_is_named(

@@ -6,19 +6,26 @@ A service's ``migrations/env.py`` is::
 
     run_environment(schema="billing")
 
+A migration runs while the release before it serves (docs/deploy.md). So it waits for no lock for long, because
+everybody else's statements queue up behind it: it gives up, lets them pass, and tries again.
+
 Alembic is imported when a migration runs, and not before: a serving process has no use for it.
 """
 
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Collection, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from service_runtime.backoff import Backoff
 from service_runtime.database import encryption, sqlalchemy_url
 
 if TYPE_CHECKING:
@@ -26,10 +33,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-LOCK_TIMEOUT_MS: Final = 5_000
-"""A migration that cannot have its lock soon must fail rather than queue up everybody behind it."""
+LOCK_TIMEOUT_MS: Final = 1_000
+"""The longest that a migration holds up the statements that queue behind it for its lock."""
+LOCK_TRIES: Final = 20
+"""How often a migration tries for its locks: for about a minute in all. Then the Job fails, and is started again."""
+LOCK_BACKOFF: Final = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=3))
 TURN_TIMEOUT_SECONDS: Final = 120.0
 _TURN_POLL_SECONDS: Final = 0.2
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
 class MigrationsBusy(Exception):
@@ -59,11 +70,37 @@ def migrate(package: str, dsn: str | None = None, revision: str = "head") -> Non
     command.upgrade(config, revision)
 
 
+def migration_sql(package: str, revisions: str = "base:head") -> str:
+    """The SQL of the migrations from one revision to another (``"0001:0002"``), to be read; connects to nothing."""
+    from alembic import command
+    from alembic.config import Config
+
+    written = io.StringIO()
+    config = Config(output_buffer=written)
+    config.set_main_option("script_location", f"{package}:migrations")
+    command.upgrade(config, revisions, sql=True)
+    return written.getvalue()
+
+
 def run_environment(schema: str) -> None:
     """What ``env.py`` calls: run the pending migrations, each in a transaction of its own, under an advisory lock."""
     from alembic import context
 
-    asyncio.run(_run(schema, context.config.attributes["dsn"]))
+    if context.is_offline_mode():
+        _write_sql(schema)
+    else:
+        asyncio.run(_run(schema, context.config.attributes["dsn"]))
+
+
+def _write_sql(schema: str) -> None:
+    from alembic import context
+
+    context.configure(
+        dialect_name="postgresql", literal_binds=True, version_table_schema=schema, transaction_per_migration=True
+    )
+    context.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+    with context.begin_transaction():
+        context.run_migrations()
 
 
 async def _run(schema: str, dsn: str) -> None:
@@ -81,7 +118,7 @@ async def _run(schema: str, dsn: str) -> None:
     try:
         async with engine.connect() as connection:
             await _take_turn(connection, schema)
-            await connection.run_sync(_upgrade, schema)
+            await _upgrade_patiently(connection, schema)
     finally:
         await engine.dispose()
 
@@ -101,6 +138,20 @@ async def _take_turn(connection: "AsyncConnection", schema: str) -> None:
         if asyncio.get_running_loop().time() > deadline:
             raise MigrationsBusy(f"another process has been migrating schema {schema} for {TURN_TIMEOUT_SECONDS:g} s")
         await asyncio.sleep(_TURN_POLL_SECONDS)
+
+
+async def _upgrade_patiently(connection: "AsyncConnection", schema: str) -> None:
+    """Run the migrations; one that does not get its locks is rolled back and tried again, those before it stay."""
+    for tries in range(1, LOCK_TRIES + 1):
+        try:
+            return await connection.run_sync(_upgrade, schema)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or tries == LOCK_TRIES:
+                raise
+            await connection.rollback()
+            sys.stderr.write(f"a migration of {schema} waits for a lock, try {tries} of {LOCK_TRIES}\n")
+        await asyncio.sleep(LOCK_BACKOFF.delay(tries).total_seconds())
+    return None
 
 
 def _upgrade(connection: "Connection", schema: str) -> None:
