@@ -1,15 +1,18 @@
 """A service meets its schema: as it needs it, older, newer, or not there at all."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from importlib.resources import files
 from typing import TypeAlias
 
 import pytest
 import sqlalchemy as sa
 from prometheus_client import REGISTRY
 
+from contracts.message import SERVICES
 from service_runtime import schema_version
 from service_runtime.database import create_engine
 from service_runtime.migrations import migrate
@@ -57,6 +60,24 @@ async def test_a_newer_schema_is_accepted(make_database: MakeDatabase) -> None:
     async with database.superuser_engine().begin() as connection:
         await connection.execute(sa.text("UPDATE billing.alembic_version SET version_num = '9999'"))
     await require(database)
+
+
+async def test_every_service_accepts_a_newer_schema_and_refuses_one_without_tables(
+    make_database: MakeDatabase,
+) -> None:
+    database = await make_database(*SERVICES)
+    for service in SERVICES:
+        main = files(service).joinpath("main.py").read_text()
+        assert f'schema="{service}"' in main, f"{service} looks at no schema when it starts"
+        for version, accepted in (("9999", True), (None, False)):
+            async with database.superuser_engine().begin() as connection:
+                await connection.execute(sa.text(f"DELETE FROM {service}.alembic_version"))
+                if version is not None:
+                    await connection.execute(sa.text(f"INSERT INTO {service}.alembic_version VALUES ('{version}')"))
+            async with database.engine(service).connect() as connection:
+                expected = contextlib.nullcontext() if accepted else pytest.raises(SchemaOutdated)
+                with expected:
+                    await require_schema(connection, service)
 
 
 async def test_who_waits_for_the_schema_goes_on_when_it_is_there(make_database: MakeDatabase) -> None:
