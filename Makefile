@@ -104,7 +104,7 @@ comfyui-real: install ## The worker and the platform on a real ComfyUI on the CP
 	COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" $(RUN)/pytest tests/comfyui_real $(ARGS)
 
 ##@ Measure and break
-.PHONY: observe bench bench-smoke faults faults-ledger faults-payments faults-generations
+.PHONY: observe bench bench-smoke faults faults-ledger faults-payments faults-generations faults-rollouts
 observe: install ## A local platform under traffic with a real Prometheus: every panel and every alert has data; faults make alerts fire
 	$(RUN)/python -m tests.observability.live $(ARGS)
 
@@ -114,7 +114,7 @@ bench: install ## Every benchmark, each as a ratio against a peer and a limit
 bench-smoke: install ## Overhead of the platform per generation at 1, 10 and 20 requests/s; memory and processor time per process
 	$(RUN)/python -m benchmarks.smoke $(ARGS)
 
-faults: faults-ledger faults-payments faults-generations ## All three campaigns below: about 40 minutes
+faults: faults-ledger faults-payments faults-generations faults-rollouts ## All four campaigns below: about 45 minutes
 
 faults-ledger: install ## A million transfers under a running conservation check; random command sequences against a model
 	$(RUN)/python -m tests.faults.ledger $(ARGS)
@@ -125,6 +125,9 @@ faults-payments: install ## Every way money comes and goes on a whole platform w
 
 faults-generations: install ## Orders on a whole platform while every part of it is killed, frozen and made to forget, at random
 	$(RUN)/python -m tests.faults.generations $(ARGS)
+
+faults-rollouts: install ## Two replicas of every service are restarted, then upgraded FROM another release, under load
+	$(RUN)/python -m tests.faults.rollouts $(if $(FROM),--from-commit $(FROM)) $(ARGS)
 
 ##@ Images
 .PHONY: images images-local sbom
