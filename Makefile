@@ -104,7 +104,7 @@ comfyui-real: install ## The worker and the platform on a real ComfyUI on the CP
 	COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" $(RUN)/pytest tests/comfyui_real $(ARGS)
 
 ##@ Measure and break
-.PHONY: observe bench bench-smoke faults faults-ledger faults-payments faults-generations faults-rollouts
+.PHONY: observe bench bench-smoke bench-start faults faults-ledger faults-payments faults-generations faults-rollouts
 observe: install ## A local platform under traffic with a real Prometheus: every panel and every alert has data; faults make alerts fire
 	$(RUN)/python -m tests.observability.live $(ARGS)
 
@@ -113,6 +113,9 @@ bench: install ## Every benchmark, each as a ratio against a peer and a limit
 
 bench-smoke: install ## Overhead of the platform per generation at 1, 10 and 20 requests/s; memory and processor time per process
 	$(RUN)/python -m benchmarks.smoke $(ARGS)
+
+bench-start: install ## From the start of a GPU worker to its first job, beside the stock one: COMFYUI=<checkout>
+	cd gpu-endpoint && COMFYUI="$(if $(COMFYUI),$(abspath $(COMFYUI)))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" .venv/bin/python -m benchmarks.start $(ARGS)
 
 faults: faults-ledger faults-payments faults-generations faults-rollouts ## All four campaigns below: about 45 minutes
 

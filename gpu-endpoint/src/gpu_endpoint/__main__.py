@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 
 from gpu_endpoint.failures import WorkerMisconfigured, WorkerUnavailable
 from gpu_endpoint.log_lines import configure_logging
@@ -41,9 +42,12 @@ async def _open(renderer: Renderer) -> None:
 
 
 def _import_sdk() -> None:
+    began = time.monotonic()
     import runpod.serverless  # noqa: F401 - to have it imported
 
     import gpu_endpoint.handler  # noqa: F401
+
+    _log.info("sdk_imported", extra={"seconds": round(time.monotonic() - began, 3)})
 
 
 if __name__ == "__main__":

@@ -47,12 +47,6 @@ class ModelStore:
             directories = {"local": self.settings.local} | directories
         self._paths_file.parent.mkdir(parents=True, exist_ok=True)
         self._paths_file.write_text(model_paths_yaml(directories, self._manifest))
-        for file in self._manifest.files():
-            if (cached := self._sources.cached(file)) is not None:
-                link = self._links / file.path
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.unlink(missing_ok=True)
-                link.symlink_to(cached)
 
     def hydrate(self) -> None:
         """Begin to copy to the local disk: what is pinned first, then the rest of the manifest while there is room."""
@@ -73,10 +67,16 @@ class ModelStore:
             self._hydration.stop()
 
     def check(self) -> CheckedModels:
-        """Name what is missing or damaged for which model.
+        """Name what is missing or damaged for which model, and show ComfyUI what is in the host's cache.
 
         Raises WorkerMisconfigured if a required model is not usable, or none at all.
         """
+        for file in self._manifest.files():
+            if (cached := self._sources.cached(file)) is not None:
+                link = self._links / file.path
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.unlink(missing_ok=True)
+                link.symlink_to(cached)
         checked = check_models(self._sources, self._manifest, self._lock)
         for trouble in checked.troubles:
             facts = {"model": trouble.model, "path": trouble.path, "trouble": trouble.what}

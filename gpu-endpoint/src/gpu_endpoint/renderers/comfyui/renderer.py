@@ -59,7 +59,7 @@ class ComfyUIRenderer:
         self._process = ComfyUIProcess(settings)
 
     async def open(self) -> None:
-        """Start ComfyUI, and while it starts, copy and check models. Then warm up the pinned ones.
+        """Start ComfyUI, and while it starts, check and copy models. Then warm up the pinned ones.
 
         Raises WorkerUnavailable, WorkerMisconfigured.
         """
@@ -68,8 +68,9 @@ class ComfyUIRenderer:
             return
         self._models.tell_comfyui()
         self._process.start_soon()
-        self._models.hydrate()
+        # First the check: its small reads would wait behind those of the copies.
         await asyncio.to_thread(self._models.check)
+        self._models.hydrate()
         await self._process.ready()
         await warm_up(self.render, self._models)
         # One that hung in a warm-up was killed.
