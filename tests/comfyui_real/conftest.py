@@ -96,7 +96,7 @@ class RealPlatformHarness:
                     if event.data.get("status") in FINAL:
                         return
 
-    async def ended(self, generation_id: str) -> dict[str, Any]:
+    async def ended(self, generation_id: str, seconds: float = 300) -> dict[str, Any]:
         """The order once it has ended."""
         found: dict[str, Any] = {}
 
@@ -104,7 +104,7 @@ class RealPlatformHarness:
             found.update(await self.user.get(f"/v1/generations/{generation_id}"))
             return found["status"] in FINAL
 
-        await eventually(has_ended, 300, f"the end of {generation_id}")
+        await eventually(has_ended, seconds, f"the end of {generation_id}")
         return found
 
     async def download(self, generation_id: str) -> bytes:
@@ -125,6 +125,10 @@ class RealPlatformHarness:
                     if parent == worker and b"main.py" in (entry / "cmdline").read_bytes():
                         return int(entry.name)
         return None
+
+    def comfyui_boots(self) -> int:
+        """How often ComfyUI has been started and was ready."""
+        return self.worker_log().count("comfyui_ready")
 
     def files(self) -> list[str]:
         """What lies in ComfyUI's directories of input, output and temporary files."""
