@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import pytest
-from botocore.config import Config
 
 from catalogue import load_catalogue
 from local_platform.api_client import ApiClient, ServerSentEvent
@@ -141,15 +139,7 @@ class RealPlatformHarness:
 
     def delivered(self, generation_id: str) -> list[str]:
         """The keys of an order's objects, whether they were accepted or not."""
-        keys = self.platform.s3.credentials["admin"]
-        client = boto3.client(
-            "s3",
-            endpoint_url=self.platform.s3.endpoint_url,
-            region_name=self.platform.s3.region,
-            aws_access_key_id=keys.access_key,
-            aws_secret_access_key=keys.secret_key,
-            config=Config(s3={"addressing_style": "path"}, proxies={}),
-        )
+        client = self.supervisor.wiring.s3.client("admin")
         found = []
         for bucket in ("incoming", "library"):
             for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
