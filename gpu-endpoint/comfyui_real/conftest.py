@@ -69,5 +69,6 @@ async def comfyui(shared_real: RendererHarness) -> AsyncIterator[RendererHarness
     shared_real.reports.clear()
     shared_real.boots_before = shared_real.process.boots - 1
     yield shared_real
-    assert shared_real.files() == []
+    # A directory that ComfyUI makes when it is asked for the nodes that it has.
+    assert [name for name in shared_real.files() if name != "input/3d"] == []
     assert await shared_real.queue_and_history() == ([], [], {})
