@@ -1,6 +1,7 @@
 """A platform whose one worker drives a real ComfyUI on the CPU, with tiny random weights."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -124,9 +125,10 @@ class RealPlatformHarness:
                         return int(entry.name)
         return None
 
-    def comfyui_boots(self) -> int:
-        """How often ComfyUI has been started and was ready."""
-        return self.worker_log().count("comfyui_ready")
+    def comfyui_boots(self) -> list[float]:
+        """Seconds that each start of ComfyUI took, until it was ready."""
+        ready = (json.loads(line) for line in self.worker_log().splitlines() if '"comfyui_ready"' in line)
+        return [float(line["seconds"]) for line in ready]
 
     def files(self) -> list[str]:
         """What lies in ComfyUI's directories of input, output and temporary files."""

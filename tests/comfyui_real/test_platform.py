@@ -134,14 +134,15 @@ async def test_comfyui_killed_at_random_costs_nobody_a_file_or_a_credit(real: Re
         boots = 0
 
         def has_started() -> bool:
-            return real.comfyui_boots() > boots
+            return len(real.comfyui_boots()) > boots
 
         while True:
             # Most kills meet a job. Some meet a start, but not each of them: then no job would ever run.
             if chance.random() < 0.8:
                 await eventually(has_started, CAMPAIGN_SECONDS, "the next start of ComfyUI")
-            await asyncio.sleep(chance.uniform(1, 15))
-            boots = real.comfyui_boots()
+            # As long as a start takes, so that a busy machine has as many kills for an order as an idle one.
+            await asyncio.sleep(chance.uniform(0, 2) * (real.comfyui_boots() or [10.0])[-1])
+            boots = len(real.comfyui_boots())
             if (pid := real.comfyui_pid()) is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
