@@ -32,6 +32,7 @@ from local_platform.identity import describe, new_private_key_pem, public_jwk
 from local_platform.servers import NatsServer, S3Server
 from messaging.ids import new_id
 from messaging.runtime import Messaging
+from provisioning.after_restore import empty_streams
 from service_runtime.lifecycle import Component
 from service_runtime.settings import ServiceSettings
 from tests.gateway.description import check_answer, check_event
@@ -233,6 +234,11 @@ class GatewayHarness:
         )
         self._producers[service] = messaging
         await self._stack.enter_async_context(running(messaging.components()))
+
+    async def purge(self, stream: str) -> bool:
+        """Remove every message of ``stream``; whether there was one."""
+        removed = await empty_streams(self.nats.url, "admin", self.nats.users["admin"])
+        return removed.get(stream, 0) > 0
 
     async def publish(self, service: Service, *messages: Message, about: UUID) -> list[UUID]:
         """Publish ``messages`` from ``service`` in one transaction."""

@@ -22,6 +22,7 @@ from tests.messaging.integration.effects import (
     record,
     record_in_billing,
     scalar,
+    unpublished,
 )
 from tests.support import eventually
 
@@ -283,3 +284,48 @@ async def test_only_what_is_lost_is_published_again(
     assert await scalar(engine, query) == 100
     await harness.start("billing")
     await expect_published(engine)
+
+
+async def test_a_purge_of_what_a_consumer_has_not_read_is_a_loss(harness: MessagingHarness) -> None:
+    """The stream is as old and its last sequence as high as before: only the first sequence tells."""
+    billing = await harness.start("billing")
+    ids = await publish_refused(billing.transactions, 50)
+    await eventually(lambda: verified(harness))
+    jetstream = (await harness.admin()).jetstream()
+    await jetstream.purge_stream("BILLING")
+
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
+
+    await expect_effects(harness.engine("gateway"), ids, timeout=RECOVERY_SECONDS)
+    await expect_published(harness.engine("billing"))
+
+
+async def test_a_purge_that_keeps_the_newest_messages_is_a_loss_too(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    lost = await publish_refused(billing.transactions, 20)
+    await eventually(lambda: verified(harness))
+    await execute(
+        harness.engine("billing"), "UPDATE billing.relay_positions SET recorded_at = recorded_at - interval '90 min'"
+    )
+    kept = await publish_refused(billing.transactions, 20)
+    await expect_published(harness.engine("billing"))
+    await eventually(lambda: verified(harness))
+    jetstream = (await harness.admin()).jetstream()
+    await jetstream.purge_stream("BILLING", keep=5)
+
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
+
+    await expect_effects(harness.engine("gateway"), [*lost, *kept], timeout=RECOVERY_SECONDS)
+
+
+async def test_what_has_outlived_the_stream_s_retention_is_not_published_again(harness: MessagingHarness) -> None:
+    await run_until_published(harness, harness.messaging("billing"), 20)
+    watch = harness.messaging("billing")
+    async with watch.broker.open():
+        await watch.amnesia.check()
+        query = "UPDATE billing.relay_positions SET recorded_at = now() - interval '7 days'"
+        await execute(harness.engine("billing"), query)
+        await (await harness.admin()).jetstream().purge_stream("BILLING")
+        await watch.amnesia.check()
+
+    assert await unpublished(harness.engine("billing")) == 0

@@ -131,6 +131,7 @@ async def test_a_service_whose_user_is_revoked_ends_with_the_reason(
 ) -> None:
     """The client library gives up for good then; a process that went on would be deaf."""
     billing = harness.messaging("billing")
+    billing.lineage.trust()
     run = asyncio.create_task(billing.relay.run())
     await eventually(lambda: is_connected(billing))
 

@@ -289,6 +289,7 @@ async def test_a_message_that_the_broker_never_takes_becomes_a_dead_letter(harne
     await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
     billing = harness.messaging("billing")
     # The relay alone: the watch would end the process over a stream that is not as it should be.
+    billing.lineage.trust()
     await harness.run([billing.relay])
     await harness.start("gateway", [Subscription(CreditsRefused, record)])
     too_long = await insert(harness, payload=b"x" * (BY_NAME["BILLING"].max_message_bytes + 1))

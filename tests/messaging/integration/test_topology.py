@@ -37,6 +37,7 @@ async def test_a_service_refuses_to_run_on_a_consumer_with_other_filters(harness
         await eventually(consumer_exists)
 
     newer = harness.messaging("gateway", [Subscription(CreditsRefused, record), Subscription(CreditsCaptured, record)])
+    newer.lineage.trust()
     with pytest.raises(ConfigurationMismatchError, match="consumer gateway-billing: filter_subjects is"):
         await newer.consumers.consumers[0].run()
 

@@ -17,7 +17,7 @@ from messaging.batches import Decoder, Subscription, UndecodableError, _deferral
 from messaging.database import is_unavailable
 from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import VARIABLE, failpoint
-from messaging.ids import derived_id, new_id
+from messaging.ids import derived_id, new_id, spelled, uuid_or_none
 from messaging.inbox import Deferral
 from messaging.positions import Checkpoints
 from messaging.received import Received
@@ -180,3 +180,11 @@ def test_received_is_immutable() -> None:
     received = Received(new_id(), CreditsRefused.subject, _example(), new_id(), None, datetime.now(UTC), None, 1)
     with pytest.raises(AttributeError):
         received.deliveries = 2  # type: ignore[misc]
+
+
+def test_an_id_that_is_spelled_otherwise_is_the_same_id() -> None:
+    message_id = new_id()
+    spellings = [spelled(message_id, number) for number in range(3)]
+    assert len(set(spellings)) == 3
+    assert {UUID(one) for one in spellings} == {uuid_or_none(one) for one in spellings} == {message_id}
+    assert spellings[0] == str(message_id)

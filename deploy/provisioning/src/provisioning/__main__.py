@@ -1,14 +1,17 @@
-"""``python -m provisioning database|broker|cors|lifecycle``: what an operator runs, or prints and runs elsewhere."""
+"""``python -m provisioning database|broker|cors|lifecycle|after-restore``: what an operator runs or prints."""
 
 import argparse
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from provisioning import broker, buckets, database
+import msgspec
+
+from provisioning import after_restore, broker, buckets, database
 
 
 def passwords_in(file: Path) -> dict[str, str]:
@@ -42,6 +45,25 @@ def _broker(arguments: argparse.Namespace) -> None:
         _print(broker.chart_values())
 
 
+def _after_restore(arguments: argparse.Namespace) -> None:
+    asyncio.run(_name_and_empty(arguments, arguments.nats_password_file.read_text().strip()))
+
+
+async def _name_and_empty(arguments: argparse.Namespace, password: str) -> None:
+    lost: Counter[str] = Counter()
+    broker_login = (arguments.nats_url, arguments.nats_user, password)
+    async for message in after_restore.find_lost_messages(*broker_login, arguments.dsn):
+        lost[message.subject] += 1
+        sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
+    for subject, count in sorted(lost.items()):
+        sys.stderr.write(f"{count} x {subject} are lost\n")
+    if arguments.dry_run:
+        sys.stderr.write("nothing was changed\n")
+        return
+    for stream, count in (await after_restore.empty_streams(*broker_login)).items():
+        sys.stderr.write(f"stream {stream}: {count} messages removed\n")
+
+
 def _print(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
@@ -68,6 +90,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     expiring = commands.add_parser("lifecycle", help="print the expiry rules of a bucket")
     expiring.add_argument("bucket", choices=sorted(buckets.EXPIRY_DAYS))
     expiring.set_defaults(run=lambda arguments: _print(buckets.lifecycle(arguments.bucket)))
+    restoring = commands.add_parser(
+        "after-restore", help="after a database was restored: print what is lost as JSON lines, and empty the streams"
+    )
+    restoring.add_argument("--nats-url", required=True)
+    restoring.add_argument("--nats-user", required=True, help="a user that may read and purge every stream")
+    restoring.add_argument("--nats-password-file", type=Path, required=True, help="a file that holds its password")
+    restoring.add_argument("--dsn", required=True, help="connection string that may read every outbox: the auditor's")
+    restoring.add_argument("--dry-run", action="store_true", help="print what is lost, and change nothing")
+    restoring.set_defaults(run=_after_restore)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
 

@@ -4,7 +4,8 @@ See ``positions`` for what is remembered, and the README for what a successful c
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from itertools import groupby
 from typing import Final
 
@@ -22,8 +23,10 @@ from messaging import metrics
 from messaging.broker import Broker
 from messaging.database import single_statements, transaction
 from messaging.errors import BrokerUnavailableError, DatabaseUnavailableError
+from messaging.ids import uuid_or_none
+from messaging.lineage import Lineage, LineageWatch
 from messaging.outbox import Outbox
-from messaging.positions import RELAY, Checkpoints, Position, Positions
+from messaging.positions import EXPIRY_MARGIN, RELAY, Checkpoints, Position, Positions
 from messaging.topology import assert_stream, find_stream
 from messaging.transaction import Transactions
 
@@ -55,6 +58,8 @@ class AmnesiaWatch:
         transactions: Transactions,
         checkpoints: Sequence[Checkpoints],
         replicas: int,
+        lineage: Lineage,
+        remember_first_sequence: Callable[[str, int], None],
     ) -> None:
         self.name = "amnesia-watch"
         self._service = service
@@ -65,6 +70,8 @@ class AmnesiaWatch:
         self._replicas = replicas
         self._owned = {spec.name: spec for spec in STREAMS if spec.owner == service}
         self._outbox = Outbox(service)
+        self._remember_first_sequence = remember_first_sequence
+        self._lineage_watch = LineageWatch(service, engine, broker, lineage)
         self._positions = Positions(service)
         self._check_now = asyncio.Event()
         self._asserted = False
@@ -96,6 +103,7 @@ class AmnesiaWatch:
         for spec in self._owned.values():
             await assert_stream(self._broker.jetstream, spec, self._replicas)
         self._asserted = True
+        await self._lineage_watch.check()
         async with single_statements(self._engine) as connection:
             positions = await self._positions.due(connection)
         for (holder, stream), group in groupby(positions, key=lambda position: (position.holder, position.stream)):
@@ -113,6 +121,7 @@ class AmnesiaWatch:
         info = await find_stream(self._broker.jetstream, stream)
         if info is None:
             return  # Its owner creates it; the next check sees that it is another one.
+        self._remember_first_sequence(stream, info.state.first_seq)
         if info.created is not None and epoch == self._broker.epoch:
             for checkpoints in self._checkpoints:
                 checkpoints.remember_stream(stream, info.created, epoch)
@@ -131,13 +140,14 @@ class AmnesiaWatch:
         if info.state.last_seq < position.sequence:
             return False
         if position.sequence < info.state.first_seq:
-            return True
+            return _may_have_expired(position, info)
         try:
             stored = await self._broker.jetstream.get_msg(position.stream, position.sequence)
         except nats.js.errors.NotFoundError:
             latest = await find_stream(self._broker.jetstream, position.stream)
-            return latest is not None and position.sequence < latest.state.first_seq
-        return (stored.headers or {}).get(headers.MESSAGE_ID) == str(position.message_id)
+            is_below = latest is not None and position.sequence < latest.state.first_seq
+            return is_below and _may_have_expired(position, info)
+        return uuid_or_none((stored.headers or {}).get(headers.MESSAGE_ID)) == position.message_id
 
     async def _recover(self, holder: str, stream: str) -> None:
         """Publish again what is lost, or build the consumer again. One replica does it, the others find it done.
@@ -184,3 +194,14 @@ class AmnesiaWatch:
             await self._broker.jetstream.delete_consumer(stream, durable)
         except nats.js.errors.NotFoundError:
             return
+
+
+def _may_have_expired(position: Position, info: StreamInfo) -> bool:
+    """Whether a message below the first one of its stream may have left it in order, or was purged.
+
+    What a consumer remembers says nothing about that: it has handled those messages, and the relays of their producers
+    publish again what other readers have not.
+    """
+    if position.holder != RELAY or position.age is None or not info.config.max_age:
+        return True
+    return position.age > timedelta(seconds=info.config.max_age) - EXPIRY_MARGIN

@@ -11,6 +11,7 @@ from uuid import NAMESPACE_URL, UUID
 import msgspec
 import structlog
 from nats.aio.msg import Msg
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts import headers
 from contracts.message import Message, Service
@@ -19,8 +20,9 @@ from messaging.database import is_unavailable
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.errors import FeedLostError
 from messaging.failpoints import failpoint
-from messaging.ids import derived_id, new_id
+from messaging.ids import derived_id, new_id, uuid_or_none
 from messaging.inbox import Deferral, Inbox
+from messaging.lookups import StoredMessage
 from messaging.positions import Checkpoints, Position, Positions
 from messaging.received import Received
 from messaging.tracing import consumer_span
@@ -126,9 +128,10 @@ class Batches:
         transactions: Transactions,
         max_deliveries: int,
     ) -> None:
-        self._service = service
+        self.service = service
+        self.durable = durable
+        self.subjects = [subscription.message_type.subject for subscription in subscriptions]
         self._stream = stream
-        self._durable = durable
         self._replica = new_id()
         self._transactions = transactions
         self._max_deliveries = max_deliveries
@@ -152,7 +155,7 @@ class Batches:
                 await self._retry_while_unavailable(partial(self._dead_letter_undecodable, message, error), current)
                 await _answer_ack(message, current)
         if deliveries:
-            metrics.BATCH_SIZE.labels(self._durable).observe(len(deliveries))
+            metrics.BATCH_SIZE.labels(self.durable).observe(len(deliveries))
             await self._apply(deliveries, current, epoch)
 
     async def replay_one(self) -> bool:
@@ -160,13 +163,13 @@ class Batches:
         letter: DeadLetter | None = None
         try:
             async with self._transactions.begin() as tx:
-                letter = await self._dead_letters.lock_requested(tx.connection, self._durable)
+                letter = await self._dead_letters.lock_requested(tx.connection, self.durable)
                 if letter is None:
                     return False
                 received, subscription = self._decoder.decode(letter.subject, letter.headers, letter.payload, 1)
                 fresh = not subscription.inbox or await self._inbox.add_new(tx.connection, [received.message_id])
                 if fresh:
-                    with consumer_span(self._durable, [received]):
+                    with consumer_span(self.durable, [received]):
                         await subscription.handler(tx, [received])
                 if tx.deferred:
                     await self._inbox.remove(tx.connection, list(tx.deferred))
@@ -177,15 +180,20 @@ class Batches:
         except Exception as error:
             if letter is None or is_unavailable(error):
                 raise
-            _log.exception("replay_failed", message_id=str(letter.message_id), consumer=self._durable)
+            _log.exception("replay_failed", message_id=str(letter.message_id), consumer=self.durable)
             async with self._transactions.begin() as tx:
                 await self._dead_letters.mark_replay_failed(tx.connection, letter, _describe(error))
         return True
 
+    async def is_known(self, connection: AsyncConnection, stored: StoredMessage) -> bool:
+        """Whether a message of the stream was received or given up on here."""
+        message_id = self._id_of(stored.message_id, stored.sequence)
+        return await self._inbox.is_known(connection, message_id)
+
     def _delivery(self, message: Msg) -> Delivery:
         metadata = message.metadata
         if metadata.num_delivered > 1:
-            metrics.REDELIVERIES.labels(self._durable).inc()
+            metrics.REDELIVERIES.labels(self.durable).inc()
         received, subscription = self._decoder.decode(
             message.subject, message.headers or {}, message.data, metadata.num_delivered
         )
@@ -211,13 +219,13 @@ class Batches:
 
     async def _transact(self, deliveries: Sequence[Delivery], epoch: int) -> _Outcome:
         outcome = _Outcome()
-        with consumer_span(self._durable, [delivery.received for delivery in deliveries]):
+        with consumer_span(self.durable, [delivery.received for delivery in deliveries]):
             async with self._transactions.begin() as tx:
                 highest = max(deliveries, key=lambda delivery: delivery.sequence)
                 position = self.checkpoints.advance(self._stream, highest.sequence, highest.received.message_id, epoch)
                 fresh = await self._fresh(tx, deliveries, position, outcome)
                 for handler, messages in _by_handler(fresh):
-                    with metrics.HANDLER_SECONDS.labels(self._service, messages[0].subject).time():
+                    with metrics.HANDLER_SECONDS.labels(self.service, messages[0].subject).time():
                         await handler(tx, messages)
                 if tx.deferred:
                     await self._defer(tx, fresh, outcome)
@@ -269,7 +277,7 @@ class Batches:
                 self._count_dead(delivery.received.subject, "early", message_id)
                 await _answer_ack(delivery.message, current)
             elif deferral is not None:
-                metrics.DEFERRED.labels(self._durable).inc()
+                metrics.DEFERRED.labels(self.durable).inc()
                 self._count(delivery, "deferred")
                 await delivery.message.nak(_deferral_seconds(deferral))
             else:
@@ -281,7 +289,7 @@ class Batches:
         """Count a failure of one message that stands alone; dead-letter it when there were enough."""
         _log.error(
             "message_failed",
-            consumer=self._durable,
+            consumer=self.durable,
             subject=delivery.received.subject,
             message_id=str(delivery.received.message_id),
             exc_info=error,
@@ -306,16 +314,15 @@ class Batches:
 
     async def _dead_letter_undecodable(self, message: Msg, error: UndecodableError) -> None:
         values = message.headers or {}
-        sequence = message.metadata.sequence.stream
-        message_id = _uuid(values.get(headers.MESSAGE_ID)) or derived_id(NAMESPACE_URL, f"{self._stream}/{sequence}")
+        message_id = self._id_of(values.get(headers.MESSAGE_ID), message.metadata.sequence.stream)
         letter = DeadLetter(
-            consumer=self._durable,
+            consumer=self.durable,
             message_id=message_id,
             subject=message.subject,
             stream=self._stream,
             payload=message.data,
             headers=values,
-            correlation_id=_uuid(values.get(headers.CORRELATION_ID)),
+            correlation_id=uuid_or_none(values.get(headers.CORRELATION_ID)),
             reason="undecodable",
             error=str(error),
             deliveries=message.metadata.num_delivered,
@@ -324,9 +331,13 @@ class Batches:
             await self._dead_letters.add(tx.connection, letter)
         self._count_dead(message.subject, "undecodable", message_id)
 
+    def _id_of(self, named: str | None, sequence: int) -> UUID:
+        """The id of a message, or one made of its place for a message without one."""
+        return uuid_or_none(named) or derived_id(NAMESPACE_URL, f"{self._stream}/{sequence}")
+
     def _letter(self, delivery: Delivery, reason: str, error: str) -> DeadLetter:
         return DeadLetter(
-            consumer=self._durable,
+            consumer=self.durable,
             message_id=delivery.received.message_id,
             subject=delivery.received.subject,
             stream=self._stream,
@@ -351,16 +362,16 @@ class Batches:
                     raise FeedLostError("the connection was rebuilt while the database was away") from error
                 failures += 1
                 seconds = _OUTAGE.seconds(failures, self._replica)
-                _log.warning("database_unavailable", consumer=self._durable, error=_describe(error), seconds=seconds)
+                _log.warning("database_unavailable", consumer=self.durable, error=_describe(error), seconds=seconds)
             await asyncio.sleep(seconds)
 
     def _count(self, delivery: Delivery, outcome: str) -> None:
-        metrics.CONSUMED.labels(self._service, delivery.received.subject, outcome).inc()
+        metrics.CONSUMED.labels(self.service, delivery.received.subject, outcome).inc()
 
     def _count_dead(self, subject: str, reason: str, message_id: UUID) -> None:
-        _log.error("message_dead_lettered", consumer=self._durable, message_id=str(message_id), reason=reason)
-        metrics.CONSUMED.labels(self._service, subject, "dead").inc()
-        metrics.DEAD_LETTERS.labels(self._service, subject, reason).inc()
+        _log.error("message_dead_lettered", consumer=self.durable, message_id=str(message_id), reason=reason)
+        metrics.CONSUMED.labels(self.service, subject, "dead").inc()
+        metrics.DEAD_LETTERS.labels(self.service, subject, reason).inc()
 
 
 async def _answer_ack(message: Msg, current: Callable[[], bool]) -> None:
@@ -396,10 +407,3 @@ def _retry_seconds(failures: int, message_id: UUID) -> float:
 def _describe(error: BaseException) -> str:
     # Without the one character that the database refuses.
     return f"{type(error).__name__}: {error}"[:2000].replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _uuid(value: str | None) -> UUID | None:
-    try:
-        return UUID(value) if value else None
-    except ValueError:
-        return None

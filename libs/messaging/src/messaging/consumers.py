@@ -17,6 +17,7 @@ from messaging.broker import Broker
 from messaging.database import is_unavailable, single_statements
 from messaging.dead_letters import DeadLetters
 from messaging.feed import FEED_ERRORS, Feed
+from messaging.lineage import FloorCheck, Lineage
 from messaging.settings import ConsumerLimits
 from messaging.topology import assert_consumer, consumer_config, find_stream
 from messaging.transaction import Transactions
@@ -42,6 +43,7 @@ class ConsumerGroup:
         subscriptions: Sequence[Subscription],
         transactions: Transactions,
         broker: Broker,
+        lineage: Lineage,
         limits: ConsumerLimits,
     ) -> None:
         self._transactions = transactions
@@ -51,7 +53,7 @@ class ConsumerGroup:
                 raise ValueError(f"the contracts do not name {service} as a reader of {subscription.message_type}")
             by_stream.setdefault(stream_of(subscription.message_type.subject), []).append(subscription)
         self.consumers = [
-            StreamConsumer(service, stream, by_stream[stream], transactions, broker, limits)
+            StreamConsumer(service, stream, by_stream[stream], transactions, broker, lineage, limits)
             for stream in sorted(by_stream)
         ]
 
@@ -70,6 +72,7 @@ class StreamConsumer:
         subscriptions: Sequence[Subscription],
         transactions: Transactions,
         broker: Broker,
+        lineage: Lineage,
         limits: ConsumerLimits,
     ) -> None:
         self.stream = stream
@@ -84,9 +87,12 @@ class StreamConsumer:
         )
         self._linger_seconds = min(subscription.linger_seconds for subscription in subscriptions)
         self.batches = Batches(service, stream, self.durable, subscriptions, transactions, limits.max_deliveries)
+        self._lineage = lineage
+        self._floor_check = FloorCheck(transactions.engine, broker, lineage, stream, self.batches)
         self._feed: Feed | None = None
         self._lost_feed: Feed | None = None
         broker.on_reconnect(self._wake)
+        lineage.on_doubt(self._begin_anew)
         metrics.start_consumer(service, stream, self.durable, [one.message_type.subject for one in subscriptions])
 
     async def run(self) -> None:
@@ -105,8 +111,11 @@ class StreamConsumer:
 
     async def _consume(self) -> None:
         await self._broker.connected()
+        await self._lineage.trusted()
         await self._await_stream()
         await assert_consumer(self._broker.jetstream, self.stream, self._config)
+        if not await self._floor_check.passes():
+            return
         feed = Feed(self._broker, self.stream, self.durable, self._limits.batch_size, self._linger_seconds)
         await feed.open()
         try:
@@ -159,6 +168,10 @@ class StreamConsumer:
             yield
         finally:
             self._feed = None
+
+    def _begin_anew(self) -> None:
+        if self._feed is not None:
+            self._feed.lose("the database may be another one")
 
     def _wake(self) -> None:
         if self._feed is not None:

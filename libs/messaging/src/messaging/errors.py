@@ -38,3 +38,7 @@ class FeedLostError(Exception):
 
 class BrokerUnavailableError(Exception):
     """There is no connection to the broker at this moment."""
+
+
+class DatabaseWentBackError(Exception):
+    """The broker has what the database does not know: a backup was restored, and the streams are newer."""

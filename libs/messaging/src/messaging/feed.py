@@ -75,6 +75,11 @@ class Feed:
         """Messages that have arrived and that no batch has taken yet."""
         return list(self._queue)
 
+    def lose(self, reason: str) -> None:
+        """Give this feed up: the next :meth:`batch` raises."""
+        self._lost = reason
+        self._arrived.set()
+
     def wake(self) -> None:
         """Check the state of the connection now."""
         self._arrived.set()

@@ -1,8 +1,12 @@
 """Identities: time-ordered ones for what is new, derived ones for what must come out the same every time."""
 
+from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID, uuid5
 
 from uuid_utils.compat import uuid7
+
+_TIME_ORDERED: Final = 7
 
 
 def new_id() -> UUID:
@@ -10,6 +14,29 @@ def new_id() -> UUID:
     return uuid7()
 
 
+def time_of(message_id: UUID) -> datetime | None:
+    """The time inside a UUIDv7; None for an id that carries none."""
+    if message_id.version != _TIME_ORDERED:
+        return None
+    return datetime.fromtimestamp((message_id.int >> 80) / 1000, UTC)
+
+
 def derived_id(namespace: UUID, text: str) -> UUID:
     """The UUIDv5 of ``text`` under ``namespace``: the same arguments always give the same id."""
     return uuid5(namespace, text)
+
+
+def spelled(message_id: UUID, number: int) -> str:
+    """A spelling of the id that every UUID parser reads alike, and that the broker takes for another one.
+
+    A broker that purged a message remembers its id for hours, and would drop the message when it comes again.
+    """
+    return f"{'{' * number}{message_id}{'}' * number}"
+
+
+def uuid_or_none(value: str | None) -> UUID | None:
+    """``value`` as an id, or None if it is none."""
+    try:
+        return UUID(value) if value else None
+    except ValueError:
+        return None

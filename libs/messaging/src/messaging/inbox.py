@@ -2,26 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from messaging.ids import time_of
 from messaging.positions import PUT_POSITION, Position, position_values
 from messaging.sql import statement
 
 UNDATED: Final = date(1970, 1, 1)
 """The day of ids that carry no time; it has no partition, so they are stored in DEFAULT and expire by receipt."""
 
-_TIME_ORDERED: Final = 7
-
 
 def message_day(message_id: UUID) -> date:
     """The UTC day inside a UUIDv7, and a fixed day for any other id: a function of the id alone."""
-    if message_id.version != _TIME_ORDERED:
-        return UNDATED
-    return datetime.fromtimestamp((message_id.int >> 80) / 1000, UTC).date()
+    time = time_of(message_id)
+    return UNDATED if time is None else time.date()
 
 
 _INSERT: Final = """
@@ -49,6 +47,15 @@ class Inbox:
         # deadlock.
         self._insert = statement(schema, _INSERT)
         self._receive = statement(schema, f"WITH position AS ({PUT_POSITION}) {_INSERT}")
+        self._is_known = statement(
+            schema,
+            """
+            SELECT EXISTS (SELECT FROM {schema}.inbox_messages
+                           WHERE consumer = :consumer AND message_id = :message_id AND message_day = :message_day)
+                OR EXISTS (SELECT FROM {schema}.dead_letters
+                           WHERE consumer = :consumer AND message_id = :message_id)
+            """,
+        )
         self._delete = statement(
             schema,
             """
@@ -98,6 +105,11 @@ class Inbox:
         """Mark ``message_ids`` as received; returns those that were not received before."""
         rows = await connection.execute(self._insert, self._keys(message_ids))
         return {row.message_id for row in rows}
+
+    async def is_known(self, connection: AsyncConnection, message_id: UUID) -> bool:
+        """Whether this message was received, or given up on."""
+        values = {"consumer": self._consumer, "message_id": message_id, "message_day": message_day(message_id)}
+        return bool((await connection.execute(self._is_known, values)).scalar())
 
     async def remove(self, connection: AsyncConnection, message_ids: Sequence[UUID]) -> None:
         """Take back the mark, for messages that are to be delivered again."""

@@ -36,6 +36,9 @@ DEAD_LETTERS: Final = Counter("messaging_dead_letters_total", "Messages given up
 AMNESIA: Final = Counter(
     "messaging_amnesia_recoveries_total", "Times that the broker was found to have forgotten", ["service", "stream"]
 )
+DATABASE_BEHIND: Final = Gauge(
+    "messaging_database_behind", "Whether the database was found to be older than the broker", ["service"]
+)
 FEED_REBUILDS: Final = Counter(
     "messaging_feed_rebuilds_total", "Subscriptions built again after the flow stopped", ["consumer"]
 )

@@ -2,8 +2,8 @@
 
 A *checkpoint* says: the stream held message M under sequence S. Each process opens a new one every second and after
 every reconnect; within that second it moves forward with the batches. It is written in the transaction that marks its
-batch, so no batch counts as done without a checkpoint at or above its last message. One verified checkpoint of each
-hour stays: it tells up to where the broker is intact. See the README for the proof.
+batch, so no batch counts as done without a checkpoint at or above its last message. Of each hour the first and the last
+verified checkpoint stay: they tell up to where, and from where on, the broker is intact. See the README for the proof.
 """
 
 import time
@@ -22,7 +22,13 @@ from messaging.sql import statement
 RELAY: Final = "relay"
 """Holder of the relay's checkpoints. Those of a consumer have its durable name as their holder."""
 
+EXPIRY_MARGIN: Final = timedelta(hours=2)
+"""What is younger than the stream's retention by more than this cannot have expired, whatever the clocks say."""
+
 _CHECKPOINT_SECONDS: Final = 1.0
+_COLUMNS: Final = """
+    holder, stream, checkpoint_id, sequence, message_id, stream_created_at, recorded_at, verified_at,
+    now() - recorded_at"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,8 @@ class Position:
 
     ``recorded_at`` and ``verified_at`` are by the database clock. The first is, for what a relay published, a time
     before the broker had any message of the batch; by default the start of the transaction that writes it. The second
-    is when the checkpoint was first found intact.
+    is when the checkpoint was first found intact. ``age`` is the time since ``recorded_at``, of a checkpoint that was
+    read.
     """
 
     holder: str
@@ -42,6 +49,7 @@ class Position:
     stream_created_at: datetime | None
     recorded_at: datetime | None = None
     verified_at: datetime | None = None
+    age: timedelta | None = None
 
 
 @dataclass(slots=True)
@@ -123,23 +131,27 @@ class Positions:
         self._put = statement(schema, PUT_POSITION)
         self._due = statement(
             schema,
-            """
-            SELECT holder, stream, checkpoint_id, sequence, message_id, stream_created_at, recorded_at, verified_at
+            f"""
+            SELECT {_COLUMNS}
             FROM (
                 SELECT *, row_number() OVER (
-                    PARTITION BY holder, stream, verified_at IS NULL ORDER BY sequence DESC) AS place
-                FROM {schema}.relay_positions
+                    PARTITION BY holder, stream, verified_at IS NULL ORDER BY sequence DESC) AS place,
+                    recorded_at > now() - CAST(:young AS interval) AS is_young,
+                    row_number() OVER (
+                        PARTITION BY holder, stream, recorded_at > now() - CAST(:young AS interval)
+                        ORDER BY sequence) AS depth
+                FROM {{schema}}.relay_positions
             ) AS ranked
-            WHERE verified_at IS NULL OR place = 1
+            WHERE verified_at IS NULL OR place = 1 OR (holder = '{RELAY}' AND is_young AND depth = 1)
             ORDER BY holder, stream, sequence DESC
-            """,
+            """,  # noqa: S608 - the insertions are constants
         )
         self._all = statement(
             schema,
-            """
-            SELECT holder, stream, checkpoint_id, sequence, message_id, stream_created_at, recorded_at, verified_at
-            FROM {schema}.relay_positions WHERE holder = :holder AND stream = :stream ORDER BY sequence DESC
-            """,
+            f"""
+            SELECT {_COLUMNS}
+            FROM {{schema}}.relay_positions WHERE holder = :holder AND stream = :stream ORDER BY sequence DESC
+            """,  # noqa: S608 - the insertion is a constant
         )
         self._verify = statement(
             schema,
@@ -153,13 +165,22 @@ class Positions:
         self._prune = statement(
             schema,
             """
+            WITH verified AS (
+                SELECT checkpoint_id, recorded_at,
+                       row_number() OVER (ORDER BY sequence, checkpoint_id) AS from_first,
+                       count(*) OVER () AS all_of_them,
+                       row_number() OVER (of_hour ORDER BY sequence, checkpoint_id) AS from_first_of_hour,
+                       count(*) OVER of_hour AS all_of_hour
+                FROM {schema}.relay_positions
+                WHERE holder = :holder AND stream = :stream AND verified_at IS NOT NULL
+                WINDOW of_hour AS (PARTITION BY date_trunc('hour', recorded_at))
+            )
             DELETE FROM {schema}.relay_positions AS p
-            USING {schema}.relay_positions AS higher
-            WHERE p.holder = :holder AND p.stream = :stream AND p.verified_at IS NOT NULL
-              AND higher.holder = p.holder AND higher.stream = p.stream AND higher.verified_at IS NOT NULL
-              AND (higher.sequence, higher.checkpoint_id) > (p.sequence, p.checkpoint_id)
-              AND (date_trunc('hour', higher.recorded_at) = date_trunc('hour', p.recorded_at)
-                   OR p.recorded_at < now() - CAST(:window AS interval))
+            USING verified AS v
+            WHERE p.holder = :holder AND p.stream = :stream AND p.checkpoint_id = v.checkpoint_id
+              AND v.from_first < v.all_of_them
+              AND (v.from_first_of_hour NOT IN (1, v.all_of_hour)
+                   OR v.recorded_at < now() - CAST(:window AS interval))
             """,
         )
         self._forget = statement(
@@ -167,6 +188,13 @@ class Positions:
             """
             DELETE FROM {schema}.relay_positions
             WHERE holder = :holder AND stream = :stream AND sequence > :above_sequence
+            """,
+        )
+        self._highest = statement(
+            schema,
+            """
+            SELECT coalesce(max(sequence), 0) FROM {schema}.relay_positions
+            WHERE holder = :holder AND stream = :stream
             """,
         )
         self._lock = statement(schema, "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
@@ -177,18 +205,25 @@ class Positions:
 
     async def due(self, connection: AsyncConnection) -> list[Position]:
         """The checkpoints to verify, the highest first: the unverified ones, and for each holder and stream the highest
-        verified one. It stands for all below it, whatever was published above it since."""
-        return [Position(*row) for row in await connection.execute(self._due)]
+        verified one. It stands for all below it, whatever was published above it since. Of the relay also the lowest
+        one that cannot have expired: a stream that lost its beginning does not have it."""
+        young = timedelta(days=REPLAY_WINDOW_DAYS) - EXPIRY_MARGIN
+        return [Position(*row) for row in await connection.execute(self._due, {"young": young})]
 
     async def all(self, connection: AsyncConnection, holder: str, stream: str) -> list[Position]:
         """Every checkpoint of ``holder`` in ``stream``, the highest first."""
         rows = await connection.execute(self._all, {"holder": holder, "stream": stream})
         return [Position(*row) for row in rows]
 
+    async def highest(self, connection: AsyncConnection, holder: str, stream: str) -> int:
+        """The highest sequence of ``stream`` that ``holder`` has committed; 0 if there is none."""
+        values = {"holder": holder, "stream": stream}
+        return int((await connection.execute(self._highest, values)).scalar_one())
+
     async def mark_verified(
         self, connection: AsyncConnection, holder: str, stream: str, positions: Sequence[Position]
     ) -> None:
-        """Note that ``positions`` are intact (unless they moved meanwhile), and keep one of each hour."""
+        """Note that ``positions`` are intact (unless they moved meanwhile), and keep two of each hour."""
         keys: dict[str, object] = {"holder": holder, "stream": stream}
         seen = {
             "checkpoint_ids": [position.checkpoint_id for position in positions],

@@ -39,14 +39,16 @@ class _Error(msgspec.Struct):
 class _Answer(msgspec.Struct):
     stream: str = ""
     seq: int = 0
+    duplicate: bool = False
     error: _Error | None = None
 
 
 class PubAck(msgspec.Struct, frozen=True):
-    """Where a message is stored."""
+    """Where a message is stored, or was when it came first: ``duplicate`` says that the id was known."""
 
     stream: str
     sequence: int
+    duplicate: bool
 
 
 class Publisher:
@@ -104,4 +106,4 @@ class Publisher:
             error_code = answer.error.err_code or answer.error.code
             future.set_exception(PublishRefusedError(error_code, answer.error.description))
         else:
-            future.set_result(PubAck(answer.stream, answer.seq))
+            future.set_result(PubAck(answer.stream, answer.seq, answer.duplicate))

@@ -34,7 +34,8 @@ from messaging.database import is_unavailable, single_statements, transaction
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import failpoint
-from messaging.ids import new_id
+from messaging.ids import new_id, spelled
+from messaging.lineage import Lineage
 from messaging.outbox import Acknowledged, Outbox, Outgoing, Unpublished
 from messaging.positions import RELAY, Checkpoints
 from messaging.publisher import PubAck, Publisher, PublishRefusedError
@@ -73,7 +74,14 @@ class _Outcome:
 class Relay:
     """Component that publishes the outbox of one service. Any number may run at once."""
 
-    def __init__(self, service: Service, engine: AsyncEngine, broker: Broker, transactions: Transactions) -> None:
+    def __init__(
+        self,
+        service: Service,
+        engine: AsyncEngine,
+        broker: Broker,
+        transactions: Transactions,
+        lineage: Lineage,
+    ) -> None:
         self.name = "relay"
         self._replica = new_id()
         self._service = service
@@ -81,6 +89,9 @@ class Relay:
         self._broker = broker
         self._fresh = transactions.fresh
         self._doorbell = transactions.doorbell
+        self._lineage = lineage
+        self._first_sequences: dict[str, int] = {}
+        self._spellings: dict[UUID, int] = {}
         self._unmarked: list[tuple[int, Acknowledged]] = []
         self._mark_at = 0.0
         self._sweep_at = 0.0
@@ -90,6 +101,7 @@ class Relay:
         self.checkpoints = Checkpoints(RELAY)
         self._paused_streams: dict[str, float] = {}
         self._paused_subjects: dict[str, float] = {}
+        lineage.on_doubt(self._forget)
         metrics.start_relay(service, [message.subject for message in produced_by(service)])
 
     async def run(self) -> None:
@@ -98,6 +110,7 @@ class Relay:
         async with self._broker.open():
             while True:
                 await self._broker.connected()
+                await self._lineage.trusted()
                 self._doorbell.clear()
                 try:
                     await self._turn()
@@ -111,6 +124,15 @@ class Relay:
                 else:
                     failures = 0
                     await self._wait()
+
+    def _forget(self) -> None:
+        """The database may be older than what is in memory: the sweep finds what it has."""
+        self._fresh.clear()
+        self._unmarked.clear()
+
+    def remember_first_sequence(self, stream: str, sequence: int) -> None:
+        """What lies below has left the stream."""
+        self._first_sequences[stream] = sequence
 
     async def _turn(self) -> None:
         """Do what is due."""
@@ -206,9 +228,7 @@ class Relay:
         try:
             for row in rows:
                 try:
-                    future = await self._publisher.publish(
-                        row.subject, row.payload, message_headers(self._service, row), row.stream
-                    )
+                    future = await self._publisher.publish(row.subject, row.payload, self._headers(row), row.stream)
                 except nats.errors.MaxPayloadError:
                     outcome.rejected.append((row, "larger than the broker's max_payload"))
                 else:
@@ -248,7 +268,12 @@ class Relay:
         error = future.exception()
         if error is None:
             ack = future.result()
-            if ack.stream == row.stream:
+            if ack.duplicate and ack.sequence < self._first_sequences.get(ack.stream, 0):
+                # Purged, and its id is still remembered. The next sweep publishes it under another spelling.
+                self._spellings[row.message_id] = self._spellings.get(row.message_id, 0) + 1
+                self._count_failure(row, "purged")
+            elif ack.stream == row.stream:
+                self._spellings.pop(row.message_id, None)
                 outcome.acknowledged.append(Acknowledged(row, ack.sequence))
             else:
                 self._pause(row, "wrong_stream", self._paused_subjects, row.subject, _PAUSE_SECONDS)
@@ -267,6 +292,12 @@ class Relay:
             _log.warning("publishing_paused", subject=row.subject, stream=row.stream, reason=reason)
         paused[key] = time.monotonic() + seconds
         self._count_failure(row, reason)
+
+    def _headers(self, row: Unpublished) -> dict[str, str]:
+        values = message_headers(self._service, row)
+        if number := self._spellings.get(row.message_id):
+            values[headers.MESSAGE_ID] = spelled(row.message_id, number)
+        return values
 
     def _count_failure(self, row: Unpublished, reason: str) -> None:
         metrics.PUBLISH_FAILURES.labels(self._service, row.subject, reason).inc()

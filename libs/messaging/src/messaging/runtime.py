@@ -9,6 +9,7 @@ from messaging.amnesia import AmnesiaWatch
 from messaging.broker import Broker
 from messaging.consumer_gauge import ConsumerGauge
 from messaging.consumers import ConsumerGroup, Subscription
+from messaging.lineage import Lineage
 from messaging.partitions import PartitionKeeper
 from messaging.relay import OutboxGauge, Relay
 from messaging.settings import ConsumerLimits
@@ -31,8 +32,9 @@ class Messaging:
     ) -> None:
         self.transactions = Transactions(engine, producer=service)
         self.broker = Broker.of(settings, name=service)
-        self.relay = Relay(service, engine, self.broker, self.transactions)
-        self.consumers = ConsumerGroup(service, subscriptions, self.transactions, self.broker, limits)
+        self.lineage = Lineage(service)
+        self.relay = Relay(service, engine, self.broker, self.transactions, self.lineage)
+        self.consumers = ConsumerGroup(service, subscriptions, self.transactions, self.broker, self.lineage, limits)
         self.amnesia = AmnesiaWatch(
             service,
             engine,
@@ -40,6 +42,8 @@ class Messaging:
             self.transactions,
             [self.relay.checkpoints, *(consumer.batches.checkpoints for consumer in self.consumers.consumers)],
             settings.stream_replicas,
+            self.lineage,
+            self.relay.remember_first_sequence,
         )
         self.partitions = PartitionKeeper(service, engine)
         self._gauges: list[Component] = [OutboxGauge(service, engine)]
@@ -52,4 +56,4 @@ class Messaging:
 
     def readiness(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Checks that return when all is well and raise with the reason when not."""
-        return {"broker": self.broker.ready, "streams": self.amnesia.ready}
+        return {"broker": self.broker.ready, "streams": self.amnesia.ready, "lineage": self.lineage.ready}
