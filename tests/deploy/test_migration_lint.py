@@ -26,6 +26,11 @@ BEFORE_THE_FIRST_RELEASE: Final = {
 }
 """What stands in migrations that were written before anything ran. The list only gets shorter."""
 
+EXPLAINED: Final = {
+    ("billing", "0002", "ban-drop-constraint"): "the same statement replaces it by a wider one",
+}
+"""What a rule cannot see to be harmless, and why it is."""
+
 REFUSED: Final = {
     "CREATE INDEX ON billing.grants (actor)": "require-concurrent-index-creation",
     "DROP INDEX billing.grants_to_spend": "require-concurrent-index-deletion",
@@ -70,9 +75,9 @@ def test_every_migration_leaves_the_release_before_it_alone(tmp_path: Path) -> N
             before = revision
     found = lint(*(Path(file) for file in files))
     by_rule = {(*files[one.file], one.rule_name): f"line {one.line}: {one.message}" for one in found}
-    new = {key: what for key, what in by_rule.items() if key not in BEFORE_THE_FIRST_RELEASE}
+    new = {key: what for key, what in by_rule.items() if key not in BEFORE_THE_FIRST_RELEASE | EXPLAINED}
     assert new == {}
-    assert BEFORE_THE_FIRST_RELEASE.keys() <= by_rule.keys(), "an exception that nothing needs"
+    assert (BEFORE_THE_FIRST_RELEASE | EXPLAINED).keys() <= by_rule.keys(), "an exception that nothing needs"
 
 
 @pytest.mark.parametrize("statement", REFUSED)

@@ -99,6 +99,30 @@ async def test_a_refused_order_stays_refused_when_it_is_repeated_with_credits_th
     assert await ledger.balance(user) == (100, 0, 0)
 
 
+@pytest.mark.parametrize("withdrawal", ["cancelled", "expired"])
+async def test_a_withdrawn_order_is_refused_and_a_request_that_comes_later_is_not_reserved(
+    ledger: LedgerHarness, withdrawal: str
+) -> None:
+    user = uuid4()
+    await ledger.grant(user, 100)
+    request = order(user, 20)
+    (event,) = await ledger.handle(handlers.reserve, msgspec.structs.replace(request, withdrawal=withdrawal))
+    assert isinstance(event, CreditsRefused)
+    assert event.code == withdrawal
+    assert await ledger.handle(handlers.reserve, request) == []
+    assert await ledger.balance(user) == (100, 0, 0)
+
+
+async def test_a_withdrawal_that_comes_after_the_reservation_changes_nothing(ledger: LedgerHarness) -> None:
+    user = uuid4()
+    await ledger.grant(user, 100)
+    request = order(user, 20)
+    withdrawn = msgspec.structs.replace(request, withdrawal="expired")
+    (event,) = await ledger.handle(handlers.reserve, request, withdrawn)
+    assert isinstance(event, CreditsReserved)
+    assert await ledger.balance(user) == (80, 20, 0)
+
+
 async def test_an_order_repeated_at_another_price_is_an_error(ledger: LedgerHarness) -> None:
     user = uuid4()
     await ledger.grant(user, 100)

@@ -10,6 +10,8 @@ from contracts.values import GenerationOrder, LedgerLine
 RefusalCode = Literal[
     "insufficient_credits",  # the order costs more than is available
     "account_frozen",  # a receivable is open
+    "cancelled",  # the user cancelled the order before its credits were reserved
+    "expired",  # the order's deadline passed before its credits were reserved
 ]
 
 
@@ -26,7 +28,7 @@ class CreditsReserved(Message, frozen=True, kw_only=True):
 
 
 class CreditsRefused(Message, frozen=True, kw_only=True):
-    """An order could not be funded; nothing moved."""
+    """An order could not be funded, or was withdrawn before it was; nothing moved."""
 
     subject: ClassVar[str] = "billing.event.credits-refused.v1"
     producers: ClassVar[tuple[Service, ...]] = ("billing",)

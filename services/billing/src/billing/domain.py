@@ -139,7 +139,7 @@ class Contradiction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """An order that could not be funded. The verdict stands: the same generation is never reserved later."""
+    """An order that was not funded. The verdict stands: the same generation is never reserved later."""
 
     generation_id: UUID
     user_id: UUID
@@ -328,13 +328,8 @@ def reserve(
     check_amount(f"an order (generation {generation_id})", price_credits)
     frozen = account.receivable_credits > 0
     if frozen or price_credits > account.available_credits:
-        return Refusal(
-            generation_id=generation_id,
-            user_id=account.user_id,
-            code="account_frozen" if frozen else "insufficient_credits",
-            required_credits=price_credits,
-            available_credits=account.available_credits,
-            refused_at=book.occurred_at,
+        return refuse(
+            book, account, generation_id, price_credits, "account_frozen" if frozen else "insufficient_credits"
         )
     reservation = Reservation(
         reservation_id=book.new_id(),
@@ -348,6 +343,19 @@ def reserve(
     cause = Cause(generation_id=generation_id)
     line = move(book, account, "reserve", cause, available=-price_credits, reserved=price_credits)
     return reservation, line
+
+
+def refuse(book: Book, account: Account, generation_id: UUID, price_credits: int, code: RefusalCode) -> Refusal:
+    """Decide that an order is not funded. Raises InvalidAmount."""
+    check_amount(f"an order (generation {generation_id})", price_credits)
+    return Refusal(
+        generation_id=generation_id,
+        user_id=account.user_id,
+        code=code,
+        required_credits=price_credits,
+        available_credits=account.available_credits,
+        refused_at=book.occurred_at,
+    )
 
 
 def resolve(

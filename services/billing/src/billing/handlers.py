@@ -50,7 +50,7 @@ OVERDUE_SLACK = timedelta(minutes=15)
 
 
 async def reserve(tx: Transaction, batch: Sequence[Received[GenerationRequested]]) -> None:
-    """Fund orders, or refuse them. An order that already has a verdict is left as it is.
+    """Fund orders, or refuse them. An order that already has a verdict is left as it is, withdrawn or not.
 
     Raises InvalidAmount and ConflictingOrder.
     """
@@ -68,8 +68,7 @@ async def reserve(tx: Transaction, batch: Sequence[Received[GenerationRequested]
         if known is not None:
             raise ConflictingOrder(order.generation_id)
         verdicts[order.generation_id] = asked
-        deadline = order.expires_at + OVERDUE_SLACK
-        verdict = domain.reserve(book, accounts[order.user_id], order.generation_id, order.price_credits, deadline)
+        verdict = _decide(book, accounts[order.user_id], message.payload)
         event: Message
         if isinstance(verdict, domain.Refusal):
             refusals.append(verdict)
@@ -84,6 +83,16 @@ async def reserve(tx: Transaction, batch: Sequence[Received[GenerationRequested]
     await ledger.add_refusals(connection, refusals)
     await ledger.update_grants(connection, accounts.values())
     tx.after_commit(lambda: metrics.count_verdicts(reservations, refusals))
+
+
+def _decide(
+    book: Book, account: Account, request: GenerationRequested
+) -> tuple[Reservation, LedgerLine] | domain.Refusal:
+    order = request.order
+    if request.withdrawal is not None:
+        return domain.refuse(book, account, order.generation_id, order.price_credits, request.withdrawal)
+    deadline = order.expires_at + OVERDUE_SLACK
+    return domain.reserve(book, account, order.generation_id, order.price_credits, deadline)
 
 
 async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:

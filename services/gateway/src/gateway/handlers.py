@@ -49,6 +49,7 @@ from gateway.events import (
 )
 from gateway.projections import GenerationChange, HistoryEntry, Transition, Verdict
 from gateway.records import StoredFile
+from gateway.statuses import status_of_refusal
 from messaging.ids import derived_id
 from messaging.received import Received
 from messaging.transaction import Transaction
@@ -156,8 +157,13 @@ def _refused(changes: Changes, message: Received[CreditsRefused]) -> None:
         Verdict(refused.generation_id, refused.code, refused.required_credits, refused.available_credits)
     )
     changes.refusals[refused.generation_id] = refused.code
+    status = status_of_refusal(refused.code)
     event = GenerationUpdated(
-        generation_id=refused.generation_id, name="refused", status="refused", version=0, code=refused.code
+        generation_id=refused.generation_id,
+        name=status,
+        status=status,
+        version=0,
+        code=refused.code if status == "refused" else UNSET,
     )
     changes.record(message, refused.user_id, event)
 

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -15,11 +16,13 @@ from gateway.http import build_app
 from gateway.live_events import LiveEvents
 from gateway.settings import Settings
 from gateway.tokens import Tokens
+from gateway.withdrawals import EVERY_SECONDS, withdraw_overdue
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
+from service_runtime.loops import every
 from service_runtime.settings import settings_from_environment
 
 
@@ -65,7 +68,11 @@ def build(settings: Settings) -> Gateway:
     return Gateway(
         app=build_app(dependencies),
         dependencies=dependencies,
-        components=[*messaging.components(), live_events],
+        components=[
+            *messaging.components(),
+            live_events,
+            every("unanswered orders", EVERY_SECONDS, partial(withdraw_overdue, messaging.transactions)),
+        ],
         readiness={**messaging.readiness(), live_events.name: live_events.ready},
         # The event streams end first, so that the listener can close.
         drain=live_events.close,

@@ -28,7 +28,8 @@ from gateway.errors import (
 from gateway.limits import check_write
 from gateway.live_events import Reply, wait_for_reply
 from gateway.records import GenerationRecord, GenerationRequestRecord
-from gateway.statuses import TERMINAL
+from gateway.statuses import TERMINAL, WITHDRAWN
+from gateway.withdrawals import withdraw
 from messaging.database import single_statements
 from messaging.ids import new_id
 from messaging.transaction import Transaction
@@ -39,7 +40,7 @@ MAX_ERRORS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class PlacedOrder:
-    """An order that stands. ``reserved``: billing has answered. ``replayed``: the key was used before."""
+    """An order that was written down. ``reserved``: billing has answered. ``replayed``: the key was used before."""
 
     generation: GenerationRecord
     reserved: bool
@@ -105,7 +106,7 @@ async def get_generation(dependencies: Dependencies, user: User, generation_id: 
 
 
 async def request_cancellation(dependencies: Dependencies, user: User, generation_id: UUID) -> GenerationRecord:
-    """Ask generation to stop an order; returns it as it is now.
+    """Ask generation to stop an order, and billing not to fund it any more; returns it as it is now.
 
     Raises ``GenerationNotFound``, ``GenerationEnded`` and ``RateLimited``.
     """
@@ -117,6 +118,7 @@ async def request_cancellation(dependencies: Dependencies, user: User, generatio
         now = await repository.get_now(tx.connection)
         command = CancelGeneration(generation_id=generation_id, user_id=user.user_id, requested_at=now)
         tx.publish(command, correlation_id=generation_id)
+        await withdraw(tx, generation_id, "cancelled")
     return generation
 
 
@@ -196,15 +198,16 @@ async def _answer(
     replayed: bool,
 ) -> PlacedOrder:
     if verdict.done():
-        if isinstance(refused := verdict.result(), CreditsRefused):
+        refused = verdict.result()
+        if isinstance(refused, CreditsRefused) and refused.code not in WITHDRAWN:
             raise _refusal(refused.code, refused.required_credits, refused.available_credits, generation_id)
         reserved = True
     else:
         request = await _find_request(dependencies, user, key)
         assert request is not None, "the request was committed"
-        if request.verdict is not None and request.verdict != "reserved":
+        if request.verdict is not None and request.verdict != "reserved" and request.verdict not in WITHDRAWN:
             raise _refusal(request.verdict, request.required_credits, request.available_credits, generation_id)
-        reserved = request.verdict == "reserved"
+        reserved = request.verdict is not None
     generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
     assert generation is not None, "the order was committed, and belongs to this user"
     return PlacedOrder(generation, reserved=reserved, replayed=replayed)

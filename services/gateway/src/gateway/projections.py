@@ -19,7 +19,7 @@ from contracts.payments import Payment, PaymentRefused
 from contracts.values import LedgerLine
 from gateway.events import EventName, FailureCode
 from gateway.records import StoredFile
-from gateway.statuses import GenerationStatus
+from gateway.statuses import GenerationStatus, status_of_refusal
 from gateway.tables import (
     generation_requests,
     generations,
@@ -213,12 +213,14 @@ async def record_verdicts(connection: AsyncConnection, verdicts: Sequence[Verdic
 
 
 async def refuse_generations(connection: AsyncConnection, refusals: Mapping[UUID, RefusalCode]) -> None:
-    """End the orders that could not be funded."""
+    """End the orders that could not be funded, and those that were withdrawn in time."""
     for generation_id, code in sorted(refusals.items()):
+        status = status_of_refusal(code)
+        failure_code = code if status == "refused" else None
         await connection.execute(
             sa.update(generations)
             .where(generations.c.generation_id == generation_id, generations.c.status == "requested")
-            .values(status="refused", failure_code=code, updated_at=sa.func.now())
+            .values(status=status, failure_code=failure_code, updated_at=sa.func.now())
         )
 
 

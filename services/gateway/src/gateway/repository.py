@@ -45,6 +45,25 @@ _COUNT_OPEN: Final = sa.select(sa.func.count()).where(
     generations.c.user_id == sa.bindparam("user"), generations.c.status.not_in(_terminal)
 )
 _ADD_GENERATION: Final = sa.insert(generations)
+_ORDER: Final = tuple(name for name in GenerationOrder.__struct_fields__ if name != "uploads")
+# In the text, so that the planner sees that the index of unanswered orders matches.
+_is_requested: Final = generations.c.status == sa.literal_column("'requested'")
+_FIND_UNANSWERED: Final = sa.select(*(generations.c[name] for name in _ORDER)).where(
+    generations.c.generation_id == sa.bindparam("id"), _is_requested
+)
+_LOCK_OVERDUE: Final = (
+    sa.select(*(generations.c[name] for name in _ORDER))
+    .join(generation_requests, generation_requests.c.generation_id == generations.c.generation_id)
+    .where(
+        _is_requested,
+        generations.c.expires_at <= sa.func.now(),
+        generations.c.updated_at <= sa.func.now() - timedelta(minutes=1),
+        generation_requests.c.verdict.is_(None),
+    )
+    .order_by(generations.c.expires_at)
+    .limit(sa.bindparam("batch"))
+    .with_for_update(of=generations, skip_locked=True)
+)
 
 
 def _add_request(table: sa.Table) -> sa.sql.dml.ReturningInsert[Any]:
@@ -157,6 +176,28 @@ async def add_generation(connection: AsyncConnection, order: GenerationOrder) ->
         "expires_at": order.expires_at,
     }
     await connection.execute(_ADD_GENERATION, row)
+
+
+async def find_unanswered(connection: AsyncConnection, generation_id: UUID) -> GenerationOrder | None:
+    """The order as billing needs it to withdraw it; None if it is not ``requested`` any more."""
+    row = (await connection.execute(_FIND_UNANSWERED, {"id": generation_id})).one_or_none()
+    return None if row is None else _withdrawn(row)
+
+
+async def lock_overdue(connection: AsyncConnection, batch: int) -> list[GenerationOrder]:
+    """Orders that billing has not answered before their deadline, each at most once in a minute."""
+    rows = (await connection.execute(_LOCK_OVERDUE, {"batch": batch})).all()
+    if rows:
+        ids = [row.generation_id for row in rows]
+        await connection.execute(
+            sa.update(generations).where(generations.c.generation_id.in_(ids)).values(updated_at=sa.func.now())
+        )
+    return [_withdrawn(row) for row in rows]
+
+
+def _withdrawn(row: sa.Row[Any]) -> GenerationOrder:
+    """An order that is not to be made: its uploads do not matter any more."""
+    return GenerationOrder(**{name: getattr(row, name) for name in _ORDER}, uploads={})
 
 
 async def add_payment(connection: AsyncConnection, payment: NewPayment) -> None:

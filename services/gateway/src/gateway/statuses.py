@@ -7,6 +7,7 @@ The aggregates live elsewhere: generation and payments decide. The gateway adds 
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from contracts.billing import RefusalCode
 from contracts.payments import PaymentStatus as DrivenPaymentStatus
 from contracts.statuses import StatusMeaning
 
@@ -27,17 +28,26 @@ PaymentStatus = Literal[DrivenPaymentStatus, "refused"]
 TERMINAL: Final[frozenset[GenerationStatus]] = frozenset({"refused", "completed", "failed", "cancelled"})
 """A generation in one of these statuses does not change any more, except for a file that arrives late."""
 
+WITHDRAWN: Final[frozenset[RefusalCode]] = frozenset({"cancelled", "expired"})
+"""Billing's refusals of orders that the gateway withdrew."""
+
 _NONE: Final = "none"
+
+
+def status_of_refusal(code: RefusalCode) -> Literal["refused", "cancelled"]:
+    """How an order ends that billing refused: what its user cancelled is not shown as a refusal."""
+    return "cancelled" if code == "cancelled" else "refused"
+
 
 GENERATION_STATUS_MEANING: Final[Mapping[GenerationStatus, StatusMeaning]] = {
     "requested": StatusMeaning(
         set_by="the order, in the transaction that announces it",
-        ended_by="billing's verdict and then generation's queue, or the refusal",
-        deadline="none here: the message waits for billing",
+        ended_by="billing's verdict and then generation's queue, the refusal, or a cancel",
+        deadline="`expires_at`: then the gateway withdraws it, and billing refuses what it has not reserved",
         user_sees="The order is written down. The answer was 201 if the credits were reserved in time, else 202.",
     ),
     "refused": StatusMeaning(
-        set_by="billing's refusal",
+        set_by="billing's refusal, also of an order that it did not answer before `expires_at`",
         ended_by="nothing: it is final",
         deadline=_NONE,
         user_sees="The order was not funded: `failure.code` says why. No credit moved.",
@@ -85,7 +95,7 @@ GENERATION_STATUS_MEANING: Final[Mapping[GenerationStatus, StatusMeaning]] = {
         user_sees="The work is being stopped.",
     ),
     "cancelled": StatusMeaning(
-        set_by="generation, when the cancel is done",
+        set_by="generation, when the cancel is done; billing, if no credits were reserved yet",
         ended_by="only a good file that arrives late: then `completed`, free of charge",
         deadline=_NONE,
         user_sees="The user's cancel took effect. The credits come back.",
