@@ -126,6 +126,10 @@ faults-ledger: install ## A million transfers under a running conservation check
 faults-payments: install ## Every way money comes and goes on a whole platform while webhooks are lost and scrambled
 	$(RUN)/python -m tests.faults.payments $(ARGS)
 
+.PHONY: restore-drill
+restore-drill: install ## Restore PostgreSQL to a moment under load, three times, against today's NATS, files, RunPod and Stripe
+	$(RUN)/python -m tests.faults.restores $(ARGS)
+
 faults-generations: install ## Orders on a whole platform while every part of it is killed, frozen and made to forget, at random
 	$(RUN)/python -m tests.faults.generations $(ARGS)
 

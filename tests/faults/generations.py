@@ -128,7 +128,7 @@ class Customers:
 
     async def place_orders(self, per_second: float, over: asyncio.Event) -> None:
         """Order until ``over``, then wait for the answers that are missing, for ``HEAL_SECONDS`` at most."""
-        began = time.monotonic()
+        began, before = time.monotonic(), len(self.orders)
         while not over.is_set():
             user, number = self._source.randrange(USERS), len(self.orders)
             parameters = {"prompt": f"picture {number}", "width": SIDE_PIXELS, "height": SIDE_PIXELS}
@@ -137,7 +137,8 @@ class Customers:
             cancel_after_seconds = self._source.uniform(0.0, 3.0) if self._source.random() < CANCELLED else None
             self._tasks.append(asyncio.create_task(self._place(order, cancel_after_seconds)))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), max(0.0, began + len(self.orders) / per_second - time.monotonic()))
+                due = began + (len(self.orders) - before) / per_second
+                await asyncio.wait_for(over.wait(), max(0.0, due - time.monotonic()))
         answered, unanswered = await asyncio.wait(self._tasks, timeout=HEAL_SECONDS)
         for task in unanswered:
             task.cancel()
@@ -314,7 +315,7 @@ async def main(disasters: int, per_second: float, orders_per_second: float, seed
         platform = await supervisor.start()
         customers, fleet = Customers(platform, random.Random(seed + 1)), Fleet(random.Random(seed + 2))
         api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
-        await _grant(platform, customers)
+        await grant_credits(platform, customers)
         await _misbehave(platform, seed)
         with tempfile.TemporaryDirectory(prefix="reelhouse-faults-") as copies:
             disaster_runner, over = DisasterRunner(supervisor, platform, Path(copies)), asyncio.Event()
@@ -332,7 +333,8 @@ async def main(disasters: int, per_second: float, orders_per_second: float, seed
         await supervisor.stop()
 
 
-async def _grant(platform: PlatformDescription, customers: Customers) -> None:
+async def grant_credits(platform: PlatformDescription, customers: Customers) -> None:
+    """Give every customer credits, as an operator does."""
     settings = CommandSettings(database_url=platform.postgres.dsns["billing"])
     for user in customers.users:
         command = GrantCredits(
