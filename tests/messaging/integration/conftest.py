@@ -57,8 +57,12 @@ async def running(components: Sequence[Component]) -> AsyncIterator[list[asyncio
     try:
         yield tasks
     finally:
-        for task in tasks:
-            task.cancel()
+        pending = set(tasks)
+        while pending:
+            # More than once: asyncio.wait_for of Python 3.11 (in nats-py) can swallow a cancellation.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=2.0)
         results = await asyncio.gather(*tasks, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):
