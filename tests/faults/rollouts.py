@@ -107,7 +107,7 @@ async def run_campaign(title: str, per_second: float, rounds: int, release: Rele
     """One platform from its start to its books. Returns the exit code."""
     say(f"\n{title}")
     options = PlatformOptions(
-        name="faults-rollouts",
+        name="faults-restart" if release is None else "faults-upgrade",
         workers=0,
         replicas=REPLICAS,
         python=None if release is None else release.python,

@@ -134,7 +134,8 @@ class Traffic:
         if payment is not None:
             session = URL(payment["checkout_url"]).name
             url = f"{self._platform.urls['stripe']}/admin/acts/pay"
-            async with self._http.post(url, json={"session": session}) as answer:
+            # The emulator closes a connection that is kept; a request that meets this would be lost.
+            async with self._http.post(url, json={"session": session}, headers={"Connection": "close"}) as answer:
                 answer.raise_for_status()
 
     async def _request(
