@@ -19,7 +19,15 @@ FailureCode = Literal[
     "output_missing",  # reported as done, but there is no file
     "output_rejected",  # a file was found, and is not what was asked for
     "deadline_exceeded",  # the order's own deadline passed
+    "out_of_memory",  # memory ran out on the worker, in its most frugal way too
+    "worker_misconfigured",  # the worker lacks a model file or a node, or has a damaged one
+    "worker_unavailable",  # what renders on the worker died, hung, or does not start
+    "input_unavailable",  # the worker could not fetch a file of the order
+    "upload_failed",  # the worker could not deliver its file
+    "output_too_large",  # the worker's file is larger than the model may make
+    "malformed_job",  # the worker does not understand what it was sent
 ]
+"""The codes of our own worker are among them; a test holds that."""
 
 FAILURE_SENTENCES: Final[Mapping[FailureCode, str]] = {
     "invalid_input": "What was ordered cannot be rendered. Change the prompt, the parameters or the picture.",
@@ -29,6 +37,13 @@ FAILURE_SENTENCES: Final[Mapping[FailureCode, str]] = {
     "output_missing": "The work ended without a file.",
     "output_rejected": "The work ended with a file that is not what was ordered.",
     "deadline_exceeded": "The work could not be done in time.",
+    "out_of_memory": "The work needed more memory than our GPUs have.",
+    "worker_misconfigured": "A GPU worker was not set up for the work.",
+    "worker_unavailable": "The GPU worker stopped before the work was done.",
+    "input_unavailable": "A file of the order could not be fetched.",
+    "upload_failed": "The finished file could not be delivered.",
+    "output_too_large": "The finished file is too large.",
+    "malformed_job": "The work failed on our side.",
 }
 """What a customer reads. The words of workers and providers are for operators: they may say anything."""
 
