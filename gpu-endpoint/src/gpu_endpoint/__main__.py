@@ -8,6 +8,7 @@ import time
 
 from gpu_endpoint.failures import WorkerMisconfigured, WorkerUnavailable
 from gpu_endpoint.log_lines import configure_logging
+from gpu_endpoint.machine import Machine
 from gpu_endpoint.renderers import RENDERERS, Renderer
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def main() -> None:
     from gpu_endpoint.handler import JobHandler
 
     _log.info("worker_started", extra={"renderer": name})
-    runpod.serverless.start({"handler": JobHandler(renderer).handle})
+    runpod.serverless.start({"handler": JobHandler(renderer, Machine.started_now(os.environ)).handle})
 
 
 async def _open(renderer: Renderer) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +16,13 @@ import msgspec
 from gpu_endpoint.failures import JobFailure
 from gpu_endpoint.inputs import fetch_images
 from gpu_endpoint.job import RenderJob, parse_job
+from gpu_endpoint.machine import Machine
 from gpu_endpoint.progress import Progress, ReportProgress, progress_posts
 from gpu_endpoint.renderers import Renderer
 from gpu_endpoint.upload import upload
 
+KEEP_ALIVE: Final = {"keep_alive": True}
+"""The input of a job that does nothing: any request keeps RunPod from switching an idle endpoint off."""
 _TIMEOUT: Final = httpx.Timeout(10.0, read=60.0, write=60.0)
 
 _log = logging.getLogger(__name__)
@@ -28,8 +31,9 @@ _log = logging.getLogger(__name__)
 class JobHandler:
     """Renders jobs with one renderer. Lives as long as the worker."""
 
-    def __init__(self, renderer: Renderer) -> None:
+    def __init__(self, renderer: Renderer, machine: Machine) -> None:
         self._renderer = renderer
+        self._machine = machine
         self._http: httpx.AsyncClient | None = None
 
     async def handle(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -39,13 +43,17 @@ class JobHandler:
         unexpected is let out too, and the SDK reports it with its traceback.
         """
         began = time.monotonic()
+        facts = self._machine.job_facts()
+        if job["input"] == KEEP_ALIVE:
+            return dict(KEEP_ALIVE)
         try:
             render_job = parse_job(job["input"])
             _log.info("job_taken", extra={"job": job["id"], **_described(render_job)})
-            output = await self._run(job["id"], render_job)
+            output = await self._run(job["id"], render_job, facts)
         except JobFailure as failure:
             _log.warning("job_failed", extra={"job": job["id"], "code": failure.code, "reason": failure.detail})
             # The SDK takes ``refresh_worker`` out and tells the provider to replace this worker.
+            failure.facts = {**facts, **failure.facts}
             return {"error": failure.as_error()} | ({"refresh_worker": True} if failure.replace_worker else {})
         except asyncio.CancelledError:
             _log.info("job_stopped", extra={"job": job["id"], "seconds": round(time.monotonic() - began, 3)})
@@ -53,7 +61,7 @@ class JobHandler:
         _log.info("job_done", extra={"job": job["id"], **output["report"]})
         return output
 
-    async def _run(self, job_id: str, job: RenderJob) -> dict[str, Any]:
+    async def _run(self, job_id: str, job: RenderJob, facts: Mapping[str, int | float | str]) -> dict[str, Any]:
         http = self._client()
         timings: dict[str, float] = {}
         with tempfile.TemporaryDirectory(prefix="gpu-endpoint-") as name:
@@ -66,7 +74,7 @@ class JobHandler:
                 with _timed(timings, "upload_seconds"):
                     _report_upload(report_progress)
                     uploaded = await upload(http, rendered.path, job.output)
-        report = {"renderer": self._renderer.name, **timings, **rendered.facts}
+        report = {"renderer": self._renderer.name, **facts, **timings, **rendered.facts}
         return {"outputs": [msgspec.to_builtins(uploaded)], "report": report}
 
     def _client(self) -> httpx.AsyncClient:
