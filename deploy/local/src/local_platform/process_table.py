@@ -99,6 +99,7 @@ def _generation(wiring: Wiring) -> Mapping[str, str]:
         **_http(wiring, "generation"),
         **_s3(wiring, "generation"),
         "GENERATION_RUNPOD_API_BASE": wiring.url("runpod"),
+        "GENERATION_RUNPOD_REST_BASE": wiring.url("runpod"),
         "GENERATION_RUNPOD_API_KEY": wiring.secret("runpod-api-key"),
         "GENERATION_ENDPOINTS": json.dumps(_endpoints(wiring)),
         "GENERATION_CALLBACK_BASE_URL": wiring.url("generation"),

@@ -40,6 +40,8 @@ class Endpoint:
         self._jobs: dict[str, Job] = {}
         self._gone: deque[Job] = deque(maxlen=_REMEMBERED_GONE)
         self._totals: Counter[str] = Counter()
+        self.billed_seconds = 0.0
+        """What its workers spent on jobs. The real RunPod bills their starts and their idle time, too."""
         self._workers = Workers(self._recover)
         self.arrived = asyncio.Event()
         """Set, and replaced by a new event, when there is a job to take."""
@@ -187,6 +189,8 @@ class Endpoint:
     def _end(self, job: Job, status: JobStatus, *, output: Any = None, error: str | None = None) -> None:
         job.status = status
         job.finished_at = self._loop.time()
+        if job.started_at is not None:
+            self.billed_seconds += job.finished_at - job.started_at
         job.output = output
         job.error = error
         self._totals[status] += 1

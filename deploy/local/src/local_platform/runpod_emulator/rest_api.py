@@ -5,6 +5,7 @@ request, data centres are one text, and neither FlashBoot nor a list of volumes 
 """
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any, ClassVar, Final, Literal
 
@@ -96,6 +97,7 @@ class RestApi:
     def routes(self) -> list[Route]:
         """All routes. They need the bearer token."""
         return [
+            self._route("/v1/billing/endpoints", "rest-billing", self._billing, "GET"),
             self._route("/v1/{kind}", "rest-read", self._list, "GET"),
             self._route("/v1/{kind}", "rest-create", self._create, "POST"),
             self._route("/v1/{kind}/{id}", "rest-read", self._show, "GET"),
@@ -148,7 +150,11 @@ class RestApi:
         return JSONResponse(_body(identifier, thing), status_code=201)
 
     async def _show(self, request: Request) -> Response:
-        return JSONResponse(_body(request.path_params["id"], self._thing(request)))
+        kind, identifier = request.path_params["kind"], request.path_params["id"]
+        if kind == "endpoints" and identifier not in self._things[kind] and identifier in self._emulator.endpoints:
+            # A client that names an endpoint has made it, with RunPod's defaults.
+            return JSONResponse(_body(identifier, ServerlessEndpoint(name=identifier, templateId="any")))
+        return JSONResponse(_body(identifier, self._thing(request)))
 
     async def _change(self, request: Request) -> Response:
         thing, identifier = self._thing(request), request.path_params["id"]
@@ -180,6 +186,22 @@ class RestApi:
         for status, number in self._emulator.settings.unavailable_workers.items():
             workers += [{"id": f"{status.lower()}{n}", "status": status, "isStale": False} for n in range(number)]
         return JSONResponse({"workers": workers})
+
+    async def _billing(self, request: Request) -> Response:
+        """All that was ever spent, in the hour of now: the emulator keeps no history."""
+        settings = self._emulator.settings
+        hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        lines = [
+            {
+                "endpointId": endpoint.id,
+                "gpuTypeId": settings.gpu_type,
+                "amount": endpoint.billed_seconds * settings.usd_per_second,
+                "timeBilledMs": round(1000 * endpoint.billed_seconds),
+                "time": hour.isoformat(),
+            }
+            for endpoint in self._emulator.endpoints.values()
+        ]
+        return JSONResponse(lines)
 
     def _endpoints(self) -> dict[str, ServerlessEndpoint]:
         things = self._things["endpoints"].items()

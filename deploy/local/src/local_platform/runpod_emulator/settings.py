@@ -24,6 +24,7 @@ Operation = Literal[
     "rest-create",
     "rest-change",
     "rest-workers",
+    "rest-billing",
 ]
 """All requests except those of the admin API: those of clients, of workers, and of the management API."""
 
@@ -72,6 +73,9 @@ class EmulatorSettings(BaseModel):
     max_retries: int = Field(default=1, ge=0)
     unavailable_workers: dict[UnavailableState, int] = Field(default_factory=dict)
     """Shown beside the workers that poll, for every endpoint."""
+    gpu_type: str = "NVIDIA L4"
+    """Of every worker, on the bill."""
+    usd_per_second: float = Field(default=0.00019, gt=0)
     limits: dict[Operation, Limit] = Field(default_factory=lambda: dict(DOCUMENTED_LIMITS))
 
     @model_validator(mode="after")
