@@ -47,6 +47,7 @@ URL_FIELDS: Final = {
     "jwks_url": "internet",
     "jwt_issuer": None,  # compared, never fetched
     "runpod_api_base": "internet",
+    "runpod_rest_base": "internet",
     "callback_base_url": None,  # our own address
     "public_base_url": None,  # our own address
     "checkout_success_url": None,  # where browsers are sent

@@ -8,6 +8,7 @@ from contracts.generation import FailureCode
 from contracts.message import Message
 from contracts.storage import AssetRejected, AssetStored, OutputMissing, RejectionCode
 from contracts.values import MediaProperties
+from generation.domain.gpu_use import GpuUse
 from generation.domain.order import Attempt, Order
 from generation.domain.policy import Policy
 from generation.domain.provider_reports import JobFailed, JobLost, OutputUploaded
@@ -71,8 +72,8 @@ def uploaded(job_id: str | None = "job-1") -> OutputUploaded:
         size_bytes=1000,
         sha256="ab",
         content_type="video/mp4",
-        execution_ms=1500,
         report={"renderer": "x"},
+        use=GpuUse(execution_ms=1500),
     )
 
 

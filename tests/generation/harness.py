@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from catalogue import load_catalogue
 from contracts.billing import CreditsReserved
 from contracts.message import Message
-from contracts.values import GenerationOrder, LedgerLine
+from contracts.storage import AssetStored
+from contracts.values import GenerationOrder, LedgerLine, MediaProperties
 from generation.domain.order import Order
 from generation.domain.policy import Policy
 from generation.handlers import Handlers
@@ -159,3 +160,25 @@ def received(message: M) -> Received[M]:
     order = message.order if isinstance(message, CreditsReserved) else message
     correlation_id: UUID = attrgetter("generation_id")(order)
     return Received(new_id(), message.subject, message, correlation_id, None, datetime.now(UTC), None, 1)
+
+
+def media() -> MediaProperties:
+    """What a good clip measures."""
+    return MediaProperties(content_type="video/mp4", width_pixels=832, height_pixels=480, codec="h264")
+
+
+def stored(claimed: ClaimedOrder) -> AssetStored:
+    """Storage found the claimed attempt's file to be good."""
+    return AssetStored(
+        asset_id=uuid4(),
+        generation_id=claimed.generation_id,
+        user_id=claimed.user_id,
+        attempt_id=claimed.attempt_id,
+        attempt_number=claimed.attempt_number,
+        object_key="k",
+        poster_object_key="p",
+        size_bytes=10,
+        sha256="ab",
+        media=media(),
+        stored_at=order().requested_at,
+    )

@@ -33,7 +33,13 @@ class IngressHarness:
         self.harness = harness
         self.urls = CallbackUrls("http://ingress", ["new secret", "old secret"])
         unconnected = Broker("nats://127.0.0.1:1", "generation", "", "never connected")
-        progress = ProgressReports(harness.transactions, broker or unconnected, harness.policy, harness.wake_ups)
+        progress = ProgressReports(
+            harness.transactions,
+            broker or unconnected,
+            harness.policy,
+            harness.wake_ups,
+            harness.catalogue.node_names,
+        )
         app = build_app(harness.transactions, self.urls, progress, harness.wake_ups)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app))  # type: ignore[arg-type]
         access_key, secret_key = s3.credentials["generation"]

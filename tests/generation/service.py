@@ -77,6 +77,7 @@ def service_settings(
         "http_host": "127.0.0.1",
         "http_port": port,
         "runpod_api_base": runpod_api_base,
+        "runpod_rest_base": runpod_api_base,
         "runpod_api_key": api_key,
         "endpoints": {"video": {"id": "video-ep"}, "image": {"id": "image-ep"}},
         "callback_base_url": f"http://127.0.0.1:{port}",

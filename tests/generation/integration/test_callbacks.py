@@ -12,15 +12,13 @@ from uuid import uuid4
 import pytest
 
 from contracts.live import PROGRESS_SUBJECT, GenerationProgress
-from contracts.storage import AssetStored
-from contracts.values import MediaProperties
 from generation.callback_urls import CallbackUrls
 from generation.progress import MAX_PREVIEW_BYTES
 from generation.repository.fair_queue import ClaimedOrder
 from local_platform.servers import S3Server
 from messaging.broker import Broker
 from messaging.live import subscribe_live
-from tests.generation.harness import GenerationHarness, order
+from tests.generation.harness import GenerationHarness, order, stored
 from tests.generation.ingress import IngressHarness
 from tests.generation.integration.test_handlers import timers
 from tests.support.waiting import eventually
@@ -40,26 +38,6 @@ async def claimed(harness: GenerationHarness) -> ClaimedOrder:
     await harness.enqueue(order())
     [one] = await harness.claim()
     return one
-
-
-def media() -> MediaProperties:
-    return MediaProperties(content_type="video/mp4", width_pixels=832, height_pixels=480, codec="h264")
-
-
-def stored(claimed: ClaimedOrder) -> AssetStored:
-    return AssetStored(
-        asset_id=uuid4(),
-        generation_id=claimed.generation_id,
-        user_id=claimed.user_id,
-        attempt_id=claimed.attempt_id,
-        attempt_number=claimed.attempt_number,
-        object_key="k",
-        poster_object_key="p",
-        size_bytes=10,
-        sha256="ab",
-        media=media(),
-        stored_at=order().requested_at,
-    )
 
 
 async def bodies(harness: GenerationHarness) -> int:
@@ -234,6 +212,17 @@ async def test_preview_and_node_travel_with_the_progress(
     assert [(one.percent, one.node, one.preview) for one in received] == [(7, "High noise steps", largest)]
     [announced] = await harness.query("SELECT coalesce(sum(octet_length(payload)), 0) FROM generation.outbox_messages")
     assert announced[0] < len(largest), "a preview never goes through the outbox"
+
+
+async def test_a_worker_cannot_make_a_user_read_words_of_its_own(
+    harness: GenerationHarness, s3_server: S3Server, broker_settings: Any
+) -> None:
+    await harness.enqueue(order())
+    [claimed] = await harness.claim()
+    async with hearing_progress(harness, s3_server, broker_settings) as (ingress, received):
+        report = {"percent": 7, "node": "rpa_ABCDEFGHIJ at https://evil.example"}
+        assert (await ingress.http.post(f"{ingress.url(claimed.attempt_id)}/progress", json=report)).status_code == 204
+    assert [(one.percent, one.node) for one in received] == [(7, None)]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ class TestReports:
 
     def test_a_returned_file_must_be_put_into_the_bucket_first(self) -> None:
         one = order("running", "running")
-        returned = OutputReturned(job_id="job-1", filename="a.png", is_url=False, data="", execution_ms=None)
+        returned = OutputReturned(job_id="job-1", filename="a.png", is_url=False, data="")
         with pytest.raises(AssertionError, match="bucket first"):
             reported(one, one.attempts[0], returned, POLICY, NOW, NOW)
 

@@ -30,7 +30,7 @@ async def store(url: str, answer: Answer, resolver: Callable[..., object] = a_pu
         PresignedUrls("https://bucket.example.com", "auto", "key", "secret"),
         "incoming",
     )
-    returned = OutputReturned(job_id="job", filename="a.png", is_url=True, data=url, execution_ms=None)
+    returned = OutputReturned(job_id="job", filename="a.png", is_url=True, data=url)
     return await files.store(returned, "generation/1/output.png", 1000)
 
 

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import uuid4
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from generation.runpod.answers import ProviderRefused, ProviderRejected, ProviderUnanswered
-from generation.runpod.client import ProviderUnavailable, RunPodClient
+from generation.runpod.client import BilledTime, ProviderUnavailable, RunPodClient
 from generation.runpod.job import JobInput, JobPolicy, JobRequest, RequestedOutput
 
 JOB = JobRequest(
@@ -27,6 +30,7 @@ JOB = JobRequest(
     webhook="https://x",
     policy=JobPolicy(execution_timeout=1000, ttl=10_000),
 )
+BEGIN = datetime(2026, 11, 25, tzinfo=UTC)
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
@@ -75,7 +79,7 @@ async def test_what_was_sent_and_not_answered_may_have_become_a_job(error: type[
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(502, b""), (504, b""), (200, b"<html>"), (200, b'{"id": "\xff"}'), (200, b'{"x": ' + b"[" * 100_000)],
+    [(502, b""), (504, b""), (200, b"<html>"), (200, b'{"id": "\n"}'), (200, b'{"x": ' + b"[" * 100_000)],
 )
 async def test_an_answer_without_a_job_id_may_hide_a_job(status: int, body: bytes) -> None:
     with pytest.raises(ProviderUnanswered):
@@ -151,3 +155,70 @@ async def test_health_is_read() -> None:
         "e"
     )
     assert health.workers == {"idle": 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "workers"),
+    [
+        (b'{"jobs": {"inQueue": "x"}, "workers": {"idle": 2, "running": "1", "odd": null}}', {"idle": 2, "running": 1}),
+        (b'{"jobs": [], "workers": {"idle": 2, "throttled": NaN}}', {"idle": 2}),
+        (b'{"workers": {"idle": 2, "running": -1, "name": "\\ud800"}}', {"idle": 2}),
+        (b'{"jobs": {}}', {}),
+    ],
+)
+async def test_each_count_of_the_health_is_read_on_its_own(body: bytes, workers: dict[str, int]) -> None:
+    assert (await client(lambda _: httpx.Response(200, content=body)).health("e")).workers == workers
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b"[" * 100_000])
+async def test_a_health_that_is_no_object_is_unavailable(body: bytes) -> None:
+    with pytest.raises(ProviderUnavailable):
+        await client(lambda _: httpx.Response(200, content=body)).health("e")
+
+
+async def test_a_numeric_job_id_is_a_job_id() -> None:
+    assert (
+        await client(lambda _: httpx.Response(200, content=b'{"id": 17, "status": "\\ud800"}')).run("ep", JOB) == "17"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (httpx.Response(200, json={"workersMax": 0}), 0),
+        (httpx.Response(200, json={"workersMax": "3"}), 3),
+        (httpx.Response(200, json={}), None),
+        (httpx.Response(403), None),
+    ],
+)
+async def test_max_workers_are_told_by_the_management_api(answer: httpx.Response, expected: int | None) -> None:
+    seen: list[str] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        seen.append(str(request.url))
+        return answer
+
+    assert await client(respond).max_workers("ep") == expected
+    assert seen == ["https://rest.runpod.io/v1/endpoints/ep"]
+
+
+async def test_the_bill_is_read_exactly_and_line_by_line() -> None:
+    lines = (
+        b'[{"endpointId": "ep", "amount": 0.1234567890123, "timeBilledMs": 5000, "time": "x"},'
+        b' {"endpointId": "ep", "amount": "1.5"}, {"endpointId": null, "amount": 1},'
+        b' {"endpointId": "ep", "amount": {}},'
+        b' {"endpointId": "ep", "amount": NaN}]'
+    )
+    billed = await client(lambda _: httpx.Response(200, content=lines)).billed(BEGIN, BEGIN + timedelta(days=1))
+    assert billed == [BilledTime("ep", Decimal("0.1234567890123"), 5000), BilledTime("ep", Decimal("1.5"), 0)]
+
+
+async def test_every_answer_is_counted_by_its_class() -> None:
+    def counted(status: str) -> float:
+        labels = {"operation": "cancel", "status": status}
+        return REGISTRY.get_sample_value("generation_provider_answers_total", labels) or 0
+
+    before = {status: counted(status) for status in ("2xx", "4xx", "none")}
+    await client(lambda _: httpx.Response(200)).cancel("ep", "job")
+    await client(lambda _: httpx.Response(404)).cancel("ep", "job")
+    assert {status: counted(status) - old for status, old in before.items()} == {"2xx": 1, "4xx": 1, "none": 0}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from functools import cache
 from importlib.resources import files
-from math import ceil
+from math import ceil, floor
 from typing import Final
 
 import msgspec
@@ -64,6 +64,11 @@ def load_gpu_types() -> Mapping[str, GpuType]:
 def usd_per_second(gpu: str) -> Fraction:
     """The price of a running worker. Raises KeyError for a type that the data file does not have."""
     return Fraction(load_gpu_types()[gpu].usd_per_second)
+
+
+def cost_micro_usd(gpu: str, milliseconds: int) -> int:
+    """What a worker costs for so long, in millionths of a dollar, rounded half up. Raises KeyError as above."""
+    return floor(usd_per_second(gpu) * milliseconds * 1000 + Fraction(1, 2))
 
 
 @cache

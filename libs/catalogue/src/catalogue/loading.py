@@ -23,6 +23,12 @@ class Catalogue:
         self.offered = tuple(model for model in models if not model.retired)
         self._by_id = {model.id: model for model in models}
 
+    @property
+    def node_names(self) -> frozenset[str]:
+        """What the nodes of all workflows are called: their titles, and their ids where they have none."""
+        nodes = (node for model in self.models for tier in model.tiers for node in tier.workflow.items())
+        return frozenset(node.get("_meta", {}).get("title", node_id) for node_id, node in nodes)
+
     def model(self, model_id: str) -> Model:
         """One model, retired or not. Raises ``UnknownModel``."""
         try:

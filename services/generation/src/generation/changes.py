@@ -4,9 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from generation.domain.gpu_use import assume_use
 from generation.domain.order import Order
 from generation.domain.statuses import FINAL_ORDER_STATUSES
-from generation.metrics import ATTEMPTS_ENDED, DELIVERED_CREDITS, GPU_SECONDS, ORDER_SECONDS, count_order
+from generation.metrics import (
+    ATTEMPTS_ENDED,
+    DELIVERED_CREDITS,
+    ORDER_SECONDS,
+    count_order,
+    count_revenue,
+    count_spent,
+)
 from generation.repository.orders import LockedOrders, save_orders
 from generation.wake_ups import WakeUps
 from messaging.received import Received
@@ -18,9 +26,12 @@ async def save_changes(
     tx: Transaction, locked: LockedOrders, wake_ups: WakeUps, causes: Mapping[UUID, Received[Any]] | None = None
 ) -> None:
     """Write ``locked`` and publish what happened to it; ``causes`` maps an order to the message that it answers."""
+    for order, attempt in locked.ended_attempts():
+        assume_use(order, attempt)
+    spent = tuple(locked.spent())
     written = await save_orders(tx.connection, locked)
     claimable = {queue.endpoint for queue in written.queues if queue.ready > 0 or queue.active < 0}
-    changed_attempts = {attempt.attempt_id for attempt in written.attempts}
+    ended_attempts = tuple(locked.ended_attempts())
     ended = [order for order in locked.orders.values() if order.status in FINAL_ORDER_STATUSES and order.events]
     for order in locked.orders.values():
         _publish(tx, order, (causes or {}).get(order.generation_id))
@@ -34,12 +45,12 @@ async def save_changes(
             count_order(order.status, late=order.late, code=order.failure_code)
             if order.status == "completed" and not order.late:
                 DELIVERED_CREDITS.labels(order.model_id).inc(order.price_credits)
+                count_revenue(order.model_id, order.tier, order.price_credits)
                 ORDER_SECONDS.labels(order.model_id).observe((locked.now - order.requested_at).total_seconds())
-        for order in locked.orders.values():
-            for attempt in order.attempts:
-                if attempt.attempt_id in changed_attempts and not attempt.live:
-                    ATTEMPTS_ENDED.labels(order.endpoint, attempt.status).inc()
-                    GPU_SECONDS.labels(order.model_id, attempt.status).inc(attempt.worker_seconds or 0)
+        for order, attempt in ended_attempts:
+            ATTEMPTS_ENDED.labels(order.endpoint, attempt.status).inc()
+        for one in spent:
+            count_spent(one.order.model_id, one.order.tier, one.attempt.status, one.milliseconds, one.micro_usd)
 
     tx.after_commit(committed)
 

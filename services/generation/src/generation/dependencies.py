@@ -66,6 +66,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
         settings.runpod_api_base,
         settings.runpod_api_key.get_secret_value(),
         call_seconds=settings.lease_seconds,
+        rest_base=settings.runpod_rest_base,
     )
     returned_files = ReturnedFiles(
         transfer_http,

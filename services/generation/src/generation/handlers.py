@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from catalogue import Catalogue, InvalidParameters, UnknownModel
+from catalogue.gpu_cost import OVERHEAD
 from contracts.billing import CreditsReserved
 from contracts.generation import CancelGeneration, GenerationQueued
 from contracts.storage import (
@@ -41,7 +42,7 @@ StorageEvent = TypeVar("StorageEvent", InputsVerified, InputsRejected, AssetStor
 
 
 class _Work(NamedTuple):
-    """What the catalogue says about an order: where it runs, and what is expected of its output."""
+    """What the catalogue says about an order: where it runs, what its output must be, and what it should cost."""
 
     endpoint: str
     expected_width_pixels: int
@@ -50,6 +51,9 @@ class _Work(NamedTuple):
     max_size_bytes: int
     output_extension: str
     execution_timeout_seconds: int
+    tier: str | None = None
+    planned_gpu: str | None = None
+    planned_cost_micro_usd: int | None = None
 
 
 _NO_WORK: Final = _Work("none", 0, 0, None, 0, "none", 0)
@@ -178,15 +182,20 @@ class Handlers:
             max_size_bytes=work.max_size_bytes,
             output_extension=work.output_extension,
             execution_timeout_seconds=work.execution_timeout_seconds,
+            tier=work.tier,
+            planned_gpu=work.planned_gpu,
+            planned_cost_micro_usd=work.planned_cost_micro_usd,
         )
 
     def _work(self, order: GenerationOrder, impossible: dict[UUID, str]) -> _Work:
         try:
             model = self._catalogue.model(order.model_id)
-            expected = model.expected_output(model.complete(order.parameters))
+            parameters = model.complete(order.parameters)
+            expected = model.expected_output(parameters)
         except (UnknownModel, InvalidParameters) as error:
             impossible[order.generation_id] = str(error)
             return _NO_WORK
+        tier = model.tier(parameters)
         return _Work(
             endpoint=model.endpoint,
             expected_width_pixels=expected.width_pixels,
@@ -195,4 +204,7 @@ class Handlers:
             max_size_bytes=model.max_output_size_bytes,
             output_extension=model.output_extension,
             execution_timeout_seconds=model.execution_timeout_seconds,
+            tier=tier.id,
+            planned_gpu=tier.gpu_seconds.gpu,
+            planned_cost_micro_usd=round(tier.cost_usd(parameters) * (1 + OVERHEAD) * 1_000_000),
         )

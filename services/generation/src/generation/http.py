@@ -11,7 +11,7 @@ from litestar.params import FromPath
 from litestar.response import Response
 
 from generation.callback_urls import CallbackUrls
-from generation.domain.provider_reports import UNREADABLE
+from generation.domain.loose_json import UNREADABLE
 from generation.errors import CallbackExpired, InvalidCallbackSignature, MalformedProgress, TooManyCallbacks
 from generation.metrics import CALLBACKS_ACCEPTED, REFUSED_CALLBACKS
 from generation.progress import ProgressReport, ProgressReports

@@ -1,6 +1,8 @@
-"""The only wiring of generation: ``python -m generation.main serve|migrate``."""
+"""The only wiring of generation: ``python -m generation.main serve|migrate|margin``."""
 
 import argparse
+import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +10,7 @@ from typing import Final
 
 from litestar import Litestar
 
+from generation import commands
 from generation.consumers import subscriptions
 from generation.dependencies import build_dependencies
 from generation.handlers import Handlers
@@ -15,6 +18,7 @@ from generation.http import build_app
 from generation.loops.attempt_checks import AttemptChecks
 from generation.loops.callbacks import CallbackProcessor
 from generation.loops.dispatcher import Dispatcher, DispatchLimits
+from generation.loops.endpoint_health import EndpointHealthChecks
 from generation.loops.file_transfers import FileTransfers
 from generation.loops.gauges import Gauges
 from generation.loops.timers import Timers
@@ -31,7 +35,6 @@ from service_runtime.loops import every
 from service_runtime.settings import settings_from_environment
 
 GAUGE_SECONDS: Final = 15.0
-HEALTH_SECONDS: Final = 60.0
 PURGE_SECONDS: Final = 3600.0
 LONG_ROUND_SECONDS: Final = 300.0
 
@@ -70,8 +73,11 @@ def build(settings: Settings) -> Generation:
     checks = AttemptChecks(transactions, runpod, policy, wake_ups)
     timers = Timers(transactions, policy, settings.callback_retention_seconds, wake_ups)
     endpoint_ids = {name: endpoint.id for name, endpoint in settings.endpoints.items()}
-    gauges = Gauges(engine, runpod, endpoint_ids, [model.id for model in dependencies.catalogue.models])
-    progress = ProgressReports(transactions, messaging.broker, policy, wake_ups)
+    tiers = {model.id: [tier.id for tier in model.tiers] for model in dependencies.catalogue.models}
+    gauges = Gauges(engine, sorted(settings.endpoints), tiers)
+    health = EndpointHealthChecks(transactions, runpod, endpoint_ids, settings.health)
+    node_names = dependencies.catalogue.node_names
+    progress = ProgressReports(transactions, messaging.broker, policy, wake_ups, node_names)
 
     async def stop() -> None:
         await dispatcher.drain()
@@ -90,7 +96,7 @@ def build(settings: Settings) -> Generation:
             every("process-timers", poll, timers.process_timers),
             every("purge", PURGE_SECONDS, timers.purge, timeout_seconds=LONG_ROUND_SECONDS),
             every("gauges", GAUGE_SECONDS, gauges.measure_database),
-            every("provider-health", HEALTH_SECONDS, gauges.measure_provider),
+            every("endpoint-health", GAUGE_SECONDS, health.measure, timeout_seconds=LONG_ROUND_SECONDS),
         ],
         app=build_app(transactions, dependencies.callback_urls, progress, wake_ups),
         readiness={**messaging.readiness(), "database": database_check(engine)},
@@ -117,9 +123,12 @@ async def serve(settings: Settings) -> None:
 def main() -> None:
     """Entry point of every command."""
     parser = argparse.ArgumentParser(prog="python -m generation.main", description="The fair queue and RunPod.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    add_service_parsers(commands, "generation")
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    add_service_parsers(subparsers, "generation")
+    commands.add_parsers(subparsers)
     arguments = parser.parse_args()
+    if arguments.command == "margin":
+        sys.exit(asyncio.run(commands.run(arguments)))
     if arguments.command == "migrate":
         run_migrate("generation", arguments)
         return

@@ -1,10 +1,11 @@
 """What Prometheus sees of generation. Times are in seconds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from catalogue.gpu_cost import usd_per_credit
 from contracts.values import Lane
 from generation.domain.statuses import FINAL_ORDER_STATUSES, LIVE_ATTEMPT_STATUSES, AttemptStatus, OrderStatus
 from service_runtime.indicators import DELIVERED_IN_TIME
@@ -21,6 +22,15 @@ CALLBACKS_OLDEST: Final = Gauge(
 )
 ORDERS: Final = Gauge("generation_open_orders", "Orders that are not final, by status", ["status"])
 WORKERS: Final = Gauge("generation_provider_workers", "Workers as the provider counts them", ["endpoint", "state"])
+MAX_WORKERS: Final = Gauge(
+    "generation_provider_max_workers", "How many workers the provider may start; 0 is switched off", ["endpoint"]
+)
+JOBS: Final = Gauge("generation_provider_jobs", "Jobs as the provider counts them", ["endpoint", "state"])
+KEEP_ALIVES: Final = Counter(
+    "generation_keep_alives_total",
+    "Jobs that only keep an idle endpoint from being switched off",
+    ["endpoint", "outcome"],
+)
 QUEUE_WAIT_SECONDS: Final = Histogram(
     "generation_queue_wait_seconds",
     "From an order's arrival to its first claim",
@@ -44,7 +54,19 @@ ORDER_SECONDS: Final = Histogram(
     "generation_order_seconds", "From an order's request to its delivery", ["model"], buckets=_LATENCY
 )
 GPU_SECONDS: Final = Counter(
-    "generation_gpu_seconds_total", "Worker time of attempts, as workers report it", ["model", "status"]
+    "generation_gpu_seconds_total",
+    "Worker time of attempts by their last state, as the provider reports it",
+    ["model", "tier", "status"],
+)
+GPU_COST_USD: Final = Counter(
+    "generation_gpu_cost_usd_total",
+    "What that time and the cold starts before it cost, by the price list of the GPUs",
+    ["model", "tier", "status"],
+)
+REVENUE_USD: Final = Counter(
+    "generation_revenue_usd_total",
+    "Captured credits of delivered orders, at the least that a credit is sold for",
+    ["model", "tier"],
 )
 DELIVERED_CREDITS: Final = Counter(
     "generation_delivered_credits_total", "Prices of orders that were delivered and are charged", ["model"]
@@ -55,16 +77,30 @@ REFUSED_CALLBACKS: Final = Counter("generation_callbacks_refused_total", "Callba
 PROVIDER_SECONDS: Final = Histogram(
     "generation_provider_seconds", "Calls of the provider", ["operation", "outcome"], buckets=_LATENCY
 )
+PROVIDER_ANSWERS: Final = Counter(
+    "generation_provider_answers_total",
+    "Answers of the provider to single requests, by class of the HTTP status; `none` without one",
+    ["operation", "status"],
+)
 
 SUBMISSION_OUTCOMES: Final = ("accepted", "refused", "rejected", "unanswered")
 REFUSAL_CODES: Final = ("invalid_callback_signature", "callback_expired", "malformed_progress", "too_many_callbacks")
-_OPERATIONS: Final = ("run", "status", "cancel", "health")
+WORKER_STATES: Final = ("idle", "initializing", "ready", "running", "throttled", "unhealthy")
+JOB_STATES: Final = ("queued", "running")
+_OPERATIONS: Final = ("run", "status", "cancel", "health", "endpoint")
+_ANSWERS: Final = ("2xx", "3xx", "4xx", "429", "5xx", "none")
+_SPENDING: Final[tuple[AttemptStatus, ...]] = ("succeeded", "failed", "lost", "cancelled")
+_UNKNOWN_TIER: Final = "unknown"
+"""Of an order that came before tiers were written down, or whose model the catalogue did not know."""
 _OWN_FAULT: Final = "invalid_input"
 """The one failure that is the user's, and breaks no promise of ours."""
 
 
-def start(endpoints: Iterable[str], models: Iterable[str]) -> None:
-    """Show every series that is known beforehand at 0: ``increase`` misses the event that a series begins with."""
+def start(endpoints: Iterable[str], tiers: Mapping[str, Sequence[str]]) -> None:
+    """Show every series that is known beforehand at 0: ``increase`` misses the event that a series begins with.
+
+    ``tiers`` are those of each model.
+    """
     for endpoint in endpoints:
         for lane in get_args(Lane):
             READY.labels(endpoint, lane).set(0)
@@ -77,11 +113,16 @@ def start(endpoints: Iterable[str], models: Iterable[str]) -> None:
         for status in get_args(AttemptStatus):
             if status not in LIVE_ATTEMPT_STATUSES:
                 ATTEMPTS_ENDED.labels(endpoint, status)
-    for model in models:
+        for outcome in ("submitted", "failed"):
+            KEEP_ALIVES.labels(endpoint, outcome)
+    for model in tiers:
         for lane in get_args(Lane):
             IN_FLIGHT.labels(model, lane).set(0)
-        for status in ("succeeded", "failed"):
-            GPU_SECONDS.labels(model, status)
+        for tier in tiers[model]:
+            REVENUE_USD.labels(model, tier)
+            for status in _SPENDING:
+                GPU_SECONDS.labels(model, tier, status)
+                GPU_COST_USD.labels(model, tier, status)
         DELIVERED_CREDITS.labels(model)
         ORDER_SECONDS.labels(model)
     for order_status in get_args(OrderStatus):
@@ -94,6 +135,8 @@ def start(endpoints: Iterable[str], models: Iterable[str]) -> None:
         REFUSED_CALLBACKS.labels(code)
     for operation in _OPERATIONS:
         PROVIDER_SECONDS.labels(operation, "answered")
+        for answer in _ANSWERS:
+            PROVIDER_ANSWERS.labels(operation, answer)
     DELIVERED_IN_TIME.start()
 
 
@@ -104,3 +147,21 @@ def count_order(status: OrderStatus, *, late: bool, code: str | None) -> None:
         return  # counted when it failed or was cancelled
     if status == "completed" or (status == "failed" and code != _OWN_FAULT):
         DELIVERED_IN_TIME.count(good=status == "completed")
+
+
+def count_spent(model: str, tier: str | None, status: AttemptStatus, milliseconds: int, micro_usd: int) -> None:
+    """An attempt was found to have taken so much."""
+    labels = (model, tier or _UNKNOWN_TIER, status)
+    GPU_SECONDS.labels(*labels).inc(milliseconds / 1000)
+    GPU_COST_USD.labels(*labels).inc(micro_usd / 1_000_000)
+
+
+def count_revenue(model: str, tier: str | None, credits: int) -> None:
+    """An order was delivered, and these credits are charged."""
+    REVENUE_USD.labels(model, tier or _UNKNOWN_TIER).inc(float(credits * usd_per_credit()))
+
+
+def count_answer(operation: str, status: int | None) -> None:
+    """One request to the provider was answered so, or not at all."""
+    by_class = "none" if status is None else "429" if status == 429 else f"{status // 100}xx"
+    PROVIDER_ANSWERS.labels(operation, by_class).inc()

@@ -13,9 +13,9 @@ import msgspec
 
 from contracts.live import PROGRESS_SUBJECT, GenerationProgress
 from generation.changes import save_changes
+from generation.domain.loose_json import PlainWord
 from generation.domain.policy import Policy
 from generation.domain.provider_events import record_job_id, started
-from generation.domain.provider_reports import PlainWord
 from generation.domain.statuses import UNSTARTED_ATTEMPT_STATUSES
 from generation.repository.attempts import find_attempt
 from generation.repository.orders import lock_orders
@@ -60,10 +60,18 @@ class _ReportingAttempt:
 
 
 class ProgressReports:
-    """One per process."""
+    """One per process. ``node_names`` are those that a user may be shown."""
 
-    def __init__(self, transactions: Transactions, broker: Broker, policy: Policy, wake_ups: WakeUps) -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        broker: Broker,
+        policy: Policy,
+        wake_ups: WakeUps,
+        node_names: frozenset[str],
+    ) -> None:
         self._policy = policy
+        self._node_names = node_names
         self._transactions = transactions
         self._broker = broker
         self._wake_ups = wake_ups
@@ -89,7 +97,8 @@ class ProgressReports:
             step=report.step,
             steps=report.steps,
             stage=report.stage,
-            node=report.node,
+            # A user reads it, so it may be nothing but one of our own names.
+            node=report.node if report.node in self._node_names else None,
             preview=report.preview,
         )
         await publish_live(self._broker, PROGRESS_SUBJECT, progress)

@@ -60,8 +60,8 @@ class ReturnedFiles:
             size_bytes=size_bytes,
             sha256=sha256,
             content_type=None,
-            execution_ms=returned.execution_ms,
             report=None,
+            use=returned.use,
         )
 
     async def _fetch(self, url: str, spool: IO[bytes], max_size_bytes: int) -> None:

@@ -1,15 +1,17 @@
 """The settings of generation. Every variable is prefixed with ``GENERATION_``; secrets have no defaults."""
 
 from datetime import timedelta
-from typing import Literal, Self, get_args
+from typing import Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.values import Lane
-from generation.domain.policy import BreakerPolicy, Policy
+from generation.domain.policy import BreakerPolicy, HealthPolicy, Policy
 from service_runtime.backoff import Backoff
 from service_runtime.settings import RotatingSecrets, ServiceSettings
+
+REST_BASE: Final = "https://rest.runpod.io"
 
 WorkerKind = Literal["reelhouse", "stock"]
 
@@ -45,6 +47,16 @@ def _default_lanes() -> dict[Lane, LaneSettings]:
     }
 
 
+class CommandSettings(BaseSettings):
+    """The settings of an operator's report: any role that reads the schema, and RunPod's key where there is one."""
+
+    model_config = SettingsConfigDict(env_prefix="GENERATION_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    database_url: SecretStr
+    runpod_api_key: SecretStr | None = None
+    runpod_rest_base: str = REST_BASE
+
+
 class Settings(ServiceSettings):
     """All durations are in seconds."""
 
@@ -54,10 +66,18 @@ class Settings(ServiceSettings):
     http_port: int = Field(ge=0, le=65535)
 
     runpod_api_base: str = "https://api.runpod.ai"
+    runpod_rest_base: str = REST_BASE
+    """RunPod's management API: how many workers an endpoint may have, and the bill."""
     runpod_api_key: SecretStr
     runpod_timeout_seconds: float = Field(default=10.0, gt=0)
     endpoints: dict[str, EndpointSettings]
     """Logical name (as the catalogue's models use it) to RunPod endpoint."""
+    health_interval_seconds: float = Field(default=60.0, gt=0)
+    """How often RunPod is asked about each endpoint, by one of the replicas."""
+    keep_alive_seconds: float | None = Field(default=None, gt=0)
+    """After so long without orders an endpoint gets a job that does nothing. RunPod lowers the workers of an endpoint
+    without requests to 2 after 3 days and to 0 after 7; two days (172800) prevent both. Off by default: it costs a
+    cold start each time."""
     lanes: dict[Lane, LaneSettings] = Field(default_factory=_default_lanes)
 
     callback_base_url: str
@@ -121,6 +141,11 @@ class Settings(ServiceSettings):
     def active_caps(self) -> dict[Lane, int]:
         """For each lane, how many jobs one user may have at one endpoint."""
         return {lane: share.max_active_per_user for lane, share in self.lanes.items()}
+
+    @property
+    def health(self) -> HealthPolicy:
+        """How endpoints are looked after."""
+        return HealthPolicy(self.health_interval_seconds, self.keep_alive_seconds)
 
     @property
     def breaker(self) -> BreakerPolicy:

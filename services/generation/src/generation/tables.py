@@ -80,6 +80,9 @@ video_generations = Table(
     Column("output_extension", Text, nullable=False),
     Column("execution_timeout_seconds", Integer, nullable=False),
     Column("traceparent", Text),
+    Column("tier", Text),  # this and the next two: the catalogue's plan on the day of the order
+    Column("planned_gpu", Text),
+    Column("planned_cost_micro_usd", BigInteger),  # overhead included
     Index(
         "video_generations_ready",
         "endpoint",
@@ -128,6 +131,13 @@ attempts = Table(
     Column("content_type", Text),
     Column("execution_ms", BigInteger),
     Column("report", JSONB),
+    Column("worker_id", Text),
+    Column("gpu_type", Text),
+    Column("gpu_assumed", Boolean),  # nobody said the GPU: it is the planned one
+    Column("queue_ms", BigInteger),  # the wait at the provider, a cold start included
+    Column("cold_start_ms", BigInteger),  # 0 on a warm worker
+    Column("execution_assumed", Boolean),  # nobody said how long it ran: from the first sign of a worker to its end
+    Column("cost_micro_usd", BigInteger),
     UniqueConstraint("generation_id", "attempt_number", name="attempts_number"),
     Index(
         "attempts_check",
@@ -195,6 +205,18 @@ lanes = Table(
     Column("stride", BigInteger, nullable=False),  # what serving one order costs the lane: inverse to its weight
     Column("pass", BigInteger, nullable=False),  # start tag of the lane's next order
     Column("virtual_time", BigInteger, nullable=False),  # start tag of the last order served, over the lane's users
+)
+
+endpoint_health = Table(
+    "endpoint_health",
+    metadata,
+    Column("endpoint", Text, primary_key=True),
+    Column("due_at", _Time, nullable=False),  # when a replica asks the provider next
+    Column("measured_at", _Time),  # of the last answer; NULL if the last question had none
+    Column("workers", JSONB),  # the provider's count by state
+    Column("jobs", JSONB),  # the same
+    Column("max_workers", Integer),  # NULL where the key may not read it
+    Column("keep_alive_at", _Time),  # of the last job that only kept the endpoint alive
 )
 
 user_queues = Table(

@@ -35,7 +35,10 @@ class Lookup:
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One run of the work at the provider. ``check_at`` is when it is due for a check, whatever state it is in."""
+    """One run of the work at the provider. ``check_at`` is when it is due for a check, whatever state it is in.
+
+    ``domain.gpu_use`` sets what it took of a worker and what it cost, in millionths of a dollar.
+    """
 
     attempt_id: UUID
     attempt_number: int
@@ -56,6 +59,13 @@ class Attempt:
     content_type: str | None = None
     execution_ms: int | None = None
     report: dict[str, Any] | None = None
+    worker_id: str | None = None
+    gpu_type: str | None = None
+    gpu_assumed: bool | None = None
+    queue_ms: int | None = None
+    cold_start_ms: int | None = None
+    execution_assumed: bool | None = None
+    cost_micro_usd: int | None = None
 
     @property
     def live(self) -> bool:
@@ -83,7 +93,7 @@ class Attempt:
 
     @property
     def worker_seconds(self) -> float | None:
-        """How long the worker ran, as the provider reports it."""
+        """How long the worker ran, as the provider reports it or as is assumed."""
         return None if self.execution_ms is None else self.execution_ms / 1000
 
     def end(self, status: AttemptStatus, now: datetime, code: str | None = None, detail: str | None = None) -> None:
@@ -109,7 +119,11 @@ class Occupancy:
 
 @dataclass(slots=True, kw_only=True)
 class Order:
-    """One order and its attempts, sorted by number. ``verifying_number`` is the attempt whose file storage verifies."""
+    """One order and its attempts, sorted by number. ``verifying_number`` is the attempt whose file storage verifies.
+
+    Tier and plan are the catalogue's of the day on which the order came; None for an order that came before they were
+    written down.
+    """
 
     generation_id: UUID
     user_id: UUID
@@ -143,6 +157,9 @@ class Order:
     finished_at: datetime | None = None
     input_object_keys: dict[str, str] | None = None
     traceparent: str | None = None
+    tier: str | None = None
+    planned_gpu: str | None = None
+    planned_cost_micro_usd: int | None = None
     attempts: list[Attempt] = field(default_factory=list)
     events: list[Message] = field(default_factory=list)
 

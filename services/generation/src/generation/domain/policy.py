@@ -31,3 +31,14 @@ class BreakerPolicy:
 
     threshold: int
     pauses: Backoff
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    """How often the provider is asked about an endpoint, and after how long without orders one is kept alive.
+
+    Both in seconds; None: never.
+    """
+
+    interval_seconds: float
+    keep_alive_seconds: float | None = None

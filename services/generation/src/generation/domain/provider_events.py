@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from contracts.generation import GenerationDispatched, GenerationStarted
+from generation.domain.gpu_use import record_use
 from generation.domain.order import Attempt, Order
 from generation.domain.policy import Policy
 from generation.domain.provider_reports import (
@@ -129,6 +130,7 @@ def reported(
     """Act on a report of the provider on one attempt, however late, repeated or out of order it comes."""
     assert not isinstance(report, OutputReturned), "a returned file is put into the bucket first: then it is uploaded"
     record_job_id(order, attempt, report.job_id, policy, now)
+    record_use(order, attempt, report.use)
     if not isinstance(report, JobQueued | JobRunning):
         attempt.cancel_due_at = None
     match report:
@@ -177,7 +179,6 @@ def _uploaded(
     attempt.size_bytes = report.size_bytes
     attempt.sha256 = report.sha256
     attempt.content_type = report.content_type
-    attempt.execution_ms = report.execution_ms
     attempt.report = report.report
     if order.status == "cancelling":
         finish_cancel(order, now)
@@ -192,6 +193,7 @@ def _failed(order: Order, attempt: Attempt, report: JobFailed, policy: Policy, n
     if not attempt.live:
         return
     attempt.end("failed", now, report.code, report.detail)
+    attempt.report = report.report
     if order.status == "cancelling":
         finish_cancel(order, now)
     elif order.status in FINAL_ORDER_STATUSES or not order.is_latest(attempt):

@@ -13,6 +13,7 @@ import structlog
 
 from generation.changes import save_changes
 from generation.domain import lifecycle, provider_events
+from generation.domain.gpu_use import GpuUse, record_use
 from generation.domain.order import Attempt, Order
 from generation.domain.policy import Policy
 from generation.domain.provider_reports import (
@@ -92,13 +93,20 @@ class AttemptChecks:
     def _report(self, report: Report) -> Transition:
         return lambda order, attempt, now: provider_events.reported(order, attempt, report, self._policy, now, None)
 
+    def _record_use(self, use: GpuUse) -> Transition:
+        return lambda order, attempt, _: record_use(order, attempt, use)
+
     async def _poll_all(self, due: Sequence[DueAttempt]) -> None:
         reports = await _call_each(due, self._poll)
         await self._apply([(one, self._report(report)) for one, report in reports if report is not None])
 
     async def _cancel_all(self, due: Sequence[DueAttempt]) -> None:
-        stopped = await _call_each(due, self._cancel)
-        await self._apply([(one, lifecycle.provider_cancelled) for one, done in stopped if done])
+        cancels = await _call_each(due, self._cancel)
+        stopped = [one for one, done in cancels if done]
+        await self._apply([(one, lifecycle.provider_cancelled) for one in stopped])
+        # Only now: what it took of a worker is worth a question, and no user waits for the answer.
+        used = await _call_each(stopped, self._read_use)
+        await self._apply([(one, self._record_use(use)) for one, use in used if use is not None])
 
     async def _poll(self, due: DueAttempt) -> Report | None:
         """A report to act on at once. A final one is stored like a webhook instead, and acted on like a webhook."""
@@ -133,6 +141,16 @@ class AttemptChecks:
             return False
         failpoint("attempt_checks.after_cancel")
         return True
+
+    async def _read_use(self, due: DueAttempt) -> GpuUse | None:
+        """What a job that was stopped took of a worker."""
+        assert due.provider_job_id is not None
+        try:
+            body = await self._client.status(due.endpoint_id, due.provider_job_id)
+            return None if body is None else (await asyncio.to_thread(read_report, body, "")).use
+        except (ProviderUnavailable, UnreadableReport) as error:
+            log.info("use_unknown", attempt_id=str(due.attempt_id), reason=str(error))
+            return None
 
     async def _apply(self, transitions: Sequence[tuple[DueAttempt, Transition]]) -> None:
         if not transitions:

@@ -19,6 +19,7 @@ import structlog
 
 from generation.changes import save_changes
 from generation.domain import provider_events
+from generation.domain.operator_words import operator_words
 from generation.domain.policy import BreakerPolicy, Policy
 from generation.job_requests import JobRequests
 from generation.metrics import CLAIM_SECONDS, QUEUE_WAIT_SECONDS, SUBMISSIONS, SUBMITTED_SECONDS
@@ -180,7 +181,7 @@ class Dispatcher:
             answer.failure = failure
         except Exception as error:
             log.exception("submission_failed", generation_id=str(order.generation_id))
-            answer.failure = ProviderRejected(f"{type(error).__name__}: {error}")
+            answer.failure = ProviderRejected(operator_words(f"{type(error).__name__}: {error}"))
         self._answers.append(answer)
         self.answered.set()
 

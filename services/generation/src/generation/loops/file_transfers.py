@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from generation.changes import save_changes
+from generation.domain.operator_words import operator_words
 from generation.domain.policy import Policy
 from generation.domain.provider_events import reported
 from generation.domain.provider_reports import JobLost, OutputReturned, Report, UnreadableReport, read_report
@@ -69,11 +70,9 @@ class FileTransfers:
         except UnreadableReport as error:
             log.warning("unreadable_callback", attempt_id=str(carrier.attempt_id), reason=str(error))
             await self._close(carrier, "unreadable")
-        except UnusableFile as error:
-            await self._act(carrier, JobLost(job_id=None, code="output_rejected", detail=str(error)))
         except BucketUnavailable as error:
             if last_try:
-                await self._act(carrier, JobLost(job_id=None, code="output_missing", detail=str(error)))
+                await self._act(carrier, JobLost(job_id=None, code="output_missing", detail=operator_words(str(error))))
             else:
                 await self._postpone(carrier, error)
         except Exception as error:
@@ -84,7 +83,7 @@ class FileTransfers:
             await self._close(carrier, "given_up")
 
     async def _store(self, carrier: Carrier) -> Report:
-        """The report, with its file in the bucket."""
+        """The report, with its file in the bucket; or that its file is unusable."""
         async with self._transactions.begin() as tx:
             body = await get_body(tx.connection, carrier.callback_id)
             locked = await lock_orders(tx.connection, [carrier.generation_id])
@@ -93,7 +92,11 @@ class FileTransfers:
         if not isinstance(report, OutputReturned):
             return report
         object_key = order.object_key(order.get_attempt(carrier.attempt_id))
-        return await self._files.store(report, object_key, order.max_size_bytes)
+        try:
+            return await self._files.store(report, object_key, order.max_size_bytes)
+        except UnusableFile as error:
+            detail = operator_words(str(error))
+            return JobLost(job_id=None, code="output_rejected", detail=detail, use=report.use)
 
     async def _act(self, carrier: Carrier, report: Report) -> None:
         async with self._transactions.begin() as tx:

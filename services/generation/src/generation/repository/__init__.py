@@ -9,6 +9,8 @@
 * ``early_cancels``: cancels that came before their orders
 * ``callbacks``: what the provider reported, raw
 * ``measurements``: what the gauges show
+* ``endpoint_health``: what the provider says of its endpoints
+* ``margins``: what orders brought in and cost
 
 **Lock order**, in every transaction: callbacks, endpoint, orders by id, user queues by key.
 Callbacks that are locked are skipped. Only the claim locks an endpoint together with something else. It skips locked

@@ -22,6 +22,11 @@ _ADD_ENDPOINTS: Final = text("""
         rate_per_second = excluded.rate_per_second, burst = excluded.burst
 """)
 
+_ADD_HEALTH: Final = text("""
+    INSERT INTO generation.endpoint_health (endpoint) SELECT unnest(CAST(:endpoints AS text[]))
+    ON CONFLICT (endpoint) DO NOTHING
+""")
+
 _ADD_LANES: Final = text("""
     INSERT INTO generation.lanes AS l (endpoint, lane, stride)
     SELECT endpoint, lane, stride
@@ -69,6 +74,7 @@ async def configure_endpoints(
 ) -> None:
     """Bring endpoints, lanes and caps in line with the settings of this process. Repeatable."""
     await connection.execute(_ADD_ENDPOINTS, {"rows": _json(limits)})
+    await connection.execute(_ADD_HEALTH, {"endpoints": sorted(limit.endpoint for limit in limits)})
     lanes = [
         _Lane(limit.endpoint, lane, FULL_STRIDE // weight) for limit in limits for lane, weight in lane_weights.items()
     ]

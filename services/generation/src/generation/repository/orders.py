@@ -1,7 +1,7 @@
 """Orders and their attempts: load under lock, change in the domain, save set-based with the users' counters."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -84,6 +84,9 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
     output_extension: str
     execution_timeout_seconds: int
     traceparent: str | None
+    tier: str | None = None
+    planned_gpu: str | None = None
+    planned_cost_micro_usd: int | None = None
 
 
 _ATTEMPT_COLUMNS: Final = tuple(field.name for field in fields(Attempt))
@@ -147,17 +150,20 @@ _ADD_ORDERS: Final = text("""
         generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, status, version,
         ready, inputs_ready, attempt_count, failures, requested_at, enqueued_at, next_attempt_at, expires_at,
         deadline_at, finished_at, failure_code, failure_detail, expected_width_pixels, expected_height_pixels,
-        expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent)
+        expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent, tier,
+        planned_gpu, planned_cost_micro_usd)
     SELECT
         generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, 'queued', 1,
         inputs_ready, inputs_ready, 0, 0, requested_at, clock_timestamp(), clock_timestamp(), expires_at,
         expires_at, NULL, NULL, NULL, expected_width_pixels, expected_height_pixels,
-        expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent
+        expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent, tier,
+        planned_gpu, planned_cost_micro_usd
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
         generation_id uuid, user_id uuid, model_id text, kind text, endpoint text, lane text, price_credits bigint,
         parameters jsonb, uploads jsonb, inputs_ready boolean, requested_at timestamptz, expires_at timestamptz,
         expected_width_pixels integer, expected_height_pixels integer, expected_duration_ms integer,
-        max_size_bytes bigint, output_extension text, execution_timeout_seconds integer, traceparent text)
+        max_size_bytes bigint, output_extension text, execution_timeout_seconds integer, traceparent text, tier text,
+        planned_gpu text, planned_cost_micro_usd bigint)
     ORDER BY generation_id
     ON CONFLICT (generation_id) DO NOTHING
     RETURNING generation_id
@@ -190,6 +196,15 @@ class Written(NamedTuple):
     queues: list[QueueChange]
 
 
+class Spent(NamedTuple):
+    """What became known of an attempt's time on a worker and of its cost, beyond what was known before."""
+
+    order: Order
+    attempt: Attempt
+    milliseconds: int
+    micro_usd: int
+
+
 @dataclass(frozen=True, slots=True)
 class LockedOrders:
     """Orders under lock, what they were when they were loaded, and the database's time of that moment."""
@@ -207,6 +222,26 @@ class LockedOrders:
             [attempt for attempt in attempts if attempt != self._before.attempts.get(attempt.attempt_id)],
             self._queue_changes(),
         )
+
+    def ended_attempts(self) -> Iterator[tuple[Order, Attempt]]:
+        """The attempts that were live when they were loaded, and no longer are."""
+        for order in self.orders.values():
+            for attempt in order.attempts:
+                before = self._before.attempts.get(attempt.attempt_id)
+                if not attempt.live and (before is None or before.live):
+                    yield order, attempt
+
+    def spent(self) -> Iterator[Spent]:
+        """What each attempt that has ended was found to have taken. Less than what was assumed before counts as 0."""
+        for order in self.orders.values():
+            for attempt in order.attempts:
+                before = self._before.attempts.get(attempt.attempt_id)
+                milliseconds, micro_usd = attempt.execution_ms or 0, attempt.cost_micro_usd or 0
+                if before is not None and not before.live:
+                    milliseconds -= before.execution_ms or 0
+                    micro_usd -= before.cost_micro_usd or 0
+                if not attempt.live and (milliseconds > 0 or micro_usd > 0):
+                    yield Spent(order, attempt, max(0, milliseconds), max(0, micro_usd))
 
     def _queue_changes(self) -> list[QueueChange]:
         ready: Counter[tuple[str, Lane, UUID]] = Counter()

@@ -18,9 +18,9 @@ every other 3xx or 4xx; never sent                                 endpoint's br
 from typing import ClassVar, Final
 
 import httpx
-import msgspec
 
-from generation.domain.provider_reports import UNREADABLE, PlainWord
+from generation.domain import loose_json
+from generation.domain.operator_words import operator_words
 
 _ABOUT_THE_REQUEST: Final = (400, 413, 422)
 """Any other 3xx or 4xx is about us or about the moment: it pauses the queue instead of failing the orders in it."""
@@ -58,18 +58,14 @@ class ProviderUnanswered(SubmissionFailed):
     outcome = "unanswered"
 
 
-class _Accepted(msgspec.Struct):
-    id: PlainWord
-
-
 def read_job_id(answer: httpx.Response) -> str:
     """The id of the job that was submitted. Raises ProviderRefused, ProviderRejected or ProviderUnanswered."""
     status = answer.status_code
     if 200 <= status < 300:
-        try:
-            return msgspec.json.decode(answer.content, type=_Accepted).id
-        except UNREADABLE as error:
-            raise ProviderUnanswered(f"{status} without a job id") from error
+        job_id = loose_json.word((loose_json.read_fields(answer.content) or {}).get("id"))
+        if job_id is None:
+            raise ProviderUnanswered(f"{status} without a job id")
+        return job_id
     detail = f"HTTP {status}: {excerpt(answer)}"
     if status in _ABOUT_THE_REQUEST:
         raise ProviderRejected(detail)
@@ -88,5 +84,5 @@ def retry_after_seconds(answer: httpx.Response) -> float | None:
 
 
 def excerpt(answer: httpx.Response) -> str:
-    """The beginning of a body, whatever charset it claims, without the one character that the database refuses."""
-    return answer.content[:200].decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    """The beginning of a body, whatever charset it claims, fit for operators."""
+    return operator_words(answer.content[:200].decode(errors="replace"))

@@ -1,4 +1,4 @@
-"""Calls of RunPod's API: run, status, cancel, health.
+"""Calls of RunPod's API: run, status, cancel, health; and of its REST API: an endpoint's bounds, and the bill.
 
 Limits of RunPod (``docs.runpod.io``, checked November 2026): ``/run`` 1000 per 10 s and 200 at a time, which the
 endpoint's token bucket and the dispatcher's bound keep; ``/cancel`` 100 per 10 s and 20 at a time; ``/status`` 2000 per
@@ -8,15 +8,19 @@ endpoint's token bucket and the dispatcher's bound keep; ``/cancel`` 100 per 10 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Final
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
 
-from generation.domain.provider_reports import UNREADABLE
-from generation.metrics import PROVIDER_SECONDS
+from generation.domain import loose_json
+from generation.domain.operator_words import operator_words
+from generation.metrics import PROVIDER_SECONDS, count_answer
 from generation.runpod.answers import (
     ProviderRefused,
     ProviderUnanswered,
@@ -25,7 +29,8 @@ from generation.runpod.answers import (
     read_job_id,
     retry_after_seconds,
 )
-from generation.runpod.job import JobRequest
+from generation.runpod.job import JobRequest, KeepAliveRequest
+from generation.settings import REST_BASE
 from service_runtime.backoff import Backoff
 
 MAX_RESULT_BYTES: Final = 24 * 1024 * 1024
@@ -33,6 +38,8 @@ CANCELS_AT_ONCE: Final = 20
 POLLS_AT_ONCE: Final = 8
 """For each endpoint. A result may be 20 MB."""
 _TRIES: Final = 3
+_MOST_WORKERS: Final = 1_000_000
+_MOST_COUNTED: Final = 2**31 - 1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _BACKOFF: Final = Backoff(first=timedelta(seconds=0.2), longest=timedelta(seconds=_LONGEST_PAUSE_SECONDS))
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
@@ -44,11 +51,21 @@ class ProviderUnavailable(Exception):
     outcome: Final = "unavailable"
 
 
-class EndpointHealth(msgspec.Struct, frozen=True):
-    """The answer of ``/health``: jobs and workers by state."""
+@dataclass(frozen=True, slots=True)
+class EndpointHealth:
+    """The answer of ``/health``: jobs and workers by state, as RunPod names the states."""
 
-    jobs: dict[str, int]
-    workers: dict[str, int]
+    jobs: Mapping[str, int]
+    workers: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BilledTime:
+    """A line of RunPod's bill: an endpoint in one hour. ``usd`` is exact, as it was written."""
+
+    endpoint_id: str
+    usd: Decimal
+    milliseconds: int
 
 
 class RunPodClient:
@@ -57,14 +74,17 @@ class RunPodClient:
     Those bound each wait for the next byte; ``call_seconds`` bounds the whole of one request and its answer.
     """
 
-    def __init__(self, http: httpx.AsyncClient, api_base: str, api_key: str, call_seconds: float) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, api_base: str, api_key: str, call_seconds: float, rest_base: str = REST_BASE
+    ) -> None:
         self._http = http
         self._call_seconds = call_seconds
         self._base = f"{api_base.rstrip('/')}/v2"
+        self._rest = f"{rest_base.rstrip('/')}/v1"
         self._headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json"}
         self._cancelling = asyncio.Semaphore(CANCELS_AT_ONCE)
 
-    async def run(self, endpoint_id: str, job: JobRequest) -> str:
+    async def run(self, endpoint_id: str, job: JobRequest | KeepAliveRequest) -> str:
         """Submit a job once and return its id.
 
         Raises ProviderRefused, ProviderRejected or ProviderUnanswered. Never repeats: there is no idempotency key.
@@ -73,7 +93,7 @@ class RunPodClient:
         async with _measured("run"):
             try:
                 url = f"{self._base}/{endpoint_id}/run"
-                answer = await self._complete(self._http.post(url, content=body, headers=self._headers))
+                answer = await self._complete("run", self._http.post(url, content=body, headers=self._headers))
             except _NOT_SENT as error:
                 raise ProviderRefused(_describe(error)) from error
             except httpx.RequestError as error:
@@ -84,7 +104,7 @@ class RunPodClient:
         """The job object as it was sent, or None if RunPod knows no such job (any more). Raises ProviderUnavailable."""
         url = f"{self._base}/{endpoint_id}/status/{job_id}"
         async with _measured("status"):
-            answer = await self._with_retries(url, lambda: self._bounded_get(url))
+            answer = await self._with_retries("status", url, lambda: self._bounded_get(url))
             if answer.status_code == 404:
                 return None
             return _successful(answer).content
@@ -93,19 +113,41 @@ class RunPodClient:
         """Have the job stopped; one that is over or unknown counts as stopped. Raises ProviderUnavailable."""
         url = f"{self._base}/{endpoint_id}/cancel/{job_id}"
         async with self._cancelling, _measured("cancel"):
-            answer = await self._with_retries(url, lambda: self._http.post(url, headers=self._headers))
+            answer = await self._with_retries("cancel", url, lambda: self._http.post(url, headers=self._headers))
             if answer.status_code not in (400, 404):
                 _successful(answer)
 
     async def health(self, endpoint_id: str) -> EndpointHealth:
-        """Jobs and workers of an endpoint. Raises ProviderUnavailable."""
+        """Jobs and workers of an endpoint. A count that is none is left out. Raises ProviderUnavailable."""
         url = f"{self._base}/{endpoint_id}/health"
         async with _measured("health"):
-            answer = _successful(await self._with_retries(url, lambda: self._http.get(url, headers=self._headers)))
-            try:
-                return msgspec.json.decode(answer.content, type=EndpointHealth)
-            except UNREADABLE as error:
-                raise ProviderUnavailable(f"health: {error}") from error
+            answer = _successful(await self._with_retries("health", url, lambda: self._bounded_get(url)))
+            fields = loose_json.read_fields(answer.content)
+            if fields is None:
+                raise ProviderUnavailable("health: the answer is no JSON object")
+            return EndpointHealth(_counts(fields.get("jobs")), _counts(fields.get("workers")))
+
+    async def max_workers(self, endpoint_id: str) -> int | None:
+        """How many workers the endpoint may have; None if the key may not ask. Raises ProviderUnavailable."""
+        url = f"{self._rest}/endpoints/{endpoint_id}"
+        async with _measured("endpoint"):
+            answer = await self._with_retries("endpoint", url, lambda: self._bounded_get(url))
+            if answer.status_code in (401, 403, 404):
+                return None
+            fields = loose_json.read_fields(_successful(answer).content) or {}
+            return loose_json.number(fields.get("workersMax"), _MOST_WORKERS)
+
+    async def billed(self, begin: datetime, end: datetime) -> list[BilledTime]:
+        """What RunPod bills for every endpoint of the key, by the hour. Raises ProviderUnavailable."""
+        times = {"startTime": begin.isoformat(), "endTime": end.isoformat()}
+        query = urlencode({**times, "bucketSize": "hour", "grouping": "endpointId"})
+        url = f"{self._rest}/billing/endpoints?{query}"
+        async with _measured("billing"):
+            answer = _successful(await self._with_retries("billing", url, lambda: self._bounded_get(url)))
+            records = loose_json.read(answer.content, list[dict[str, msgspec.Raw]])
+            if records is None:
+                raise ProviderUnavailable("billing: the answer is no list of records")
+            return [line for record in records if (line := _billed(record)) is not None]
 
     async def _bounded_get(self, url: str) -> httpx.Response:
         async with self._http.stream("GET", url, headers=self._headers) as answer:
@@ -116,26 +158,34 @@ class RunPodClient:
                     raise ProviderUnavailable(f"the answer is larger than {MAX_RESULT_BYTES} bytes")
             return httpx.Response(answer.status_code, headers=_without_encoding(answer.headers), content=bytes(body))
 
-    async def _complete(self, call: Awaitable[httpx.Response]) -> httpx.Response:
+    async def _complete(self, operation: str, call: Awaitable[httpx.Response]) -> httpx.Response:
         """The complete answer, if it comes in time. Raises httpx.RequestError."""
+        status = None
         try:
             async with asyncio.timeout(self._call_seconds):
-                return await call
+                answer = await call
+            status = answer.status_code
         except TimeoutError as error:
             raise httpx.ReadTimeout(f"no complete answer within {self._call_seconds:g} s") from error
+        else:
+            return answer
+        finally:
+            count_answer(operation, status)
 
-    async def _with_retries(self, url: str, call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    async def _with_retries(
+        self, operation: str, url: str, call: Callable[[], Awaitable[httpx.Response]]
+    ) -> httpx.Response:
         """Repeat a call of ``url`` after a broken answer or none, 429 or 5xx: when the provider says, or ever later."""
         for tries in range(1, _TRIES):
             pause = None
             with contextlib.suppress(httpx.RequestError):
-                answer = await self._complete(call())
+                answer = await self._complete(operation, call())
                 if not (answer.status_code == 429 or answer.status_code >= 500):
                     return answer
                 pause = retry_after_seconds(answer)
             await asyncio.sleep(min(pause or _BACKOFF.seconds(tries, url), _LONGEST_PAUSE_SECONDS))
         try:
-            return await self._complete(call())
+            return await self._complete(operation, call())
         except httpx.RequestError as error:
             raise ProviderUnavailable(_describe(error)) from error
 
@@ -146,13 +196,32 @@ def _successful(answer: httpx.Response) -> httpx.Response:
     return answer
 
 
+def _counts(raw: msgspec.Raw | None) -> dict[str, int]:
+    """The whole numbers of an object, by name."""
+    fields = {} if raw is None else loose_json.read_fields(raw) or {}
+    counted = {name: loose_json.number(value, _MOST_COUNTED) for name, value in fields.items()}
+    return {name: number for name, number in counted.items() if number is not None}
+
+
+def _billed(record: Mapping[str, msgspec.Raw]) -> BilledTime | None:
+    """A line of the bill, unless it says neither whose nor how much."""
+    endpoint_id = loose_json.word(record.get("endpointId"))
+    try:
+        usd = Decimal(bytes(record.get("amount", b"")).decode().strip('"'))
+    except (ArithmeticError, ValueError):
+        return None
+    if endpoint_id is None or not usd.is_finite():
+        return None
+    return BilledTime(endpoint_id, usd, loose_json.number(record.get("timeBilledMs")) or 0)
+
+
 def _without_encoding(headers: httpx.Headers) -> dict[str, str]:
     """The headers without those that describe an encoding which has been undone."""
     return {key: value for key, value in headers.items() if key not in ("content-encoding", "content-length")}
 
 
 def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return operator_words(f"{type(error).__name__}: {error}")
 
 
 @contextlib.asynccontextmanager

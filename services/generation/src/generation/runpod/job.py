@@ -69,3 +69,16 @@ class JobRequest(msgspec.Struct, frozen=True):
     input: JobInput | StockInput
     webhook: str
     policy: JobPolicy
+
+
+class KeepAlive(msgspec.Struct, frozen=True):
+    """What an idle endpoint is told, so that RunPod does not switch it off. Our worker answers at once."""
+
+    keep_alive: bool = True
+
+
+class KeepAliveRequest(msgspec.Struct, frozen=True):
+    """The body of ``/run`` for it. Nobody waits for its result."""
+
+    policy: JobPolicy
+    input: KeepAlive = KeepAlive()
