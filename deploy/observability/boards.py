@@ -7,6 +7,8 @@ from deploy.observability.panels import Board, Input, Panel, Query, Row
 from service_runtime.indicators import INDICATORS, Indicator
 
 RATE: Final = "$__rate_interval"
+REVENUE: Final = "generation_revenue_usd_total"
+COST: Final = "generation_gpu_cost_usd_total"
 
 
 def _promise(indicator: Indicator) -> list[Panel]:
@@ -289,6 +291,21 @@ QUEUE: Final = Board(
                     "none",
                     [Query("max by (endpoint, state) (generation_provider_workers)", "{{endpoint}} {{state}}")],
                 ),
+                Panel(
+                    "Most workers",
+                    "How many workers RunPod may start. It lowers this to 0 after 7 days without requests. No data: "
+                    "the key may not ask.",
+                    "none",
+                    [Query("max by (endpoint) (generation_provider_max_workers)", "{{endpoint}}")],
+                    width=12,
+                ),
+                Panel(
+                    "Jobs at RunPod",
+                    "Jobs by state, as RunPod counts them. Many that are queued: its workers do not keep up.",
+                    "none",
+                    [Query("max by (endpoint, state) (generation_provider_jobs)", "{{endpoint}} {{state}}")],
+                    width=12,
+                ),
             ],
         ),
         Row(
@@ -329,6 +346,17 @@ QUEUE: Final = Board(
                     ],
                 ),
                 Panel(
+                    "Answers of RunPod",
+                    "Answers a second by operation and class of the HTTP status; `none` without an answer.",
+                    "ops",
+                    [
+                        Query(
+                            f"sum by (operation, status) (rate(generation_provider_answers_total[{RATE}]))",
+                            "{{operation}} {{status}}",
+                        )
+                    ],
+                ),
+                Panel(
                     "Oldest callback",
                     "How long the oldest due callback has waited to be acted on. KEDA scales by it.",
                     "s",
@@ -357,60 +385,64 @@ QUEUE: Final = Board(
             "Cost and margin",
             [
                 Panel(
-                    "GPU seconds by model",
-                    "Worker time in the chosen range, failed attempts included, as workers report it.",
-                    "s",
-                    [Query("sum by (model) (increase(generation_gpu_seconds_total[$__range]))", "{{model}}")],
+                    "Revenue by model",
+                    "Captured credits of orders delivered in the chosen range, at the least that a credit is sold for.",
+                    "currencyUSD",
+                    [Query(f"sum by (model) (increase({REVENUE}[$__range]))", "{{model}}")],
                     "stat",
-                    12,
+                    8,
                 ),
                 Panel(
                     "GPU cost by model",
-                    "GPU seconds at the price above. Idle and starting workers cost more; RunPod's bill is the truth.",
+                    "What attempts took, failed and cancelled ones and cold starts included, at the price list of the "
+                    "GPUs. Idle workers cost more: `python -m generation.main margin` compares with RunPod's bill.",
                     "currencyUSD",
-                    [
-                        Query(
-                            "sum by (model) (increase(generation_gpu_seconds_total[$__range])) * $gpu_usd_per_hour / 3600",
-                            "{{model}}",
-                        )
-                    ],
+                    [Query(f"sum by (model) (increase({COST}[$__range]))", "{{model}}")],
                     "stat",
-                    12,
-                ),
-                Panel(
-                    "Delivered value by model",
-                    "Credits of delivered orders, at the price of a credit above.",
-                    "currencyUSD",
-                    [
-                        Query(
-                            "sum by (model) (increase(generation_delivered_credits_total[$__range])) * $usd_per_credit",
-                            "{{model}}",
-                        )
-                    ],
-                    "stat",
-                    12,
+                    8,
                 ),
                 Panel(
                     "Margin by model",
-                    "Delivered value less GPU cost, over the chosen range.",
-                    "currencyUSD",
+                    "Share of the revenue that is left after the GPU, over the chosen range. The catalogue aims at 60 %.",
+                    "percentunit",
                     [
                         Query(
-                            "sum by (model) (increase(generation_delivered_credits_total[$__range])) * $usd_per_credit"
-                            " - sum by (model) (increase(generation_gpu_seconds_total[$__range]))"
-                            " * $gpu_usd_per_hour / 3600",
+                            f"1 - sum by (model) (increase({COST}[$__range]))"
+                            f" / (sum by (model) (increase({REVENUE}[$__range])) > 0)",
                             "{{model}}",
                         )
                     ],
                     "stat",
-                    12,
+                    8,
+                ),
+                Panel(
+                    "Cost that delivered nothing",
+                    "Cost of attempts that failed, were lost or were cancelled, by how they ended.",
+                    "currencyUSD",
+                    [
+                        Query(
+                            f'sum by (status) (increase({COST}{{status!="succeeded"}}[$__range]))',
+                            "{{status}}",
+                        )
+                    ],
+                    "stat",
+                    8,
+                ),
+                Panel(
+                    "GPU seconds by model and tier",
+                    "Worker time in the chosen range, failed attempts included, as RunPod reports it.",
+                    "s",
+                    [
+                        Query(
+                            "sum by (model, tier) (increase(generation_gpu_seconds_total[$__range]))",
+                            "{{model}} {{tier}}",
+                        )
+                    ],
+                    "stat",
+                    16,
                 ),
             ],
         ),
-    ],
-    inputs=[
-        Input("gpu_usd_per_hour", "GPU, USD per hour", "2.2", "What RunPod charges for an hour of a worker."),
-        Input("usd_per_credit", "Credit, USD", "0.01", "What a credit is sold for."),
     ],
 )
 
@@ -712,7 +744,7 @@ ORDER: Final = Board(
                     [
                         Query(
                             "SELECT attempt_number, status, provider_job_id, prepared_at, submitted_at, started_at,"
-                            " ended_at, execution_ms, failure_code, failure_detail FROM generation.attempts"
+                            " ended_at, gpu_type, queue_ms, cold_start_ms, execution_ms, cost_micro_usd, failure_code, failure_detail FROM generation.attempts"
                             f" WHERE CAST(generation_id AS text) = {_ID} ORDER BY attempt_number"
                         )
                     ],

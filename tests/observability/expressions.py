@@ -13,8 +13,6 @@ OBSERVABILITY: Final = Path(__file__).parents[2] / "deploy/observability"
 VARIABLES: Final = {
     "$__rate_interval": "1m",
     "$__range": "1h",
-    "$gpu_usd_per_hour": "2.2",
-    "$usd_per_credit": "0.01",
 }
 
 

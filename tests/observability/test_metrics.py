@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from prometheus_client import Metric
 
+from catalogue import load_catalogue
 from contracts.message import SERVICES
 from contracts.registry import consumed_by
 from local_platform.description import platform_directory
@@ -30,7 +31,7 @@ LIBRARY_METRICS: Final = re.compile(r"^(process|python)_")
 UNITLESS: Final = re.compile(r"_(info|unproven|held|violations|overdue|unsealed|number|open_verifications|number)$")
 UNITS: Final = (
     *("seconds", "bytes", "messages", "connections", "orders", "attempts", "workers", "credits"),
-    *("streams", "reviews", "running", "verifications"),
+    *("streams", "reviews", "running", "verifications", "jobs"),
 )
 """How the name of a gauge or histogram ends."""
 
@@ -117,6 +118,10 @@ def test_an_order_and_a_purchase_are_counted_where_they_pass(scraped: Scraped) -
     assert _sum(scraped["payments"], "payments_provider_events") >= 1
     assert _sum(scraped["generation"], "generation_callbacks_accepted") >= 1
     assert _sum(scraped["generation"], "generation_gpu_seconds") > 0
+    assert _sum(scraped["generation"], "generation_gpu_cost_usd") > 0
+    assert _sum(scraped["generation"], "generation_revenue_usd") > _sum(
+        scraped["generation"], "generation_gpu_cost_usd"
+    )
 
 
 def test_every_indicator_has_counted_and_kept_its_promise(scraped: Scraped) -> None:
@@ -124,6 +129,16 @@ def test_every_indicator_has_counted_and_kept_its_promise(scraped: Scraped) -> N
         metrics = scraped[indicator.service]
         assert _sum(metrics, "slo_events", slo=indicator.name) > 0, indicator.name
         assert _sum(metrics, "slo_events", slo=indicator.name) == _sum(metrics, "slo_good_events", slo=indicator.name)
+
+
+def test_every_model_and_tier_says_zero_before_its_first_order(scraped: Scraped) -> None:
+    tiers = {(model.id, tier.id) for model in load_catalogue().models for tier in model.tiers}
+    for name in ("generation_gpu_cost_usd", "generation_gpu_seconds", "generation_revenue_usd"):
+        shown = {(one.labels["model"], one.labels["tier"]) for one in scraped["generation"][name].samples}
+        assert shown == tiers, name
+    states = {one.labels["state"] for one in scraped["generation"]["generation_provider_workers"].samples}
+    assert {"idle", "running", "throttled", "unhealthy"} <= states
+    assert min(one.value for one in scraped["generation"]["generation_provider_max_workers"].samples) > 0
 
 
 def test_an_empty_queue_says_zero(scraped: Scraped) -> None:
