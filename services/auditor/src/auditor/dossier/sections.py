@@ -157,7 +157,8 @@ SECTION_QUERIES: Final = (
         "Attempts",
         """
         SELECT attempt_number, status, endpoint_id, provider_job_id, prepared_at, submitted_at, started_at, ended_at,
-               check_at, failure_code, failure_detail, execution_ms, size_bytes, attempt_id
+               check_at, failure_code, failure_detail, gpu_type, gpu_assumed, worker_id, queue_ms, cold_start_ms,
+               execution_ms, execution_assumed, cost_micro_usd, size_bytes, attempt_id
         FROM generation.attempts WHERE {where} ORDER BY attempt_number
         """,
         _OF_GENERATION,
