@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import httpx
-from sqlalchemy import text
+from sqlalchemy import Row, text
 
 from contracts.generation import (
     CancelGeneration,
@@ -210,6 +210,12 @@ class Peers:
         """What was received about the order, sorted by version."""
         received = self.received.get(order.generation_id, ())
         return [type(one).__name__ for one in sorted(received, key=attrgetter("version"))]
+
+    async def costs(self, order: GenerationOrder) -> Sequence[Row[*tuple[Any, ...]]]:
+        """The order's attempts, with what they took of a worker."""
+        async with self.database.engine("generation").connect() as connection:
+            statement = "SELECT * FROM generation.attempts WHERE generation_id = :id ORDER BY attempt_number"
+            return (await connection.execute(text(statement), {"id": order.generation_id})).all()
 
     async def attempts(self, order: GenerationOrder) -> list[str]:
         """The states of the order's attempts, in order."""

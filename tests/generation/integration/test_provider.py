@@ -187,7 +187,17 @@ async def test_a_cancel_stops_the_job_at_the_provider(service: ServiceHarness) -
         await service.peers.until(one, GenerationStarted)
         await service.peers.cancel(one)
         await service.peers.until(one, GenerationCancelled)
-    assert [job["status"] for job in await service.emulator.jobs()] == ["CANCELLED"]
+
+        async def priced() -> bool:
+            [attempt] = await service.peers.costs(one)
+            return attempt.execution_assumed is False
+
+        await eventually(priced)
+    [attempt] = await service.peers.costs(one)
+    [job] = await service.emulator.jobs()
+    assert job["status"] == "CANCELLED"
+    assert (attempt.worker_id, attempt.execution_ms) == (job["workerId"], job["executionTime"])
+    assert (attempt.gpu_assumed, attempt.cost_micro_usd > 0) == (True, True)
     assert service.peers.kinds(one)[-2:] == ["GenerationCancelling", "GenerationCancelled"]
 
 

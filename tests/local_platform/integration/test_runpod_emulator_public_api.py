@@ -231,3 +231,17 @@ async def test_an_endpoint_does_not_know_the_jobs_of_another(runpod: RunPodHarne
     elsewhere = RunPodHarness(runpod.url, runpod.http, endpoint="other")
     assert (await elsewhere.status(job_id))["status"] == 404
     assert await elsewhere.worker().take() is None
+
+
+async def test_an_endpoint_that_a_client_named_is_shown_and_billed(runpod: RunPodHarness) -> None:
+    job_id = await runpod.run()
+    worker = runpod.worker()
+    await worker.take()
+    await worker.post(job_id, {"output": {"answer": 42}})
+    shown = (await runpod.http.get(f"{runpod.url}/v1/endpoints/{ENDPOINT}")).json()
+    assert (shown["id"], shown["workersMax"]) == (ENDPOINT, 3)
+    assert (await runpod.http.get(f"{runpod.url}/v1/endpoints/never-named")).status_code == 404
+    [line] = (await runpod.http.get(f"{runpod.url}/v1/billing/endpoints")).json()
+    execution_ms = (await runpod.status(job_id))["executionTime"]
+    assert (line["endpointId"], line["timeBilledMs"]) == (ENDPOINT, execution_ms)
+    assert line["amount"] == pytest.approx(execution_ms / 1000 * 0.00019, abs=1e-6)
