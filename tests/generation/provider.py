@@ -78,7 +78,8 @@ async def answering(call_seconds: float = 30.0) -> AsyncIterator[tuple[Provider,
     port = server.sockets[0].getsockname()[1]
     http = httpx.AsyncClient(timeout=30.0, trust_env=False)
     try:
-        yield provider, RunPodClient(http, f"http://127.0.0.1:{port}", "key", call_seconds)
+        base = f"http://127.0.0.1:{port}"
+        yield provider, RunPodClient(http, base, "key", call_seconds, rest_base=base)
     finally:
         await http.aclose()
         server.close()

@@ -109,6 +109,8 @@ async def test_workers_are_counted_while_another_endpoint_does_not_answer(harnes
         provider.answers = {
             "/v2/video-id/health": responds_after(late, counted),
             "/v2/image-id/health": responds(counted),
+            "/v1/endpoints/image-id": responds(b"{}"),
+            "/v1/endpoints/video-id": responds(b"{}"),
         }
         checks = EndpointHealthChecks(harness.transactions, client, IDS, HealthPolicy(60.0))
         asking = asyncio.create_task(checks.measure())
