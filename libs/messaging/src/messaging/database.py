@@ -21,6 +21,10 @@ _TRANSIENT_STATES: Final = ("40001", "40P01", "55P03", "25P03", READ_ONLY)
 _NO_CONNECTION: Final = (OSError, sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """A server that is down, starting or full: the driver's own errors reach us untranslated while connecting."""
 
+DATABASE_ERRORS: Final = (DatabaseUnavailableError, *_NO_CONNECTION)
+"""All that a database can answer with, or not answer: a timeout of the driver's is an OSError, and no SQLAlchemyError.
+For a component that must outlive whatever becomes of the database."""
+
 
 async def connect(engine: AsyncEngine) -> AsyncConnection:
     """A connection from the pool. Raises DatabaseUnavailableError if none is to be had."""
@@ -67,13 +71,19 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, DatabaseUnavailableError | TimeoutError | ConnectionError):
+    if isinstance(error, DatabaseUnavailableError | TimeoutError | ConnectionError | asyncpg.InterfaceError):
         return True
+    if isinstance(error, asyncpg.PostgresError):
+        return _is_transient_state(error)
     if isinstance(error, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.InterfaceError):
         return True
     if not isinstance(error, sqlalchemy.exc.DBAPIError):
         return False
     if error.connection_invalidated or isinstance(error.orig, OSError):
         return True
-    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return _is_transient_state(error.orig)
+
+
+def _is_transient_state(error: object) -> bool:
+    state = str(getattr(error, "sqlstate", None) or "")
     return state in _TRANSIENT_STATES or state.startswith(_TRANSIENT_CLASSES)

@@ -16,9 +16,10 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.sql import statement
+from service_runtime.database import engine_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +217,7 @@ class DeadLetters:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    dsn = options.dsn.replace("postgresql://", "postgresql+asyncpg://", 1)
-    engine = create_async_engine(dsn)
+    engine = engine_for(options.dsn, application_name="reelhouse-dead-letters")
     letters = DeadLetters(options.schema)
     try:
         async with engine.begin() as connection:

@@ -29,6 +29,9 @@ BATCH_SIZE: Final = Histogram(
 )
 REDELIVERIES: Final = Counter("messaging_redeliveries_total", "Messages delivered more than once", ["consumer"])
 DEFERRED: Final = Counter("messaging_deferred_total", "Messages sent back because they were early", ["consumer"])
+BROKER_WRITABLE: Final = Gauge(
+    "messaging_broker_writable", "1 while JetStream answers this service and stores its messages", ["service"]
+)
 PENDING: Final = Gauge(
     "messaging_consumer_pending_messages", "Messages of its stream that a consumer has not handled yet", ["consumer"]
 )

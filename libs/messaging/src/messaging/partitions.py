@@ -3,13 +3,11 @@
 import asyncio
 from typing import Final
 
-import sqlalchemy.exc
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.message import Service
-from messaging.database import transaction
-from messaging.errors import DatabaseUnavailableError
+from messaging.database import DATABASE_ERRORS, transaction
 from messaging.sql import statement
 
 _log = structlog.get_logger("messaging.partitions")
@@ -31,7 +29,7 @@ class PartitionKeeper:
         while True:
             try:
                 await self.maintain()
-            except (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError) as error:
+            except DATABASE_ERRORS as error:
                 _log.warning("partitions_not_maintained", error=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(_AGAIN_SECONDS)
             else:

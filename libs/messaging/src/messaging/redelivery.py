@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.message import SERVICES, Message, Service
 from contracts.permissions import durable_name
@@ -26,6 +26,7 @@ from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.outbox import Unpublished
 from messaging.relay import message_headers
 from messaging.sql import statement
+from service_runtime.database import engine_for
 
 MOST_MESSAGES: Final = 10_000
 """Of one producer in one command. For the rest of a longer time, name a later ``--since``."""
@@ -117,7 +118,7 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 def _engine(dsn: str) -> AsyncEngine:
-    return create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://", 1))
+    return engine_for(dsn, application_name="reelhouse-redelivery")
 
 
 def _time(value: str) -> datetime:

@@ -21,7 +21,6 @@ from typing import Final
 from uuid import UUID
 
 import nats.errors
-import sqlalchemy.exc
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -30,9 +29,9 @@ from contracts.message import Service
 from contracts.registry import produced_by
 from messaging import metrics
 from messaging.broker import Broker
-from messaging.database import is_unavailable, single_statements, transaction
+from messaging.broker_watch import StreamWrites
+from messaging.database import DATABASE_ERRORS, is_unavailable, single_statements, transaction
 from messaging.dead_letters import DeadLetter, DeadLetters
-from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import failpoint
 from messaging.ids import new_id, spelled
 from messaging.lineage import Lineage
@@ -99,6 +98,7 @@ class Relay:
         self._outbox = Outbox(service)
         self._dead_letters = DeadLetters(service)
         self.checkpoints = Checkpoints(RELAY)
+        self.writes = StreamWrites()
         self._paused_streams: dict[str, float] = {}
         self._paused_subjects: dict[str, float] = {}
         lineage.on_doubt(self._forget)
@@ -273,6 +273,7 @@ class Relay:
                 self._spellings[row.message_id] = self._spellings.get(row.message_id, 0) + 1
                 self._count_failure(row, "purged")
             elif ack.stream == row.stream:
+                self.writes.accepted(row.stream)
                 self._spellings.pop(row.message_id, None)
                 outcome.acknowledged.append(Acknowledged(row, ack.sequence))
             else:
@@ -291,6 +292,8 @@ class Relay:
         if key not in paused:
             _log.warning("publishing_paused", subject=row.subject, stream=row.stream, reason=reason)
         paused[key] = time.monotonic() + seconds
+        if paused is self._paused_streams:
+            self.writes.refused(row.stream, reason)
         self._count_failure(row, reason)
 
     def _headers(self, row: Unpublished) -> dict[str, str]:
@@ -347,7 +350,7 @@ class OutboxGauge:
             try:
                 async with single_statements(self._engine) as connection:
                     count, oldest = await self._outbox.backlog(connection)
-            except (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError) as error:
+            except DATABASE_ERRORS as error:
                 _log.warning("outbox_not_measured", error=str(error))
             else:
                 metrics.OUTBOX_BACKLOG.labels(self._service).set(count)

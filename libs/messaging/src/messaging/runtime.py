@@ -5,8 +5,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.message import Service
+from contracts.streams import STREAMS
 from messaging.amnesia import AmnesiaWatch
 from messaging.broker import Broker
+from messaging.broker_watch import BrokerWatch
 from messaging.consumer_gauge import ConsumerGauge
 from messaging.consumers import ConsumerGroup, Subscription
 from messaging.lineage import Lineage
@@ -45,6 +47,9 @@ class Messaging:
             self.lineage,
             self.relay.remember_first_sequence,
         )
+        owned = [stream.name for stream in STREAMS if stream.owner == service]
+        read = [consumer.stream for consumer in self.consumers.consumers]
+        self.watch = BrokerWatch(service, self.broker, self.relay.writes, (owned or read)[:1])
         self.partitions = PartitionKeeper(service, engine)
         self._gauges: list[Component] = [OutboxGauge(service, engine)]
         if self.consumers.consumers:
@@ -52,8 +57,8 @@ class Messaging:
 
     def components(self) -> list[Component]:
         """What has to run for as long as the service does; each keeps the broker connection open while it runs."""
-        return [self.amnesia, self.relay, *self.consumers.components(), self.partitions, *self._gauges]
+        return [self.watch, self.amnesia, self.relay, *self.consumers.components(), self.partitions, *self._gauges]
 
     def readiness(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Checks that return when all is well and raise with the reason when not."""
-        return {"broker": self.broker.ready, "streams": self.amnesia.ready, "lineage": self.lineage.ready}
+        return {"broker": self.watch.ready, "streams": self.amnesia.ready, "lineage": self.lineage.ready}
