@@ -1,13 +1,18 @@
 """The database engine of a service: bounded in every wait, UTC, JSON through msgspec."""
 
+import asyncio
+import socket
 import ssl
+import time
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from weakref import WeakKeyDictionary, WeakSet
 
+import asyncpg
 import msgspec
-from sqlalchemy import event, text
+from sqlalchemy import event
+from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -18,11 +23,19 @@ LOCK_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_MS: Final = 30_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 30_000
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
-COMMAND_TIMEOUT_SECONDS: Final = 60.0
+COMMAND_TIMEOUT_SECONDS: Final = 5.0
 """Above the server's own statement timeout: it only ends waits on a server that no longer answers."""
 POOL_TIMEOUT_SECONDS: Final = 10.0
-_TAKES_WRITES: Final = text("SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'")
+PEER_TIMEOUT_SECONDS: Final = 9
+"""A peer whose host confirms nothing for so long is gone. Both sides watch: the server frees the locks of the other."""
+_KEEPALIVE_IDLE_SECONDS: Final = 3
+_KEEPALIVE_PROBES: Final = 2
+_READ_ONLY: Final = "25006"
 _TLS_PARAMETERS: Final = frozenset({"sslmode", "sslrootcert"})
+
+
+_OPENED: "Final[WeakKeyDictionary[Engine, WeakSet[WatchedConnection]]]" = WeakKeyDictionary()
+"""The driver's connections of each engine, those in use included."""
 
 
 class DatabaseReadOnly(Exception):
@@ -62,25 +75,86 @@ def engine_for(
         json_serializer=_encode_json,
         json_deserializer=msgspec.json.decode,
         connect_args={
-            "timeout": CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": COMMAND_TIMEOUT_SECONDS + statement_timeout_ms / 1000,
-            "server_settings": {
-                "application_name": application_name,
-                "timezone": "UTC",
-                # Our statements want one plan whatever their parameters are. Left alone, the server plans most of them
-                # anew each time: a list of one costs less than the list of ten that the plan for all cases assumes.
-                # What a partial index is to match must therefore be written in the statement, not bound.
-                "plan_cache_mode": "force_generic_plan",
-                "lock_timeout": str(LOCK_TIMEOUT_MS),
-                "statement_timeout": str(statement_timeout_ms),
-                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
-            },
+            **connection_arguments(dsn, application_name, statement_timeout_ms),
             **_statement_cache(statement_cache_size),
-            **encryption(dsn),
         },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_closed_connection)
+    event.listen(engine.sync_engine, "handle_error", _give_up_connection)
+    opened: WeakSet[WatchedConnection] = WeakSet()
+    _OPENED[engine.sync_engine] = opened
+    event.listen(engine.sync_engine, "connect", lambda connection, _record: opened.add(connection.driver_connection))
     return engine
+
+
+def connection_arguments(dsn: str, application_name: str, statement_timeout_ms: int) -> dict[str, Any]:
+    """What asyncpg is told for every connection, whoever opens it. 0 is no statement timeout, as for the server."""
+    limited = statement_timeout_ms > 0
+    return {
+        "timeout": CONNECT_TIMEOUT_SECONDS,
+        "command_timeout": COMMAND_TIMEOUT_SECONDS + statement_timeout_ms / 1000 if limited else None,
+        "connection_class": WatchedConnection,
+        "server_settings": {
+            "application_name": application_name,
+            "timezone": "UTC",
+            # Our statements want one plan whatever their parameters are. Left alone, the server plans most of them
+            # anew each time: a list of one costs less than the list of ten that the plan for all cases assumes.
+            # What a partial index is to match must therefore be written in the statement, not bound.
+            "plan_cache_mode": "force_generic_plan",
+            "lock_timeout": str(LOCK_TIMEOUT_MS),
+            "statement_timeout": str(statement_timeout_ms),
+            "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
+            "tcp_user_timeout": str(PEER_TIMEOUT_SECONDS * 1000),
+            "tcp_keepalives_idle": str(_KEEPALIVE_IDLE_SECONDS),
+            "tcp_keepalives_interval": str(_KEEPALIVE_IDLE_SECONDS),
+            "tcp_keepalives_count": str(_KEEPALIVE_PROBES),
+        },
+        **encryption(dsn),
+    }
+
+
+async def connect_once(settings: ServiceSettings, *, timeout_seconds: float) -> asyncpg.Connection:
+    """One connection outside of the pool; the caller closes it. Raises the driver's errors and OSError."""
+    dsn = settings.database_url.get_secret_value()
+    arguments = connection_arguments(dsn, f"reelhouse-{settings.service}-watch", STATEMENT_TIMEOUT_MS)
+    # The whole of it is bounded, the choice among several hosts included.
+    async with asyncio.timeout(timeout_seconds):
+        return await asyncpg.connect(dsn, **(arguments | {"timeout": timeout_seconds}), statement_cache_size=0)
+
+
+def close_older_connections(engine: AsyncEngine, monotonic: float) -> int:
+    """Cut every connection of ``engine`` that was opened before that time; returns how many were still open.
+
+    What waits on one fails at once, as if the server had closed it.
+    """
+    older = [one for one in _OPENED[engine.sync_engine] if one.opened_at < monotonic and not one.is_closed()]
+    for connection in older:
+        connection.terminate()
+    return len(older)
+
+
+class WatchedConnection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """asyncpg's connection, on a socket that notices a host that is gone."""
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *arguments: Any) -> None:
+        super().__init__(protocol, transport, *arguments)
+        self.opened_at = time.monotonic()
+        opened = transport.get_extra_info("socket")
+        if opened is not None and opened.family != getattr(socket, "AF_UNIX", None):
+            _watch_peer(opened)
+
+
+def _watch_peer(opened: socket.socket) -> None:
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # What a platform lacks (macOS has no TCP_USER_TIMEOUT) it does without.
+    for option, value in {
+        "TCP_KEEPIDLE": _KEEPALIVE_IDLE_SECONDS,
+        "TCP_KEEPINTVL": _KEEPALIVE_IDLE_SECONDS,
+        "TCP_KEEPCNT": _KEEPALIVE_PROBES,
+        "TCP_USER_TIMEOUT": PEER_TIMEOUT_SECONDS * 1000,
+    }.items():
+        if hasattr(socket, option):
+            opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def sqlalchemy_url(dsn: str) -> str:
@@ -88,17 +162,6 @@ def sqlalchemy_url(dsn: str) -> str:
     parts = urlsplit(dsn)
     query = [(name, value) for name, value in parse_qsl(parts.query) if name not in _TLS_PARAMETERS]
     return urlunsplit(parts._replace(scheme="postgresql+asyncpg", query=urlencode(query)))
-
-
-def database_check(engine: AsyncEngine) -> Callable[[], Awaitable[None]]:
-    """A readiness check: the database answers and takes writes. Raises DatabaseReadOnly for a standby, for example."""
-
-    async def check() -> None:
-        async with engine.connect() as connection:
-            if not await connection.scalar(_TAKES_WRITES):
-                raise DatabaseReadOnly("the database takes no writes: it is a standby, or set to read-only")
-
-    return check
 
 
 def encryption(dsn: str) -> dict[str, Any]:
@@ -135,3 +198,24 @@ def _refuse_closed_connection(dbapi_connection: Any, _record: Any, _proxy: Any) 
     """After a restart of the database every pooled connection is dead, and the driver knows it without a round trip."""
     if dbapi_connection.driver_connection.is_closed():
         raise InvalidatePoolError("the server closed this connection")
+
+
+def _give_up_connection(context: ExceptionContext) -> None:
+    """Two kinds of errors say that a connection is of no more use, and SQLAlchemy knows neither.
+
+    A timeout of the driver's: to cancel the statement the driver would wait for a server that says nothing.
+    A write that was refused as read-only: the server was demoted, and the address may lead to another one by now.
+    """
+    error = context.original_exception
+    if isinstance(error, TimeoutError):
+        _terminate(context)
+        context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
+    elif getattr(error, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
+
+
+def _terminate(context: ExceptionContext) -> None:
+    if context.connection is not None and not context.connection.invalidated:
+        dbapi_connection = context.connection.connection.dbapi_connection
+        assert dbapi_connection is not None
+        dbapi_connection.driver_connection.terminate()

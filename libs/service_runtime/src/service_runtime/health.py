@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
@@ -15,7 +16,7 @@ from starlette.routing import Route
 from service_runtime.redaction import redact
 
 ReadinessCheck = Callable[[], Awaitable[Any]]
-"""Raises, or returns False, when the service should be sent no work."""
+"""Raises, or returns False, when the service should be sent no work. A mapping is shown as facts."""
 
 CHECK_TIMEOUT_SECONDS: Final = 2.0
 
@@ -49,23 +50,33 @@ class Health:
             if component.heartbeat_age_seconds() > component.heartbeat_limit_seconds
         }
 
-    async def readiness(self) -> dict[str, str | None]:
-        """Each check by name with the reason why it fails, or None."""
+    async def readiness(self) -> dict[str, "Finding"]:
+        """What each check found, by its name."""
         names = list(self._checks)
-        reasons = await asyncio.gather(*(_reason(self._checks[name]) for name in names))
-        found: dict[str, str | None] = {"lifecycle": None if self.ready else self.reason}
-        return found | dict(zip(names, reasons, strict=True))
+        findings = await asyncio.gather(*(_find(self._checks[name]) for name in names))
+        found = {"lifecycle": Finding(None if self.ready else self.reason)}
+        return found | dict(zip(names, findings, strict=True))
 
 
-async def _reason(check: ReadinessCheck) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Why a check fails, if it does, and what else it says."""
+
+    reason: str | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def _find(check: ReadinessCheck) -> Finding:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             outcome = await check()
     except TimeoutError:
-        return f"no answer within {CHECK_TIMEOUT_SECONDS:g} s"
+        return Finding(f"no answer within {CHECK_TIMEOUT_SECONDS:g} s")
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-        return redact(f"{type(error).__name__}: {error}")
-    return "not ready" if outcome is False else None
+        return Finding(redact(f"{type(error).__name__}: {error}"))
+    if isinstance(outcome, Mapping):
+        return Finding(None, outcome)
+    return Finding("not ready" if outcome is False else None)
 
 
 def ops_app(health: Health) -> Starlette:
@@ -77,8 +88,9 @@ def ops_app(health: Health) -> Starlette:
 
     async def readyz(_request: Request) -> Response:
         found = await health.readiness()
-        failing = {name: reason for name, reason in found.items() if reason is not None}
-        return _answer(not failing, "ready", {"failing": failing, "checks": list(found)})
+        failing = {name: finding.reason for name, finding in found.items() if finding.reason is not None}
+        facts = {name: finding.facts for name, finding in found.items() if finding.facts}
+        return _answer(not failing, "ready", {"failing": failing, "checks": list(found), "facts": facts})
 
     async def metrics(request: Request) -> Response:
         # OpenMetrics, which carries exemplars, for a scraper that asks for it, as Prometheus does.

@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from service_runtime.backoff import Backoff
-from service_runtime.database import encryption, sqlalchemy_url
+from service_runtime.database import CONNECT_TIMEOUT_SECONDS, WatchedConnection, encryption, sqlalchemy_url
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, MigrationInfo
@@ -108,6 +108,8 @@ async def _run(schema: str, dsn: str) -> None:
         sqlalchemy_url(dsn),
         poolclass=NullPool,
         connect_args={
+            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "connection_class": WatchedConnection,
             "server_settings": {
                 "application_name": f"reelhouse-migrate-{schema}",
                 "lock_timeout": str(LOCK_TIMEOUT_MS),

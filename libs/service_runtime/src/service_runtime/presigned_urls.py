@@ -3,12 +3,13 @@
 Needs botocore, a dependency of the services that use this.
 """
 
-from collections.abc import Mapping
-from datetime import timedelta
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import quote
 
-from botocore.auth import S3SigV4QueryAuth
+from botocore.auth import SIGV4_TIMESTAMP, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
@@ -17,9 +18,20 @@ MAX_VALIDITY: Final = timedelta(days=7)
 
 
 class PresignedUrls:
-    """Signs with one identity for one S3 endpoint, path style: ``{endpoint}/{bucket}/{key}``."""
+    """Signs with one identity for one S3 endpoint, path style: ``{endpoint}/{bucket}/{key}``.
 
-    def __init__(self, endpoint_url: str, region: str, access_key_id: str, secret_access_key: str) -> None:
+    ``now`` is the time that an address is valid from, in seconds since 1970. The object store compares it with its own.
+    """
+
+    def __init__(
+        self,
+        endpoint_url: str,
+        region: str,
+        access_key_id: str,
+        secret_access_key: str,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._now = now
         self._endpoint_url = endpoint_url.rstrip("/")
         self._region = region
         self._credentials = Credentials(access_key_id, secret_access_key)
@@ -51,5 +63,17 @@ class PresignedUrls:
         url = f"{self._endpoint_url}/{quote(bucket)}/{quote(key)}"
         request = AWSRequest(method, url, headers=dict(headers or {}), params=dict(parameters or {}))
         seconds = int(min(validity, MAX_VALIDITY).total_seconds())
-        S3SigV4QueryAuth(self._credentials, "s3", self._region, seconds).add_auth(request)
+        _DatedAuth(self._credentials, self._region, seconds, datetime.fromtimestamp(self._now(), UTC)).add_auth(request)
         return str(request.url)
+
+
+class _DatedAuth(S3SigV4QueryAuth):  # type: ignore[misc] # botocore has no types
+    """botocore's signer at a given time, instead of this host's."""
+
+    def __init__(self, credentials: Credentials, region: str, seconds: int, time: datetime) -> None:
+        super().__init__(credentials, "s3", region, seconds)
+        self._timestamp = time.strftime(SIGV4_TIMESTAMP)
+
+    def _modify_request_before_signing(self, request: AWSRequest) -> None:
+        request.context["timestamp"] = self._timestamp
+        super()._modify_request_before_signing(request)

@@ -4,7 +4,7 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from prometheus_client import Gauge, disable_created_metrics
+from prometheus_client import Counter, Gauge, disable_created_metrics
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
@@ -16,6 +16,13 @@ BUILD_INFO: Final = Gauge(
 )
 POOL_IN_USE: Final = Gauge("database_pool_in_use_connections", "Connections that are checked out", ["service"])
 POOL_LIMIT: Final = Gauge("database_pool_limit_connections", "The most that may be checked out", ["service"])
+
+CLOCK_OFFSET: Final = Gauge(
+    "database_clock_offset_seconds", "How far the database's clock is ahead of this host's", ["service"]
+)
+SILENT_CONNECTIONS: Final = Counter(
+    "database_silent_connections_total", "Connections that were closed because nothing came back on them", ["service"]
+)
 
 
 def describe_process(service: str) -> None:

@@ -18,7 +18,9 @@ from auditor.loops.seal_verifier import SealVerifier
 from auditor.settings import Settings
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
-from service_runtime.database import create_engine, database_check
+from service_runtime.database import create_engine
+from service_runtime.database_watch import DatabaseWatch
+from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
@@ -34,13 +36,14 @@ class Auditor:
     """The service, wired and not yet running."""
 
     components: Sequence[Component]
-    readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    readiness: Mapping[str, ReadinessCheck]
     stop: Callable[[], Awaitable[None]]
 
 
 def build(settings: Settings) -> Auditor:
     """Put the service together; nothing is connected to yet."""
     engine = create_engine(settings)
+    database = DatabaseWatch(settings, engine)
     # Checks may take long: their connections are apart from the pool that the journal is written with.
     reading = reading_engine(settings.database_url.get_secret_value())
     messaging = Messaging(service="auditor", engine=engine, settings=settings, subscriptions=SUBSCRIPTIONS)
@@ -53,6 +56,7 @@ def build(settings: Settings) -> Auditor:
 
     return Auditor(
         components=[
+            database,
             *messaging.components(),
             every("check", settings.check_seconds, checker.run_round, timeout_seconds=LONGEST_CHECK_SECONDS),
             every("ledger seals", SEALS_EVERY_SECONDS, seal_verifier.run_round),
@@ -62,7 +66,7 @@ def build(settings: Settings) -> Auditor:
                 partial(maintain_partitions, engine, settings.journal_retention_days),
             ),
         ],
-        readiness={"database": database_check(engine), **messaging.readiness()},
+        readiness={"database": database.ready, **messaging.readiness()},
         stop=stop,
     )
 

@@ -17,6 +17,8 @@ from billing.settings import Settings
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
+from service_runtime.database_watch import DatabaseWatch
+from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
@@ -30,13 +32,14 @@ class Billing:
     """The service, wired and not yet running."""
 
     components: Sequence[Component]
-    readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    readiness: Mapping[str, ReadinessCheck]
     stop: Callable[[], Awaitable[None]]
 
 
 def build(settings: Settings) -> Billing:
     """Put the service together; nothing is connected to yet."""
     engine = create_engine(settings)
+    database = DatabaseWatch(settings, engine)
     messaging = Messaging(
         service="billing",
         engine=engine,
@@ -45,12 +48,13 @@ def build(settings: Settings) -> Billing:
     )
     return Billing(
         components=[
+            database,
             *messaging.components(),
             every("expiry", settings.sweep_seconds, partial(expire_due_grants, messaging.transactions)),
             every("sealing", settings.sweep_seconds, Sealer(engine).seal),
             every("overdue", OVERDUE_SECONDS, partial(report_overdue_reservations, engine)),
         ],
-        readiness=messaging.readiness(),
+        readiness={"database": database.ready, **messaging.readiness()},
         stop=engine.dispose,
     )
 

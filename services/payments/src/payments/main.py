@@ -23,6 +23,8 @@ from payments.settings import Settings
 from payments.wake_ups import WakeUps
 from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
+from service_runtime.database_watch import DatabaseWatch
+from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
@@ -38,13 +40,14 @@ class Payments:
 
     components: Sequence[Component]
     app: Litestar
-    readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    readiness: Mapping[str, ReadinessCheck]
     stop: Callable[[], Awaitable[None]]
 
 
 def build(settings: Settings) -> Payments:
     """Put the service together; nothing is connected to yet."""
     engine = create_engine(settings)
+    database = DatabaseWatch(settings, engine)
     providers = build_providers(settings)
     wake_ups = WakeUps()
     policy = Policy(
@@ -72,13 +75,14 @@ def build(settings: Settings) -> Payments:
 
     return Payments(
         components=[
+            database,
             *messaging.components(),
             *(component for worker in workers for component in worker.components()),
             every("unposted", UNPOSTED_SECONDS, partial(report_unposted, transactions)),
             every("gauges", GAUGES_SECONDS, partial(measure, transactions, tuple(providers))),
         ],
         app=build_app(transactions, providers, wake_ups),
-        readiness=messaging.readiness(),
+        readiness={"database": database.ready, **messaging.readiness()},
         stop=stop,
     )
 

@@ -10,7 +10,9 @@ from typing import Final
 
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
-from service_runtime.database import create_engine, database_check
+from service_runtime.database import create_engine
+from service_runtime.database_watch import DatabaseWatch
+from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
@@ -32,7 +34,7 @@ class Storage:
     """The service, wired and not yet running."""
 
     components: Sequence[Component]
-    readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    readiness: Mapping[str, ReadinessCheck]
     start: Callable[[], Awaitable[None]]
     stop: Callable[[], Awaitable[None]]
 
@@ -40,6 +42,7 @@ class Storage:
 def build(settings: Settings) -> Storage:
     """Put the service together. It connects to nothing yet."""
     engine = create_engine(settings)
+    database = DatabaseWatch(settings, engine)
     store = ObjectStore(settings)
     workspace = create_workspace()
     wake_outputs, wake_inputs = asyncio.Event(), asyncio.Event()
@@ -71,12 +74,13 @@ def build(settings: Settings) -> Storage:
 
     return Storage(
         components=[
+            database,
             *messaging.components(),
             worker("outputs", output_decoders, OUTPUT_SUBJECTS, wake_outputs),
             worker("inputs", input_decoders, INPUT_SUBJECTS, wake_inputs),
             every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),
         ],
-        readiness={**messaging.readiness(), "database": database_check(engine), "object_store": store.check},
+        readiness={**messaging.readiness(), "database": database.ready, "object_store": store.check},
         start=start,
         stop=stop,
     )
