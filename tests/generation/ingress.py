@@ -16,6 +16,7 @@ from generation.public_addresses import PublicFetcher
 from generation.returned_files import ReturnedFiles
 from local_platform.servers import S3Server
 from messaging.broker import Broker
+from service_runtime.database_watch import DatabaseClock
 from service_runtime.presigned_urls import PresignedUrls
 from tests.generation.harness import GenerationHarness
 
@@ -40,7 +41,7 @@ class IngressHarness:
             harness.wake_ups,
             harness.catalogue.node_names,
         )
-        app = build_app(harness.transactions, self.urls, progress, harness.wake_ups)
+        app = build_app(harness.transactions, self.urls, progress, harness.wake_ups, DatabaseClock())
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app))  # type: ignore[arg-type]
         access_key, secret_key = s3.credentials["generation"]
         self.bucket_http = httpx.AsyncClient(transport=transport)

@@ -19,6 +19,7 @@ from gateway.errors import NotAuthenticated, SignInUnavailable
 from gateway.settings import Settings
 from gateway.tokens import KEYS_FRESH_SECONDS, LEEWAY_SECONDS, Tokens
 from local_platform.identity import new_private_key_pem, public_jwk
+from service_runtime.database_watch import DatabaseClock
 from tests.support import eventually
 from tests.support.serving import listening_socket, serving
 
@@ -66,7 +67,7 @@ async def key_server() -> AsyncIterator[KeyServer]:
 
 @pytest.fixture
 async def tokens(key_server: KeyServer) -> AsyncIterator[Tokens]:
-    tokens = Tokens(settings(key_server))
+    tokens = Tokens(settings(key_server), DatabaseClock())
     yield tokens
     await tokens.close()
 
@@ -129,6 +130,9 @@ FORGED: dict[str, Forged] = {
     "expired": lambda p: p.token(exp=int(time.time()) - 60),
     "no expiry": lambda p: p.token(exp=None),
     "not valid yet": lambda p: p.token(nbf=int(time.time()) + 600),
+    "issued in the future": lambda p: p.token(iat=int(time.time()) + 600),
+    "an expiry that is no number": lambda p: p.token(exp="never"),
+    "an expiry beyond all numbers": lambda p: p.token(exp=10**400),
     "anon": lambda p: p.token(role="anon"),
     "service_role": lambda p: p.token(role="service_role"),
     "no role": lambda p: p.token(role=None),
@@ -199,7 +203,7 @@ async def test_one_unreadable_key_does_not_spoil_the_others(key_server: KeyServe
 
 async def test_the_legacy_secret_works_only_where_it_is_configured(key_server: KeyServer) -> None:
     secret = "s" * 40
-    legacy = Tokens(settings(key_server, jwt_algorithm="HS256", jwks_url=None, jwt_secret=secret))
+    legacy = Tokens(settings(key_server, jwt_algorithm="HS256", jwks_url=None, jwt_secret=secret), DatabaseClock())
     assert await user_of(legacy, jwt.encode(key_server.claims(), secret, "HS256")) == USER
     with pytest.raises(NotAuthenticated):
         await user_of(legacy, key_server.token())
@@ -229,9 +233,27 @@ async def test_a_revoked_key_ends_cached_tokens(
     key_server.keys = [new_private_key_pem()]
     real, later = time, KEYS_FRESH_SECONDS + 1
     monkeypatch.setattr("gateway.tokens.time", Clock(later))
+    tokens._clock.offset_seconds = later
     assert await user_of(tokens, key_server.token(exp=int(real.time() + later) + 60)) == USER
     with pytest.raises(NotAuthenticated):
         await user_of(tokens, forged)
+
+
+async def test_an_hour_of_difference_to_the_database_changes_nothing(
+    key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This host is an hour late: a token issued now is from the future by its clock, and one long expired is not."""
+    clock = DatabaseClock()
+    tokens = Tokens(settings(key_server), clock)
+    monkeypatch.setattr("service_runtime.database_watch.time", Clock(-3600))
+    issued = key_server.token(iat=int(time.time()), exp=int(time.time()) + 60)
+    with pytest.raises(NotAuthenticated):
+        await user_of(tokens, issued)
+    clock.offset_seconds = 3600
+    assert await user_of(tokens, issued) == USER
+    with pytest.raises(NotAuthenticated):
+        await user_of(tokens, key_server.token(exp=int(time.time()) - 60))
+    await tokens.close()
 
 
 class Clock:
@@ -258,7 +280,7 @@ async def test_a_user_with_a_known_key_does_not_wait_for_a_hanging_key_server(
         return StreamingResponse(drip()) if hanging.is_set() else await key_server.answer(request)
 
     async with serving(Starlette(routes=[Route("/keys", answer)]), listener):
-        tokens = Tokens(settings(key_server))
+        tokens = Tokens(settings(key_server), DatabaseClock())
         assert await user_of(tokens, key_server.token()) == USER
         hanging.set()
         monkeypatch.setattr("gateway.tokens.time", Clock(KEYS_FRESH_SECONDS + 1))
@@ -283,7 +305,7 @@ async def test_a_key_server_that_sends_byte_by_byte_times_out(monkeypatch: pytes
         return StreamingResponse(drip())
 
     async with serving(Starlette(routes=[Route("/keys", answer)]), listener):
-        tokens = Tokens(settings(key_server))
+        tokens = Tokens(settings(key_server), DatabaseClock())
         with pytest.raises(SignInUnavailable):
             async with asyncio.timeout(10):
                 await user_of(tokens, key_server.token())

@@ -20,6 +20,7 @@ from generation.loops.dispatcher import Dispatcher, DispatchLimits
 from generation.stock_inputs import StockInputs
 from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
+from service_runtime.database_watch import DatabaseClock
 from service_runtime.presigned_urls import PresignedUrls
 from tests.generation.harness import ENDPOINTS, GenerationHarness, order
 from tests.generation.provider import Provider, answering, responds, responds_after, trickles
@@ -55,7 +56,7 @@ async def dispatcher_harness(
     urls = PresignedUrls("http://bucket", "auto", "key", "secret")
     callbacks = CallbackUrls("http://ingress", ["secret"])
     stock = StockInputs((), httpx.AsyncClient(), urls, "uploads")
-    requests = JobRequests(harness.catalogue, callbacks, urls, "incoming", "uploads", stock)
+    requests = JobRequests(harness.catalogue, callbacks, urls, "incoming", "uploads", stock, DatabaseClock())
     async with answering(call_seconds) as (provider, client):
         dispatcher = Dispatcher(
             harness.transactions, client, requests, endpoints, harness.policy, LIMITS, BREAKER, harness.wake_ups

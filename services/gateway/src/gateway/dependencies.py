@@ -12,6 +12,7 @@ from gateway.live_events import LiveEvents
 from gateway.settings import Settings
 from gateway.tokens import Tokens
 from messaging.transaction import Transactions
+from service_runtime.database_watch import DatabaseClock
 
 
 @dataclass(frozen=True)
@@ -24,5 +25,6 @@ class Dependencies:
     catalogue: Catalogue
     packs: Mapping[str, CreditPack]
     tokens: Tokens
+    clock: DatabaseClock
     live_events: LiveEvents
     file_urls: FileUrls

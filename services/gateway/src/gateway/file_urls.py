@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from contracts.object_keys import upload_key
 from gateway.records import NewUpload, StoredFile
 from gateway.settings import Settings
+from service_runtime.database_watch import DatabaseClock
 from service_runtime.presigned_urls import PresignedUrls
 
 
@@ -33,7 +34,8 @@ class UploadUrl:
 class FileUrls:
     """Signs addresses for files whose owner was checked before."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: DatabaseClock) -> None:
+        self._clock = clock
         self._library = settings.s3_library_bucket
         self._uploads = settings.s3_uploads_bucket
         self._download_validity = timedelta(seconds=settings.download_url_seconds)
@@ -43,6 +45,7 @@ class FileUrls:
             settings.s3_region,
             settings.s3_access_key_id.get_secret_value(),
             settings.s3_secret_access_key.get_secret_value(),
+            clock.now,
         )
 
     def download(self, file: StoredFile, name: str) -> DownloadUrls:
@@ -54,7 +57,7 @@ class FileUrls:
             save_url=self._signer.get(self._library, file.object_key, validity, file_name=file_name),
             file_name=file_name,
             poster_url=self._signer.get(self._library, file.poster_object_key, validity),
-            expires_at=datetime.now(UTC) + validity,
+            expires_at=self._now() + validity,
         )
 
     def upload(self, upload: NewUpload) -> UploadUrl:
@@ -70,4 +73,7 @@ class FileUrls:
         }
         key = upload_key(upload.user_id, upload.upload_id)
         url = self._signer.put(self._uploads, key, self._upload_validity, headers)
-        return UploadUrl(url, headers, datetime.now(UTC) + self._upload_validity)
+        return UploadUrl(url, headers, self._now() + self._upload_validity)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now(), UTC)

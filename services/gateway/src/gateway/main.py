@@ -20,6 +20,8 @@ from gateway.withdrawals import EVERY_SECONDS, withdraw_overdue
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
+from service_runtime.database_watch import DatabaseWatch
+from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
@@ -33,7 +35,7 @@ class Gateway:
     app: FastAPI
     dependencies: Dependencies
     components: Sequence[Component]
-    readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    readiness: Mapping[str, ReadinessCheck]
     drain: Callable[[], None]
     stop: Callable[[], Awaitable[None]]
 
@@ -41,7 +43,8 @@ class Gateway:
 def build(settings: Settings) -> Gateway:
     """Put the service together. It connects to nothing yet."""
     engine = create_engine(settings)
-    tokens = Tokens(settings)
+    database = DatabaseWatch(settings, engine)
+    tokens = Tokens(settings, database.clock)
     live_events = LiveEvents(settings.event_streams_per_user)
     messaging = Messaging(
         service="gateway",
@@ -57,8 +60,9 @@ def build(settings: Settings) -> Gateway:
         catalogue=load_catalogue(),
         packs={pack.id: pack for pack in load_credit_packs()},
         tokens=tokens,
+        clock=database.clock,
         live_events=live_events,
-        file_urls=FileUrls(settings),
+        file_urls=FileUrls(settings, database.clock),
     )
 
     async def stop() -> None:
@@ -69,11 +73,12 @@ def build(settings: Settings) -> Gateway:
         app=build_app(dependencies),
         dependencies=dependencies,
         components=[
+            database,
             *messaging.components(),
             live_events,
             every("unanswered orders", EVERY_SECONDS, partial(withdraw_overdue, messaging.transactions)),
         ],
-        readiness={**messaging.readiness(), live_events.name: live_events.ready},
+        readiness={"database": database.ready, **messaging.readiness(), live_events.name: live_events.ready},
         # The event streams end first, so that the listener can close.
         drain=live_events.close,
         stop=stop,

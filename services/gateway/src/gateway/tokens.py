@@ -14,6 +14,7 @@ import structlog
 from gateway.domain import User, lane_of
 from gateway.errors import NotAuthenticated, SignInUnavailable
 from gateway.settings import Settings
+from service_runtime.database_watch import DatabaseClock
 
 LEEWAY_SECONDS: Final = 10
 KEYS_FRESH_SECONDS: Final = 600.0
@@ -112,9 +113,14 @@ class KeySet:
 
 
 class Tokens:
-    """Turns an ``Authorization`` header into a user. Verified tokens are cached for a while."""
+    """Turns an ``Authorization`` header into a user. Verified tokens are cached for a while.
 
-    def __init__(self, settings: Settings) -> None:
+    Times are compared with the database's clock: this host's may be wrong, and would then refuse every token or accept
+    what has expired.
+    """
+
+    def __init__(self, settings: Settings, clock: DatabaseClock) -> None:
+        self._clock = clock
         self._algorithm = settings.jwt_algorithm
         self._issuer = settings.jwt_issuer
         self._audience = settings.jwt_audience
@@ -128,7 +134,7 @@ class Tokens:
         if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_LENGTH:
             raise NotAuthenticated("send the access token as 'Authorization: Bearer <token>'")
         digest = hashlib.sha256(token.encode()).digest()
-        now = time.time()
+        now = self._clock.now()
         known, until = self._known.get(digest, (None, 0.0))
         if known is not None and now < until:
             return known
@@ -151,12 +157,31 @@ class Tokens:
                 algorithms=[self._algorithm],
                 audience=self._audience,
                 issuer=self._issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "sub", "iss", "aud"]},
+                # The library knows this host's clock only.
+                options={
+                    "require": ["exp", "sub", "iss", "aud"],
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
             )
         except jwt.PyJWTError as error:
             raise NotAuthenticated(f"the token is not valid: {type(error).__name__}") from error
+        self._check_times(token_claims)
         return token_claims
+
+    def _check_times(self, token_claims: dict[str, Any]) -> None:
+        now = self._clock.now()
+        try:
+            expires_at = float(token_claims["exp"])
+            begins_at = max(float(token_claims.get(name, 0)) for name in ("nbf", "iat"))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise NotAuthenticated("the token's times are no numbers") from error
+        # Written so that a time that is not a number at all (NaN) is refused, too.
+        if not now < expires_at + LEEWAY_SECONDS:
+            raise NotAuthenticated("the token has expired")
+        if not begins_at <= now + LEEWAY_SECONDS:
+            raise NotAuthenticated("the token is not valid yet")
 
     async def _key_for(self, token: str) -> Any:
         if self._algorithm == "HS256":

@@ -13,6 +13,7 @@ from generation.returned_files import ReturnedFiles
 from generation.runpod.client import CANCELS_AT_ONCE, POLLS_AT_ONCE, RunPodClient
 from generation.settings import Settings
 from generation.stock_inputs import StockInputs
+from service_runtime.database_watch import DatabaseClock
 from service_runtime.presigned_urls import PresignedUrls
 
 _TRANSFER_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
@@ -39,7 +40,7 @@ class Dependencies:
             await client.aclose()
 
 
-def build_dependencies(settings: Settings) -> Dependencies:
+def build_dependencies(settings: Settings, clock: DatabaseClock) -> Dependencies:
     """Raises EndpointNotConfigured."""
     catalogue = _load_catalogue(settings)
     callback_urls = CallbackUrls(
@@ -50,15 +51,16 @@ def build_dependencies(settings: Settings) -> Dependencies:
     job_requests = JobRequests(
         catalogue,
         callback_urls,
-        _presigned_urls(settings, settings.s3_public_endpoint_url or settings.s3_endpoint_url),
+        _presigned_urls(settings, settings.s3_public_endpoint_url or settings.s3_endpoint_url, clock),
         settings.s3_incoming_bucket,
         settings.s3_uploads_bucket,
         StockInputs(
             {name for name, endpoint in settings.endpoints.items() if endpoint.worker == "stock"},
             transfer_http,
-            _presigned_urls(settings, settings.s3_endpoint_url),
+            _presigned_urls(settings, settings.s3_endpoint_url, clock),
             settings.s3_uploads_bucket,
         ),
+        clock,
     )
     untrusted_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT, trust_env=False, follow_redirects=False)
     runpod = RunPodClient(
@@ -71,7 +73,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
     returned_files = ReturnedFiles(
         transfer_http,
         PublicFetcher(untrusted_http),
-        _presigned_urls(settings, settings.s3_endpoint_url),
+        _presigned_urls(settings, settings.s3_endpoint_url, clock),
         settings.s3_incoming_bucket,
     )
     http_clients = (provider_http, transfer_http, untrusted_http)
@@ -95,10 +97,11 @@ def _provider_http(settings: Settings) -> httpx.AsyncClient:
     )
 
 
-def _presigned_urls(settings: Settings, endpoint_url: str) -> PresignedUrls:
+def _presigned_urls(settings: Settings, endpoint_url: str, clock: DatabaseClock) -> PresignedUrls:
     return PresignedUrls(
         endpoint_url,
         settings.s3_region,
         settings.s3_access_key_id,
         settings.s3_secret_access_key.get_secret_value(),
+        clock.now,
     )

@@ -1,6 +1,5 @@
 """The webhook ingress: prove the address, store the body, answer. ``loops.callbacks`` acts on it."""
 
-import time
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from generation.wake_ups import WakeUps
 from messaging.database import single_statements
 from messaging.failpoints import failpoint
 from messaging.transaction import Transactions
+from service_runtime.database_watch import DatabaseClock
 from service_runtime.litestar_problems import install_litestar_handlers
 from service_runtime.problems import Problem
 
@@ -33,13 +33,17 @@ _progress_decoder = msgspec.json.Decoder(ProgressReport)
 
 
 def build_app(
-    transactions: Transactions, callbacks: CallbackUrls, progress: ProgressReports, wake_ups: WakeUps
+    transactions: Transactions,
+    callbacks: CallbackUrls,
+    progress: ProgressReports,
+    wake_ups: WakeUps,
+    clock: DatabaseClock,
 ) -> Litestar:
     """The public application: the provider's webhook and the workers' progress."""
 
     def prove(attempt_id: UUID, token: str) -> None:
         try:
-            callbacks.check(attempt_id, token, time.time())
+            callbacks.check(attempt_id, token, clock.now())
         except (InvalidCallbackSignature, CallbackExpired) as refusal:
             raise _refused(attempt_id, refusal) from None
 

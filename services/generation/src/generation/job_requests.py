@@ -1,6 +1,5 @@
 """The job request for a claimed order, with single-key addresses instead of credentials."""
 
-import time
 from datetime import timedelta
 from typing import Final
 
@@ -9,6 +8,7 @@ from generation.callback_urls import CallbackUrls
 from generation.repository.fair_queue import ClaimedOrder
 from generation.runpod.job import InputImage, JobInput, JobPolicy, JobRequest, RequestedOutput
 from generation.stock_inputs import StockInputs
+from service_runtime.database_watch import DatabaseClock
 from service_runtime.presigned_urls import PresignedUrls
 
 _MARGIN: Final = timedelta(hours=1)
@@ -26,7 +26,9 @@ class JobRequests:
         incoming: str,
         uploads: str,
         stock: StockInputs,
+        clock: DatabaseClock,
     ) -> None:
+        self._clock = clock
         self._stock = stock
         self._catalogue = catalogue
         self._callbacks = callbacks
@@ -38,7 +40,7 @@ class JobRequests:
         """Raises UnknownModel if the catalogue has changed under the order, and what ``StockInputs.build`` raises."""
         model = self._catalogue.model(order.model_id)
         lifetime = timedelta(seconds=model.provider_ttl_seconds) + _MARGIN
-        callback = self._callbacks.url(order.attempt_id, int(time.time() + lifetime.total_seconds()))
+        callback = self._callbacks.url(order.attempt_id, int(self._clock.now() + lifetime.total_seconds()))
         policy = JobPolicy(
             execution_timeout=order.execution_timeout_seconds * 1000, ttl=model.provider_ttl_seconds * 1000
         )

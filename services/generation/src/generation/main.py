@@ -28,7 +28,9 @@ from generation.startup import configure_when_available
 from generation.wake_ups import WakeUps
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
-from service_runtime.database import create_engine, database_check
+from service_runtime.database import create_engine
+from service_runtime.database_watch import DatabaseWatch
+from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
@@ -45,7 +47,7 @@ class Generation:
 
     components: Sequence[Component]
     app: Litestar
-    readiness: Mapping[str, Callable[[], Awaitable[None]]]
+    readiness: Mapping[str, ReadinessCheck]
     start: Callable[[], Awaitable[None]]
     stop: Callable[[], Awaitable[None]]
 
@@ -53,7 +55,8 @@ class Generation:
 def build(settings: Settings) -> Generation:
     """Put the service together; nothing is connected to yet. Raises EndpointNotConfigured."""
     engine, wake_ups, policy, poll = create_engine(settings), WakeUps(), settings.policy, settings.poll_seconds
-    dependencies = build_dependencies(settings)
+    database = DatabaseWatch(settings, engine)
+    dependencies = build_dependencies(settings, database.clock)
     runpod = dependencies.runpod
     handlers = Handlers(dependencies.catalogue, policy, settings.active_caps, wake_ups)
     messaging = Messaging(service="generation", engine=engine, settings=settings, subscriptions=subscriptions(handlers))
@@ -86,6 +89,7 @@ def build(settings: Settings) -> Generation:
 
     return Generation(
         components=[
+            database,
             *messaging.components(),
             every("dispatch", poll, dispatcher.dispatch, wake=wake_ups.dispatch),
             every("record", poll, dispatcher.record, wake=dispatcher.answered),
@@ -98,8 +102,8 @@ def build(settings: Settings) -> Generation:
             every("gauges", GAUGE_SECONDS, gauges.measure_database),
             every("endpoint-health", GAUGE_SECONDS, health.measure, timeout_seconds=LONG_ROUND_SECONDS),
         ],
-        app=build_app(transactions, dependencies.callback_urls, progress, wake_ups),
-        readiness={**messaging.readiness(), "database": database_check(engine)},
+        app=build_app(transactions, dependencies.callback_urls, progress, wake_ups, database.clock),
+        readiness={**messaging.readiness(), "database": database.ready},
         start=partial(configure_when_available, transactions, settings),
         stop=stop,
     )

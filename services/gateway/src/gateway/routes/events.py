@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
@@ -76,8 +75,9 @@ class EventStream(StreamingResponse):
 async def _events(dependencies: Dependencies, user: User, stream: Stream, after: int) -> AsyncIterator[bytes]:
     # The id alone dispatches nothing, but a client that loses the connection at once knows where it was.
     yield b"retry: 2000\nid: %d\n\n" % after
-    ends_at = min(user.token_expires_at, time.time() + MAX_STREAM_SECONDS)
-    while not dependencies.live_events.closing.is_set() and (remaining := ends_at - time.time()) > 0:
+    clock = dependencies.clock
+    ends_at = min(user.token_expires_at, clock.now() + MAX_STREAM_SECONDS)
+    while not dependencies.live_events.closing.is_set() and (remaining := ends_at - clock.now()) > 0:
         stream.wake.clear()
         for progress in stream.take_progress():
             yield _frame(PROGRESS_EVENT, msgspec.json.encode(progress))
