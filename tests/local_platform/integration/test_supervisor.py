@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -16,6 +17,9 @@ import asyncpg
 import httpx
 import jwt
 import pytest
+from nats import connect
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeout
 
 from local_platform.description import FILE_NAME, PlatformDescription, read_platform
 from local_platform.identity import sign_token
@@ -104,6 +108,30 @@ async def test_every_killed_process_comes_back_on_its_port(tmp_path: Path) -> No
         assert {name: process.address for name, process in after.processes.items()} == {
             name: process.address for name, process in before.processes.items()
         }
+
+
+async def test_a_broker_that_stores_nothing_since_its_disk_was_full_is_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("local_platform.supervisor._STORE_WATCH_SECONDS", 0.1)
+    async with platform(tmp_path) as (supervisor, description):
+        nats = supervisor.wiring.nats
+        client = await connect(nats.url, user="admin", password=nats.users["admin"])
+        jetstream = client.jetstream(timeout=1)
+        await jetstream.add_stream(name="TEST", subjects=["test"])
+        # Every write to a file beyond this fails, as on a full disk.
+        resource.prlimit(nats.pid, resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+        with suppress(NatsTimeout):
+            await jetstream.publish("test", b"x" * 10_000)
+
+        async def stored() -> bool:
+            with suppress(NatsError, OSError):
+                return bool(await jetstream.publish("test", b"x" * 10_000, timeout=1))
+            return False
+
+        await eventually(stored, timeout=20, what="a message is stored")
+        await client.close()
+        assert nats.pid != description.processes["nats"].pid
 
 
 async def test_two_platforms_run_side_by_side_but_not_with_one_name(tmp_path: Path) -> None:

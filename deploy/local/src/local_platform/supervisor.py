@@ -31,6 +31,9 @@ from local_platform.wiring import Wiring, wire
 from provisioning.database import new_passwords, provision_database
 
 _WATCH_SECONDS: Final = 0.2
+_STORE_WATCH_SECONDS: Final = 3.0
+_ENOUGH_DISK_BYTES: Final = 64 * 1024**2
+"""With less, a restarted NATS would be full again at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,7 @@ class Supervisor:
 
     async def watch(self) -> None:
         """Restart what dies, until cancelled. Raises ServerFailedError when a process keeps dying."""
-        await _all_of([self._watch_one(name) for name in self._processes])
+        await _all_of([*(self._watch_one(name) for name in self._processes), self._watch_broker_store()])
 
     async def stop(self) -> None:
         """Stop everything in the opposite order of starting, and remove all temporary files."""
@@ -191,6 +194,17 @@ class Supervisor:
             if not self._processes[name].alive():
                 await self._restart(name)
                 self._describe()
+
+    async def _watch_broker_store(self) -> None:
+        """Restart NATS when a write failed and there is space again: until then it looks alive and stores nothing."""
+        nats = self.wiring.nats
+        while True:
+            await asyncio.sleep(_STORE_WATCH_SECONDS)
+            error = await asyncio.to_thread(nats.write_error) if nats.alive() else None
+            if error is not None and nats.free_bytes() >= _ENOUGH_DISK_BYTES:
+                say(red("nats stores nothing since a write failed, and there is space: it is restarted"), error)
+                # ``watch`` starts what died.
+                self.kill("nats", signal.SIGTERM)
 
     async def _restart(self, name: str) -> None:
         process = self._processes[name]

@@ -71,6 +71,14 @@ def chart_values() -> dict[str, Any]:
             "merge": {
                 "securityContext": confined,
                 "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
+                # The chart's own probe (js-enabled-only) is content with a server that stores nothing: after a failed
+                # write, a full disk mostly, only a restart helps. The whole health check names that. It also names a
+                # replica that catches up, so five minutes pass before a restart.
+                "livenessProbe": {
+                    "httpGet": {"path": "/healthz", "port": "monitor"},
+                    "periodSeconds": 30,
+                    "failureThreshold": 10,
+                },
             },
         },
         "reloader": {"merge": {"securityContext": confined}},

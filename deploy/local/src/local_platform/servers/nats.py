@@ -67,6 +67,19 @@ class NatsServer(EmbeddedServer):
         assert not self.alive(), "stop the server first"
         shutil.rmtree(self.store_directory, ignore_errors=True)
 
+    def write_error(self) -> str | None:
+        """What the server says of a write that failed, a full disk mostly: it writes no more until it is restarted."""
+        with httpx.Client(timeout=2.0, trust_env=False) as client:
+            try:
+                answer = client.get(f"{self.monitor_url}/healthz").text
+            except httpx.TransportError:
+                return None
+        return answer if "write error" in answer else None
+
+    def free_bytes(self) -> int:
+        """What is left on the disk of the store."""
+        return shutil.disk_usage(self.directory).free
+
     def _prepare(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
 
