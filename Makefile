@@ -104,7 +104,7 @@ comfyui-real: install ## The worker and the platform on a real ComfyUI on the CP
 	COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" $(RUN)/pytest tests/comfyui_real $(ARGS)
 
 ##@ Measure and break
-.PHONY: observe bench bench-smoke bench-start faults faults-ledger faults-payments faults-generations faults-rollouts
+.PHONY: observe bench bench-smoke bench-start load faults faults-ledger faults-payments faults-generations faults-rollouts
 observe: install ## A local platform under traffic with a real Prometheus: every panel and every alert has data; faults make alerts fire
 	$(RUN)/python -m tests.observability.live $(ARGS)
 
@@ -116,6 +116,11 @@ bench-smoke: install ## Overhead of the platform per generation at 1, 10 and 20 
 
 bench-start: install ## From the start of a GPU worker to its first job, beside the stock one: COMFYUI=<checkout>
 	cd gpu-endpoint && COMFYUI="$(if $(COMFYUI),$(abspath $(COMFYUI)))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" .venv/bin/python -m benchmarks.start $(ARGS)
+
+RATE ?= 5
+MINUTES ?= 2
+load: install ## Open-loop traffic at RATE orders/s for MINUTES, then three times that, then RATE again; nothing may be lost
+	$(RUN)/python -m benchmarks.load --rate $(RATE) --minutes $(MINUTES) $(ARGS)
 
 faults: faults-ledger faults-payments faults-generations faults-rollouts ## All four campaigns below: about 45 minutes
 

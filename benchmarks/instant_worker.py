@@ -1,4 +1,4 @@
-"""A worker that renders nothing: it uploads one fixed picture at once, so that only the platform is measured."""
+"""A worker that renders nothing: it uploads one fixed picture, so that only the platform is measured."""
 
 import asyncio
 import hashlib
@@ -10,14 +10,18 @@ from yarl import URL
 
 
 class InstantWorker:
-    """Takes jobs from the RunPod emulator as the SDK does, ``slots`` at a time."""
+    """Takes jobs from the RunPod emulator as the SDK does, ``slots`` at a time, each busy for ``seconds``."""
 
-    def __init__(self, runpod_url: str, endpoint_id: str, api_key: str, picture: bytes, slots: int = 16) -> None:
+    def __init__(
+        self, runpod_url: str, endpoint_id: str, api_key: str, picture: bytes, slots: int = 16, seconds: float = 0.0
+    ) -> None:
         self._base = f"{runpod_url}/v2/{endpoint_id}"
         self._headers = {"Authorization": api_key}
         self._picture = picture
         self._sha256 = hashlib.sha256(picture).hexdigest()
         self._slots = slots
+        self._seconds = seconds
+        self.busy = 0
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -33,7 +37,10 @@ class InstantWorker:
             async with http.get(url, params={"job_in_progress": "0"}, headers=self._headers) as answer:
                 job = await answer.json() if answer.status == HTTPStatus.OK else None
             if job:
+                self.busy += 1
+                await asyncio.sleep(self._seconds)
                 await self._run_job(http, worker_id, job)
+                self.busy -= 1
 
     async def _run_job(self, http: aiohttp.ClientSession, worker_id: str, job: dict[str, Any]) -> None:
         requested = job["input"]["output"]
