@@ -104,7 +104,7 @@ comfyui-real: install ## The worker and the platform on a real ComfyUI on the CP
 	COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" $(RUN)/pytest tests/comfyui_real $(ARGS)
 
 ##@ Measure and break
-.PHONY: observe bench bench-smoke bench-start load faults faults-ledger faults-payments faults-generations faults-rollouts
+.PHONY: observe bench bench-smoke bench-start load faults faults-ledger faults-payments faults-generations faults-rollouts faults-cluster
 observe: install ## A local platform under traffic with a real Prometheus: every panel and every alert has data; faults make alerts fire
 	$(RUN)/python -m tests.observability.live $(ARGS)
 
@@ -122,7 +122,7 @@ MINUTES ?= 2
 load: install ## Open-loop traffic at RATE orders/s for MINUTES, then three times that, then RATE again; nothing may be lost
 	$(RUN)/python -m benchmarks.load --rate $(RATE) --minutes $(MINUTES) $(ARGS)
 
-faults: faults-ledger faults-payments faults-generations faults-rollouts ## All four campaigns below: about 45 minutes
+faults: faults-ledger faults-payments faults-generations faults-rollouts faults-cluster ## All five campaigns below: about 55 minutes
 
 faults-ledger: install ## A million transfers under a running conservation check; random command sequences against a model
 	$(RUN)/python -m tests.faults.ledger $(ARGS)
@@ -140,6 +140,11 @@ faults-generations: install ## Orders on a whole platform while every part of it
 
 faults-rollouts: install ## Two replicas of every service are restarted, then upgraded FROM another release, under load
 	$(RUN)/python -m tests.faults.rollouts $(if $(FROM),--from-commit $(FROM)) $(ARGS)
+
+faults-cluster: install ## Orders on three NATS servers that are killed, frozen and wiped, and while PostgreSQL fails over
+	$(RUN)/python -m tests.faults.nats_cluster $(ARGS)
+	$(RUN)/python -m tests.faults.failover --old-primary killed $(ARGS)
+	$(RUN)/python -m tests.faults.failover --old-primary frozen $(ARGS)
 
 ##@ Images
 .PHONY: images images-local sbom

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from contracts.message import SERVICES
 from local_platform.console import say
@@ -67,6 +67,13 @@ def schedule(seed: int, count: int, per_second: float) -> list[Disaster]:
     return disasters
 
 
+class Faults(Protocol):
+    """What was done to a platform: how often which action hit which victim, and which processes died of themselves."""
+
+    counts: Counter[tuple[str, str]]
+    unexpected_deaths: list[str]
+
+
 class DisasterRunner:
     """Runs a schedule against a platform that nothing else restarts. Disasters of one process happen one by one."""
 
@@ -75,7 +82,7 @@ class DisasterRunner:
         self._store_copy = copies / "nats-store"
         self._processes = platform.processes
         self._locks = {name: asyncio.Lock() for name in platform.processes}
-        self.counts: Counter[tuple[Action, str]] = Counter()
+        self.counts: Counter[tuple[str, str]] = Counter()
         self.unexpected_deaths: list[str] = []
 
     async def run(self, disasters: Sequence[Disaster]) -> None:

@@ -42,7 +42,7 @@ from local_platform.process_table import ENDPOINT_ID
 from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
 from tests.faults.books import check_books
-from tests.faults.disasters import DisasterRunner, schedule
+from tests.faults.disasters import DisasterRunner, Faults, schedule
 from tests.generation.worker import Worker, working
 from tests.support.media import picture
 
@@ -328,7 +328,7 @@ async def main(disasters: int, per_second: float, orders_per_second: float, seed
                 finally:
                     over.set()
                     reporting.cancel()
-                return await _verify(platform, customers, fleet, disaster_runner, ordering)
+                return await verify(platform, customers, fleet, disaster_runner, ordering)
     finally:
         await supervisor.stop()
 
@@ -358,13 +358,10 @@ async def _report_progress(customers: Customers, disaster_runner: DisasterRunner
         say(f"{time.monotonic() - began:5.0f} s: {progress}")
 
 
-async def _verify(
-    platform: PlatformDescription,
-    customers: Customers,
-    fleet: Fleet,
-    disaster_runner: DisasterRunner,
-    ordering: "asyncio.Task[None]",
+async def verify(
+    platform: PlatformDescription, customers: Customers, fleet: Fleet, faults: Faults, ordering: "asyncio.Task[None]"
 ) -> int:
+    """Wait until everything is right, and print what was not. Returns the exit code."""
     say("the last disaster is over; waiting until everything is right ...")
     began, inspection = time.monotonic(), Inspection(platform, customers, fleet)
     async with httpx.AsyncClient(base_url=platform.urls["runpod"], trust_env=False) as http:
@@ -385,17 +382,17 @@ async def _verify(
         if await customers.repeat(order) != order.generation_id:
             errors.append(f"key {order.key} is answered with another order when it is repeated")
     await customers.close()
-    say(table(("disaster", "victim", "times"), _rows(disaster_runner)))
+    say(table(("disaster", "victim", "times"), _rows(faults)))
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(inspection.outcomes.items()))
     say(f"{len(customers.orders)} orders: {outcomes}; {fleet.jobs} jobs")
-    for death in disaster_runner.unexpected_deaths:
+    for death in faults.unexpected_deaths:
         say(f"died without a disaster: {death}")
     say("\n".join(errors) if errors else f"everything was right {healed_seconds:.1f} s after the last disaster")
-    return max(await check_books(platform), 1 if errors or disaster_runner.unexpected_deaths else 0)
+    return max(await check_books(platform), 1 if errors or faults.unexpected_deaths else 0)
 
 
-def _rows(disaster_runner: DisasterRunner) -> list[tuple[str, str, str]]:
-    return [(action, victim, str(times)) for (action, victim), times in sorted(disaster_runner.counts.items())]
+def _rows(faults: Faults) -> list[tuple[str, str, str]]:
+    return [(action, victim, str(times)) for (action, victim), times in sorted(faults.counts.items())]
 
 
 if __name__ == "__main__":

@@ -171,12 +171,15 @@ class PostgresServer(EmbeddedServer):
 
 
 def _accepts_connections(data: Path, pid: int) -> bool:
-    """The postmaster writes its state into a file. Its process id tells it from the file of a killed server."""
+    """The postmaster writes its state into a file. Its process id tells it from the file of a killed server.
+
+    A standby says so once it answers reads.
+    """
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
         return False
-    return len(lines) >= 8 and lines[0].strip() == str(pid) and lines[7].strip() == "ready"
+    return len(lines) >= 8 and lines[0].strip() == str(pid) and lines[7].strip() in ("ready", "standby")
 
 
 def _environment() -> dict[str, str]:
