@@ -39,6 +39,7 @@ from payments.repository.reviews import _record as review_record
 from payments.settings import Settings
 from payments.tables import credit_movements, payment_transactions, provider_events, refunds, reviews
 from payments.wake_ups import WakeUps
+from service_runtime.database_watch import DatabaseClock
 from tests.payments.emulators import Emulators, emulated_providers
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
@@ -311,7 +312,7 @@ async def running_harness(database: Database) -> AsyncIterator[PaymentsHarness]:
     listener, url = listening_socket()
     async with emulated_providers(url) as emulators:
         settings = harness_settings(database, emulators, url)
-        providers = build_providers(settings)
+        providers = build_providers(settings, DatabaseClock())
         wake_ups = WakeUps()
         harness = PaymentsHarness(
             database=database,

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import stripe
 
 from payments.domain.snapshots import (
     CheckoutState,
@@ -13,7 +14,15 @@ from payments.domain.snapshots import (
     RefundState,
     Snapshot,
 )
-from payments.providers.stripe_checkout import _dispute, _in_the_price_currency, _refund, _state
+from payments.errors import InvalidWebhookSignature
+from payments.providers.stripe_checkout import (
+    StripeCheckout,
+    _dispute,
+    _in_the_price_currency,
+    _refund,
+    _state,
+)
+from service_runtime.database_watch import DatabaseClock
 
 
 class StripeObject(SimpleNamespace):
@@ -92,3 +101,19 @@ def test_a_refund_in_the_buyers_currency_is_worth_its_share_of_the_price() -> No
     assert [(one.amount_cents, one.currency) for one in ours.refunds] == [(500, "usd"), (100, "gbp")]
     assert [(one.amount_cents, one.currency) for one in ours.disputes] == [(1000, "usd")]
     assert _in_the_price_currency(seen, "pi_1") == seen
+
+
+@pytest.mark.parametrize("offset_seconds", [-3600, 0, 300, 3600])
+def test_a_webhook_is_as_old_as_the_databases_clock_says(offset_seconds: int) -> None:
+    """This host's clock may be wrong by an hour: Stripe dates by the right one."""
+    clock = DatabaseClock()
+    clock.offset_seconds = offset_seconds
+    adapter = StripeCheckout(clock, "rk_test", ["whsec_test"], "https://success", "https://cancel")
+
+    def signed(age_seconds: int) -> dict[str, str]:
+        made_at = int(clock.now()) - age_seconds
+        return {"stripe-signature": stripe.WebhookSignature.generate_signature_header("{}", "whsec_test", made_at)}
+
+    adapter.prove_webhook(signed(5), b"{}")
+    with pytest.raises(InvalidWebhookSignature):
+        adapter.prove_webhook(signed(320), b"{}")

@@ -48,7 +48,7 @@ def build(settings: Settings) -> Payments:
     """Put the service together; nothing is connected to yet."""
     engine = create_engine(settings)
     database = DatabaseWatch(settings, engine)
-    providers = build_providers(settings)
+    providers = build_providers(settings, database.clock)
     wake_ups = WakeUps()
     policy = Policy(
         packs={pack.id: pack for pack in load_credit_packs()},

@@ -22,6 +22,7 @@ from payments.errors import InvalidWebhookSignature, ProviderRefused
 from payments.providers.http_calls import call_json
 from payments.providers.reading import Text, skipping_unreadable, uuid_or_none
 from payments.settings import Settings, plain_secrets, required
+from service_runtime.database_watch import DatabaseClock
 
 _STATES: dict[str, CheckoutState] = {
     "New": "open",
@@ -91,7 +92,7 @@ class BtcPay:
         self._success_url = success_url
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "BtcPay":
+    def from_settings(cls, settings: Settings, _clock: DatabaseClock) -> "BtcPay":
         """The adapter, connected to nothing yet."""
         return cls(
             base_url=required(settings.btcpay_url),

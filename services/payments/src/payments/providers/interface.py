@@ -9,6 +9,7 @@ from contracts.payments import Provider
 from payments.domain.records import PaymentRecord
 from payments.domain.snapshots import Checkout, ProviderEvent, Snapshot
 from payments.settings import Settings
+from service_runtime.database_watch import DatabaseClock
 
 
 class PaymentProvider(Protocol):
@@ -26,8 +27,11 @@ class PaymentProvider(Protocol):
     """Whether ``refund`` pays out. If not, an operator pays out by hand and records it."""
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The adapter, connected to nothing yet; only called if the provider's settings are complete."""
+    def from_settings(cls, settings: Settings, clock: DatabaseClock, /) -> Self:
+        """The adapter, connected to nothing yet; only called if the provider's settings are complete.
+
+        ``clock`` tells how old a webhook is: this host's may be wrong, and would refuse every one.
+        """
         ...
 
     async def open_checkout(self, payment: PaymentRecord) -> Checkout:

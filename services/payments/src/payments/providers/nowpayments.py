@@ -19,6 +19,7 @@ from payments.errors import InvalidWebhookSignature, ProviderRefused
 from payments.providers.http_calls import call_json
 from payments.providers.reading import Text, skipping_unreadable, text, uuid_or_none
 from payments.settings import Settings, plain_secrets, required
+from service_runtime.database_watch import DatabaseClock
 
 UNDERPAID_BELOW: Final = Decimal("0.99")
 OVERPAID_FROM: Final = Decimal("1.01")
@@ -90,7 +91,7 @@ class NowPayments:
         self._success_url = success_url
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "NowPayments":
+    def from_settings(cls, settings: Settings, _clock: DatabaseClock) -> "NowPayments":
         """The adapter, connected to nothing yet."""
         return cls(
             base_url=settings.nowpayments_url,

@@ -9,6 +9,7 @@ from payments.providers.interface import PaymentProvider
 from payments.providers.nowpayments import NowPayments
 from payments.providers.stripe_checkout import StripeCheckout
 from payments.settings import Settings
+from service_runtime.database_watch import DatabaseClock
 
 ADAPTERS: Final[Mapping[Provider, type[PaymentProvider]]] = {
     "stripe": StripeCheckout,
@@ -17,6 +18,6 @@ ADAPTERS: Final[Mapping[Provider, type[PaymentProvider]]] = {
 }
 
 
-def build_providers(settings: Settings) -> dict[Provider, PaymentProvider]:
+def build_providers(settings: Settings, clock: DatabaseClock) -> dict[Provider, PaymentProvider]:
     """The providers that are offered here: those whose settings are there."""
-    return {provider: ADAPTERS[provider].from_settings(settings) for provider in settings.offered_providers()}
+    return {provider: ADAPTERS[provider].from_settings(settings, clock) for provider in settings.offered_providers()}

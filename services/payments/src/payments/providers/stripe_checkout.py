@@ -6,7 +6,6 @@ their own lists, by PaymentIntent, so that those made in the dashboard count lik
 
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -37,6 +36,7 @@ from payments.errors import (
 )
 from payments.providers.reading import Text, skipping_unreadable, text, text_or_none, uuid_or_none
 from payments.settings import Settings, plain_secrets, required
+from service_runtime.database_watch import DatabaseClock
 
 SIGNATURE_TOLERANCE_SECONDS: Final = 300
 """Stripe's own default: an older signature may be a replay."""
@@ -97,6 +97,7 @@ class StripeCheckout:
 
     def __init__(
         self,
+        clock: DatabaseClock,
         api_key: str,
         webhook_secrets: Sequence[str],
         success_url: str,
@@ -111,14 +112,16 @@ class StripeCheckout:
             http_client=self._transport,
             max_network_retries=1,
         )
+        self._clock = clock
         self._webhook_secrets = tuple(webhook_secrets)
         self._success_url = success_url
         self._cancel_url = cancel_url
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "StripeCheckout":
+    def from_settings(cls, settings: Settings, clock: DatabaseClock) -> "StripeCheckout":
         """The adapter, connected to nothing yet."""
         return cls(
+            clock=clock,
             api_key=required(settings.stripe_api_key).get_secret_value(),
             webhook_secrets=plain_secrets(settings.stripe_webhook_secrets),
             success_url=settings.checkout_success_url,
@@ -139,7 +142,7 @@ class StripeCheckout:
         return found or await self._create_session(payment, f"{payment.payment_id}-{payment.poll_count}")
 
     async def _create_session(self, payment: PaymentRecord, idempotency_key: str) -> Checkout:
-        expires_at = max(int(payment.expires_at.timestamp()), int(time.time()) + SHORTEST_SESSION_SECONDS + 30)
+        expires_at = max(int(payment.expires_at.timestamp()), int(self._clock.now()) + SHORTEST_SESSION_SECONDS + 30)
         metadata = {"payment_id": str(payment.payment_id), "user_id": str(payment.user_id)}
         session = await _call(
             self._client.v1.checkout.sessions.create_async(
@@ -231,10 +234,13 @@ class StripeCheckout:
         if not signature.isascii():
             # Stripe's library would compare text that cannot be compared.
             raise InvalidWebhookSignature("the signature is not ASCII")
+        # Stripe's library compares with this host's clock, so the difference to the right one is allowed for. For the
+        # library, 0 is no limit at all.
+        tolerance = SIGNATURE_TOLERANCE_SECONDS - round(self._clock.offset_seconds) or 1
         for secret in self._webhook_secrets:
             # It signs text: a body that is not UTF-8 is a ValueError.
             with contextlib.suppress(stripe.SignatureVerificationError, ValueError):
-                stripe.WebhookSignature.verify_header(body, signature, secret, SIGNATURE_TOLERANCE_SECONDS)
+                stripe.WebhookSignature.verify_header(body, signature, secret, tolerance)
                 return
         raise InvalidWebhookSignature("no active secret made this signature in the last 300 seconds")
 
