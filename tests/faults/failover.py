@@ -11,9 +11,7 @@ may have died. Exit code 0 only then.
 
 import argparse
 import asyncio
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -31,7 +29,6 @@ from contracts.message import SERVICES
 from local_platform.console import say
 from local_platform.describing import DATABASE
 from local_platform.servers import PostgresServer
-from local_platform.servers.binaries import postgres_programs
 from local_platform.servers.postgres import SUPERUSER
 from local_platform.servers.processes import ServerFailedError
 from local_platform.supervisor import PlatformOptions, Supervisor
@@ -56,26 +53,12 @@ class Standby(PostgresServer):
         self._primary = primary
 
     def _initialise(self, data: Path, password_file: Path, run_as: tuple[int, int] | None) -> None:
-        user, group = run_as or (None, None)
-        copied = subprocess.run(
-            [
-                str(postgres_programs() / "pg_basebackup"),
-                *("--pgdata", str(data), "--host", "127.0.0.1", "--port", str(self._primary.port)),
-                *("--username", SUPERUSER, "--wal-method", "stream", "--checkpoint", "fast", "--write-recovery-conf"),
-                *("--create-slot", "--slot", "standby", "--no-sync"),
-            ],
-            capture_output=True,
-            text=True,
-            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", "PGPASSWORD": self.superuser_password},
-            cwd=data,
-            user=user,
-            group=group,
-            extra_groups=[] if run_as else None,
-            start_new_session=True,
-            check=False,
+        options = (
+            *("--pgdata", str(data), "--host", "127.0.0.1", "--port", str(self._primary.port)),
+            *("--username", SUPERUSER, "--wal-method", "stream", "--checkpoint", "fast", "--write-recovery-conf"),
+            *("--create-slot", "--slot", "standby", "--no-sync"),
         )
-        if copied.returncode != 0:
-            raise ServerFailedError(f"pg_basebackup failed\n{copied.stdout}{copied.stderr}")
+        self._run_program("pg_basebackup", options, data, run_as, {"PGPASSWORD": self.superuser_password})
 
     async def promote(self) -> None:
         """Become the primary. Returns when it takes writes."""

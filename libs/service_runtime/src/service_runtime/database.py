@@ -22,7 +22,8 @@ from service_runtime.settings import ServiceSettings
 LOCK_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_MS: Final = 30_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 30_000
-CONNECT_TIMEOUT_SECONDS: Final = 10.0
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+"""During a fail-over a connection is opened to a server that says nothing: that must not hold a request for long."""
 COMMAND_TIMEOUT_SECONDS: Final = 5.0
 """Above the server's own statement timeout: it only ends waits on a server that no longer answers."""
 POOL_TIMEOUT_SECONDS: Final = 10.0

@@ -65,10 +65,10 @@ class DatabaseWatch:
 
     name = "database-watch"
 
-    def __init__(self, settings: ServiceSettings, engine: AsyncEngine) -> None:
+    def __init__(self, settings: ServiceSettings, *engines: AsyncEngine) -> None:
         self.clock = DatabaseClock()
         self._settings = settings
-        self._engine = engine
+        self._engines = engines
         self._connection: asyncpg.Connection | None = None
         self._failure: Exception = DatabaseNotReady("the database has not been asked yet")
         self._failing = True
@@ -134,7 +134,7 @@ class DatabaseWatch:
             return False
         self._disconnect()
         self._connection = fresh
-        closed = close_older_connections(self._engine, asked_at)
+        closed = sum(close_older_connections(engine, asked_at) for engine in self._engines)
         SILENT_CONNECTIONS.labels(self._settings.service).inc(closed + 1)
         log.error("silent_database_connections_closed", connections=closed + 1)
         return True

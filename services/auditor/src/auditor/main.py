@@ -43,9 +43,9 @@ class Auditor:
 def build(settings: Settings) -> Auditor:
     """Put the service together; nothing is connected to yet."""
     engine = create_engine(settings)
-    database = DatabaseWatch(settings, engine)
     # Checks may take long: their connections are apart from the pool that the journal is written with.
     reading = reading_engine(settings.database_url.get_secret_value())
+    database = DatabaseWatch(settings, engine, reading)
     messaging = Messaging(service="auditor", engine=engine, settings=settings, subscriptions=SUBSCRIPTIONS)
     checker = Checker(reading, engine, settings.tolerance_seconds)
     seal_verifier = SealVerifier(reading, engine)

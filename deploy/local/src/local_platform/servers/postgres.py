@@ -6,7 +6,7 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
@@ -119,18 +119,29 @@ class PostgresServer(EmbeddedServer):
         return data
 
     def _initialise(self, data: Path, password_file: Path, run_as: tuple[int, int] | None) -> None:
+        options = (
+            *("--pgdata", str(data), "--username", SUPERUSER, "--pwfile", str(password_file)),
+            *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"),
+            *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--no-sync"),
+        )
+        self._run_program("initdb", options, data, run_as)
+
+    def _run_program(
+        self,
+        name: str,
+        options: Sequence[str],
+        directory: Path,
+        run_as: tuple[int, int] | None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run one of PostgreSQL's programs to its end. Raises ServerFailedError with what it said."""
         user, group = run_as or (None, None)
         completed = subprocess.run(
-            [
-                str(postgres_programs() / "initdb"),
-                *("--pgdata", str(data), "--username", SUPERUSER, "--pwfile", str(password_file)),
-                *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"),
-                *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--no-sync"),
-            ],
+            [str(postgres_programs() / name), *options],
             capture_output=True,
             text=True,
-            env=_environment(),
-            cwd=data,
+            env={**_environment(), **(environment or {})},
+            cwd=directory,
             user=user,
             group=group,
             extra_groups=[] if run_as else None,
@@ -138,7 +149,7 @@ class PostgresServer(EmbeddedServer):
             check=False,
         )
         if completed.returncode != 0:
-            raise ServerFailedError(f"initdb failed\n{completed.stdout}{completed.stderr}")
+            raise ServerFailedError(f"{name} failed\n{completed.stdout}{completed.stderr}")
 
     def _launch(self) -> ChildProcess:
         data = self._data
