@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -30,5 +31,18 @@ async def test_services_started_while_postgres_is_down_come_up_when_it_returns(t
 
             await eventually(all_answer, 30, "an answer of every service's readiness check")
             await supervisor.revive("postgres")
+
+        async with httpx.AsyncClient(trust_env=False) as http:
+
+            async def all_ready() -> dict[str, Any]:
+                answers = {name: await http.get(platform.processes[name].ready_url or "") for name in SERVICES}
+                assert all(answer.is_success for answer in answers.values()), [one.text for one in answers.values()]
+                return {name: answer.json() for name, answer in answers.items()}
+
+            ready = await eventually(all_ready, 30, "every service is ready")
+        for name, answer in ready.items():
+            assert {"database", "broker", "streams"} <= set(answer["checks"]), name
+            assert abs(answer["facts"]["database"]["clock_offset_seconds"]) < 1
+        assert "object_store" in ready["storage"]["checks"]
     finally:
         await supervisor.stop()
