@@ -108,9 +108,11 @@ class DatabaseWatch:
         asked_at = time.monotonic()
         question = asyncio.create_task(self._question(connection))
         try:
-            while not (await asyncio.wait({question}, timeout=SILENCE_SECONDS))[0]:
+            patience = SILENCE_SECONDS
+            while not (await asyncio.wait({question}, timeout=patience))[0]:
                 if await self._others_are_answered(question, asked_at):
                     return
+                patience = ASK_SECONDS
             await question
         finally:
             question.cancel()
