@@ -52,7 +52,8 @@ RENDER_SECONDS: Final = 1.0
 GPU_RESERVE: Final = 1.2
 ANSWER_SECONDS: Final = 30.0
 HEAL_SECONDS: Final = 180.0
-EXPECTED: Final = frozenset({HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.TOO_MANY_REQUESTS})
+EXPECTED: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.TOO_MANY_REQUESTS})
+"""200 is a repeated request whose order stands."""
 
 QUEUE: Final = """
     SELECT count(*) FROM gateway.generations WHERE status NOT IN ('completed', 'failed', 'cancelled', 'refused')

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from catalogue import Catalogue
 from catalogue.credit_packs import CreditPack
+from gateway.admission import Admission
 from gateway.file_urls import FileUrls
 from gateway.live_events import LiveEvents
 from gateway.settings import Settings
@@ -26,5 +27,6 @@ class Dependencies:
     packs: Mapping[str, CreditPack]
     tokens: Tokens
     clock: DatabaseClock
+    admission: Admission
     live_events: LiveEvents
     file_urls: FileUrls

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from catalogue import load_catalogue
 from catalogue.credit_packs import load_credit_packs
+from gateway.admission import Admission
 from gateway.consumers import subscriptions
 from gateway.dependencies import Dependencies
 from gateway.file_urls import FileUrls
@@ -61,6 +62,7 @@ def build(settings: Settings) -> Gateway:
         packs={pack.id: pack for pack in load_credit_packs()},
         tokens=tokens,
         clock=database.clock,
+        admission=Admission(settings.database_pool_size),
         live_events=live_events,
         file_urls=FileUrls(settings, database.clock),
     )

@@ -1,6 +1,7 @@
 """Placing an order: validated, priced, written down with its message, and answered with billing's verdict."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -77,18 +78,22 @@ async def place_order(dependencies: Dependencies, user: User, key: str, request:
     ``InsufficientCredits``, ``AccountFrozen``, ``RateLimited`` and ``TooManyOpenGenerations``.
     """
     # This comes first: a repeated request gets its first result, even if model, price or limits have changed since.
-    earlier = await _find_request(dependencies, user, key)
-    if earlier is None:
-        priced = _price(dependencies, request)
-        await check_write(dependencies, user)
-        generation_id = new_id()
-        # Expected before it is asked for: the verdict may be faster than the commit's return.
-        with dependencies.live_events.expecting(generation_id) as verdict:
-            async with dependencies.transactions.begin() as tx:
-                earlier = await _record(tx, dependencies, user, key, request, generation_id, priced)
-            if earlier is None:
-                await _await_verdict(dependencies, user, key, verdict)
-                return await _answer(dependencies, user, key, generation_id, verdict, replayed=False)
+    with contextlib.ExitStack() as admission:
+        admission.enter_context(dependencies.admission.admitted())
+        earlier = await _find_request(dependencies, user, key)
+        if earlier is None:
+            priced = _price(dependencies, request)
+            await check_write(dependencies, user)
+            generation_id = new_id()
+            # Expected before it is asked for: the verdict may be faster than the commit's return.
+            with dependencies.live_events.expecting(generation_id) as verdict:
+                async with dependencies.transactions.begin() as tx:
+                    earlier = await _record(tx, dependencies, user, key, request, generation_id, priced)
+                # The wait for billing costs nobody anything.
+                admission.close()
+                if earlier is None:
+                    await _await_verdict(dependencies, user, key, verdict)
+                    return await _answer(dependencies, user, key, generation_id, verdict, replayed=False)
     if earlier.request_hash != request.digest:
         raise IdempotencyKeyReused(generation_id=str(earlier.generation_id))
     with dependencies.live_events.expecting(earlier.generation_id) as verdict:
