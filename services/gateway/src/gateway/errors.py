@@ -128,7 +128,7 @@ class InvalidCursor(Problem):
 
 
 class RateLimited(Problem):
-    """More writes than a user may make in a minute."""
+    """More writes than a user may make in a minute, or more orders at once than the service can answer soon."""
 
     code = "rate_limited"
     title = "Too many requests"
