@@ -8,7 +8,7 @@ The contract, for who writes such work:
 
 - **Claim.** One UPDATE that sets ``claim_values``, in a transaction of its own, on rows that are ``due``, with
   ``FOR UPDATE SKIP LOCKED``. Which of the due rows come first (users in turn, the oldest, one lane before another) is
-  the service's own query.
+  the service's own query. It names them by key: ``any_of``, or ``= ANY (ARRAY(SELECT …))`` in a text.
 - **Work** runs outside any transaction and may run more than once, and in two processes at once: after a kill, after a
   freeze, after a lost connection. So every call to another system repeats under the same idempotency key.
 - **Complete and postpone** run in the transaction of the effect, before anything else is written there. They answer
@@ -49,6 +49,15 @@ class Claim:
     key: tuple[Any, ...]
     fence: int
     tries: int
+
+
+def any_of(key: sa.ColumnElement[Any], chosen: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    """The condition that ``key`` is one that ``chosen`` selects, for the UPDATE of a claim.
+
+    The server reads ``chosen`` first and then each row by its key. A join, or ``IN``, would leave it to the statistics
+    whether the table is read as a whole for it, and those of a queue are seldom true.
+    """
+    return key == sa.any_(sa.func.array(chosen.scalar_subquery()))
 
 
 class Leased(Protocol):

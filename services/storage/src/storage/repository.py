@@ -65,6 +65,9 @@ _ADD_VERIFICATIONS: Final = insert(verifications).values(next_try_at=sa.func.now
 
 # The first turn of each user comes before the second turn of any user. Verifications in progress count as turns that
 # were taken. So a user with many or with slow files delays others only by the files in progress.
+#
+# Rows are locked by their key, in the order of ``t``, until there are enough. ``coalesce`` hides the condition from the
+# planner: by the statistics of an empty queue it would walk the index of due rows for each of them.
 _CLAIM_DUE: Final = sa.text(f"""
     WITH open AS MATERIALIZED (
         SELECT message_id, user_id, next_try_at, coalesce(leased_until >= now(), false) AS leased
@@ -76,15 +79,18 @@ _CLAIM_DUE: Final = sa.text(f"""
                row_number() OVER (PARTITION BY user_id ORDER BY leased DESC, next_try_at) AS turn
         FROM open
     ), chosen AS MATERIALIZED (
-        SELECT v.message_id
-        FROM turns AS t JOIN storage.verifications AS v USING (message_id)
-        WHERE NOT t.leased AND {VERIFICATIONS.due_sql("v")}
-        ORDER BY t.turn, t.next_try_at LIMIT :room
-        FOR UPDATE OF v SKIP LOCKED
+        SELECT t.message_id
+        FROM (SELECT message_id FROM turns WHERE NOT leased ORDER BY turn, next_try_at) AS t
+        CROSS JOIN LATERAL (
+            SELECT FROM storage.verifications AS v
+            WHERE v.message_id = t.message_id AND coalesce({VERIFICATIONS.due_sql("v")}, false)
+            FOR UPDATE SKIP LOCKED
+        ) AS locked
+        LIMIT :room
     )
     UPDATE storage.verifications AS v
     SET {VERIFICATIONS.claim_sql("v")}
-    FROM chosen WHERE v.message_id = chosen.message_id
+    WHERE v.message_id = ANY (ARRAY(SELECT message_id FROM chosen))
     RETURNING v.*
 """).columns(**{column.name: column.type for column in verifications.c})  # noqa: S608 - all parts are constants
 _ADD_ASSET: Final = insert(assets).on_conflict_do_nothing(index_elements=["generation_id", "role"]).returning(*assets.c)

@@ -28,13 +28,11 @@ _TAKE_CHECKS: Final = text(f"""
             WHEN a.provider_job_id IS NULL THEN :resolution_seconds
             ELSE CAST(:interval_seconds AS double precision) END),
         last_checked_at = clock_timestamp()
-    FROM (
+    WHERE a.attempt_id = ANY (ARRAY(
         SELECT attempt_id FROM generation.attempts
         WHERE {LIVE_ATTEMPT} AND check_at <= clock_timestamp()
         ORDER BY check_at LIMIT :batch
-        FOR UPDATE SKIP LOCKED
-    ) AS due
-    WHERE a.attempt_id = due.attempt_id
+        FOR UPDATE SKIP LOCKED))
     RETURNING a.attempt_id, a.generation_id, a.status, a.fence_token, a.endpoint_id, a.provider_job_id
 """)  # noqa: S608 - the only insertion is the index's condition
 

@@ -41,12 +41,13 @@ _IS_KNOWN: Final = text("""
 """)
 
 _LOCK_DUE: Final = text("""
-    SELECT c.callback_id, c.attempt_id, a.generation_id, c.source,
-           CASE WHEN octet_length(c.body) <= :inline_bytes THEN c.body END AS body, c.received_at, c.tries
-    FROM generation.provider_callbacks AS c LEFT JOIN generation.attempts AS a USING (attempt_id)
+    SELECT c.callback_id, c.attempt_id,
+           (SELECT a.generation_id FROM generation.attempts AS a WHERE a.attempt_id = c.attempt_id) AS generation_id,
+           c.source, CASE WHEN octet_length(c.body) <= :inline_bytes THEN c.body END AS body, c.received_at, c.tries
+    FROM generation.provider_callbacks AS c
     WHERE c.processed_at IS NULL AND NOT c.carries_file AND c.due_at <= clock_timestamp()
     ORDER BY c.due_at LIMIT :batch
-    FOR UPDATE OF c SKIP LOCKED
+    FOR UPDATE SKIP LOCKED
 """)
 
 _MARK_PROCESSED: Final = text("""
@@ -68,14 +69,12 @@ _POSTPONE: Final = text("""
 """)
 
 _CLAIM_CARRIERS: Final = text(f"""
-    WITH chosen AS MATERIALIZED (
-        SELECT callback_id FROM generation.provider_callbacks AS c
-        WHERE c.processed_at IS NULL AND c.carries_file AND {LEASES.due_sql("c")}
-        ORDER BY c.due_at LIMIT :room
-        FOR UPDATE OF c SKIP LOCKED
-    )
     UPDATE generation.provider_callbacks AS c SET {LEASES.claim_sql("c")}
-    FROM chosen WHERE c.callback_id = chosen.callback_id
+    WHERE c.callback_id = ANY (ARRAY(
+        SELECT d.callback_id FROM generation.provider_callbacks AS d
+        WHERE d.processed_at IS NULL AND d.carries_file AND {LEASES.due_sql("d")}
+        ORDER BY d.due_at LIMIT :room
+        FOR UPDATE SKIP LOCKED))
     RETURNING c.callback_id, c.fence, c.tries, c.attempt_id, c.received_at,
         (SELECT a.generation_id FROM generation.attempts AS a WHERE a.attempt_id = c.attempt_id) AS generation_id
 """)  # noqa: S608 - the insertions name columns
@@ -83,10 +82,10 @@ _CLAIM_CARRIERS: Final = text(f"""
 _GET_BODY: Final = text("SELECT body FROM generation.provider_callbacks WHERE callback_id = :callback_id")
 
 _PURGE: Final = text("""
-    DELETE FROM generation.provider_callbacks WHERE callback_id IN (
+    DELETE FROM generation.provider_callbacks WHERE callback_id = ANY (ARRAY(
         SELECT callback_id FROM generation.provider_callbacks
         WHERE processed_at < clock_timestamp() - make_interval(secs => :retention_seconds)
-        ORDER BY processed_at LIMIT :batch)
+        ORDER BY processed_at LIMIT :batch))
 """)
 
 

@@ -17,9 +17,12 @@ _ADD: Final = text("""
 
 _LOCK: Final = text("""
     SELECT c.generation_id, c.user_id FROM generation.cancellations AS c
-    JOIN generation.video_generations AS g USING (generation_id)
+    CROSS JOIN LATERAL (
+        SELECT FROM generation.video_generations AS g WHERE g.generation_id = c.generation_id
+        FOR UPDATE SKIP LOCKED
+    ) AS locked
     LIMIT :batch
-    FOR UPDATE OF c, g SKIP LOCKED
+    FOR UPDATE OF c SKIP LOCKED
 """)
 
 _REMOVE: Final = text("""

@@ -46,6 +46,8 @@ _GET_BUDGET: Final = text(f"""
     FROM generation.endpoints AS e WHERE endpoint = :endpoint
 """)  # noqa: S608 - the only insertion is the index's condition
 
+# Every order is locked by its key, one by one. Beside the key stands no condition that another index knows: by the
+# statistics of an empty queue, the index of ready orders holds one row, and a walk along it for each order looks cheap.
 CLAIM: Final = text("""
     WITH users AS MATERIALIZED (
         SELECT l.lane, l.stride, greatest(l.pass, e.virtual_time) AS pass,
@@ -78,15 +80,19 @@ CLAIM: Final = text("""
     ), chosen AS MATERIALIZED (
         SELECT * FROM candidates ORDER BY lane_tag, lane, user_tag LIMIT :batch
     ), locked AS MATERIALIZED (
-        SELECT g.generation_id, c.lane_tag, c.user_tag, c.stride
-        FROM chosen AS c JOIN generation.video_generations AS g USING (generation_id)
-        WHERE g.ready
-        FOR UPDATE OF g SKIP LOCKED
+        SELECT c.generation_id, c.lane_tag, c.user_tag, c.stride, o.ready
+        FROM chosen AS c
+        CROSS JOIN LATERAL (
+            SELECT g.ready FROM generation.video_generations AS g
+            WHERE g.generation_id = c.generation_id
+            FOR UPDATE SKIP LOCKED
+        ) AS o
     )
     UPDATE generation.video_generations AS g
     SET status = 'dispatching', ready = false, version = g.version + 1, attempt_count = g.attempt_count + 1
     FROM locked AS l
-    WHERE g.generation_id = l.generation_id
+    WHERE g.generation_id = l.generation_id AND l.ready
+      AND g.generation_id = ANY (ARRAY(SELECT generation_id FROM locked))
     RETURNING g.generation_id, g.user_id, g.lane, g.kind, g.model_id, g.parameters, g.input_object_keys,
         g.attempt_count AS attempt_number, g.output_extension, g.max_size_bytes, g.execution_timeout_seconds,
         g.traceparent,
@@ -98,12 +104,15 @@ _RECORD_CLAIM: Final = text("""
     WITH served AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(CAST(:users AS jsonb))
             AS r(lane text, user_id uuid, served integer, turn bigint)
+        ORDER BY lane, user_id
     ), locked AS MATERIALIZED (
         SELECT q.endpoint, q.lane, q.user_id, s.served, s.turn
-        FROM generation.user_queues AS q JOIN served AS s USING (lane, user_id)
-        WHERE q.endpoint = :endpoint
-        ORDER BY q.endpoint, q.lane, q.user_id
-        FOR UPDATE OF q
+        FROM served AS s
+        CROSS JOIN LATERAL (
+            SELECT endpoint, lane, user_id FROM generation.user_queues
+            WHERE endpoint = :endpoint AND lane = s.lane AND user_id = s.user_id
+            FOR UPDATE
+        ) AS q
     ), users AS (
         UPDATE generation.user_queues AS q
         SET ready_count = q.ready_count - l.served, active_count = q.active_count + l.served, turn = l.turn
@@ -219,7 +228,9 @@ async def claim_orders(
     short_of_tokens = (1 - budget.tokens % 1) / budget.rate_per_second if int(budget.tokens) <= batch else None
     if batch <= 0:
         return Claim([], short_of_tokens if budget.room > 0 else None)
-    rows = (await connection.execute(CLAIM, {"endpoint": endpoint, "batch": batch})).all()
+    claimed = await connection.execute(CLAIM, {"endpoint": endpoint, "batch": batch})
+    # In the order in which they are served, which the UPDATE does not promise.
+    rows = sorted(claimed.all(), key=lambda row: (row.lane_tag, row.lane, row.user_tag))
     if not rows:
         return Claim([], None)
     orders = [

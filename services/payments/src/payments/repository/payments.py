@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalogue.credit_packs import CreditPack
 from contracts.payments import Provider
-from messaging.leases import Claim
+from messaging.leases import Claim, any_of
 from payments.domain.payment_state import Movement, PaymentState
 from payments.domain.polling import OPEN_STATUSES
 from payments.domain.records import PaymentRecord, SettledPayment
@@ -88,12 +88,10 @@ async def claim_due(
         .order_by(_COLUMNS.next_look_at)
         .limit(room)
         .with_for_update(skip_locked=True)
-        .cte("due")
-        .prefix_with("MATERIALIZED")
     )
     statement = (
         sa.update(payment_transactions)
-        .where(_COLUMNS.payment_id.in_(sa.select(due.c.payment_id)))
+        .where(any_of(_COLUMNS.payment_id, due))
         .values(PAYMENTS.claim_values(lease))
         .returning(*_COLUMNS)
     )

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.payments import Provider
-from messaging.leases import Claim
+from messaging.leases import Claim, any_of
 from payments.domain.records import EventSource
 from payments.domain.snapshots import ProviderEvent
 from payments.repository.leases import EVENTS, Claimed
@@ -65,17 +65,15 @@ async def claim_unmatched(
     """Claim a provider's events whose payment is not known yet, longest overdue first."""
     events = provider_events.c
     due = (
-        sa.select(events.provider, events.event_id)
+        sa.select(events.event_id)
         .where(events.provider == provider, EVENTS.due())
         .order_by(events.next_match_at)
         .limit(room)
         .with_for_update(skip_locked=True)
-        .cte("due")
-        .prefix_with("MATERIALIZED")
     )
     statement = (
         sa.update(provider_events)
-        .where(sa.tuple_(events.provider, events.event_id).in_(sa.select(due)))
+        .where(events.provider == provider, any_of(events.event_id, due))
         .values(EVENTS.claim_values(lease))
         .returning(*events)
     )

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.payments import Provider
-from messaging.leases import Claim
+from messaging.leases import Claim, any_of
 from payments.domain.records import RefundRecord
 from payments.domain.snapshots import ProviderDispute, ProviderRefund
 from payments.repository.leases import REFUNDS, Claimed
@@ -125,12 +125,10 @@ async def claim_refunds(
         .order_by(refunds.c.next_try_at)
         .limit(room)
         .with_for_update(skip_locked=True)
-        .cte("due")
-        .prefix_with("MATERIALIZED")
     )
     statement = (
         sa.update(refunds)
-        .where(refunds.c.refund_id.in_(sa.select(due.c.refund_id)))
+        .where(any_of(refunds.c.refund_id, due))
         .values(REFUNDS.claim_values(lease))
         .returning(*refunds.c)
     )

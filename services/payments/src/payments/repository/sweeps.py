@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.payments import Provider
-from messaging.leases import Claim
+from messaging.leases import Claim, any_of
 from payments.domain.records import Sweep
 from payments.repository.leases import SWEEPS, Claimed
 from payments.tables import sweeps
@@ -30,12 +30,10 @@ async def claim_sweeps(
         .order_by(sweeps.c.due_at)
         .limit(room)
         .with_for_update(skip_locked=True)
-        .cte("due")
-        .prefix_with("MATERIALIZED")
     )
     statement = (
         sa.update(sweeps)
-        .where(sweeps.c.name.in_(sa.select(due.c.name)))
+        .where(any_of(sweeps.c.name, due))
         .values(SWEEPS.claim_values(lease))
         .returning(*sweeps.c, sa.func.now().label("started_at"))
     )
