@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+import service_runtime.database
 from billing import conservation, handlers
 from billing.errors import (
     CaptureExceedsReservation,
@@ -29,6 +30,7 @@ from contracts.billing import (
     CreditsReserved,
 )
 from contracts.message import Message
+from messaging.transaction import Transactions
 from tests.billing.ledger_harness import (
     GrantReason,
     LedgerHarness,
@@ -342,6 +344,20 @@ async def test_grants_expire_although_one_account_cannot_be_changed(
         await connection.execute(broken, {"user_id": users[0]})
     await expiry.expire_due_grants(ledger.transactions)
     assert [await ledger.balance(user) for user in users] == [(9, 0, 0)] + [(0, 0, 0)] * 4
+
+
+async def test_grants_expire_although_one_account_is_locked(
+    ledger: LedgerHarness, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_runtime.database, "LOCK_TIMEOUT_MS", 100)
+    users = [uuid4() for _ in range(3)]
+    for user in users:
+        command = await ledger.grant(user, 10, "signup", expires_at=datetime.now(UTC) + timedelta(days=1))
+        await _make_due(database, command.grant_id)
+    async with database.superuser_engine().connect() as elsewhere:
+        await elsewhere.execute(text("SELECT FROM billing.users WHERE user_id = :id FOR UPDATE"), {"id": users[0]})
+        await expiry.expire_due_grants(Transactions(database.engine("billing"), "billing"))
+    assert [await ledger.balance(user) for user in users] == [(10, 0, 0)] + [(0, 0, 0)] * 2
 
 
 async def test_credits_past_their_time_cannot_be_spent_before_the_sweep_comes(

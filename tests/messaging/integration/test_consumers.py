@@ -11,6 +11,7 @@ from nats.aio.client import Client
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+import service_runtime.database
 from contracts import headers
 from contracts.billing import CreditsCaptured, CreditsRefused
 from messaging import dead_letters
@@ -34,6 +35,7 @@ from tests.messaging.integration.effects import (
 from tests.support import eventually
 
 DURABLE = "gateway-billing"
+LOCK_NUMBER = text("SELECT pg_advisory_xact_lock(:number)")
 
 
 class Poisoned(Exception):
@@ -443,6 +445,53 @@ async def test_a_database_that_takes_no_writes_for_a_while_costs_no_message(harn
     await expect_effects(harness.engine("gateway"), ids)
     assert await scalar(harness.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
     assert outages == 0
+
+
+async def test_locked_rows_delay_their_own_messages_and_no_other(
+    harness: MessagingHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_runtime.database, "LOCK_TIMEOUT_MS", 300)
+    locked = [3, 17, 18, 31, 36, 39]
+
+    async def locks_a_row_for_each(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        for message in messages:
+            await tx.connection.execute(LOCK_NUMBER, {"number": message.payload.required_credits})
+        await record(tx, messages)
+
+    billing = await harness.start("billing")
+    engine = harness.engine("gateway")
+    async with harness.database.superuser_engine().connect() as elsewhere:
+        for number in locked:
+            await elsewhere.execute(LOCK_NUMBER, {"number": number})
+        await harness.start("gateway", [Subscription(CreditsRefused, locks_a_row_for_each)], max_deliveries=1)
+        ids = await publish_refused(billing.transactions, 40)
+        await expect_effects(engine, [message for number, message in enumerate(ids) if number not in locked])
+        await elsewhere.rollback()
+
+    await expect_effects(engine, ids)
+    assert await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == 0
+    assert await scalar(engine, "SELECT count(*) FROM gateway.delivery_attempts") == 0
+
+
+async def test_work_that_an_overloaded_database_cancels_is_not_dead_lettered(harness: MessagingHarness) -> None:
+    cancelled = 8
+
+    async def takes_too_long(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        nonlocal cancelled
+        if cancelled:
+            cancelled -= 1
+            await tx.connection.execute(text("SET LOCAL statement_timeout = '10ms'"))
+            await tx.connection.execute(text("SELECT pg_sleep(10)"))
+        await record(tx, messages)
+
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, takes_too_long)], max_deliveries=1)
+
+    ids = await publish_refused(billing.transactions, 10)
+
+    await expect_effects(harness.engine("gateway"), ids)
+    assert await scalar(harness.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
+    assert cancelled == 0
 
 
 async def test_each_type_gets_one_call_with_its_messages_in_order(harness: MessagingHarness) -> None:

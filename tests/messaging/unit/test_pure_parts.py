@@ -14,7 +14,7 @@ from opentelemetry import trace
 from contracts import headers
 from contracts.billing import CreditsRefused
 from messaging.batches import Decoder, Subscription, UndecodableError, _deferral_seconds, _retry_seconds
-from messaging.database import is_unavailable
+from messaging.database import is_contended, is_unavailable
 from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import VARIABLE, failpoint
 from messaging.ids import derived_id, new_id, spelled, uuid_or_none
@@ -133,10 +133,23 @@ def _raised(cause: BaseException) -> Exception:
     return error
 
 
+CONTENTION = ("55P03", "57014")
+
+
 class _Server(Exception):
     def __init__(self, sqlstate: str) -> None:
         super().__init__(sqlstate)
         self.sqlstate = sqlstate
+
+
+TROUBLE_OF_THE_DATABASE = (
+    *("08000", "08001", "08003", "08004", "08006", "08007", "08P01"),  # the connection
+    *("53000", "53100", "53200", "53300", "53400"),  # disk, memory, connections
+    *("57P01", "57P02", "57P03", "57P04", "57P05"),  # shutdown, crash, start
+    *("58000", "58030"),  # the operating system
+    *("25006", "25P03", "40001", "40P01"),  # read-only, idle, serialization failure, deadlock
+    *CONTENTION,
+)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +157,8 @@ class _Server(Exception):
     [
         (DatabaseUnavailableError("gone"), True),
         (_raised(DatabaseUnavailableError("gone")), True),
-        (sqlalchemy.exc.DBAPIError("q", {}, _Server("57P01")), True),
-        (sqlalchemy.exc.DBAPIError("q", {}, _Server("40P01")), True),
+        *((sqlalchemy.exc.DBAPIError("q", {}, _Server(state)), True) for state in TROUBLE_OF_THE_DATABASE),
         (sqlalchemy.exc.IntegrityError("q", {}, _Server("23505")), False),
-        (sqlalchemy.exc.DBAPIError("q", {}, _Server("57014")), False),
         (FileNotFoundError("the handler's own"), False),
         (TimeoutError("the driver's own"), True),
         (ValueError("poison"), False),
@@ -155,6 +166,12 @@ class _Server(Exception):
 )
 def test_only_the_database_s_own_trouble_is_not_blamed_on_the_message(error: Exception, expected: bool) -> None:
     assert is_unavailable(error) is expected
+
+
+@pytest.mark.parametrize("state", TROUBLE_OF_THE_DATABASE)
+def test_only_locks_and_long_work_call_for_smaller_transactions(state: str) -> None:
+    error = _raised(sqlalchemy.exc.DBAPIError("q", {}, _Server(state)))
+    assert is_contended(error) is (state in CONTENTION)
 
 
 def test_a_trace_goes_on_from_the_message_that_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,12 @@
-"""One batch of deliveries: one transaction for all; where one fails, halves of it, down to the poison message alone."""
+"""One batch of deliveries: one transaction for all; where one fails, halves of it, down to the poison message alone.
+
+Three things may go wrong, and who is to blame decides what follows (``messaging.database``):
+
+- The database is away: the same batch is repeated until it is back. No message is blamed.
+- A row is locked, or the work takes too long (``is_contended``): the batch is halved until the message that waits
+  stands alone. That one is delivered again later, however often it takes, and the others go on.
+- Anything else is the message's own failure: halved, counted, and after ``max_deliveries`` dead-lettered.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,12 +19,13 @@ from uuid import NAMESPACE_URL, UUID
 import msgspec
 import structlog
 from nats.aio.msg import Msg
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts import headers
 from contracts.message import Message, Service
 from messaging import metrics
-from messaging.database import is_unavailable
+from messaging.database import is_contended, is_unavailable
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.errors import FeedLostError
 from messaging.failpoints import failpoint
@@ -42,6 +51,11 @@ _EARLY: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=
 _LONG_EARLY: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=10), jitter=0)
 """Messages are early one by one, so that there is no crowd for jitter to spread."""
 _RETRY: Final = Backoff(first=timedelta(seconds=0.25), longest=timedelta(minutes=1), factor=4, jitter=0.2)
+_CONTENDED: Final = Backoff(first=timedelta(seconds=0.25), longest=timedelta(seconds=10), jitter=0.2)
+"""A locked row is free again within seconds, as a rule: its message is not kept waiting for minutes."""
+_MAX_DELAYED: Final = 10_000
+_BRIEF_LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '200ms'")
+"""While some messages wait for locks: the search for them, and their next tries, must not hold up the others."""
 _OUTAGE: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=5))
 
 
@@ -140,6 +154,8 @@ class Batches:
         self._positions = Positions(service)
         self._dead_letters = DeadLetters(service)
         self.checkpoints = Checkpoints(durable)
+        self._delayed: set[UUID] = set()
+        """Messages that were sent back because of a lock. Each is tried alone when it comes again."""
 
     async def process(self, messages: Sequence[Msg], current: Callable[[], bool], epoch: int) -> None:
         """Handle ``messages`` to the end: each is acked, sent back with a delay, or dead-lettered and acked.
@@ -156,7 +172,12 @@ class Batches:
                 await _answer_ack(message, current)
         if deliveries:
             metrics.BATCH_SIZE.labels(self.durable).observe(len(deliveries))
-            await self._apply(deliveries, current, epoch)
+            alone = [one for one in deliveries if one.received.message_id in self._delayed]
+            together = [one for one in deliveries if one.received.message_id not in self._delayed]
+            if together:
+                await self._apply(together, current, epoch)
+            for delivery in alone:
+                await self._apply([delivery], current, epoch)
 
     async def replay_one(self) -> bool:
         """Handle one dead letter that an operator wants replayed; False if there is none (left)."""
@@ -178,7 +199,7 @@ class Batches:
                 else:
                     await self._dead_letters.mark_replayed(tx.connection, letter)
         except Exception as error:
-            if letter is None or is_unavailable(error):
+            if letter is None or (is_unavailable(error) and not is_contended(error)):
                 raise
             _log.exception("replay_failed", message_id=str(letter.message_id), consumer=self.durable)
             async with self._transactions.begin() as tx:
@@ -199,28 +220,39 @@ class Batches:
         )
         return Delivery(message, received, subscription, metadata.sequence.stream)
 
-    async def _apply(self, deliveries: Sequence[Delivery], current: Callable[[], bool], epoch: int) -> None:
+    async def _apply(
+        self, deliveries: Sequence[Delivery], current: Callable[[], bool], epoch: int, *, brief: bool = False
+    ) -> None:
         try:
-            outcome = await self._retry_while_unavailable(lambda: self._transact(deliveries, epoch), current)
+            outcome = await self._retry_while_unavailable(
+                lambda: self._transact(deliveries, epoch, brief=brief or bool(self._delayed)), current, splits=True
+            )
         except FeedLostError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a handler raises: the poison message must be found
             failure = error
         else:
+            self._delayed.difference_update(delivery.received.message_id for delivery in deliveries)
             await self._answer(deliveries, outcome, current)
             return
+        contended = is_contended(failure)
         # Outside of the except block, or the errors of all halves would be chained to one another.
         if len(deliveries) == 1:
-            await self._fail(deliveries[0], failure, current)
+            if contended:
+                await self._delay(deliveries[0], failure)
+            else:
+                await self._fail(deliveries[0], failure, current)
             return
         middle = len(deliveries) // 2
-        await self._apply(deliveries[:middle], current, epoch)
-        await self._apply(deliveries[middle:], current, epoch)
+        await self._apply(deliveries[:middle], current, epoch, brief=brief or contended)
+        await self._apply(deliveries[middle:], current, epoch, brief=brief or contended)
 
-    async def _transact(self, deliveries: Sequence[Delivery], epoch: int) -> _Outcome:
+    async def _transact(self, deliveries: Sequence[Delivery], epoch: int, *, brief: bool) -> _Outcome:
         outcome = _Outcome()
         with consumer_span(self.durable, [delivery.received for delivery in deliveries]):
             async with self._transactions.begin() as tx:
+                if brief:
+                    await tx.connection.execute(_BRIEF_LOCK_TIMEOUT)
                 highest = max(deliveries, key=lambda delivery: delivery.sequence)
                 position = self.checkpoints.advance(self._stream, highest.sequence, highest.received.message_id, epoch)
                 fresh = await self._fresh(tx, deliveries, position, outcome)
@@ -284,6 +316,22 @@ class Batches:
                 self._count(delivery, "duplicate" if message_id in outcome.duplicates else "handled")
                 await _answer_ack(delivery.message, current)
         failpoint("consumer.after_ack")
+
+    async def _delay(self, delivery: Delivery, error: Exception) -> None:
+        """Send a message back whose rows are locked, or whose work the server had no time for. Nothing is counted."""
+        seconds = _CONTENDED.seconds(delivery.received.deliveries, delivery.received.message_id)
+        _log.warning(
+            "message_delayed",
+            consumer=self.durable,
+            subject=delivery.received.subject,
+            message_id=str(delivery.received.message_id),
+            error=_describe(error),
+            seconds=seconds,
+        )
+        if len(self._delayed) < _MAX_DELAYED:
+            self._delayed.add(delivery.received.message_id)
+        self._count(delivery, "delayed")
+        await delivery.message.nak(seconds)
 
     async def _fail(self, delivery: Delivery, error: Exception, current: Callable[[], bool]) -> None:
         """Count a failure of one message that stands alone; dead-letter it when there were enough."""
@@ -349,14 +397,19 @@ class Batches:
             deliveries=delivery.received.deliveries,
         )
 
-    async def _retry_while_unavailable(self, work: Callable[[], Awaitable[T]], current: Callable[[], bool]) -> T:
-        """Repeat ``work`` while the database is away. An outage is not the message's failure, so it is not counted."""
+    async def _retry_while_unavailable(
+        self, work: Callable[[], Awaitable[T]], current: Callable[[], bool], *, splits: bool = False
+    ) -> T:
+        """Repeat ``work`` while the database is away. An outage is not the message's failure, so it is not counted.
+
+        With ``splits``, contention is raised at once: the caller has smaller work to try.
+        """
         failures = 0
         while True:
             try:
                 return await work()
             except Exception as error:
-                if not is_unavailable(error):
+                if not is_unavailable(error) or (splits and is_contended(error)):
                     raise
                 if not current():
                     raise FeedLostError("the connection was rebuilt while the database was away") from error

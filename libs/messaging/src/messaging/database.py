@@ -1,6 +1,6 @@
 """Connections to the database, and which of its errors say nothing about the work that met them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -13,10 +13,15 @@ from messaging.errors import DatabaseUnavailableError
 _TRANSIENT_CLASSES: Final = ("08", "53", "57P", "58")
 """SQLSTATE classes: connection, insufficient resources, shutdown, system error."""
 
+LOCK_TIMEOUT: Final = "55P03"
+STATEMENT_TIMEOUT: Final = "57014"
+_CONTENDED_STATES: Final = (LOCK_TIMEOUT, STATEMENT_TIMEOUT)
+"""Another transaction has the rows, or the server is too busy for this much work: a part of it may succeed now."""
+
 READ_ONLY: Final = "25006"
 """A write met a standby, or a primary that takes none at the moment because its disk is full."""
-_TRANSIENT_STATES: Final = ("40001", "40P01", "55P03", "25P03", READ_ONLY)
-"""Serialization failure, deadlock, lock timeout, idle-in-transaction timeout, read only."""
+_TRANSIENT_STATES: Final = ("40001", "40P01", "25P03", READ_ONLY, *_CONTENDED_STATES)
+"""Serialization failure, deadlock, idle-in-transaction timeout, read only, and the two above."""
 
 _NO_CONNECTION: Final = (OSError, sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """A server that is down, starting or full: the driver's own errors reach us untranslated while connecting."""
@@ -60,14 +65,29 @@ def is_unavailable(error: BaseException) -> bool:
 
     A timeout or a broken connection counts too: inside a transaction, only the database is called.
     """
+    return any(_is_transient(one) for one in _chain(error))
+
+
+def is_contended(error: BaseException) -> bool:
+    """Whether ``error`` is of the unavailable ones that a smaller transaction may escape now.
+
+    A batch in which one row is locked waits for that row alone, so it is split. So is one that takes too long.
+    """
+    return any(_sqlstate(one) in _CONTENDED_STATES for one in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
-        if _is_transient(current):
-            return True
+        yield current
         current = current.__cause__ or current.__context__
-    return False
+
+
+def _sqlstate(error: BaseException) -> str:
+    """The server's code for an error of the driver's, which SQLAlchemy may have wrapped."""
+    return str(getattr(getattr(error, "orig", error), "sqlstate", None) or "")
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -81,9 +101,9 @@ def _is_transient(error: BaseException) -> bool:
         return False
     if error.connection_invalidated or isinstance(error.orig, OSError):
         return True
-    return _is_transient_state(error.orig)
+    return _is_transient_state(error)
 
 
-def _is_transient_state(error: object) -> bool:
-    state = str(getattr(error, "sqlstate", None) or "")
+def _is_transient_state(error: BaseException) -> bool:
+    state = _sqlstate(error)
     return state in _TRANSIENT_STATES or state.startswith(_TRANSIENT_CLASSES)

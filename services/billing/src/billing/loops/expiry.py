@@ -7,7 +7,7 @@ import structlog
 
 from billing import handlers
 from billing.repository import ledger
-from messaging.database import is_unavailable
+from messaging.database import is_contended, is_unavailable
 from messaging.transaction import Transactions
 
 EXPIRY_BATCH: Final = 200
@@ -31,7 +31,8 @@ async def expire_due_grants(transactions: Transactions) -> None:
             async with transactions.begin() as tx:
                 await handlers.expire_grants(tx, user_ids)
         except Exception as error:
-            if is_unavailable(error):
+            # A user whose row is locked is one to skip: the others do not wait for it.
+            if is_unavailable(error) and not is_contended(error):
                 raise
             if batch == 1:
                 log.exception("grants_not_expired", user_id=str(user_ids[0]))

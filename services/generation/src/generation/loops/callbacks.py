@@ -24,7 +24,7 @@ from generation.repository.callbacks import (
 )
 from generation.repository.orders import LockedOrders, lock_orders
 from generation.wake_ups import WakeUps
-from messaging.database import is_unavailable
+from messaging.database import is_contended, is_unavailable
 from messaging.failpoints import failpoint
 from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
@@ -52,7 +52,8 @@ class CallbackProcessor:
             try:
                 taken = await self._process_batch(self._batch)
             except Exception as error:
-                if is_unavailable(error):
+                # A locked order delays its own body alone.
+                if is_unavailable(error) and not is_contended(error):
                     raise
                 if self._batch == 1:
                     await self._postpone_failed(error)
@@ -114,7 +115,7 @@ class CallbackProcessor:
             for callback in await lock_due_callbacks(tx.connection, 1):
                 tries = callback.tries + 1
                 log.error("callback_failed", callback_id=str(callback.callback_id), tries=tries, exc_info=error)
-                if tries < _MAX_TRIES:
+                if tries < _MAX_TRIES or is_contended(error):
                     await postpone(tx.connection, callback.callback_id, _BACKOFF.seconds(tries, callback.callback_id))
                 else:
                     await mark_processed(tx.connection, [(callback.callback_id, "given_up")])
