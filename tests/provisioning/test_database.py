@@ -48,6 +48,40 @@ async def test_a_run_time_role_has_no_rights_on_a_new_table_until_a_migration_gr
         await _as(database, "billing", "CREATE TABLE public.mine (value int)")
 
 
+@pytest.mark.parametrize("other", provision.COMMON_DATABASES)
+async def test_no_role_connects_to_another_database(make_database: MakeDatabase, other: str) -> None:
+    database = await make_database()
+    for role in provision.all_roles():
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="CONNECT"):
+            await asyncpg.connect(provision.with_database(database.dsn(role), other))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TEMPORARY TABLE mine (value int)",
+        "CREATE TABLE public.mine (value int)",
+        "CREATE SCHEMA mine",
+        "SELECT lo_creat(-1)",
+        "SELECT lo_create(4711)",
+        "SELECT lo_from_bytea(0, 'much')",
+        "SELECT lo_open(4711, 131072)",
+        "SELECT lo_put(4711, 0, 'much')",
+        "SELECT lo_unlink(4711)",
+        "SELECT lo_import('/etc/passwd')",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "SELECT pg_read_file('/etc/passwd')",
+        "CREATE DATABASE mine",
+        "CREATE ROLE mine",
+    ],
+)
+async def test_no_role_keeps_anything_outside_its_schema(make_database: MakeDatabase, statement: str) -> None:
+    database = await make_database()
+    for role in provision.all_roles():
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await _as(database, role, statement)
+
+
 async def test_the_auditor_reads_tables_made_later_and_writes_none(make_database: MakeDatabase) -> None:
     database = await make_database()
     await _as(database, "billing_migrator", "CREATE TABLE billing.later (value int)")

@@ -15,6 +15,24 @@ import asyncpg
 from contracts.message import SERVICES
 
 READER = "auditor"
+
+COMMON_DATABASES = ("postgres", "template1")
+"""Every server has these, and lets everybody connect to them."""
+
+_LARGE_OBJECT_FUNCTIONS = (
+    "lo_creat(integer)",
+    "lo_create(oid)",
+    "lo_from_bytea(oid, bytea)",
+    "lo_get(oid)",
+    "lo_get(oid, bigint, integer)",
+    "lo_open(oid, integer)",
+    "lo_put(oid, bigint, bytea)",
+    "lo_truncate(integer, integer)",
+    "lo_truncate64(integer, bigint)",
+    "lo_unlink(oid)",
+    "loread(integer, integer)",
+    "lowrite(integer, bytea)",
+)
 _PASSWORD_LENGTH = 32
 _PASSWORD_ALPHABET = string.ascii_letters + string.digits
 
@@ -50,9 +68,14 @@ def role_statements(passwords: Mapping[str, str]) -> list[str]:
 
 
 def database_statements(database: str) -> list[str]:
-    """Who may connect. A database made from a template needs these again: they are not copied."""
+    """Who may connect, and to nothing else. A database made from a template needs these again: they are not copied.
+
+    Only roles named here connect to ``database``, and none of them may make temporary tables there. The common
+    databases are closed to everybody who is not named, too. An administrator who owns them not gets a warning.
+    """
     roles = ", ".join(_name(role) for role in all_roles())
     return [
+        *(f"REVOKE ALL ON DATABASE {common} FROM PUBLIC" for common in COMMON_DATABASES),
         f"REVOKE ALL ON DATABASE {_name(database)} FROM PUBLIC",
         f"GRANT CONNECT ON DATABASE {_name(database)} TO {roles}",
     ]
@@ -60,7 +83,11 @@ def database_statements(database: str) -> list[str]:
 
 def schema_statements() -> list[str]:
     """Schemas and their grants; to be run inside the database, by its owner or a superuser."""
-    statements = ["REVOKE ALL ON SCHEMA public FROM PUBLIC"]
+    statements = [
+        "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+        # A large object belongs to no schema: any role could fill the disk with them, past every grant.
+        *(f"REVOKE EXECUTE ON FUNCTION pg_catalog.{name} FROM PUBLIC" for name in _LARGE_OBJECT_FUNCTIONS),
+    ]
     for service in SERVICES:
         schema, migrator = _name(service), _name(migrator_of(service))
         statements += [
