@@ -50,7 +50,7 @@ QUEUES = """
 async def claim(connection: AsyncConnection) -> Claim:
     """One claim of the dispatcher."""
     ids = [new_id() for _ in range(BATCH)]
-    return await claim_orders(connection, ENDPOINT, ids, lease_seconds=20.0, probe_seconds=20.0)
+    return await claim_orders(connection, ENDPOINT, ids, send_within_seconds=5.0, probe_seconds=20.0)
 
 
 async def fill(engine: AsyncEngine, rows: int, *, queued: bool) -> None:

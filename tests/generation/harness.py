@@ -17,6 +17,7 @@ from contracts.values import GenerationOrder, LedgerLine, MediaProperties
 from generation.domain.order import Order
 from generation.domain.policy import Policy
 from generation.handlers import Handlers
+from generation.repository.attempts import mark_sending
 from generation.repository.fair_queue import ClaimedOrder, claim_orders
 from generation.repository.orders import lock_orders, save_orders
 from generation.wake_ups import WakeUps
@@ -61,12 +62,20 @@ class GenerationHarness:
             await handler(tx, [received(message) for message in messages])
         return tx
 
-    async def claim(self, batch: int = 10, endpoint: str = "video", lease_seconds: float = 30.0) -> list[ClaimedOrder]:
-        """Claim orders from the queue as a dispatcher does."""
+    async def claim(self, batch: int = 10, endpoint: str = "video", *, sent: bool = True) -> list[ClaimedOrder]:
+        """Claim orders from the queue as a dispatcher does, and mark them as being sent."""
         async with self.transactions.begin() as tx:
             ids = [new_id() for _ in range(batch)]
-            claim = await claim_orders(tx.connection, endpoint, ids, lease_seconds=lease_seconds, probe_seconds=30.0)
+            claim = await claim_orders(tx.connection, endpoint, ids, send_within_seconds=30.0, probe_seconds=30.0)
+        if sent:
+            assert await self.mark_sending(*claim.orders) == {order.attempt_id for order in claim.orders}
         return claim.orders
+
+    async def mark_sending(self, *orders: ClaimedOrder) -> set[UUID]:
+        """Mark attempts as being sent, as a dispatcher does; returns those that may be sent."""
+        async with self.engine.begin() as connection:
+            attempts = [(order.attempt_id, order.fence_token) for order in orders]
+            return await mark_sending(connection, attempts, lease_seconds=30.0)
 
     async def change(self, generation_id: UUID, change: Callable[[Order, datetime], None]) -> Order:
         """Apply ``change(order, now)`` to one order under its lock, and announce nothing."""

@@ -47,7 +47,7 @@ async def add_carriers(connection: AsyncConnection, count: int) -> None:
     """Bodies of one attempt that carry files."""
     await configure(connection)
     await enqueue(connection, [new_order(uuid4())])
-    claimed = await claim_orders(connection, ENDPOINT, [new_id()], lease_seconds=30, probe_seconds=30)
+    claimed = await claim_orders(connection, ENDPOINT, [new_id()], send_within_seconds=30, probe_seconds=30)
     for number in range(count):
         assert await add_callback(connection, claimed.orders[0].attempt_id, "webhook", f"body {number}".encode())
     await mark_carriers(connection, [one.callback_id for one in await lock_due_callbacks(connection, count)])

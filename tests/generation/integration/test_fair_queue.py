@@ -31,7 +31,7 @@ async def engine(make_database: Callable[..., Awaitable[Database]]) -> AsyncEngi
 async def claim(engine: AsyncEngine, batch: int, endpoint: str = ENDPOINT) -> Claim:
     async with engine.begin() as connection:
         ids = [new_id() for _ in range(batch)]
-        return await claim_orders(connection, endpoint, ids, lease_seconds=30, probe_seconds=10)
+        return await claim_orders(connection, endpoint, ids, send_within_seconds=30, probe_seconds=10)
 
 
 async def finish(connection: AsyncConnection, claimed: list[ClaimedOrder]) -> None:

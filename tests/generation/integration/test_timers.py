@@ -12,7 +12,9 @@ from generation.domain import provider_events
 from generation.domain.order import Order
 from generation.domain.policy import Policy
 from generation.loops.attempt_checks import AttemptChecks
+from generation.repository.attempts import take_due_checks
 from generation.repository.fair_queue import ClaimedOrder
+from generation.repository.orders import lock_orders, save_orders
 from tests.generation.harness import GenerationHarness, order
 from tests.generation.integration.test_handlers import timers
 from tests.generation.provider import Respond, answering, responds, responds_after
@@ -76,6 +78,48 @@ async def test_the_attempt_of_a_dead_dispatcher_is_looked_up_and_retried(
     await timers(harness).process_timers()
     [again] = await harness.claim()
     assert (again.generation_id, again.attempt_number) == (claimed.generation_id, 2)
+
+
+async def test_an_order_whose_dispatcher_died_before_it_sent_it_goes_again_at_once(harness: GenerationHarness) -> None:
+    await harness.enqueue(order())
+    [unsent] = await harness.claim(sent=False)
+    await lease_ends(harness)
+    [again] = await harness.claim()
+    assert (again.generation_id, again.attempt_number) == (unsent.generation_id, 2)
+    assert [attempt.status for attempt in await harness.attempts(unsent.generation_id)] == ["refused", "prepared"]
+    assert (await harness.row(unsent.generation_id)).failures == 0
+    assert await harness.counters() == (0, 1)
+
+
+async def test_a_slow_dispatcher_may_not_send_what_goes_again(harness: GenerationHarness) -> None:
+    await harness.enqueue(order())
+    [slow] = await harness.claim(sent=False)
+    await lease_ends(harness)
+    assert await harness.mark_sending(slow) == set()
+
+
+async def test_a_dispatcher_is_too_late_once_its_attempt_is_taken_for_a_check(harness: GenerationHarness) -> None:
+    await harness.enqueue(order())
+    [slow] = await harness.claim(sent=False)
+    await harness.execute("UPDATE generation.attempts SET check_at = clock_timestamp()")
+    async with harness.engine.begin() as connection:
+        [taken] = await take_due_checks(connection, 10, 60.0)
+    assert await harness.mark_sending(slow) == set()
+    assert (taken.status, taken.fence_token) == ("prepared", slow.fence_token + 1)
+
+
+async def test_a_change_of_an_order_does_not_take_back_that_it_was_sent(harness: GenerationHarness) -> None:
+    await harness.enqueue(order())
+    [one] = await harness.claim(sent=False)
+    async with harness.engine.begin() as connection:
+        locked = await lock_orders(connection, [one.generation_id])
+        assert await harness.mark_sending(one) == {one.attempt_id}
+        locked.orders[one.generation_id].attempts[0].started_at = locked.now
+        await save_orders(connection, locked)
+    await lease_ends(harness)
+    [attempt] = await harness.attempts(one.generation_id)
+    assert attempt.sending_at is not None
+    assert attempt.status == "running"
 
 
 async def test_a_zombie_dispatcher_cannot_revive_a_lost_attempt(

@@ -16,6 +16,7 @@ from contracts.generation import (
 from generation.domain.lifecycle import backoff_over, cancel, deadline_passed, provider_cancelled
 from generation.domain.policy import Policy
 from generation.domain.provider_events import (
+    dispatcher_died,
     refused,
     reported,
     started,
@@ -92,6 +93,19 @@ class TestSubmission:
         assert names(one) == ["OutputSought"]
         output_missing(one, missing(one), POLICY, LATER)
         assert (one.status, names(one)) == ("queued", ["OutputSought", "AttemptFailed"])
+
+    def test_the_wait_for_a_sign_counts_from_the_submission(self) -> None:
+        one = order("dispatching", "prepared")
+        one.attempts[0].sending_at = NOW - timedelta(seconds=20)
+        dispatcher_died(one, one.attempts[0], 1, POLICY, NOW)
+        assert one.attempts[0].status == "unknown"
+        assert one.attempts[0].check_at == NOW - timedelta(seconds=20) + POLICY.ambiguous_wait
+
+    def test_an_attempt_that_was_never_sent_goes_again_at_once(self) -> None:
+        one = order("dispatching", "prepared")
+        dispatcher_died(one, one.attempts[0], 1, POLICY, NOW)
+        assert (one.status, one.ready, one.failures) == ("queued", True, 0)
+        assert one.attempts[0].status == "refused"
 
     def test_an_unanswered_submission_shows_itself_by_its_callback(self) -> None:
         one = order("dispatching", "unknown")

@@ -200,7 +200,7 @@ CASES: Final[Mapping[str, Case]] = {
         (ENDED_ORDERS, ENDED_ATTEMPTS, USER_QUEUES),
         (READY_ORDERS, USER_QUEUES),
         lambda at: generation.repository.fair_queue.claim_orders(
-            at, ENDPOINT, [uuid4() for _ in range(BATCH)], lease_seconds=20, probe_seconds=20
+            at, ENDPOINT, [uuid4() for _ in range(BATCH)], send_within_seconds=5, probe_seconds=20
         ),
         buffers=5_000,
     ),

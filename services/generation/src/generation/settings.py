@@ -99,23 +99,23 @@ class Settings(ServiceSettings):
     """Submissions in flight in this process, an equal share for each endpoint; RunPod takes 200 at a time."""
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often the loops poll without being woken."""
-    lease_seconds: float = Field(default=30.0, gt=0)
-    """How long a claimed order may stay without a recorded answer, and the longest call of the provider.
+    lease_seconds: float = Field(default=20.0, gt=0)
+    """How long a submission may stay without a recorded answer, and the longest call of the provider.
 
     Longer than ``runpod_timeout_seconds``, which bounds each wait for the next byte."""
     breaker_threshold: int = Field(default=5, ge=1)
     breaker_first_seconds: float = Field(default=2.0, gt=0)
-    breaker_longest_seconds: float = Field(default=60.0, gt=0)
+    breaker_longest_seconds: float = Field(default=30.0, gt=0)
 
     max_attempts: int = Field(default=3, ge=1)
     retry_backoff_seconds: float = Field(default=2.0, gt=0)
     retry_backoff_longest_seconds: float = Field(default=60.0, gt=0)
-    ambiguous_wait_seconds: float = Field(default=60.0, gt=0)
-    """How long to wait for a sign of a job whose submission had no answer."""
-    sweep_first_seconds: float = Field(default=30.0, gt=0)
-    sweep_interval_seconds: float = Field(default=60.0, gt=0)
+    ambiguous_wait_seconds: float = Field(default=45.0, gt=0)
+    """How long to wait, from its submission on, for a sign of a job whose submission had no answer."""
+    sweep_first_seconds: float = Field(default=20.0, gt=0)
+    sweep_interval_seconds: float = Field(default=20.0, gt=0)
     """RunPod keeps results for 30 minutes."""
-    cancel_timeout_seconds: float = Field(default=60.0, gt=0)
+    cancel_timeout_seconds: float = Field(default=45.0, gt=0)
     storing_timeout_seconds: float = Field(default=600.0, gt=0)
     seek_timeout_seconds: float = Field(default=300.0, gt=0)
     """How long storage may take to look a file up."""

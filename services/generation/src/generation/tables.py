@@ -118,6 +118,7 @@ attempts = Table(
     Column("prepared_at", _Time, nullable=False),
     Column("check_at", _Time, nullable=False),  # lease end, end of the wait for a sign, or next poll of /status
     Column("last_checked_at", _Time),
+    Column("sending_at", _Time),  # committed before the request is sent: without it, the provider has no job
     Column("provider_job_id", Text),
     Column("submitted_at", _Time),
     Column("started_at", _Time),

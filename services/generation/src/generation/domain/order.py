@@ -38,6 +38,7 @@ class Attempt:
     """One run of the work at the provider. ``check_at`` is when it is due for a check, whatever state it is in.
 
     ``domain.gpu_use`` sets what it took of a worker and what it cost, in millionths of a dollar.
+    ``sending_at`` is committed before the submission is sent: without it, the provider has never heard of the attempt.
     """
 
     attempt_id: UUID
@@ -46,6 +47,7 @@ class Attempt:
     fence_token: int
     endpoint_id: str
     check_at: datetime
+    sending_at: datetime | None = None
     provider_job_id: str | None = None
     submitted_at: datetime | None = None
     started_at: datetime | None = None
@@ -66,6 +68,11 @@ class Attempt:
     cold_start_ms: int | None = None
     execution_assumed: bool | None = None
     cost_micro_usd: int | None = None
+
+    @property
+    def may_have_been_sent(self) -> bool:
+        """Whether the provider may have been asked to run it."""
+        return self.status != "prepared" or self.sending_at is not None
 
     @property
     def live(self) -> bool:

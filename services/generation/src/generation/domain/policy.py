@@ -15,12 +15,12 @@ class Policy:
 
     max_attempts: int = 3
     retry_backoff: Backoff = _RETRIES
-    ambiguous_wait: timedelta = timedelta(seconds=60)
-    """For a sign of a job whose submission had no answer."""
-    first_check: timedelta = timedelta(seconds=30)
+    ambiguous_wait: timedelta = timedelta(seconds=45)
+    """From the submission to a sign of a job that had no answer."""
+    first_check: timedelta = timedelta(seconds=20)
     """From the submission to the first poll of ``/status``."""
-    check_interval: timedelta = timedelta(seconds=60)
-    cancel_timeout: timedelta = timedelta(seconds=60)
+    check_interval: timedelta = timedelta(seconds=20)
+    cancel_timeout: timedelta = timedelta(seconds=45)
     storing_timeout: timedelta = timedelta(minutes=10)
     lookup_timeout: timedelta = timedelta(minutes=5)
 

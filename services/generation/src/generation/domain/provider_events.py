@@ -101,16 +101,24 @@ def rejected(order: Order, attempt: Attempt, fence_token: int, detail: str, poli
         handle_attempt_failure(order, attempt, policy, now, code="provider_unavailable", detail=detail, output="none")
 
 
+def dispatcher_died(order: Order, attempt: Attempt, fence_token: int, policy: Policy, now: datetime) -> None:
+    """The lease of a submission has ended without an answer. If nothing was sent, the order goes again at once."""
+    if attempt.may_have_been_sent:
+        unanswered(order, attempt, fence_token, policy, now)
+    else:
+        refused(order, attempt, fence_token, "the dispatcher died before it sent the job", now)
+
+
 def unanswered(order: Order, attempt: Attempt, fence_token: int, policy: Policy, now: datetime) -> None:
     """The provider may or may not have the job. Wait for a sign of it, within a bound, before another attempt.
 
-    The new fence token rejects a dispatcher that was only slow.
+    The new fence token rejects a dispatcher that was only slow. The wait counts from the moment when it was sent.
     """
     if not attempt.awaits_answer(fence_token):
         return
     attempt.status = "unknown"
     attempt.fence_token += 1
-    attempt.check_at = now + policy.ambiguous_wait
+    attempt.check_at = max(now, (attempt.sending_at or now) + policy.ambiguous_wait)
     if order.status == "cancelling":
         finish_cancel(order, now)
     elif attempt.started_at is not None:

@@ -67,7 +67,7 @@ ORDER_STATUS_MEANING: Final[Mapping[OrderStatus, StatusMeaning]] = {
     "cancelling": StatusMeaning(
         set_by="a cancel while a job may run",
         ended_by="the provider, which confirms that the job has stopped or is over",
-        deadline="60 s; then cancelled, and the stop request is repeated",
+        deadline="45 s; then cancelled, and the stop request is repeated",
         user_sees="being cancelled",
     ),
     "cancelled": StatusMeaning(
@@ -83,19 +83,20 @@ ATTEMPT_STATUS_MEANING: Final[Mapping[AttemptStatus, StatusMeaning]] = {
     "prepared": StatusMeaning(
         set_by="the claim, before the provider is called; with a lease and a fence token",
         ended_by="the recorded answer to the submission",
-        deadline="its lease, 30 s; then unknown, with a new fence token",
+        deadline="5 s until it is marked as being sent, then refused; then its lease, 20 s; then unknown, with a new "
+        "fence token",
         user_sees="the order is dispatching",
     ),
     "unknown": StatusMeaning(
         set_by="a submission without an answer, or the end of the lease: the provider may have the job",
         ended_by="a sign of the job: its webhook (any report) or its progress (running), or a late answer (submitted)",
-        deadline="60 s without a sign; then lost",
+        deadline="45 s without a sign, from the submission on; then lost",
         user_sees="the order is dispatching",
     ),
     "submitted": StatusMeaning(
         set_by="the provider's answer, or the first report that names the job's id",
         ended_by="the first sign of a worker, or any report on the job",
-        deadline="none of its own: polled after 30 s, then every 60 s; an unknown job is lost",
+        deadline="none of its own: polled every 20 s; an unknown job is lost",
         user_sees="the order is dispatching",
     ),
     "running": StatusMeaning(
@@ -123,7 +124,7 @@ ATTEMPT_STATUS_MEANING: Final[Mapping[AttemptStatus, StatusMeaning]] = {
         user_sees="another attempt after a lookup, or a failed order",
     ),
     "refused": StatusMeaning(
-        set_by="the provider, which certainly did not take the job",
+        set_by="the provider, which certainly did not take the job; or a dispatcher that died before it sent it",
         ended_by="final",
         deadline="none",
         user_sees="nothing: the order is queued again; a rejected request uses up a try",

@@ -84,7 +84,7 @@ class AttemptChecks:
     def _time_out(self, due: DueAttempt) -> Transition:
         def transition(order: Order, attempt: Attempt, now: datetime) -> None:
             if due.status == "prepared":
-                provider_events.unanswered(order, attempt, due.fence_token, self._policy, now)
+                provider_events.dispatcher_died(order, attempt, due.fence_token, self._policy, now)
             elif attempt.status == due.status and attempt.provider_job_id is None:
                 provider_events.submission_timed_out(order, attempt, self._policy, now)
 

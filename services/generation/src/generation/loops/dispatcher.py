@@ -4,8 +4,10 @@
 each answer proves stands in ``runpod.answers``.
 
 A submission has a lease and a fence of its own, and is not leased work (``messaging.leases``): it must not be repeated.
-If the process dies before the claim commits, nothing has happened. If it dies after, the attempt's lease ends and the
-attempt counts as unanswered. An answer that is recorded after that meets a newer fence token and cannot undo it.
+If the process dies before the claim commits, nothing has happened. If it dies before it has committed that the request
+is about to be sent (``submission_marks``), the order goes again after ``SEND_WITHIN_SECONDS``. If it dies after
+that, the attempt's lease ends and the attempt counts as unanswered. An answer that is recorded after that meets a newer
+fence token and cannot undo it.
 """
 
 import asyncio
@@ -28,6 +30,7 @@ from generation.repository.fair_queue import ClaimedOrder, claim_orders
 from generation.repository.orders import LockedOrders, lock_orders
 from generation.runpod.answers import ProviderRefused, ProviderRejected, ProviderUnanswered
 from generation.runpod.client import RunPodClient
+from generation.submission_marks import SubmissionMarks
 from generation.wake_ups import WakeUps
 from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
@@ -35,6 +38,8 @@ from messaging.ids import new_id
 from messaging.transaction import Transactions
 
 _MAX_RECORD_TRIES: Final = 5
+SEND_WITHIN_SECONDS: Final = 5.0
+"""From the claim to the mark: a hundred times what it takes. No heartbeat: a mark that comes later is refused."""
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +86,7 @@ class Dispatcher:
         self._limits = limits
         self._breaker = breaker
         self._wake_ups = wake_ups
+        self._marks = SubmissionMarks(transactions, limits.lease_seconds)
         self._claiming: set[asyncio.Task[int]] = set()
         self._submitting: dict[str, set[asyncio.Task[None]]] = {endpoint: set() for endpoint in endpoints}
         # An endpoint that hangs, or is slow and busy, does not use up the slots of the others.
@@ -149,7 +155,7 @@ class Dispatcher:
                 tx.connection,
                 endpoint,
                 [new_id() for _ in range(batch)],
-                lease_seconds=self._limits.lease_seconds,
+                send_within_seconds=SEND_WITHIN_SECONDS,
                 probe_seconds=self._limits.lease_seconds,
             )
         CLAIM_SECONDS.observe(time.perf_counter() - began)
@@ -174,6 +180,8 @@ class Dispatcher:
         answer = _Answer(order, None, None, claimed_at)
         try:
             request = await self._requests.build(order)
+            if not await self._may_send(order):
+                return
             failpoint("dispatcher.before_run")
             answer.job_id = await self._client.run(order.endpoint_id, request)
             failpoint("dispatcher.after_run")
@@ -184,6 +192,17 @@ class Dispatcher:
             answer.failure = ProviderRejected(operator_words(f"{type(error).__name__}: {error}"))
         self._answers.append(answer)
         self.answered.set()
+
+    async def _may_send(self, order: ClaimedOrder) -> bool:
+        """Whether it is committed that the request is about to be sent. If not, the attempt ends with its lease."""
+        try:
+            marked = await self._marks.mark(order)
+        except Exception as error:  # noqa: BLE001 - nothing was sent, so there is nothing to record either
+            log.warning("submission_not_marked", generation_id=str(order.generation_id), reason=str(error))
+            return False
+        if not marked:
+            log.info("submission_withdrawn", generation_id=str(order.generation_id))
+        return marked
 
     async def _update_breakers(self, answers: Sequence[_Answer]) -> None:
         """Count successes and failures, in transactions without orders: an endpoint is never locked after an order."""

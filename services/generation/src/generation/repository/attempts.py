@@ -5,6 +5,7 @@ is compared with the database's clock. An attempt whose timer is up is decided o
 (``repository.orders``); the fence token and the status seen here tell whether it changed meanwhile.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -22,12 +23,14 @@ _CANCEL_BACKOFF: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(m
 _LONGEST_RESOLUTION_SECONDS: Final = 15.0
 """An attempt without a job id needs no answer of the provider: if its process dies, another one takes it this soon."""
 
+# A new fence token for an attempt that was not sent in time: from here on its dispatcher cannot mark it any more.
 _TAKE_CHECKS: Final = text(f"""
     UPDATE generation.attempts AS a
     SET check_at = clock_timestamp() + make_interval(secs => CASE
             WHEN a.provider_job_id IS NULL THEN :resolution_seconds
             ELSE CAST(:interval_seconds AS double precision) END),
-        last_checked_at = clock_timestamp()
+        last_checked_at = clock_timestamp(),
+        fence_token = a.fence_token + CASE WHEN a.status = 'prepared' AND a.sending_at IS NULL THEN 1 ELSE 0 END
     WHERE a.attempt_id = ANY (ARRAY(
         SELECT attempt_id FROM generation.attempts
         WHERE {LIVE_ATTEMPT} AND check_at <= clock_timestamp()
@@ -35,6 +38,23 @@ _TAKE_CHECKS: Final = text(f"""
         FOR UPDATE SKIP LOCKED))
     RETURNING a.attempt_id, a.generation_id, a.status, a.fence_token, a.endpoint_id, a.provider_job_id
 """)  # noqa: S608 - the only insertion is the index's condition
+
+# ``coalesce`` hides the status from the planner, which would read the index of live attempts for each of them. An
+# attempt that is locked is being cancelled or given up.
+_MARK_SENDING: Final = text("""
+    UPDATE generation.attempts AS a
+    SET sending_at = clock_timestamp(), check_at = clock_timestamp() + make_interval(secs => :lease_seconds)
+    WHERE a.attempt_id = ANY (ARRAY(
+        SELECT prepared.attempt_id
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:fence_tokens AS bigint[])) AS mine (attempt_id, fence_token)
+        CROSS JOIN LATERAL (
+            SELECT o.attempt_id FROM generation.attempts AS o
+            WHERE o.attempt_id = mine.attempt_id AND o.fence_token = mine.fence_token
+              AND coalesce(o.status = 'prepared' AND o.sending_at IS NULL, false)
+            FOR UPDATE SKIP LOCKED
+        ) AS prepared))
+    RETURNING a.attempt_id
+""")
 
 _LOCK_DUE_CANCELS: Final = text("""
     SELECT attempt_id, generation_id, status, fence_token, endpoint_id, provider_job_id, cancel_tries
@@ -88,6 +108,21 @@ async def take_due_checks(connection: AsyncConnection, batch: int, interval_seco
         "resolution_seconds": min(interval_seconds, _LONGEST_RESOLUTION_SECONDS),
     }
     return [DueAttempt(*row) for row in await connection.execute(_TAKE_CHECKS, values)]
+
+
+async def mark_sending(
+    connection: AsyncConnection, attempts: Sequence[tuple[UUID, int]], lease_seconds: float
+) -> set[UUID]:
+    """Say that these attempts (id and fence token) are about to be sent. Returns those that may be: still prepared.
+
+    The lease of an attempt that is marked is the time for its answer.
+    """
+    values = {
+        "ids": [attempt_id for attempt_id, _ in attempts],
+        "fence_tokens": [fence_token for _, fence_token in attempts],
+        "lease_seconds": lease_seconds,
+    }
+    return set((await connection.execute(_MARK_SENDING, values)).scalars())
 
 
 async def take_due_cancels(connection: AsyncConnection, batch: int) -> list[DueAttempt]:

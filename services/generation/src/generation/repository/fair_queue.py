@@ -121,9 +121,9 @@ _RECORD_CLAIM: Final = text("""
     ), new_attempts AS (
         INSERT INTO generation.attempts (
             attempt_id, generation_id, attempt_number, endpoint, endpoint_id, status, fence_token, prepared_at,
-            check_at)
+            sending_at, check_at)
         SELECT attempt_id, generation_id, attempt_number, CAST(:endpoint AS text), CAST(:endpoint_id AS text),
-               'prepared', 1, clock_timestamp(), clock_timestamp() + make_interval(secs => :lease_seconds)
+               'prepared', 1, clock_timestamp(), NULL, clock_timestamp() + make_interval(secs => :send_within_seconds)
         FROM jsonb_to_recordset(CAST(:attempts AS jsonb))
             AS r(attempt_id uuid, generation_id uuid, attempt_number integer)
     ), passed AS (
@@ -210,10 +210,12 @@ async def claim_orders(
     endpoint: str,
     new_attempt_ids: Sequence[UUID],
     *,
-    lease_seconds: float,
+    send_within_seconds: float,
     probe_seconds: float,
 ) -> Claim:
     """Claim up to ``len(new_attempt_ids)`` orders, sorted fairly, and prepare an attempt for each.
+
+    An attempt that is not marked as being sent (``repository.attempts``) within ``send_within_seconds`` is over.
 
     Locks the endpoint, so that its cap and its token bucket apply over all replicas. While its queue is paused
     (``breaker``) there is nothing to claim; after the pause, one probe at a time.
@@ -247,7 +249,7 @@ async def claim_orders(
             "attempts": _json(
                 [_PreparedAttempt(order.attempt_id, order.generation_id, order.attempt_number) for order in orders]
             ),
-            "lease_seconds": lease_seconds,
+            "send_within_seconds": send_within_seconds,
             "probe_seconds": probe_seconds,
             "tokens": budget.tokens - len(rows),
             "virtual_time": max(row.lane_tag for row in rows),
