@@ -44,7 +44,7 @@ from local_platform.servers.binaries import postgres_programs
 from local_platform.supervisor import PlatformOptions, Supervisor
 from provisioning.after_restore import LostMessage
 from tests.faults.books import check_books
-from tests.faults.generations import QUICK_TIMERS, Customers, Fleet, Inspection, grant_credits
+from tests.faults.generations import Customers, Fleet, Inspection, grant_credits
 from tests.faults.payments import SCENARIOS, Buyer, Providers, buy, reference_of
 from tests.generation.worker import working
 from tests.support.waiting import eventually
@@ -272,7 +272,6 @@ async def _run(*command: str) -> bytes:
 async def main(restores: int, per_second: float, seconds: float, seed: int) -> int:
     """Run the drill and print its outcome. Returns the exit code."""
     environment = {
-        "generation": QUICK_TIMERS,
         "payments": {"PAYMENTS_EVENTS_SWEEP_SECONDS": str(SWEEP_SECONDS)},
     }
     supervisor = Supervisor(PlatformOptions(name="restore-drill", workers=0, environment=environment))
