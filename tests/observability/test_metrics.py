@@ -28,7 +28,9 @@ SERIES_LIMIT: Final = 2_500
 VALUES_LIMIT: Final = 80
 """Of one label of one metric."""
 LIBRARY_METRICS: Final = re.compile(r"^(process|python)_")
-UNITLESS: Final = re.compile(r"_(info|unproven|held|violations|overdue|unsealed|number|open_verifications|writable)$")
+UNITLESS: Final = re.compile(
+    r"_(info|unproven|held|violations|overdue|unsealed|number|open_verifications|writable|behind)$"
+)
 UNITS: Final = (
     *("seconds", "bytes", "messages", "connections", "orders", "attempts", "workers", "credits"),
     *("streams", "reviews", "running", "verifications", "jobs"),
