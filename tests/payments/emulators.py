@@ -69,7 +69,7 @@ async def emulated_providers(payments_url: str) -> AsyncIterator[Emulators]:
                 webhook_url=f"{payments_url}/webhooks/{provider}",
                 webhook_secret=SECRET,
                 name=EMULATIONS[provider].account_name,
-                password="pw",
+                password="password-of-the-account",
             )
             emulator = EMULATIONS[provider].build(account)
             await stack.enter_async_context(serving(emulator.app(), listener))

@@ -344,7 +344,7 @@ def harness_settings(database: Database, emulators: Emulators, url: str, **chang
         "database_url": SecretStr(database.dsn("payments")),
         "nats_url": "nats://nowhere.invalid",
         "nats_user": "payments",
-        "nats_password": SecretStr("unused"),
+        "nats_password": SecretStr("unused-here"),
         "ops_port": 0,
         "http_port": 0,
         "public_base_url": url,

@@ -19,7 +19,7 @@ def settings(**changes: Any) -> ProbeSettings:
         "database_url": "postgresql://probe:nothing@127.0.0.1:1/none",
         "nats_url": "nats://127.0.0.1:1",
         "nats_user": "probe",
-        "nats_password": "nothing",
+        "nats_password": "nothing-here",
         "ops_host": "127.0.0.1",
         "ops_port": 0,
         "drain_seconds": 5,

@@ -59,14 +59,14 @@ def document() -> dict[str, Any]:
             "database_url": "postgresql://unused",
             "nats_url": "nats://unused",
             "nats_user": "gateway",
-            "nats_password": "unused",
+            "nats_password": "unused-here",
             "ops_port": 0,
             "http_port": 0,
             "jwt_issuer": "https://unused",
             "jwks_url": "https://unused",
             "s3_endpoint_url": "http://unused",
-            "s3_access_key_id": "unused",
-            "s3_secret_access_key": "unused",
+            "s3_access_key_id": "unused-here",
+            "s3_secret_access_key": "unused-here",
         }
     )
     return build(settings).app.openapi()

@@ -77,14 +77,14 @@ def settings(key_server: KeyServer, **changed: Any) -> Settings:
         "database_url": "postgresql://unused",
         "nats_url": "nats://unused",
         "nats_user": "gateway",
-        "nats_password": "unused",
+        "nats_password": "unused-here",
         "ops_port": 0,
         "http_port": 0,
         "jwt_issuer": f"{key_server.url}/auth/v1",
         "jwks_url": f"{key_server.url}/keys",
         "s3_endpoint_url": "http://unused",
-        "s3_access_key_id": "unused",
-        "s3_secret_access_key": "unused",
+        "s3_access_key_id": "unused-here",
+        "s3_secret_access_key": "unused-here",
     }
     return Settings.model_validate(values | changed)
 

@@ -136,7 +136,7 @@ class LeaseHarness:
                 "DATABASE_URL": self._database.dsn(self.case.service),
                 "NATS_URL": "nats://nowhere.invalid",
                 "NATS_USER": self.case.service,
-                "NATS_PASSWORD": "unused",
+                "NATS_PASSWORD": "unused-here",
                 "OPS_HOST": "127.0.0.1",
                 "OPS_PORT": "0",
                 VARIABLE: f"{step.failpoint}{action}",

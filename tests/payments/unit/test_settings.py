@@ -12,14 +12,14 @@ COMPLETE: dict[str, Any] = {
     "database_url": "postgresql://localhost/reelhouse",
     "nats_url": "nats://localhost",
     "nats_user": "payments",
-    "nats_password": "x",
+    "nats_password": "nats-password",
     "ops_port": 0,
     "http_port": 0,
     "public_base_url": "https://pay.example.com",
     "checkout_success_url": "https://example.com/thanks",
     "checkout_cancel_url": "https://example.com/credits",
-    "stripe_api_key": "rk_test",
-    "stripe_webhook_secrets": ["new", "old"],
+    "stripe_api_key": "rk_test_key",
+    "stripe_webhook_secrets": ["new-secret", "old-secret"],
 }
 
 
@@ -27,7 +27,9 @@ def test_a_provider_whose_settings_are_complete_is_taken() -> None:
     assert Settings(**COMPLETE).service == "payments"
 
 
-@pytest.mark.parametrize("secrets", [["new", ""], [""], [], ["new", "old", "older"]])
+@pytest.mark.parametrize(
+    "secrets", [["new-secret", ""], [""], [], ["new-secret", "old-secret", "older-secret"], ["short"], ["whsec_..."]]
+)
 def test_a_secret_that_anybody_could_guess_proves_no_webhook(secrets: list[str]) -> None:
     with pytest.raises(ValidationError) as caught:
         Settings(**COMPLETE | {"stripe_webhook_secrets": secrets})
@@ -39,7 +41,7 @@ def test_a_secret_that_anybody_could_guess_proves_no_webhook(secrets: list[str])
 )
 def test_a_provider_that_is_configured_by_half_is_refused(provider: Provider, missing: str) -> None:
     values = {
-        name: ["secret"] if name.endswith("_secrets") else "value"
+        name: ["a-secret-value"] if name.endswith("_secrets") else "some-value"
         for name in REQUIRED_SETTINGS[provider]
         if name != missing
     }

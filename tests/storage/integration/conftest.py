@@ -161,7 +161,7 @@ def settings_for(s3: S3Server, endpoint_url: str | None = None) -> Settings:
             "database_url": "postgresql://unused",
             "nats_url": "nats://unused",
             "nats_user": "storage",
-            "nats_password": "unused",
+            "nats_password": "unused-here",
             "ops_port": 0,
             "s3_endpoint_url": endpoint_url or s3.endpoint_url,
             "s3_region": s3.region,

@@ -3,10 +3,14 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+SHORTEST_SECRET: Final = 8
+PLACEHOLDERS: Final = ("change-me", "...")
+"""What stands in the examples where a secret belongs."""
 
 Chosen = TypeVar("Chosen", bound=BaseSettings)
 
@@ -74,7 +78,23 @@ class ServiceSettings(BaseSettings):
     otlp_endpoint: str | None = None
     """Where traces go (OTLP over HTTP), if anywhere: the whole address, such as ``http://collector:4318/v1/traces``."""
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _secrets_are_secret(cls, value: Any) -> Any:
+        for secret in value if isinstance(value, list) else [value]:
+            if isinstance(secret, SecretStr):
+                _refuse_if_guessable(secret.get_secret_value())
+        return value
+
     @property
     def service(self) -> str:
         """The service's name, from its prefix: ``BILLING_`` is ``billing``."""
         return str(self.model_config.get("env_prefix", "")).rstrip("_").lower() or "reelhouse"
+
+
+def _refuse_if_guessable(secret: str) -> None:
+    """Raises ValueError for what anybody would try first; a connection string is one by its password."""
+    if any(placeholder in secret for placeholder in PLACEHOLDERS):
+        raise ValueError("this is the example's value, which everybody knows")
+    if len(secret) < SHORTEST_SECRET:
+        raise ValueError(f"a secret has at least {SHORTEST_SECRET} characters")
