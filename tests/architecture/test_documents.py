@@ -119,3 +119,11 @@ def test_the_index_of_decisions_lists_nothing_else() -> None:
 
 def test_the_page_about_statuses_is_current() -> None:
     assert (ROOT / "docs/statuses.md").read_text(encoding="utf-8") == render(), "run `make docs`"
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = {span for span in _code_spans(ROOT / "docs/security.md") if span.startswith("test_")}
+    sources = [path.read_text() for folder in ("tests", "gpu-endpoint/tests") for path in (ROOT / folder).rglob("*.py")]
+    defined = {name for source in sources for name in re.findall(r"def (test_\w+)\(", source)}
+    assert len(named) > 50
+    assert named - defined == set()
