@@ -291,6 +291,22 @@ CAUSES: Final[Sequence[Alert]] = (
         samples={'database_clock_offset_seconds{service="gateway",instance="a"}': ("3600x30", "0.01x30")},
     ),
     Alert(
+        name="ReelhouseDatabaseBehind",
+        expr="max by (service) (messaging_database_behind) > 0",
+        pending="0m",
+        severity="page",
+        summary="{{ $labels.service }} stopped: its database is older than the broker",
+        means="PostgreSQL was restored, or an old primary came back. The service consumes and publishes nothing, so that no message of a lost order takes effect.",
+        run=(
+            "Find out whether the restore was meant. If it was not, bring the newer database back instead.",
+            "If it was: [Restoring](restore.md) says each step; `python -m provisioning after-restore` is the one that lets services go on.",
+        ),
+        verify="`messaging_database_behind` is 0 everywhere, and `python -m auditor.main check` finds nothing.",
+        wake="Who runs PostgreSQL, and billing's owner, at once.",
+        after="2m",
+        samples={'messaging_database_behind{service="billing"}': ("1x5", "0x5")},
+    ),
+    Alert(
         name="ReelhouseInvariantViolated",
         expr='max by (invariant) (auditor_violations{severity="critical"}) > 0',
         pending="1m",
