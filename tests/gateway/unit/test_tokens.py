@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from gateway.errors import NotAuthenticated, SignInUnavailable
 from gateway.settings import Settings
-from gateway.tokens import KEYS_FRESH_SECONDS, LEEWAY_SECONDS, Tokens
+from gateway.tokens import KEYS_FRESH_SECONDS, LEEWAY_SECONDS, MAX_KEYS_BYTES, Tokens
 from local_platform.identity import new_private_key_pem, public_jwk
 from service_runtime.database_watch import DatabaseClock
 from tests.support import eventually
@@ -142,6 +142,11 @@ FORGED: dict[str, Forged] = {
         p.claims(), new_private_key_pem(), "ES256", headers={"kid": public_jwk(p.keys[0])["kid"]}
     ),
     "no key id": lambda p: jwt.encode(p.claims(), p.keys[0], "ES256"),
+    "an expiry of 400 digits": lambda p: p.token(exp=int("9" * 400)),
+    "an expiry that is infinite": lambda p: p.token(exp=float("inf")),
+    "an expiry that is a list": lambda p: p.token(exp=[1]),
+    "a head that is a list": lambda p: f"{jwt.utils.base64url_encode(b'[]').decode()}.e30.x",
+    "a head nested without end": lambda p: f"{jwt.utils.base64url_encode(b'[' * 5000).decode()}.e30.x",
     "no token at all": lambda _: "x.y.z",
     "too long": lambda p: p.token(padding="x" * 10_000),
 }
@@ -201,15 +206,44 @@ async def test_one_unreadable_key_does_not_spoil_the_others(key_server: KeyServe
     assert await user_of(tokens, key_server.token()) == USER
 
 
-async def test_the_legacy_secret_works_only_where_it_is_configured(key_server: KeyServer) -> None:
+async def test_the_legacy_secret_works_only_where_it_is_configured(key_server: KeyServer, tokens: Tokens) -> None:
     secret = "s" * 40
-    legacy = Tokens(settings(key_server, jwt_algorithm="HS256", jwks_url=None, jwt_secret=secret), DatabaseClock())
-    assert await user_of(legacy, jwt.encode(key_server.claims(), secret, "HS256")) == USER
+    old, new = jwt.encode(key_server.claims(), secret, "HS256"), key_server.token()
+    legacy = Tokens(settings(key_server, jwks_url=None, jwt_secret=secret), DatabaseClock())
+    assert await user_of(legacy, old) == USER
     with pytest.raises(NotAuthenticated):
-        await user_of(legacy, key_server.token())
+        await user_of(legacy, new)
     await legacy.close()
-    with pytest.raises(ValueError, match="needs jwt_secret"):
-        settings(key_server, jwt_algorithm="HS256")
+    with pytest.raises(NotAuthenticated):
+        await user_of(tokens, old)
+    with pytest.raises(ValueError, match="jwks_url or jwt_secret"):
+        settings(key_server, jwks_url=None)
+
+
+async def test_a_project_that_moves_to_keys_has_tokens_of_both(key_server: KeyServer) -> None:
+    secret = "s" * 40
+    both = Tokens(settings(key_server, jwt_secret=secret), DatabaseClock())
+    assert await user_of(both, jwt.encode(key_server.claims(), secret, "HS256")) == USER
+    assert await user_of(both, key_server.token()) == USER
+    for forged in (signed_with_the_public_key(key_server), jwt.encode(key_server.claims(), "x" * 40, "HS256")):
+        with pytest.raises(NotAuthenticated):
+            await user_of(both, forged)
+    await both.close()
+
+
+async def test_anonymous_users_are_taken_only_where_that_is_set(key_server: KeyServer, tokens: Tokens) -> None:
+    anonymous = key_server.token(is_anonymous=True)
+    with pytest.raises(NotAuthenticated, match="sign up"):
+        await user_of(tokens, anonymous)
+    open_to_all = Tokens(settings(key_server, allow_anonymous_users=True), DatabaseClock())
+    assert await user_of(open_to_all, anonymous) == USER
+    await open_to_all.close()
+
+
+async def test_keys_that_unpack_to_gigabytes_are_not_read(key_server: KeyServer, tokens: Tokens) -> None:
+    key_server.others = ["x" * (2 * MAX_KEYS_BYTES)]
+    with pytest.raises(SignInUnavailable):
+        await user_of(tokens, key_server.token())
 
 
 async def test_a_cached_token_is_refused_once_it_has_expired(key_server: KeyServer, tokens: Tokens) -> None:

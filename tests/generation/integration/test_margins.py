@@ -145,11 +145,10 @@ async def test_the_command_prints_the_report_beside_runpods_bill(
     printed = capsys.readouterr().out
     assert MODEL in printed
     assert "RunPod's bill was not asked for" in printed
-    monkeypatch.setenv("GENERATION_RUNPOD_API_KEY", "key")
+    monkeypatch.setenv("GENERATION_RUNPOD_API_KEY", "rpa_a_key")
     bill = httpx.Response(200, json=[{"endpointId": "video-id", "amount": 1.25, "timeBilledMs": 90_000}])
     transport = httpx.MockTransport(lambda _: bill)
-    real = httpx.AsyncClient
-    monkeypatch.setattr("generation.commands.httpx.AsyncClient", lambda **_: real(transport=transport))
+    monkeypatch.setattr("generation.commands.bounded_client", lambda *_, **__: httpx.AsyncClient(transport=transport))
     assert await commands.run(parser.parse_args(["margin", "--from", day])) == 0
     assert "1.2500" in capsys.readouterr().out
 

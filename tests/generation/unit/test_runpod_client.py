@@ -1,7 +1,7 @@
 """What each answer of the provider proves."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import uuid4
@@ -11,8 +11,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from generation.runpod.answers import ProviderRefused, ProviderRejected, ProviderUnanswered
-from generation.runpod.client import BilledTime, ProviderUnavailable, RunPodClient
+from generation.runpod.client import MAX_RESULT_BYTES, BilledTime, ProviderUnavailable, RunPodClient
 from generation.runpod.job import JobInput, JobPolicy, JobRequest, RequestedOutput
+from service_runtime.bounded_http import bounded_client
 
 JOB = JobRequest(
     input=JobInput(
@@ -34,8 +35,8 @@ BEGIN = datetime(2026, 11, 25, tzinfo=UTC)
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-def client(answer: Answer) -> RunPodClient:
-    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+def client(answer: Answer, max_answer_bytes: int = MAX_RESULT_BYTES) -> RunPodClient:
+    http = bounded_client(max_answer_bytes, transport=httpx.MockTransport(answer))
     return RunPodClient(http, "https://api.example.com", "key", call_seconds=5.0)
 
 
@@ -145,9 +146,14 @@ async def test_a_cancel_without_an_answer_is_to_be_repeated(monkeypatch: pytest.
 
 
 async def test_a_result_larger_than_the_provider_allows_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("generation.runpod.client.MAX_RESULT_BYTES", 10)
-    with pytest.raises(ProviderUnavailable):
-        await client(lambda _: httpx.Response(200, content=b"x" * 11)).status("ep", "job")
+    async def pause(_: float) -> None: ...
+
+    async def large() -> AsyncIterator[bytes]:
+        yield b"x" * 11
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    with pytest.raises(ProviderUnavailable, match="larger than 10 bytes"):
+        await client(lambda _: httpx.Response(200, content=large()), max_answer_bytes=10).status("ep", "job")
 
 
 async def test_health_is_read() -> None:

@@ -1,7 +1,5 @@
 """The gateway's settings. Every name is prefixed with ``GATEWAY_``; secrets have no defaults."""
 
-from typing import Literal
-
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
@@ -23,11 +21,12 @@ class Settings(ServiceSettings):
     jwt_issuer: str
     """``https://<project>.supabase.co/auth/v1``."""
     jwt_audience: str = "authenticated"
-    jwt_algorithm: Literal["ES256", "RS256", "HS256"] = "ES256"
     jwks_url: str | None = None
-    """``https://<project>.supabase.co/auth/v1/.well-known/jwks.json``."""
+    """``https://<project>.supabase.co/auth/v1/.well-known/jwks.json``: the keys of tokens in ES256 and RS256."""
     jwt_secret: SecretStr | None = None
-    """Only for HS256, the legacy way of signing."""
+    """The legacy way of signing (HS256). With both, tokens of both are taken: so a project moves without a flag day."""
+    allow_anonymous_users: bool = False
+    """Take tokens of Supabase's anonymous sign-in, whose users can be made without end."""
 
     s3_endpoint_url: str
     s3_public_endpoint_url: str | None = None
@@ -52,8 +51,6 @@ class Settings(ServiceSettings):
 
     @model_validator(mode="after")
     def _tokens_can_be_verified(self) -> "Settings":
-        if self.jwt_algorithm == "HS256" and self.jwt_secret is None:
-            raise ValueError("jwt_algorithm HS256 needs jwt_secret")
-        if self.jwt_algorithm != "HS256" and self.jwks_url is None:
-            raise ValueError(f"jwt_algorithm {self.jwt_algorithm} needs jwks_url")
+        if self.jwt_secret is None and self.jwks_url is None:
+            raise ValueError("tokens are verified with jwks_url or jwt_secret: set one, or both")
         return self

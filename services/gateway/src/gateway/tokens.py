@@ -1,7 +1,8 @@
-"""Verifying Supabase access tokens: pinned issuer, audience and algorithm, keys fetched without blocking."""
+"""Verifying Supabase access tokens: issuer and audience are pinned, and each key signs in one algorithm."""
 
 import asyncio
 import hashlib
+import math
 import time
 from collections import OrderedDict
 from typing import Any, Final
@@ -14,6 +15,7 @@ import structlog
 from gateway.domain import User, lane_of
 from gateway.errors import NotAuthenticated, SignInUnavailable
 from gateway.settings import Settings
+from service_runtime.bounded_http import bounded_client
 from service_runtime.database_watch import DatabaseClock
 
 LEEWAY_SECONDS: Final = 10
@@ -30,18 +32,21 @@ STALE_KEYS_PAUSE_SECONDS: Final = 30.0
 CACHED_TOKENS: Final = 10_000
 MAX_TOKEN_LENGTH: Final = 8_192
 
-_KEY_TYPES: Final = {"ES256": "EC", "RS256": "RSA"}
+MAX_KEYS_BYTES: Final = 256 * 1024
+_KEY_TYPES: Final = {"EC": "ES256", "RSA": "RS256"}
+"""The one algorithm in which a key of each type signs."""
+_UNREADABLE: Final = (jwt.PyJWTError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading a strange token raises: the library checks its shape only in part."""
 
 log = structlog.get_logger(__name__)
 
 
 class KeySet:
-    """The identity provider's public keys, by key id."""
+    """The identity provider's public keys, by key id; none without a ``url``."""
 
-    def __init__(self, url: str, algorithm: str) -> None:
+    def __init__(self, url: str | None) -> None:
         self._url = url
-        self._algorithm = algorithm
-        self._http = httpx.AsyncClient(timeout=FETCH_TIMEOUT_SECONDS)
+        self._http = bounded_client(MAX_KEYS_BYTES, timeout=FETCH_TIMEOUT_SECONDS)
         self._keys: dict[str, jwt.PyJWK] = {}
         self._stale_at = float("-inf")
         self._next_lookup_at = float("-inf")
@@ -55,6 +60,8 @@ class KeySet:
 
         A request whose key is there does not wait for a refresh: it runs in the background.
         """
+        if self._url is None:
+            return None
         now = time.monotonic()
         if (known := self._keys.get(key_id)) is not None:
             if now >= self._stale_at and (self._refreshing is None or self._refreshing.done()):
@@ -77,6 +84,7 @@ class KeySet:
         await self._http.aclose()
 
     async def _fetch(self) -> None:
+        assert self._url is not None
         before = self._fetches
         async with self._fetching:
             # Another request has fetched while this one waited: its result counts, even if it is a failure.
@@ -98,16 +106,17 @@ class KeySet:
             self._fetches += 1
 
     def _usable_keys(self, listed: list[Any]) -> dict[str, jwt.PyJWK]:
-        """The keys of the pinned algorithm; an unreadable key does not spoil the others."""
+        """The keys of the algorithms that are taken; an unreadable key does not spoil the others."""
         keys: dict[str, jwt.PyJWK] = {}
         for key in listed:
-            if not isinstance(key, dict) or "kid" not in key or key.get("kty") != _KEY_TYPES.get(self._algorithm):
+            if not isinstance(key, dict) or "kid" not in key:
                 continue
-            if key.get("alg", self._algorithm) != self._algorithm:
+            algorithm = _KEY_TYPES.get(str(key.get("kty")))
+            if algorithm is None or key.get("alg", algorithm) != algorithm:
                 continue
             try:
-                keys[key["kid"]] = jwt.PyJWK(key, self._algorithm)
-            except jwt.PyJWTError as error:
+                keys[key["kid"]] = jwt.PyJWK(key, algorithm)
+            except _UNREADABLE as error:
                 log.warning("key_not_usable", key_id=str(key["kid"])[:100], reason=type(error).__name__)
         return keys
 
@@ -121,11 +130,11 @@ class Tokens:
 
     def __init__(self, settings: Settings, clock: DatabaseClock) -> None:
         self._clock = clock
-        self._algorithm = settings.jwt_algorithm
         self._issuer = settings.jwt_issuer
         self._audience = settings.jwt_audience
         self._secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
-        self._keys = KeySet(settings.jwks_url or "", self._algorithm)
+        self._keys = KeySet(settings.jwks_url)
+        self._takes_anonymous_users = settings.allow_anonymous_users
         self._known: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
 
     async def user_of(self, authorization: str | None) -> User:
@@ -149,12 +158,13 @@ class Tokens:
         await self._keys.close()
 
     async def _verified(self, token: str) -> dict[str, Any]:
+        key, algorithm = await self._key_for(token)
         try:
             token_claims: dict[str, Any] = jwt.decode(
                 token,
-                await self._key_for(token),
-                # From the settings, never from the token's own header.
-                algorithms=[self._algorithm],
+                key,
+                # The key's own: a public key is never taken for a secret.
+                algorithms=[algorithm],
                 audience=self._audience,
                 issuer=self._issuer,
                 # The library knows this host's clock only.
@@ -165,7 +175,7 @@ class Tokens:
                     "verify_iat": False,
                 },
             )
-        except jwt.PyJWTError as error:
+        except _UNREADABLE as error:
             raise NotAuthenticated(f"the token is not valid: {type(error).__name__}") from error
         self._check_times(token_claims)
         return token_claims
@@ -178,23 +188,34 @@ class Tokens:
         except (TypeError, ValueError, OverflowError) as error:
             raise NotAuthenticated("the token's times are no numbers") from error
         # Written so that a time that is not a number at all (NaN) is refused, too.
-        if not now < expires_at + LEEWAY_SECONDS:
+        if not now < expires_at + LEEWAY_SECONDS or expires_at == math.inf:
             raise NotAuthenticated("the token has expired")
         if not begins_at <= now + LEEWAY_SECONDS:
             raise NotAuthenticated("the token is not valid yet")
 
-    async def _key_for(self, token: str) -> Any:
-        if self._algorithm == "HS256":
-            return self._secret
-        key_id = jwt.get_unverified_header(token).get("kid")
+    async def _key_for(self, token: str) -> tuple[Any, str]:
+        """The key that must have signed the token, and its algorithm.
+
+        A project that moves from the legacy secret to keys has tokens of both for a while: each is taken where its key
+        is configured. The token's header only chooses among those.
+        """
+        try:
+            header = jwt.get_unverified_header(token)
+        except _UNREADABLE as error:
+            raise NotAuthenticated(f"the token is not valid: {type(error).__name__}") from error
+        if header.get("alg") == "HS256" and self._secret is not None:
+            return self._secret, "HS256"
+        key_id = header.get("kid")
         key = await self._keys.key(key_id) if isinstance(key_id, str) else None
         if key is None:
             raise NotAuthenticated("the token was signed with an unknown key")
-        return key
+        return key, key.algorithm_name
 
     def _user(self, token_claims: dict[str, Any]) -> User:
         if token_claims.get("role") != "authenticated":
             raise NotAuthenticated("the token does not belong to a signed-in user")
+        if token_claims.get("is_anonymous") and not self._takes_anonymous_users:
+            raise NotAuthenticated("sign up first: this is an anonymous user's token")
         try:
             user_id = UUID(token_claims["sub"])
         except (ValueError, TypeError, AttributeError) as error:

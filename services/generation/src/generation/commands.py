@@ -13,13 +13,12 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
-import httpx
-
 from catalogue.gpu_cost import TARGET_MARGIN
 from generation.domain.margins import EndpointCost, OrdersOfSize
 from generation.repository.margins import MOST_ROWS, get_costs_by_endpoint, get_orders_by_size
-from generation.runpod.client import BilledTime, ProviderUnavailable, RunPodClient
+from generation.runpod.client import MAX_RESULT_BYTES, BilledTime, ProviderUnavailable, RunPodClient
 from generation.settings import CommandSettings
+from service_runtime.bounded_http import bounded_client
 from service_runtime.database import engine_for
 from service_runtime.settings import settings_from_environment
 
@@ -124,7 +123,7 @@ async def _ask_for_bill(
     if settings.runpod_api_key is None:
         return None, "RunPod's bill was not asked for: GENERATION_RUNPOD_API_KEY is not set."
     key = settings.runpod_api_key.get_secret_value()
-    async with httpx.AsyncClient(timeout=_CALL_SECONDS) as http:
+    async with bounded_client(MAX_RESULT_BYTES, timeout=_CALL_SECONDS) as http:
         client = RunPodClient(http, "", key, _CALL_SECONDS, settings.runpod_rest_base)
         try:
             return await client.billed(begin, end), ""

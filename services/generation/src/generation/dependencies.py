@@ -6,13 +6,15 @@ from typing import Final
 import httpx
 
 from catalogue import Catalogue, load_catalogue
+from contracts.object_keys import MAX_UPLOAD_BYTES
 from generation.callback_urls import CallbackUrls
 from generation.job_requests import JobRequests
 from generation.public_addresses import PublicFetcher
-from generation.returned_files import ReturnedFiles
-from generation.runpod.client import CANCELS_AT_ONCE, POLLS_AT_ONCE, RunPodClient
+from generation.returned_files import LARGEST_BYTES, ReturnedFiles
+from generation.runpod.client import CANCELS_AT_ONCE, MAX_RESULT_BYTES, POLLS_AT_ONCE, RunPodClient
 from generation.settings import Settings
 from generation.stock_inputs import StockInputs
+from service_runtime.bounded_http import bounded_client
 from service_runtime.database_watch import DatabaseClock
 from service_runtime.presigned_urls import PresignedUrls
 
@@ -47,7 +49,7 @@ def build_dependencies(settings: Settings, clock: DatabaseClock) -> Dependencies
         settings.callback_base_url, [secret.get_secret_value() for secret in settings.callback_secrets]
     )
     provider_http = _provider_http(settings)
-    transfer_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT)
+    transfer_http = bounded_client(MAX_UPLOAD_BYTES, timeout=_TRANSFER_TIMEOUT)
     job_requests = JobRequests(
         catalogue,
         callback_urls,
@@ -62,7 +64,7 @@ def build_dependencies(settings: Settings, clock: DatabaseClock) -> Dependencies
         ),
         clock,
     )
-    untrusted_http = httpx.AsyncClient(timeout=_TRANSFER_TIMEOUT, trust_env=False, follow_redirects=False)
+    untrusted_http = bounded_client(LARGEST_BYTES, timeout=_TRANSFER_TIMEOUT, trust_env=False, follow_redirects=False)
     runpod = RunPodClient(
         provider_http,
         settings.runpod_api_base,
@@ -91,7 +93,8 @@ def _load_catalogue(settings: Settings) -> Catalogue:
 def _provider_http(settings: Settings) -> httpx.AsyncClient:
     # Submissions, polls of each endpoint, cancels and health: none of them waits for the connection of another.
     connections = settings.submit_concurrency + (POLLS_AT_ONCE + 1) * len(settings.endpoints) + CANCELS_AT_ONCE
-    return httpx.AsyncClient(
+    return bounded_client(
+        MAX_RESULT_BYTES,
         timeout=settings.runpod_timeout_seconds,
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=32),
     )

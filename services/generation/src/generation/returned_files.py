@@ -18,6 +18,8 @@ from service_runtime.presigned_urls import PresignedUrls
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _PUT_VALIDITY: Final = timedelta(minutes=15)
+LARGEST_BYTES: Final = 1024 * 1024 * 1024
+"""No model's file is larger; each order has its own, lower limit."""
 LONGEST_SECONDS: Final = 240.0
 """For one whole file, however slowly it trickles; ``loops.file_transfers`` keeps the lease on its body so long."""
 

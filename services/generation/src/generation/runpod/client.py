@@ -69,9 +69,9 @@ class BilledTime:
 
 
 class RunPodClient:
-    """One per process. ``http`` carries the timeouts and is closed by its owner.
+    """One per process. ``http`` carries the timeouts and the largest answer, and is closed by its owner.
 
-    Those bound each wait for the next byte; ``call_seconds`` bounds the whole of one request and its answer.
+    The timeouts bound each wait for the next byte; ``call_seconds`` bounds the whole of one request and its answer.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class RunPodClient:
         """The job object as it was sent, or None if RunPod knows no such job (any more). Raises ProviderUnavailable."""
         url = f"{self._base}/{endpoint_id}/status/{job_id}"
         async with _measured("status"):
-            answer = await self._with_retries("status", url, lambda: self._bounded_get(url))
+            answer = await self._with_retries("status", url, lambda: self._get(url))
             if answer.status_code == 404:
                 return None
             return _successful(answer).content
@@ -121,7 +121,7 @@ class RunPodClient:
         """Jobs and workers of an endpoint. A count that is none is left out. Raises ProviderUnavailable."""
         url = f"{self._base}/{endpoint_id}/health"
         async with _measured("health"):
-            answer = _successful(await self._with_retries("health", url, lambda: self._bounded_get(url)))
+            answer = _successful(await self._with_retries("health", url, lambda: self._get(url)))
             fields = loose_json.read_fields(answer.content)
             if fields is None:
                 raise ProviderUnavailable("health: the answer is no JSON object")
@@ -131,7 +131,7 @@ class RunPodClient:
         """How many workers the endpoint may have; None if the key may not ask. Raises ProviderUnavailable."""
         url = f"{self._rest}/endpoints/{endpoint_id}"
         async with _measured("endpoint"):
-            answer = await self._with_retries("endpoint", url, lambda: self._bounded_get(url))
+            answer = await self._with_retries("endpoint", url, lambda: self._get(url))
             if answer.status_code in (401, 403, 404):
                 return None
             fields = loose_json.read_fields(_successful(answer).content) or {}
@@ -143,20 +143,14 @@ class RunPodClient:
         query = urlencode({**times, "bucketSize": "hour", "grouping": "endpointId"})
         url = f"{self._rest}/billing/endpoints?{query}"
         async with _measured("billing"):
-            answer = _successful(await self._with_retries("billing", url, lambda: self._bounded_get(url)))
+            answer = _successful(await self._with_retries("billing", url, lambda: self._get(url)))
             records = loose_json.read(answer.content, list[dict[str, msgspec.Raw]])
             if records is None:
                 raise ProviderUnavailable("billing: the answer is no list of records")
             return [line for record in records if (line := _billed(record)) is not None]
 
-    async def _bounded_get(self, url: str) -> httpx.Response:
-        async with self._http.stream("GET", url, headers=self._headers) as answer:
-            body = bytearray()
-            async for chunk in answer.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_RESULT_BYTES:
-                    raise ProviderUnavailable(f"the answer is larger than {MAX_RESULT_BYTES} bytes")
-            return httpx.Response(answer.status_code, headers=_without_encoding(answer.headers), content=bytes(body))
+    async def _get(self, url: str) -> httpx.Response:
+        return await self._http.get(url, headers=self._headers)
 
     async def _complete(self, operation: str, call: Awaitable[httpx.Response]) -> httpx.Response:
         """The complete answer, if it comes in time. Raises httpx.RequestError."""
@@ -213,11 +207,6 @@ def _billed(record: Mapping[str, msgspec.Raw]) -> BilledTime | None:
     if endpoint_id is None or not usd.is_finite():
         return None
     return BilledTime(endpoint_id, usd, loose_json.number(record.get("timeBilledMs")) or 0)
-
-
-def _without_encoding(headers: httpx.Headers) -> dict[str, str]:
-    """The headers without those that describe an encoding which has been undone."""
-    return {key: value for key, value in headers.items() if key not in ("content-encoding", "content-length")}
 
 
 def _describe(error: Exception) -> str:

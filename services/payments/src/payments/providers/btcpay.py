@@ -12,14 +12,13 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, ClassVar
 from uuid import UUID
 
-import httpx
 import msgspec
 
 from contracts.payments import Provider
 from payments.domain.records import PaymentRecord
 from payments.domain.snapshots import Checkout, CheckoutState, Mismatch, ProviderEvent, Snapshot
 from payments.errors import InvalidWebhookSignature, ProviderRefused
-from payments.providers.http_calls import call_json
+from payments.providers.http_calls import call_json, provider_client
 from payments.providers.reading import Text, skipping_unreadable, uuid_or_none
 from payments.settings import Settings, plain_secrets, required
 from service_runtime.database_watch import DatabaseClock
@@ -84,9 +83,7 @@ class BtcPay:
     def __init__(
         self, base_url: str, api_key: str, store_id: str, webhook_secrets: tuple[str, ...], success_url: str
     ) -> None:
-        self._client = httpx.AsyncClient(
-            base_url=base_url, headers={"Authorization": f"token {api_key}"}, timeout=httpx.Timeout(15.0)
-        )
+        self._client = provider_client(base_url, {"Authorization": f"token {api_key}"})
         self._invoices = f"/api/v1/stores/{store_id}/invoices"
         self._webhook_secrets = webhook_secrets
         self._success_url = success_url

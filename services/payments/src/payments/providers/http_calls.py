@@ -5,9 +5,15 @@ from typing import Any, Final
 import httpx
 
 from payments.errors import CredentialsRefused, ProviderRefused, ProviderUnavailable
+from service_runtime.bounded_http import bounded_client
 
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 """No answer that we ask for is larger; one that is would be an attack or a mistake."""
+
+
+def provider_client(base_url: str, headers: dict[str, str]) -> httpx.AsyncClient:
+    """A client for one provider's API."""
+    return bounded_client(MAX_ANSWER_BYTES, base_url=base_url, headers=headers, timeout=httpx.Timeout(15.0))
 
 
 async def call_json(client: httpx.AsyncClient, method: str, path: str, **arguments: Any) -> Any:
@@ -26,8 +32,6 @@ async def call_json(client: httpx.AsyncClient, method: str, path: str, **argumen
         raise ProviderUnavailable(f"{method} {path}: {response.status_code}")
     if response.status_code >= 400:
         raise ProviderRefused(f"{method} {path}: {response.status_code}")
-    if len(response.content) > MAX_ANSWER_BYTES:
-        raise ProviderRefused(f"{method} {path}: an answer of {len(response.content)} bytes")
     try:
         return response.json()
     except ValueError as error:

@@ -9,14 +9,13 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
-import httpx
 import msgspec
 
 from contracts.payments import Provider
 from payments.domain.records import PaymentRecord
 from payments.domain.snapshots import Checkout, CheckoutState, ProviderEvent, ProviderRefund, Snapshot
 from payments.errors import InvalidWebhookSignature, ProviderRefused
-from payments.providers.http_calls import call_json
+from payments.providers.http_calls import call_json, provider_client
 from payments.providers.reading import Text, skipping_unreadable, text, uuid_or_none
 from payments.settings import Settings, plain_secrets, required
 from service_runtime.database_watch import DatabaseClock
@@ -84,7 +83,7 @@ class NowPayments:
         ipn_callback_url: str,
         success_url: str,
     ) -> None:
-        self._client = httpx.AsyncClient(base_url=base_url, headers={"x-api-key": api_key}, timeout=httpx.Timeout(15.0))
+        self._client = provider_client(base_url, {"x-api-key": api_key})
         self._ipn_secrets = ipn_secrets
         self._login = {"email": email, "password": password}
         self._ipn_callback_url = ipn_callback_url
