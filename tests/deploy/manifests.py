@@ -120,7 +120,8 @@ class Policies:
 def _selects(policy: Manifest, labels: dict[str, str]) -> bool:
     selector = policy["spec"]["podSelector"]
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
-        labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", [])
+        (labels.get(one["key"]) in one["values"]) is (one["operator"] == "In")
+        for one in selector.get("matchExpressions", [])
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+import messaging.provisioning
 from contracts.message import SERVICES, Service
 from provisioning import broker
 from provisioning.buckets import BUCKETS
@@ -79,6 +80,19 @@ def test_passwords_match_on_both_sides() -> None:
             assert (
                 identities[environment[f"{prefix}_S3_ACCESS_KEY_ID"]] == environment[f"{prefix}_S3_SECRET_ACCESS_KEY"]
             )
+
+
+def test_the_provisioner_makes_the_streams_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = services()["streams"]
+    assert one["command"] == [messaging.provisioning.__name__]
+    assert one["depends_on"]["nats"]["condition"] == "service_healthy"
+    for name, value in one["environment"].items():
+        monkeypatch.setenv(name, value)
+    messaging.provisioning.Settings()
+    assert (
+        services()["nats"]["environment"]["PROVISIONER_NATS_PASSWORD"]
+        == one["environment"]["PROVISIONER_NATS_PASSWORD"]
+    )
 
 
 def test_the_broker_is_configured_from_the_registry() -> None:

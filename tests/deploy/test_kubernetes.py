@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 import yaml
 
+import messaging.provisioning
 from contracts.message import SERVICES, Service
 from service_runtime.settings import ServiceSettings
 from tests.deploy.manifests import (
@@ -71,6 +72,8 @@ def pod_templates() -> dict[str, Manifest]:
     manifests = render(PRODUCTION)
     workloads = [*of_kind(manifests, "Deployment").values(), *of_kind(manifests, "Job").values()]
     templates = [workload["spec"]["template"] for workload in workloads]
+    scheduled = of_kind(manifests, "CronJob").values()
+    templates += [workload["spec"]["jobTemplate"]["spec"]["template"] for workload in scheduled]
     return {template["metadata"]["labels"]["app.kubernetes.io/name"]: template for template in templates}
 
 
@@ -184,7 +187,34 @@ def test_policies_allow_the_edges_of_the_settings_and_no_other() -> None:
         wanted.add((f"migrate-{service}", "postgres", "5432"))
         for pod in (service, f"migrate-{service}"):
             wanted |= {(pod, "kube-system", "53"), ("monitoring", pod, "ops")}
+    provisioner = "provision-broker"
+    wanted |= {
+        (provisioner, "nats", PORTS["nats"]),
+        (provisioner, "kube-system", "53"),
+        ("monitoring", provisioner, "ops"),
+    }
     assert allowed == wanted
+
+
+def test_the_provisioner_is_confined_and_has_the_settings_of_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = render(PRODUCTION)
+    (container,) = pod_templates()["provision-broker"]["spec"]["containers"]
+    assert container["command"] == ["python", "-m", messaging.provisioning.__name__]
+    assert (
+        container["image"]
+        == of_kind(manifests, "Deployment")["auditor"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    )
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    (given,) = [one["data"] for name, one in of_kind(manifests, "ConfigMap").items() if name.startswith("provisioner-")]
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for name in _secret_entries()["reelhouse/provisioner"]:
+        monkeypatch.setenv(name, "value")
+    settings = messaging.provisioning.Settings()
+    assert settings.stream_replicas == 3
+    assert set(given) | set(_secret_entries()["reelhouse/provisioner"]) <= {
+        f"PROVISIONER_{field.upper()}" for field in messaging.provisioning.Settings.model_fields
+    }
 
 
 def test_ingress_and_gateway_api_publish_the_same_paths(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ async def test_a_real_server_takes_the_configuration_and_confines_each_service(t
     configuration = broker.server_configuration().replace("4222", str(port)).replace("8222", str(free_port()))
     file = tmp_path / "nats.conf"
     file.write_text(configuration.replace("/data", str(tmp_path / "data")))
-    passwords = {broker.password_variable(service): f"password-of-{service}" for service in SERVICES}
+    passwords = {broker.password_variable(service): f"password-of-{service}" for service in broker.USERS}
     server = await asyncio.create_subprocess_exec(
         program("nats-server"), "--config", file, env={**os.environ, **passwords}, stderr=asyncio.subprocess.DEVNULL
     )

@@ -16,13 +16,11 @@ from billing import conservation
 from billing.consumers import SUBSCRIPTIONS
 from contracts import headers
 from contracts.message import Message, Service
-from contracts.streams import BY_NAME
 from local_platform.servers import NatsServer
 from messaging.broker import Broker
 from messaging.ids import new_id
 from messaging.runtime import Messaging
 from messaging.settings import ConsumerLimits
-from messaging.topology import assert_stream
 from service_runtime.settings import ServiceSettings
 from tests.billing.ledger_harness import LedgerHarness, cancelled, clawback, completed, failed, grant, order
 from tests.support import eventually
@@ -58,7 +56,6 @@ async def neighbours(broker_settings: BrokerSettingsOf) -> AsyncIterator[Neighbo
             brokers[name] = Broker.of(broker_settings(name), name=name)
             await brokers[name].connect()
             stack.push_async_callback(brokers[name].close)
-            await assert_stream(brokers[name].jetstream, BY_NAME[name.upper()], 1)
         yield NeighboursHarness(brokers)
 
 

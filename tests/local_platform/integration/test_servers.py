@@ -37,7 +37,10 @@ async def test_postgres_refuses_a_wrong_password(postgres_server: PostgresServer
         await asyncpg.connect(postgres_server.dsn("postgres", "postgres", "wrong"))
 
 
-async def test_jetstream_keeps_its_streams_over_a_restart_until_it_is_wiped(nats_server: NatsServer) -> None:
+async def test_jetstream_keeps_its_streams_over_a_restart_until_it_is_wiped(tmp_path: Path) -> None:
+    nats_server = NatsServer(tmp_path, provisioned=False)
+    await nats_server.start()
+
     async def streams() -> list[str | None]:
         connection = await nats.connect(nats_server.url, user="admin", password=nats_server.users["admin"])
         try:
@@ -56,6 +59,7 @@ async def test_jetstream_keeps_its_streams_over_a_restart_until_it_is_wiped(nats
     nats_server.wipe_store()
     await nats_server.start()
     assert await streams() == []
+    nats_server.kill()
 
 
 async def test_a_service_cannot_publish_messages_of_another(nats_server: NatsServer) -> None:

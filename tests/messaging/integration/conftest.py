@@ -13,9 +13,11 @@ from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.message import Service
+from contracts.permissions import PROVISIONER, durable_name
 from local_platform.servers import NatsServer
 from messaging.consumers import Subscription
 from messaging.failpoints import VARIABLE
+from messaging.provisioning import provision_server
 from messaging.runtime import Messaging
 from messaging.schema import grant_statements, table_statements
 from messaging.settings import ConsumerLimits
@@ -91,8 +93,16 @@ class MessagingHarness:
             limits=ConsumerLimits(**limits),
         )
 
-    async def start(self, service: Service, subscriptions: Sequence[Subscription] = (), **limits: Any) -> Messaging:
+    async def start(
+        self,
+        service: Service,
+        subscriptions: Sequence[Subscription] = (),
+        ack_wait_seconds: float | None = None,
+        **limits: Any,
+    ) -> Messaging:
         """The same, running until the test ends."""
+        if ack_wait_seconds is not None:
+            await self.change_consumer(service, "BILLING", ack_wait=ack_wait_seconds)
         messaging = self.messaging(service, subscriptions, **limits)
         await self.run(messaging.components())
         return messaging
@@ -101,10 +111,22 @@ class MessagingHarness:
         """Run ``components`` until the test ends."""
         await self._stack.enter_async_context(running(components))
 
+    async def provision(self, **options: Any) -> list[str]:
+        """Run the provisioner; returns what it changed."""
+        return await provision_server(self.nats_server.url, self.nats_server.users[PROVISIONER], **options)
+
+    async def change_consumer(self, service: Service, stream: str, **fields: Any) -> None:
+        """Have a consumer kept otherwise than the provisioner made it."""
+        jetstream = (await self.admin()).jetstream()
+        info = await jetstream.consumer_info(stream, durable_name(service, stream))
+        await jetstream.add_consumer(stream, info.config, **fields)
+
     async def process(
         self, service: Service, failpoints: str = "", messages: int = 0, max_deliveries: int = 5
     ) -> asyncio.subprocess.Process:
         """A process of ``service`` that commits ``messages`` and dies at ``failpoints``, or else when the test ends."""
+        if service == "gateway":
+            await self.change_consumer("gateway", "BILLING", ack_wait=2)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -27,7 +27,7 @@ async def main(service: Service) -> None:
         engine=create_engine(settings),
         settings=settings,
         subscriptions=[Subscription(CreditsRefused, record, linger_seconds=0.5)] if service == "gateway" else [],
-        limits=ConsumerLimits(ack_wait_seconds=2, max_deliveries=int(os.environ["MAX_DELIVERIES"])),
+        limits=ConsumerLimits(max_deliveries=int(os.environ["MAX_DELIVERIES"])),
     )
     async with asyncio.TaskGroup() as tasks:
         for component in messaging.components():

@@ -5,12 +5,10 @@ from pathlib import Path
 from uuid import UUID
 
 from contracts.billing import CreditsRefused, GrantCredits
-from contracts.streams import BY_NAME
 from local_platform.servers import NatsServer
 from messaging.consumers import Subscription
 from messaging.ids import new_id
 from messaging.runtime import Messaging
-from messaging.topology import assert_stream
 from tests.messaging.integration.conftest import MessagingHarness, running
 from tests.messaging.integration.effects import (
     effects,
@@ -143,7 +141,6 @@ async def test_new_messages_under_old_numbers_do_not_hide_what_a_wiped_broker_lo
     nats_server.wipe_store()
     await nats_server.start()
     jetstream = (await harness.admin()).jetstream()
-    await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
     hasty = harness.messaging("billing")
     await publish_refused(hasty.transactions, 100)
     async with hasty.broker.open():
@@ -170,7 +167,6 @@ async def test_what_was_verified_is_looked_at_again_below_what_is_new(
     nats_server.wipe_store()
     await nats_server.start()
     jetstream = (await harness.admin()).jetstream()
-    await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
     hasty = harness.messaging("billing")
     await publish_refused(hasty.transactions, 100)
     async with hasty.broker.open():

@@ -59,7 +59,7 @@ class Handler:
 
 async def deliver_everything_again(client: Client) -> None:
     """Make the broker forget what the gateway has acknowledged."""
-    await client.jetstream().delete_consumer("BILLING", DURABLE)
+    await client.jetstream().reset_consumer("BILLING", DURABLE, seq=1)
 
 
 async def all_acknowledged(client: Client) -> bool:
@@ -97,9 +97,9 @@ async def test_redelivered_messages_take_effect_once(harness: MessagingHarness) 
     await deliver_everything_again(client)
 
     async def delivered_again() -> bool:
-        info = await client.jetstream().consumers_info("BILLING")
-        delivered = info[0].delivered if info else None
-        return delivered is not None and delivered.consumer_seq >= 300 and info[0].num_ack_pending == 0
+        info = await client.jetstream().consumer_info("BILLING", DURABLE)
+        delivered = info.delivered
+        return delivered is not None and delivered.consumer_seq >= 300 and info.num_ack_pending == 0
 
     await eventually(delivered_again)
     assert sorted(await effects(harness.engine("gateway"))) == sorted(ids)
@@ -110,10 +110,6 @@ async def test_a_message_stored_twice_takes_effect_once_even_within_one_batch(ha
     client = await harness.admin()
     jetstream = client.jetstream()
 
-    async def stream_is_there() -> bool:
-        return "BILLING" in [info.config.name for info in await jetstream.streams_info()]
-
-    await eventually(stream_is_there)
     info = await jetstream.stream_info("BILLING")
     await jetstream.update_stream(info.config, duplicate_window=0.1)
     first = await store(client, 1)
@@ -126,14 +122,8 @@ async def test_a_message_stored_twice_takes_effect_once_even_within_one_batch(ha
     await jetstream.update_stream(info.config)
     await harness.start("gateway", [Subscription(CreditsRefused, record)])
 
-    await eventually(lambda: all_acknowledged_quietly(client))
+    await eventually(lambda: all_acknowledged(client))
     assert await effects(harness.engine("gateway")) == [first]
-
-
-async def all_acknowledged_quietly(client: Client) -> bool:
-    """The same, while the consumer may not exist yet."""
-    infos = await client.jetstream().consumers_info("BILLING")
-    return bool(infos and infos[0].num_pending == 0 and infos[0].num_ack_pending == 0)
 
 
 async def test_early_messages_are_delivered_again_until_their_time_has_come(harness: MessagingHarness) -> None:
@@ -337,7 +327,6 @@ async def test_what_does_not_parse_is_dead_lettered_at_once(harness: MessagingHa
     handler = Handler()
     await harness.start("gateway", [Subscription(CreditsRefused, handler)])
     client = await harness.admin()
-    await eventually(lambda: consumer_exists(client))
     bad = await store(client, 1, payload=b'{"generation_id": 7}')
     await client.publish(CreditsRefused.subject, b"{}")
     good = await store(client, 2)
@@ -363,12 +352,6 @@ async def stored(harness: MessagingHarness, count: int) -> None:
         )
 
     await eventually(all_there, what=f"{count} messages are stored")
-
-
-async def consumer_exists(client: Client) -> bool:
-    """Whether the gateway's consumer of billing has been made."""
-    streams = [info.config.name for info in await client.jetstream().streams_info()]
-    return "BILLING" in streams and bool(await client.jetstream().consumers_info("BILLING"))
 
 
 @pytest.mark.parametrize("place", ["consumer.before_commit", "consumer.after_commit", "consumer.after_ack"])

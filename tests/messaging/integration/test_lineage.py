@@ -58,7 +58,7 @@ async def _for_each_table(harness: MessagingHarness, query: str, schemas: Sequen
 
 def gateway(harness: MessagingHarness) -> Messaging:
     """A gateway that listens."""
-    return harness.messaging("gateway", LISTENING, ack_wait_seconds=2)
+    return harness.messaging("gateway", LISTENING)
 
 
 async def went_back(messaging: Messaging) -> bool:
@@ -158,6 +158,7 @@ async def test_a_durable_that_passed_more_than_it_handled_is_no_evidence(
     harness: MessagingHarness, reason: str
 ) -> None:
     producer, reader = harness.messaging("billing"), gateway(harness)
+    await harness.change_consumer("gateway", "BILLING", filter_subjects=[CreditsRefused.subject])
     jetstream = (await harness.admin()).jetstream()
 
     async def floor() -> int:

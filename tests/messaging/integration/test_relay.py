@@ -21,7 +21,6 @@ from messaging.dead_letters import DeadLetters
 from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.ids import new_id
 from messaging.publisher import PubAck, Publisher
-from messaging.topology import assert_stream
 from messaging.transaction import FRESH_MESSAGES, HEADER_BYTES, Transactions
 from tests.messaging.integration.conftest import MessagingHarness, running
 from tests.messaging.integration.effects import (
@@ -184,7 +183,6 @@ async def test_an_answer_from_the_other_side_of_a_reconnect_counts_for_nothing(
     harness: MessagingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be that of another broker, which does not have what the first one acknowledged."""
-    await assert_stream((await harness.admin()).jetstream(), BY_NAME["BILLING"], replicas=1)
     billing = harness.messaging("billing")
     await publish_refused(billing.transactions, 1)
     publish = Publisher.publish
@@ -286,7 +284,6 @@ async def test_the_largest_message_that_may_be_published_is_taken_with_its_heade
 
 async def test_a_message_that_the_broker_never_takes_becomes_a_dead_letter(harness: MessagingHarness) -> None:
     jetstream = (await harness.admin()).jetstream()
-    await assert_stream(jetstream, BY_NAME["BILLING"], replicas=1)
     billing = harness.messaging("billing")
     # The relay alone: the watch would end the process over a stream that is not as it should be.
     billing.lineage.trust()
@@ -333,14 +330,16 @@ async def test_a_full_stream_keeps_the_rows_until_there_is_room(harness: Messagi
 
 
 async def test_commands_wait_for_the_stream_of_their_receiver(harness: MessagingHarness) -> None:
+    jetstream = (await harness.admin()).jetstream()
+    await jetstream.delete_stream("BILLING")
     payments = await harness.start("payments")
     async with payments.transactions.begin() as tx:
         message_id = tx.publish(grant(), correlation_id=new_id())
-    jetstream = (await harness.admin()).jetstream()
     with pytest.raises(nats.js.errors.NotFoundError):
         await jetstream.stream_info("BILLING")
 
     await harness.start("billing", [Subscription(GrantCredits, record_in_billing)])
+    await harness.provision()
 
     await expect_effects(harness.engine("billing"), [message_id], "billing")
 

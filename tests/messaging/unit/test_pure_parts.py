@@ -42,6 +42,7 @@ def _values(**changes: str) -> dict[str, str]:
         headers.MESSAGE_ID: str(new_id()),
         headers.CORRELATION_ID: str(new_id()),
         headers.OCCURRED_AT: "2026-11-23T10:00:00+00:00",
+        headers.PRODUCER: "billing",
     }
     return values | changes
 
@@ -94,6 +95,8 @@ def test_a_message_is_decoded_with_all_that_its_headers_say() -> None:
         (CreditsRefused.subject, _values(), b"{", "truncated"),
         (CreditsRefused.subject, _values(**{headers.MESSAGE_ID: "7"}), EXAMPLE.read_bytes(), "UUID"),
         (CreditsRefused.subject, _values(**{headers.OCCURRED_AT: "noon"}), EXAMPLE.read_bytes(), "isoformat"),
+        (CreditsRefused.subject, _values(**{headers.PRODUCER: "gateway"}), EXAMPLE.read_bytes(), "not a message of ga"),
+        (CreditsRefused.subject, _values(**{headers.PRODUCER: ""}), EXAMPLE.read_bytes(), "is not a message of"),
     ],
 )
 def test_what_is_wrong_with_a_message_is_named(

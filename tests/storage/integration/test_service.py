@@ -19,12 +19,10 @@ import sqlalchemy as sa
 from contracts import headers
 from contracts.message import Message
 from contracts.storage import AssetStored, InputsVerified
-from contracts.streams import BY_NAME
 from local_platform.servers import NatsServer
 from messaging.broker import Broker
 from messaging.failpoints import VARIABLE
 from messaging.ids import new_id
-from messaging.topology import assert_stream
 from service_runtime.settings import ServiceSettings
 from storage.workspace import create_workspace
 from tests.storage.integration.conftest import StorageHarness, output_lookup, output_ready, verify_inputs
@@ -40,7 +38,6 @@ async def publish(broker_settings: Callable[[str], ServiceSettings]) -> AsyncIte
     """Publish messages as generation does."""
     broker = Broker.of(broker_settings("generation"), name="generation")
     await broker.connect()
-    await assert_stream(broker.jetstream, BY_NAME["GENERATION"], 1)
 
     async def to_the_broker(message: Any, message_id: UUID | None = None) -> None:
         values = {

@@ -21,6 +21,7 @@ from nats.js.errors import NotFoundError
 
 from contracts import headers
 from contracts.message import SERVICES
+from contracts.permissions import inbox_prefix
 from contracts.streams import STREAMS
 
 _SLACK: Final = timedelta(minutes=10)
@@ -79,7 +80,14 @@ async def find_lost_messages(url: str, user: str, password: str, outbox_dsn: str
 
 
 async def _connect(url: str, user: str, password: str) -> Client:
-    return await nats.connect(url, user=user, password=password, connect_timeout=5, allow_reconnect=False)
+    return await nats.connect(
+        url,
+        user=user,
+        password=password,
+        inbox_prefix=inbox_prefix(user),
+        connect_timeout=5,
+        allow_reconnect=False,
+    )
 
 
 async def _newest_row(connection: asyncpg.Connection) -> datetime | None:

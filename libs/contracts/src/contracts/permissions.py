@@ -1,17 +1,32 @@
 """What each service may do at the broker, derived from the registry: least privilege, kept in one place.
 
-The same lists configure the embedded server, Docker Compose and Kubernetes. A service may publish the messages it
-produces and nothing else, read through its own durable consumers only, and manage only the stream that it owns.
+There is one account that holds all streams and consumers, and one account without JetStream for each service, which
+imports exact subjects of it. Inside one account a server answers wherever a request tells it to, so that permissions on
+subjects confine nobody; across accounts an answer reaches the account that asked. The same lists configure the embedded
+server, Docker Compose and Kubernetes.
 """
+
+from typing import Final
 
 import msgspec
 
 from contracts import live
 from contracts.billing import CreditsRefused, CreditsReserved
-from contracts.message import Service
+from contracts.message import SERVICES, Service
 from contracts.payments import PaymentChanged, PaymentRefused
-from contracts.registry import consumed_by, produced_by, stream_of
-from contracts.streams import STREAMS
+from contracts.registry import BY_SUBJECT, consumed_by, produced_by, stream_of
+
+HUB: Final = "HUB"
+"""The account that holds all streams and consumers. Only the provisioner has a user in it."""
+
+SYSTEM: Final = "SYS"
+"""The servers' own account. Nobody has a user in it."""
+
+PROVISIONER: Final = "provisioner"
+"""The user that creates streams and consumers."""
+
+API_PREFIX: Final = f"JS.{HUB}.API"
+"""How JetStream's API is called in a service's account. Under its own name the service's account would answer."""
 
 LIVE_PUBLISH: dict[Service, tuple[str, ...]] = {
     "generation": (live.PROGRESS_SUBJECT,),
@@ -40,46 +55,112 @@ class Permissions(msgspec.Struct, frozen=True):
     subscribe: tuple[str, ...]
 
 
+class Call(msgspec.Struct, frozen=True):
+    """A subject of the hub that a service may ask, and what the service's account calls it.
+
+    ``streams`` says that there is more than one answer.
+    """
+
+    subject: str
+    local_subject: str
+    streams: bool = False
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """A live subject that a service hears of another one."""
+
+    producer: Service
+    subject: str
+
+
 def durable_name(service: Service, stream: str) -> str:
     """Name of the one durable consumer through which ``service`` reads ``stream``."""
     return f"{service}-{stream.lower()}"
 
 
-def inbox_prefix(service: Service) -> str:
-    """Reply subjects are private to each service, so that none can read another's answers."""
-    return f"_INBOX_{service}"
+def verifier_name(service: Service, stream: str) -> str:
+    """Name of the consumer through which ``service`` finds what ``stream`` holds under one sequence."""
+    return f"{durable_name(service, stream)}-verify"
+
+
+def inbox_prefix(user: str) -> str:
+    """Reply subjects are private to each user, so that none can read another's answers."""
+    return f"_INBOX_{user}"
+
+
+def sources_of(service: Service) -> list[str]:
+    """The streams that ``service`` reads."""
+    return sorted({stream_of(message.subject) for message in consumed_by(service)})
+
+
+def streams_of(service: Service) -> list[str]:
+    """The streams that ``service`` reads or publishes into."""
+    return sorted({stream_of(message.subject) for message in (*consumed_by(service), *produced_by(service))})
+
+
+def consumed_subjects(service: Service, stream: str) -> list[str]:
+    """What ``service`` reads of ``stream``."""
+    return sorted(message.subject for message in consumed_by(service) if stream_of(message.subject) == stream)
+
+
+def known_subjects(service: Service, stream: str) -> list[str]:
+    """What ``service`` reads of ``stream``, and what it has published there itself."""
+    known = {message.subject for message in (*consumed_by(service), *produced_by(service))}
+    return sorted(subject for subject in known if stream_of(subject) == stream)
+
+
+def calls_of(service: Service) -> list[Call]:
+    """All that ``service`` may ask of the hub: publish its messages, and work with its own consumers."""
+    calls = [Call(message.subject, message.subject) for message in produced_by(service)]
+    for stream in streams_of(service):
+        calls.append(_api_call(f"STREAM.INFO.{stream}"))
+        verifier = verifier_name(service, stream)
+        calls += _consumer_calls(stream, verifier)
+    for stream in sources_of(service):
+        durable = durable_name(service, stream)
+        calls += _consumer_calls(stream, durable)
+        calls.append(Call(f"$JS.ACK.{stream}.{durable}.>", f"$JS.ACK.{stream}.{durable}.>"))
+    return calls
+
+
+def heard_by(service: Service) -> list[Heard]:
+    """The live subjects that ``service`` hears of others. They come from the account of their producer."""
+    return [
+        Heard(producer, subject)
+        for subject in LIVE_SUBSCRIBE.get(service, ())
+        for producer in _producers_of(subject)
+        if producer != service
+    ]
 
 
 def permissions_of(service: Service) -> Permissions:
-    """Everything that ``service`` needs at the broker, and no more."""
-    produced = tuple(message.subject for message in produced_by(service))
-    targets = sorted({stream_of(subject) for subject in produced})
-    sources = sorted({stream_of(message.subject) for message in consumed_by(service)})
-    owned = [stream.name for stream in STREAMS if stream.owner == service]
-    publish = [*produced, *LIVE_PUBLISH.get(service, ()), "$JS.API.INFO"]
-    for stream in owned:
-        publish += [f"$JS.API.STREAM.CREATE.{stream}", f"$JS.API.STREAM.UPDATE.{stream}"]
-    for stream in sorted({*owned, *targets, *sources}):
-        publish += [
-            f"$JS.API.STREAM.INFO.{stream}",
-            f"$JS.API.STREAM.MSG.GET.{stream}",
-            f"$JS.API.DIRECT.GET.{stream}",
-            f"$JS.API.DIRECT.GET.{stream}.>",
-        ]
-    for stream in sources:
-        publish += _consumer_subjects(stream, durable_name(service, stream))
+    """Everything that the user of ``service`` needs in its account, and no more."""
+    publish = [*(call.local_subject for call in calls_of(service)), *LIVE_PUBLISH.get(service, ())]
     subscribe = [f"{inbox_prefix(service)}.>", *LIVE_SUBSCRIBE.get(service, ())]
     return Permissions(publish=tuple(publish), subscribe=tuple(subscribe))
 
 
-def _consumer_subjects(stream: str, durable: str) -> list[str]:
+def provisioner_permissions() -> Permissions:
+    """What the provisioner needs: all of JetStream, and no message of ours.
+
+    It makes streams and consumers. After a database was restored, it reads the streams and empties them.
+    """
+    return Permissions(publish=("$JS.API.>", "$JS.ACK.>"), subscribe=(f"{inbox_prefix(PROVISIONER)}.>",))
+
+
+def _producers_of(subject: str) -> tuple[Service, ...]:
+    if subject in BY_SUBJECT:
+        return BY_SUBJECT[subject].producers
+    return tuple(service for service in SERVICES if subject in LIVE_PUBLISH.get(service, ()))
+
+
+def _api_call(call: str, *, streams: bool = False) -> Call:
+    return Call(f"$JS.API.{call}", f"{API_PREFIX}.{call}", streams)
+
+
+def _consumer_calls(stream: str, durable: str) -> list[Call]:
     return [
-        f"$JS.API.CONSUMER.CREATE.{stream}.{durable}",
-        f"$JS.API.CONSUMER.CREATE.{stream}.{durable}.>",
-        f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.{durable}",
-        f"$JS.API.CONSUMER.INFO.{stream}.{durable}",
-        f"$JS.API.CONSUMER.DELETE.{stream}.{durable}",
-        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}",
-        f"$JS.ACK.{stream}.{durable}.>",
-        f"$JS.ACK.*.*.{stream}.{durable}.>",
+        _api_call(f"CONSUMER.INFO.{stream}.{durable}"),
+        _api_call(f"CONSUMER.RESET.{stream}.{durable}"),
+        _api_call(f"CONSUMER.MSG.NEXT.{stream}.{durable}", streams=True),
     ]

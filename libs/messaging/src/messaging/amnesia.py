@@ -10,29 +10,29 @@ from itertools import groupby
 from typing import Final
 
 import nats.errors
-import nats.js.errors
 import sqlalchemy.exc
 import structlog
 from nats.js.api import StreamInfo
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts import headers
 from contracts.message import Service
 from contracts.streams import STREAMS
 from messaging import metrics
 from messaging.broker import Broker
 from messaging.database import single_statements, transaction
-from messaging.errors import BrokerUnavailableError, DatabaseUnavailableError
+from messaging.errors import BrokerUnavailableError, DatabaseUnavailableError, NotProvisionedError
 from messaging.ids import uuid_or_none
 from messaging.lineage import Lineage, LineageWatch
 from messaging.outbox import Outbox
 from messaging.positions import EXPIRY_MARGIN, RELAY, Checkpoints, Position, Positions
-from messaging.topology import assert_stream, find_stream
+from messaging.topology import find_consumer, find_stream, hold_against, stream_config, stream_differences
 from messaging.transaction import Transactions
+from messaging.verifier import Verifier
 
 _log = structlog.get_logger("messaging.amnesia")
 
 CHECK_SECONDS: Final = 3.0
+_AWAIT_SECONDS: Final = 0.5
 
 _TRANSIENT: Final = (
     nats.errors.Error,
@@ -44,10 +44,10 @@ _TRANSIENT: Final = (
 
 
 class AmnesiaWatch:
-    """Component that owns the service's stream and compares the broker's memory with ours.
+    """Component that waits for the service's stream and compares the broker's memory with ours.
 
     It checks at start, after each reconnect and every ``CHECK_SECONDS``. Raises ConfigurationMismatchError if the
-    service's own stream is not configured as this release expects.
+    service's own stream is kept in a way that would lose messages.
     """
 
     def __init__(
@@ -74,7 +74,10 @@ class AmnesiaWatch:
         self._lineage_watch = LineageWatch(service, engine, broker, lineage)
         self._positions = Positions(service)
         self._check_now = asyncio.Event()
-        self._asserted = False
+        self._verifier = Verifier(service, broker)
+        self._waits_for: BrokerUnavailableError | None = BrokerUnavailableError(
+            "the service's stream was not compared yet"
+        )
         for stream in self._owned:
             metrics.AMNESIA.labels(service, stream)
         broker.on_reconnect(self._check_now.set)
@@ -95,23 +98,34 @@ class AmnesiaWatch:
 
     async def ready(self) -> None:
         """Return if this service's own stream is there as expected. Raises BrokerUnavailableError otherwise."""
-        if not self._asserted:
-            raise BrokerUnavailableError("the service's stream has not been asserted yet")
+        if self._waits_for is not None:
+            raise self._waits_for
 
     async def check(self) -> None:
-        """Make sure that our stream exists, and verify every checkpoint; recover where one is broken."""
-        for spec in self._owned.values():
-            await assert_stream(self._broker.jetstream, spec, self._replicas)
-        self._asserted = True
+        """Compare our stream with what we expect, and verify every checkpoint; recover where one is broken."""
+        await self._compare()
         await self._lineage_watch.check()
         async with single_statements(self._engine) as connection:
             positions = await self._positions.due(connection)
         for (holder, stream), group in groupby(positions, key=lambda position: (position.holder, position.stream)):
             await self._verify(holder, stream, list(group))
 
+    async def _compare(self) -> None:
+        missing: NotProvisionedError | None = None
+        for spec in self._owned.values():
+            info = await find_stream(self._broker.jetstream, spec.name)
+            if info is None:
+                missing = NotProvisionedError(f"the stream {spec.name} is missing")
+            else:
+                wanted = stream_config(spec, self._replicas)
+                hold_against(f"stream {spec.name}", stream_differences(wanted, info.config))
+        if missing is not None and self._waits_for is None:
+            _log.warning("stream_awaited", error=str(missing))
+        self._waits_for = missing
+
     async def _wait(self) -> None:
         try:
-            async with asyncio.timeout(CHECK_SECONDS):
+            async with asyncio.timeout(CHECK_SECONDS if self._waits_for is None else _AWAIT_SECONDS):
                 await self._check_now.wait()
         except TimeoutError:
             return
@@ -120,18 +134,26 @@ class AmnesiaWatch:
         epoch = self._broker.epoch
         info = await find_stream(self._broker.jetstream, stream)
         if info is None:
-            return  # Its owner creates it; the next check sees that it is another one.
+            return  # The provisioner makes it; the next check sees that it is another one.
         self._remember_first_sequence(stream, info.state.first_seq)
         if info.created is not None and epoch == self._broker.epoch:
             for checkpoints in self._checkpoints:
                 checkpoints.remember_stream(stream, info.created, epoch)
+        async with transaction(self._engine) as connection:
+            await self._positions.lock_verification(connection, stream)
+            await self._verifier.expect(stream)
+            intact = await self._are_intact(positions, info)
+            unverified = [position for position in positions if position.verified_at is None]
+            if intact and unverified:
+                await self._positions.mark_verified(connection, holder, stream, unverified)
+        if not intact:
+            await self._recover(holder, stream)
+
+    async def _are_intact(self, positions: Sequence[Position], info: StreamInfo) -> bool:
         for position in positions:
             if not await self._is_intact(position, info):
-                await self._recover(holder, stream)
-                return
-        if unverified := [position for position in positions if position.verified_at is None]:
-            async with transaction(self._engine) as connection:
-                await self._positions.mark_verified(connection, holder, stream, unverified)
+                return False
+        return True
 
     async def _is_intact(self, position: Position, info: StreamInfo) -> bool:
         """Whether the stream still has our message under our sequence, or has let it expire in order."""
@@ -141,13 +163,12 @@ class AmnesiaWatch:
             return False
         if position.sequence < info.state.first_seq:
             return _may_have_expired(position, info)
-        try:
-            stored = await self._broker.jetstream.get_msg(position.stream, position.sequence)
-        except nats.js.errors.NotFoundError:
+        message_id = await self._verifier.message_id(position.stream, position.sequence)
+        if message_id is None:
             latest = await find_stream(self._broker.jetstream, position.stream)
             is_below = latest is not None and position.sequence < latest.state.first_seq
             return is_below and _may_have_expired(position, info)
-        return uuid_or_none((stored.headers or {}).get(headers.MESSAGE_ID)) == position.message_id
+        return uuid_or_none(message_id) == position.message_id
 
     async def _recover(self, holder: str, stream: str) -> None:
         """Publish again what is lost, or build the consumer again. One replica does it, the others find it done.
@@ -157,6 +178,7 @@ class AmnesiaWatch:
         """
         async with transaction(self._engine) as connection:
             await self._positions.lock_recovery(connection)
+            await self._positions.lock_verification(connection, stream)
             positions = await self._positions.all(connection, holder, stream)
             intact = await self._intact_sequence(stream, positions)
             if intact is None:
@@ -167,7 +189,7 @@ class AmnesiaWatch:
             else:
                 await self._positions.forget(connection, holder, stream, above_sequence=0)
                 count = 0
-                await self._delete_consumer(stream, holder)
+                await self._rewind_consumer(stream, holder)
         metrics.AMNESIA.labels(self._service, stream).inc()
         _log.error("broker_amnesia", holder=holder, stream=stream, intact_sequence=intact, republished=count)
         self._doorbell.set()
@@ -188,12 +210,10 @@ class AmnesiaWatch:
         older = [one for one in intact if one.verified_at is not None and one.verified_at <= min(lost)]
         return max((position.sequence for position in older), default=0)
 
-    async def _delete_consumer(self, stream: str, durable: str) -> None:
-        """Its position in the stream is meaningless now. Its owner builds it again and reads from the start."""
-        try:
-            await self._broker.jetstream.delete_consumer(stream, durable)
-        except nats.js.errors.NotFoundError:
-            return
+    async def _rewind_consumer(self, stream: str, durable: str) -> None:
+        """Its position in the stream is meaningless now: it reads from the start. A new one does so anyway."""
+        if await find_consumer(self._broker.jetstream, stream, durable) is not None:
+            await self._broker.jetstream.reset_consumer(stream, durable, seq=1)
 
 
 def _may_have_expired(position: Position, info: StreamInfo) -> bool:

@@ -31,11 +31,11 @@ from messaging.errors import FeedLostError
 from messaging.failpoints import failpoint
 from messaging.ids import derived_id, new_id, uuid_or_none
 from messaging.inbox import Deferral, Inbox
-from messaging.lookups import StoredMessage
 from messaging.positions import Checkpoints, Position, Positions
 from messaging.received import Received
 from messaging.tracing import consumer_span
 from messaging.transaction import Transaction, Transactions
+from messaging.verifier import StoredMessage
 from service_runtime.backoff import Backoff
 
 _log = structlog.get_logger("messaging.consumers")
@@ -45,6 +45,9 @@ Handler = Callable[[Transaction, Sequence[Received[Any]]], Awaitable[None]]
 
 EARLY_DEADLINE: Final = timedelta(hours=1)
 """A message that is still early after this time is dead-lettered: what it waits for is not coming."""
+
+UNHANDLED_DELIVERIES: Final = 75
+"""So often a message is offered that no process has a handler for: with the waits between, for eleven minutes."""
 
 _SOON: Final = timedelta(minutes=1)
 _EARLY: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=1), jitter=0)
@@ -56,6 +59,7 @@ _CONTENDED: Final = Backoff(first=timedelta(seconds=0.25), longest=timedelta(sec
 _MAX_DELAYED: Final = 10_000
 _BRIEF_LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '200ms'")
 """While some messages wait for locks: the search for them, and their next tries, must not hold up the others."""
+_UNHANDLED: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=10), factor=1.5, jitter=0)
 _OUTAGE: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=5))
 
 
@@ -67,13 +71,15 @@ class Subscription:
     raises to refuse them. Subscriptions that share a handler share the call, so that a batch can take its locks in one
     order whatever is in it. ``inbox=False`` leaves out the inbox where the effect has a key of its own that makes a
     repeated message harmless. ``linger_seconds`` is how long a message may wait for others to share its transaction;
-    of the subscriptions on one stream, the shortest counts.
+    of the subscriptions on one stream, the shortest counts. ``foreign`` delivers a message even if it names another
+    producer than the contracts; otherwise it is dead-lettered.
     """
 
     message_type: type[Message]
     handler: Handler
     inbox: bool = True
     linger_seconds: float = 0.0
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,10 @@ class UndecodableError(Exception):
     """A message whose headers or payload are not what the contracts say."""
 
 
+class UnhandledError(UndecodableError):
+    """A message of a subject that this process has no handler for; a newer process beside it may have one."""
+
+
 class Decoder:
     """Turns what the broker delivers into :class:`Received` for the subscriptions of one consumer."""
 
@@ -110,7 +120,7 @@ class Decoder:
         """Raises UndecodableError, naming what is wrong."""
         subscription = self._subscriptions.get(subject)
         if subscription is None:
-            raise UndecodableError(f"this consumer does not handle {subject}")
+            raise UnhandledError(f"this consumer does not handle {subject}")
         try:
             received = Received(
                 message_id=UUID(values[headers.MESSAGE_ID]),
@@ -127,6 +137,9 @@ class Decoder:
             raise UndecodableError(f"header {error} is missing") from error
         except (ValueError, msgspec.MsgspecError) as error:
             raise UndecodableError(str(error)) from error
+        if received.producer not in subscription.message_type.producers and not subscription.foreign:
+            # The broker lets only its producer publish a subject, so that another name is a forged one.
+            raise UndecodableError(f"{subject} is not a message of {received.producer}")
         return received, subscription
 
 
@@ -167,6 +180,8 @@ class Batches:
         for message in messages:
             try:
                 deliveries.append(self._delivery(message))
+            except UnhandledError as error:
+                await self._pass_on(message, error, current)
             except UndecodableError as error:
                 await self._retry_while_unavailable(partial(self._dead_letter_undecodable, message, error), current)
                 await _answer_ack(message, current)
@@ -178,6 +193,15 @@ class Batches:
                 await self._apply(together, current, epoch)
             for delivery in alone:
                 await self._apply([delivery], current, epoch)
+
+    async def _pass_on(self, message: Msg, error: UnhandledError, current: Callable[[], bool]) -> None:
+        """During a rolling upgrade a newer process shares the consumer: let it have the message, for some minutes."""
+        deliveries = message.metadata.num_delivered
+        if deliveries < UNHANDLED_DELIVERIES:
+            await message.nak(_UNHANDLED.seconds(deliveries))
+            return
+        await self._retry_while_unavailable(partial(self._dead_letter_undecodable, message, error), current)
+        await _answer_ack(message, current)
 
     async def replay_one(self) -> bool:
         """Handle one dead letter that an operator wants replayed; False if there is none (left)."""

@@ -14,6 +14,7 @@ import structlog
 from nats.aio.client import Client
 from nats.js.client import JetStreamContext
 
+from contracts.permissions import API_PREFIX, inbox_prefix
 from messaging.errors import BrokerUnavailableError
 from service_runtime.settings import ServiceSettings
 
@@ -40,7 +41,7 @@ class Broker:
 
     def __init__(self, url: str, user: str, password: str, name: str, ca_file: Path | None = None) -> None:
         self._url = url
-        self._tls = _tls(url, ca_file)
+        self._tls = tls_context(url, ca_file)
         self._user = user
         self._password = password
         self._name = name
@@ -70,7 +71,7 @@ class Broker:
 
     @property
     def jetstream(self) -> JetStreamContext:
-        """JetStream on this connection. Raises BrokerUnavailableError before the first connect."""
+        """JetStream of the hub, as our account calls it. Raises BrokerUnavailableError before the first connect."""
         if self._jetstream is None:
             raise BrokerUnavailableError("not connected to the broker yet")
         return self._jetstream
@@ -88,7 +89,7 @@ class Broker:
                     password=self._password,
                     name=self._name,
                     tls=self._tls,
-                    inbox_prefix=f"_INBOX_{self._user}",
+                    inbox_prefix=inbox_prefix(self._user),
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=_RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type] # a float works
                     ping_interval=_PING_SECONDS,
@@ -104,7 +105,7 @@ class Broker:
                 await asyncio.wait([asyncio.create_task(client.close())], timeout=_ABANDON_SECONDS)
                 raise
             self._client = client
-            self._jetstream = client.jetstream(timeout=_REQUEST_TIMEOUT_SECONDS)
+            self._jetstream = client.jetstream(prefix=API_PREFIX, timeout=_REQUEST_TIMEOUT_SECONDS)
             self._connected.set()
 
     async def close(self) -> None:
@@ -191,7 +192,7 @@ class Broker:
             listener()
 
 
-def _tls(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
+def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext | None:
     """What the server's certificate is checked against; None without TLS."""
     if ca_file is None and not url.startswith("tls://"):
         return None

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 from nats.aio.msg import Msg
+from nats.js.api import ConsumerInfo
 
 from contracts.message import Service
 from contracts.permissions import durable_name
@@ -16,10 +17,18 @@ from messaging.batches import Batches, Handler, Subscription
 from messaging.broker import Broker
 from messaging.database import is_unavailable, single_statements
 from messaging.dead_letters import DeadLetters
+from messaging.errors import NotProvisionedError
 from messaging.feed import FEED_ERRORS, Feed
 from messaging.lineage import FloorCheck, Lineage
 from messaging.settings import ConsumerLimits
-from messaging.topology import assert_consumer, consumer_config, find_stream
+from messaging.topology import (
+    ACK_WAIT_SECONDS,
+    consumer_differences,
+    durable_config,
+    filters_of,
+    find_consumer,
+    hold_against,
+)
 from messaging.transaction import Transactions
 from service_runtime.lifecycle import Component, to_the_end
 
@@ -28,8 +37,8 @@ __all__ = ["ConsumerGroup", "Handler", "Subscription"]
 _log = structlog.get_logger("messaging.consumers")
 
 _REBUILD_SECONDS: Final = 0.2
-_STREAM_POLL_SECONDS: Final = 0.5
-_STREAM_LOG_EVERY: Final = 20
+_AWAIT_POLL_SECONDS: Final = 0.5
+_AWAIT_LOG_EVERY: Final = 20
 _DRAIN_SECONDS: Final = 10.0
 _REPLAY_POLL_SECONDS: Final = 1.0
 
@@ -57,6 +66,11 @@ class ConsumerGroup:
             for stream in sorted(by_stream)
         ]
 
+    async def ready(self) -> None:
+        """Return if every consumer is there as we need it. Raises NotProvisionedError otherwise."""
+        for consumer in self.consumers:
+            await consumer.ready()
+
     def components(self) -> list[Component]:
         """What has to run: the consumers, and the replay of their dead letters."""
         return [*self.consumers, Replays(self.consumers, self._transactions)] if self.consumers else []
@@ -80,10 +94,11 @@ class StreamConsumer:
         self.name = f"consumer {self.durable}"
         self._broker = broker
         self._limits = limits
-        self._config = consumer_config(
-            self.durable,
-            [subscription.message_type.subject for subscription in subscriptions],
-            limits.ack_wait_seconds,
+        self._wanted = durable_config(service, stream)
+        self._wanted.filter_subjects = sorted(subscription.message_type.subject for subscription in subscriptions)
+        self._ack_wait_seconds = ACK_WAIT_SECONDS
+        self._waits_for: NotProvisionedError | None = NotProvisionedError(
+            f"the consumer {self.durable} was not seen yet"
         )
         self._linger_seconds = min(subscription.linger_seconds for subscription in subscriptions)
         self.batches = Batches(service, stream, self.durable, subscriptions, transactions, limits.max_deliveries)
@@ -98,7 +113,7 @@ class StreamConsumer:
     async def run(self) -> None:
         """Consume until cancelled; build the feed again whenever it breaks.
 
-        Raises ConfigurationMismatchError if the consumer at the broker is not what this release expects.
+        Raises ConfigurationMismatchError if the consumer at the broker would lose messages of this release.
         """
         async with self._broker.open():
             while True:
@@ -112,8 +127,7 @@ class StreamConsumer:
     async def _consume(self) -> None:
         await self._broker.connected()
         await self._lineage.trusted()
-        await self._await_stream()
-        await assert_consumer(self._broker.jetstream, self.stream, self._config)
+        await self._await_consumer()
         if not await self._floor_check.passes():
             return
         feed = Feed(self._broker, self.stream, self.durable, self._limits.batch_size, self._linger_seconds)
@@ -147,19 +161,42 @@ class StreamConsumer:
     async def _extend_ack_wait(self, messages: Sequence[Msg], feed: Feed) -> None:
         """Tell the broker again and again that these messages are still being processed."""
         while True:
-            await asyncio.sleep(self._limits.ack_wait_seconds / 3)
+            await asyncio.sleep(self._ack_wait_seconds / 3)
             for message in (*messages, *feed.waiting()):
                 if not message.is_acked:
                     await message.in_progress()
 
-    async def _await_stream(self) -> None:
-        """Each stream is created by its owner; wait for that."""
+    async def ready(self) -> None:
+        """Return if the consumer is there, with every subject that we handle. Raises NotProvisionedError otherwise."""
+        if self._waits_for is not None:
+            raise self._waits_for
+
+    async def _await_consumer(self) -> None:
+        """Wait for the provisioner to make the consumer, or to give it the subjects that this release handles.
+
+        More subjects are fine: a newer release beside us handles them.
+        """
         polls = 0
-        while await find_stream(self._broker.jetstream, self.stream) is None:
-            if polls % _STREAM_LOG_EVERY == 0:
-                _log.info("stream_awaited", consumer=self.durable, stream=self.stream)
+        while True:
+            info = await find_consumer(self._broker.jetstream, self.stream, self.durable)
+            self._waits_for = self._lacking(info)
+            if self._waits_for is None:
+                return
+            if polls % _AWAIT_LOG_EVERY == 0:
+                _log.warning("consumer_awaited", consumer=self.durable, error=str(self._waits_for))
             polls += 1
-            await asyncio.sleep(_STREAM_POLL_SECONDS)
+            await asyncio.sleep(_AWAIT_POLL_SECONDS)
+
+    def _lacking(self, info: ConsumerInfo | None) -> NotProvisionedError | None:
+        if info is None or info.config is None:
+            return NotProvisionedError(f"the consumer {self.durable} is missing")
+        found = info.config
+        if lacking := set(self._wanted.filter_subjects or ()) - set(filters_of(found)):
+            return NotProvisionedError(f"the consumer {self.durable} lacks {', '.join(sorted(lacking))}")
+        differences = consumer_differences(self._wanted, found)
+        hold_against(f"consumer {self.durable}", [one for one in differences if one.field != "filter_subjects"])
+        self._ack_wait_seconds = found.ack_wait or ACK_WAIT_SECONDS
+        return None
 
     @contextlib.contextmanager
     def _attached(self, feed: Feed) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """What can go wrong between a service, its database and the broker."""
 
+from typing import Final
+
 
 class DatabaseUnavailableError(Exception):
     """The database could not be reached: the work was not done and is to be tried again later."""
@@ -19,13 +21,17 @@ class ForeignSubjectError(Exception):
         super().__init__(f"{service} does not produce {subject}")
 
 
+PROVISION_COMMAND: Final = "python -m messaging.provisioning"
+"""What makes the streams and consumers of a release."""
+
+
 class ConfigurationMismatchError(Exception):
-    """A stream or consumer at the broker is not configured as this release expects."""
+    """A stream or consumer at the broker is kept in a way that would lose messages of this release."""
 
     def __init__(self, what: str, field: str, expected: object, found: object) -> None:
         super().__init__(
             f"{what}: {field} is {found!r} at the broker, but this release expects {expected!r}."
-            " Change one of the two; the README of libs/messaging says how."
+            f" Run `{PROVISION_COMMAND}` of this release: it mends this, or says what stands against it."
         )
         self.field = field
         self.expected = expected
@@ -42,3 +48,10 @@ class BrokerUnavailableError(Exception):
 
 class DatabaseWentBackError(Exception):
     """The broker has what the database does not know: a backup was restored, and the streams are newer."""
+
+
+class NotProvisionedError(BrokerUnavailableError):
+    """A stream or consumer that this release needs is not there yet, or not yet wide enough."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; `{PROVISION_COMMAND}` of this release makes it")

@@ -3,6 +3,9 @@
 nats-py's own ``fetch`` asks again for every batch and has open reports about reconnects. This one keeps a request open
 at the broker, so that a message is on its way the moment it is stored, asks for more when half is used up, and raises
 FeedLostError when the broker's heartbeats stop, the connection was rebuilt, or the consumer is gone.
+
+The heartbeats also keep open the way back from the account that holds the consumer: without them the server closes it
+after the export's threshold (``provisioning.broker``).
 """
 
 import asyncio
@@ -14,6 +17,7 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from contracts.permissions import API_PREFIX
 from messaging.broker import Broker
 from messaging.errors import FeedLostError
 
@@ -31,7 +35,7 @@ class Feed:
 
     def __init__(self, broker: Broker, stream: str, durable: str, batch_size: int, linger_seconds: float) -> None:
         self._broker = broker
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._subject = f"{API_PREFIX}.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._batch_size = batch_size
         self._linger_seconds = linger_seconds
         self._inbox = broker.client.new_inbox()

@@ -32,11 +32,11 @@ from messaging.broker import Broker
 from messaging.database import is_unavailable, single_statements, transaction
 from messaging.errors import BrokerUnavailableError, DatabaseWentBackError, FeedLostError
 from messaging.ids import time_of, uuid_or_none
-from messaging.lookups import StoredMessage, first_from
 from messaging.positions import RELAY, Positions
 from messaging.schema import REPLAY_WINDOW_DAYS
 from messaging.sql import statement
 from messaging.topology import find_stream
+from messaging.verifier import StoredMessage, Verifier
 
 _log = structlog.get_logger("messaging.lineage")
 
@@ -135,6 +135,7 @@ class LineageWatch:
         self._subjects = [
             message.subject for message in produced_by(service) if stream_of(message.subject) in self._owned
         ]
+        self._verifier = Verifier(service, broker)
         self._positions = Positions(service)
         self._seen: tuple[datetime, int] | None = None
         self._looked_at = datetime.min.replace(tzinfo=UTC)
@@ -173,21 +174,26 @@ class LineageWatch:
                 sequence = await self._positions.highest(connection, RELAY, stream) + 1
             if info is None or info.state.last_seq < sequence:
                 continue
-            for found in (await self._first(stream, sequence), await self._last(stream, sequence, info.state.last_seq)):
+            async with transaction(self._engine) as connection:
+                await self._positions.lock_verification(connection, stream)
+                await self._verifier.expect(stream)
+                first = await self._first(stream, sequence)
+                last = await self._last(stream, sequence, info.state.last_seq)
+            for found in (first, last):
                 if found is not None and found.producer == self._service and await self._is_unknown(found):
                     return Evidence(RELAY, stream, found.sequence, str(found.message_id), info.created)
         return None
 
     async def _first(self, stream: str, sequence: int) -> StoredMessage | None:
         """Our first message above the newest checkpoint: what comes after the moment of a backup begins soon there."""
-        return await first_from(self._broker.jetstream, stream, self._subjects, sequence)
+        return await self._verifier.first_from(stream, self._subjects, sequence)
 
     async def _last(self, stream: str, sequence: int, last_sequence: int) -> StoredMessage | None:
         """Our last message, or one near the end of the stream: between it and the checkpoint may lie commands of
         others, and what was published and not marked."""
         steps = 0
         while last_sequence - steps >= sequence:
-            found = await first_from(self._broker.jetstream, stream, self._subjects, last_sequence - steps)
+            found = await self._verifier.first_from(stream, self._subjects, last_sequence - steps)
             if found is not None:
                 return found
             steps = 2 * steps + 1
@@ -229,6 +235,7 @@ class FloorCheck:
         self._lineage = lineage
         self._stream = stream
         self._batches = batches
+        self._verifier = Verifier(batches.service, broker)
         self._positions = Positions(batches.service)
 
     async def passes(self) -> bool:
@@ -238,6 +245,8 @@ class FloorCheck:
             async with transaction(self._engine) as connection:
                 await self._positions.lock_recovery(connection)
                 unknown = await self._find_unknown(connection)
+        except BrokerUnavailableError as error:
+            raise FeedLostError("the broker was not looked into before the first message") from error
         except Exception as error:
             if not is_unavailable(error):
                 raise
@@ -255,8 +264,10 @@ class FloorCheck:
         info = await find_stream(jetstream, self._stream)
         if floor is None or info is None or not known < floor.stream_seq <= info.state.last_seq:
             return None
+        await self._positions.lock_verification(connection, self._stream)
+        await self._verifier.expect(self._stream)
         sequence = known + 1
-        while (found := await first_from(jetstream, self._stream, self._batches.subjects, sequence)) is not None:
+        while (found := await self._verifier.first_from(self._stream, self._batches.subjects, sequence)) is not None:
             if found.sequence > floor.stream_seq:
                 return None
             if not await self._batches.is_known(connection, found):

@@ -237,6 +237,10 @@ class Positions:
         values = {"holder": holder, "stream": stream, "above_sequence": above_sequence}
         await connection.execute(self._forget, values)
 
+    async def lock_verification(self, connection: AsyncConnection, stream: str) -> None:
+        """Wait until no other replica looks into ``stream``; held until the transaction ends."""
+        await connection.execute(self._lock, {"name": f"{self._schema}.verification.{stream}"})
+
     async def lock_recovery(self, connection: AsyncConnection) -> None:
         """Wait until no other replica recovers in this schema; held until the transaction ends."""
         await connection.execute(self._lock, {"name": f"{self._schema}.amnesia_recovery"})

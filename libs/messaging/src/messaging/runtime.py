@@ -61,4 +61,9 @@ class Messaging:
 
     def readiness(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Checks that return when all is well and raise with the reason when not."""
-        return {"broker": self.watch.ready, "streams": self.amnesia.ready, "lineage": self.lineage.ready}
+        return {
+            "broker": self.watch.ready,
+            "streams": self.amnesia.ready,
+            "consumers": self.consumers.ready,
+            "lineage": self.lineage.ready,
+        }

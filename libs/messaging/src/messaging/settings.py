@@ -7,11 +7,9 @@ from dataclasses import dataclass
 class ConsumerLimits:
     """Bounds of a service's durable consumers; the defaults are those of production.
 
-    A message whose handler fails is dead-lettered at failure number ``max_deliveries``. ``ack_wait_seconds`` is how
-    long the broker waits for a sign of life before it delivers a message to another process. ``batch_size`` bounds
-    the messages of one transaction.
+    A message whose handler fails is dead-lettered at failure number ``max_deliveries``. ``batch_size``
+    bounds the messages of one transaction.
     """
 
     max_deliveries: int = 5
-    ack_wait_seconds: float = 10.0
     batch_size: int = 100

@@ -1,9 +1,15 @@
-"""Streams and consumers as this release wants them: created when absent, refused when different."""
+"""Streams and consumers as this release wants them, and how what the broker has differs from that.
 
-from collections.abc import Mapping
-from typing import Final
+The provisioner makes them (``messaging.provisioning``). A service only compares: it waits for what is missing, takes
+what is at least what it needs, and refuses what would lose messages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 import nats.js.errors
+import structlog
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
@@ -17,85 +23,63 @@ from nats.js.api import (
     StreamInfo,
 )
 
+from contracts.message import Service
+from contracts.permissions import consumed_subjects, durable_name, known_subjects, verifier_name
 from contracts.streams import StreamSpec
 from messaging.errors import ConfigurationMismatchError
+
+_log = structlog.get_logger("messaging.topology")
+
+ACK_WAIT_SECONDS: Final = 10.0
+"""How long the broker waits for a sign of life before it delivers a message to another process."""
 
 MAX_ACK_PENDING: Final = 10_000
 """Messages of one consumer that may be out at once. Deferred ones count, so it is far above one batch."""
 
+_MAX_WAITING: Final = 512
+"""Pulls that may be open at once; each process has a few. This is the server's default."""
 
-async def find_stream(jetstream: JetStreamContext, name: str) -> StreamInfo | None:
-    """The stream as it is at the broker, or None."""
-    try:
-        return await jetstream.stream_info(name)
-    except nats.js.errors.NotFoundError:
-        return None
+_AT_LEAST: Final = frozenset({"max_age", "max_bytes", "max_msg_size", "duplicate_window", "num_replicas"})
+"""Limits of a stream: a release beside ours may want more, which harms nobody."""
 
+_HARMLESS: Final = frozenset(
+    {
+        # Of streams.
+        "allow_direct", "compression", "consumer_limits", "deny_delete", "deny_purge", "max_consumers",
+        "mirror_direct", "placement",
+        # Of consumers.
+        "ack_wait", "max_ack_pending", "max_waiting", "num_replicas", "sample_freq",
+    }
+)  # fmt: skip
+"""Fields that lose no message, whatever they say: the provisioner sets them, and a service goes on meanwhile."""
 
-async def assert_stream(jetstream: JetStreamContext, spec: StreamSpec, replicas: int) -> StreamInfo:
-    """Create the stream if it is missing. Raises ConfigurationMismatchError if it is there and different."""
-    wanted = _stream_config(spec, replicas)
-    info = await find_stream(jetstream, spec.name)
-    if info is None:
-        info = await jetstream.add_stream(wanted)
-    found = info.config
-    _compare(
-        f"stream {spec.name}",
-        {
-            "subjects": (set(wanted.subjects or ()), set(found.subjects or ())),
-            "retention": (wanted.retention, found.retention),
-            "storage": (wanted.storage, found.storage),
-            "discard": (wanted.discard, found.discard),
-            "max_age": (wanted.max_age, found.max_age),
-            "max_bytes": (wanted.max_bytes, found.max_bytes),
-            "max_msgs": (-1, found.max_msgs),
-            "max_msg_size": (wanted.max_msg_size, found.max_msg_size),
-            "duplicate_window": (wanted.duplicate_window, found.duplicate_window),
-            "num_replicas": (wanted.num_replicas, found.num_replicas),
-        },
-    )
-    return info
+_UNCOMPARED: Final = frozenset({"metadata", "description", "filter_subject"})
+"""Notes of servers and operators; and one filter alone, which is compared as one of ``filter_subjects``."""
+
+_NOTHING: Final = (None, False, 0, 0.0, "", "none", -1)
+"""How servers and the client library say that something is not set."""
 
 
-async def assert_consumer(jetstream: JetStreamContext, stream: str, wanted: ConsumerConfig) -> ConsumerInfo:
-    """Create the durable consumer if it is missing. Raises ConfigurationMismatchError if it is there and different."""
-    assert wanted.durable_name is not None
-    try:
-        info: ConsumerInfo = await jetstream.consumer_info(stream, wanted.durable_name)
-    except nats.js.errors.NotFoundError:
-        info = await jetstream.add_consumer(stream, wanted)
-    found = info.config
-    assert found is not None
-    found_filters = set(found.filter_subjects or ()) or {found.filter_subject or ">"}
-    _compare(
-        f"consumer {wanted.durable_name}",
-        {
-            "filter_subjects": (set(wanted.filter_subjects or ()), found_filters),
-            "deliver_policy": (wanted.deliver_policy, found.deliver_policy),
-            "ack_policy": (wanted.ack_policy, found.ack_policy),
-            "ack_wait": (wanted.ack_wait, found.ack_wait),
-            "max_deliver": (wanted.max_deliver, found.max_deliver),
-            "max_ack_pending": (wanted.max_ack_pending, found.max_ack_pending),
-        },
-    )
-    return info
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field that the broker has otherwise than we want it."""
+
+    field: str
+    expected: Any
+    found: Any
+
+    @property
+    def loses_messages(self) -> bool:
+        """Whether a service must not go on like this."""
+        if self.field in _AT_LEAST:
+            return _is_less(self.found, self.expected)
+        if self.field in ("subjects", "filter_subjects"):
+            return not set(self.expected) <= set(self.found)
+        return self.field not in _HARMLESS
 
 
-def consumer_config(durable: str, subjects: list[str], ack_wait_seconds: float) -> ConsumerConfig:
-    """How every durable consumer is kept. ``max_deliver`` is unlimited: we decide when to give up, not the broker."""
-    return ConsumerConfig(
-        name=durable,
-        durable_name=durable,
-        deliver_policy=DeliverPolicy.ALL,
-        ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=ack_wait_seconds,
-        max_deliver=-1,
-        max_ack_pending=MAX_ACK_PENDING,
-        filter_subjects=sorted(subjects),
-    )
-
-
-def _stream_config(spec: StreamSpec, replicas: int) -> StreamConfig:
+def stream_config(spec: StreamSpec, replicas: int) -> StreamConfig:
+    """How a stream is kept."""
     return StreamConfig(
         name=spec.name,
         subjects=list(spec.subjects),
@@ -110,7 +94,108 @@ def _stream_config(spec: StreamSpec, replicas: int) -> StreamConfig:
     )
 
 
-def _compare(what: str, fields: Mapping[str, tuple[object, object]]) -> None:
-    for field, (expected, found) in fields.items():
-        if expected != found:
-            raise ConfigurationMismatchError(what, field, expected, found)
+def durable_config(service: Service, stream: str) -> ConsumerConfig:
+    """The consumer through which a service reads a stream. We decide when to give up, not the broker."""
+    durable = durable_name(service, stream)
+    return ConsumerConfig(
+        name=durable,
+        durable_name=durable,
+        deliver_policy=DeliverPolicy.ALL,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ACK_WAIT_SECONDS,
+        max_deliver=-1,
+        max_ack_pending=MAX_ACK_PENDING,
+        max_waiting=_MAX_WAITING,
+        filter_subjects=consumed_subjects(service, stream),
+    )
+
+
+def verifier_config(service: Service, stream: str) -> ConsumerConfig:
+    """The consumer through which a service finds what a stream holds under one sequence (``messaging.verifier``).
+
+    It gives what the service reads or has published itself, and nothing else.
+    """
+    name = verifier_name(service, stream)
+    return ConsumerConfig(
+        name=name,
+        durable_name=name,
+        deliver_policy=DeliverPolicy.ALL,
+        ack_policy=AckPolicy.NONE,
+        max_deliver=-1,
+        max_waiting=_MAX_WAITING,
+        filter_subjects=known_subjects(service, stream),
+    )
+
+
+async def find_stream(jetstream: JetStreamContext, name: str) -> StreamInfo | None:
+    """The stream as it is at the broker, or None."""
+    try:
+        return await jetstream.stream_info(name)
+    except nats.js.errors.NotFoundError:
+        return None
+
+
+async def find_consumer(jetstream: JetStreamContext, stream: str, name: str) -> ConsumerInfo | None:
+    """The consumer as it is at the broker, or None."""
+    try:
+        info: ConsumerInfo = await jetstream.consumer_info(stream, name)
+    except nats.js.errors.NotFoundError:
+        return None
+    return info
+
+
+def stream_differences(wanted: StreamConfig, found: StreamConfig) -> list[Difference]:
+    """Every field of the stream's configuration that is not as we want it."""
+    return _differences(_values(wanted), _values(found))
+
+
+def consumer_differences(wanted: ConsumerConfig, found: ConsumerConfig) -> list[Difference]:
+    """Every field of the consumer's configuration that is not as we want it."""
+    values = _values(found)
+    values["filter_subjects"] = filters_of(found)
+    return _differences(_values(wanted), values)
+
+
+def filters_of(config: ConsumerConfig) -> list[str]:
+    """The subjects that a consumer gets."""
+    return sorted(config.filter_subjects or [config.filter_subject or ">"])
+
+
+def hold_against(what: str, differences: Sequence[Difference]) -> None:
+    """Raises ConfigurationMismatchError for what would lose messages; says what else is not as it should be."""
+    for difference in differences:
+        if difference.loses_messages:
+            raise ConfigurationMismatchError(what, difference.field, difference.expected, difference.found)
+    if differences:
+        _log.warning("configuration_differs", what=what, fields=sorted(one.field for one in differences))
+
+
+def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[Difference]:
+    return [
+        Difference(field, expected, found[field])
+        for field, expected in wanted.items()
+        if field not in _UNCOMPARED and not _is_same(expected, found[field])
+    ]
+
+
+def _values(config: StreamConfig | ConsumerConfig) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in fields(config)}
+
+
+def _is_same(expected: Any, found: Any) -> bool:
+    if isinstance(expected, list):
+        return sorted(expected) == sorted(found or [])
+    if expected in _NOTHING or expected is None:
+        return _is_unset(found)
+    return bool(expected == found)
+
+
+def _is_unset(value: Any) -> bool:
+    if value in _NOTHING or value in ([], {}):
+        return True
+    return hasattr(value, "__dataclass_fields__") and all(_is_unset(getattr(value, one.name)) for one in fields(value))
+
+
+def _is_less(found: Any, expected: Any) -> bool:
+    """Whether a limit is below another; a limit that is not set is the highest, except for replicas."""
+    return found not in _NOTHING and found < expected

@@ -11,6 +11,6 @@ LINGER_SECONDS: Final = 0.25
 
 # The journal's primary key is the message id, so a repeated message is harmless without an inbox.
 SUBSCRIPTIONS: Final = tuple(
-    Subscription(message, handlers.record, inbox=False, linger_seconds=LINGER_SECONDS)
+    Subscription(message, handlers.record, inbox=False, linger_seconds=LINGER_SECONDS, foreign=True)
     for message in consumed_by("auditor")
 )

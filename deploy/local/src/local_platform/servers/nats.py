@@ -1,31 +1,36 @@
-"""NATS with JetStream from a wheel, with one restricted user for each service."""
+"""NATS with JetStream from a wheel, with one restricted account and user for each service."""
 
+import asyncio
 import json
 import os
 import secrets
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Final
 
 import httpx
+import nats.errors
 
-from contracts.message import SERVICES
-from contracts.permissions import permissions_of
+from contracts.permissions import HUB, PROVISIONER, SYSTEM
 from local_platform.servers.binaries import program
 from local_platform.servers.embedded import EmbeddedServer
 from local_platform.servers.ports import free_port
-from local_platform.servers.processes import ChildProcess
+from local_platform.servers.processes import ChildProcess, ServerFailedError
+from messaging.provisioning import RefusedError, provision_server
+from provisioning.broker import USERS, accounts
 
-ADMIN = "admin"
-"""A user without restrictions, for operators and tests."""
+ADMIN: Final = "admin"
+"""A user of the hub without restrictions, for operators and tests."""
 
 _START_TIMEOUT_SECONDS = 30.0
 
 
 class NatsServer(EmbeddedServer):
-    """One NATS server with JetStream on disk, usable when JetStream is healthy.
+    """One NATS server with JetStream on disk, usable when JetStream is healthy and has our streams and consumers.
 
-    ``users`` maps user to password: every service with its permissions from the registry, and ``admin`` with all.
+    ``users`` maps user to password: every service in its account, the provisioner, and ``admin`` with all rights in the
+    account that holds the streams. ``provisioned=False`` leaves out the streams and consumers.
     ``sync_interval`` is the server's own setting. ``"always"`` syncs before each acknowledgement, None keeps the
     server's default of 2 minutes.
     """
@@ -36,12 +41,14 @@ class NatsServer(EmbeddedServer):
         *,
         port: int | None = None,
         sync_interval: str | None = None,
+        provisioned: bool = True,
         log_file: Path | None = None,
     ) -> None:
         super().__init__(directory, log_file or directory / "nats.log")
         self.store_directory = directory / "jetstream"
-        self.users = {name: secrets.token_urlsafe(18) for name in (*SERVICES, ADMIN)}
+        self.users = {name: secrets.token_urlsafe(18) for name in (*USERS, ADMIN)}
         self._sync_interval = sync_interval
+        self._provisioned = provisioned
         self._fixed_port = port
         self._port = port
         self._monitor_port: int | None = None
@@ -103,7 +110,19 @@ class NatsServer(EmbeddedServer):
         )
         with httpx.Client(timeout=2.0, trust_env=False) as client:
             process.wait_until(lambda: _is_healthy(client, self.monitor_url), _START_TIMEOUT_SECONDS)
+        if self._provisioned:
+            try:
+                self._provision()
+            except (nats.errors.Error, RefusedError, OSError) as error:
+                process.kill()
+                raise ServerFailedError(f"nats runs, and its streams cannot be made: {error}") from error
         return process
+
+    def _provision(self) -> None:
+        # In a thread of its own, because the caller's may have an event loop.
+        work = provision_server(self.url, self.users[PROVISIONER], wait_seconds=_START_TIMEOUT_SECONDS)
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, work).result()
 
     def _configuration(self) -> dict[str, object]:
         jetstream: dict[str, object] = {
@@ -114,39 +133,17 @@ class NatsServer(EmbeddedServer):
         }
         if self._sync_interval is not None:
             jetstream["sync_interval"] = self._sync_interval
+        hub_and_services = accounts(self.users.__getitem__)
+        hub_and_services[HUB]["users"].append({"user": ADMIN, "password": self.users[ADMIN]})
         return {
             "server_name": f"reelhouse-{self.port}",
             "host": "127.0.0.1",
             "port": self.port,
             "http": f"127.0.0.1:{self._monitor_port}",
             "jetstream": jetstream,
-            "authorization": {"users": [nats_user(name, password) for name, password in self.users.items()]},
+            "system_account": SYSTEM,
+            "accounts": hub_and_services,
         }
-
-
-class NatsPermissions(TypedDict):
-    """The subjects that a user may publish and subscribe to."""
-
-    publish: list[str]
-    subscribe: list[str]
-
-
-class NatsUser(TypedDict):
-    """One entry of NATS's ``authorization.users``. Without permissions, a user may do anything."""
-
-    user: str
-    password: str
-    permissions: NotRequired[NatsPermissions]
-
-
-def nats_user(name: str, password: str) -> NatsUser:
-    """A user, with the permissions of the service of that name, if there is one."""
-    user: NatsUser = {"user": name, "password": password}
-    for service in SERVICES:
-        if service == name:
-            permissions = permissions_of(service)
-            user["permissions"] = {"publish": list(permissions.publish), "subscribe": list(permissions.subscribe)}
-    return user
 
 
 def _is_healthy(client: httpx.Client, monitor_url: str) -> bool:
