@@ -3,7 +3,14 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("benchmarks.ledger", "benchmarks.claims", "benchmarks.smoke", "benchmarks.webhooks", "benchmarks.worker")
+BENCHMARKS = (
+    "benchmarks.broker",
+    "benchmarks.ledger",
+    "benchmarks.claims",
+    "benchmarks.smoke",
+    "benchmarks.webhooks",
+    "benchmarks.worker",
+)
 
 if __name__ == "__main__":
     for module in BENCHMARKS:
