@@ -47,15 +47,7 @@ async def publish(broker_settings: Callable[[str], ServiceSettings]) -> AsyncIte
             headers.PRODUCER: "generation",
         }
 
-        async def accepted() -> bool:
-            # The stream of another service may not be there yet.
-            try:
-                await broker.jetstream.publish(message.subject, msgspec.json.encode(message), headers=values)
-            except Exception as error:
-                raise AssertionError(str(error)) from error
-            return True
-
-        await eventually(accepted, timeout=20, what="the publication")
+        await broker.jetstream.publish(message.subject, msgspec.json.encode(message), headers=values)
 
     yield to_the_broker
     await broker.close()
@@ -106,7 +98,8 @@ async def published_by(storage: StorageHarness, count: int) -> list[Any]:
             query = "SELECT count(*) FROM storage.outbox_messages WHERE published_at IS NOT NULL"
             return bool(await tx.connection.scalar(sa.text(query)) == count)
 
-    await eventually(delivered, timeout=30, what=f"{count} published messages")
+    # The process is only starting.
+    await eventually(delivered, timeout=60, what=f"{count} published messages")
     return await storage.published()
 
 
