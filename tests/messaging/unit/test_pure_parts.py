@@ -4,6 +4,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -179,13 +180,19 @@ def test_only_locks_and_long_work_call_for_smaller_transactions(state: str) -> N
 
 def test_a_trace_goes_on_from_the_message_that_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     # Other tests of this process may have configured tracing.
-    monkeypatch.setattr("messaging.tracing._tracer", trace.NoOpTracer())
+    monkeypatch.setattr("service_runtime.tracing._TRACER", trace.NoOpTracer())
     around = trace.SpanContext(trace_id=7, span_id=7, is_remote=False, trace_flags=trace.TraceFlags(1))
     cause = Received(new_id(), "s", _example(), new_id(), None, datetime.now(UTC), f"00-{9:032x}-{9:016x}-01", 1)
+
+    def trace_of(cause: Received[Any] | None, traceparent: str | None = None) -> str | None:
+        context = traceparent_for(new_id(), "s", new_id(), cause, traceparent)
+        return None if context is None else context.split("-")[1]
+
     with trace.use_span(trace.NonRecordingSpan(around)):
-        assert (traceparent_for("s", None) or "").split("-")[1] == f"{7:032x}"
-        assert (traceparent_for("s", cause) or "").split("-")[1] == f"{9:032x}"
-    assert traceparent_for("s", None) is None
+        assert trace_of(None) == f"{7:032x}"
+        assert trace_of(None, f"00-{8:032x}-{8:016x}-01") == f"{8:032x}"
+        assert trace_of(cause, f"00-{8:032x}-{8:016x}-01") == f"{9:032x}"
+    assert trace_of(None) is None
 
 
 @pytest.mark.parametrize("schema", ["x; DROP TABLE y", 'a"b', ""])

@@ -16,6 +16,7 @@ from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.lifecycle import to_the_end
 from service_runtime.loops import Every
+from service_runtime.tracing import Origin, mark_failed, work_span
 
 _log = structlog.get_logger("messaging.leased_worker")
 
@@ -37,7 +38,7 @@ class LeasedWorker(Generic[Work]):
     Rows are claimed when ``wake`` is set, when a place becomes free, and every ``poll_seconds``. Work that raises, or
     takes longer than ``timeout_seconds``, is logged and postponed by ``backoff``. Work that loses its lease is
     cancelled. At a stop nothing more is claimed; work under way has ``finish_seconds`` to end, then it is cancelled
-    and given back.
+    and given back. ``origin(row)`` says which trace the work continues, and whom it concerns.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class LeasedWorker(Generic[Work]):
         backoff: Backoff,
         wake: asyncio.Event | None = None,
         finish_seconds: float = 0.0,
+        origin: Callable[[Work], Origin] = lambda _: Origin(),
         lease: timedelta = LEASE,
         heartbeat: timedelta = HEARTBEAT,
     ) -> None:
@@ -67,6 +69,7 @@ class LeasedWorker(Generic[Work]):
         self._backoff = backoff
         self._wake = wake or asyncio.Event()
         self._finish_seconds = finish_seconds
+        self._origin = origin
         self._lease = lease
         self._heartbeat = heartbeat
         self._running: dict[asyncio.Task[None], Claim] = {}
@@ -148,11 +151,13 @@ class LeasedWorker(Generic[Work]):
         return len(claimed)
 
     async def _one(self, row: Work) -> None:
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await self._work(row)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the row is postponed, and the others go on
-            await self._postpone(row.claim, error)
+        with work_span(f"work {self.name}", self._origin(row)) as span:
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    await self._work(row)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the row is postponed, and the others go on
+                mark_failed(span, error)
+                await self._postpone(row.claim, error)
         failpoint("lease.after_work")
 
     async def _postpone(self, claim: Claim, error: Exception) -> None:

@@ -38,6 +38,7 @@ from messaging.lineage import Lineage
 from messaging.outbox import Acknowledged, Outbox, Outgoing, Unpublished
 from messaging.positions import RELAY, Checkpoints
 from messaging.publisher import PubAck, Publisher, PublishRefusedError
+from messaging.tracing import record_sent
 from messaging.transaction import Transactions
 from service_runtime.backoff import Backoff
 
@@ -223,7 +224,7 @@ class Relay:
     async def _publish(self, rows: Sequence[Unpublished]) -> _Outcome:
         """Send all ``rows`` at once and wait for their PubAcks, no longer than the timeout in all."""
         outcome = _Outcome()
-        epoch = self._broker.epoch
+        epoch, began_nanoseconds = self._broker.epoch, time.time_ns()
         pending: dict[asyncio.Future[PubAck], Unpublished] = {}
         try:
             for row in rows:
@@ -245,6 +246,7 @@ class Relay:
             return outcome
         for future, row in pending.items():
             self._sort(row, future, outcome)
+        record_sent([entry.row for entry in outcome.acknowledged], began_nanoseconds)
         return outcome
 
     async def _await_acks(self, pending: dict[asyncio.Future[PubAck], Unpublished]) -> None:

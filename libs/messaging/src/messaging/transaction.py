@@ -21,6 +21,7 @@ from messaging.ids import new_id
 from messaging.outbox import Outbox, Outgoing, Unpublished
 from messaging.received import Received
 from messaging.tracing import traceparent_for
+from service_runtime.tracing import step
 
 _log = structlog.get_logger("messaging.transaction")
 _encoder = msgspec.json.Encoder()
@@ -48,10 +49,12 @@ class Transaction:
         correlation_id: UUID | None = None,
         cause: Received[Any] | None = None,
         message_id: UUID | None = None,
+        traceparent: str | None = None,
     ) -> UUID:
         """Announce ``message`` if and when this transaction commits; returns its id.
 
-        ``correlation_id`` defaults to that of ``cause``; one of the two is needed. Raises ForeignSubjectError if the
+        ``correlation_id`` defaults to that of ``cause``; one of the two is needed. The trace continues from ``cause``,
+        or else from ``traceparent``, or else from what is being done now. Raises ForeignSubjectError if the
         contracts do not name this service as a producer, and MessageTooLargeError beyond the stream's limit.
         """
         if self._producer not in message.producers:
@@ -64,14 +67,15 @@ class Transaction:
         limit = BY_NAME[stream].max_message_bytes - HEADER_BYTES
         if len(payload) > limit:
             raise MessageTooLargeError(message.subject, len(payload), limit)
+        identity = message_id or new_id()
         outgoing = Outgoing(
-            message_id=message_id or new_id(),
+            message_id=identity,
             subject=message.subject,
             stream=stream,
             payload=payload,
             correlation_id=correlation,
             causation_id=cause.message_id if cause is not None else None,
-            traceparent=traceparent_for(message.subject, cause),
+            traceparent=traceparent_for(identity, message.subject, correlation, cause, traceparent),
         )
         self._outgoing.append(outgoing)
         return outgoing.message_id
@@ -116,6 +120,7 @@ class Transactions:
         self.fresh: deque[Unpublished] = deque(maxlen=FRESH_MESSAGES)
         self.doorbell = asyncio.Event()
         self._outbox = Outbox(producer)
+        self._span_attributes = {"db.system.name": "postgresql", "db.namespace": producer}
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Transaction]:
@@ -127,12 +132,13 @@ class Transactions:
         stored: list[Unpublished] = []
         connection = await connect(self.engine)
         try:
-            async with connection.begin():
-                tx = Transaction(connection, self.producer)
-                yield tx
-                if tx.outgoing:
-                    stored = await self._outbox.add(connection, tx.outgoing)
-                failpoint("transaction.before_commit")
+            with step("transaction", attributes=self._span_attributes):
+                async with connection.begin():
+                    tx = Transaction(connection, self.producer)
+                    yield tx
+                    if tx.outgoing:
+                        stored = await self._outbox.add(connection, tx.outgoing)
+                    failpoint("transaction.before_commit")
         finally:
             await connection.close()
         failpoint("transaction.after_commit")

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 import structlog
-from opentelemetry.trace import format_trace_id
+from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id
 from prometheus_client import Histogram
 
 from service_runtime.problems import CONTENT_TYPE, BodyTooLarge, InternalError, Problem, encode_problem
-from service_runtime.tracing import current_traceparent, span
+from service_runtime.tracing import current_traceparent, mark_failed, span
 
 Scope = MutableMapping[str, Any]
 AsgiMessage = MutableMapping[str, Any]
@@ -95,17 +96,19 @@ class RequestObservation:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        with span(f"{scope['method']} request", _header(scope, b"traceparent")) as current:
+        with span(_method(scope), _traceparent(scope), kind=SpanKind.SERVER) as current:
             # Frameworks with tracing of their own read the caller's header: they are to continue this span instead.
             scope["headers"] = [*(h for h in scope["headers"] if h[0] != b"traceparent"), *_traceparent_header()]
             answer = _Answer(send, format_trace_id(current.get_span_context().trace_id))
             try:
                 await self._app(scope, receive, answer.send)
-            except Exception:
+            except Exception as error:
+                mark_failed(current, error)
                 log.exception("request_failed", method=scope["method"], path=scope["path"])
                 await answer.fail(scope["path"])
             finally:
                 _observe(scope, answer, time.perf_counter() - began)
+                _describe(current, scope, answer.status)
 
 
 class _Answer:
@@ -139,16 +142,41 @@ class _Answer:
 
 def _observe(scope: Scope, answer: _Answer, seconds: float) -> None:
     status = answer.status
-    method = scope["method"] if scope["method"] in _METHODS else "other"
+    method = _method(scope)
     REQUEST_SECONDS.labels(method, _route(scope), str(status)).observe(seconds, {"trace_id": answer.trace_id})
     level = log.error if status >= 500 else log.debug
     level("http_request", method=method, path=scope["path"], status=status, milliseconds=round(seconds * 1000, 2))
+
+
+def _describe(current: Span, scope: Scope, status: int) -> None:
+    """Name the span by its route. The path itself stays out: it may hold the right to call it."""
+    if current.is_recording():
+        method, route = _method(scope), _route(scope)
+        current.update_name(f"{method} {route}")
+        current.set_attributes(
+            {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+        )
+        if status >= 500:
+            current.set_status(StatusCode.ERROR)
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in _METHODS else "other"
 
 
 def _route(scope: Scope) -> str:
     """The route's template: a label must not grow with what callers invent."""
     template = scope.get("path_template") or getattr(scope.get("route"), "path", None)
     return template if isinstance(template, str) else "unmatched"
+
+
+def _traceparent(scope: Scope) -> str | None:
+    """From the header, or from the query: a caller that is only given an address (a webhook) sends no header."""
+    given = _header(scope, b"traceparent")
+    if given is None and b"traceparent=" in scope["query_string"]:
+        values = parse_qs(scope["query_string"].decode("latin-1")).get("traceparent", [])
+        given = values[0] if values else None
+    return given
 
 
 def _traceparent_header() -> list[tuple[bytes, bytes]]:

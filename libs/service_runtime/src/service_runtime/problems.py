@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from service_runtime.redaction import redact
+
 CONTENT_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:reelhouse:problem:"
 
@@ -151,14 +153,14 @@ def problem_of_status(status: int, detail: str | None, headers: Mapping[str, str
 
 
 def problem_body(problem: Problem, instance: str) -> dict[str, Any]:
-    """The members of the problem document; ``instance`` is the path that was asked for."""
+    """The members of the problem document; ``instance`` is the path that was asked for, without what gives access."""
     body: dict[str, Any] = {
         "type": f"{TYPE_PREFIX}{problem.code.replace('_', '-')}",
         "title": problem.title,
         "status": problem.status,
         "code": problem.code,
         "retryable": problem.retryable,
-        "instance": instance,
+        "instance": redact(instance),
     }
     if problem.detail is not None:
         body["detail"] = problem.detail

@@ -77,6 +77,8 @@ class ServiceSettings(BaseSettings):
     """The longest that a stop may take, from the signal to the exit."""
     otlp_endpoint: str | None = None
     """Where traces go (OTLP over HTTP), if anywhere: the whole address, such as ``http://collector:4318/v1/traces``."""
+    trace_sample_ratio: float = Field(default=0.1, ge=0, le=1)
+    """The part of traces that is recorded, where an endpoint is set. A caller's ``traceparent`` decides for its own."""
 
     @field_validator("*", mode="after")
     @classmethod
