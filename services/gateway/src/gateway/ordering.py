@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import structlog
+
 from catalogue import FieldError, InvalidParameters, Model, UnknownModel
 from contracts.billing import CreditsRefused, RefusalCode
 from contracts.gateway import GenerationRequested
@@ -85,6 +87,7 @@ async def place_order(dependencies: Dependencies, user: User, key: str, request:
             priced = _price(dependencies, request)
             await check_write(dependencies, user)
             generation_id = new_id()
+            structlog.contextvars.bind_contextvars(correlation_id=str(generation_id))
             # Expected before it is asked for: the verdict may be faster than the commit's return.
             with dependencies.live_events.expecting(generation_id) as verdict:
                 async with dependencies.transactions.begin() as tx:

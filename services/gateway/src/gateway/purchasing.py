@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+import structlog
+
 from contracts.payments import CreatePayment, PaymentChanged, PaymentRefusalCode, PaymentRefused
 from gateway import queries, repository
 from gateway.dependencies import Dependencies
@@ -33,6 +35,7 @@ async def begin_payment(dependencies: Dependencies, user: User, key: str, reques
     earlier = await _find_request(dependencies, user, key)
     if earlier is None:
         payment_id = new_id()
+        structlog.contextvars.bind_contextvars(correlation_id=str(payment_id))
         with dependencies.live_events.expecting(payment_id) as reply:
             earlier = await _record(dependencies, user, key, request, payment_id)
             if earlier is None:

@@ -19,7 +19,6 @@ from generation.repository.orders import LockedOrders, save_orders
 from generation.wake_ups import WakeUps
 from messaging.received import Received
 from messaging.transaction import Transaction
-from service_runtime.tracing import span
 
 
 async def save_changes(
@@ -58,9 +57,5 @@ async def save_changes(
 def _publish(tx: Transaction, order: Order, cause: Received[Any] | None) -> None:
     """A message continues the trace of what caused it, or else the trace in which the order came."""
     for event in order.events:
-        if cause is not None:
-            tx.publish(event, correlation_id=order.generation_id, cause=cause)
-        else:
-            with span(type(event).__name__, order.traceparent):
-                tx.publish(event, correlation_id=order.generation_id)
+        tx.publish(event, correlation_id=order.generation_id, cause=cause, traceparent=order.traceparent)
     order.events.clear()

@@ -10,6 +10,7 @@ from generation.runpod.job import InputImage, JobInput, JobPolicy, JobRequest, R
 from generation.stock_inputs import StockInputs
 from service_runtime.database_watch import DatabaseClock
 from service_runtime.presigned_urls import PresignedUrls
+from service_runtime.tracing import current_traceparent, is_sampled
 
 _MARGIN: Final = timedelta(hours=1)
 """How much longer than the job can live its addresses are valid."""
@@ -45,8 +46,9 @@ class JobRequests:
             execution_timeout=order.execution_timeout_seconds * 1000, ttl=model.provider_ttl_seconds * 1000
         )
         if self._stock.serve(order.endpoint):
-            return JobRequest(input=await self._stock.build(order, model), webhook=callback, policy=policy)
-        return JobRequest(input=self._input(order, model, callback, lifetime), webhook=callback, policy=policy)
+            return JobRequest(input=await self._stock.build(order, model), webhook=_traced(callback), policy=policy)
+        job = self._input(order, model, callback, lifetime)
+        return JobRequest(input=job, webhook=_traced(callback), policy=policy)
 
     def _input(self, order: ClaimedOrder, model: Model, callback: str, lifetime: timedelta) -> JobInput:
         return JobInput(
@@ -67,5 +69,11 @@ class JobRequests:
                 content_type=model.output_content_type,
                 max_size_bytes=order.max_size_bytes,
             ),
-            progress_url=f"{callback}/progress",
+            progress_url=_traced(f"{callback}/progress"),
         )
+
+
+def _traced(url: str) -> str:
+    """The address with the trace of this submission, if that is recorded: RunPod sends no headers of ours back."""
+    traceparent = current_traceparent()
+    return f"{url}?traceparent={traceparent}" if is_sampled(traceparent) else url

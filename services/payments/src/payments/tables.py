@@ -42,6 +42,8 @@ payment_transactions = sa.Table(
     sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
     # Grows with every hint, so that a hint during a poll is not lost.
     sa.Column("hints", sa.BigInteger, nullable=False, server_default="0"),
+    # Of the request that began the payment: every poll continues its trace.
+    sa.Column("traceparent", sa.Text),
     sa.UniqueConstraint("provider", "provider_reference"),
     sa.CheckConstraint("price_cents > 0 AND credits > 0 AND bonus_credits >= 0", name="amounts_positive"),
 )

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from contracts.values import Kind
+from service_runtime.tracing import step
 from storage.decoding import LENGTH_BYTES, READY, DecodeRequest, DecodeResult, Inspection
 from storage.errors import DecoderFailed, DecoderNotStarted, Rejected
 
@@ -49,16 +50,20 @@ class Decoders:
         Raises ``Rejected`` for a bad file, ``DecoderFailed`` if the decoder died or ran out of time, and
         ``DecoderNotStarted`` or OSError if no decoder starts, which says nothing about the file.
         """
+        with step("decode"):
+            result = await self._decode(path, kind, max_pixels, is_input)
+        if result.inspection is not None:
+            return result.inspection
+        raise Rejected(result.code or "undecodable", result.detail)
+
+    async def _decode(self, path: Path, kind: Kind, max_pixels: int, is_input: bool) -> DecodeResult:
         async with self._borrowed() as decoder:
             await decoder.start()
             try:
                 async with asyncio.timeout(self._seconds[kind]):
-                    result = await decoder.decode(DecodeRequest(str(path), kind, max_pixels, is_input))
+                    return await decoder.decode(DecodeRequest(str(path), kind, max_pixels, is_input))
             except (TimeoutError, ConnectionError, EOFError, msgspec.DecodeError) as error:
                 raise DecoderFailed(type(error).__name__) from error
-        if result.inspection is not None:
-            return result.inspection
-        raise Rejected(result.code or "undecodable", result.detail)
 
     async def stop(self) -> None:
         """Kill every process."""

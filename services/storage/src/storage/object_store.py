@@ -14,6 +14,7 @@ import aiohttp
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from service_runtime.tracing import step
 from storage.errors import Rejected, StoreUnavailable
 from storage.metrics import Operation, object_seconds
 from storage.settings import Settings
@@ -161,8 +162,9 @@ async def _measured(operation: Operation) -> AsyncIterator[None]:
     """Measure an operation, and turn every failure of the store or of the network to it into ``StoreUnavailable``."""
     began, outcome = time.perf_counter(), "ok"
     try:
-        async with _store_errors():
-            yield
+        with step(f"s3 {operation}", attributes={"rpc.system.name": "aws-api", "peer.service": "object-store"}):
+            async with _store_errors():
+                yield
     except StoreUnavailable:
         outcome = "unavailable"
         raise

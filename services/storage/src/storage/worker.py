@@ -17,6 +17,7 @@ from messaging.leased_worker import LeasedWorker
 from messaging.leases import Claim
 from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
+from service_runtime.tracing import Origin
 from storage import repository
 from storage.errors import DecoderFailed, StoreUnavailable
 from storage.handlers import VerificationHandler
@@ -74,6 +75,7 @@ class Verifications:
             timeout_seconds=MAX_VERIFICATION_SECONDS,
             backoff=BACKOFF,
             wake=wake,
+            origin=_origin,
         )
 
     async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Work]:
@@ -111,6 +113,11 @@ class Verifications:
         failed_files = verification.failed_files + (() if failed_file is None else (failed_file,))
         async with self._transactions.begin() as tx:
             await repository.postpone(tx.connection, claim, BACKOFF.delay(claim.tries, claim.key), failed_files)
+
+
+def _origin(work: Work) -> Origin:
+    verification = work.verification
+    return Origin(verification.traceparent, verification.generation_id, verification.user_id)
 
 
 async def measure(transactions: Transactions) -> None:

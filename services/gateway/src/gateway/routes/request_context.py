@@ -2,6 +2,7 @@
 
 from typing import Annotated, Final
 
+import structlog
 from fastapi import Depends, Header, Request, Response
 
 from gateway.dependencies import Dependencies
@@ -22,7 +23,10 @@ async def _user(
 ) -> User:
     # No cache keeps what belongs to one user.
     response.headers["Cache-Control"] = "no-store"
-    return await (await _dependencies(request)).tokens.user_of(authorization)
+    user = await (await _dependencies(request)).tokens.user_of(authorization)
+    # For every log line of this request.
+    structlog.contextvars.bind_contextvars(user_id=str(user.user_id))
+    return user
 
 
 async def _idempotency_key(

@@ -5,6 +5,7 @@ Two kinds of worker are understood. Ours uploads its file and reports key, size 
 without a known status is unreadable.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, get_args
@@ -160,7 +161,9 @@ def read_report(body: bytes, output_extension: str) -> Report:
             detail = "the job was cancelled at the provider"
             return JobLost(job_id=job.id, code="provider_unavailable", detail=detail, use=job.use())
         case _:
-            raise UnreadableReport(f"unknown job status {(status or '')[:40]!r}")
+            # A word of the provider's is worth reading; anything else may be what nobody should read.
+            named = status if status and re.fullmatch(r"[A-Z_]{1,40}", status) else "of another shape"
+            raise UnreadableReport(f"unknown job status {named}")
 
 
 def _completed(job: _Job, output_extension: str) -> Report:

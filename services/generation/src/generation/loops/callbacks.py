@@ -28,6 +28,7 @@ from messaging.database import is_contended, is_unavailable
 from messaging.failpoints import failpoint
 from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
+from service_runtime.tracing import batch_span
 
 _BATCH: Final = 50
 _MAX_TRIES: Final = 8
@@ -80,8 +81,9 @@ class CallbackProcessor:
         """The outcome of each body, in their order."""
         generation_ids = [one.generation_id for one in callbacks if one.generation_id is not None]
         locked = await lock_orders(tx.connection, generation_ids)
-        outcomes = {callback.callback_id: self._apply_one(locked, callback) for callback in callbacks}
-        await save_changes(tx, locked, self._wake_ups)
+        with batch_span("apply provider reports", [order.traceparent for order in locked.orders.values()]):
+            outcomes = {callback.callback_id: self._apply_one(locked, callback) for callback in callbacks}
+            await save_changes(tx, locked, self._wake_ups)
         return outcomes
 
     def _apply_one(self, locked: LockedOrders, callback: Callback) -> str:

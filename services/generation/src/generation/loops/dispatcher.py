@@ -36,6 +36,7 @@ from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
 from messaging.transaction import Transactions
+from service_runtime.tracing import Origin, batch_span, mark_failed, work_span
 
 _MAX_RECORD_TRIES: Final = 5
 SEND_WITHIN_SECONDS: Final = 5.0
@@ -178,18 +179,21 @@ class Dispatcher:
 
     async def _submit(self, order: ClaimedOrder, claimed_at: float) -> None:
         answer = _Answer(order, None, None, claimed_at)
-        try:
-            request = await self._requests.build(order)
-            if not await self._may_send(order):
-                return
-            failpoint("dispatcher.before_run")
-            answer.job_id = await self._client.run(order.endpoint_id, request)
-            failpoint("dispatcher.after_run")
-        except (ProviderRefused, ProviderRejected, ProviderUnanswered) as failure:
-            answer.failure = failure
-        except Exception as error:
-            log.exception("submission_failed", generation_id=str(order.generation_id))
-            answer.failure = ProviderRejected(operator_words(f"{type(error).__name__}: {error}"))
+        with work_span("submit", Origin(order.traceparent, order.generation_id, order.user_id)) as span:
+            try:
+                request = await self._requests.build(order)
+                if not await self._may_send(order):
+                    return
+                failpoint("dispatcher.before_run")
+                answer.job_id = await self._client.run(order.endpoint_id, request)
+                failpoint("dispatcher.after_run")
+            except (ProviderRefused, ProviderRejected, ProviderUnanswered) as failure:
+                answer.failure = failure
+                mark_failed(span, failure)
+            except Exception as error:
+                log.exception("submission_failed", generation_id=str(order.generation_id))
+                answer.failure = ProviderRejected(operator_words(f"{type(error).__name__}: {error}"))
+                mark_failed(span, error)
         self._answers.append(answer)
         self.answered.set()
 
@@ -229,12 +233,13 @@ class Dispatcher:
                 await pause_queue(tx.connection, endpoint, pause)
 
     async def _record(self, answers: Sequence[_Answer]) -> None:
-        async with self._transactions.begin() as tx:
-            locked = await lock_orders(tx.connection, (answer.order.generation_id for answer in answers))
-            for answer in answers:
-                self._apply(locked, answer)
-            await save_changes(tx, locked, self._wake_ups)
-            failpoint("dispatcher.before_record")
+        with batch_span("record submissions", [answer.order.traceparent for answer in answers]):
+            async with self._transactions.begin() as tx:
+                locked = await lock_orders(tx.connection, (answer.order.generation_id for answer in answers))
+                for answer in answers:
+                    self._apply(locked, answer)
+                await save_changes(tx, locked, self._wake_ups)
+                failpoint("dispatcher.before_record")
         failpoint("dispatcher.after_record")
         for answer in answers:
             outcome = "accepted" if answer.failure is None else answer.failure.outcome

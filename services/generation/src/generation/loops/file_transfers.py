@@ -24,6 +24,7 @@ from messaging.database import is_unavailable
 from messaging.leased_worker import LeasedWorker
 from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
+from service_runtime.tracing import Origin
 
 _MAX_TRIES: Final = 8
 _AT_ONCE: Final = 2
@@ -56,6 +57,7 @@ class FileTransfers:
             timeout_seconds=_TIMEOUT_SECONDS,
             backoff=_BACKOFF,
             wake=self._wake_ups.file_transfers,
+            origin=lambda carrier: Origin(carrier.traceparent, carrier.generation_id),
         )
 
     async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Carrier]:

@@ -76,7 +76,9 @@ _CLAIM_CARRIERS: Final = text(f"""
         ORDER BY d.due_at LIMIT :room
         FOR UPDATE SKIP LOCKED))
     RETURNING c.callback_id, c.fence, c.tries, c.attempt_id, c.received_at,
-        (SELECT a.generation_id FROM generation.attempts AS a WHERE a.attempt_id = c.attempt_id) AS generation_id
+        (SELECT a.generation_id FROM generation.attempts AS a WHERE a.attempt_id = c.attempt_id) AS generation_id,
+        (SELECT g.traceparent FROM generation.attempts AS a JOIN generation.video_generations AS g USING (generation_id)
+            WHERE a.attempt_id = c.attempt_id) AS traceparent
 """)  # noqa: S608 - the insertions name columns
 
 _GET_BODY: Final = text("SELECT body FROM generation.provider_callbacks WHERE callback_id = :callback_id")
@@ -111,6 +113,7 @@ class Carrier:
     attempt_id: UUID
     generation_id: UUID
     received_at: datetime
+    traceparent: str | None
 
     @property
     def callback_id(self) -> UUID:
@@ -153,7 +156,10 @@ async def postpone(connection: AsyncConnection, callback_id: UUID, seconds: floa
 async def claim_carriers(connection: AsyncConnection, room: int, lease: timedelta) -> list[Carrier]:
     """Claim bodies that carry files, in order of arrival."""
     rows = await connection.execute(_CLAIM_CARRIERS, {"room": room, "lease": lease})
-    return [Carrier(LEASES.claim_of(row), row.attempt_id, row.generation_id, row.received_at) for row in rows]
+    return [
+        Carrier(LEASES.claim_of(row), row.attempt_id, row.generation_id, row.received_at, row.traceparent)
+        for row in rows
+    ]
 
 
 async def get_body(connection: AsyncConnection, callback_id: UUID) -> bytes:

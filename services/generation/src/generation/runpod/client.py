@@ -32,6 +32,7 @@ from generation.runpod.answers import (
 from generation.runpod.job import JobRequest, KeepAliveRequest
 from generation.settings import REST_BASE
 from service_runtime.backoff import Backoff
+from service_runtime.tracing import step
 
 MAX_RESULT_BYTES: Final = 24 * 1024 * 1024
 CANCELS_AT_ONCE: Final = 20
@@ -217,7 +218,8 @@ def _describe(error: Exception) -> str:
 async def _measured(operation: str) -> AsyncIterator[None]:
     began, outcome = time.perf_counter(), "cancelled"
     try:
-        yield
+        with step(f"runpod {operation}", attributes={"peer.service": "runpod"}):
+            yield
         outcome = "answered"
     except (SubmissionFailed, ProviderUnavailable) as failure:
         outcome = failure.outcome

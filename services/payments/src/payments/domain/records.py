@@ -45,6 +45,8 @@ class PaymentRecord:
     poll_count: int
     hint_count: int
     """Grows with every hint, so that a hint during a poll is not lost."""
+    traceparent: str | None = None
+    """The trace of the request that began the payment."""
 
     @property
     def title(self) -> str:

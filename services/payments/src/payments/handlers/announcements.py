@@ -18,7 +18,7 @@ def announce(
 ) -> None:
     """Say what the payment is now; ``reason`` is a word for the timeline."""
     message = PaymentChanged(payment=_announced(payment), reason=reason, changed_at=changed_at)
-    tx.publish(message, correlation_id=payment.payment_id, cause=cause)
+    tx.publish(message, correlation_id=payment.payment_id, cause=cause, traceparent=payment.traceparent)
 
 
 def _announced(payment: PaymentRecord) -> Payment:

@@ -24,7 +24,8 @@ async def request_movements(tx: Transaction, payment: PaymentRecord, movements: 
     fresh = await credit_movements.add_movements(tx.connection, payment.payment_id, identified)
     for identity, movement in identified:
         if identity in fresh:
-            tx.publish(_command(payment, identity, movement), correlation_id=payment.payment_id)
+            command = _command(payment, identity, movement)
+            tx.publish(command, correlation_id=payment.payment_id, traceparent=payment.traceparent)
 
 
 async def mark_granted(tx: Transaction, messages: Sequence[Received[CreditsGranted]]) -> None:

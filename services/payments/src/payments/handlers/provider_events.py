@@ -14,6 +14,7 @@ from payments.repository import payments, provider_events
 from payments.repository.leases import Claimed
 from payments.wake_ups import WakeUps
 from service_runtime.backoff import Backoff
+from service_runtime.tracing import link_to
 
 EARLY_FRAUD_WARNING: Final = "radar.early_fraud_warning.created"
 
@@ -63,7 +64,8 @@ async def _set_aside(tx: Transaction, provider: Provider, event: ProviderEvent, 
 
 
 async def _hint(tx: Transaction, payment_id: UUID, event: ProviderEvent) -> None:
-    await payments.hint_payments(tx.connection, [payment_id])
+    for traceparent in await payments.hint_payments(tx.connection, [payment_id]):
+        link_to(traceparent)
     if event.event_type == EARLY_FRAUD_WARNING:
         found = f"event {event.event_id}: refund before it becomes a dispute"
         await open_review(tx, payment_id, Review("early_fraud_warning", "no warning", found), event.event_id)

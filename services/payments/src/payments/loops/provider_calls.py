@@ -9,6 +9,7 @@ import structlog
 from contracts.payments import Provider
 from payments.errors import CredentialsRefused, ProviderRefused, ProviderUnavailable
 from payments.metrics import provider_calls_total
+from service_runtime.tracing import step
 
 CALL_SECONDS: Final = 45.0
 """The longest wait for one call, with all its pages and retries; after that it counts as no answer."""
@@ -22,8 +23,9 @@ async def call_provider(provider: Provider, call: str, work: Awaitable[Outcome])
     """Await one call. Raises what the provider's adapter raises, and ``ProviderUnavailable`` after ``CALL_SECONDS``."""
     outcome = "cancelled"
     try:
-        async with asyncio.timeout(CALL_SECONDS):
-            found = await work
+        with step(f"{provider} {call}", attributes={"peer.service": provider}):
+            async with asyncio.timeout(CALL_SECONDS):
+                found = await work
     except TimeoutError as error:
         outcome = "unavailable"
         raise ProviderUnavailable(f"{call}: no answer in {CALL_SECONDS:g} s") from error

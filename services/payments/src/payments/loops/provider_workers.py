@@ -1,7 +1,7 @@
 """Everything that runs for one provider. Each provider has its own workers: one that hangs delays no other."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar
@@ -22,6 +22,7 @@ from payments.repository.leases import EVENTS, PAYMENTS, REFUNDS, SWEEPS, Claime
 from payments.wake_ups import WakeUps
 from service_runtime.backoff import Backoff
 from service_runtime.lifecycle import Component
+from service_runtime.tracing import Origin
 
 AT_ONCE: Final = 8
 """Calls of one kind that one process makes to one provider at a time."""
@@ -63,7 +64,12 @@ class ProviderWorkers:
         self, transactions: Transactions, provider: PaymentProvider, intervals: Intervals, wake_ups: WakeUps
     ) -> None:
         def calling(
-            kind: str, table: LeasedTable, work: LeasedWork[Row], backoff: Backoff, wake: asyncio.Event | None = None
+            kind: str,
+            table: LeasedTable,
+            work: LeasedWork[Row],
+            backoff: Backoff,
+            wake: asyncio.Event | None = None,
+            origin: Callable[[Row], Origin] = lambda _: Origin(),
         ) -> LeasedWorker[Claimed[Row]]:
             return LeasedWorker(
                 f"{kind}-{provider.name}",
@@ -76,13 +82,25 @@ class ProviderWorkers:
                 timeout_seconds=WORK_SECONDS,
                 backoff=backoff,
                 wake=wake,
+                origin=lambda claimed: origin(claimed.row),
             )
 
         sweeps = Reconciliation(transactions, provider, intervals.events, intervals.compare, wake_ups)
         self.polls = calling(
-            "polls", PAYMENTS, PaymentPolls(transactions, provider), NO_ANSWER, wake_ups.polls[provider.name]
+            "polls",
+            PAYMENTS,
+            PaymentPolls(transactions, provider),
+            NO_ANSWER,
+            wake_ups.polls[provider.name],
+            lambda payment: Origin(payment.traceparent, payment.payment_id, payment.user_id),
         )
-        self.refunds = calling("refunds", REFUNDS, RefundSender(transactions, provider), NOT_SENT)
+        self.refunds = calling(
+            "refunds",
+            REFUNDS,
+            RefundSender(transactions, provider),
+            NOT_SENT,
+            origin=lambda refund: Origin(correlation_id=refund.payment_id),
+        )
         self.events = calling(
             "events", EVENTS, EventMatching(transactions, provider), UNMATCHED, wake_ups.events[provider.name]
         )

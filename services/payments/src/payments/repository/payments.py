@@ -53,6 +53,7 @@ async def add_payment(
     provider: Provider,
     pack: CreditPack,
     lifetime: timedelta,
+    traceparent: str | None = None,
 ) -> PaymentRecord | None:
     """Insert a payment by the database's clock, due at once; None if it exists already."""
     statement = (
@@ -70,6 +71,7 @@ async def add_payment(
             created_at=sa.func.now(),
             expires_at=sa.func.now() + lifetime,
             next_look_at=sa.func.now(),
+            traceparent=traceparent,
         )
         .on_conflict_do_nothing(index_elements=["payment_id"])
         .returning(*_COLUMNS)
@@ -173,14 +175,18 @@ async def schedule_poll(connection: AsyncConnection, claimed: Claimed[PaymentRec
     await PAYMENTS.complete(connection, claimed.claim, next_look_at=sa.case((hinted, sa.func.now()), else_=planned))
 
 
-async def hint_payments(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> None:
-    """Something may have changed: have these payments polled now, or again if a poll is under way."""
+async def hint_payments(connection: AsyncConnection, payment_ids: Sequence[UUID]) -> list[str | None]:
+    """Something may have changed: have these payments polled now, or again if a poll is under way.
+
+    Returns their traces.
+    """
     statement = (
         sa.update(payment_transactions)
         .where(_COLUMNS.payment_id.in_(sorted(set(payment_ids))))
         .values(hints=_COLUMNS.hints + 1, next_look_at=sa.func.now())
+        .returning(_COLUMNS.traceparent)
     )
-    await connection.execute(statement)
+    return list((await connection.execute(statement)).scalars())
 
 
 async def find_settled_since(connection: AsyncConnection, provider: Provider, since: datetime) -> list[SettledPayment]:
@@ -216,4 +222,5 @@ def _record(row: sa.Row[Any]) -> PaymentRecord:
         next_poll_at=row.next_look_at,
         poll_count=row.looks,
         hint_count=row.hints,
+        traceparent=row.traceparent,
     )
