@@ -1,8 +1,9 @@
 """Scraping the services of a running platform, and an order and a purchase that give them something to count."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 from prometheus_client import Metric
@@ -34,7 +35,16 @@ async def scrape(platform: PlatformDescription) -> dict[str, dict[str, Metric]]:
     return found
 
 
-async def buy_and_order(platform: PlatformDescription) -> None:
+@dataclass(frozen=True, slots=True)
+class Bought:
+    """A purchase and the order that it paid for."""
+
+    user_id: UUID
+    payment_id: str
+    generation_id: str
+
+
+async def buy_and_order(platform: PlatformDescription) -> Bought:
     """One user buys credits and has one picture made of them."""
     async with ApiClient(platform, uuid4(), plan="pro") as api, httpx.AsyncClient(trust_env=False) as browser:
         pack = (await api.get("/v1/credit-packs"))["items"][0]
@@ -55,6 +65,7 @@ async def buy_and_order(platform: PlatformDescription) -> None:
 
         await eventually(completed, 120, "the picture")
         await eventually(lambda: _equal(available, bought - placed["price_credits"]), 30, "the charge")
+        return Bought(api.user_id, payment["id"], placed["id"])
 
 
 async def _equal(ask: Callable[[], Awaitable[int]], wanted: int) -> bool:
