@@ -8,6 +8,7 @@ BENCHMARKS = (
     "benchmarks.ledger",
     "benchmarks.claims",
     "benchmarks.smoke",
+    "benchmarks.tracing",
     "benchmarks.webhooks",
     "benchmarks.worker",
 )

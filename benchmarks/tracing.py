@@ -1,0 +1,214 @@
+"""What traces cost in processor time: none at all, made and not recorded, and 10 % of them recorded.
+
+    python -m benchmarks.tracing [--rounds 240]
+
+One unit of work is what a service does most: a request under the middleware, a message processed by billing's handler
+in a transaction on a real PostgreSQL, and its event sent. All three ways do the same, in turns in one process, whose
+processor time is what counts (the exporter's thread included). A collector takes the spans in another process.
+The quickest quarter of the turns of each way is compared: a busy machine slows turns down, and quickens none.
+Exit code 1 if off costs more than 4 % (against a process without trace ids), or recording 10 % another 5 %.
+"""
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from multiprocessing.connection import Connection
+from typing import Final
+from uuid import UUID, uuid4
+
+import uvloop
+from opentelemetry.sdk.trace import TracerProvider as RecordingProvider
+from opentelemetry.trace import NoOpTracerProvider, TracerProvider
+
+from billing import handlers
+from local_platform.console import say, table
+from local_platform.servers import PostgresServer
+from messaging.ids import new_id
+from messaging.tracing import consumer_span, record_sent, traceparent_for
+from service_runtime import tracing
+from service_runtime.http_middleware import AsgiMessage, Receive, RequestObservation, Scope, Send
+from service_runtime.logging import configure_logging
+from tests.billing.ledger_harness import LedgerHarness, order, received
+from tests.service_runtime.settings import settings
+from tests.support.databases import DatabaseFactory
+from tests.support.folders import removed_at_exit
+
+UNITS: Final = 10
+"""Of work, in one turn."""
+WARM_UP: Final = 10
+"""Rounds that do not count."""
+ROUNDS_OF_EXPORT: Final = 60
+"""Spans of so many rounds are exported together: some 360, as a service that is busy exports them."""
+MOST_OFF: Final = 1.04
+"""Off still makes trace ids: logs, answers and messages carry them, recorded or not."""
+MOST_ON: Final = 1.05
+
+
+class Sink(BaseHTTPRequestHandler):
+    """A collector that reads what it is sent and forgets it."""
+
+    def do_POST(self) -> None:
+        """Take one batch."""
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def collect(ready: Connection) -> None:
+    """The collector's process: tells its port."""
+    server = HTTPServer(("127.0.0.1", 0), Sink)
+    ready.send(server.server_port)
+    server.serve_forever()
+
+
+class Work:
+    """Units of work on one ledger."""
+
+    def __init__(self, ledger: LedgerHarness, user: UUID) -> None:
+        self._ledger = ledger
+        self._user = user
+        self._app = RequestObservation(self._handle)
+
+    async def turn(self) -> None:
+        """One after the other."""
+        for _ in range(UNITS):
+            scope = {"type": "http", "method": "POST", "path": "/v1/generations", "query_string": b"", "headers": []}
+            await self._app(scope, _receive, _send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        transactions = self._ledger.transactions
+        command = received(order(self._user, 1))
+        context = traceparent_for(new_id(), command.subject, command.correlation_id, None)
+        message = replace(command, traceparent=context)
+        with consumer_span("billing-gateway", [message]):
+            async with transactions.begin() as tx:
+                await handlers.reserve(tx, [message])
+        record_sent(list(transactions.fresh), time.time_ns())
+        transactions.fresh.clear()
+        await send({"type": "http.response.start", "status": 201, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _receive() -> AsgiMessage:
+    return {"type": "http.request", "body": b""}
+
+
+async def _send(message: AsgiMessage) -> None:
+    await asyncio.sleep(0)
+
+
+async def seconds_of_turn(work: Work, provider: TracerProvider) -> float:
+    """Processor time of one turn whose spans ``provider`` makes, without their export."""
+    tracing._TRACER = provider.get_tracer("reelhouse")  # type: ignore[misc]
+    began = time.process_time()
+    await work.turn()
+    return time.process_time() - began
+
+
+def seconds_of_export(provider: TracerProvider) -> float:
+    """Processor time of the export of what is buffered."""
+    began = time.process_time()
+    if isinstance(provider, RecordingProvider):
+        assert provider.force_flush()
+    return time.process_time() - began
+
+
+async def measure(work: Work, ways: dict[str, TracerProvider], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each turn by way, with its share of the exports. Each round begins with another way."""
+    names = list(ways)
+    turns: dict[str, list[float]] = {name: [] for name in names}
+    exports = dict.fromkeys(names, 0.0)
+    for number in range(-WARM_UP, rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            seconds = await seconds_of_turn(work, ways[name])
+            if number >= 0:
+                turns[name].append(seconds)
+        if (number + 1) % ROUNDS_OF_EXPORT == 0 or number + 1 == rounds:
+            for name in names:
+                exports[name] += seconds_of_export(ways[name])
+    return {name: [one + exports[name] / (rounds + WARM_UP) for one in turns[name]] for name in names}
+
+
+def ratio(found: dict[str, list[float]], way: str, peer: str) -> float:
+    """What a turn of ``way`` costs, in turns of ``peer``."""
+    return _undisturbed(found[way]) / _undisturbed(found[peer])
+
+
+def _undisturbed(seconds: Sequence[float]) -> float:
+    """The mean of the quickest quarter."""
+    return statistics.mean(sorted(seconds)[: max(1, len(seconds) // 4)])
+
+
+def report(found: dict[str, list[float]]) -> int:
+    """Print the table; returns the exit code."""
+    rows = [
+        (
+            way,
+            f"{_undisturbed(seconds) / UNITS * 1e6:,.0f} µs",
+            f"{ratio(found, way, 'none'):.3f}",
+            f"{ratio(found, way, 'off'):.3f}",
+        )
+        for way, seconds in found.items()
+    ]
+    say(table(("recorded", "processor time of a unit", "of none", "of off"), rows))
+    off, on = ratio(found, "off", "none"), ratio(found, "10 %", "off")
+    say(f"off costs {off - 1:+.1%} (at most {MOST_OFF - 1:.0%}), 10 % costs {on - 1:+.1%} (at most {MOST_ON - 1:.0%})")
+    return 0 if off <= MOST_OFF and on <= MOST_ON else 1
+
+
+async def run(rounds: int, port: int) -> int:
+    """Measure on a database of its own."""
+    endpoint = f"http://127.0.0.1:{port}/v1/traces"
+    provider = partial(tracing.tracer_provider, "benchmark")
+    ways: dict[str, TracerProvider] = {
+        "none": NoOpTracerProvider(),
+        "off": provider(settings()),
+        "10 %": provider(settings(otlp_endpoint=endpoint, trace_sample_ratio=0.1)),
+    }
+    with removed_at_exit("reelhouse-bench-tracing-") as directory:
+        server = PostgresServer(directory)
+        await server.start()
+        try:
+            database = await DatabaseFactory(server).make(("billing",))
+            ledger, user = LedgerHarness(database.engine("billing", pool_size=1)), uuid4()
+            await ledger.grant(user, 10_000_000)
+            found = await measure(Work(ledger, user), ways, rounds)
+            await database.dispose()
+        finally:
+            await server.stop("immediate")
+    return report(found)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=240, help="turns of each way (default: 240)")
+    rounds: int = parser.parse_args(arguments).rounds
+    # Exports are made when they are measured, not after five seconds in the turn of another way.
+    os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "3600000"
+    # As in production: requests that succeed are not logged.
+    configure_logging("benchmark", settings())
+    ours, theirs = multiprocessing.Pipe()
+    collector = multiprocessing.get_context("spawn").Process(target=collect, args=(theirs,), daemon=True)
+    collector.start()
+    try:
+        return uvloop.run(run(rounds, ours.recv()))
+    finally:
+        collector.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
