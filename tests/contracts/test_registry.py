@@ -43,6 +43,11 @@ def test_an_event_is_produced_by_its_owner_and_a_command_is_consumed_by_its_owne
 
 
 @each_message
+def test_a_subject_has_one_producer_so_that_it_proves_who_sent_the_message(message: type[Message]) -> None:
+    assert len(message.producers) == 1
+
+
+@each_message
 def test_the_auditor_journals_every_message(message: type[Message]) -> None:
     assert "auditor" in message.consumers
 
