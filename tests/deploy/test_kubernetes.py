@@ -135,7 +135,9 @@ def test_settings_are_known_complete_and_accepted(service: Service, monkeypatch:
         monkeypatch.setenv(name, value)
     for name in _secret_entries()[f"reelhouse/{service}"]:
         if not name.endswith("?"):
-            monkeypatch.setenv(name, '["0123456789abcdef0123456789abcdef"]' if name.endswith("SECRETS") else "value")
+            monkeypatch.setenv(
+                name, '["0123456789abcdef0123456789abcdef"]' if name.endswith("SECRETS") else "some-value"
+            )
     settings_of(service)()
 
 
@@ -209,7 +211,7 @@ def test_the_provisioner_is_confined_and_has_the_settings_of_its_command(monkeyp
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     for name in _secret_entries()["reelhouse/provisioner"]:
-        monkeypatch.setenv(name, "value")
+        monkeypatch.setenv(name, "some-value")
     settings = messaging.provisioning.Settings()
     assert settings.stream_replicas == 3
     assert set(given) | set(_secret_entries()["reelhouse/provisioner"]) <= {

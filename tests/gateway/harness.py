@@ -182,8 +182,8 @@ class GatewayHarness:
     def settings(self, **changed: Any) -> Settings:
         s3 = {
             "s3_endpoint_url": self.s3.endpoint_url if self.s3 else "http://127.0.0.1:9",
-            "s3_access_key_id": self.s3.credentials["gateway"][0] if self.s3 else "access",
-            "s3_secret_access_key": self.s3.credentials["gateway"][1] if self.s3 else "secret",
+            "s3_access_key_id": self.s3.credentials["gateway"][0] if self.s3 else "unused-here",
+            "s3_secret_access_key": self.s3.credentials["gateway"][1] if self.s3 else "unused-here",
         }
         values: dict[str, Any] = {
             "database_url": self.database.dsn("gateway"),

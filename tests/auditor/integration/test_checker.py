@@ -261,7 +261,7 @@ async def test_a_check_writes_nothing(platform: PlatformHarness, auditor: AsyncE
         code="writing",
         severity="critical",
         meaning="",
-        query="SELECT lo_create(0)::text AS subject, '' AS expected, '' AS found",
+        query="SELECT '' AS subject, '' AS expected, '' AS found FROM auditor.findings FOR UPDATE",
     )
     [result] = (await check(auditor, 0.0, [writing])).results
     assert "read-only transaction" in (result.failure or "")

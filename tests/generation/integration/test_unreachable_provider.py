@@ -18,7 +18,7 @@ async def test_orders_wait_behind_the_breaker_and_can_be_cancelled(
 ) -> None:
     database = await make_database("generation")
     nowhere = f"http://127.0.0.1:{free_port()}"
-    settings = service_settings(database, broker_settings("generation"), s3_server, nowhere, "key")
+    settings = service_settings(database, broker_settings("generation"), s3_server, nowhere, "a key for tests")
     engine = database.engine("generation")
 
     async def paused() -> bool:

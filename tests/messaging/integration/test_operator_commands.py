@@ -112,6 +112,13 @@ async def lost(harness: MessagingHarness, count: int) -> list[UUID]:
     ids = await publish_refused(billing.transactions, count)
     engine = harness.engine("gateway")
     await expect_effects(engine, ids)
+
+    async def all_marked() -> bool:
+        unmarked = "SELECT count(*) FROM billing.outbox_messages WHERE published_at IS NULL"
+        return bool(await scalar(harness.engine("billing"), unmarked) == 0)
+
+    # The relay marks what it has published a moment later, many commits together.
+    await eventually(all_marked)
     for table in ("effects", "inbox_messages"):
         await execute(engine, f"DELETE FROM gateway.{table} WHERE message_id = :id", id=ids[0])
     return ids

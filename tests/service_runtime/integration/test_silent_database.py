@@ -131,7 +131,7 @@ async def test_a_database_that_takes_no_writes_is_not_ready(database: Database) 
                 text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name"),
                 {"name": "reelhouse-probe-watch"},
             )
-        await eventually(failing(watch, "takes no writes"))
+        await eventually(failing(watch, "takes no writes"), 30)
         async with database.superuser_engine().begin() as superuser:
             await superuser.execute(text("SET transaction_read_only = off"))
             await superuser.execute(text(f"ALTER DATABASE {database.name} RESET default_transaction_read_only"))

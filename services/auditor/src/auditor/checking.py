@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.invariants import INVARIANTS
 from auditor.schemas import snapshot
-from messaging.database import READ_ONLY, is_unavailable
+from messaging.database import READ_ONLY, STATEMENT_TIMEOUT, is_unavailable
 from service_runtime.database import engine_for
 
 LISTED_PER_INVARIANT: Final = 100
@@ -69,8 +69,9 @@ async def _check_one(engine: AsyncEngine, invariant: Invariant, tolerance_second
         async with snapshot(engine) as connection:
             return await evaluate(connection, invariant, tolerance_seconds)
     except DBAPIError as error:
-        # The snapshot is read only because we made it so: a query that writes in it is wrong, not unavailable.
-        if is_unavailable(error) and getattr(error.orig, "sqlstate", None) != READ_ONLY:
+        # The snapshot is read only, and ends each query in time, because we made it so: a query that writes in it, or
+        # takes longer, is wrong, not unavailable.
+        if is_unavailable(error) and getattr(error.orig, "sqlstate", None) not in (READ_ONLY, STATEMENT_TIMEOUT):
             raise
         reason = str(error.orig).splitlines()[0]
         return Result(invariant, 0, (), time.perf_counter() - began, failure=reason)
