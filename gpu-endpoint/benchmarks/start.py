@@ -137,8 +137,8 @@ def write_store(setting: Setting) -> None:
     """Tiny weights under the catalogue's file names, without holes, and what the worker knows of them."""
     files = read_manifest(PROJECT / "models.json").models[MODEL]
     if setting.real:
-        workflows = sorted((CATALOGUE / MODEL).glob("workflow*.json"))
-        command = [setting.python.absolute(), PROJECT / "comfyui_real/tiny_weights.py", setting.volume, *workflows]
+        description = CATALOGUE / MODEL / "model.json"
+        command = [setting.python.absolute(), PROJECT / "comfyui_real/tiny_weights.py", setting.volume, description]
         subprocess.run(command, cwd=setting.checkout, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         for file in files:
             path = setting.volume / file.path
