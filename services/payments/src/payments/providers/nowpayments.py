@@ -239,23 +239,26 @@ def _snapshot(reference: str, currency: str, coins: Sequence[_Coin]) -> Snapshot
     a repeated deposit and one in another coin are finished whatever they are worth (NOWPayments, "Repeated deposits"
     and "Wrong-asset deposits"). Two coin payments that are "partially paid" may be the whole price together.
     """
-    arrived = [coin for coin in coins if coin.payment_status in ("finished", "partially_paid", "refunded")]
     asked_in = {str(coin.payment_id): coin.pay_currency for coin in coins}
-    worth = {id(coin): _worth(coin, currency, asked_in) for coin in arrived}
+    arrived = [
+        (coin, _worth(coin, currency, asked_in))
+        for coin in coins
+        if coin.payment_status in ("finished", "partially_paid", "refunded")
+    ]
     price = max((coin.price_amount * 100 for coin in coins if coin.parent_payment_id is None), default=Decimal(0))
-    paid_cents = _rounded(sum(worth.values(), Decimal(0)), price)
+    paid_cents = _rounded(sum((worth for _, worth in arrived), Decimal(0)), price)
     refunds = tuple(
-        ProviderRefund(str(coin.payment_id), _rounded(worth[id(coin)], price), currency, "succeeded")
-        for coin in arrived
-        if coin.payment_status == "refunded" and worth[id(coin)] > 0
+        ProviderRefund(str(coin.payment_id), _rounded(worth, price), currency, "succeeded")
+        for coin, worth in arrived
+        if coin.payment_status == "refunded" and worth > 0
     )
-    kept = any(coin.payment_status == "finished" for coin in arrived)
+    kept = any(coin.payment_status == "finished" for coin in coins)
     on_the_way = any(coin.payment_status not in _ENDED for coin in coins)
     if arrived and paid_cents >= price > 0:
         return Snapshot(reference, "paid", paid_cents, currency, refunds=refunds)
     if on_the_way and not kept:
         return Snapshot(reference, "processing", 0, currency)
-    if kept or any(coin.payment_status == "partially_paid" for coin in arrived):
+    if kept or any(coin.payment_status == "partially_paid" for coin in coins):
         state: CheckoutState = "paid" if kept else "expired"
         return Snapshot(reference, state, paid_cents, currency, mismatch="underpaid", refunds=refunds)
     if not coins or any(coin.payment_status == "waiting" for coin in coins):
