@@ -29,17 +29,14 @@ import uvloop
 
 from benchmarks.instant_worker import InstantWorker
 from benchmarks.smoke import cpu_seconds
-from billing.commands import grant
-from billing.settings import CommandSettings
-from contracts.billing import GrantCredits
 from contracts.message import SERVICES
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
 from local_platform.process_table import ENDPOINT_ID
 from local_platform.supervisor import PlatformOptions, Supervisor
-from messaging.ids import new_id
 from tests.faults.books import check_books
+from tests.faults.granting import grant_to_each
 from tests.support.media import picture
 
 SIDE_PIXELS: Final = 256
@@ -95,13 +92,7 @@ class Traffic:
 
     async def grant(self) -> None:
         """Give everybody credits."""
-        settings = CommandSettings(database_url=self._platform.postgres.dsns["billing"])
-        for user in self._users:
-            command = GrantCredits(
-                grant_id=new_id(), user_id=user, amount_credits=CREDITS, reason="goodwill", actor="load"
-            )
-            if await grant(settings, command) != 0:
-                raise RuntimeError("no credits were granted")
+        await grant_to_each(self._platform, self._users, CREDITS, actor="load")
 
     async def run(self, phase: Phase, seconds: float) -> None:
         """Order at the phase's rate, then wait for the answers."""

@@ -9,24 +9,23 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
 from uuid import uuid4
 
 import docker
-import httpx
 import pytest
 from docker.errors import DockerException
 
 from contracts.message import SERVICES, Service
-from local_platform.api_client import ApiClient
 from local_platform.process_table import ProcessSpec, processes
 from local_platform.supervisor import PlatformOptions, Supervisor
 from local_platform.wiring import Wiring
 from tests.deploy.container_process import LABEL
 from tests.deploy.manifests import ROOT
+from tests.observability.scraping import buy_and_order
 from tests.support.waiting import eventually
 
 BASE_IMAGE: Final = os.environ.get("REELHOUSE_BASE_IMAGE", "python:3.13-slim-bookworm")
@@ -106,26 +105,7 @@ def test_an_image_without_settings_names_the_variables(engine: docker.DockerClie
 
 
 async def test_an_order_is_delivered_and_charged_by_containers(platform: Supervisor) -> None:
-    description = await platform.start()
-    async with ApiClient(description, uuid4(), plan="pro") as api, httpx.AsyncClient(trust_env=False) as browser:
-        pack = (await api.get("/v1/credit-packs"))["items"][0]
-        payment = await api.post("/v1/payments", {"pack_id": pack["id"], "provider": "btcpay"}, key="buy")
-        await browser.post(payment["checkout_url"], data={})
-        bought = pack["credits"] + pack["bonus_credits"]
-
-        async def available() -> int:
-            return int((await api.get("/v1/balance"))["available_credits"])
-
-        await eventually(lambda: _equal(available, bought), 60, "the credits that were bought")
-        model = next(model for model in (await api.get("/v1/models"))["items"] if model["kind"] == "image")
-        order = {"model_id": model["id"], "parameters": {"prompt": "a lighthouse in the rain"}}
-        placed = await api.post("/v1/generations", order, key="order")
-
-        async def completed() -> bool:
-            return bool((await api.get(f"/v1/generations/{placed['id']}"))["status"] == "completed")
-
-        await eventually(completed, 120, "the picture")
-        await eventually(lambda: _equal(available, bought - placed["price_credits"]), 30, "the charge")
+    await buy_and_order(await platform.start())
 
 
 async def test_a_container_is_ready_soon(platform: Supervisor) -> None:
@@ -142,10 +122,6 @@ async def test_a_container_is_ready_soon(platform: Supervisor) -> None:
 
 def _ended(platform: Supervisor, service: Service) -> bool:
     return not platform.alive(service)
-
-
-async def _equal(ask: Callable[[], Awaitable[int]], wanted: int) -> bool:
-    return await ask() == wanted
 
 
 def _connect(path: str) -> OSError | None:

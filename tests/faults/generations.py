@@ -31,9 +31,6 @@ import boto3
 import httpx
 from botocore.config import Config
 
-from billing.commands import grant
-from billing.settings import CommandSettings
-from contracts.billing import GrantCredits
 from contracts.message import SERVICES
 from local_platform.api_client import ApiClient, UnexpectedAnswerError
 from local_platform.console import say, table
@@ -43,6 +40,7 @@ from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
 from tests.faults.books import check_books
 from tests.faults.disasters import DisasterRunner, Faults, schedule
+from tests.faults.granting import grant_to_each
 from tests.generation.worker import Worker, working
 from tests.support.media import picture
 
@@ -322,13 +320,7 @@ async def main(disasters: int, per_second: float, orders_per_second: float, seed
 
 async def grant_credits(platform: PlatformDescription, customers: Customers) -> None:
     """Give every customer credits, as an operator does."""
-    settings = CommandSettings(database_url=platform.postgres.dsns["billing"])
-    for user in customers.users:
-        command = GrantCredits(
-            grant_id=new_id(), user_id=user.user_id, amount_credits=CREDITS, reason="goodwill", actor="faults"
-        )
-        if await grant(settings, command) != 0:
-            raise RuntimeError("no credits were granted")
+    await grant_to_each(platform, [user.user_id for user in customers.users], CREDITS)
 
 
 async def _misbehave(platform: PlatformDescription, seed: int) -> None:

@@ -17,12 +17,10 @@ import aiohttp
 import asyncpg
 from yarl import URL
 
-from billing.commands import grant
-from billing.settings import CommandSettings
-from contracts.billing import GrantCredits
 from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
 from messaging.ids import new_id
+from tests.faults.granting import grant_to_each
 
 USERS: Final = 20
 CREDITS: Final = 1_000_000
@@ -54,13 +52,7 @@ class Traffic:
         self._http = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS), connector=aiohttp.TCPConnector(limit=0)
         )
-        settings = CommandSettings(database_url=self._platform.postgres.dsns["billing"])
-        for user in self.users:
-            command = GrantCredits(
-                grant_id=new_id(), user_id=user, amount_credits=CREDITS, reason="goodwill", actor="faults"
-            )
-            if await grant(settings, command) != 0:
-                raise RuntimeError("no credits were granted")
+        await grant_to_each(self._platform, self.users, CREDITS)
         self._following = [asyncio.create_task(self._follow(user)) for user in self.users]
         return self
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.billing import CreditsRefused, GrantCredits
+from contracts.billing import CreditsCaptured, CreditsRefused, GrantCredits
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transaction, Transactions
@@ -24,6 +24,18 @@ def refused(number: int = 1) -> CreditsRefused:
         required_credits=number,
         available_credits=0,
         refused_at=datetime(2026, 11, 23, tzinfo=UTC),
+    )
+
+
+def captured(number: int = 1) -> CreditsCaptured:
+    """Another event that billing sends and the gateway reads."""
+    return CreditsCaptured(
+        reservation_id=new_id(),
+        generation_id=new_id(),
+        user_id=new_id(),
+        captured_credits=number,
+        released_credits=0,
+        lines=(),
     )
 
 

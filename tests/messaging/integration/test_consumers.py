@@ -22,6 +22,7 @@ from messaging.runtime import Messaging
 from messaging.transaction import Transaction
 from tests.messaging.integration.conftest import MessagingHarness, running
 from tests.messaging.integration.effects import (
+    captured,
     effects,
     execute,
     expect_effects,
@@ -500,18 +501,6 @@ async def test_each_type_gets_one_call_with_its_messages_in_order(harness: Messa
     assert calls == [("refused", list(range(10))), ("captured", list(range(10)))]
 
 
-def captured(number: int) -> CreditsCaptured:
-    """Another event that billing sends and the gateway reads."""
-    return CreditsCaptured(
-        reservation_id=new_id(),
-        generation_id=new_id(),
-        user_id=new_id(),
-        captured_credits=number,
-        released_credits=0,
-        lines=(),
-    )
-
-
 async def test_an_answer_continues_the_correlation_of_its_cause(harness: MessagingHarness) -> None:
     async def answer(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
         tx.after_commit(lambda: heard.extend(messages))
@@ -584,16 +573,8 @@ async def test_message_types_that_share_a_handler_reach_it_together_and_in_order
         calls.append([type(message.payload).__name__ for message in messages])
 
     billing = await harness.start("billing")
-    captured = CreditsCaptured(
-        reservation_id=new_id(),
-        generation_id=new_id(),
-        user_id=new_id(),
-        captured_credits=1,
-        released_credits=0,
-        lines=(),
-    )
     async with billing.transactions.begin() as tx:
-        ids = [tx.publish(message, correlation_id=new_id()) for message in (refused(1), captured, refused(2))]
+        ids = [tx.publish(message, correlation_id=new_id()) for message in (refused(1), captured(), refused(2))]
     await expect_published(harness.engine("billing"))
     kinds = (CreditsRefused, CreditsCaptured)
     await harness.start("gateway", [Subscription(kind, handle, linger_seconds=0.5) for kind in kinds])

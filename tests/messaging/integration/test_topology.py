@@ -14,7 +14,15 @@ from messaging.errors import BrokerUnavailableError, ConfigurationMismatchError,
 from messaging.ids import new_id
 from messaging.transaction import Transactions
 from tests.messaging.integration.conftest import MessagingHarness
-from tests.messaging.integration.effects import effects, expect_effects, publish_refused, record, refused, scalar
+from tests.messaging.integration.effects import (
+    captured,
+    effects,
+    expect_effects,
+    publish_refused,
+    record,
+    refused,
+    scalar,
+)
 from tests.support import eventually
 
 Check = Callable[[], Awaitable[None]]
@@ -159,14 +167,3 @@ async def publish_captured(transactions: Transactions, count: int) -> list[UUID]
     """Commit ``count`` events of another subject; returns their ids."""
     async with transactions.begin() as tx:
         return [tx.publish(captured(), correlation_id=new_id()) for _ in range(count)]
-
-
-def captured() -> CreditsCaptured:
-    return CreditsCaptured(
-        reservation_id=new_id(),
-        generation_id=new_id(),
-        user_id=new_id(),
-        captured_credits=1,
-        released_credits=0,
-        lines=(),
-    )
