@@ -27,8 +27,9 @@ until docker version >/dev/null 2>&1; do
 done
 
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-mirror=$(awk '$1 == "URIs:" { print $2; exit } $1 == "deb" { print $2; exit }' \
-    /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null)
+# Not every Debian has both kinds of list; awk would stop at one that is missing.
+mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
+    awk '$1 == "URIs:" { print $2; exit } $1 == "deb" { print $2; exit }')
 echo "making a base image of Debian $suite"
 debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "$suite" "$work/root" "$mirror" \
     >"$work/debootstrap.log" 2>&1 || { tail -n 20 "$work/debootstrap.log" >&2; exit 1; }
