@@ -43,10 +43,7 @@ def render(directory: Path) -> tuple[Manifest, ...]:
 
 def combination(work: Path, components: Sequence[str]) -> Path:
     """An overlay in a copy of the tree: the base, the given components and the release of production."""
-    tree = work / "k8s"
-    shutil.copytree(KUBERNETES, tree)
-    shutil.copytree(KUBERNETES.parent / "observability", work / "observability")
-    overlay = tree / "overlays" / "combination"
+    overlay = copy_of_tree(work) / "overlays" / "combination"
     overlay.mkdir()
     parts = [*(f"../../components/{name}" for name in components), "../production/release"]
     document = {
@@ -58,6 +55,13 @@ def combination(work: Path, components: Sequence[str]) -> Path:
     }
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(document))
     return overlay
+
+
+def copy_of_tree(work: Path) -> Path:
+    """deploy/k8s in a directory of its own, beside what it includes."""
+    for name in ("k8s", "observability"):
+        shutil.copytree(KUBERNETES.parent / name, work / name)
+    return work / "k8s"
 
 
 def of_kind(manifests: Iterable[Manifest], kind: str) -> dict[str, Manifest]:

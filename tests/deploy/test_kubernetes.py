@@ -20,6 +20,7 @@ from tests.deploy.manifests import (
     Manifest,
     Policies,
     combination,
+    copy_of_tree,
     hold_against_schemas,
     of_kind,
     render,
@@ -58,6 +59,8 @@ URL_FIELDS: Final = {
     "nowpayments_url": "internet",
 }
 """Where each address among the settings is called from the pod; None where it is not."""
+PLACEHOLDERS: Final = r"\.invalid|example\.com|PROJECT|ACCOUNT|ENDPOINT_ID"
+"""What the production overlay holds until a team puts its own names there; docs/deploy.md searches for the same."""
 PORTS: Final = {"postgres": "5432", "nats": "4222", "internet": "443"}
 
 
@@ -85,6 +88,26 @@ def test_an_overlay_renders_and_fits_the_schemas(overlay: str, tmp_path: Path) -
 @pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
 def test_a_combination_of_components_renders_and_fits(components: list[str], tmp_path: Path) -> None:
     hold_against_schemas(render(combination(tmp_path, components)), tmp_path)
+
+
+def test_no_placeholder_is_left_when_the_files_of_a_deployer_are_filled_in(tmp_path: Path) -> None:
+    overlay = copy_of_tree(tmp_path) / "overlays/production"
+    assert re.search(PLACEHOLDERS, yaml.safe_dump_all(render(PRODUCTION)))
+    for file in (overlay / "addresses.env", *(overlay / "settings").iterdir(), overlay / "release/kustomization.yaml"):
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(line if ".invalid" in line else re.sub(PLACEHOLDERS, "mine", line) for line in lines))
+    text = yaml.safe_dump_all(render(overlay))
+    assert not re.findall(rf".*(?:{PLACEHOLDERS}).*", text)
+    assert f"grep -nE '{PLACEHOLDERS}'" in (ROOT / "docs/deploy.md").read_text()
+
+
+def test_an_alert_leads_to_its_section_at_the_address_of_the_overlay() -> None:
+    (address,) = re.findall(r"^RUNBOOK=(\S+)$", (PRODUCTION / "addresses.env").read_text(), re.MULTILINE)
+    sections = set(re.findall(r"^#+ (\w+)$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE))
+    rules = of_kind(render(PRODUCTION), "PrometheusRule")["reelhouse"]["spec"]["groups"]
+    urls = {rule["annotations"]["runbook_url"] for group in rules for rule in group["rules"] if "alert" in rule}
+    assert urls
+    assert urls <= {f"{address}#{section.lower()}" for section in sections}
 
 
 def test_every_component_is_in_a_combination() -> None:
