@@ -441,6 +441,20 @@ QUEUE: Final = Board(
                     "stat",
                     16,
                 ),
+                Panel(
+                    "GPU seconds thrown away by cancels",
+                    "Worker time that users' cancels stopped, in the chosen range: nobody pays for it."
+                    " `GATEWAY_RUNNING_CANCELS_PER_DAY` bounds it for each user.",
+                    "s",
+                    [
+                        Query(
+                            "sum by (model) (increase(generation_cancelled_gpu_seconds_total[$__range]))",
+                            "{{model}}",
+                        )
+                    ],
+                    "stat",
+                    8,
+                ),
             ],
         ),
     ],

@@ -22,6 +22,7 @@ WITHOUT_EXAMPLE = {
     "Failure",
     "Model",
     "QuoteLine",
+    "QuoteTerms",
     "ResolutionTier",
     "Licence",
     "StepSurcharge",

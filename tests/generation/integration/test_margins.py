@@ -12,8 +12,8 @@ from prometheus_client import REGISTRY
 from catalogue.gpu_cost import OVERHEAD, cost_micro_usd, usd_per_credit
 from generation import commands
 from generation.changes import save_changes
-from generation.domain import provider_events
-from generation.domain.gpu_use import GpuUse
+from generation.domain import lifecycle, provider_events
+from generation.domain.gpu_use import GpuUse, record_use
 from generation.domain.margins import EndpointCost
 from generation.domain.provider_reports import JobFailed, OutputUploaded, Report
 from generation.repository.fair_queue import ClaimedOrder
@@ -107,6 +107,25 @@ async def test_a_later_word_on_an_ended_attempt_adds_only_what_is_new(harness: G
     assert counted("generation_gpu_seconds_total", status="failed") - before == 5
     [attempt] = await harness.attempts(one.generation_id)
     assert attempt.cost_micro_usd == cost_micro_usd(L4, 3_000)
+
+
+async def test_what_a_users_cancel_throws_away_is_counted_and_other_ends_are_not(harness: GenerationHarness) -> None:
+    one = order()
+    await harness.enqueue(one)
+    [first] = await harness.claim()
+    before = counted("generation_cancelled_gpu_seconds_total")
+    await report(harness, first, failed(GpuUse(gpu_type=L4, execution_ms=2_000)))
+    second = await retry_at_once(harness, one.generation_id)
+    async with harness.transactions.begin() as tx:
+        locked = await lock_orders(tx.connection, [one.generation_id])
+        running = locked.orders[one.generation_id]
+        attempt = running.get_attempt(second.attempt_id)
+        provider_events.submitted(running, attempt, second.fence_token, "job", harness.policy, locked.now)
+        lifecycle.cancel(running, harness.policy, locked.now)
+        lifecycle.provider_cancelled(running, attempt, locked.now)
+        record_use(running, attempt, GpuUse(execution_ms=7_000))
+        await save_changes(tx, locked, harness.wake_ups)
+    assert counted("generation_cancelled_gpu_seconds_total") - before == 7
 
 
 async def test_the_report_sets_revenue_against_every_attempt(harness: GenerationHarness) -> None:

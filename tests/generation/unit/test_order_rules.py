@@ -297,6 +297,18 @@ class TestCancel:
         provider_cancelled(one, one.attempts[0], LATER)
         assert (one.status, names(one)) == ("cancelled", ["GenerationCancelling", "GenerationCancelled"])
 
+    @pytest.mark.parametrize("attempt", ["prepared", "unknown", "submitted", "running"])
+    def test_a_cancel_that_may_stop_no_worker_leaves_running_work(self, attempt: AttemptStatus) -> None:
+        one = order("running", attempt)
+        cancel(one, POLICY, NOW, stop_running=False)
+        assert (one.status, one.attempts[0].cancel_due_at, one.events) == ("running", None, [])
+
+    @pytest.mark.parametrize("attempts", [(), ("failed",)])
+    def test_a_cancel_that_may_stop_no_worker_ends_waiting_work(self, attempts: tuple[AttemptStatus, ...]) -> None:
+        one = order("queued", *attempts, ready=True)
+        cancel(one, POLICY, NOW, stop_running=False)
+        assert one.status == "cancelled"
+
     def test_a_cancel_during_the_submission_waits_for_its_answer(self) -> None:
         one = order("dispatching", "prepared")
         cancel(one, POLICY, NOW)

@@ -49,7 +49,10 @@ FAILURE_SENTENCES: Final[Mapping[FailureCode, str]] = {
 
 
 class CancelGeneration(Message, frozen=True, kw_only=True):
-    """A user wants a generation stopped. It may come before the generation is known here, and is kept until it is."""
+    """A user wants a generation stopped. It may come before the generation is known here, and is kept until it is.
+
+    Without ``stop_running`` it stops only what no worker has: the user's allowance for the rest is used up.
+    """
 
     subject: ClassVar[str] = "generation.command.cancel-generation.v1"
     producers: ClassVar[tuple[Service, ...]] = ("gateway",)
@@ -58,6 +61,7 @@ class CancelGeneration(Message, frozen=True, kw_only=True):
     generation_id: UUID
     user_id: UUID
     requested_at: datetime
+    stop_running: bool = True
 
 
 class GenerationQueued(Message, frozen=True, kw_only=True):

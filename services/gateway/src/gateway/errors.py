@@ -95,6 +95,15 @@ class GenerationEnded(Problem):
     status = 409
 
 
+class CancelAllowanceUsed(Problem):
+    """A worker has it, and the user has cancelled as much running work in 24 hours as the plan allows."""
+
+    code = "cancel_allowance_used"
+    title = "No more running work can be cancelled today"
+    status = 409
+    retryable = True
+
+
 class PaymentNotFound(Problem):
     """No payment of this user has this id."""
 

@@ -22,6 +22,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         **_ORDER,
         "price_credits": 8,
         "lines": [{"label": "base", "credits": 2}, {"label": "size and length", "credits": 6}],
+        "terms": {"running_cancels_per_day": 3},
     },
     "GenerationRequest": {**_ORDER, "max_price_credits": 10},
     "Generation": {

@@ -47,7 +47,7 @@ from gateway.events import (
     HistoryEvent,
     PaymentUpdated,
 )
-from gateway.projections import GenerationChange, HistoryEntry, Transition, Verdict
+from gateway.projections import GenerationChange, HistoryEntry, RunningCancel, Transition, Verdict
 from gateway.records import StoredFile
 from gateway.statuses import status_of_refusal
 from messaging.ids import derived_id
@@ -70,6 +70,7 @@ class Changes:
     """For each user the highest line, and the entry that carries the balance after it."""
     payments: list[Payment] = field(default_factory=list)
     refused_payments: list[PaymentRefused] = field(default_factory=list)
+    running_cancels: list[RunningCancel] = field(default_factory=list)
     history: list[HistoryEntry] = field(default_factory=list)
 
     def generation(self, generation_id: UUID) -> GenerationChange:
@@ -128,6 +129,7 @@ class Projector:
         await projections.record_verdicts(tx.connection, changes.verdicts)
         await projections.refuse_generations(tx.connection, changes.refusals)
         await projections.update_generations(tx.connection, changes.generations.values())
+        await projections.count_running_cancels(tx.connection, changes.running_cancels)
         await projections.advance_payments(tx.connection, changes.payments)
         await projections.refuse_payments(tx.connection, changes.refused_payments)
         tx.after_commit(lambda: self._notify({entry.user_id for entry in history}))
@@ -293,7 +295,10 @@ def _failed(changes: Changes, message: Received[GenerationFailed]) -> None:
 
 
 def _cancelling(changes: Changes, message: Received[GenerationCancelling]) -> None:
-    _transition(changes, message, Transition(message.payload.version, "cancelling"), "cancelling")
+    event = message.payload
+    # A worker had it. Mostly the cancel has been counted when it was asked for.
+    changes.running_cancels.append(RunningCancel(event.generation_id, event.user_id, message.occurred_at))
+    _transition(changes, message, Transition(event.version, "cancelling"), "cancelling")
 
 
 def _cancelled(changes: Changes, message: Received[GenerationCancelled]) -> None:

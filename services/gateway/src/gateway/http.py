@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from gateway.dependencies import Dependencies
 from gateway.openapi import describe
+from gateway.rate_limit_headers import RateLimitHeaders
 from gateway.routes import account, events, generations, offers, payments, uploads
 from messaging.database import is_unavailable
 from messaging.errors import DatabaseUnavailableError
@@ -57,6 +58,8 @@ class PublicApi(FastAPI):
                 "ETag",
                 "Idempotent-Replayed",
                 "Location",
+                "RateLimit",
+                "RateLimit-Policy",
                 "Retry-After",
                 "Trace-Id",
             ],
@@ -115,5 +118,6 @@ def build_app(dependencies: Dependencies) -> FastAPI:
     for error in DATABASE_ERRORS:
         app.add_exception_handler(error, _database_unavailable)
     app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(RateLimitHeaders)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app

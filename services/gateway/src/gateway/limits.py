@@ -1,12 +1,23 @@
 """What a user may do in a while, counted in PostgreSQL: so for all replicas together."""
 
 from math import ceil
+from typing import Final
 
+from contracts.values import Lane
 from gateway import repository
 from gateway.dependencies import Dependencies
 from gateway.domain import User
 from gateway.errors import RateLimited
+from gateway.rate_limit_headers import Limit
+from gateway.settings import Settings
 from messaging.database import single_statements
+
+DAY_SECONDS: Final = 86_400
+
+
+def running_cancels(settings: Settings, lane: Lane) -> Limit:
+    """How much running work a user of this plan may cancel."""
+    return Limit("running-cancels", settings.running_cancels_per_day[lane], DAY_SECONDS)
 
 
 async def check_write(dependencies: Dependencies, user: User) -> None:

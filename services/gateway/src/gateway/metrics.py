@@ -5,12 +5,19 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from service_runtime.indicators import ACCEPTED_IN_TIME, ACCEPTED_SECONDS
 from service_runtime.problems import Problem
 
 OPEN_STREAMS: Final = Gauge("gateway_open_streams", "Event streams that are open")
+RUNNING_CANCELS: Final = Counter(
+    "gateway_running_cancels_total",
+    "Cancels of work that a worker has, by outcome: accepted, or refused because the user's allowance is used up",
+    ["outcome"],
+)
+for _outcome in ("accepted", "refused"):
+    RUNNING_CANCELS.labels(_outcome)
 ACCEPTED_IN_TIME.start()
 
 

@@ -12,14 +12,12 @@ import structlog
 from catalogue import FieldError, InvalidParameters, Model, UnknownModel
 from contracts.billing import CreditsRefused, RefusalCode
 from contracts.gateway import GenerationRequested
-from contracts.generation import CancelGeneration
 from contracts.values import GenerationOrder
 from gateway import queries, repository
 from gateway.dependencies import Dependencies
 from gateway.domain import OrderRequest, User, is_storable
 from gateway.errors import (
     AccountFrozen,
-    GenerationEnded,
     GenerationNotFound,
     IdempotencyKeyReused,
     InsufficientCredits,
@@ -31,8 +29,7 @@ from gateway.errors import (
 from gateway.limits import check_write
 from gateway.live_events import Reply, wait_for_reply
 from gateway.records import GenerationRecord, GenerationRequestRecord
-from gateway.statuses import TERMINAL, WITHDRAWN
-from gateway.withdrawals import withdraw
+from gateway.statuses import WITHDRAWN
 from messaging.database import single_statements
 from messaging.ids import new_id
 from messaging.transaction import Transaction
@@ -110,23 +107,6 @@ async def get_generation(dependencies: Dependencies, user: User, generation_id: 
     generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
     if generation is None:
         raise GenerationNotFound
-    return generation
-
-
-async def request_cancellation(dependencies: Dependencies, user: User, generation_id: UUID) -> GenerationRecord:
-    """Ask generation to stop an order, and billing not to fund it any more; returns it as it is now.
-
-    Raises ``GenerationNotFound``, ``GenerationEnded`` and ``RateLimited``.
-    """
-    generation = await get_generation(dependencies, user, generation_id)
-    if generation.status in TERMINAL:
-        raise GenerationEnded(f"the generation is {generation.status}", status_of_generation=generation.status)
-    await check_write(dependencies, user)
-    async with dependencies.transactions.begin() as tx:
-        now = await repository.get_now(tx.connection)
-        command = CancelGeneration(generation_id=generation_id, user_id=user.user_id, requested_at=now)
-        tx.publish(command, correlation_id=generation_id)
-        await withdraw(tx, generation_id, "cancelled")
     return generation
 
 

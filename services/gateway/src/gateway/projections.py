@@ -4,7 +4,7 @@ Statements are built once and given lists of rows as parameters: building one co
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -25,6 +25,7 @@ from gateway.tables import (
     generations,
     payment_requests,
     payments,
+    running_cancellations,
 )
 
 
@@ -85,6 +86,15 @@ class GenerationChange:
             "released_credits": self.released_credits,
         }
         return {f"new_{name}": value for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCancel:
+    """A generation that was cancelled while a worker had it."""
+
+    generation_id: UUID
+    user_id: UUID
+    cancelled_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +232,14 @@ async def refuse_generations(connection: AsyncConnection, refusals: Mapping[UUID
             .where(generations.c.generation_id == generation_id, generations.c.status == "requested")
             .values(status=status, failure_code=failure_code, updated_at=sa.func.now())
         )
+
+
+async def count_running_cancels(connection: AsyncConnection, cancels: Sequence[RunningCancel]) -> None:
+    """Count these cancels against their users' allowances; a generation counts once, when it was first counted."""
+    if cancels:
+        rows = [asdict(cancel) for cancel in sorted(cancels, key=lambda one: one.generation_id)]
+        fresh = insert(running_cancellations).on_conflict_do_nothing(index_elements=["generation_id"])
+        await connection.execute(fresh, rows)
 
 
 async def add_lines(connection: AsyncConnection, lines: Sequence[LedgerLine]) -> set[UUID]:

@@ -122,6 +122,15 @@ class HistoryRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningCancels:
+    """A user's cancels of running work within the window, and how long until there is one less."""
+
+    count: int
+    includes_this: bool
+    seconds_to_next: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewUpload:
     """A file that a user may upload."""
 

@@ -13,13 +13,20 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.values import GenerationOrder
-from gateway.records import GenerationRequestRecord, NewPayment, NewUpload, PaymentRequestRecord
-from gateway.statuses import TERMINAL
+from gateway.records import (
+    GenerationRequestRecord,
+    NewPayment,
+    NewUpload,
+    PaymentRequestRecord,
+    RunningCancels,
+)
+from gateway.statuses import TERMINAL, GenerationStatus
 from gateway.tables import (
     generation_requests,
     generations,
     payment_requests,
     payments,
+    running_cancellations,
     uploads,
     write_allowances,
 )
@@ -198,6 +205,34 @@ async def lock_overdue(connection: AsyncConnection, batch: int) -> list[Generati
 def _withdrawn(row: sa.Row[Any]) -> GenerationOrder:
     """An order that is not to be made: its uploads do not matter any more."""
     return GenerationOrder(**{name: getattr(row, name) for name in _ORDER}, uploads={})
+
+
+async def get_status(connection: AsyncConnection, generation_id: UUID) -> GenerationStatus:
+    """The status of a generation that is known to be there."""
+    statement = sa.select(generations.c.status).where(generations.c.generation_id == generation_id)
+    status: GenerationStatus = (await connection.execute(statement)).scalar_one()
+    return status
+
+
+async def count_running_cancels(
+    connection: AsyncConnection, user_id: UUID, generation_id: UUID, window_seconds: int
+) -> RunningCancels:
+    """The user's cancels of running work in the window before now, and whether this generation is among them."""
+    made, window = running_cancellations.c, timedelta(seconds=window_seconds)
+    to_next = sa.func.extract("epoch", sa.func.min(made.cancelled_at) + window - sa.func.now())
+    statement = sa.select(
+        sa.func.count(),
+        sa.func.coalesce(sa.func.bool_or(made.generation_id == generation_id), sa.false()),
+        sa.func.coalesce(sa.func.ceil(to_next), window_seconds),
+    ).where(made.user_id == user_id, made.cancelled_at > sa.func.now() - window)
+    count, includes_this, seconds = (await connection.execute(statement)).one()
+    return RunningCancels(count, includes_this=includes_this, seconds_to_next=max(1, int(seconds)))
+
+
+async def add_running_cancel(connection: AsyncConnection, generation_id: UUID, user_id: UUID) -> None:
+    """Count the cancel of a generation that a worker has; a second one of the same changes nothing."""
+    fresh = insert(running_cancellations).values(generation_id=generation_id, user_id=user_id)
+    await connection.execute(fresh.on_conflict_do_nothing(index_elements=["generation_id"]))
 
 
 async def add_payment(connection: AsyncConnection, payment: NewPayment) -> None:

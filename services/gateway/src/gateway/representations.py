@@ -58,6 +58,15 @@ class QuoteLine(BaseModel):
     credits: int
 
 
+class QuoteTerms(BaseModel):
+    """An order can be cancelled for all its credits as long as it waits, and rarely once a worker has it."""
+
+    running_cancels_per_day: int = Field(
+        description="How much work that a worker has you may cancel in any 24 hours, by your plan. Beyond that it runs"
+        " to its end and is charged: `cancel_allowance_used`."
+    )
+
+
 class Quote(BaseModel):
     """A price in whole credits, and the parts that add up to it; parameters with all defaults filled in."""
 
@@ -65,6 +74,7 @@ class Quote(BaseModel):
     price_credits: int
     lines: list[QuoteLine]
     parameters: dict[str, Any]
+    terms: QuoteTerms
 
 
 class ResolutionTier(BaseModel):

@@ -1,9 +1,16 @@
 """The gateway's settings. Every name is prefixed with ``GATEWAY_``; secrets have no defaults."""
 
+from typing import get_args
+
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from contracts.values import Lane
 from service_runtime.settings import ServiceSettings
+
+
+def _default_running_cancels() -> dict[Lane, int]:
+    return {"pro": 30, "standard": 10, "free": 3}
 
 
 class Settings(ServiceSettings):
@@ -46,6 +53,8 @@ class Settings(ServiceSettings):
     max_open_generations: int = Field(default=200, ge=1)
     max_uploads_per_day: int = Field(default=200, ge=1)
     """Of one user, in any 24 hours."""
+    running_cancels_per_day: dict[Lane, int] = Field(default_factory=_default_running_cancels)
+    """By plan: how much work that a worker has one user may cancel, in any 24 hours."""
     writes_per_minute: int = Field(default=120, ge=1)
     """Of one user: the size of a token bucket, which refills evenly."""
 
@@ -53,4 +62,12 @@ class Settings(ServiceSettings):
     def _tokens_can_be_verified(self) -> "Settings":
         if self.jwt_secret is None and self.jwks_url is None:
             raise ValueError("tokens are verified with jwks_url or jwt_secret: set one, or both")
+        return self
+
+    @model_validator(mode="after")
+    def _every_plan_has_its_allowance(self) -> "Settings":
+        if set(self.running_cancels_per_day) != set(get_args(Lane)):
+            raise ValueError(f"running_cancels_per_day must name each of {', '.join(get_args(Lane))}")
+        if min(self.running_cancels_per_day.values()) < 0:
+            raise ValueError("running_cancels_per_day must not be negative")
         return self

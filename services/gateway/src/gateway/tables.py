@@ -151,6 +151,15 @@ uploads = sa.Table(
     sa.Column("created_at", _AT, nullable=False, server_default=sa.func.now()),
 )
 
+running_cancellations = sa.Table(
+    "running_cancellations",
+    metadata,
+    # A generation counts once, however often it is cancelled.
+    sa.Column("generation_id", _UUID, primary_key=True),
+    sa.Column("user_id", _UUID, nullable=False),
+    sa.Column("cancelled_at", _AT, nullable=False, server_default=sa.func.now()),
+)
+
 write_allowances = sa.Table(
     "write_allowances",
     metadata,

@@ -14,6 +14,7 @@ from generation.metrics import (
     count_order,
     count_revenue,
     count_spent,
+    count_thrown_away,
 )
 from generation.repository.orders import LockedOrders, save_orders
 from generation.wake_ups import WakeUps
@@ -50,6 +51,8 @@ async def save_changes(
             ATTEMPTS_ENDED.labels(order.endpoint, attempt.status).inc()
         for one in spent:
             count_spent(one.order.model_id, one.order.tier, one.attempt.status, one.milliseconds, one.micro_usd)
+            if one.thrown_away:
+                count_thrown_away(one.order.model_id, one.order.tier, one.milliseconds)
 
     tx.after_commit(committed)
 

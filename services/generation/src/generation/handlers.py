@@ -112,7 +112,7 @@ class Handlers:
             if order is None:
                 early.append(EarlyCancel(wanted.generation_id, wanted.user_id, wanted.requested_at))
             elif order.user_id == wanted.user_id:
-                lifecycle.cancel(order, self._policy, locked.now)
+                lifecycle.cancel(order, self._policy, locked.now, stop_running=wanted.stop_running)
             else:
                 log.warning("cancel_by_another_user", generation_id=str(wanted.generation_id))
         if early:

@@ -63,6 +63,11 @@ GPU_COST_USD: Final = Counter(
     "What that time and the cold starts before it cost, by the price list of the GPUs",
     ["model", "tier", "status"],
 )
+CANCELLED_GPU_SECONDS: Final = Counter(
+    "generation_cancelled_gpu_seconds_total",
+    "Worker time of attempts that their user's cancel stopped: nobody pays for it",
+    ["model", "tier"],
+)
 REVENUE_USD: Final = Counter(
     "generation_revenue_usd_total",
     "Captured credits of delivered orders, at the least that a credit is sold for",
@@ -120,6 +125,7 @@ def start(endpoints: Iterable[str], tiers: Mapping[str, Sequence[str]]) -> None:
             IN_FLIGHT.labels(model, lane).set(0)
         for tier in tiers[model]:
             REVENUE_USD.labels(model, tier)
+            CANCELLED_GPU_SECONDS.labels(model, tier)
             for status in _SPENDING:
                 GPU_SECONDS.labels(model, tier, status)
                 GPU_COST_USD.labels(model, tier, status)
@@ -154,6 +160,11 @@ def count_spent(model: str, tier: str | None, status: AttemptStatus, millisecond
     labels = (model, tier or _UNKNOWN_TIER, status)
     GPU_SECONDS.labels(*labels).inc(milliseconds / 1000)
     GPU_COST_USD.labels(*labels).inc(micro_usd / 1_000_000)
+
+
+def count_thrown_away(model: str, tier: str | None, milliseconds: int) -> None:
+    """So much of a worker's time was stopped by the user's cancel."""
+    CANCELLED_GPU_SECONDS.labels(model, tier or _UNKNOWN_TIER).inc(milliseconds / 1000)
 
 
 def count_revenue(model: str, tier: str | None, credits: int) -> None:

@@ -6,11 +6,12 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from contracts.values import Kind
-from gateway import ordering, queries
+from gateway import cancelling, ordering, queries
 from gateway.dependencies import Dependencies
 from gateway.domain import Cursor, OrderRequest, download_name, split_page
 from gateway.errors import (
     AccountFrozen,
+    CancelAllowanceUsed,
     GenerationEnded,
     GenerationNotFound,
     IdempotencyKeyMissing,
@@ -36,6 +37,7 @@ from gateway.representations import (
     Quote,
     QuoteLine,
     QuoteRequest,
+    QuoteTerms,
     Timeline,
     represent_generation,
     represent_timeline,
@@ -65,12 +67,13 @@ NOT_FOUND = refusals(GenerationNotFound)
 
 
 @router.post("/v1/quotes", operation_id="createQuote", responses=UNPRICED)
-async def create_quote(body: QuoteRequest, dependencies: CurrentDependencies, _: CurrentUser) -> Quote:
+async def create_quote(body: QuoteRequest, dependencies: CurrentDependencies, user: CurrentUser) -> Quote:
     """Price parameters without ordering anything."""
     model, parameters = ordering.complete_parameters(dependencies, body.model_id, body.parameters)
     quote = model.quote(parameters)
     lines = [QuoteLine(label=line.label, credits=line.credits) for line in quote.lines]
-    return Quote(model_id=model.id, price_credits=quote.price_credits, lines=lines, parameters=parameters)
+    terms = QuoteTerms(running_cancels_per_day=dependencies.settings.running_cancels_per_day[user.lane])
+    return Quote(model_id=model.id, price_credits=quote.price_credits, lines=lines, parameters=parameters, terms=terms)
 
 
 @router.post("/v1/generations", operation_id="createGeneration", status_code=201, responses=PLACED)
@@ -131,11 +134,16 @@ async def get_generation_timeline(
     "/v1/generations/{generation_id}/cancel",
     operation_id="cancelGeneration",
     status_code=202,
-    responses=refusals(GenerationNotFound, GenerationEnded, RateLimited),
+    responses=refusals(GenerationNotFound, GenerationEnded, CancelAllowanceUsed, RateLimited),
 )
 async def cancel_generation(generation_id: UUID, dependencies: CurrentDependencies, user: CurrentUser) -> Generation:
-    """Ask for it to be stopped. It wins until the file is being checked; the credits come back with the next event."""
-    generation = await ordering.request_cancellation(dependencies, user, generation_id)
+    """Ask for it to be stopped. It wins until the file is being checked; the credits come back with the next event.
+
+    Work that waits can always be cancelled. Of work that a worker has, the plan allows so many cancels in any 24 hours
+    (`running_cancels_per_day` of a quote): beyond that it runs to its end, and is charged. A cancel that was accepted
+    for waiting work then stops nothing, if a worker takes the work before the cancel arrives.
+    """
+    generation = await cancelling.request_cancellation(dependencies, user, generation_id)
     return represent_generation(generation, None)
 
 

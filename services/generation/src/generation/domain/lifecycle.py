@@ -8,9 +8,14 @@ from generation.domain.policy import Policy
 from generation.domain.transitions import fail, finish_cancel, finish_lookup, start_lookup
 
 
-def cancel(order: Order, policy: Policy, now: datetime) -> None:
-    """The user wants it stopped. That wins until storage verifies a file, and loses after."""
+def cancel(order: Order, policy: Policy, now: datetime, *, stop_running: bool = True) -> None:
+    """The user wants it stopped. That wins until storage verifies a file, and loses after.
+
+    Without ``stop_running`` it also loses once a worker may have the work.
+    """
     if order.status not in ("queued", "dispatching", "running"):
+        return
+    if not stop_running and any(attempt.live for attempt in order.attempts):
         return
     if not any(attempt.stoppable for attempt in order.attempts):
         finish_cancel(order, now)

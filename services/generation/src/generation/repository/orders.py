@@ -205,6 +205,11 @@ class Spent(NamedTuple):
     milliseconds: int
     micro_usd: int
 
+    @property
+    def thrown_away(self) -> bool:
+        """Whether the user's cancel stopped it: only that leads to these states of an order."""
+        return self.order.status in ("cancelling", "cancelled") and self.attempt.status == "cancelled"
+
 
 @dataclass(frozen=True, slots=True)
 class LockedOrders:
