@@ -85,7 +85,7 @@ audit: $(UV) ## Every lock file against the OSV database of known vulnerabilitie
 	cd deploy/checks && ../../$(UV) audit --frozen $(ARGS)
 
 k8s-check: install ## Render every overlay and combination of components, and hold them against schemas and settings
-	$(RUN)/pytest tests/deploy/test_kubernetes.py $(ARGS)
+	$(RUN)/pytest tests/deploy/test_kubernetes.py tests/deploy/test_local_overlay.py $(ARGS)
 
 image-check: install ## Lint the image files, and hold that every path they copy is there
 	$(RUN)/pytest tests/deploy/test_image_files.py $(ARGS)

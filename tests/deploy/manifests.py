@@ -1,4 +1,4 @@
-"""The deployment files as a deployer gets them: rendered by the real kustomize, checked by the real checkers."""
+"""The deployment files as a deployer gets them: rendered by the real kustomize and Compose, held by real checkers."""
 
 import json
 import shutil
@@ -6,14 +6,19 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import jsonschema
 import yaml
 
+from contracts.message import Service
+from service_runtime.settings import ServiceSettings
+
 ROOT: Final = Path(__file__).parents[2]
 KUBERNETES: Final = ROOT / "deploy/k8s"
+COMPOSE: Final = ROOT / "deploy/compose"
 CHECKS: Final = ROOT / "deploy/checks/.venv/bin"
 KUBERNETES_VERSION: Final = "1.36"
 
@@ -41,17 +46,31 @@ def render(directory: Path) -> tuple[Manifest, ...]:
     return tuple(yaml.safe_load_all(run("kubectl", "kustomize", directory)))
 
 
+@cache
+def compose_services() -> dict[str, dict[str, Any]]:
+    """Every service of deploy/compose as Compose understands it."""
+    parsed = run("docker-compose", "--file", COMPOSE / "compose.yaml", "config", "--format", "json")
+    found: dict[str, dict[str, Any]] = json.loads(parsed)["services"]
+    return found
+
+
+def settings_of(service: Service) -> type[ServiceSettings]:
+    """The settings class of a service."""
+    settings: type[ServiceSettings] = import_module(f"{service}.settings").Settings
+    return settings
+
+
 def combination(work: Path, components: Sequence[str]) -> Path:
     """An overlay in a copy of the tree: the base, the given components and the release of production."""
     overlay = copy_of_tree(work) / "overlays" / "combination"
     overlay.mkdir()
-    parts = [*(f"../../components/{name}" for name in components), "../production/release"]
+    release = ("../production/release", "../../components/migrations-by-tag")
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "reelhouse",
         "resources": ["../../base"],
-        "components": parts,
+        "components": [*(f"../../components/{name}" for name in components), *release],
     }
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(document))
     return overlay

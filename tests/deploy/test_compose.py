@@ -1,9 +1,6 @@
 """deploy/compose, held without an engine: parsed by the real Compose, and true to the settings of the services."""
 
 import json
-from functools import cache
-from importlib import import_module
-from typing import Any, Final
 
 import pytest
 import yaml
@@ -13,23 +10,8 @@ from contracts.message import SERVICES, Service
 from provisioning import broker
 from provisioning.buckets import BUCKETS
 from provisioning.database import all_roles
-from service_runtime.settings import ServiceSettings
-from tests.deploy.manifests import ROOT, run
-
-COMPOSE: Final = ROOT / "deploy/compose"
-
-
-@cache
-def services() -> dict[str, dict[str, Any]]:
-    """Every service of the file as Compose understands it."""
-    parsed = run("docker-compose", "--file", COMPOSE / "compose.yaml", "config", "--format", "json")
-    found: dict[str, dict[str, Any]] = json.loads(parsed)["services"]
-    return found
-
-
-def settings_of(service: Service) -> type[ServiceSettings]:
-    settings: type[ServiceSettings] = import_module(f"{service}.settings").Settings
-    return settings
+from tests.deploy.manifests import COMPOSE, ROOT, settings_of
+from tests.deploy.manifests import compose_services as services
 
 
 @pytest.mark.parametrize("service", SERVICES)
