@@ -87,12 +87,14 @@ def linear_gradient() -> bytes:
 
 async def test_shapes_are_those_that_the_stand_in_is_held_against(comfyui: RendererHarness) -> None:
     """``RECORD=1`` writes them anew."""
-    seen = await observe(comfyui.process.url)
+    try:
+        seen = await observe(comfyui.process.url)
+    finally:
+        await comfyui.restart()
     if os.environ.get("RECORD"):
         RECORDED.write_text(json.dumps(seen, indent=1, sort_keys=True) + "\n")
     recorded = json.loads(RECORDED.read_text())
     assert {name: shape for name, shape in seen.items() if shape != recorded.get(name)} == {}
-    await comfyui.restart()
 
 
 async def test_text_becomes_a_clip_and_a_retry_takes_what_was_sampled(comfyui: RendererHarness) -> None:

@@ -25,6 +25,9 @@ OPAQUE: Final = frozenset({"input_config", "current_inputs", "linked_node", "wor
 """What a driver has no business to look into, or what is ComfyUI's own matter."""
 SYSTEM: Final = ("comfyui_version", "pytorch_version", "python_version", "ram_free", "ram_total", "argv")
 
+_TRIES_TO_BE_SILENT: Final = 10
+_SILENCE_SECONDS: Final = 0.5
+
 
 def shape(value: Any, key: str = "") -> Any:
     """The shape of a JSON value. Nodes and prompts are named ``<id>``."""
@@ -222,16 +225,20 @@ class Observer:
         second = await self.http.ws_connect(f"/ws?clientId={client_id}")
         await second.receive()
         await first.close()
-        # The server has seen the end of the first when it answers another request of the same client.
-        await self.call("GET", "/queue")
-        prompt_id = await self.post(graphs.quick(f"silent-{client_id}"), client_id=client_id)
-        await self.until(prompt_id, "completed")
-        try:
-            heard = [(await second.receive(timeout=0.5)).type]
-        except TimeoutError:
-            heard = []
-        self.seen["second_socket_silent"] = not heard
+        # When the server sees the end of the first, it forgets the second: from then on nothing reaches it.
+        messages: list[aiohttp.WSMessage] = []
+        listening = asyncio.create_task(_collect(second, messages))
+        silent = False
+        for tries in range(_TRIES_TO_BE_SILENT):
+            before = len(messages)
+            prompt_id = await self.post(graphs.quick(f"silent-{client_id}-{tries}"), client_id=client_id)
+            await self.until(prompt_id, "completed")
+            await asyncio.wait([listening], timeout=_SILENCE_SECONDS)
+            if silent := len(messages) == before:
+                break
+        self.seen["second_socket_silent"] = silent
         await second.close()
+        await listening
 
     async def _messages(self, graph: Graph, prompt_id: str) -> list[Any]:
         """The shapes of all messages of a prompt, each once, in the order of their first appearance."""
@@ -252,6 +259,11 @@ class Observer:
                 message = json.loads((await socket.receive()).data)
                 if message["type"] == kind:
                     return message
+
+
+async def _collect(socket: aiohttp.ClientWebSocketResponse, messages: list[aiohttp.WSMessage]) -> None:
+    async for message in socket:
+        messages.append(message)
 
 
 async def observe(url: str) -> dict[str, Any]:
