@@ -11,7 +11,7 @@ from local_platform.supervisor import PlatformOptions, Supervisor
 from tests.support.waiting import eventually
 
 
-async def test_services_started_while_postgres_is_down_come_up_when_it_returns(tmp_path: Path) -> None:
+async def test_services_come_up_after_postgres_and_those_with_users_stay_without_nats(tmp_path: Path) -> None:
     supervisor = Supervisor(PlatformOptions(name="test", root=tmp_path, workers=0, follow_logs=False))
     try:
         platform = await supervisor.start()
@@ -44,5 +44,24 @@ async def test_services_started_while_postgres_is_down_come_up_when_it_returns(t
             assert {"database", "broker", "streams"} <= set(answer["checks"]), name
             assert abs(answer["facts"]["database"]["clock_offset_seconds"]) < 1
         assert "object_store" in ready["storage"]["checks"]
+
+        supervisor.kill("nats")
+        async with httpx.AsyncClient(trust_env=False) as http:
+
+            async def the_broker_is_missed() -> dict[str, httpx.Response]:
+                answers: dict[str, httpx.Response] = {
+                    name: await http.get(platform.processes[name].ready_url or "") for name in SERVICES
+                }
+                assert all({"broker"} <= set(_missed(answer)) for answer in answers.values())
+                return answers
+
+            missing = await eventually(the_broker_is_missed, 30, "every service says that its broker is away")
+        # They take requests of users, of workers and of payment providers, and keep them; the others only consume.
+        assert {name for name, answer in missing.items() if answer.is_success} == {"gateway", "generation", "payments"}
     finally:
         await supervisor.stop()
+
+
+def _missed(answer: httpx.Response) -> dict[str, str]:
+    body = answer.json()
+    return {**body["failing"], **body["degraded"]}

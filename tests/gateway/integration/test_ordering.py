@@ -3,14 +3,19 @@
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from catalogue import InvalidParameters
+from messaging import broker_watch
 from messaging.ids import new_id
+from service_runtime.health import Health, ops_app
 from tests.gateway.harness import CLIP, PICTURE, Client, GatewayHarness, Replica
 from tests.support.waiting import eventually
 
@@ -30,6 +35,43 @@ async def test_an_order_is_accepted_while_billing_is_away_and_gets_its_verdict_l
     assert shown["failure"]["code"] == "insufficient_credits"
     again = await user.order(CLIP, "early")
     assert (again.status_code, again.json()["generation_id"]) == (402, early.json()["id"])
+
+
+async def test_a_gateway_takes_orders_and_stays_in_service_while_its_broker_is_away(
+    harness: GatewayHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_watch, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(broker_watch, "STALE_SECONDS", 1.0)
+    gateway = await harness.gateway(verdict_wait_seconds=0.3)
+    await harness.billing()
+    user = harness.user(gateway)
+    health = Health(gateway.gateway.readiness, gateway.gateway.components, gateway.gateway.degraded_by)
+    health.ready = True
+    asked = httpx.AsyncClient(transport=httpx.ASGITransport(ops_app(health)), base_url="http://ops")
+
+    async def degraded() -> set[str]:
+        answer = await asked.get("/readyz")
+        assert answer.status_code == 200, answer.text
+        return set(answer.json()["degraded"])
+
+    def writable() -> float | None:
+        return REGISTRY.get_sample_value("messaging_broker_writable", {"service": "gateway"})
+
+    async with asked:
+        await eventually(lambda: _holds(degraded, set()), what="a gateway that lacks nothing")
+        await harness.nats.stop()
+        await eventually(lambda: _holds(degraded, {"broker"}), what="the loss of the broker in the answer")
+        await eventually(lambda: writable() == 0, what="the metric that the alert reads")
+        early = await user.order(PICTURE, "early")
+        assert (early.status_code, early.json()["status"]) == (202, "requested")
+        await harness.nats.start()
+        await eventually(lambda: in_status(user, early.json()["id"], "refused"), 30, "the verdict")
+        await eventually(lambda: _holds(degraded, set()), 30, "a gateway that lacks nothing")
+        await eventually(lambda: writable() == 1, what="the metric that the alert reads")
+
+
+async def _holds(ask: Callable[[], Awaitable[set[str]]], wanted: set[str]) -> bool:
+    return await ask() == wanted
 
 
 async def test_a_funded_order_is_201_with_price_and_defaults_and_an_unfunded_one_402(

@@ -64,6 +64,29 @@ async def test_readiness_names_every_failing_check_and_waits_for_none_for_long(m
     assert failing["d"] == "no answer within 0.05 s"
 
 
+async def test_what_degrades_a_service_fails_readiness_until_it_was_whole_once() -> None:
+    broker = broken
+
+    async def ask_broker() -> None:
+        await broker()
+
+    health = Health({"database": fine}, [], degraded_by={"broker": ask_broker})
+    health.ready = True
+    async with client(health) as ops:
+        answer = await ops.get("/readyz")
+        assert answer.status_code == 503
+        assert set(answer.json()["failing"]) == {"broker"}
+        broker = fine
+        assert (await ops.get("/readyz")).status_code == 200
+        broker = broken
+        answer = await ops.get("/readyz")
+        assert answer.status_code == 200
+        assert answer.json()["failing"] == {}
+        assert "no route" in answer.json()["degraded"]["broker"]
+        health.ready = False
+        assert (await ops.get("/readyz")).status_code == 503
+
+
 async def test_a_component_without_a_heartbeat_makes_the_process_not_alive() -> None:
     async with client(Health({}, [Silent()])) as ops:
         assert (await ops.get("/livez")).status_code == 200

@@ -83,17 +83,22 @@ class BrokerWatch:
 
     async def run(self) -> None:
         """Ask until cancelled."""
+        # Until JetStream has answered, it is not there.
+        metrics.BROKER_WRITABLE.labels(self._service).set(0)
         async with self._broker.open():
             while True:
-                await self._broker.connected()
                 try:
+                    async with asyncio.timeout(ASK_SECONDS):
+                        await self._broker.connected()
                     for stream in self._streams:
                         await find_stream(self._broker.jetstream, stream)
                 except (nats.errors.Error, OSError) as error:
-                    self._trouble = f"JetStream does not answer: {type(error).__name__}: {error}"
-                    _log.warning("jetstream_silent", error=f"{type(error).__name__}: {error}")
+                    trouble = f"JetStream does not answer: {type(error).__name__}: {error}"
+                    if trouble != self._trouble:
+                        _log.warning("jetstream_silent", error=f"{type(error).__name__}: {error}")
+                    self._trouble = trouble
                 else:
-                    self._answered_at = time.monotonic()
+                    self._answered_at, self._trouble = time.monotonic(), ""
                 failing = bool(self._writes.failing()) or self._age() > STALE_SECONDS
                 metrics.BROKER_WRITABLE.labels(self._service).set(not failing)
                 await asyncio.sleep(ASK_SECONDS)

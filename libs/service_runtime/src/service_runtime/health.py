@@ -1,7 +1,7 @@
 """The ops listener: ``/livez`` (the process works), ``/readyz`` (it may be sent work), ``/metrics`` (Prometheus)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -34,12 +34,23 @@ class Heartbeating(Protocol):
 
 
 class Health:
-    """What the process knows about itself. Not ready until ``ready`` is set, and not any more once it stops."""
+    """What the process knows about itself. Not ready until ``ready`` is set, and not any more once it stops.
 
-    def __init__(self, checks: Mapping[str, ReadinessCheck], components: Iterable[object]) -> None:
+    A check in ``degraded_by`` must hold once, too, so that a roll-out of what cannot work stops. Later its failure is
+    only told: without what it looks at, the service does a part of its work, and all replicas would go at once.
+    """
+
+    def __init__(
+        self,
+        checks: Mapping[str, ReadinessCheck],
+        components: Iterable[object],
+        degraded_by: Mapping[str, ReadinessCheck] | None = None,
+    ) -> None:
         self.ready = False
         self.reason = "starting"
-        self._checks = dict(checks)
+        self._tolerated = frozenset(degraded_by or {})
+        self._checks = {**checks, **(degraded_by or {})}
+        self._was_whole = False
         self._components = [component for component in components if isinstance(component, Heartbeating)]
 
     def stuck_components(self) -> dict[str, str]:
@@ -50,12 +61,31 @@ class Health:
             if component.heartbeat_age_seconds() > component.heartbeat_limit_seconds
         }
 
-    async def readiness(self) -> dict[str, "Finding"]:
-        """What each check found, by its name."""
+    async def readiness(self) -> "Readiness":
+        """Ask every check."""
         names = list(self._checks)
         findings = await asyncio.gather(*(_find(self._checks[name]) for name in names))
         found = {"lifecycle": Finding(None if self.ready else self.reason)}
-        return found | dict(zip(names, findings, strict=True))
+        found |= dict(zip(names, findings, strict=True))
+        reasons = {name: finding.reason for name, finding in found.items() if finding.reason is not None}
+        self._was_whole |= not reasons
+        tolerated = self._tolerated if self._was_whole else frozenset()
+        return Readiness(
+            failing={name: reason for name, reason in reasons.items() if name not in tolerated},
+            degraded={name: reason for name, reason in reasons.items() if name in tolerated},
+            checks=list(found),
+            facts={name: finding.facts for name, finding in found.items() if finding.facts},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What ``/readyz`` says. ``failing`` and ``degraded`` are reasons by check."""
+
+    failing: Mapping[str, str]
+    degraded: Mapping[str, str]
+    checks: Sequence[str]
+    facts: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +118,11 @@ def ops_app(health: Health) -> Starlette:
 
     async def readyz(_request: Request) -> Response:
         found = await health.readiness()
-        failing = {name: finding.reason for name, finding in found.items() if finding.reason is not None}
-        facts = {name: finding.facts for name, finding in found.items() if finding.facts}
-        return _answer(not failing, "ready", {"failing": failing, "checks": list(found), "facts": facts})
+        return _answer(
+            not found.failing,
+            "ready",
+            {"failing": found.failing, "degraded": found.degraded, "checks": found.checks, "facts": found.facts},
+        )
 
     async def metrics(request: Request) -> Response:
         # OpenMetrics, which carries exemplars, for a scraper that asks for it, as Prometheus does.

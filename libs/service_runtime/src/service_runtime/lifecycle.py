@@ -80,6 +80,7 @@ async def run_service(
     components: Sequence[Component] = (),
     http: Sequence[HttpServer] = (),
     readiness: Mapping[str, ReadinessCheck] | None = None,
+    degraded_by: Mapping[str, ReadinessCheck] | None = None,
     on_start: Hook | None = None,
     on_drain: Callable[[], None] | None = None,
     on_stop: Hook | None = None,
@@ -88,14 +89,16 @@ async def run_service(
 
     Start: ops listener, ``schema`` (is its version new enough?), ``on_start``, components, public listeners, ready.
     Stop, all of it within ``drain_seconds``: not ready, ``on_drain`` (end your long streams here), public listeners
-    drain, components are cancelled, ``on_stop``, ops listener. Every public application runs inside
+    drain, components are cancelled, ``on_stop``, ops listener. ``readiness`` and ``degraded_by`` are checks of
+    :class:`~service_runtime.health.Health`. Every public application runs inside
     ``RequestObservation``.
 
     Raises StartFailed or ComponentFailed, and StopTimedOut if something does not end within the drain time.
     """
     configure_tracing(name, settings)
     describe_process(name)
-    await _Process(name, settings, schema, components, http, readiness or {}, on_start, on_drain, on_stop).run()
+    health = Health(readiness or {}, components, degraded_by)
+    await _Process(name, settings, schema, components, http, health, on_start, on_drain, on_stop).run()
 
 
 def run_process(main: Coroutine[Any, Any, None]) -> NoReturn:
@@ -169,7 +172,7 @@ class _Process:
         schema: str | None,
         components: Sequence[Component],
         http: Sequence[HttpServer],
-        readiness: Mapping[str, ReadinessCheck],
+        health: Health,
         on_start: Hook | None,
         on_drain: Callable[[], None] | None,
         on_stop: Hook | None,
@@ -178,7 +181,7 @@ class _Process:
         self._settings = settings
         self._components = components
         self._http = http
-        self._health = Health(readiness, components)
+        self._health = health
         self._schema = schema
         self._on_start = on_start
         self._on_drain = on_drain

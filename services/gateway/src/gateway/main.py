@@ -37,6 +37,7 @@ class Gateway:
     dependencies: Dependencies
     components: Sequence[Component]
     readiness: Mapping[str, ReadinessCheck]
+    degraded_by: Mapping[str, ReadinessCheck]
     drain: Callable[[], None]
     stop: Callable[[], Awaitable[None]]
 
@@ -80,7 +81,9 @@ def build(settings: Settings) -> Gateway:
             live_events,
             every("unanswered orders", EVERY_SECONDS, partial(withdraw_overdue, messaging.transactions)),
         ],
-        readiness={"database": database.ready, **messaging.readiness(), live_events.name: live_events.ready},
+        # Without the broker it answers 202, and shows what it knows (decision 0036).
+        readiness={"database": database.ready, "lineage": messaging.lineage.ready},
+        degraded_by={**messaging.broker_readiness(), live_events.name: live_events.ready},
         # The event streams end first, so that the listener can close.
         drain=live_events.close,
         stop=stop,
@@ -97,6 +100,7 @@ async def serve(settings: Settings) -> None:
         components=gateway.components,
         http=[HttpServer(gateway.app, settings.http_host, settings.http_port)],
         readiness=gateway.readiness,
+        degraded_by=gateway.degraded_by,
         on_drain=gateway.drain,
         on_stop=gateway.stop,
     )

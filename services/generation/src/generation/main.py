@@ -48,6 +48,7 @@ class Generation:
     components: Sequence[Component]
     app: Litestar
     readiness: Mapping[str, ReadinessCheck]
+    degraded_by: Mapping[str, ReadinessCheck]
     start: Callable[[], Awaitable[None]]
     stop: Callable[[], Awaitable[None]]
 
@@ -103,7 +104,9 @@ def build(settings: Settings) -> Generation:
             every("endpoint-health", GAUGE_SECONDS, health.measure, timeout_seconds=LONG_ROUND_SECONDS),
         ],
         app=build_app(transactions, dependencies.callback_urls, progress, wake_ups, database.clock),
-        readiness={**messaging.readiness(), "database": database.ready},
+        # Without the broker it takes callbacks, and drives the orders that it has (decision 0036).
+        readiness={"database": database.ready, "lineage": messaging.lineage.ready},
+        degraded_by=messaging.broker_readiness(),
         start=partial(configure_when_available, transactions, settings),
         stop=stop,
     )
@@ -119,6 +122,7 @@ async def serve(settings: Settings) -> None:
         components=generation.components,
         http=[HttpServer(generation.app, settings.http_host, settings.http_port)],
         readiness=generation.readiness,
+        degraded_by=generation.degraded_by,
         on_start=generation.start,
         on_stop=generation.stop,
     )

@@ -41,6 +41,7 @@ class Payments:
     components: Sequence[Component]
     app: Litestar
     readiness: Mapping[str, ReadinessCheck]
+    degraded_by: Mapping[str, ReadinessCheck]
     stop: Callable[[], Awaitable[None]]
 
 
@@ -82,7 +83,9 @@ def build(settings: Settings) -> Payments:
             every("gauges", GAUGES_SECONDS, partial(measure, transactions, tuple(providers))),
         ],
         app=build_app(transactions, providers, wake_ups),
-        readiness={"database": database.ready, **messaging.readiness()},
+        # Without the broker it takes webhooks (decision 0036).
+        readiness={"database": database.ready, "lineage": messaging.lineage.ready},
+        degraded_by=messaging.broker_readiness(),
         stop=stop,
     )
 
@@ -97,6 +100,7 @@ async def serve(settings: Settings) -> None:
         components=payments.components,
         http=[HttpServer(payments.app, settings.http_host, settings.http_port)],
         readiness=payments.readiness,
+        degraded_by=payments.degraded_by,
         on_stop=payments.stop,
     )
 
