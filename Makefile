@@ -54,7 +54,7 @@ dead-letters: install ## List, show or replay dead letters in the platform NAME:
 
 ##@ Check
 .PHONY: test check lint types unit coverage audit k8s-check image-check format hooks
-test: lint types ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
+test: lint types node ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
 	$(RUN)/pytest -n 3 --dist loadfile $(ARGS)
 	cd gpu-endpoint && .venv/bin/python -m pytest
 
@@ -83,6 +83,7 @@ audit: $(UV) ## Every lock file against the OSV database of known vulnerabilitie
 	$(UV) audit --frozen $(ARGS)
 	cd gpu-endpoint && ../$(UV) audit --frozen $(ARGS)
 	cd deploy/checks && ../../$(UV) audit --frozen $(ARGS)
+	cd clients && ../$(UV) audit --frozen $(ARGS)
 
 k8s-check: install ## Render every overlay and combination of components, and hold them against schemas and settings
 	$(RUN)/pytest tests/deploy/test_kubernetes.py tests/deploy/test_local_overlay.py $(ARGS)
@@ -181,10 +182,30 @@ models-manifest: install ## Write gpu-endpoint/models.json and warm_ups.json fro
 	$(RUN)/python -m catalogue warm-ups > gpu-endpoint/warm_ups.json.unfinished
 	mv gpu-endpoint/warm_ups.json.unfinished gpu-endpoint/warm_ups.json
 
+##@ Clients
+.PHONY: client node
+NODE_PACKAGES := clients/typescript tests/browser
+client: docs node ## Generate and bundle the TypeScript client from the description of the API
+	cd clients/typescript && ../npm run --silent generate && ../npm run --silent types && ../npm run --silent build
+	cp clients/typescript/dist/index.js clients/playground/client.js
+
+node: install ## Install Node and a Chromium for the tests of the clients; where they are not to be had, it says so
+	@for package in $(NODE_PACKAGES); do $(MAKE) $$package/node_modules/.installed || { \
+		echo "$$package IS NOT TESTED: Node or its packages cannot be installed here" >&2; }; done
+
+clients/.venv/.installed: clients/pyproject.toml clients/uv.lock | $(UV)
+	cd clients && ../$(UV) sync --frozen
+	@touch $@
+
+$(NODE_PACKAGES:%=%/node_modules/.installed): %/node_modules/.installed: %/package-lock.json clients/.venv/.installed
+	cd $* && $(CURDIR)/clients/npm ci --silent
+	@touch $@
+
 ##@ Documents
 .PHONY: docs dashboards
-docs: install ## Generate docs/asyncapi.json, docs/statuses.md, tables of docs/api.md and the values of the NATS chart
+docs: install ## Generate docs/asyncapi.json, docs/openapi.json, docs/statuses.md, tables of docs/api.md and the NATS files
 	$(RUN)/python -m contracts.asyncapi docs/asyncapi.json
+	$(RUN)/python -m local_platform.openapi docs/openapi.json
 	$(RUN)/python -m local_platform.statuses docs/statuses.md docs/api.md
 	$(RUN)/python -m provisioning broker --format chart > deploy/k8s/components/nats/values.json
 	$(RUN)/python -m provisioning broker --format server > deploy/compose/nats.conf
@@ -200,6 +221,7 @@ lock: $(UV) ## Resolve the dependencies again after a pyproject.toml changed
 	$(UV) lock
 	cd gpu-endpoint && ../$(UV) lock
 	cd deploy/checks && ../../$(UV) lock
+	cd clients && ../$(UV) lock
 
 $(UV):
 	@test -n "$(PYTHON)" || { \
@@ -227,7 +249,7 @@ deploy/checks/.venv/.installed: deploy/checks/pyproject.toml deploy/checks/uv.lo
 clean: ## Remove the environments, the caches and the logs of stopped platforms
 	@for file in .reelhouse/*/platform.json; do \
 		test ! -e "$$file" || { echo "$$file: stop that platform first (make down NAME=...)" >&2; exit 1; }; done
-	rm -rf .venv .tools gpu-endpoint/.venv deploy/checks/.venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .reelhouse
+	rm -rf .venv .tools gpu-endpoint/.venv deploy/checks/.venv clients/.venv $(NODE_PACKAGES:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .reelhouse
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## Show this help

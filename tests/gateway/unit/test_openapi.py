@@ -10,9 +10,8 @@ from jsonschema import ValidationError
 from contracts.payments import PaymentRefusalCode
 from contracts.values import MovementReason
 from gateway.events import STREAMED, FailureCode
-from gateway.main import build
-from gateway.openapi import OWN_PROBLEMS
-from gateway.settings import Settings
+from gateway.openapi import MEMBERS, OWN_PROBLEMS
+from local_platform.openapi import describe_api
 from service_runtime.problems import InvalidRequest, MalformedRequest
 from tests.gateway.description import check_event, validator
 
@@ -55,22 +54,7 @@ OPERATIONS = {
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     """What is served at /openapi.json."""
-    settings = Settings.model_validate(
-        {
-            "database_url": "postgresql://unused",
-            "nats_url": "nats://unused",
-            "nats_user": "gateway",
-            "nats_password": "unused-here",
-            "ops_port": 0,
-            "http_port": 0,
-            "jwt_issuer": "https://unused",
-            "jwks_url": "https://unused",
-            "s3_endpoint_url": "http://unused",
-            "s3_access_key_id": "unused-here",
-            "s3_secret_access_key": "unused-here",
-        }
-    )
-    return build(settings).app.openapi()
+    return describe_api()
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -177,3 +161,14 @@ def test_failure_codes_reasons_and_problem_codes_are_enumerations(document: dict
     problem = schemas["Problem"]["properties"]
     assert {kind.code for kind in OWN_PROBLEMS} < set(problem["code"]["enum"])
     assert set(problem["reason"]["enum"]) == set(get_args(PaymentRefusalCode))
+
+
+def test_a_problem_is_told_by_its_code_and_has_what_comes_with_it(document: dict[str, Any]) -> None:
+    problem = document["components"]["schemas"]["Problem"]
+    kinds = {kind["properties"]["code"]["const"]: set(kind["required"]) for kind in problem["oneOf"]}
+    assert set(kinds) == set(problem["properties"]["code"]["enum"])
+    assert {kind.code: {"code", *members} for kind, members in MEMBERS.items()}.items() <= kinds.items()
+    check = validator(document, {"$ref": "#/components/schemas/Problem"})
+    check.validate(problem["example"])
+    with pytest.raises(ValidationError):
+        check.validate({name: value for name, value in problem["example"].items() if name != "available"})

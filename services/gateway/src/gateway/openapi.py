@@ -49,6 +49,16 @@ OWN_PROBLEMS: Final[frozenset[type[Problem]]] = frozenset(
     if isinstance(kind, type) and issubclass(kind, Problem) and kind is not Problem
 )
 _CODES: Final = sorted(kind.code for kind in GENERAL_PROBLEMS | OWN_PROBLEMS)
+MEMBERS: Final[dict[type[Problem], tuple[str, ...]]] = {
+    errors.InsufficientCredits: ("required", "available", "generation_id"),
+    errors.AccountFrozen: ("required", "available", "generation_id"),
+    errors.PriceAboveLimit: ("price_credits", "max_price_credits"),
+    errors.GenerationEnded: ("status_of_generation",),
+    errors.PaymentRefusedProblem: ("reason", "payment_id"),
+    errors.InvalidModelParameters: ("errors",),
+    InvalidRequest: ("errors",),
+}
+"""The members that a problem always has, besides those of every problem."""
 _TEXT: Final = {"type": "string"}
 _UUID: Final = {"type": "string", "format": "uuid"}
 _CREDITS: Final = {"type": "integer"}
@@ -104,7 +114,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = {"supabase": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
     for name in _UNUSED_SCHEMAS:
         components["schemas"].pop(name, None)
-    components["schemas"]["Problem"] = dict(_PROBLEM)
+    components["schemas"]["Problem"] = {**_PROBLEM, "oneOf": [_problem_of(code) for code in _CODES]}
     components["schemas"] |= _event_schemas()
     # Added here, because the framework drops every null of an example.
     for name, example in EXAMPLES.items():
@@ -114,6 +124,13 @@ def describe(app: FastAPI) -> dict[str, Any]:
             _complete(operation)
     app.openapi_schema = document
     return document
+
+
+def _problem_of(code: str) -> dict[str, Any]:
+    """What is particular to the problem with this code: clients tell problems apart by it."""
+    members = next((members for kind, members in MEMBERS.items() if kind.code == code), ())
+    properties = {"code": _TEXT | {"const": code}, **{name: _PROBLEM["properties"][name] for name in members}}
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def _event_schemas() -> dict[str, Any]:

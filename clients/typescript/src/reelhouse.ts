@@ -1,0 +1,135 @@
+// The client: every operation of the API is a method of it, generated from the description. What a description cannot
+// say is added here: a key for each intent, events that resume, uploads, lists as iterators.
+import {
+  type Generation, type GenerationRequest, type LedgerLine, type ListGenerationsData, Operations, type Payment,
+  type PaymentRequest, type Problem, type UploadRequest,
+} from "./generated"
+import { createClient, createConfig } from "./generated/client"
+import { type Event, type EventOptions, follow } from "./events"
+import { everyItem } from "./pages"
+import { asError } from "./problems"
+import { RETRY, type RetryPolicy, retryingFetch } from "./retrying"
+import { put } from "./uploads"
+
+export interface ReelhouseOptions {
+  /** Where the API is, without a path: `https://api.example.com`. */
+  baseUrl: string
+  /** The Supabase access token, or a function that gives a fresh one; it is called for every request. */
+  token?: string | (() => string | undefined | Promise<string | undefined>)
+  retry?: Partial<RetryPolicy>
+  /** In place of the global one. */
+  fetch?: typeof fetch
+}
+
+export interface IntentOptions {
+  /**
+   * One for each click, at most 200 characters. Under one key nothing is ordered or charged twice, so keep it where a
+   * reload finds it, and give it again. Without it the intent ends with the page.
+   */
+  key?: string
+  signal?: AbortSignal
+}
+
+/** Statuses in which a generation stays; only a file that arrives late can change them, to `completed`. */
+export const ENDED: ReadonlySet<Generation["status"]> = new Set(["completed", "failed", "refused", "cancelled"])
+
+export class Reelhouse extends Operations {
+  readonly #baseUrl: string
+  readonly #token: () => Promise<string | undefined>
+  readonly #fetch: typeof fetch
+  readonly #policy: RetryPolicy
+
+  constructor(options: ReelhouseOptions) {
+    const send: typeof fetch = options.fetch ?? ((input, init) => globalThis.fetch(input, init))
+    const policy = { ...RETRY, ...options.retry }
+    const { token } = options
+    const freshToken = async (): Promise<string | undefined> => (typeof token === "function" ? token() : token)
+    const client = createClient(createConfig({
+      baseUrl: options.baseUrl, auth: freshToken, fetch: retryingFetch(send, policy), throwOnError: true,
+    }))
+    client.interceptors.error.use((failure, response) => asError(failure as Problem, response?.status))
+    super({ client })
+    this.#baseUrl = options.baseUrl.replace(/\/$/, "")
+    this.#token = freshToken
+    this.#fetch = send
+    this.#policy = policy
+  }
+
+  /** Order a clip or a picture, once. Throws the refusal, for example `insufficient_credits`. */
+  async order(body: GenerationRequest, { key = newKey(), signal }: IntentOptions = {}): Promise<Generation> {
+    return this.createGeneration({ body, headers: { "idempotency-key": key }, signal: signal ?? null })
+  }
+
+  /** Begin to buy a pack, once, and wait until it has a checkout: send the user to `checkout_url`. */
+  async buy(body: PaymentRequest, { key = newKey(), signal }: IntentOptions = {}): Promise<Payment> {
+    for (;;) {
+      const payment = await this.createPayment({ body, headers: { "idempotency-key": key }, signal: signal ?? null })
+      // `created`: the API waited for the provider, in vain. The same key waits on.
+      if (payment.status !== "created") return payment
+      signal?.throwIfAborted()
+    }
+  }
+
+  /** Upload a picture or a clip, and get the id to order with. It is checked when an order uses it. */
+  async upload(file: Blob, options: { contentType?: string; signal?: AbortSignal } = {}): Promise<string> {
+    const signal = options.signal ?? null
+    const contentType = (options.contentType ?? file.type) as UploadRequest["content_type"]
+    const upload = await this.createUpload({ body: { content_type: contentType, size_bytes: file.size }, signal })
+    await put(upload, file, this.#fetch, this.#policy, options.signal)
+    return upload.id
+  }
+
+  /** Everything that happens to this user's generations, payments and credits, without a gap, until you leave the loop. */
+  events(options: EventOptions = {}): AsyncGenerator<Event, void, undefined> {
+    return follow(async (headers, signal) => {
+      const token = await this.#token()
+      const authorized = token === undefined ? headers : { ...headers, Authorization: `Bearer ${token}` }
+      return this.#fetch(`${this.#baseUrl}/v1/events`, { headers: authorized, signal, cache: "no-store" })
+    }, options)
+  }
+
+  /** The generation once it has ended. `status` says how; links to the file are in `download`. */
+  async ended(generationId: string, options: { signal?: AbortSignal } = {}): Promise<Generation> {
+    const path = { generation_id: generationId }
+    for await (const { event, data } of this.events(options)) {
+      // The stream first, then the question: so nothing can happen in between.
+      const asks = event === "stream.opened" ||
+        (event === "generation.updated" && data.generation_id === generationId && data.status !== undefined)
+      if (!asks) continue
+      const generation = await this.getGeneration({ path, signal: options.signal ?? null })
+      if (ENDED.has(generation.status)) return generation
+    }
+    throw options.signal?.reason ?? new Error("the event stream has ended")
+  }
+
+  /** The user's generations, newest first. */
+  generations(query: Omit<NonNullable<ListGenerationsData["query"]>, "cursor"> = {}): AsyncGenerator<Generation> {
+    return everyItem(async (cursor: string | undefined) => {
+      const page = await this.listGenerations({ query: cursor === undefined ? query : { ...query, cursor } })
+      return { items: page.items, next: page.next_cursor }
+    })
+  }
+
+  /** The user's payments, newest first. */
+  payments(query: { limit?: number } = {}): AsyncGenerator<Payment> {
+    return everyItem(async (cursor: string | undefined) => {
+      const page = await this.listPayments({ query: cursor === undefined ? query : { ...query, cursor } })
+      return { items: page.items, next: page.next_cursor }
+    })
+  }
+
+  /** The statement, newest line first. */
+  statement(query: { limit?: number } = {}): AsyncGenerator<LedgerLine> {
+    return everyItem(async (before: number | undefined) => {
+      const page = await this.getLedger({ query: before === undefined ? query : { ...query, before } })
+      if (typeof page === "string") throw new Error("the statement came as text")
+      return { items: page.items, next: page.next_before }
+    })
+  }
+}
+
+/** A key for one intent. `crypto.randomUUID` exists only where the page came over HTTPS or from this machine. */
+export function newKey(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16))
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")
+}
