@@ -183,11 +183,14 @@ models-manifest: install ## Write gpu-endpoint/models.json and warm_ups.json fro
 	mv gpu-endpoint/warm_ups.json.unfinished gpu-endpoint/warm_ups.json
 
 ##@ Clients
-.PHONY: client node
+.PHONY: client screenshots node
 NODE_PACKAGES := clients/typescript tests/browser
 client: docs node ## Generate and bundle the TypeScript client from the description of the API
 	cd clients/typescript && ../npm run --silent generate && ../npm run --silent types && ../npm run --silent build
 	cp clients/typescript/dist/index.js clients/playground/client.js
+
+screenshots: node ## The pictures of the playground in docs/images, made by its test in a real Chromium
+	PLAYGROUND_PICTURES=docs/images $(RUN)/pytest tests/clients/test_on_a_platform.py -k playground $(ARGS)
 
 node: install ## Install Node and a Chromium for the tests of the clients; where they are not to be had, it says so
 	@for package in $(NODE_PACKAGES); do $(MAKE) $$package/node_modules/.installed || { \

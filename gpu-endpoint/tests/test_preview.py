@@ -1,6 +1,7 @@
 """The preview renderer: the asked pixels, the same each time, and a stop that stops."""
 
 import asyncio
+import io
 import threading
 import time
 from collections.abc import Callable
@@ -83,6 +84,15 @@ async def test_progress_grows_to_the_end_of_rendering(make_job: MakeJob, tmp_pat
     assert percents == sorted(percents)
     assert (percents[0], percents[-1]) == (0, 95)
     assert reports[-1] == Progress(percent=95, stage="encoding", step=4, steps=4)
+
+
+async def test_a_clip_is_shown_small_while_it_is_drawn(make_job: MakeJob, tmp_path: Path) -> None:
+    _, reports = await render(make_job(width=832, height=480), tmp_path)
+    for report in reports[:-1]:
+        assert report.preview is not None
+        with Image.open(io.BytesIO(report.preview)) as picture:
+            assert (picture.format, picture.size) == ("JPEG", (320, 185))
+    assert len(reports[0].preview or b"") < 32 * 1024
 
 
 async def test_a_cancelled_render_ends_within_a_second_and_its_thread_with_it(

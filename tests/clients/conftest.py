@@ -12,7 +12,7 @@ import pytest
 
 from local_platform.description import PlatformDescription, platform_directory, read_platform
 from local_platform.identity import sign_token
-from tests.support import media
+from tests.clients.harbour import harbour
 from tests.support.node import CLIENT, ROOT, node_of
 
 
@@ -55,5 +55,5 @@ def funded_token(platform: PlatformDescription) -> str:
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture to upload."""
     file = tmp_path_factory.mktemp("pictures") / "harbour.png"
-    file.write_bytes(media.picture(832, 480))
+    file.write_bytes(harbour())
     return file

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "clients/typescript"
 BROWSER = ROOT / "tests/browser"
+_TIMEOUT_SECONDS = 240
 
 
 def node_of(package: Path) -> Path:
@@ -32,7 +33,7 @@ def run_node(package: Path, *arguments: str, environment: Mapping[str, str] | No
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=_TIMEOUT_SECONDS,
     )
     assert done.returncode == 0, f"node {' '.join(arguments)}\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
     return done.stdout

@@ -21,7 +21,7 @@ from local_platform.description import (
     read_platform,
 )
 from local_platform.foreground import INTERRUPTED, run_platform
-from local_platform.greeting import DEVELOPMENT_USER, process_table, say_curl_session
+from local_platform.greeting import DEVELOPMENT_USER, process_table, say_how_to_try_it
 from local_platform.identity import sign_token
 from local_platform.locking import PlatformAlreadyRunsError, is_locked, remove_leftovers
 from local_platform.servers import ServerFailedError
@@ -116,7 +116,7 @@ def _up(options: argparse.Namespace) -> int:
     )
 
     async def stay(_: Supervisor, platform: PlatformDescription) -> int:
-        say_curl_session(platform)
+        say_how_to_try_it(platform)
         say(dim("Ctrl-C stops it."))
         await asyncio.Event().wait()
         return 0
@@ -145,7 +145,7 @@ def _up_detached(options: argparse.Namespace) -> int:
             if (directory / FILE_NAME).exists() and read_platform(options.name).supervisor_pid == supervisor.pid:
                 platform = read_platform(options.name)
                 say(process_table(platform))
-                say_curl_session(platform)
+                say_how_to_try_it(platform)
                 say(dim(f"make down NAME={options.name} stops it."))
                 return 0
             time.sleep(0.2)

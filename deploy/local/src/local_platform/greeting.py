@@ -1,4 +1,4 @@
-"""What is printed about a platform that runs: a table of its processes, and commands to paste."""
+"""What is printed about a platform that runs: a table of its processes, the playground's address, commands to paste."""
 
 from typing import Final
 from uuid import UUID
@@ -22,11 +22,12 @@ def process_table(platform: PlatformDescription) -> Table:
     return table(("process", "address", "pid", "restarts", "log"), rows)
 
 
-def say_curl_session(platform: PlatformDescription) -> None:
-    """Print commands to paste: a token, credits, an order, and how to follow it."""
+def say_how_to_try_it(platform: PlatformDescription) -> None:
+    """Print the address of the playground, and commands to paste: a token, credits, an order, and how to follow it."""
+    say("\n", bold("Open this in a browser:"), f" {platform.urls['gateway']}/playground/")
     token = sign_token(platform.identity, DEVELOPMENT_USER, "pro", lifetime_seconds=_TOKEN_SECONDS)
     body = '{"model_id": "wan-2.2-t2v", "parameters": {"prompt": "a lighthouse in a storm"}}'
-    say("\n", bold("Paste this to try it:"))
+    say("\n", bold("Or paste this:"))
     say(
         f"""export REELHOUSE={platform.urls["gateway"]}
 export TOKEN={token}

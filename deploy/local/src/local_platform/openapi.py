@@ -6,12 +6,12 @@ Clients are generated from that file, so it is the same wherever the gateway run
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gateway.main import build
 from gateway.settings import Settings
 
-_UNUSED = {
+UNCONNECTED: Final = {
     "database_url": "postgresql://unused",
     "nats_url": "nats://unused",
     "nats_user": "gateway",
@@ -24,11 +24,12 @@ _UNUSED = {
     "s3_access_key_id": "unused-here",
     "s3_secret_access_key": "unused-here",
 }
+"""Settings of a gateway that is built and never run."""
 
 
 def describe_api() -> dict[str, Any]:
     """What every gateway serves at ``/openapi.json``."""
-    return build(Settings.model_validate(_UNUSED)).app.openapi()
+    return build(Settings.model_validate(UNCONNECTED)).app.openapi()
 
 
 def render() -> str:

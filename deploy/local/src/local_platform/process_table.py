@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Final, Literal, TypedDict
 
 from catalogue import load_catalogue
 from contracts.message import SERVICES, Service
@@ -39,6 +39,7 @@ class ProcessSpec:
     service: Service | None = None
 
 
+_PLAYGROUND: Final = Path(__file__).parents[4] / "clients/playground"
 ENDPOINT_ID = "preview"
 """The one RunPod endpoint of the emulator."""
 
@@ -86,6 +87,7 @@ def _gateway(wiring: Wiring) -> Mapping[str, str]:
         "GATEWAY_JWT_ISSUER": wiring.identity.issuer,
         "GATEWAY_JWKS_URL": wiring.identity.jwks_url,
         "GATEWAY_CORS_LOCALHOST": "true",
+        "GATEWAY_PLAYGROUND_DIRECTORY": str(_PLAYGROUND),
     }
 
 
@@ -133,8 +135,8 @@ def _payments(wiring: Wiring) -> Mapping[str, str]:
         **_common_settings(wiring, "payments"),
         **_http(wiring, "payments"),
         "PAYMENTS_PUBLIC_BASE_URL": wiring.url("payments"),
-        "PAYMENTS_CHECKOUT_SUCCESS_URL": f"{wiring.url('gateway')}/docs",
-        "PAYMENTS_CHECKOUT_CANCEL_URL": f"{wiring.url('gateway')}/docs",
+        "PAYMENTS_CHECKOUT_SUCCESS_URL": f"{wiring.url('gateway')}/playground/#/credits",
+        "PAYMENTS_CHECKOUT_CANCEL_URL": f"{wiring.url('gateway')}/playground/#/credits",
         "PAYMENTS_POLL_SECONDS": "1",
         **{
             variable: value

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from gateway.dependencies import Dependencies
 from gateway.openapi import describe
+from gateway.playground import add_playground
 from gateway.rate_limit_headers import RateLimitHeaders
 from gateway.routes import account, events, generations, offers, payments, uploads
 from messaging.database import is_unavailable
@@ -113,6 +114,7 @@ def build_app(dependencies: Dependencies) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
         app.include_router(_head_of(router), include_in_schema=False)
+    add_playground(app, dependencies.settings)
     install_fastapi(app)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _method_not_allowed)
     for error in DATABASE_ERRORS:

@@ -1,5 +1,6 @@
 """The gateway's settings. Every name is prefixed with ``GATEWAY_``; secrets have no defaults."""
 
+from pathlib import Path
 from typing import get_args
 
 from pydantic import Field, SecretStr, model_validator
@@ -24,6 +25,9 @@ class Settings(ServiceSettings):
     """Origins of the frontend; none are allowed by default."""
     cors_localhost: bool = False
     """Allow pages from any port of ``localhost`` and ``127.0.0.1``, too. Only for a developer's machine."""
+
+    playground_directory: Path | None = None
+    """The folder of `clients/playground`, to serve it under `/playground/`. Only for a developer's machine."""
 
     jwt_issuer: str
     """``https://<project>.supabase.co/auth/v1``."""

@@ -1,13 +1,16 @@
 """The renderer for machines without a GPU: a real, labelled clip or picture drawn from the prompt, in seconds."""
 
 import functools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from gpu_endpoint.job import RenderJob
-from gpu_endpoint.progress import Progress, ReportProgress
-from gpu_endpoint.renderers.preview.encoding import write_clip, write_picture
+from gpu_endpoint.progress import INTERVAL_SECONDS, Progress, ReportProgress
+from gpu_endpoint.renderers.preview.encoding import small_picture, write_clip, write_picture
 from gpu_endpoint.renderers.preview.parameters import PreviewParameters, parse_parameters
 from gpu_endpoint.renderers.preview.scene import Scene, open_input
 from gpu_endpoint.renderers.renderer import RenderedFile
@@ -48,8 +51,14 @@ def _render(
         write_picture(path, scene, comment)
         return RenderedFile(path=path, facts={"frames": 1})
     path = directory / "output.mp4"
+    preview, shown_at = small_picture(scene.frame(0)), time.monotonic()
     for done in write_clip(path, scene, parameters, comment):
-        report_progress(_progress(done, parameters))
+        progress = _progress(done, parameters)
+        if done < parameters.frames:
+            if time.monotonic() - shown_at > INTERVAL_SECONDS:
+                preview, shown_at = small_picture(scene.frame(done)), time.monotonic()
+            progress = msgspec.structs.replace(progress, preview=preview)
+        report_progress(progress)
         stop.check()
     return RenderedFile(path=path, facts={"frames": parameters.frames})
 

@@ -1,0 +1,152 @@
+// The balance, buying, and the statement.
+import { newKey, refused } from "./client.js"
+import { h, save } from "./dom.js"
+import { sayCredits, sayDelta, sayError, sayNumber, sayPrice, sayProvider, sayReason, sayTime } from "./words.js"
+
+const LINES = 20
+const PURCHASE = "reelhouse.purchase"
+const RETURNED = "reelhouse.returned"
+const PROVIDERS = ["stripe", "btcpay", "nowpayments"]
+
+export function credits({ reelhouse, store, token, baseUrl, listen }) {
+  const balance = h("dl", { class: "balances" })
+  const news = h("p", { class: "news", role: "status" })
+  const payments = h("ul", { class: "payments" })
+  const offers = shop(reelhouse)
+  const statement = statementOf(reelhouse, () => downloadCsv(baseUrl, token))
+
+  async function drawBalance() {
+    const { available_credits, reserved_credits, settled_credits, receivable_credits } = await reelhouse.getBalance()
+    const shown = [["Available", available_credits], ["Set aside", reserved_credits], ["Spent", settled_credits]]
+    if (receivable_credits > 0) shown.push(["Owed", receivable_credits])
+    balance.replaceChildren(...shown.map(([name, count]) =>
+      h("div", {}, h("dt", {}, name), h("dd", {}, sayNumber(count)))))
+  }
+
+  async function drawPayments() {
+    const { items } = await reelhouse.listPayments({ query: { limit: 5 } })
+    payments.replaceChildren(...items.map(payment))
+    // Coming back from the checkout proves nothing: what the API says about the payment does.
+    const returned = items.find(({ id }) => id === sessionStorage.getItem(RETURNED))
+    if (!returned) return
+    const { items: history } = await reelhouse.getPaymentTimeline({ path: { payment_id: returned.id } })
+    const granted = history.some(({ name }) => name === "credits_granted")
+    news.textContent = sayPayment(returned, granted)
+    if (granted) sessionStorage.removeItem(RETURNED)
+  }
+
+  const draw = () => Promise.all([drawBalance(), statement.draw()])
+  listen("balance", draw)
+  listen("payment", drawPayments)
+  void draw()
+  void drawPayments()
+  return h("div", { class: "credits" },
+    h("h1", {}, "Credits"), news, balance, offers,
+    h("section", { class: "card" }, h("h2", {}, "Payments"), payments),
+    statement.element)
+}
+
+function sayPayment({ status, credits, bonus_credits: bonus }, granted) {
+  if (granted) return `${sayCredits(credits + bonus)} have arrived. Thank you.`
+  if (status === "settled") return "Paid. The credits are on their way …"
+  if (status === "pending") return "Waiting for the provider to confirm your payment …"
+  return `The payment is ${status.replaceAll("_", " ")}.`
+}
+
+function payment(one) {
+  return h("li", {},
+    h("span", {}, `${sayPrice(one.price_cents, one.currency)} · ${sayProvider(one.provider)}`),
+    h("span", { class: `tag ${one.status}` }, one.status.replaceAll("_", " ")),
+    h("time", { datetime: one.created_at }, sayTime(one.created_at)),
+    one.checkout_url && h("a", { href: one.checkout_url, onclick: () => sessionStorage.setItem(RETURNED, one.id) }, "Pay"))
+}
+
+/** The packs, and how to pay. */
+function shop(reelhouse) {
+  const complaint = h("p", { class: "complaint", role: "alert" })
+  const packs = h("ul", { class: "packs" })
+  const providers = PROVIDERS.map((provider, index) => h("label", { class: "choice" },
+    h("input", { type: "radio", name: "provider", value: provider, checked: index === 0 }), h("span", {}, sayProvider(provider))))
+  const element = h("section", { class: "card" }, h("h2", {}, "Buy credits"),
+    h("fieldset", { class: "field" }, h("legend", {}, "Pay with"), h("div", { class: "choices" }, providers)), packs, complaint)
+
+  async function buy(button, pack) {
+    const provider = element.querySelector("input[name=provider]:checked").value
+    button.disabled = true
+    complaint.textContent = ""
+    try {
+      const { id, checkout_url: url } = await purchase(reelhouse, { pack_id: pack.id, provider })
+      sessionStorage.setItem(RETURNED, id)
+      location.assign(url)
+    } catch (error) {
+      complaint.textContent = sayError(error)
+      button.disabled = false
+    }
+  }
+
+  reelhouse.listCreditPacks().then(({ items }) => packs.replaceChildren(...items.map((pack) => {
+    const button = h("button", { type: "button", class: "primary" }, `Buy for ${sayPrice(pack.price_cents, pack.currency)}`)
+    button.onclick = () => buy(button, pack)
+    return h("li", {}, h("h3", {}, pack.title), h("p", { class: "count" }, sayNumber(pack.credits), h("small", {}, " credits")),
+      h("p", { class: "hint" }, pack.bonus_credits > 0 ? `and ${sayNumber(pack.bonus_credits)} on top` : "\u00a0"), button)
+  })), (error) => { complaint.textContent = sayError(error) })
+  return element
+}
+
+/** Begin one purchase. The key is kept until there is a checkout, so that a reload does not begin a second one. */
+async function purchase(reelhouse, body) {
+  const before = JSON.parse(sessionStorage.getItem(PURCHASE) ?? "null")
+  const same = before !== null && before.pack_id === body.pack_id && before.provider === body.provider
+  const key = same ? before.key : newKey()
+  sessionStorage.setItem(PURCHASE, JSON.stringify({ ...body, key }))
+  try {
+    const begun = await reelhouse.buy(body, { key })
+    sessionStorage.removeItem(PURCHASE)
+    return begun
+  } catch (error) {
+    if (refused(error, "payment_refused")) sessionStorage.removeItem(PURCHASE)
+    throw error
+  }
+}
+
+function statementOf(reelhouse, onsave) {
+  const body = h("tbody")
+  const more = h("button", { type: "button", hidden: true }, "Show more")
+  let before
+  async function page() {
+    const query = { limit: LINES, ...(before && { before }) }
+    const { items, next_before: next } = await reelhouse.getLedger({ query })
+    before = next
+    more.hidden = next === null
+    return items.map(line)
+  }
+  more.onclick = async () => body.append(...await page())
+  const element = h("section", { class: "card" },
+    h("div", { class: "heading" }, h("h2", {}, "Statement"), h("button", { type: "button", class: "quiet", onclick: onsave }, "Save as CSV")),
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Statement" }, h("table", {},
+      h("thead", {}, h("tr", {}, ["#", "When", "What", "Available", "Reserved", "Balance"].map((name, index) =>
+        h("th", { scope: "col", class: index > 2 || index === 0 ? "number" : null }, name)))), body)), more)
+  return {
+    element,
+    async draw() {
+      before = undefined
+      body.replaceChildren(...await page())
+    },
+  }
+}
+
+function line(one) {
+  const delta = (count) => h("td", { class: `number ${count < 0 ? "minus" : count > 0 ? "plus" : "none"}` }, count === 0 ? "–" : sayDelta(count))
+  const about = one.generation_id
+    ? h("a", { href: `#/orders/${one.generation_id}` }, sayReason(one.reason)) : sayReason(one.reason)
+  return h("tr", {},
+    h("td", { class: "number" }, one.line_number), h("td", {}, h("time", { datetime: one.occurred_at }, sayTime(one.occurred_at))),
+    h("td", {}, about, one.note && h("small", {}, ` ${one.note}`)),
+    delta(one.available_delta_credits), delta(one.reserved_delta_credits),
+    h("td", { class: "number" }, sayNumber(one.available_after_credits)))
+}
+
+async function downloadCsv(baseUrl, token) {
+  const headers = { Authorization: `Bearer ${await token()}`, Accept: "text/csv" }
+  save(await (await fetch(`${baseUrl}/v1/ledger`, { headers })).blob(), "statement.csv")
+}

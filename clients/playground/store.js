@@ -1,0 +1,137 @@
+// What the page knows, kept current by the event stream. Views listen to "generation", "balance", "payment", "connection".
+import { ENDED, newKey, NoAnswerError } from "./client.js"
+
+const PAGE = 24
+const INTENT = "reelhouse.intent"
+
+export class Store extends EventTarget {
+  /** By id, in the order in which they were ordered, newest first. */
+  generations = new Map()
+  /** The newest report about each generation that is being made. */
+  progress = new Map()
+  models = []
+  balance = undefined
+  nextCursor = null
+
+  #reelhouse
+
+  constructor(reelhouse) {
+    super()
+    this.#reelhouse = reelhouse
+  }
+
+  /** Follow the events until the page is left. The first one says that the stream stands: then the lists are read. */
+  async run() {
+    this.models = (await this.#insist(() => this.#reelhouse.listModels())).items
+    for await (const event of this.#reelhouse.events()) await this.#take(event)
+  }
+
+  async more() {
+    const query = { limit: PAGE, ...(this.nextCursor && { cursor: this.nextCursor }) }
+    const page = await this.#reelhouse.listGenerations({ query })
+    this.nextCursor = page.next_cursor
+    page.items.forEach((generation) => this.#keep(generation))
+  }
+
+  async generation(id) {
+    const generation = await this.#reelhouse.getGeneration({ path: { generation_id: id } })
+    this.#keep(generation)
+    return generation
+  }
+
+  /**
+   * Order once. The intent is written down first: after a reload, or a lost answer, the same key is sent again, and
+   * nothing is ordered twice.
+   */
+  async order(body) {
+    const before = this.#intent()
+    const same = before !== null && JSON.stringify(before.body) === JSON.stringify(body)
+    const intent = same ? before : { key: newKey(), body }
+    sessionStorage.setItem(INTENT, JSON.stringify(intent))
+    try {
+      const generation = await this.#reelhouse.order(intent.body, { key: intent.key })
+      sessionStorage.removeItem(INTENT)
+      this.#keep(generation)
+      return generation
+    } catch (error) {
+      // A refusal is a decision. Without an answer the intent stays: it may have been ordered.
+      if (!(error instanceof NoAnswerError)) sessionStorage.removeItem(INTENT)
+      throw error
+    }
+  }
+
+  /** Finish an order whose answer a reload cut off. */
+  async resumeOrder() {
+    const intent = this.#intent()
+    return intent === null ? undefined : this.order(intent.body)
+  }
+
+  #intent() {
+    return JSON.parse(sessionStorage.getItem(INTENT) ?? "null")
+  }
+
+  async #take({ event, data }) {
+    switch (event) {
+      case "stream.opened":
+        this.#tell("connection", true)
+        if (!data.resumed) await this.#insist(() => Promise.all([this.#readBalance(), this.#readNewest()]))
+        break
+      case "stream.lost":
+        this.#tell("connection", false)
+        break
+      case "generation.updated":
+        if (data.status !== undefined || data.name === "credits_captured") {
+          await this.#insist(() => this.generation(data.generation_id))
+        }
+        break
+      case "generation.progress":
+        this.progress.set(data.generation_id, { ...this.progress.get(data.generation_id), ...data })
+        this.#tell("generation", data.generation_id)
+        break
+      case "balance.updated":
+        this.balance = { ...this.balance, ...data }
+        this.#tell("balance")
+        break
+      case "payment.updated":
+        this.#tell("payment", data)
+        break
+    }
+  }
+
+  /** Read until there is an answer; the client waits between its tries. The page shows what it knew last meanwhile. */
+  async #insist(read) {
+    for (let connected = true; ; connected = false) {
+      try {
+        const answer = await read()
+        if (!connected) this.#tell("connection", true)
+        return answer
+      } catch (error) {
+        if (!(error instanceof NoAnswerError)) throw error
+        this.#tell("connection", false)
+      }
+    }
+  }
+
+  async #readBalance() {
+    this.balance = await this.#reelhouse.getBalance()
+    this.#tell("balance")
+  }
+
+  async #readNewest() {
+    this.nextCursor = null
+    await this.more()
+    this.#tell("loaded")
+  }
+
+  #keep(generation) {
+    if (ENDED.has(generation.status)) this.progress.delete(generation.id)
+    this.generations.set(generation.id, generation)
+    const newestFirst = [...this.generations].sort(([, a], [, b]) => (a.requested_at < b.requested_at ? 1 : -1))
+    this.generations = new Map(newestFirst)
+    this.#tell("generation", generation.id)
+  }
+
+  #tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }))
+  }
+}

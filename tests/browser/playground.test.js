@@ -1,0 +1,163 @@
+// The playground in a real Chromium, as a new user walks through it: REELHOUSE is the platform's address, PICTURE a file
+// to upload, PICTURES a folder for the pictures of the documentation.
+import assert from "node:assert/strict"
+import { join } from "node:path"
+import { after, before, test } from "node:test"
+import { launch } from "./browser.js"
+
+const { REELHOUSE, PICTURE, PICTURES } = process.env
+const PROMPT = "a lighthouse in a storm, slow push in, waves breaking over the rocks"
+const DESKTOP = { width: 1280, height: 800 }
+const PHONE = { width: 390, height: 844 }
+const USABLE_MS = 2_000
+
+const complaints = []
+let browser
+let page
+
+before(async () => {
+  browser = await launch()
+  page = await browser.newPage({ viewport: DESKTOP, colorScheme: "dark", reducedMotion: "reduce" })
+  page.setDefaultTimeout(40_000)
+  page.on("pageerror", (error) => complaints.push(error.message))
+  // A refusal is logged as a failed request, which is no fault; a breach of the page's policy is one.
+  page.on("console", (message) => {
+    if (message.type() === "error" && !message.text().includes("402")) complaints.push(message.text())
+  })
+})
+after(async () => {
+  await browser?.close()
+  assert.deepEqual(complaints, [])
+})
+
+const button = (name) => page.getByRole("button", { name, exact: true })
+const link = (name) => page.getByRole("link", { name, exact: true })
+const picture = (name, fullPage = false) => page.screenshot({ path: join(PICTURES, `${name}.png`), fullPage })
+
+test("a new user signs in and sees a form with a price", async (context) => {
+  const began = performance.now()
+  await page.goto(`${REELHOUSE}/playground/`)
+  await button("Sign in").waitFor()
+  const usableMs = Math.round(performance.now() - began)
+  context.diagnostic(`usable after ${usableMs} ms`)
+  assert.ok(usableMs < USABLE_MS)
+  await page.getByLabel("E-mail").fill(`${crypto.randomUUID()}@example.test`)
+  await page.getByLabel("Plan").selectOption("pro")
+  await button("Sign in").click()
+  await page.getByLabel("Model").selectOption("wan-2.2-t2v")
+  await page.getByLabel("Prompt", { exact: true }).fill(PROMPT)
+  await price(8)
+})
+
+test("who has no credits buys some, comes back, and finds the order unfinished", async () => {
+  await button("Order").click()
+  await link("Buy credits").click()
+  await button("Buy for $10.00").click()
+  await button("Pay by card").click()
+  await page.getByText("1,000 credits have arrived").waitFor()
+  await link("Studio").click()
+  assert.equal(await page.getByLabel("Prompt", { exact: true }).inputValue(), PROMPT)
+})
+
+test("an order is watched while it is made, and a reload loses nothing", async () => {
+  await button("Order").click()
+  await page.locator("img.preview").waitFor()
+  await page.getByText(/^\d+ % · step/).waitFor()
+  const before = await page.locator(".caption").textContent()
+  await page.reload()
+  await page.locator(".growing, .screen video").first().waitFor()
+  assert.equal(await page.locator(".caption").textContent(), before)
+  assert.equal(await page.getByLabel("Prompt", { exact: true }).inputValue(), PROMPT)
+  await page.locator("img.preview, .screen video").first().waitFor()
+  await picture("playground-studio")
+})
+
+test("the clip plays", async () => {
+  await plays()
+  assert.equal(await page.locator(".gallery li").count(), 1)
+})
+
+test("a picture is uploaded and becomes a clip", async () => {
+  await page.getByLabel("Model").selectOption("wan-2.2-i2v")
+  await page.getByLabel("Prompt", { exact: true }).fill("the waves begin to move")
+  await button("Order").click()
+  await page.getByText("This is needed.").waitFor()
+  await page.getByLabel("First frame").setInputFiles(PICTURE)
+  await page.getByText("is uploaded").waitFor()
+  await slide("Length", "Home")
+  await button("Order").click()
+  await page.locator(".gallery li").nth(1).waitFor()
+  await page.locator(".caption", { hasText: "the waves begin to move" }).waitFor()
+  await plays()
+})
+
+test("an order shows its timeline and every credit that moved for it", async () => {
+  await page.locator(".gallery button", { hasText: PROMPT }).click()
+  await link("Details").click()
+  await page.locator(".posting", { hasText: "Charged" }).waitFor()
+  assert.deepEqual(await page.locator(".posting .moved").allTextContents(), ["−8 available+8 reserved", "−8 reserved"])
+  await page.locator(".timeline li", { hasText: "Stored in the library" }).waitFor()
+  await drawn("video")
+  await picture("playground-order", true)
+  await page.emulateMedia({ colorScheme: "light" })
+  await page.goBack()
+  await drawn(".gallery img")
+  await picture("playground-light")
+})
+
+test("the statement ends with the balance", async () => {
+  await link("Credits").click()
+  const lines = page.locator("tbody tr")
+  await lines.nth(4).waitFor()
+  assert.match(await lines.last().textContent(), /Credits bought/)
+  const balance = await lines.first().locator("td").last().textContent()
+  assert.equal(await page.locator(".balances dd").first().textContent(), balance)
+  assert.match(await page.locator("#balance").textContent(), new RegExp(`^${balance} credits`))
+  await page.emulateMedia({ colorScheme: "dark" })
+  await picture("playground-credits", true)
+})
+
+test("the keyboard reaches everything, and a phone shows it without scrolling sideways", async () => {
+  await page.setViewportSize(PHONE)
+  for (const address of ["#/", "#/credits"]) {
+    await page.goto(`${REELHOUSE}/playground/${address}`)
+    await page.locator(".gallery li, tbody tr").first().waitFor()
+    assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), address)
+  }
+  await page.goto(`${REELHOUSE}/playground/#/`)
+  await drawn(".gallery img")
+  await picture("playground-phone")
+  await page.locator("#model").focus()
+  for (let presses = 0; !(await page.evaluate(() => document.activeElement.textContent === "Order")); presses++) {
+    assert.ok(presses < 40, "Tab never came to the button")
+    assert.ok(await page.evaluate(() => document.activeElement.matches(":focus-visible")))
+    await page.keyboard.press("Tab")
+  }
+})
+
+/** The price beside the button. */
+async function price(credits) {
+  await page.locator(".price", { hasText: `${credits} credits` }).waitFor()
+}
+
+async function slide(label, key) {
+  await page.getByLabel(label, { exact: true }).focus()
+  await page.keyboard.press(key)
+}
+
+/** The video on the stage decodes and moves on. */
+async function plays() {
+  await page.locator(".screen video").waitFor()
+  await page.waitForFunction(() => {
+    const video = document.querySelector(".screen video")
+    return video && video.videoWidth > 0 && video.currentTime > 0.2
+  })
+}
+
+/** A picture or clip is there with its pixels. */
+async function drawn(selector) {
+  await page.waitForFunction((wanted) => {
+    const element = document.querySelector(wanted)
+    return element && (element.tagName === "VIDEO" ? element.readyState >= 2 : element.complete && element.naturalWidth > 0)
+  }, selector)
+}
