@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import platform as platform_module
 import sys
 from pathlib import Path
 from typing import Final
@@ -34,7 +35,10 @@ def test_the_typescript_client_does_what_it_says(
     run_node(CLIENT, "--test", "test/platform.test.ts", environment=environment)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: the packaged Chromium runs on Linux only")
+@pytest.mark.skipif(
+    (sys.platform, platform_module.machine()) != ("linux", "x86_64"),
+    reason="NOT TESTED: the packaged Chromium runs on Linux with an x86-64 processor only",
+)
 def test_a_new_user_walks_through_the_playground(platform: PlatformDescription, picture: Path, tmp_path: Path) -> None:
     """Order, watch, reload, play, upload, buy, read the statement: see tests/browser/playground.test.js."""
     documented = os.environ.get("PLAYGROUND_PICTURES")

@@ -1,5 +1,6 @@
 """The playground is served where its folder is configured, with a policy that lets it run nothing else."""
 
+import re
 from pathlib import Path
 
 import httpx
@@ -55,3 +56,10 @@ def test_the_page_has_no_inline_code_and_loads_nothing_from_elsewhere() -> None:
     for file in FOLDER.iterdir():
         if file.suffix in (".html", ".css"):
             assert "//" not in file.read_text().replace("<!--", ""), file.name
+
+
+def test_every_module_is_asked_for_at_once() -> None:
+    """Otherwise the browser would learn of each module only from the one that imports it."""
+    page = (FOLDER / "index.html").read_text()
+    modules = {file.name for file in FOLDER.glob("*.js")}
+    assert set(re.findall(r'<link rel="modulepreload" href="([^"]+)">', page)) == modules - {"main.js"}

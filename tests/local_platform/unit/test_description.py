@@ -17,6 +17,7 @@ from local_platform.description import (
     read_platform,
     write_platform,
 )
+from local_platform.greeting import say_how_to_try_it
 from local_platform.identity import describe, new_private_key_pem
 from local_platform.locking import remove_leftovers
 
@@ -68,3 +69,10 @@ def test_the_files_of_a_killed_supervisor_are_removed(tmp_path: Path) -> None:
     assert not data.exists()
     assert list(directory.iterdir()) == []
     assert remove_leftovers(directory) is None
+
+
+def test_the_first_thing_to_try_is_the_playground(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    say_how_to_try_it(_description(tmp_path))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0] == "Open this in a browser: http://127.0.0.1:1/playground/"
+    assert "export REELHOUSE=http://127.0.0.1:1" in lines
