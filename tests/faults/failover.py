@@ -16,14 +16,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
 import asyncpg
 import httpx
 import msgspec
-import psutil
 
 from contracts.message import SERVICES
 from local_platform.console import say
@@ -33,6 +31,7 @@ from local_platform.servers.postgres import SUPERUSER
 from local_platform.servers.processes import ServerFailedError
 from local_platform.supervisor import PlatformOptions, Supervisor
 from tests.faults.campaign import deaths_of_services, run_campaign
+from tests.faults.disasters import family, signal_all
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 
@@ -93,7 +92,7 @@ class ReplicatedPlatform(Supervisor):
         if self.proxy is not None:
             await self.proxy.close()
         if self._wiring is not None and self.wiring.postgres.alive():
-            _signal_all(self.wiring.postgres, signal.SIGCONT)
+            signal_all(family(self.wiring.postgres.pid), signal.SIGCONT)
         await super().stop()
         if self.standby is not None and self.standby.alive():
             await self.standby.stop("immediate")
@@ -134,7 +133,7 @@ class FailOver:
         if self._old_primary == "killed":
             primary.kill()
         else:
-            _signal_all(primary, signal.SIGSTOP)
+            signal_all(family(primary.pid), signal.SIGSTOP)
         await asyncio.sleep(NOTICE_SECONDS)
         await platform.standby.promote()
         platform.proxy.target = ("127.0.0.1", platform.standby.port)
@@ -163,14 +162,6 @@ class FailOver:
         async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
             answers = await asyncio.gather(*(http.get(url) for url in self._ready_urls))
         return all(answer.is_success for answer in answers)
-
-
-def _signal_all(server: PostgresServer, number: signal.Signals) -> None:
-    """To the postmaster and every backend: each is a session of its own."""
-    postmaster = psutil.Process(server.pid)
-    for process in (postmaster, *postmaster.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
 
 
 async def main(old_primary: OldPrimary, orders_per_second: float, seed: int) -> int:

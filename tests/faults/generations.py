@@ -1,11 +1,13 @@
-"""Orders on a whole platform whose every part is killed, frozen and rolled back, at random.
+"""Orders on a whole platform whose every part is killed, frozen, cut off and rolled back, at random.
 
     python -m tests.faults.generations [--disasters 200] [--per-second 0.7] [--orders-per-second 3] [--seed 20261123]
 
 Customers order pictures and cancel some of them, as a patient frontend does: a request without an answer is repeated
 under its key. Meanwhile services, PostgreSQL, NATS and the object store are killed with -9, services are frozen past
-their leases, and the broker's store is wiped or replaced by an older copy. RunPod (the emulator) loses, repeats and
-delays its webhooks, loses jobs, refuses and fails. One seed is one schedule.
+their leases, and the broker's store is wiped or replaced by an older copy. Connections of services fall silent or are
+cut off for a while, streams are purged, disks of NATS and PostgreSQL are full, services run with a wrong clock.
+RunPod (the emulator) loses, repeats and delays its webhooks, loses jobs, refuses and fails. One seed is one schedule.
+Full disks need root, wrong clocks Debian's package faketime: without them the campaign says so and goes without.
 
 All services run with the timers that are shipped. Within a minute after the last disaster, without any help, everything
 must be right: every order has ended, is charged once if it was delivered and not at all if it was not, and has its own
@@ -36,10 +38,11 @@ from local_platform.api_client import ApiClient, UnexpectedAnswerError
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
 from local_platform.process_table import ENDPOINT_ID
-from local_platform.supervisor import PlatformOptions, Supervisor
+from local_platform.supervisor import PlatformOptions
 from messaging.ids import new_id
 from tests.faults.books import check_books
-from tests.faults.disasters import DisasterRunner, Faults, schedule
+from tests.faults.disasters import DisasterRunner, Faults, fault_rows, kinds, schedule
+from tests.faults.fragile_platform import FragilePlatform
 from tests.faults.granting import grant_to_each
 from tests.generation.worker import Worker, working
 from tests.support.media import picture
@@ -295,7 +298,7 @@ class Inspection:
 
 async def main(disasters: int, per_second: float, orders_per_second: float, seed: int) -> int:
     """Run the campaign and print its outcome. Returns the exit code."""
-    supervisor = Supervisor(PlatformOptions(name="faults-generations", workers=0))
+    supervisor = FragilePlatform(PlatformOptions(name="faults-generations", workers=0))
     try:
         platform = await supervisor.start()
         customers, fleet = Customers(platform, random.Random(seed + 1)), Fleet(random.Random(seed + 2))
@@ -309,7 +312,7 @@ async def main(disasters: int, per_second: float, orders_per_second: float, seed
                 ordering = asyncio.create_task(customers.place_orders(orders_per_second, over))
                 reporting = asyncio.create_task(_report_progress(customers, disaster_runner, disasters))
                 try:
-                    await disaster_runner.run(schedule(seed, disasters, per_second))
+                    await disaster_runner.run(schedule(seed, disasters, per_second, kinds(supervisor)))
                 finally:
                     over.set()
                     reporting.cancel()
@@ -361,17 +364,13 @@ async def verify(
         if await customers.repeat(order) != order.generation_id:
             errors.append(f"key {order.key} is answered with another order when it is repeated")
     await customers.close()
-    say(table(("disaster", "victim", "times"), _rows(faults)))
+    say(table(("disaster", "victim", "times"), fault_rows(faults)))
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(inspection.outcomes.items()))
     say(f"{len(customers.orders)} orders: {outcomes}; {fleet.jobs} jobs")
     for death in faults.unexpected_deaths:
         say(f"died without a disaster: {death}")
     say("\n".join(errors) if errors else f"everything was right {healed_seconds:.1f} s after the last disaster")
     return max(await check_books(platform), 1 if errors or faults.unexpected_deaths else 0)
-
-
-def _rows(faults: Faults) -> list[tuple[str, str, str]]:
-    return [(action, victim, str(times)) for (action, victim), times in sorted(faults.counts.items())]
 
 
 if __name__ == "__main__":

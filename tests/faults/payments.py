@@ -1,11 +1,13 @@
-"""Every way in which money comes and goes, on a whole platform, while the providers' webhooks misbehave.
+"""Every way in which money comes and goes, on a whole platform, while webhooks and processes fail.
 
-    python -m tests.faults.payments [--rounds 2] [--sweep-seconds 10] [--seed 20261123]
+    python -m tests.faults.payments [--rounds 2] [--disasters 60] [--seed 20261123]
 
 Users buy with each provider and in each way; some are refunded, some dispute. Meanwhile every webhook is lost, or
-webhooks are lost, doubled, corrupted and reordered at random, so that only the sweeps tell us what happened. Printed
-is how long it took after the last event until all payments and balances were right. At the end the auditor checks all
-books. Exit code 0 only if everything became right in time and the books hold.
+webhooks are lost, doubled, corrupted and reordered at random, so that only the sweeps tell us what happened. Then users
+buy while the services of the way of money, NATS and PostgreSQL are killed, frozen and cut off at random. All services
+run with the timers that are shipped. Printed is how long it took after the last event until all payments and balances
+were right. At the end the auditor checks all books. Exit code 0 only if everything became right in time and the books
+hold.
 """
 
 import argparse
@@ -13,27 +15,34 @@ import asyncio
 import contextlib
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from contracts.payments import PROVIDERS, Provider
-from local_platform.api_client import ApiClient
+from local_platform.api_client import ApiClient, UnexpectedAnswerError
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
-from local_platform.supervisor import PlatformOptions, Supervisor
+from local_platform.supervisor import PlatformOptions
 from messaging.ids import new_id
 from tests.faults.books import check_books
+from tests.faults.disasters import DisasterRunner, fault_rows, kinds, schedule
+from tests.faults.fragile_platform import FragilePlatform
 
 WEBHOOK_FAULTS: dict[str, dict[str, Any]] = {
     "all lost": {"drop": 1.0},
     "storm": {"drop": 0.3, "double": 0.5, "corrupt": 0.3, "copies": 3, "reorder_window_seconds": 1.5},
 }
 RIGHT_WITHIN_SECONDS = 300.0
-"""The promise of the runbook, counted from the next sweep on."""
+"""The promise of the runbook, where only the sweep of every three minutes tells us what happened."""
+DISASTERS_PER_SECOND = 0.5
+SECONDS_BETWEEN_BUYERS = 0.7
+WAY_OF_MONEY = ("payments", "billing", "gateway", "auditor", "nats", "postgres")
 
 
 class Providers:
@@ -131,11 +140,11 @@ class Buyer:
 
 
 async def buy(platform: PlatformDescription, scenario: Scenario, clients: contextlib.AsyncExitStack) -> Buyer:
-    """A new user begins a payment."""
+    """A new user begins a payment, and repeats under one key what was not answered."""
     user = await clients.enter_async_context(ApiClient(platform, new_id()))
     pack = (await user.get("/v1/credit-packs"))["items"][0]
-    payment = await user.post("/v1/payments", {"pack_id": pack["id"], "provider": scenario.provider}, str(new_id()))
-    return Buyer(scenario, user, payment)
+    body, key = {"pack_id": pack["id"], "provider": scenario.provider}, str(new_id())
+    return Buyer(scenario, user, await user.post("/v1/payments", body, key))
 
 
 def reference_of(buyer: Buyer) -> str:
@@ -169,19 +178,58 @@ async def run_fault(platform: PlatformDescription, name: str, rounds: int, seed:
         return name, str(len(buyers)), f"{seconds:.1f} s"
 
 
-async def main(rounds: int, sweep_seconds: float, seed: int) -> int:
+async def run_disasters(
+    supervisor: FragilePlatform, platform: PlatformDescription, disasters: int, seed: int
+) -> tuple[tuple[str, str, str], DisasterRunner]:
+    """Users buy, one after the other, until the last of the disasters is over; returns a row of the table."""
+    planned = schedule(seed, disasters, DISASTERS_PER_SECOND, kinds(supervisor, WAY_OF_MONEY))
+    over = asyncio.Event()
+    async with contextlib.AsyncExitStack() as clients:
+        directory = clients.enter_context(tempfile.TemporaryDirectory(prefix="reelhouse-faults-"))
+        runner, at = DisasterRunner(supervisor, platform, Path(directory)), Providers(platform, clients)
+        buying = asyncio.create_task(_buy_until(over, platform, at, clients))
+        try:
+            await runner.run(planned)
+        finally:
+            over.set()
+        say("the last disaster is over; waiting until everything is right ...")
+        began = time.monotonic()
+        buyers = await buying
+        await wait_until_right(buyers)
+        seconds = time.monotonic() - began
+        return (f"delivered; {runner.counts.total()} disasters", str(len(buyers)), f"{seconds:.1f} s"), runner
+
+
+async def _buy_until(
+    over: asyncio.Event, platform: PlatformDescription, at: Providers, clients: contextlib.AsyncExitStack
+) -> list[Buyer]:
+    async def buy_one(scenario: Scenario) -> Buyer:
+        buyer = await buy(platform, scenario, clients)
+        await scenario.happens(at, reference_of(buyer))
+        return buyer
+
+    buying: list[asyncio.Task[Buyer]] = []
+    while not over.is_set():
+        buying.append(asyncio.create_task(buy_one(SCENARIOS[len(buying) % len(SCENARIOS)])))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), SECONDS_BETWEEN_BUYERS)
+    return await asyncio.gather(*buying)
+
+
+async def main(rounds: int, disasters: int, seed: int) -> int:
     """Run it all and print the outcome; returns the exit code."""
-    environment = {
-        "payments": {"PAYMENTS_EVENTS_SWEEP_SECONDS": str(sweep_seconds)},
-    }
-    supervisor = Supervisor(PlatformOptions(name="faults-payments", workers=0, environment=environment))
+    supervisor = FragilePlatform(PlatformOptions(name="faults-payments", workers=0))
     try:
         platform = await supervisor.start()
         rows = [await run_fault(platform, name, rounds, seed) for name in WEBHOOK_FAULTS]
-        say(table(("webhooks", "payments", "right after"), rows))
-        return await check_books(platform)
-    except TimeoutError as error:
-        say(f"not right after {RIGHT_WITHIN_SECONDS:.0f} s:\n{error}")
+        row, runner = await run_disasters(supervisor, platform, disasters, seed)
+        say(table(("disaster", "victim", "times"), fault_rows(runner)))
+        say(table(("webhooks", "payments", "right after"), [*rows, row]))
+        for death in runner.unexpected_deaths:
+            say(f"died without a disaster: {death}")
+        return max(await check_books(platform), 1 if runner.unexpected_deaths else 0)
+    except (TimeoutError, UnexpectedAnswerError) as error:
+        say(f"not right in time: {error}")
         return 1
     finally:
         await supervisor.stop()
@@ -190,7 +238,7 @@ async def main(rounds: int, sweep_seconds: float, seed: int) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2, help="runs of each scenario per kind of fault (default: 2)")
-    parser.add_argument("--sweep-seconds", type=float, default=10.0, help="between two sweeps (production: 180)")
+    parser.add_argument("--disasters", type=int, default=60, help="how many in all (default: 60)")
     parser.add_argument("--seed", type=int, default=20261123)
     options = parser.parse_args()
-    sys.exit(asyncio.run(main(options.rounds, options.sweep_seconds, options.seed)))
+    sys.exit(asyncio.run(main(options.rounds, options.disasters, options.seed)))

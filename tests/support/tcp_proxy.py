@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
@@ -19,10 +19,13 @@ class TcpProxy:
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
         self.accepted = 0
+        self.hides_ends = False
+        """Whether a side learns that the other one has closed only when it sends something."""
+        self.hidden_ends = 0
         self._open = asyncio.Event()
         self._open.set()
-        self._gates: set[asyncio.Event] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.Event] = {}
+        """Each with the gate that is shut when it is silenced."""
         self._server: asyncio.Server | None = None
 
     @property
@@ -38,11 +41,20 @@ class TcpProxy:
         credentials = parts.netloc.rpartition("@")[0]
         return urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{self.port}"))
 
-    def silence_established(self) -> None:
-        """Connections that stand now carry nothing any more; new ones work."""
-        for gate in self._gates:
+    def silence_established(self) -> Callable[[], None]:
+        """Connections that stand now carry nothing any more; new ones work.
+
+        Returns what ends them for both sides, as keepalives do in the end. Without it, they stay.
+        """
+        silenced = list(self._connections)
+        for gate in self._connections.values():
             gate.clear()
-        self._gates.clear()
+
+        def end() -> None:
+            for task in silenced:
+                task.cancel()
+
+        return end
 
     def silence(self) -> None:
         """Nothing goes through until ``resume``; then what was sent meanwhile does."""
@@ -53,46 +65,58 @@ class TcpProxy:
         self._open.set()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
         gate = asyncio.Event()
         gate.set()
-        self._gates.add(gate)
+        task = asyncio.create_task(self._serve(reader, writer, gate))
+        self._connections[task] = gate
+        task.add_done_callback(self._connections.pop)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+        self.accepted += 1
         try:
             await self._open.wait()
             with contextlib.suppress(OSError):
                 other_reader, other_writer = await asyncio.open_connection(*self.target)
                 try:
                     async with asyncio.TaskGroup() as group:
-                        group.create_task(self._pump(reader, other_writer, gate))
-                        group.create_task(self._pump(other_reader, writer, gate))
+                        client_spoke, server_spoke = asyncio.Event(), asyncio.Event()
+                        group.create_task(self._pump(reader, other_writer, gate, client_spoke, server_spoke))
+                        group.create_task(self._pump(other_reader, writer, gate, server_spoke, client_spoke))
                 finally:
                     other_writer.close()
         finally:
             writer.close()
-            self._gates.discard(gate)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        gate: asyncio.Event,
+        spoke: asyncio.Event,
+        other_spoke: asyncio.Event,
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK_BYTES):
+                spoke.set()
                 await self._open.wait()
                 await gate.wait()
                 writer.write(data)
                 await writer.drain()
             await gate.wait()
+            if self.hides_ends:
+                self.hidden_ends += 1
+                other_spoke.clear()
+                await other_spoke.wait()
         writer.close()
 
     async def close(self) -> None:
         """Stop listening and cut everything."""
         assert self._server is not None
         self._server.close()
-        for task in list(self._tasks):
+        connections = list(self._connections)
+        for task in connections:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*connections, return_exceptions=True)
 
     async def listen(self) -> None:
         """Begin to forward."""

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from local_platform.servers import PostgresServer
 from service_runtime import database_watch
-from service_runtime.database import DatabaseReadOnly, create_engine, engine_for
+from service_runtime.database import DRIVER_ERRORS, DatabaseReadOnly, create_engine, engine_for
 from service_runtime.database_watch import DatabaseNotReady, DatabaseWatch
 from tests.service_runtime.settings import settings
 from tests.support import eventually
@@ -59,7 +59,7 @@ def ready(watch: DatabaseWatch) -> Callable[[], object]:
     async def check() -> bool:
         try:
             return bool(await watch.ready())
-        except (DatabaseNotReady, DatabaseReadOnly, OSError) as error:
+        except (DatabaseNotReady, DatabaseReadOnly, *DRIVER_ERRORS) as error:
             raise AssertionError(str(error)) from error
 
     return check
@@ -89,6 +89,32 @@ async def test_a_statement_on_a_cut_connection_fails_within_seconds(database: Da
         async with asyncio.timeout(5), engine.connect() as connection:
             assert await connection.scalar(text("SELECT 3")) == 3
         await eventually(ready(watch))
+
+
+async def test_a_session_that_ended_without_a_close_is_given_up(database: Database, proxy: TcpProxy) -> None:
+    """The server says so while nothing is asked, and the driver takes no statement from then on."""
+    proxy.hides_ends = True
+    async with watched(proxy.through(database.dsn("billing"))) as (watch, engine):
+        await eventually(ready(watch))
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+        async with database.superuser_engine().connect() as superuser:
+            ended = await superuser.scalar(
+                text(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+        assert ended == 2
+        await eventually(lambda: proxy.hidden_ends >= ended)
+        async with engine.connect() as connection:
+            with pytest.raises(DBAPIError) as failure:
+                await connection.execute(text("SELECT 2"))
+            assert failure.value.connection_invalidated
+        async with asyncio.timeout(5), engine.connect() as connection:
+            assert await connection.scalar(text("SELECT 3")) == 3
+        await eventually(ready(watch))
+        proxy.hides_ends = False
 
 
 async def test_a_database_that_pauses_keeps_its_connections(database: Database, proxy: TcpProxy) -> None:

@@ -134,6 +134,10 @@ class Supervisor:
         """
         os.kill(self._processes[name].pid, number)
 
+    def pid(self, name: str) -> int:
+        """The process id of one process that runs."""
+        return self._processes[name].pid
+
     def alive(self, name: str) -> bool:
         """Whether one process runs. A frozen process runs, too."""
         return self._processes[name].alive()

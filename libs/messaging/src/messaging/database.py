@@ -9,6 +9,7 @@ import sqlalchemy.exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from messaging.errors import DatabaseUnavailableError
+from service_runtime.database import DRIVER_ERRORS
 
 _TRANSIENT_CLASSES: Final = ("08", "53", "57P", "58")
 """SQLSTATE classes: connection, insufficient resources, shutdown, system error."""
@@ -23,7 +24,8 @@ READ_ONLY: Final = "25006"
 _TRANSIENT_STATES: Final = ("40001", "40P01", "25P03", READ_ONLY, *_CONTENDED_STATES)
 """Serialization failure, deadlock, idle-in-transaction timeout, read only, and the two above."""
 
-_NO_CONNECTION: Final = (OSError, sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_BROKEN_CONNECTION: Final = asyncpg.InterfaceError | asyncpg.InternalClientError
+_NO_CONNECTION: Final = (sqlalchemy.exc.SQLAlchemyError, *DRIVER_ERRORS)
 """A server that is down, starting or full: the driver's own errors reach us untranslated while connecting."""
 
 DATABASE_ERRORS: Final = (DatabaseUnavailableError, *_NO_CONNECTION)
@@ -91,7 +93,7 @@ def _sqlstate(error: BaseException) -> str:
 
 
 def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, DatabaseUnavailableError | TimeoutError | ConnectionError | asyncpg.InterfaceError):
+    if isinstance(error, DatabaseUnavailableError | TimeoutError | ConnectionError | _BROKEN_CONNECTION):
         return True
     if isinstance(error, asyncpg.PostgresError):
         return _is_transient_state(error)

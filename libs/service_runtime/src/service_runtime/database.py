@@ -39,6 +39,14 @@ _OPENED: "Final[WeakKeyDictionary[Engine, WeakSet[WatchedConnection]]]" = WeakKe
 """The driver's connections of each engine, those in use included."""
 
 
+DRIVER_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""All that asyncpg raises of a server that is away, however it is away. A timeout is an OSError.
+
+The last one comes of a server that has ended the session, said so while nothing was asked, and not closed the
+connection yet: the driver waits for the end of that message, and takes no statement meanwhile.
+"""
+
+
 class DatabaseReadOnly(Exception):
     """The database answers, and takes no writes."""
 
@@ -202,15 +210,19 @@ def _refuse_closed_connection(dbapi_connection: Any, _record: Any, _proxy: Any) 
 
 
 def _give_up_connection(context: ExceptionContext) -> None:
-    """Two kinds of errors say that a connection is of no more use, and SQLAlchemy knows neither.
+    """Three kinds of errors say that a connection is of no more use, and SQLAlchemy knows none of them.
 
     A timeout of the driver's: to cancel the statement the driver would wait for a server that says nothing.
+    A driver that takes no statement: the server has ended the session (``DRIVER_ERRORS``).
     A write that was refused as read-only: the server was demoted, and the address may lead to another one by now.
     """
     error = context.original_exception
     if isinstance(error, TimeoutError):
         _terminate(context)
         context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
+    elif isinstance(error.__cause__, asyncpg.InternalClientError):
+        _terminate(context)
+        context.is_disconnect = True
     elif getattr(error, "sqlstate", None) == _READ_ONLY:
         context.is_disconnect = True
 

@@ -20,7 +20,7 @@ import asyncpg
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service_runtime.database import DatabaseReadOnly, close_older_connections, connect_once
+from service_runtime.database import DRIVER_ERRORS, DatabaseReadOnly, close_older_connections, connect_once
 from service_runtime.process_metrics import CLOCK_OFFSET, SILENT_CONNECTIONS
 from service_runtime.settings import ServiceSettings
 
@@ -36,7 +36,6 @@ NOTABLE_OFFSET_SECONDS: Final = 1.0
 _QUESTION: Final = (
     "SELECT clock_timestamp(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on' AS read_only"
 )
-_AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +98,7 @@ class DatabaseWatch:
             if self._connection is None:
                 self._connection = await self._connect()
             await self._ask_on(self._connection)
-        except (*_AWAY, DatabaseReadOnly) as error:
+        except (*DRIVER_ERRORS, DatabaseReadOnly) as error:
             # The next question is asked on a fresh connection: the address may lead to another server by then.
             self._disconnect()
             self._fail(error)
@@ -121,14 +120,14 @@ class DatabaseWatch:
         """Whether a fresh connection is answered while ``question`` is not: then it replaces the older ones."""
         try:
             fresh = await self._connect()
-        except _AWAY as error:
+        except DRIVER_ERRORS as error:
             log.warning("database_silent", reason=f"{type(error).__name__}: {error}")
             return False
         try:
             async with asyncio.timeout(SILENCE_SECONDS):
                 await self._question(fresh)
             await asyncio.wait({question}, timeout=GRACE_SECONDS)
-        except (*_AWAY, DatabaseReadOnly):
+        except (*DRIVER_ERRORS, DatabaseReadOnly):
             fresh.terminate()
             return False
         if question.done():

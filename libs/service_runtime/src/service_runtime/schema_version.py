@@ -14,20 +14,19 @@ import re
 from importlib.resources import files
 from typing import Final
 
-import asyncpg
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service_runtime.database import engine_for
+from service_runtime.database import DRIVER_ERRORS, engine_for
 from service_runtime.settings import ServiceSettings
 
 _REVISION: Final = re.compile(r'^revision\s*(?::\s*str\s*)?=\s*"([^"]+)"', re.MULTILINE)
 _DOWN_REVISION: Final = re.compile(r'^down_revision\s*(?::[^=]+)?=\s*"([^"]+)"', re.MULTILINE)
 _UNDEFINED_TABLE: Final = "42P01"
 _POLL_SECONDS: Final = 0.5
-_NO_CONNECTION: Final = (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_NO_CONNECTION: Final = (SQLAlchemyError, *DRIVER_ERRORS)
 
 log = structlog.get_logger(__name__)
 
