@@ -123,20 +123,20 @@ MINUTES ?= 2
 load: install ## Open-loop traffic at RATE orders/s for MINUTES, then three times that, then RATE again; nothing may be lost
 	$(RUN)/python -m benchmarks.load --rate $(RATE) --minutes $(MINUTES) $(ARGS)
 
-faults: faults-ledger faults-payments faults-generations faults-rollouts faults-cluster ## All five campaigns below: about 55 minutes
+faults: faults-ledger faults-payments faults-generations faults-rollouts faults-cluster restore-drill ## All campaigns below and the restore drill: about 75 minutes
 
 faults-ledger: install ## A million transfers under a running conservation check; random command sequences against a model
 	$(RUN)/python -m tests.faults.ledger $(ARGS)
 	$(RUN)/pytest tests/billing/integration/test_stateful.py -k any_interleaving --hypothesis-profile=campaign --timeout 3600
 
-faults-payments: install ## Every way money comes and goes on a whole platform while webhooks are lost and scrambled
+faults-payments: install ## Every way money comes and goes while webhooks are lost and scrambled, then while processes are killed
 	$(RUN)/python -m tests.faults.payments $(ARGS)
 
 .PHONY: restore-drill
 restore-drill: install ## Restore PostgreSQL to a moment under load, three times, against today's NATS, files, RunPod and Stripe
 	$(RUN)/python -m tests.faults.restores $(ARGS)
 
-faults-generations: install ## Orders on a whole platform while every part of it is killed, frozen and made to forget, at random
+faults-generations: install ## Orders while every part is killed, frozen, cut off and made to forget; full disks need root, wrong clocks faketime
 	$(RUN)/python -m tests.faults.generations $(ARGS)
 
 faults-rollouts: install ## Two replicas of every service are restarted, then upgraded FROM another release, under load

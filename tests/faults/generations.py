@@ -73,7 +73,15 @@ MISBEHAVIOUR: Final[tuple[dict[str, Any], ...]] = (
 )
 
 OPEN_ORDERS: Final = """
-    SELECT count(*) FROM gateway.generations WHERE status NOT IN ('completed', 'failed', 'cancelled', 'refused')
+    SELECT o.status AS shown, g.status, a.status AS attempt, count(*) AS orders
+    FROM gateway.generations AS o
+    LEFT JOIN generation.video_generations AS g USING (generation_id)
+    LEFT JOIN LATERAL (
+        SELECT status FROM generation.attempts AS a
+        WHERE a.generation_id = o.generation_id ORDER BY attempt_number DESC LIMIT 1
+    ) AS a ON true
+    WHERE o.status NOT IN ('completed', 'failed', 'cancelled', 'refused')
+    GROUP BY 1, 2, 3
 """
 
 ORDERS: Final = """
@@ -200,11 +208,15 @@ class Inspection:
         self._fleet = fleet
         self.outcomes: Counter[str] = Counter()
 
-    async def open_orders(self) -> int:
-        """How many orders have not ended, as the gateway shows them."""
+    async def open_orders(self) -> list[str]:
+        """The orders that have not ended, as the gateway shows them, by where they are."""
         connection = await asyncpg.connect(self._platform.postgres.superuser_dsn)
         try:
-            return int(await connection.fetchval(OPEN_ORDERS))
+            return [
+                f"{row['orders']} orders have not ended: {row['shown']} in the gateway, {row['status']} in generation,"
+                f" their last attempt is {row['attempt']}"
+                for row in await connection.fetch(OPEN_ORDERS)
+            ]
         finally:
             await connection.close()
 
@@ -351,8 +363,7 @@ async def verify(
     await ordering
 
     async def find_errors() -> list[str]:
-        unfinished = await inspection.open_orders()
-        return [f"{unfinished} orders have not ended"] if unfinished else await inspection.find_errors()
+        return await inspection.open_orders() or await inspection.find_errors()
 
     errors = await find_errors()
     while errors and time.monotonic() - began < HEAL_SECONDS:

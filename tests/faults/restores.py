@@ -239,7 +239,7 @@ class Drill:
     async def _find_errors(self) -> list[str]:
         try:
             if unfinished := await self._inspection.open_orders():
-                return [f"{unfinished} orders have not ended"]
+                return unfinished
             found = await self._inspection.find_errors()
             found += [wrong for buyer in self._buyers if (wrong := await self._wrong(buyer)) is not None]
         except (OSError, asyncpg.PostgresError, httpx.HTTPError) as error:
