@@ -1,6 +1,7 @@
 """deploy/compose, held without an engine: parsed by the real Compose, and true to the settings of the services."""
 
 import json
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -90,6 +91,18 @@ def test_prometheus_scrapes_every_service() -> None:
     configuration = yaml.safe_load((COMPOSE / "prometheus.yml").read_text())
     (job,) = configuration["scrape_configs"]
     assert {target["labels"]["service"] for target in job["static_configs"]} == set(SERVICES)
+
+
+def test_the_collector_receives_where_the_services_send() -> None:
+    configuration = yaml.safe_load((COMPOSE / "collector.yaml").read_text())
+    port = configuration["receivers"]["otlp"]["protocols"]["http"]["endpoint"].rpartition(":")[2]
+    sent = {services()[service]["environment"][f"{service.upper()}_OTLP_ENDPOINT"] for service in SERVICES}
+    assert sent == {f"http://collector:{port}/v1/traces"}
+    (pipeline,) = configuration["service"]["pipelines"].values()
+    for part in ("receivers", "processors", "exporters"):
+        assert set(pipeline[part]) == set(configuration[part]), f"{part} that are not used, or not there"
+    backend = urlsplit(configuration["exporters"]["otlphttp"]["endpoint"]).hostname
+    assert backend in services()["collector"]["depends_on"]
 
 
 def test_every_mounted_file_exists() -> None:

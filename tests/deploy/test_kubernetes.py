@@ -5,6 +5,7 @@ import re
 from functools import cache
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -42,7 +43,7 @@ COMBINATIONS: Final = [
 URL_FIELDS: Final = {
     "database_url": "postgres",
     "nats_url": "nats",
-    "otlp_endpoint": None,  # off unless set; who sets it allows it
+    "otlp_endpoint": "monitoring",
     "s3_endpoint_url": "internet",
     "s3_public_endpoint_url": None,  # goes into presigned URLs, which others open
     "jwks_url": "internet",
@@ -60,7 +61,7 @@ URL_FIELDS: Final = {
 """Where each address among the settings is called from the pod; None where it is not."""
 PLACEHOLDERS: Final = r"\.invalid|example\.com|PROJECT|ACCOUNT|ENDPOINT_ID"
 """What the production overlay holds until a team puts its own names there; docs/deploy.md searches for the same."""
-PORTS: Final = {"postgres": "5432", "nats": "4222", "internet": "443"}
+PORTS: Final = {"postgres": "5432", "nats": "4222", "internet": "443", "monitoring": "4318"}
 
 
 @cache
@@ -93,6 +94,17 @@ def test_no_placeholder_is_left_when_the_files_of_a_deployer_are_filled_in(tmp_p
     text = yaml.safe_dump_all(render(overlay))
     assert not re.findall(rf".*(?:{PLACEHOLDERS}).*", text)
     assert f"grep -nE '{PLACEHOLDERS}'" in (ROOT / "docs/deploy.md").read_text()
+
+
+def test_traces_go_to_the_collector_of_the_overlay_when_they_are_listed(tmp_path: Path) -> None:
+    overlay = copy_of_tree(tmp_path) / "overlays/production"
+    file = overlay / "kustomization.yaml"
+    file.write_text(file.read_text().replace("  # - path: traces.yaml", "  - path: traces.yaml"))
+    configs = {name.rpartition("-")[0]: one["data"] for name, one in of_kind(render(overlay), "ConfigMap").items()}
+    found = {configs[service][f"{service.upper()}_OTLP_ENDPOINT"] for service in SERVICES}
+    (address,) = found
+    collector = urlsplit(address)
+    assert ((collector.hostname or "").partition(".")[2], str(collector.port)) == ("monitoring", PORTS["monitoring"])
 
 
 def test_an_alert_leads_to_its_section_at_the_address_of_the_overlay() -> None:
