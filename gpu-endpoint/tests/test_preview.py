@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from gpu_endpoint.job import RenderJob
 from gpu_endpoint.progress import Progress
 from gpu_endpoint.renderers import RENDERERS
 from gpu_endpoint.renderers.preview.lettering import lettered_panel
+from gpu_endpoint.renderers.preview.scene import open_input
 from gpu_endpoint.renderers.stoppable import StopFlag, run_stoppable
 
 MakeJob = Callable[..., RenderJob]
@@ -148,6 +150,39 @@ async def test_the_given_picture_fills_the_frame_upright(make_job: MakeJob, tmp_
     path, _ = await render(make_job("image"), tmp_path / "out", [picture])
     with Image.open(path) as image:
         assert image.getpixel((120, 30)) == (10, 200, 10)
+
+
+@pytest.mark.parametrize("tag", [{282: (-1, 0)}, {282: "abc"}, {256: "abc"}, {}])
+def test_a_picture_is_turned_by_its_exif_whatever_else_that_says(tmp_path: Path, tag: dict[int, object]) -> None:
+    picture = tmp_path / "image.jpg"
+    halves = Image.new("RGB", (64, 64), (250, 10, 10))
+    halves.paste((10, 10, 250), (0, 32, 64, 64))
+    exif = Image.Exif()
+    exif[274] = 3
+    halves.save(picture, exif=bytes_of(exif, tag))
+    assert np.asarray(open_input(picture))[4, 32, 2] > 200, "the blue half is on top"
+
+
+def bytes_of(exif: Image.Exif, tag: dict[int, object]) -> bytes:
+    """The EXIF with a tag beside the orientation, in a form that Pillow itself would not write."""
+    entries = [(274, 3, 1, struct.pack("<HH", exif[274], 0))]
+    data = b""
+    for number, value in tag.items():
+        if isinstance(value, str):
+            entries.append((number, 2, 4, value.encode() + b"\0"))
+        else:
+            entries.append((number, 10, 1, struct.pack("<I", 8 + 2 + 12 * 2 + 4)))
+            data = struct.pack("<ii", -1, 0)
+    directory = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in sorted(entries))
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + data
+
+
+def test_a_picture_that_lacks_its_last_bytes_is_read(tmp_path: Path) -> None:
+    for name in ("image.jpg", "image.png"):
+        picture = tmp_path / name
+        Image.effect_noise((200, 200), 80).convert("RGB").save(picture)
+        picture.write_bytes(picture.read_bytes()[:-20])
+        assert open_input(picture).size == (200, 200)
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])

@@ -3,6 +3,8 @@
 import random
 import struct
 import tempfile
+import zlib
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,6 +26,45 @@ def clip(width: int = 320, height: int = 240, frames: int = 16, rate: int = 8, i
             for packet in stream.encode(None):
                 output.mux(packet)
         return path.read_bytes()
+
+
+def coded_clip(
+    container: str, codec: str, pixel_format: str, frames: int = 8, options: Mapping[str, str] | None = None
+) -> bytes:
+    """A small clip of noise, 64x64 at 16 frames a second, in any container, codec and pixel format."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "clip")
+        with av.open(str(path), "w", format=container, options=dict(options or {})) as output:
+            coder = {"libx265": {"x265-params": "log-level=none"}, "libx264": {"bf": "0", "g": "8"}}.get(codec, {})
+            stream = output.add_stream(codec, rate=16, options=coder)
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, pixel_format
+            stream.time_base = Fraction(1, 16)
+            for number in range(frames):
+                frame = _noise(64, 64, "yuv420p", seed=number).reformat(format=pixel_format)
+                frame.pts, frame.time_base = number, Fraction(1, 16)
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
+        return path.read_bytes()
+
+
+def with_edit_list(clip: bytes, skip_frames: int, shown_frames: int) -> bytes:
+    """The mp4 of ``coded_clip``, of which a player shows ``shown_frames`` after the first ``skip_frames``."""
+    at = clip.index(b"elst") + 12
+    timescale_at = clip.index(b"mdhd") + 16
+    (timescale,) = struct.unpack_from(">I", clip, timescale_at)
+    _, start, rate = struct.unpack_from(">IiI", clip, at)
+    # The length of an edit counts in the movie's thousandths, its start in units of the track.
+    edit = struct.pack(">IiI", shown_frames * 1000 // 16, start + skip_frames * timescale // 16, rate)
+    return clip[:at] + edit + clip[at + len(edit) :]
+
+
+def png_with_chunk(name: bytes, data: bytes) -> bytes:
+    """The picture of ``picture()`` with one more chunk before its pixels."""
+    header_end = len(b"\x89PNG\r\n\x1a\n") + 4 + 4 + 13 + 4
+    chunk = struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    body = picture()
+    return body[:header_end] + chunk + body[header_end:]
 
 
 def picture(width: int = 320, height: int = 240, seed: int = 7) -> bytes:

@@ -1,25 +1,51 @@
-"""Opening a user's picture within bounds."""
+"""Opening a user's picture within bounds, as tolerantly as ComfyUI does."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile
 
 from gpu_endpoint.failures import InvalidInput
 
 MAX_PICTURE_PIXELS: Final = 64_000_000
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @contextlib.contextmanager
 def opened_picture(path: Path) -> Iterator[Image.Image]:
     """The picture, its pixels not yet decoded. Raises InvalidInput if it is none, or too large, in the block, too."""
+    # Storage takes pictures that lack their last bytes, or say megabytes about themselves, because ComfyUI reads them.
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
     try:
         with Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PICTURE_PIXELS:
-                raise InvalidInput(f"the picture {path.name} has more than {MAX_PICTURE_PIXELS} pixels")
+            _check_size(path, picture)
             yield picture
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow's way of saying that a file is broken differs from format to format.
+    except InvalidInput:
+        raise
+    except Exception as error:
+        # A file from outside makes Pillow raise anything: that is an answer about the file.
         raise InvalidInput(f"{path.name} is not a readable picture") from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _check_size(path: Path, picture: Image.Image) -> None:
+    if picture.width * picture.height > MAX_PICTURE_PIXELS:
+        raise InvalidInput(f"the picture {path.name} has more than {MAX_PICTURE_PIXELS} pixels")
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The picture as its EXIF turns it. Other tags are left alone: cameras write some that nobody can read."""
+    orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from contracts.generation import FAILURE_SENTENCES, GenerationCompleted, GenerationFailed
-from contracts.storage import InputsRejected, InputsVerified
+from contracts.storage import REJECTION_SENTENCES, InputsRejected, InputsVerified
 from generation.domain.lifecycle import backoff_over, cancel, deadline_passed, provider_cancelled
 from generation.domain.order import Order
 from generation.domain.provider_events import (
@@ -201,7 +201,8 @@ class TestStorage:
         inputs_rejected(one, rejection, NOW)
         event = only(one)
         assert isinstance(event, GenerationFailed)
-        assert (event.code, event.detail) == ("invalid_input", "image: empty")
+        assert (event.code, event.detail) == ("invalid_input", f"image: {REJECTION_SENTENCES['undecodable']}")
+        assert one.failure_detail == "image: undecodable: empty"
         inputs_rejected(one, rejection, LATER)
         assert names(one) == ["GenerationFailed"]
 

@@ -148,6 +148,7 @@ class TestRunning:
         reported(one, one.attempts[0], uploaded(), POLICY, NOW, NOW)
         event = only(one)
         assert isinstance(event, OutputReady)
+        assert event.expected_extension == "mp4"
         assert event.claim.object_key == f"{one.generation_id}/1/output.mp4"
         assert (event.claim.size_bytes, event.claim.sha256, event.callback_received_at) == (1000, "ab", NOW)
         assert one.status == "storing"
@@ -198,6 +199,7 @@ class TestFailure:
         reported(one, one.attempts[2], failed(), POLICY, NOW, NOW)
         event = only(one)
         assert isinstance(event, OutputSought)
+        assert event.expected_extension == "mp4"
         assert [claim.attempt_number for claim in event.claims] == [3, 2, 1]
         assert one.status == "running"
         output_missing(one, missing(one), POLICY, LATER)

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import sys
-import zlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from storage.handlers import MAX_DECODER_FAILURES
 from storage.tables import VERIFICATIONS
 from storage.worker import OUTPUT_SUBJECTS, measure
 from tests.storage.integration.conftest import StorageHarness, output_lookup, output_ready, verify_inputs
+from tests.storage.unit.test_inspection import picture_as
 from tests.support import eventually
-from tests.support.media import clip, picture
+from tests.support.media import clip, coded_clip, picture
 
 
 async def test_a_good_clip_is_stored_with_its_facts_and_a_poster(storage: StorageHarness) -> None:
@@ -66,6 +66,12 @@ BAD: dict[str, tuple[bytes, dict[str, Any], dict[str, Any], str]] = {
     "a picture instead of a clip": (picture(), {}, {}, "wrong_kind"),
     "a clip instead of a picture": (FASTSTART, {}, {"kind": "image", "expected_duration_ms": None}, "wrong_kind"),
     "of another size": (FASTSTART, {}, {"expected_width_pixels": 640}, "wrong_dimensions"),
+    "in another container": (
+        coded_clip("matroska", "libx264", "yuv420p"),
+        {},
+        {"expected_extension": "mp4"},
+        "wrong_format",
+    ),
     "too short": (FASTSTART, {}, {"expected_duration_ms": 5000}, "wrong_dimensions"),
 }
 
@@ -243,13 +249,9 @@ async def test_an_upload_that_is_no_picture_is_rejected(storage: StorageHarness)
 
 
 async def test_an_upload_that_gpu_workers_cannot_read_is_rejected(storage: StorageHarness) -> None:
-    """Otherwise it would cost a run. FFmpeg skips a comment; Pillow, which workers use, refuses one of 80 MB."""
+    """Otherwise it would cost a run. FFmpeg reads a lossless JPEG; Pillow, which workers use, does not."""
     owner = uuid4()
-    comment = b"zTXt" + b"k\0\0" + zlib.compress(b"a" * 80_000_000)
-    chunk = (len(comment) - 4).to_bytes(4) + comment + zlib.crc32(comment).to_bytes(4)
-    header_end = len(b"\x89PNG\r\n\x1a\n") + 4 + 4 + 13 + 4
-    body = picture()[:header_end] + chunk + picture()[header_end:]
-    upload_id = storage.upload_input(owner, body)
+    upload_id = storage.upload_input(owner, picture_as("ljpeg", "bgr24"))
     await storage.verify(verify_inputs(owner, upload_id))
     refusal = await storage.only(InputsRejected)
     assert refusal.code == "undecodable"

@@ -144,6 +144,7 @@ class OutputReady(Message, frozen=True, kw_only=True):
     expected_width_pixels: int
     expected_height_pixels: int
     expected_duration_ms: int | None = None
+    expected_extension: str | None = None
     max_size_bytes: int
     callback_received_at: datetime | None = None
     late: bool = False
@@ -168,6 +169,7 @@ class OutputSought(Message, frozen=True, kw_only=True):
     expected_width_pixels: int
     expected_height_pixels: int
     expected_duration_ms: int | None = None
+    expected_extension: str | None = None
     max_size_bytes: int
 
 

@@ -1,7 +1,8 @@
 """What storage announces, and the commands it takes."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 from uuid import UUID
 
 from contracts.message import Message, Service
@@ -14,7 +15,21 @@ RejectionCode = Literal[
     "undecodable",  # truncated, or no picture or video at all
     "wrong_kind",  # a picture where a video was asked for, or the other way round
     "wrong_dimensions",
+    "wrong_format",  # a container, codec or pixel format other than ordered, or one that is not read at all
+    "animated",  # a picture that moves, where one still picture is needed
 ]
+
+REJECTION_SENTENCES: Final[Mapping[RejectionCode, str]] = {
+    "not_found": "The file is not there. Upload it again.",
+    "size_mismatch": "The file is larger than an upload may be.",
+    "checksum_mismatch": "The file changed while it was uploaded. Upload it again.",
+    "undecodable": "The file is damaged, incomplete or too large to be read. Save it again with another program.",
+    "wrong_kind": "The file is a clip where a picture is needed, or a picture where a clip is needed.",
+    "wrong_dimensions": "The pictures of the clip differ in size, or are too many.",
+    "wrong_format": "The file has a format that we do not read. Pictures can be PNG, JPEG or WebP, clips MP4.",
+    "animated": "The picture moves. Choose one that stands still.",
+}
+"""What a customer reads about an upload. The details of decoders are for operators."""
 
 
 class VerifyInputs(Message, frozen=True, kw_only=True):

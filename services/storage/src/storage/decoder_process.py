@@ -13,7 +13,7 @@ import msgspec
 
 from storage.decoding import LENGTH_BYTES, READY, DecodeRequest, DecodeResult
 from storage.errors import Rejected
-from storage.inspection import check_readable_by_workers, inspect, limit_resources
+from storage.inspection import inspect, inspect_upload, limit_resources
 
 
 def main() -> None:
@@ -42,11 +42,8 @@ def _exit_with_the_service() -> None:
 
 def _decode(request: DecodeRequest) -> DecodeResult:
     try:
-        inspection = inspect(request.path, request.kind, request.max_pixels)
-        # Workers read clips with the same decoder as storage.
-        if request.is_input and request.kind == "image":
-            check_readable_by_workers(request.path)
-        return DecodeResult(inspection=inspection)
+        read = inspect_upload if request.is_input else inspect
+        return DecodeResult(inspection=read(request.path, request.kind, request.max_pixels))
     except Rejected as rejection:
         return DecodeResult(code=rejection.code, detail=rejection.detail)
 

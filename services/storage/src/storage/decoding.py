@@ -14,7 +14,7 @@ LENGTH_BYTES: Final = 4
 
 
 class DecodeRequest(msgspec.Struct, frozen=True):
-    """One file to decode, as a line of JSON. ``is_input``: a GPU worker will have to read the file, too."""
+    """One file to decode, as a line of JSON. ``is_input``: a user's file, which a GPU worker is to read."""
 
     path: str
     kind: Kind
@@ -23,10 +23,16 @@ class DecodeRequest(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """The measured properties of a file, and a still picture of it (JPEG)."""
+    """The measured properties of a file. An output has a still picture of it, too (JPEG).
+
+    ``container`` is the extension that the catalogue orders it by, ``pixel_format`` is FFmpeg's name.
+    """
 
     media: MediaProperties
-    poster: bytes
+    container: str
+    pixel_format: str = ""
+    audio_codecs: tuple[str, ...] = ()
+    poster: bytes = b""
 
 
 class DecodeResult(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from contracts.values import MediaProperties, ReportedOutput
+from storage.decoding import Inspection
 from storage.errors import Rejected
 
 DURATION_TOLERANCE_MS: Final = 500
@@ -26,12 +27,34 @@ _EXTENSIONS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class _Playable:
+    """What every browser plays in the clips of one container."""
+
+    codecs: frozenset[str]
+    audio_codecs: frozenset[str]
+
+
+_CLIPS: Final = {
+    "mp4": _Playable(frozenset({"h264", "av1"}), frozenset({"aac", "mp3", "opus", "flac"})),
+    "webm": _Playable(frozenset({"vp8", "vp9", "av1"}), frozenset({"opus", "vorbis"})),
+}
+"""By the extension of an output. HEVC, ProRes and MPEG-4 part 2 play in some browsers only."""
+_PIXEL_FORMATS: Final = frozenset({"yuv420p", "yuvj420p"})
+"""Of a clip. HDR and more than 8 bits, 4:2:2 and 4:4:4 play in some browsers only."""
+_PICTURES: Final = frozenset({"png", "jpg", "webp"})
+
+
+@dataclass(frozen=True, slots=True)
 class ExpectedMedia:
-    """The dimensions that were ordered. ``duration_ms`` is None for a picture."""
+    """What was ordered. ``duration_ms`` is None for a picture.
+
+    ``extension`` is None in a request of the release that did not say it: then any container of outputs will do.
+    """
 
     width_pixels: int
     height_pixels: int
     duration_ms: int | None
+    extension: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +81,26 @@ def check_size_and_checksum(reported: ReportedOutput, size_bytes: int, sha256: s
         raise Rejected("size_mismatch", f"the file has {size_bytes} bytes, {reported.size_bytes} were reported")
     if reported.sha256 is not None and sha256 != reported.sha256.lower():
         raise Rejected("checksum_mismatch", "the file's sha256 differs from the reported one")
+
+
+def check_format(expected: ExpectedMedia, inspection: Inspection) -> None:
+    """Raise ``Rejected`` if a clip is not in the ordered container, or an output plays in some browsers only.
+
+    A picture may come as another type of picture: forks of the stock worker convert it, and browsers show all three.
+    """
+    container, codec = inspection.container, inspection.media.codec
+    if container in _PICTURES:
+        return
+    if container not in _CLIPS or container != (expected.extension or container):
+        raise Rejected("wrong_format", f"{expected.extension or 'mp4 or webm'} was ordered, and this is {container}")
+    playable = _CLIPS[container]
+    if codec not in playable.codecs:
+        raise Rejected("wrong_format", f"{codec} in {container} does not play in every browser")
+    if inspection.pixel_format not in _PIXEL_FORMATS:
+        raise Rejected("wrong_format", f"{inspection.pixel_format} does not play in every browser")
+    for sound in inspection.audio_codecs:
+        if sound not in playable.audio_codecs:
+            raise Rejected("wrong_format", f"sound as {sound} in {container} does not play in every browser")
 
 
 def check_media(expected: ExpectedMedia, media: MediaProperties) -> None:

@@ -2,48 +2,33 @@
 
 import contextlib
 import io
-import itertools
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
 import av
-import msgspec
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile
 
 from contracts.values import Kind, MediaProperties
+from storage.containers import Container, check_is_whole, detect_container
 from storage.decoding import Inspection
 from storage.errors import Rejected
 
 MEMORY_LIMIT_BYTES: Final = 3 * 1024**3
 MAX_FRAMES: Final = 20_000
 POSTER_LONGEST_SIDE_PIXELS: Final = 1280
+MAX_MISSING_SHARE: Final = 0.05
+"""Of the lines of a user's picture. Workers show them grey or black. Nobody means to upload one that lacks more."""
+_UNPAINTED: Final = (0, 64, 128)
+"""What Pillow shows where nothing came: black in a PNG; grey in a JPEG, which is darker if it is one for print."""
 _PILLOW_FORMATS: Final = ("PNG", "JPEG", "WEBP")
-
-
-class Format(msgspec.Struct, frozen=True):
-    """A file format: it has ``signature`` at ``offset``, and ``demuxer`` reads it."""
-
-    offset: int
-    signature: bytes
-    demuxer: str
-    content_type: str
-    kind: Kind
-
-
-_FORMATS: Final = (
-    Format(4, b"ftyp", "mp4", "video/mp4", "video"),
-    Format(0, b"\x1a\x45\xdf\xa3", "matroska", "video/webm", "video"),
-    Format(0, b"\x89PNG\r\n\x1a\n", "png_pipe", "image/png", "image"),
-    Format(0, b"\xff\xd8\xff", "jpeg_pipe", "image/jpeg", "image"),
-    Format(8, b"WEBP", "webp_pipe", "image/webp", "image"),
-)
+_CODECS: Final = {"png": "png", "jpg": "mjpeg", "webp": "webp"}
 
 
 def limit_resources() -> None:
@@ -57,71 +42,155 @@ def limit_resources() -> None:
 
 def inspect(path: str, kind: Kind, max_pixels: int) -> Inspection:
     """Decode a picture, or every frame of a video. Raises ``Rejected`` unless it is a whole file of this ``kind``."""
-    detected = _detect_format(Path(path))
-    if detected.kind != kind:
-        raise Rejected("wrong_kind", f"a {kind} was ordered, and this is {detected.content_type}")
+    container = _container_of_kind(path, kind)
+    check_is_whole(Path(path), container)
+    with _opened(path, container, max_pixels) as opened:
+        return _decode(opened, container, max_pixels)
+
+
+def inspect_upload(path: str, kind: Kind, max_pixels: int) -> Inspection:
+    """Decode a user's file as tolerantly as GPU workers do. Raises ``Rejected`` if they could make nothing of it.
+
+    ComfyUI reads pictures with FFmpeg, which forgives much, and with Pillow where FFmpeg finds no picture. Our worker
+    and older ones read them with Pillow. Clips are read with FFmpeg only.
+    """
+    if kind == "video":
+        return inspect(path, kind, max_pixels)
+    container = _container_of_kind(path, kind)
+    picture = _shown_by_pillow(path, max_pixels)
+    if not _is_whole(path, container, max_pixels):
+        _check_enough_is_there(picture)
+    codec = _CODECS[container.name]
+    media = MediaProperties(
+        content_type=container.content_type, width_pixels=picture.width, height_pixels=picture.height, codec=codec
+    )
+    return Inspection(media, container.name)
+
+
+def _container_of_kind(path: str, kind: Kind) -> Container:
+    container = detect_container(Path(path))
+    if container.kind != kind:
+        raise Rejected("wrong_kind", f"a {kind} was ordered, and this is {container.content_type}")
+    return container
+
+
+@contextlib.contextmanager
+def _opened(path: str, container: Container, max_pixels: int) -> Iterator[InputContainer]:
+    """Open a file for FFmpeg. What it raises for the file, also in the block, is an answer about the file."""
     # Opening a file decodes a frame of each of its streams already: the bound on pixels must hold from here on.
     options = {"protocol_whitelist": "file", "max_pixels": str(max_pixels)}
+    # The demuxer is named, not guessed: a playlist or script that pretends to be a video cannot read other files.
+    with _answers_about_the_file("decoding failed"), av.open(path, format=container.demuxer, options=options) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def _answers_about_the_file(failure: str) -> Iterator[None]:
+    """Whatever a parser raises is the answer about this file. Files from outside make parsers raise anything."""
     try:
-        # The demuxer is named, not guessed: a playlist or script that pretends to be a video cannot read other files.
-        with av.open(path, format=detected.demuxer, options=options) as container:
-            return _decode(container, detected, max_pixels)
-    except (av.FFmpegError, ValueError, MemoryError) as error:
-        raise Rejected("undecodable", f"decoding failed: {type(error).__name__}") from error
+        yield
+    except Rejected:
+        raise
+    except Exception as error:
+        raise Rejected("undecodable", f"{failure}: {type(error).__name__}") from error
 
 
-def check_readable_by_workers(path: str) -> None:
-    """Raise ``Rejected`` if Pillow cannot read the picture.
-
-    GPU workers (ours and ComfyUI) read pictures with Pillow: without this check, such a picture would cost a run.
-    """
+def _is_whole(path: str, container: Container, max_pixels: int) -> bool:
+    """Whether FFmpeg finds nothing missing or broken in a picture. Raises ``Rejected`` if ComfyUI would fail on it."""
     try:
-        with Image.open(path, formats=_PILLOW_FORMATS) as picture:
-            ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        # Which exception Pillow raises for a broken file depends on the format.
-        raise Rejected("undecodable", f"workers cannot read it: {type(error).__name__}") from error
+        with _opened(path, container, max_pixels) as opened:
+            _first_frame(opened, max_pixels, strict=True)
+            return True
+    except Rejected:
+        with _opened(path, container, max_pixels) as opened, contextlib.suppress(av.InvalidDataError):
+            # ComfyUI takes what FFmpeg makes of it. If that is nothing, it reads the picture with Pillow.
+            _first_frame(opened, max_pixels, strict=False)
+        return False
 
 
-def _detect_format(path: Path) -> Format:
-    with path.open("rb") as file:
-        head = file.read(16)
-    for candidate in _FORMATS:
-        if head[candidate.offset : candidate.offset + len(candidate.signature)] == candidate.signature:
-            return candidate
-    raise Rejected("undecodable", "the file is neither a picture nor a video of a known format")
+def _first_frame(opened: InputContainer, max_pixels: int, *, strict: bool) -> VideoFrame:
+    stream = opened.streams.video[0]
+    stream.codec_context.options = {"max_pixels": str(max_pixels)} | ({"err_detect": "explode"} if strict else {})
+    # For the one frame of a picture, starting threads costs more than they save.
+    stream.thread_type = "NONE"
+    for frame in opened.decode(stream):
+        return frame
+    raise Rejected("undecodable", "the file has no frames")
 
 
-def _decode(container: InputContainer, detected: Format, max_pixels: int) -> Inspection:
-    if not container.streams.video:
+def _shown_by_pillow(path: str, max_pixels: int) -> Image.Image:
+    """The picture as workers see it that read it with Pillow, truncated or not. Its EXIF is of no interest here."""
+    # As ComfyUI does. It also lets Pillow skip texts and colour profiles that are larger than it likes.
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    with _answers_about_the_file("workers cannot read it"), Image.open(path, formats=_PILLOW_FORMATS) as picture:
+        if picture.width * picture.height > max_pixels:
+            raise Rejected("undecodable", f"the picture is larger than {max_pixels} pixels")
+        # A photograph with a second picture behind it counts as several. Workers show its first one.
+        if picture.format in ("PNG", "WEBP") and getattr(picture, "n_frames", 1) > 1:
+            raise Rejected("animated", "the picture is animated")
+        return picture.convert("RGB")
+
+
+def _check_enough_is_there(picture: Image.Image) -> None:
+    """Raise ``Rejected`` if more than the last lines are missing."""
+    lines = max(1, int(picture.height * MAX_MISSING_SHARE))
+    bottom = picture.crop((0, picture.height - lines, picture.width, picture.height))
+    if any(bottom.getextrema() == ((level, level),) * 3 for level in _UNPAINTED):
+        raise Rejected("undecodable", "the picture is truncated")
+
+
+def _decode(opened: InputContainer, container: Container, max_pixels: int) -> Inspection:
+    if not opened.streams.video:
         raise Rejected("undecodable", "the file has no picture")
-    stream = container.streams.video[0]
+    stream = opened.streams.video[0]
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height == 0:
         raise Rejected("undecodable", f"the picture is broken, or larger than {max_pixels} pixels")
-    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(max_pixels)}
-    # Threads halve the time that a video takes. For the one frame of a picture, starting them costs more than it saves.
-    stream.thread_type = "AUTO" if detected.kind == "video" else "NONE"
-    decoded = container.decode(stream)
-    # A picture can be followed by others, like the gain map of a photograph. Readers show only the first one.
-    frames, poster, last = _frames(decoded if detected.kind == "video" else itertools.islice(decoded, 1), stream)
-    if frames == 0 or poster is None:
+    is_video = container.kind == "video"
+    if is_video:
+        stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(max_pixels)}
+        # Threads halve the time that a video takes.
+        stream.thread_type = "AUTO"
+        frames, poster, last = _frames(opened.decode(stream), stream)
+        presented = _presented_frames(stream)
+        if presented and frames < presented:
+            raise Rejected("undecodable", f"the file is truncated: {frames} of {presented} frames")
+    else:
+        # A picture can be followed by others, like the gain map of a photograph. Readers show only the first one.
+        poster = last = _first_frame(opened, max_pixels, strict=True)
+        frames = 1
+    if poster is None:
         raise Rejected("undecodable", "the file has no frames")
-    if stream.frames and frames < stream.frames:
-        raise Rejected("undecodable", f"the file is truncated: {frames} of {stream.frames} frames")
     rate = stream.average_rate or Fraction(0)
-    is_video = detected.kind == "video"
     media = MediaProperties(
-        content_type=detected.content_type,
+        content_type=container.content_type,
         width_pixels=width,
         height_pixels=height,
-        codec=stream.codec_context.name,
+        codec=stream.codec.canonical_name,
         duration_ms=_duration_ms(frames, rate, last) if is_video else None,
         frames_per_second=float(rate) if is_video else None,
         frames=frames if is_video else None,
-        has_audio=bool(container.streams.audio),
+        has_audio=bool(opened.streams.audio),
     )
-    return Inspection(media, _jpeg(poster))
+    return Inspection(
+        media,
+        container.name,
+        pixel_format=stream.codec_context.pix_fmt or "",
+        audio_codecs=tuple(track.codec.canonical_name for track in opened.streams.audio),
+        poster=_jpeg(poster),
+    )
+
+
+def _presented_frames(stream: VideoStream) -> int:
+    """How many frames the index says that a player presents; 0 if there is no index of all frames.
+
+    An edit list leaves out frames: they are decoded where others need them, and marked in the index as not shown.
+    Fragments are added to the index as they are read, so this is called after the last frame.
+    """
+    if stream.container.format.name.startswith("matroska"):
+        # Its index lists places to seek to.
+        return 0
+    return sum(1 for entry in stream.index_entries if not entry.is_discard)
 
 
 def _frames(decoded: Iterable[VideoFrame], stream: VideoStream) -> tuple[int, VideoFrame | None, VideoFrame | None]:

@@ -23,6 +23,7 @@ from storage.domain import (
     MAX_UPLOAD_PIXELS,
     ExpectedMedia,
     VerifiedUpload,
+    check_format,
     check_media,
     check_object_key,
     check_size_and_checksum,
@@ -68,6 +69,7 @@ class Verifier:
             width_pixels=request.expected_width_pixels,
             height_pixels=request.expected_height_pixels,
             duration_ms=request.expected_duration_ms,
+            extension=request.expected_extension,
         )
         with tempfile.NamedTemporaryFile(dir=self._workspace) as file:
             path = Path(file.name)
@@ -75,6 +77,7 @@ class Verifier:
             fetched = await self._store.fetch(self._incoming, reported.object_key, path, request.max_size_bytes)
             check_size_and_checksum(reported, fetched.size_bytes, fetched.sha256)
             inspection = await self._decoders.inspect(path, request.kind, MAX_OUTPUT_PIXELS)
+            check_format(expected, inspection)
             check_media(expected, inspection.media)
             content_type = inspection.media.content_type
             key = library_key(request.user_id, request.generation_id, content_type)

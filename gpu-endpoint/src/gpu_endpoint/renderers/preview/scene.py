@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
 from gpu_endpoint.failures import InvalidInput
-from gpu_endpoint.pictures import MAX_PICTURE_PIXELS, opened_picture
+from gpu_endpoint.pictures import MAX_PICTURE_PIXELS, opened_picture, upright
 from gpu_endpoint.renderers.preview.lettering import font, lettered_panel
 from gpu_endpoint.renderers.preview.parameters import PreviewParameters
 
@@ -35,13 +35,14 @@ def _first_frame(path: Path) -> Image.Image:
     try:
         with av.open(str(path), options={"max_pixels": str(MAX_PICTURE_PIXELS)}) as container:
             return Image.fromarray(next(container.decode(video=0)).to_ndarray(format="rgb24"))
-    except (av.FFmpegError, ValueError, IndexError, StopIteration) as error:
+    except Exception as error:
+        # A file from outside makes a parser raise anything: that is an answer about the file.
         raise InvalidInput(f"{path.name} is not a readable clip") from error
 
 
 def _open_picture(path: Path) -> Image.Image:
     with opened_picture(path) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
+        return upright(picture).convert("RGB")
 
 
 class Scene:

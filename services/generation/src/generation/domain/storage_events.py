@@ -3,7 +3,14 @@
 from datetime import datetime
 
 from contracts.generation import FailureCode
-from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing
+from contracts.storage import (
+    REJECTION_SENTENCES,
+    AssetRejected,
+    AssetStored,
+    InputsRejected,
+    InputsVerified,
+    OutputMissing,
+)
 from generation.domain.completion import complete
 from generation.domain.order import Order
 from generation.domain.policy import Policy
@@ -62,5 +69,6 @@ def inputs_verified(order: Order, verified: InputsVerified) -> None:
 def inputs_rejected(order: Order, rejected: InputsRejected, now: datetime) -> None:
     """The order cannot succeed as asked."""
     if order.status not in FINAL_ORDER_STATUSES and not order.inputs_ready:
-        detail = f"{rejected.parameter}: {rejected.detail}"
-        fail(order, now, code="invalid_input", detail=detail, told=detail)
+        detail = f"{rejected.parameter}: {rejected.code}: {rejected.detail}"
+        told = f"{rejected.parameter}: {REJECTION_SENTENCES[rejected.code]}"
+        fail(order, now, code="invalid_input", detail=detail, told=told)

@@ -50,6 +50,7 @@ def announce_output(order: Order, attempt: Attempt, received_at: datetime | None
             expected_width_pixels=order.expected_width_pixels,
             expected_height_pixels=order.expected_height_pixels,
             expected_duration_ms=order.expected_duration_ms,
+            expected_extension=order.output_extension,
             max_size_bytes=order.max_size_bytes,
             callback_received_at=received_at,
             late=order.status in FINAL_ORDER_STATUSES,
@@ -97,6 +98,7 @@ def start_lookup(order: Order, policy: Policy, now: datetime, *, code: FailureCo
             expected_width_pixels=order.expected_width_pixels,
             expected_height_pixels=order.expected_height_pixels,
             expected_duration_ms=order.expected_duration_ms,
+            expected_extension=order.output_extension,
             max_size_bytes=order.max_size_bytes,
         )
     )
