@@ -14,6 +14,7 @@ import pytest
 from contracts.live import PROGRESS_SUBJECT, GenerationProgress
 from generation.callback_urls import CallbackUrls
 from generation.progress import MAX_PREVIEW_BYTES
+from generation.repository.callbacks import ROOM, add_callback
 from generation.repository.fair_queue import ClaimedOrder
 from local_platform.servers import S3Server
 from messaging.broker import Broker
@@ -75,6 +76,28 @@ async def test_an_address_signed_with_the_older_secret_still_works(
 async def test_an_attempt_cannot_fill_the_table(ingress: IngressHarness, claimed: ClaimedOrder) -> None:
     answers = [await ingress.post(claimed.attempt_id, {"status": "FAILED", "n": number}) for number in range(40)]
     assert answers == [200] * 32 + [429] * 8
+
+
+async def test_bodies_of_an_attempt_have_bounded_bytes_also_all_at_once(
+    ingress: IngressHarness, claimed: ClaimedOrder
+) -> None:
+    lies = [b'{"status": "COMPLETED", "output": "' + bytes([65 + number]) * 7_000_000 + b'"}' for number in range(6)]
+    answers = await asyncio.gather(*(ingress.post(claimed.attempt_id, lie) for lie in lies))
+    assert sorted(answers) == [200] * 3 + [429] * 3
+    [row] = await ingress.harness.query("SELECT sum(octet_length(body)) AS size FROM generation.provider_callbacks")
+    assert row.size <= ROOM["webhook"].size_bytes
+
+
+async def test_a_true_end_is_taken_after_any_number_of_lies(ingress: IngressHarness, claimed: ClaimedOrder) -> None:
+    """The provider is polled all the same, and what it says has room of its own."""
+    for number in range(40):
+        await ingress.post(claimed.attempt_id, {"status": "IN_PROGRESS", "lie": number})
+    truth = json.dumps({"id": "job-1", "status": "COMPLETED", "output": OUTPUT}).encode()
+    assert await ingress.post(claimed.attempt_id, truth) == 429
+    async with ingress.harness.transactions.begin() as tx:
+        assert await add_callback(tx.connection, claimed.attempt_id, "status", truth)
+    await ingress.processor.process()
+    assert await ingress.harness.status(claimed.generation_id) == "storing"
 
 
 async def test_a_completed_job_is_verified_and_then_completed(ingress: IngressHarness, claimed: ClaimedOrder) -> None:

@@ -28,7 +28,7 @@ class MalformedProgress(Problem):
 
 
 class TooManyCallbacks(Problem):
-    """More different bodies for one attempt than any provider would send."""
+    """More or larger bodies for one attempt than any provider would send. Polling finds how its job ended."""
 
     code = "too_many_callbacks"
     title = "This attempt has been reported on too often"

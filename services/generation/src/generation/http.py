@@ -14,7 +14,7 @@ from generation.domain.loose_json import UNREADABLE
 from generation.errors import CallbackExpired, InvalidCallbackSignature, MalformedProgress, TooManyCallbacks
 from generation.metrics import CALLBACKS_ACCEPTED, REFUSED_CALLBACKS
 from generation.progress import ProgressReport, ProgressReports
-from generation.repository.callbacks import add_callback
+from generation.repository.callbacks import INLINE_BYTES, add_callback
 from generation.wake_ups import WakeUps
 from messaging.database import single_statements
 from messaging.failpoints import failpoint
@@ -47,6 +47,14 @@ def build_app(
         except (InvalidCallbackSignature, CallbackExpired) as refusal:
             raise _refused(attempt_id, refusal) from None
 
+    async def store(attempt_id: UUID, body: bytes) -> bool:
+        if len(body) > INLINE_BYTES:
+            async with transactions.begin() as tx:
+                return await add_callback(tx.connection, attempt_id, "webhook", body)
+        # Most are small, and one statement is the cheapest way to keep one.
+        async with single_statements(transactions.engine) as connection:
+            return await add_callback(connection, attempt_id, "webhook", body)
+
     @post("/webhooks/runpod/{attempt_id:uuid}/{token:str}", status_code=200)
     async def receive_callback(
         request: Request[Any, Any, Any], attempt_id: FromPath[UUID], token: FromPath[str]
@@ -54,9 +62,8 @@ def build_app(
         prove(attempt_id, token)
         body = await request.body()
         failpoint("ingress.before_store")
-        async with single_statements(transactions.engine) as connection:
-            stored = await add_callback(connection, attempt_id, "webhook", body)
-        if not stored:
+        if not await store(attempt_id, body):
+            # The next poll stores what the job came to.
             raise _refused(attempt_id, TooManyCallbacks())
         CALLBACKS_ACCEPTED.inc()
         wake_ups.callbacks.set()

@@ -127,7 +127,9 @@ class AttemptChecks:
         if isinstance(report, JobQueued | JobRunning):
             return report
         async with self._transactions.begin() as tx:
-            await add_callback(tx.connection, due.attempt_id, "status", body)
+            if not await add_callback(tx.connection, due.attempt_id, "status", body):
+                CALLBACKS.labels("status", "no_room").inc()
+                log.error("status_not_stored", attempt_id=str(due.attempt_id), size_bytes=len(body))
             tx.after_commit(self._wake_ups.callbacks.set)
         return None
 

@@ -6,31 +6,49 @@ file is transferred outside any transaction.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
 from uuid import UUID
 
-from sqlalchemy import func, text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from generation.tables import provider_callbacks
 from messaging.ids import new_id
 from messaging.leases import Claim, LeasedTable
 
-MAX_BODIES_PER_ATTEMPT: Final = 32
-"""Different bodies; RunPod sends the same one up to three times."""
 INLINE_BYTES: Final = 256 * 1024
 """A larger body carries its file itself. It is read alone, when the file is transferred."""
 LEASES: Final = LeasedTable(provider_callbacks)
 
 Source = Literal["webhook", "status"]
 
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much is stored for one attempt from one source: different bodies, and their bytes together."""
+
+    bodies: int
+    size_bytes: int
+
+
+ROOM: Final[Mapping[Source, Room]] = {
+    "webhook": Room(bodies=32, size_bytes=24 * 1024 * 1024),
+    "status": Room(bodies=4, size_bytes=48 * 1024 * 1024),
+}
+"""One result of the largest size (20 MiB) and small reports beside it; of ``/status``, two such results.
+
+A worker knows the address of its webhook and can say anything there, as often as it likes. What the provider answers
+when it is polled has room of its own: so the true end of a job is stored, whatever its worker sent before.
+"""
+
 _ADD: Final = text("""
     INSERT INTO generation.provider_callbacks (callback_id, attempt_id, source, body, body_sha256)
     SELECT CAST(:callback_id AS uuid), CAST(:attempt_id AS uuid), :source, :body, :body_sha256
-    WHERE :limit > (SELECT count(*) FROM generation.provider_callbacks WHERE attempt_id = CAST(:attempt_id AS uuid))
+    WHERE (SELECT count(*) < :bodies AND coalesce(sum(octet_length(body)), 0) + :size_bytes <= :room_bytes
+           FROM generation.provider_callbacks WHERE attempt_id = CAST(:attempt_id AS uuid) AND source = :source)
     ON CONFLICT (attempt_id, body_sha256) DO NOTHING
     RETURNING callback_id
 """)
@@ -123,12 +141,23 @@ class Carrier:
 
 
 async def add_callback(connection: AsyncConnection, attempt_id: UUID, source: Source, body: bytes) -> bool:
-    """Store a body; the same one is not stored twice. Returns False if the attempt has too many."""
+    """Store a body; the same one is not stored twice. Returns False if there is no room for it.
+
+    For a body over ``INLINE_BYTES`` this needs a transaction: it waits for others of the attempt to be counted.
+    """
     row = {"attempt_id": attempt_id, "body_sha256": hashlib.sha256(body).digest()}
-    added = await connection.execute(
-        _ADD, {"callback_id": new_id(), "source": source, "body": body, "limit": MAX_BODIES_PER_ATTEMPT, **row}
-    )
+    if len(body) > INLINE_BYTES:
+        await lock_bodies(connection, attempt_id)
+    room = ROOM[source]
+    bounds = {"bodies": room.bodies, "room_bytes": room.size_bytes, "size_bytes": len(body)}
+    added = await connection.execute(_ADD, {"callback_id": new_id(), "source": source, "body": body, **bounds, **row})
     return added.first() is not None or bool((await connection.execute(_IS_KNOWN, row)).scalar())
+
+
+async def lock_bodies(connection: AsyncConnection, attempt_id: UUID) -> None:
+    """Until the end of the transaction no other one stores a large body of this attempt."""
+    key = func.hashtextextended(f"provider_callbacks {attempt_id}", 0)
+    await connection.execute(select(func.pg_advisory_xact_lock(key)))
 
 
 async def lock_due_callbacks(connection: AsyncConnection, batch: int) -> list[Callback]:
