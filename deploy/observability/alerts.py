@@ -258,6 +258,46 @@ CAUSES: Final[Sequence[Alert]] = (
         samples={'messaging_broker_writable{service="billing"}': ("1 0x9", "1x10")},
     ),
     Alert(
+        name="ReelhouseStreamNearlyFull",
+        expr="max by (stream) (messaging_stream_bytes) / max by (stream) (messaging_stream_limit_bytes) > 0.9",
+        pending="5m",
+        severity="page",
+        summary="The stream {{ $labels.stream }} is {{ $value | humanizePercentage }} full and makes no room",
+        means="At 80 % the provisioner gives up what everybody has read. It does not run, or a service is far behind:"
+        " what that has not read stays. At 95 % history is held back; at 100 % no order goes on.",
+        run=(
+            "Does the provisioner run? `kubectl -n reelhouse get jobs` and the log of the newest `provision-broker`.",
+            "`messaging_consumer_pending_messages`: which service is behind? Start it, or give it replicas.",
+            "Make the stream larger: `PROVISIONER_STREAM_MAX_BYTES`, and first the servers' `max_file_store`"
+            " (see [deploying](deploy.md#how-large-a-stream-is)).",
+        ),
+        verify="`messaging_stream_bytes / messaging_stream_limit_bytes` is below 0.8.",
+        wake="The on-call engineer at once; who runs NATS if the disk has to grow.",
+        after="10m",
+        samples={
+            'messaging_stream_bytes{stream="GENERATION"}': ("95x20", "70x20"),
+            'messaging_stream_limit_bytes{stream="GENERATION"}': ("100x20", "100x20"),
+        },
+    ),
+    Alert(
+        name="ReelhouseStreamGivesUpHistory",
+        expr="min by (stream) (messaging_stream_retention_seconds) < 259200",
+        pending="15m",
+        severity="ticket",
+        summary="The stream {{ $labels.stream }} keeps messages for {{ $value | humanizeDuration }} only",
+        means="It was 80 % full, and what everybody has read went first. Orders go on. After a loss of a service's database"
+        " less can be read again from the stream; the outboxes still have 8 days.",
+        run=(
+            "More orders than the stream was sized for? Make it larger (see [deploying](deploy.md#how-large-a-stream-is)).",
+            "Was the auditor away? What it had not read is gone from the stream: `python -m auditor.main check` names it,"
+            " and [redelivery](#a-published-message-that-a-reader-lost) brings it back.",
+        ),
+        verify="`messaging_stream_retention_seconds` is 604800 again, or what `PROVISIONER_STREAM_MAX_AGE_SECONDS` says.",
+        wake="Nobody.",
+        after="20m",
+        samples={'messaging_stream_retention_seconds{stream="GENERATION"}': ("86400x30", "604800x30")},
+    ),
+    Alert(
         name="ReelhouseDatabaseConnectionsSilent",
         expr="sum by (service) (increase(database_silent_connections_total[15m])) > 0",
         pending="0m",

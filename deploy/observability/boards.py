@@ -487,6 +487,17 @@ MESSAGING: Final = Board(
                     [Query(f"sum by (service) (rate(messaging_published_total[{RATE}]))", "{{service}}")],
                 ),
                 Panel(
+                    "Fill of the streams",
+                    "What each stream holds, of what it may. At 80 % it gives up history, at 95 % history is held back.",
+                    "percentunit",
+                    [
+                        Query(
+                            "max by (stream) (messaging_stream_bytes) / max by (stream) (messaging_stream_limit_bytes)",
+                            "{{stream}}",
+                        )
+                    ],
+                ),
+                Panel(
                     "Commit to acknowledgement",
                     "95 % of the messages are acknowledged by the broker sooner than this after their commit.",
                     "s",

@@ -93,3 +93,12 @@ def test_names_of_streams_and_consumers_are_short_and_free_of_dots() -> None:
 def test_streams_keep_messages_longer_than_they_remember_ids() -> None:
     for stream in STREAMS:
         assert 2 * 3600 <= stream.duplicate_window_seconds <= stream.max_age_seconds
+
+
+def test_history_is_what_nothing_waits_for() -> None:
+    """Only what is shown and journalled: it is held back when its stream is nearly full."""
+    history = [message for message in MESSAGES if message.history]
+    assert history
+    for message in history:
+        assert ".event." in message.subject
+        assert set(message.consumers) <= {"gateway", "auditor"}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from contracts import headers
 from contracts.billing import CreditsRefused, GrantCredits
+from contracts.generation import GenerationCancelled, GenerationQueued
 from contracts.streams import BY_NAME
 from messaging import relay
 from messaging.consumers import Subscription
@@ -327,6 +329,40 @@ async def test_a_full_stream_keeps_the_rows_until_there_is_room(harness: Messagi
 
     await expect_published(harness.engine("billing"))
     assert await stored(harness) == len(ids)
+
+
+async def test_the_last_room_of_a_stream_is_for_what_orders_wait_for(harness: MessagingHarness) -> None:
+    """What only tells what happens meanwhile is held back, and comes when there is room again."""
+    jetstream = (await harness.admin()).jetstream()
+    for _ in range(20):
+        await jetstream.publish("generation.event.filling.v1", b"x" * 10_000)
+    info = await jetstream.stream_info("GENERATION")
+    await jetstream.update_stream(info.config, max_bytes=round(info.state.bytes / 0.96))
+    generation = await harness.start("generation")
+    await eventually_ready(generation)
+
+    async with generation.transactions.begin() as tx:
+        order, user = new_id(), new_id()
+        now = datetime.now(UTC)
+        tx.publish(GenerationQueued(generation_id=order, user_id=user, version=1, lane="free"), correlation_id=order)
+        tx.publish(
+            GenerationCancelled(generation_id=order, user_id=user, version=2, cancelled_at=now), correlation_id=order
+        )
+
+    async def one_is_held_back() -> bool:
+        return await unpublished(harness.engine("generation"), "generation") == 1
+
+    await eventually(one_is_held_back)
+    assert await stored(harness, "GENERATION") == 21
+    last = await jetstream.get_last_msg("GENERATION", GenerationCancelled.subject)
+    assert last.seq == 21
+
+    await jetstream.update_stream(info.config)
+
+    async def everything_came() -> bool:
+        return await stored(harness, "GENERATION") == 22
+
+    await eventually(everything_came, 30)
 
 
 async def test_commands_wait_for_the_stream_of_their_receiver(harness: MessagingHarness) -> None:

@@ -68,6 +68,7 @@ class GenerationQueued(Message, frozen=True, kw_only=True):
     """A funded order waits for its turn."""
 
     subject: ClassVar[str] = "generation.event.generation-queued.v1"
+    history: ClassVar[bool] = True
     producers: ClassVar[tuple[Service, ...]] = ("generation",)
     consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
 
@@ -81,6 +82,7 @@ class GenerationDispatched(Message, frozen=True, kw_only=True):
     """An attempt was accepted by the provider."""
 
     subject: ClassVar[str] = "generation.event.generation-dispatched.v1"
+    history: ClassVar[bool] = True
     producers: ClassVar[tuple[Service, ...]] = ("generation",)
     consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
 
@@ -98,6 +100,7 @@ class GenerationStarted(Message, frozen=True, kw_only=True):
     """A worker began to render."""
 
     subject: ClassVar[str] = "generation.event.generation-started.v1"
+    history: ClassVar[bool] = True
     producers: ClassVar[tuple[Service, ...]] = ("generation",)
     consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
 
@@ -113,6 +116,7 @@ class AttemptFailed(Message, frozen=True, kw_only=True):
     """One attempt failed. With ``retry_at`` another one follows under the same reservation."""
 
     subject: ClassVar[str] = "generation.event.attempt-failed.v1"
+    history: ClassVar[bool] = True
     producers: ClassVar[tuple[Service, ...]] = ("generation",)
     consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
 
@@ -212,6 +216,7 @@ class GenerationCancelling(Message, frozen=True, kw_only=True):
     """A cancel was accepted, and the provider is being told to stop."""
 
     subject: ClassVar[str] = "generation.event.generation-cancelling.v1"
+    history: ClassVar[bool] = True
     producers: ClassVar[tuple[Service, ...]] = ("generation",)
     consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
 

@@ -14,8 +14,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     Subjects are ``<owner>.event.<past-tense-name>.v<N>`` and ``<receiver>.command.<imperative-name>.v<N>``; the first
     word is also the stream. Fields are only ever added, with a default: a reader ignores what it does not know.
+
+    ``history`` says that the message only tells what happens meanwhile: no order, credit or payment waits for it. It is
+    held back first when its stream is nearly full.
     """
 
     subject: ClassVar[str]
+    history: ClassVar[bool] = False
     producers: ClassVar[tuple[Service, ...]]
     consumers: ClassVar[tuple[Service, ...]]

@@ -60,6 +60,7 @@ class AmnesiaWatch:
         replicas: int,
         lineage: Lineage,
         remember_first_sequence: Callable[[str, int], None],
+        remember_fill: Callable[[str, float], None],
     ) -> None:
         self.name = "amnesia-watch"
         self._service = service
@@ -71,6 +72,7 @@ class AmnesiaWatch:
         self._owned = {spec.name: spec for spec in STREAMS if spec.owner == service}
         self._outbox = Outbox(service)
         self._remember_first_sequence = remember_first_sequence
+        self._remember_fill = remember_fill
         self._lineage_watch = LineageWatch(service, engine, broker, lineage)
         self._positions = Positions(service)
         self._check_now = asyncio.Event()
@@ -117,6 +119,9 @@ class AmnesiaWatch:
             if info is None:
                 missing = NotProvisionedError(f"the stream {spec.name} is missing")
             else:
+                metrics.show_stream(spec.name, info.state.bytes, info.config.max_bytes, info.config.max_age)
+                if info.config.max_bytes and info.config.max_bytes > 0:
+                    self._remember_fill(spec.name, info.state.bytes / info.config.max_bytes)
                 wanted = stream_config(spec, self._replicas)
                 hold_against(f"stream {spec.name}", stream_differences(wanted, info.config))
         if missing is not None and self._waits_for is None:

@@ -39,6 +39,13 @@ DEAD_LETTERS: Final = Counter("messaging_dead_letters_total", "Messages given up
 AMNESIA: Final = Counter(
     "messaging_amnesia_recoveries_total", "Times that the broker was found to have forgotten", ["service", "stream"]
 )
+STREAM_BYTES: Final = Gauge("messaging_stream_bytes", "What the stream of this service holds", ["stream"])
+STREAM_LIMIT: Final = Gauge("messaging_stream_limit_bytes", "Above it the stream refuses what comes", ["stream"])
+STREAM_RETENTION: Final = Gauge(
+    "messaging_stream_retention_seconds",
+    "For how long the stream keeps messages, less while it is nearly full",
+    ["stream"],
+)
 DATABASE_BEHIND: Final = Gauge(
     "messaging_database_behind", "Whether the database was found to be older than the broker", ["service"]
 )
@@ -69,6 +76,15 @@ def start_consumer(service: str, stream: str, consumer: str, subjects: Iterable[
     REDELIVERIES.labels(consumer)
     DEFERRED.labels(consumer)
     FEED_REBUILDS.labels(consumer)
+
+
+def show_stream(stream: str, size_bytes: int, limit_bytes: int | None, retention_seconds: float | None) -> None:
+    """What the broker says of a stream; a limit that is not set is not shown."""
+    STREAM_BYTES.labels(stream).set(size_bytes)
+    if limit_bytes and limit_bytes > 0:
+        STREAM_LIMIT.labels(stream).set(limit_bytes)
+    if retention_seconds:
+        STREAM_RETENTION.labels(stream).set(retention_seconds)
 
 
 def start_relay(service: str, subjects: Iterable[str]) -> None:

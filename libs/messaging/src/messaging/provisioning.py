@@ -7,8 +7,11 @@ Only the provisioner may do that. It runs before a release's services and after 
 - A consumer keeps subjects that this release does not read, because the release beside it may. ``--narrow`` takes them
   away, when no process of the other release is left.
 - What would lose messages is refused: a lower limit than a stream has, another kind of stream or consumer.
+- A stream that is nearly full gives up history, and gets its retention back when there is room (``stream_room``).
 
-It reads ``PROVISIONER_NATS_URL``, ``_USER``, ``_PASSWORD``, ``_CA_FILE`` and ``PROVISIONER_STREAM_REPLICAS``.
+It reads ``PROVISIONER_NATS_URL``, ``_USER``, ``_PASSWORD``, ``_CA_FILE``, ``PROVISIONER_STREAM_REPLICAS``, and the size
+and retention of streams: ``PROVISIONER_STREAM_MAX_BYTES='{"GENERATION": 34359738368}'``,
+``PROVISIONER_STREAM_MAX_AGE_SECONDS='{"STORAGE": 259200}'``. What they do not name is as ``contracts.streams`` says.
 """
 
 import argparse
@@ -16,21 +19,25 @@ import asyncio
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, ConsumerInfo
-from pydantic import Field, SecretStr
+from nats.js.api import ConsumerConfig, ConsumerInfo, StreamInfo
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contracts.message import SERVICES
-from contracts.permissions import PROVISIONER, inbox_prefix, sources_of, streams_of
-from contracts.streams import STREAMS, StreamSpec
+from contracts.message import SERVICES, Service
+from contracts.permissions import PROVISIONER, durable_name, inbox_prefix, sources_of, streams_of
+from contracts.streams import BY_NAME, LEAST_AGE_SECONDS, STREAMS, StreamSpec
 from messaging.broker import tls_context
+from messaging.stream_room import NEARLY_FULL, Contents, kept_seconds
 from messaging.topology import (
     consumer_differences,
     durable_config,
@@ -42,8 +49,17 @@ from messaging.topology import (
     verifier_config,
 )
 
+_JOURNALS: Final[frozenset[Service]] = frozenset({"auditor"})
+"""What they have not read is history: it goes before an order is stopped."""
+
 _REWIND: Final = "reelhouse-rewind-to"
 """Note in a consumer's metadata: it got more subjects, and has yet to go back to this sequence."""
+
+_LONGEST_AGE_SECONDS: Final = max(spec.max_age_seconds for spec in STREAMS)
+"""Inboxes forget ids 17 days after their receipt, which counts on this."""
+
+_NO_ROOM_AT_SERVERS: Final = frozenset({10023, 10047})
+"""What a server says when its ``max_file_store`` has no room for the limits of all streams."""
 
 _REQUEST_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 0.5
@@ -51,6 +67,15 @@ _RETRY_SECONDS: Final = 0.5
 
 class RefusedError(Exception):
     """A change that would lose messages; the text says what to do."""
+
+
+def _known(name: str) -> str:
+    if name not in BY_NAME:
+        raise ValueError(f"there is no stream of this name; there are {', '.join(BY_NAME)}")
+    return name
+
+
+StreamName = Annotated[str, AfterValidator(_known)]
 
 
 class Settings(BaseSettings):
@@ -63,14 +88,29 @@ class Settings(BaseSettings):
     nats_password: SecretStr
     nats_ca_file: Path | None = None
     stream_replicas: int = Field(default=1, ge=1, le=5)
+    stream_max_bytes: dict[StreamName, Annotated[int, Field(ge=64 * 1024**2)]] = {}
+    stream_max_age_seconds: dict[StreamName, Annotated[int, Field(ge=LEAST_AGE_SECONDS, le=_LONGEST_AGE_SECONDS)]] = {}
+
+    def specs(self) -> list[StreamSpec]:
+        """The streams, with the sizes and retentions of these settings."""
+        return [
+            msgspec.structs.replace(
+                spec,
+                max_bytes=self.stream_max_bytes.get(spec.name, spec.max_bytes),
+                max_age_seconds=self.stream_max_age_seconds.get(spec.name, spec.max_age_seconds),
+            )
+            for spec in STREAMS
+        ]
 
 
-async def provision(client: Client, replicas: int, *, narrow: bool = False) -> list[str]:
+async def provision(
+    client: Client, replicas: int, *, narrow: bool = False, specs: Sequence[StreamSpec] = STREAMS
+) -> list[str]:
     """Make everything; returns a line for each change. Raises RefusedError, after doing all that can be done."""
     jetstream = client.jetstream(timeout=_REQUEST_SECONDS)
     changes: list[str] = []
     refusals: list[str] = []
-    ready = await _gather(refusals, [_stream(jetstream, spec, replicas, changes) for spec in STREAMS])
+    ready = await _gather(refusals, [_stream(jetstream, spec, replicas, changes) for spec in specs])
     wanted = [(stream, config) for stream, config in _consumers() if stream in ready]
     await _gather(refusals, [_consumer(jetstream, stream, config, narrow, changes) for stream, config in wanted])
     if refusals:
@@ -106,31 +146,80 @@ async def _stream(jetstream: JetStreamContext, spec: StreamSpec, replicas: int, 
         await jetstream.add_stream(wanted)
         changes.append(f"created the stream {spec.name}")
         return spec.name
+    contents = await _contents(jetstream, spec, found)
+    kept = kept_seconds(spec.max_age_seconds, found.config.max_age or inf, LEAST_AGE_SECONDS, contents)
+    makes_room = contents.full >= NEARLY_FULL and kept < spec.max_age_seconds
+    wanted = replace(wanted, max_age=kept)
     differences = stream_differences(wanted, found.config)
     if not differences:
         return spec.name
-    if found.config.max_age and wanted.max_age and wanted.max_age < found.config.max_age:
+    if found.config.max_age and kept < found.config.max_age and not makes_room:
         raise RefusedError(
             f"stream {spec.name}: it keeps messages for {found.config.max_age:.0f} s, and this release for"
-            f" {wanted.max_age:.0f} s: older messages would be lost. If that is meant, run"
-            f" `nats stream edit {spec.name} --max-age={wanted.max_age:.0f}s` first"
+            f" {kept:.0f} s: older messages would be lost. If that is meant, run"
+            f" `nats stream edit {spec.name} --max-age={kept:.0f}s` first"
         )
     if wanted.max_bytes and found.state.bytes > wanted.max_bytes:
         raise RefusedError(
             f"stream {spec.name}: it holds {found.state.bytes} bytes, and this release allows {wanted.max_bytes}:"
-            f" no message could be published. Raise the limit of the release"
+            f" no message could be published. Raise PROVISIONER_STREAM_MAX_BYTES"
         )
     fields = ", ".join(sorted(one.field for one in differences))
     try:
         # Also what we do not name is set: what somebody added, such as a republish or a source, goes.
         await jetstream.update_stream(replace(wanted, metadata=found.config.metadata))
     except nats.js.errors.APIError as error:
+        if error.err_code in _NO_ROOM_AT_SERVERS:
+            raise RefusedError(
+                f"stream {spec.name}: the servers have no room for {wanted.max_bytes} bytes ({error.description})."
+                " Raise their max_file_store first, and the volume with it"
+            ) from error
         raise RefusedError(
             f"stream {spec.name}: {fields} cannot be changed ({error.description}). Stop the services, run"
             f" `nats stream rm {spec.name}` and this again: the services publish the last 7 days again"
         ) from error
-    changes.append(f"changed the stream {spec.name}: {fields}")
+    told = f" ({contents.full:.0%} full: it keeps {kept / 3600:.1f} hours)" if makes_room else ""
+    changes.append(f"changed the stream {spec.name}: {fields}{told}")
     return spec.name
+
+
+async def _contents(jetstream: JetStreamContext, spec: StreamSpec, found: StreamInfo) -> Contents:
+    """How full a stream is by the limit that it shall have. Its messages are looked at only where that decides."""
+    state = found.state
+    full = state.bytes / spec.max_bytes
+    is_whole = state.first_seq <= 1
+    keeps_all = is_whole or not found.config.max_age or found.config.max_age >= spec.max_age_seconds
+    if (full < NEARLY_FULL and keeps_all) or not state.messages:
+        return Contents(full, 0.0, None, is_whole)
+    # Messages are dated by the broker. If our clock is behind it, its newest message tells the time.
+    newest = await _dated(jetstream, spec.name, state.last_seq)
+    now = max(datetime.now(UTC), newest or datetime.min.replace(tzinfo=UTC))
+    oldest = await _dated(jetstream, spec.name, state.first_seq) or now
+    unread = await _first_unread(jetstream, spec.name, state.last_seq)
+    unread_at = None if unread is None else await _dated(jetstream, spec.name, max(unread, state.first_seq)) or oldest
+    unread_seconds = None if unread_at is None else (now - unread_at).total_seconds()
+    return Contents(full, (now - oldest).total_seconds(), unread_seconds, is_whole)
+
+
+async def _first_unread(jetstream: JetStreamContext, stream: str, last_sequence: int) -> int | None:
+    """The first sequence that a service other than the journal may have yet to read; None if there is none."""
+    unread: list[int] = []
+    for service in SERVICES:
+        if service in _JOURNALS or stream not in sources_of(service):
+            continue
+        consumer = await find_consumer(jetstream, stream, durable_name(service, stream))
+        floor = 0 if consumer is None or consumer.ack_floor is None else consumer.ack_floor.stream_seq
+        if consumer is None or consumer.num_pending or consumer.num_ack_pending:
+            unread.append(floor + 1)
+    return min(unread, default=None)
+
+
+async def _dated(jetstream: JetStreamContext, stream: str, sequence: int) -> datetime | None:
+    """When the broker got the message under ``sequence``, or None if it has none there."""
+    try:
+        return (await jetstream.get_msg(stream, seq=sequence)).time
+    except nats.js.errors.NotFoundError:
+        return None
 
 
 async def _consumer(
@@ -221,7 +310,7 @@ async def connect(url: str, user: str, password: str, ca_file: Path | None = Non
 
 async def provision_server(
     url: str, password: str, *, replicas: int = 1, user: str = PROVISIONER, ca_file: Path | None = None,
-    narrow: bool = False, wait_seconds: float = 0.0,
+    narrow: bool = False, wait_seconds: float = 0.0, specs: Sequence[StreamSpec] = STREAMS,
 ) -> list[str]:  # fmt: skip
     """Connect, within ``wait_seconds``, and make everything."""
     loop = asyncio.get_running_loop()
@@ -230,7 +319,7 @@ async def provision_server(
         try:
             client = await connect(url, user, password, ca_file)
             try:
-                return await provision(client, replicas, narrow=narrow)
+                return await provision(client, replicas, narrow=narrow, specs=specs)
             finally:
                 await client.close()
         except (nats.errors.Error, nats.js.errors.ServiceUnavailableError, OSError) as error:
@@ -259,6 +348,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 ca_file=settings.nats_ca_file,
                 narrow=arguments.narrow,
                 wait_seconds=arguments.wait_seconds,
+                specs=settings.specs(),
             )
         )
     except RefusedError as refusal:

@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts import headers
 from contracts.message import Service
-from contracts.registry import produced_by
+from contracts.registry import produced_by, stream_of
 from messaging import metrics
 from messaging.broker import Broker
 from messaging.broker_watch import StreamWrites
@@ -57,6 +57,11 @@ _PAUSE_SECONDS: Final = 1.0
 _DENIED_PAUSE_SECONDS: Final = 10.0
 _BACKOFF: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=5))
 """While the database or the broker is away."""
+
+RESERVED_FROM: Final = 0.95
+"""The share of its limit above which a stream takes no history: messages that no order, credit or payment waits for."""
+_HELD_BACK_SECONDS: Final = 10.0
+"""How long one look at a stream counts; it is looked at every 3 s."""
 
 _STREAM_TROUBLE: Final = {10077: "stream_full", 10047: "storage_full", 503: "no_stream"}
 """Answers that concern the whole stream and may change: it is left alone for a while."""
@@ -103,6 +108,7 @@ class Relay:
         self._paused_streams: dict[str, float] = {}
         self._paused_subjects: dict[str, float] = {}
         lineage.on_doubt(self._forget)
+        self._history = [message.subject for message in produced_by(service) if message.history]
         metrics.start_relay(service, [message.subject for message in produced_by(service)])
 
     async def run(self) -> None:
@@ -130,6 +136,17 @@ class Relay:
         """The database may be older than what is in memory: the sweep finds what it has."""
         self._fresh.clear()
         self._unmarked.clear()
+
+    def remember_fill(self, stream: str, full: float) -> None:
+        """How full a stream is. The last of its room is for what orders wait for: history is held back, and told so."""
+        if full < RESERVED_FROM:
+            return
+        for subject in self._history:
+            if stream_of(subject) == stream:
+                if subject not in _still_paused(self._paused_subjects):
+                    _log.warning("publishing_paused", subject=subject, stream=stream, reason="nearly_full")
+                    metrics.PUBLISH_FAILURES.labels(self._service, subject, "nearly_full").inc()
+                self._paused_subjects[subject] = time.monotonic() + _HELD_BACK_SECONDS
 
     def remember_first_sequence(self, stream: str, sequence: int) -> None:
         """What lies below has left the stream."""

@@ -46,6 +46,7 @@ class Messaging:
             settings.stream_replicas,
             self.lineage,
             self.relay.remember_first_sequence,
+            self.relay.remember_fill,
         )
         owned = [stream.name for stream in STREAMS if stream.owner == service]
         read = [consumer.stream for consumer in self.consumers.consumers]

@@ -25,7 +25,7 @@ from nats.js.api import (
 
 from contracts.message import Service
 from contracts.permissions import consumed_subjects, durable_name, known_subjects, verifier_name
-from contracts.streams import StreamSpec
+from contracts.streams import LEAST_AGE_SECONDS, StreamSpec
 from messaging.errors import ConfigurationMismatchError
 
 _log = structlog.get_logger("messaging.topology")
@@ -39,8 +39,11 @@ MAX_ACK_PENDING: Final = 10_000
 _MAX_WAITING: Final = 512
 """Pulls that may be open at once; each process has a few. This is the server's default."""
 
-_AT_LEAST: Final = frozenset({"max_age", "max_bytes", "max_msg_size", "duplicate_window", "num_replicas"})
+_AT_LEAST: Final = frozenset({"max_msg_size", "duplicate_window", "num_replicas"})
 """Limits of a stream: a release beside ours may want more, which harms nobody."""
+
+_PROVISIONERS: Final = frozenset({"max_bytes", "max_age"})
+"""Limits that the provisioner chooses by its settings, and shortens when a stream is nearly full."""
 
 _HARMLESS: Final = frozenset(
     {
@@ -71,6 +74,11 @@ class Difference:
     @property
     def loses_messages(self) -> bool:
         """Whether a service must not go on like this."""
+        if self.field == "max_bytes":
+            # A full stream refuses what comes, and the outbox keeps it.
+            return False
+        if self.field == "max_age":
+            return _is_less(self.found, LEAST_AGE_SECONDS)
         if self.field in _AT_LEAST:
             return _is_less(self.found, self.expected)
         if self.field in ("subjects", "filter_subjects"):
@@ -166,8 +174,9 @@ def hold_against(what: str, differences: Sequence[Difference]) -> None:
     for difference in differences:
         if difference.loses_messages:
             raise ConfigurationMismatchError(what, difference.field, difference.expected, difference.found)
-    if differences:
-        _log.warning("configuration_differs", what=what, fields=sorted(one.field for one in differences))
+    others = sorted(one.field for one in differences if one.field not in _PROVISIONERS)
+    if others:
+        _log.warning("configuration_differs", what=what, fields=others)
 
 
 def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[Difference]:
