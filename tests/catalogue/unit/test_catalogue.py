@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.domain import MAX_AMOUNT_CREDITS
 from catalogue import Catalogue, InvalidParameters, Model, UnknownModel, comfyui_nodes, load_catalogue
-from catalogue.credit_packs import load_credit_packs
+from catalogue.credit_packs import MOST_CREDITS, InvalidCreditPacks, check_credit_packs, load_credit_packs
+from catalogue.margins import margins
 from catalogue.pricing import PriceRule
 
 CATALOGUE: Catalogue = load_catalogue()
@@ -283,3 +285,29 @@ def test_credit_packs_are_sold_for_money_and_larger_ones_give_no_less() -> None:
     rates_per_cent = [(pack.credits + pack.bonus_credits) / pack.price_cents for pack in packs]
     assert packs
     assert rates_per_cent == sorted(rates_per_cent)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"credits": 2**63 - 1},
+        {"credits": MOST_CREDITS, "bonus_credits": 1},
+        {"credits": 0},
+        {"bonus_credits": -1},
+        {"price_cents": 0},
+        {"price_cents": 2**31},
+        {"currency": "USD"},
+        {"currency": "jpy"},
+    ],
+    ids=str,
+)
+def test_a_pack_that_could_not_be_paid_or_credited_is_refused(change: dict[str, Any]) -> None:
+    pack = load_credit_packs()[0]
+    check_credit_packs([pack])
+    with pytest.raises(InvalidCreditPacks, match=pack.id):
+        check_credit_packs([msgspec.structs.replace(pack, **change)])
+
+
+def test_billing_moves_any_pack_and_any_price() -> None:
+    assert MOST_CREDITS == MAX_AMOUNT_CREDITS
+    assert max(row.price_credits for row in margins(CATALOGUE)) <= MOST_CREDITS

@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from payments.domain.snapshots import Snapshot
+from payments.domain.snapshots import LARGEST_CENTS, ProviderDispute, ProviderRefund, Snapshot
+from payments.errors import InvalidWebhookSignature
+from payments.providers import nowpayments
 from payments.providers.nowpayments import NowPayments, _Coin, _snapshot
 
 
@@ -95,3 +97,25 @@ async def test_deposits_without_an_order_are_each_a_payment_of_their_own(monkeyp
         (None, "2", 200),
     ]
     await provider.close()
+
+
+@pytest.mark.parametrize("signature", ["", "00", "g" * 128, "0" * 129, "\u0661" * 128])
+def test_without_a_signature_nothing_is_parsed(monkeypatch: pytest.MonkeyPatch, signature: str) -> None:
+    def parse(_: bytes) -> bytes:
+        raise AssertionError("the body was parsed")
+
+    monkeypatch.setattr(nowpayments, "_canonical", parse)
+    provider = NowPayments.__new__(NowPayments)
+    with pytest.raises(InvalidWebhookSignature):
+        provider.prove_webhook({"x-nowpayments-sig": signature}, b"{}")
+
+
+@pytest.mark.parametrize("cents", [-1, LARGEST_CENTS + 1, 2**63 - 1])
+def test_an_amount_that_nobody_can_have_paid_is_not_believed(cents: int) -> None:
+    for state in (
+        lambda: Snapshot("1", "paid", cents, "usd"),
+        lambda: ProviderRefund("1", cents, "usd", "succeeded"),
+        lambda: ProviderDispute("1", cents, "usd", "lost"),
+    ):
+        with pytest.raises(ValueError, match="nobody can have paid"):
+            state()

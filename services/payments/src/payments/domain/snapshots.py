@@ -9,6 +9,9 @@ Mismatch = Literal["underpaid", "overpaid", "late", "amount_mismatch"]
 UNREADABLE_EVENT: Final = "unreadable"
 """The type of an event that was signed by its provider, and is not of the documented shape: a person reads it."""
 
+LARGEST_CENTS: Final = 2**31 - 1
+"""No pack costs as much by far, and no amount of a provider is believed that is larger: it could not be stored."""
+
 RefundState = Literal["requested", "pending", "succeeded", "failed"]
 DisputeState = Literal["warning", "open", "won", "lost"]
 
@@ -47,6 +50,10 @@ class ProviderRefund:
     refund_id: UUID | None = None
     """Our own id, if an operator requested it here."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for an amount that nobody can have paid."""
+        check_cents(self.amount_cents)
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderDispute:
@@ -56,6 +63,10 @@ class ProviderDispute:
     amount_cents: int
     currency: str
     state: DisputeState
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an amount that nobody can have paid."""
+        check_cents(self.amount_cents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +85,13 @@ class Snapshot:
     mismatch: Mismatch | None = None
     refunds: tuple[ProviderRefund, ...] = ()
     disputes: tuple[ProviderDispute, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an amount that nobody can have paid."""
+        check_cents(self.paid_cents)
+
+
+def check_cents(cents: int) -> None:
+    """Raise ValueError unless an amount that a provider states is from 0 to ``LARGEST_CENTS``."""
+    if not 0 <= cents <= LARGEST_CENTS:
+        raise ValueError("a provider states an amount that nobody can have paid")

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
@@ -23,6 +24,8 @@ from service_runtime.database_watch import DatabaseClock
 UNDERPAID_BELOW: Final = Decimal("0.99")
 OVERPAID_FROM: Final = Decimal("1.01")
 """Coins are divisible and fees vary: within one percent, it is the price."""
+
+_SIGNATURE: Final = re.compile("[0-9a-f]{128}")
 
 MAX_LATER_DEPOSITS: Final = 20
 """Deposits to one address that are looked up. Anybody can make more of them, and each costs a request."""
@@ -150,11 +153,14 @@ class NowPayments:
 
     def prove_webhook(self, headers: Mapping[str, str], body: bytes) -> None:
         """Check ``x-nowpayments-sig``, an HMAC-SHA512 over the body with its keys sorted."""
+        given = headers.get("x-nowpayments-sig", "")
+        if not _SIGNATURE.fullmatch(given):
+            # Before anything is parsed: the proof itself has to sort the body's keys.
+            raise InvalidWebhookSignature("x-nowpayments-sig is missing, or is no signature")
         try:
             canonical = _canonical(body)
         except (ValueError, RecursionError) as error:
             raise InvalidWebhookSignature("the body is not JSON") from error
-        given = headers.get("x-nowpayments-sig", "")
         expected = [hmac.new(secret.encode(), canonical, hashlib.sha512).hexdigest() for secret in self._ipn_secrets]
         if not any(hmac.compare_digest(given.encode(), one.encode()) for one in expected):
             raise InvalidWebhookSignature("x-nowpayments-sig is missing or was not made with an active secret")
