@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import signal
+import struct
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from fractions import Fraction
@@ -17,6 +18,7 @@ from storage.decoders import Decoders
 from storage.decoding import DecodeRequest, Inspection
 from storage.errors import DecoderFailed, DecoderNotStarted, Rejected
 from tests.storage.unit.test_inspection import black_png
+from tests.storage.unit.test_uploads_as_they_are import ORIENTATION, RESOLUTION, noise, photograph, saved
 from tests.support.media import endless_photograph, picture
 
 PIXELS = 1_000_000
@@ -161,6 +163,22 @@ async def test_a_rejection_is_raised_with_its_code(tmp_path: Path) -> None:
         with pytest.raises(Rejected) as refusal:
             await decoders.inspect(path, "image", PIXELS)
         assert refusal.value.code == "undecodable"
+    finally:
+        await decoders.stop()
+
+
+async def test_an_odd_file_is_answered_at_once_and_its_decoder_lives(tmp_path: Path) -> None:
+    photo, cut = tmp_path / "photo.jpg", tmp_path / "cut.webp"
+    photo.write_bytes(photograph(ORIENTATION, (RESOLUTION, 10, struct.pack("<ii", -1, 0))))
+    cut.write_bytes(saved(noise(), form="WEBP")[:-10])
+    decoders = Decoders(1)
+    try:
+        await decoders.start()
+        started = process_ids(decoders)
+        assert (await decoders.inspect(photo, "image", PIXELS, is_input=True)).media.width_pixels == 64
+        with pytest.raises(Rejected):
+            await decoders.inspect(cut, "image", PIXELS, is_input=True)
+        assert process_ids(decoders) == started
     finally:
         await decoders.stop()
 
