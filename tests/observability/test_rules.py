@@ -72,7 +72,7 @@ def test_every_alert_fires_on_its_fault_and_is_quiet_without_it(tmp_path: Path) 
         [promtool, "test", "rules", OBSERVABILITY / "rules/tests.yaml"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
