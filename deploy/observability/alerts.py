@@ -424,6 +424,29 @@ CAUSES: Final[Sequence[Alert]] = (
         samples={"auditor_last_ledger_pass_timestamp_seconds": ("-25000x40", "0+60x40")},
     ),
     Alert(
+        name="ReelhouseLibraryNotRead",
+        expr="max(auditor_library_overdue_seconds) > 64800 or max(auditor_library_listing_age_seconds) > 86400"
+        " or max(auditor_library_oldest_read_seconds) > 2678400",
+        pending="15m",
+        severity="ticket",
+        summary="A part of the library waits to be read: {{ $value | humanizeDuration }}",
+        means="A file that is lost or overwritten would not be noticed: new files are to be read within a day, all of them"
+        " within a month, and the bucket is to be listed twice a day.",
+        run=(
+            "The auditor's log: `library_unavailable` with the reason. 403 is the token, which needs to read and list.",
+            "Nothing there: the library grew beyond the pace. Look at `auditor_library_read_bytes_total`, and raise"
+            " `AUDITOR_LIBRARY_BYTES_PER_SECOND` or `AUDITOR_LIBRARY_OBJECTS_PER_SECOND`.",
+        ),
+        verify="`auditor_library_overdue_seconds` and `auditor_library_listing_age_seconds` fall.",
+        wake="Nobody.",
+        after="30m",
+        samples={
+            "auditor_library_overdue_seconds": ("70000x40", "60x40"),
+            "auditor_library_listing_age_seconds": ("60x40", "60x40"),
+            "auditor_library_oldest_read_seconds": ("60x40", "60x40"),
+        },
+    ),
+    Alert(
         name="ReelhouseSealStale",
         expr="max(min_over_time(billing_postings_unsealed[30m])) > 0 unless max(delta(billing_seal_number[30m])) > 0",
         pending="5m",

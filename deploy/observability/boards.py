@@ -727,6 +727,12 @@ INFRASTRUCTURE: Final = Board(
                     [Query("time() - max(auditor_last_check_timestamp_seconds > 0)", "check")],
                 ),
                 Panel(
+                    "Files of the library held against the books",
+                    "Objects that the auditor read or listed, by what it found. Anything but as_recorded is a finding.",
+                    "ops",
+                    [Query(f"sum by (outcome) (rate(auditor_library_objects_total[{RATE}]))", "{{outcome}}")],
+                ),
+                Panel(
                     "Age of the last ledger pass",
                     "Time since the auditor last compared the whole ledger with its seals.",
                     "s",

@@ -4,15 +4,20 @@ import asyncio
 import json
 import os
 import sys
+from hashlib import sha256
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import httpx
+from sqlalchemy import text
+
+from local_platform.servers import S3Server
 from tests.auditor.platform_harness import PlatformHarness
 from tests.support.databases import Database
 
 
-async def auditor_command(*arguments: str, dsn: str | None = None) -> tuple[int, str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AUDITOR_")}
+async def auditor_command(*arguments: str, dsn: str | None = None, **settings: str) -> tuple[int, str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AUDITOR_")} | settings
     if dsn is not None:
         environment["AUDITOR_DATABASE_URL"] = dsn
     process = await asyncio.create_subprocess_exec(
@@ -170,3 +175,44 @@ async def test_show_tells_every_row_when_asked_for_all(database: Database, platf
     code, out, err = await auditor_command("show", "--all", str(platform.user), dsn=database.dsn("auditor"))
     assert code == 0, err
     assert all(f"request {number} " in out for number in range(1, 101))
+
+
+async def test_show_reads_the_files_of_an_order_now_and_links_to_them(
+    database: Database, platform: PlatformHarness, s3_server: S3Server
+) -> None:
+    key = await object_key(database, platform.delivered, "output")
+    poster = await object_key(database, platform.delivered, "output", "poster_object_key")
+    writer = s3_server.client("storage")
+    writer.put_object(Bucket="library", Key=key, Body=b"of somebody else")
+    writer.put_object(Bucket="library", Key=poster, Body=b"p", Metadata={"sha256": sha256(b"p").hexdigest()})
+    access_key, secret_key = s3_server.credentials["auditor"]
+    code, out, err = await auditor_command(
+        "show",
+        str(platform.delivered),
+        dsn=database.dsn("auditor"),
+        AUDITOR_S3_ENDPOINT_URL=s3_server.endpoint_url,
+        AUDITOR_S3_ACCESS_KEY_ID=access_key,
+        AUDITOR_S3_SECRET_ACCESS_KEY=secret_key,
+    )
+    assert code == 0, err
+    _, _, files = out.partition("## Files in the library, read now\n")
+    by_key = {part.splitlines()[0].removeprefix("file").strip(): part for part in files.strip().split("\n\n")}
+    assert "SIZE: expected " in by_key[key]
+    assert "as recorded" in by_key[poster]
+    missing = by_key[await object_key(database, platform.delivered, "another")]
+    assert "MISSING: expected " in missing
+    assert "link" not in missing
+    async with httpx.AsyncClient() as browser:
+        links = [by_key[one].split()[-1] for one in (key, poster)]
+        assert [(await browser.get(link)).content for link in links] == [b"of somebody else", b"p"]
+
+
+async def test_show_says_why_the_files_were_not_read(database: Database, platform: PlatformHarness) -> None:
+    assert "not read: set AUDITOR_S3_ENDPOINT_URL" in await shown(database, platform.delivered)
+
+
+async def object_key(database: Database, generation_id: UUID, role: str, column: str = "object_key") -> str:
+    statement = text(f"SELECT {column} FROM storage.assets WHERE generation_id = :id AND role = :role")
+    async with database.superuser_engine(1).begin() as connection:
+        key = await connection.scalar(statement, {"id": generation_id, "role": role})
+    return str(key)

@@ -58,6 +58,10 @@ async def replica(database: Database, nats: NatsServer) -> AsyncIterator[Auditor
             "AUDITOR_OPS_HOST": "127.0.0.1",
             "AUDITOR_OPS_PORT": str(port),
             "AUDITOR_CHECK_SECONDS": "0.2",
+            # No store answers there: the journal and the checks do without.
+            "AUDITOR_S3_ENDPOINT_URL": "http://127.0.0.1:1",
+            "AUDITOR_S3_ACCESS_KEY_ID": "of-no-store",
+            "AUDITOR_S3_SECRET_ACCESS_KEY": "of-no-store",
         },
         stdout=asyncio.subprocess.DEVNULL,
     )

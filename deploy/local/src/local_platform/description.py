@@ -39,7 +39,7 @@ class S3Credentials(msgspec.Struct, kw_only=True):
 
 
 class S3Description(msgspec.Struct, kw_only=True):
-    """``credentials`` maps identity (``generation``, ``storage``, ``gateway``, ``admin``) to its keys."""
+    """``credentials`` maps identity (``generation``, ``storage``, ``gateway``, ``auditor``, ``admin``) to its keys."""
 
     endpoint_url: str
     region: str

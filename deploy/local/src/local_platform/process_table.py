@@ -147,7 +147,7 @@ def _payments(wiring: Wiring) -> Mapping[str, str]:
 
 
 def _auditor(wiring: Wiring) -> Mapping[str, str]:
-    return _common_settings(wiring, "auditor")
+    return {**_common_settings(wiring, "auditor"), **_s3(wiring, "auditor")}
 
 
 _ENVIRONMENTS: dict[Service, Callable[[Wiring], Mapping[str, str]]] = {

@@ -50,17 +50,27 @@ class PresignedUrls:
         parameters = {"response-content-disposition": f'attachment; filename="{file_name}"'}
         return self._sign("GET", bucket, key, validity, parameters=parameters)
 
+    def list(self, bucket: str, validity: timedelta, *, start_after: str, max_keys: int) -> str:
+        """An address from which the keys after ``start_after`` can be listed, with keys encoded as in an address."""
+        parameters = {
+            "encoding-type": "url",
+            "list-type": "2",
+            "max-keys": str(max_keys),
+            "start-after": start_after,
+        }
+        return self._sign("GET", bucket, None, validity, parameters=parameters)
+
     def _sign(
         self,
         method: str,
         bucket: str,
-        key: str,
+        key: str | None,
         validity: timedelta,
         *,
         headers: Mapping[str, str] | None = None,
         parameters: Mapping[str, str] | None = None,
     ) -> str:
-        url = f"{self._endpoint_url}/{quote(bucket)}/{quote(key)}"
+        url = f"{self._endpoint_url}/{quote(bucket)}" + ("" if key is None else f"/{quote(key)}")
         request = AWSRequest(method, url, headers=dict(headers or {}), params=dict(parameters or {}))
         seconds = int(min(validity, MAX_VALIDITY).total_seconds())
         _DatedAuth(self._credentials, self._region, seconds, datetime.fromtimestamp(self._now(), UTC)).add_auth(request)

@@ -5,16 +5,24 @@ They work whether or not the service runs.
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from auditor.checking import check_until_clean, reading_engine
-from auditor.dossier import read_dossier, render_dossier
-from auditor.errors import NoDatabase, UnknownIdentity, UnusableIdentity
+from auditor.dossier import read_dossier, render_dossier, render_files, render_unread_files
+from auditor.errors import LibraryUnavailable, NoDatabase, UnknownIdentity, UnusableIdentity
+from auditor.file_checks import check_files
+from auditor.library import Library, LibraryAddress
+from auditor.pace import Pace
 from auditor.reports import render_report, report_document
+from auditor.repository.library import find_assets_of
+from auditor.schemas import snapshot
 from auditor.settings import CommandSettings
 from auditor.terminal import print_to
 from service_runtime.settings import settings_from_environment
@@ -25,6 +33,10 @@ if TYPE_CHECKING:
 DEFAULT_TOLERANCE_SECONDS: Final = 60.0
 SETTLING_SECONDS: Final = 10.0
 """The time that a system at rest may need until its last messages are in every view and in the journal."""
+OBJECTS_PER_SECOND: Final = 100.0
+BYTES_PER_SECOND: Final = 100e6
+"""For the files of one id, while an operator waits."""
+LOCAL_BUCKET: Final = "library"
 
 
 def add_parsers(commands: "Subparsers") -> None:
@@ -54,14 +66,14 @@ def add_parsers(commands: "Subparsers") -> None:
 async def run(arguments: argparse.Namespace) -> int:
     """Run the command that was typed; returns the exit code."""
     try:
-        dsn = _database(arguments.platform)
+        source = _source(arguments.platform)
     except (NoDatabase, FileNotFoundError) as error:
         return _fail(str(error))
-    engine = reading_engine(dsn)
+    engine = reading_engine(source.dsn)
     try:
         if arguments.command == "check":
             return await _check(engine, arguments)
-        return await show(engine, arguments.id, arguments.all)
+        return await show(engine, arguments.id, arguments.all, source.library)
     finally:
         await engine.dispose()
 
@@ -87,34 +99,89 @@ async def check(engine: AsyncEngine, tolerance_seconds: float, patience_seconds:
     return 0 if report.clean else 1
 
 
-async def show(engine: AsyncEngine, identity: str, all_rows: bool) -> int:
-    """Print what is known about ``identity``. The exit code is 1 if nothing is known."""
+async def show(engine: AsyncEngine, identity: str, all_rows: bool, library: LibraryAddress | None) -> int:
+    """Print what is known about ``identity``, and read its files. The exit code is 1 if nothing is known."""
     try:
         dossier = await read_dossier(engine, identity, all_rows)
     except (UnknownIdentity, UnusableIdentity) as error:
         return _fail(str(error))
     print_to(sys.stdout, render_dossier(dossier))
+    generations = [
+        chapter.identification.subject.uuid
+        for chapter in dossier.chapters
+        if chapter.identification.subject.kind == "generation" and chapter.identification.subject.uuid is not None
+    ]
+    await _show_files(engine, generations, library)
     return 0
+
+
+async def _show_files(engine: AsyncEngine, generations: Sequence[UUID], address: LibraryAddress | None) -> None:
+    """Read the files of these generations now, hold them against the books, and print a link to each."""
+    async with snapshot(engine) as connection:
+        assets = await find_assets_of(connection, generations)
+    if not assets:
+        return
+    if address is None:
+        print_to(sys.stdout, render_unread_files("set AUDITOR_S3_ENDPOINT_URL and the token's two keys"))
+        return
+    library = Library(address, Pace(OBJECTS_PER_SECOND, BYTES_PER_SECOND))
+    try:
+        files = await check_files(library, [recorded for asset in assets for recorded in asset.files])
+    except LibraryUnavailable as error:
+        print_to(sys.stdout, render_unread_files(str(error)))
+    else:
+        print_to(sys.stdout, render_files(files))
+    finally:
+        await library.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a command reads; ``library`` is None where nothing says."""
+
+    dsn: str
+    library: LibraryAddress | None
 
 
 class _Postgres(msgspec.Struct):
     dsns: dict[str, str]
 
 
+class _Credentials(msgspec.Struct):
+    access_key: str
+    secret_key: str
+
+
+class _ObjectStore(msgspec.Struct):
+    endpoint_url: str
+    region: str
+    credentials: dict[str, _Credentials]
+
+
 class _Platform(msgspec.Struct):
     """The part of a platform's description that is needed here."""
 
     postgres: _Postgres
+    s3: _ObjectStore | None = None
 
 
-def _database(platform: Path | None) -> str:
-    """The database that the description of a running platform names, or the environment."""
+def _source(platform: Path | None) -> _Source:
+    """What the description of a running platform names, or the environment."""
     if platform is not None:
-        return msgspec.json.decode(platform.read_bytes(), type=_Platform).postgres.dsns["auditor"]
-    dsn = settings_from_environment(CommandSettings).database_url
-    if dsn is None:
+        described = msgspec.json.decode(platform.read_bytes(), type=_Platform)
+        return _Source(described.postgres.dsns["auditor"], _library(described.s3))
+    settings = settings_from_environment(CommandSettings)
+    if settings.database_url is None:
         raise NoDatabase("set AUDITOR_DATABASE_URL, or name a platform: --platform .reelhouse/local/platform.json")
-    return dsn.get_secret_value()
+    return _Source(settings.database_url.get_secret_value(), LibraryAddress.of(settings))
+
+
+def _library(store: _ObjectStore | None) -> LibraryAddress | None:
+    token = None if store is None else store.credentials.get("auditor")
+    if store is None or token is None:
+        return None
+    url = store.endpoint_url
+    return LibraryAddress(url, url, store.region, token.access_key, token.secret_key, LOCAL_BUCKET)
 
 
 def _fail(line: str) -> int:

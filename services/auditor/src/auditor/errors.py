@@ -11,3 +11,7 @@ class UnusableIdentity(Exception):
 
 class NoDatabase(Exception):
     """Neither the environment nor the command line names a database."""
+
+
+class LibraryUnavailable(Exception):
+    """The object store does not answer, or refuses the token, or has no such bucket: nothing is said of a file."""

@@ -5,6 +5,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -12,9 +13,12 @@ from auditor import commands
 from auditor.checking import STATEMENT_TIMEOUT_MS, reading_engine
 from auditor.consumers import SUBSCRIPTIONS
 from auditor.invariants import INVARIANTS
+from auditor.library import Library, LibraryAddress
 from auditor.loops.checker import Checker
 from auditor.loops.journal_partitions import maintain_partitions
+from auditor.loops.library_scanner import LibraryScanner
 from auditor.loops.seal_verifier import SealVerifier
+from auditor.pace import Pace
 from auditor.settings import Settings
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
@@ -49,8 +53,14 @@ def build(settings: Settings) -> Auditor:
     messaging = Messaging(service="auditor", engine=engine, settings=settings, subscriptions=SUBSCRIPTIONS)
     checker = Checker(reading, engine, settings.tolerance_seconds)
     seal_verifier = SealVerifier(reading, engine)
+    address = LibraryAddress.of(settings)
+    assert address is not None
+    pace = Pace(settings.library_objects_per_second, settings.library_bytes_per_second)
+    library = Library(address, pace, database.clock.now)
+    scanner = LibraryScanner(messaging.transactions, library, timedelta(seconds=settings.library_grace_seconds))
 
     async def stop() -> None:
+        await library.close()
         await reading.dispose()
         await engine.dispose()
 
@@ -65,6 +75,7 @@ def build(settings: Settings) -> Auditor:
                 PARTITIONS_EVERY_SECONDS,
                 partial(maintain_partitions, engine, settings.journal_retention_days),
             ),
+            *scanner.components(),
         ],
         readiness={"database": database.ready, **messaging.readiness()},
         stop=stop,

@@ -1,6 +1,6 @@
-"""Gauges of the auditor."""
+"""Counters and gauges of the auditor."""
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 VIOLATIONS = Gauge("auditor_violations", "Rows that break an invariant, by the last check", ["invariant", "severity"])
 UNPROVEN = Gauge("auditor_invariant_unproven", "1 if the last check could not evaluate an invariant", ["invariant"])
@@ -12,4 +12,18 @@ LAST_CHECK_SECONDS = Gauge("auditor_last_check_duration_seconds", "How long the 
 LAST_LEDGER_PASS_AT = Gauge(
     "auditor_last_ledger_pass_timestamp_seconds",
     "When the ledger was last compared with its seals to the end; its age is what to alert on",
+)
+
+LIBRARY_OBJECTS = Counter(
+    "auditor_library_objects_total", "Objects of the library that were held against the books", ["outcome"]
+)
+LIBRARY_BYTES = Counter("auditor_library_read_bytes_total", "Bytes of the library that were read to compare them")
+LIBRARY_OVERDUE_SECONDS = Gauge(
+    "auditor_library_overdue_seconds", "How long the part of the library that waits longest for its reading has waited"
+)
+LIBRARY_OLDEST_READ_SECONDS = Gauge(
+    "auditor_library_oldest_read_seconds", "How long ago the part of the library that was read first was read"
+)
+LIBRARY_LISTING_AGE_SECONDS = Gauge(
+    "auditor_library_listing_age_seconds", "How long ago the keys of the library were last listed to the end"
 )

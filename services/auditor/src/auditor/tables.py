@@ -1,7 +1,22 @@
 """The tables of schema ``auditor`` as the code sees them; the migrations create them."""
 
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, LargeBinary, MetaData, Table, Text, Uuid
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Identity,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+)
 from sqlalchemy.dialects.postgresql import JSONB
+
+from messaging.leases import LeasedTable
 
 SCHEMA = "auditor"
 metadata = MetaData(schema=SCHEMA)
@@ -49,3 +64,23 @@ ledger_heads = Table(
     Column("seen_at", _At, nullable=False),
     comment="Ends of billing's chain of seals that were seen. Append-only; a chain without them was rewritten.",
 )
+
+library_scans = Table(
+    "library_scans",
+    metadata,
+    Column("scan_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("after_id", Uuid),
+    Column("through_id", Uuid),
+    Column("position", Text),
+    Column("due_at", _At, nullable=False, server_default=func.now()),
+    Column("leased_until", _At),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("made_at", _At, nullable=False, server_default=func.now()),
+    Column("ended_at", _At),
+    comment="Parts of the library that are read again and again, and how far each reading has come.",
+)
+
+LIBRARY_SCANS = LeasedTable(library_scans)
+"""Scans are leased work that recurs."""

@@ -26,9 +26,10 @@ IDENTITIES: Final[Mapping[str, tuple[str, ...]]] = {
     "generation": ("Write:incoming", "Read:uploads"),
     "storage": ("Read:incoming", "Read:uploads", "Read:library", "Write:library"),
     "gateway": ("Read:library", "Write:uploads"),
+    "auditor": ("Read:library", "List:library"),
     "admin": ("Admin",),
 }
-"""The rights of each token: those of the three R2 tokens of production, and an administrator."""
+"""The rights of each token: those of the four R2 tokens of production, and an administrator."""
 
 _START_TIMEOUT_SECONDS = 60.0
 _STOP_TIMEOUT_SECONDS = 0.5

@@ -4,6 +4,6 @@
 """
 
 from auditor.dossier.reading import Chapter, Dossier, Section, read_dossier
-from auditor.dossier.rendering import render_dossier
+from auditor.dossier.rendering import render_dossier, render_files, render_unread_files
 
-__all__ = ["Chapter", "Dossier", "Section", "read_dossier", "render_dossier"]
+__all__ = ["Chapter", "Dossier", "Section", "read_dossier", "render_dossier", "render_files", "render_unread_files"]

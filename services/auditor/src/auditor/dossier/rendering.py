@@ -8,10 +8,12 @@ from rich.text import Text
 
 from auditor.dossier.identities import uuid_of
 from auditor.dossier.reading import Chapter, Dossier, Section
+from auditor.file_checks import CheckedFile
 from auditor.terminal import WIDEST_CELL, heading, page, record, table
 from auditor.timeline import render_timeline
 
 TRACES_SHOWN: Final = 5
+_FILES: Final = "## Files in the library"
 _CUT: Final = Text(f"(… is where a text was cut at {WIDEST_CELL} characters: whole with --all)")
 
 
@@ -24,6 +26,27 @@ def render_dossier(dossier: Dossier) -> Group:
             parts += _timeline(chapter, dossier.all_rows)
         parts += [_section(section, dossier.all_rows) for section in chapter.sections]
     return page(parts)
+
+
+def render_files(files: Sequence[CheckedFile]) -> Group:
+    """Each file of the library as it is now, and a link to it."""
+    return page(["", heading(f"{_FILES}, read now"), *(_file(one) for one in files)])
+
+
+def render_unread_files(reason: str) -> Group:
+    """Why the files could not be read."""
+    return page(["", heading(_FILES), f"not read: {reason}"])
+
+
+def _file(checked: CheckedFile) -> Group:
+    difference = checked.difference
+    verdict = "as recorded"
+    if difference is not None:
+        verdict = f"{difference.kind.upper()}: expected {difference.expected}, found {difference.found}"
+    is_there = difference is None or difference.kind != "missing"
+    shown = record([("file", checked.recorded.object_key), ("verdict", verdict)])
+    # A record would fold the link, and it is to be copied.
+    return Group(shown, *([Text(f"link     {checked.link}")] if is_there else []))
 
 
 def _identified(argument: str, chapter: Chapter) -> str:

@@ -70,3 +70,52 @@ async def add_findings(
         _RESOLVE_FINDINGS, {"complete_codes": list(complete_codes), "checked_at": checked_at}
     )
     return FindingChanges(opened=opened or 0, resolved=resolved.rowcount)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFinding:
+    """A finding that no check has resolved."""
+
+    code: str
+    subject: str
+
+
+_OPEN: Final = text("""
+    SELECT code, subject_key FROM auditor.findings
+    WHERE resolved_at IS NULL AND code = ANY(CAST(:codes AS text[])) ORDER BY last_seen_at LIMIT :limit
+""")
+_COUNT_OPEN: Final = text("""
+    SELECT code, count(*) AS open FROM auditor.findings
+    WHERE resolved_at IS NULL AND code = ANY(CAST(:codes AS text[])) GROUP BY code
+""")
+_RESOLVE_SUBJECTS: Final = text("""
+    UPDATE auditor.findings SET resolved_at = now()
+    WHERE resolved_at IS NULL AND code = :code AND subject_key = ANY(CAST(:subjects AS text[]))
+""")
+
+_REFRESH_SUBJECTS: Final = text("""
+    UPDATE auditor.findings SET last_seen_at = now()
+    WHERE resolved_at IS NULL AND code = :code AND subject_key = ANY(CAST(:subjects AS text[]))
+""")
+
+
+async def find_open(connection: AsyncConnection, codes: Sequence[str], limit: int) -> list[OpenFinding]:
+    """Open findings of these codes, those first that were not seen for longest."""
+    return [OpenFinding(*row) for row in await connection.execute(_OPEN, {"codes": list(codes), "limit": limit})]
+
+
+async def count_open(connection: AsyncConnection, codes: Sequence[str]) -> dict[str, int]:
+    """How many findings of each code are open."""
+    rows = (await connection.execute(_COUNT_OPEN, {"codes": list(codes)})).all()
+    counted = {row.code: row.open for row in rows}
+    return {code: counted.get(code, 0) for code in codes}
+
+
+async def resolve_subjects(connection: AsyncConnection, code: str, subjects: Sequence[str]) -> None:
+    """Resolve the open findings about these subjects: nothing is wrong with them any more."""
+    await connection.execute(_RESOLVE_SUBJECTS, {"code": code, "subjects": list(subjects)})
+
+
+async def refresh_subjects(connection: AsyncConnection, code: str, subjects: Sequence[str]) -> None:
+    """Say that the open findings about these subjects still stand."""
+    await connection.execute(_REFRESH_SUBJECTS, {"code": code, "subjects": list(subjects)})

@@ -1,0 +1,111 @@
+"""Comparing the library with the books. Pure: no input, no output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal, TypeAlias
+from uuid import UUID
+
+from auditor.domain import Severity, Violation
+
+FILES_DIFFER_CODE: Final = "library_files_are_as_recorded"
+STRANGERS_CODE: Final = "library_files_have_an_order"
+SEVERITIES: Final[dict[str, Severity]] = {FILES_DIFFER_CODE: "critical", STRANGERS_CODE: "warning"}
+"""Two invariants that are no queries: reading the library proves them."""
+
+Kind: TypeAlias = Literal["missing", "size", "checksum", "unknown"]
+"""How a file differs: it is not there, it has another size, other content, or no order knows it."""
+KINDS: Final[tuple[Kind, ...]] = ("missing", "size", "checksum", "unknown")
+
+CLOCKS_DIFFER: Final = timedelta(hours=1)
+"""An object that changed this much later than it was recorded was written again, whatever the clocks say."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFile:
+    """A file that storage has recorded. Of a poster the books have neither size nor checksum."""
+
+    object_key: str
+    size_bytes: int | None
+    sha256: str | None
+    stored_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file as it was measured. ``sha256`` is None if its size alone said enough, or if it could not be read whole.
+
+    ``own_sha256`` is what storage wrote beside the object, and what an object has that somebody else wrote.
+    """
+
+    size_bytes: int
+    sha256: str | None
+    own_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object as a listing of the bucket has it."""
+
+    object_key: str
+    size_bytes: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a file differs, with both sides."""
+
+    kind: Kind
+    expected: str
+    found: str
+
+    def violation(self, object_key: str) -> Violation:
+        """The finding about this file."""
+        code = STRANGERS_CODE if self.kind == "unknown" else FILES_DIFFER_CODE
+        return Violation(code, SEVERITIES[code], object_key, self.expected, self.found)
+
+
+def compare(recorded: RecordedFile, found: FoundFile | None) -> Difference | None:
+    """How the file in the library differs from what is recorded; None if it does not.
+
+    A poster is compared with the checksum that storage wrote beside it.
+    """
+    if found is None:
+        return Difference("missing", f"the file that was stored at {recorded.stored_at:%Y-%m-%d %H:%M:%S}Z", "none")
+    if recorded.size_bytes is not None and found.size_bytes != recorded.size_bytes:
+        return Difference("size", f"{recorded.size_bytes} bytes", f"{found.size_bytes} bytes")
+    expected = recorded.sha256 or found.own_sha256
+    if expected is None:
+        return Difference("checksum", "the checksum that storage writes beside each object", "none")
+    if found.sha256 != expected:
+        return Difference("checksum", f"sha256 {expected}", f"sha256 {found.sha256 or 'of a file that is encoded'}")
+    return None
+
+
+def is_suspect(recorded: RecordedFile, listed: ListedObject) -> bool:
+    """Whether the listing alone says that the object may have changed since it was recorded."""
+    return (
+        recorded.size_bytes is not None and listed.size_bytes != recorded.size_bytes
+    ) or listed.modified_at > recorded.stored_at + CLOCKS_DIFFER
+
+
+def unknown(listed: ListedObject) -> Difference:
+    """The object is in the library, and no order has it."""
+    changed = f"{listed.modified_at:%Y-%m-%d %H:%M:%S}Z"
+    return Difference("unknown", "an order that has this file", f"none; {listed.size_bytes} bytes, written {changed}")
+
+
+def find_generation(object_key: str) -> UUID | None:
+    """The generation that a key of the library names: ``{user}/{generation}/…``."""
+    parts = object_key.split("/")
+    try:
+        return UUID(parts[1]) if len(parts) == 3 else None
+    except ValueError:
+        return None
+
+
+def is_left_over(object_key: str, outputs: Sequence[str]) -> bool:
+    """Whether this is a poster beside one of ``outputs`` that belongs to another attempt, which lost the race."""
+    directory, _, name = object_key.rpartition("/")
+    return name.startswith("poster-") and any(output.rpartition("/")[0] == directory for output in outputs)
