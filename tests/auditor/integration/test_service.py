@@ -105,11 +105,12 @@ async def recorded(database: Database) -> int:
 async def test_it_records_checks_and_is_small(
     database: Database, platform: PlatformHarness, generation: Messaging, nats_server: NatsServer
 ) -> None:
+    # Before the first check: the next may be half a minute away, for checks take a tenth of the time.
+    await platform.corrupt("UPDATE billing.users SET reserved_credits = 7 WHERE user_id = '{user}'")
     async with replica(database, nats_server) as auditor:
         await publish(generation, 500)
         await eventually(lambda: _equals(recorded(database), 500), timeout=30, what="500 messages in the journal")
 
-        await platform.corrupt("UPDATE billing.users SET reserved_credits = 7 WHERE user_id = '{user}'")
         metric = 'auditor_violations{invariant="held_reservations_are_backed",severity="critical"} 1.0'
         await eventually(lambda: _contains(auditor.metrics(), metric), timeout=30, what="the violation in the metrics")
 
