@@ -11,11 +11,13 @@ export function player(generation, refresh) {
     ? h("video", { src: download.url, poster: download.poster_url, controls: true, autoplay: true, loop: true, muted: true,
       playsinline: true, "aria-label": alt })
     : h("img", { src: download.url, alt })
-  element.addEventListener("error", async () => {
-    if (Date.now() < Date.parse(download.expires_at)) return
-    element.replaceWith(player(await refresh(), refresh))
-  }, { once: true })
+  whenExpired(element, download, async () => element.replaceWith(player(await refresh(), refresh)))
   return element
+}
+
+/** Call `renew` if the file cannot be read because its link has run out. */
+function whenExpired(element, download, renew) {
+  element.addEventListener("error", () => Date.now() > Date.parse(download.expires_at) && renew(), { once: true })
 }
 
 /** A picture that grows while the worker renders, with how far it is. */
@@ -52,9 +54,11 @@ function waiting({ queue_position: position, estimated_start_at: start }) {
 }
 
 /** The picture of a generation in a list. */
-export function thumbnail(generation, progress) {
+export function thumbnail(generation, progress, refresh) {
   if (generation.status === "completed" && generation.download) {
-    return h("img", { src: generation.download.poster_url, alt: "", loading: "lazy" })
+    const poster = h("img", { src: generation.download.poster_url, alt: "", loading: "lazy" })
+    whenExpired(poster, generation.download, refresh)
+    return poster
   }
   if (progress?.preview) return h("img", { src: `data:image/jpeg;base64,${progress.preview}`, alt: "" })
   return h("span", { class: ENDED.has(generation.status) ? "blank ended" : "blank" },

@@ -95,13 +95,15 @@ export function order({ reelhouse, store, listen }, id) {
 
 function factsOf(generation) {
   const { parameters, download } = generation
-  const charged = generation.captured_credits
+  const { captured_credits: captured, late, status } = generation
+  const charged = captured !== null ? sayCredits(captured)
+    : late ? "nothing: it was late" : ENDED.has(status) && status !== "completed" ? "nothing" : "nothing yet"
   return [
     ["Status", sayStatus(generation.status)],
     ["Model", generation.model_id],
     ["Ordered", sayTime(generation.requested_at)],
     ["Price", sayCredits(generation.price_credits)],
-    ["Charged", charged !== null ? sayCredits(charged) : generation.late ? "nothing: it was late" : "nothing yet"],
+    ["Charged", charged],
     ...(download ? [
       ["File", `${download.width_pixels} × ${download.height_pixels}, ${(download.size_bytes / 1e6).toFixed(2)} MB`],
       ["SHA-256", h("code", { title: download.sha256 }, `${download.sha256.slice(0, 16)}…`)],

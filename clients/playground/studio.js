@@ -182,10 +182,10 @@ function gallery(store, watch) {
     if (!cards.has(id)) return reload()
     const one = cards.get(id)
     const progress = store.progress.get(id)
-    const drawn = `${generation.status} ${progress?.preview?.length ?? 0}`
+    const drawn = `${generation.status} ${progress?.preview?.length ?? 0} ${generation.download?.expires_at}`
     if (one.drawn === drawn) return
     one.drawn = drawn
-    one.picture.replaceChildren(thumbnail(generation, progress))
+    one.picture.replaceChildren(thumbnail(generation, progress, () => store.generation(id)))
     one.label.textContent = generation.parameters.prompt ?? generation.model_id
     one.element.firstChild.setAttribute("aria-label", `${one.label.textContent}: ${sayStatus(generation.status)}`)
   }
