@@ -206,7 +206,8 @@ class GatewayHarness:
         listener, url = listening_socket()
         stack.push_async_callback(gateway.stop)
         await stack.enter_async_context(running(gateway.components))
-        await stack.enter_async_context(serving(gateway.app, listener))
+        proxies = [str(network) for network in gateway.dependencies.settings.trusted_proxies]
+        await stack.enter_async_context(serving(gateway.app, listener, proxies))
         hooks: dict[str, list[Callable[..., Any]]] = {"response": [partial(check_answer, gateway.app.openapi())]}
         http = await stack.enter_async_context(
             httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, event_hooks=hooks)

@@ -11,7 +11,7 @@ from tests.gateway.unit.test_openapi import OPERATIONS
 
 pytestmark = pytest.mark.timeout(90)
 
-CHANGING = {"content-length", "date", "trace-id", "transfer-encoding"}
+CHANGING = {"content-length", "date", "ratelimit", "trace-id", "transfer-encoding"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 

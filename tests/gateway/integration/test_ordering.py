@@ -278,8 +278,12 @@ async def test_the_write_limit_refills_with_time_and_refused_orders_count(
     unknown = {"model_id": "wan-2.2-i2v", "parameters": {"prompt": "x", "image": str(new_id())}}
     for seconds, allowed in ((0, 3), (41, 2), (3600, 3)):
         await harness.rows(f"UPDATE gateway.write_allowances SET counted_at = counted_at - interval '{seconds} s'")
-        answers = [(await user.order(unknown)).json()["code"] for _ in range(allowed + 1)]
-        assert answers == ["invalid_parameters"] * allowed + ["rate_limited"]
+        answers = [await user.order(unknown) for _ in range(allowed + 1)]
+        codes = [answer.json()["code"] for answer in answers]
+        assert codes == ["invalid_parameters"] * allowed + ["rate_limited"]
+        told = [f'"writes";r={remaining};t=20' for remaining in (*reversed(range(allowed)), 0)]
+        assert [answer.headers["RateLimit"] for answer in answers] == told
+        assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"writes";q=3;w=60'}
 
 
 async def test_an_unavailable_database_is_503_and_every_answer_allows_its_origin(harness: GatewayHarness) -> None:

@@ -80,6 +80,13 @@ def test_every_operation_has_a_description_and_its_problems(document: dict[str, 
     assert {"code", "retryable"} <= set(document["components"]["schemas"]["Problem"]["required"])
 
 
+def test_every_operation_may_be_limited_and_says_how(document: dict[str, Any]) -> None:
+    for route, operation in operations(document):
+        limited = operation["responses"]["429"]
+        assert "`rate_limited`:" in limited["description"], route
+        assert set(limited["headers"]) == {"RateLimit", "RateLimit-Policy", "Retry-After"}, route
+
+
 def test_every_problem_is_documented_where_it_can_happen(document: dict[str, Any]) -> None:
     documented: set[tuple[str, str]] = set()
     for _, operation in operations(document):

@@ -112,6 +112,25 @@ async def test_a_head_that_is_too_large_gets_431_and_a_problem(listener: Listene
     writer.close()
 
 
+@pytest.mark.parametrize(("trusted", "believed"), [((), "127.0.0.1"), (("127.0.0.0/8",), "198.51.100.7")])
+async def test_only_a_trusted_proxys_word_on_the_caller_is_believed(trusted: tuple[str, ...], believed: str) -> None:
+    seen: list[Any] = []
+
+    async def remember(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            seen.append(scope["client"][0])
+        await app(scope, receive, send)
+
+    made = Listener(HttpServer(remember, "127.0.0.1", 0, trusted_proxies=trusted), drain_seconds=1.0)
+    await made.start()
+    reader, writer = await connect(made)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 1.2.3.4, 198.51.100.7, 127.0.0.3\r\n\r\n")
+    await asyncio.wait_for(reader.readuntil(b"abcd"), 10)
+    assert seen == [believed]
+    writer.close()
+    await made.stop()
+
+
 async def test_an_answer_may_take_longer_and_a_connection_may_rest(listener: Listener) -> None:
     reader, writer = await connect(listener)
     for path in (b"/slow", b"/", b"/slow"):

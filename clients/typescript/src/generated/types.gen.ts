@@ -837,6 +837,8 @@ export type Problem = ({
     code: 'too_many_uploads';
 } | {
     code: 'unavailable';
+} | {
+    code: 'uploads_need_credits';
 }) & {
     type: string;
     title: string;
@@ -844,7 +846,7 @@ export type Problem = ({
     /**
      * Stable.
      */
-    code: 'account_frozen' | 'body_too_large' | 'cancel_allowance_used' | 'generation_ended' | 'generation_not_found' | 'headers_too_large' | 'idempotency_key_missing' | 'idempotency_key_reused' | 'insufficient_credits' | 'internal_error' | 'invalid_cursor' | 'invalid_parameters' | 'invalid_request' | 'malformed_request' | 'method_not_allowed' | 'model_not_found' | 'not_authenticated' | 'not_found' | 'pack_not_found' | 'payment_not_found' | 'payment_refused' | 'price_above_limit' | 'rate_limited' | 'sign_in_unavailable' | 'too_many_event_streams' | 'too_many_open_generations' | 'too_many_uploads' | 'unavailable';
+    code: 'account_frozen' | 'body_too_large' | 'cancel_allowance_used' | 'generation_ended' | 'generation_not_found' | 'headers_too_large' | 'idempotency_key_missing' | 'idempotency_key_reused' | 'insufficient_credits' | 'internal_error' | 'invalid_cursor' | 'invalid_parameters' | 'invalid_request' | 'malformed_request' | 'method_not_allowed' | 'model_not_found' | 'not_authenticated' | 'not_found' | 'pack_not_found' | 'payment_not_found' | 'payment_refused' | 'price_above_limit' | 'rate_limited' | 'sign_in_unavailable' | 'too_many_event_streams' | 'too_many_open_generations' | 'too_many_uploads' | 'unavailable' | 'uploads_need_credits';
     /**
      * Whether the same request may succeed later.
      */
@@ -1030,6 +1032,10 @@ export type CreateQuoteErrors = {
      */
     422: Problem;
     /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
      * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
      */
     503: Problem;
@@ -1097,6 +1103,10 @@ export type ListGenerationsErrors = {
      * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
      */
     422: Problem;
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
     /**
      * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
      */
@@ -1167,9 +1177,9 @@ export type CreateGenerationErrors = {
      */
     422: Problem;
     /**
-     * `rate_limited`: More writes than a user may make in a minute, or more orders at once than the service can answer soon.
-     *
      * `too_many_open_generations`: As many generations as a user may have under way.
+     *
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
      */
     429: Problem;
     /**
@@ -1227,6 +1237,10 @@ export type GetGenerationErrors = {
      */
     422: Problem;
     /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
      * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
      */
     503: Problem;
@@ -1272,6 +1286,10 @@ export type GetGenerationTimelineErrors = {
      * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
      */
     422: Problem;
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
     /**
      * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
      */
@@ -1325,7 +1343,7 @@ export type CancelGenerationErrors = {
      */
     422: Problem;
     /**
-     * `rate_limited`: More writes than a user may make in a minute, or more orders at once than the service can answer soon.
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
      */
     429: Problem;
     /**
@@ -1361,6 +1379,10 @@ export type GetBalanceErrors = {
      * `not_authenticated`: No token, or one that does not verify.
      */
     401: Problem;
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
     /**
      * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
      */
@@ -1416,6 +1438,10 @@ export type GetLedgerErrors = {
      */
     422: Problem;
     /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
      * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
      */
     503: Problem;
@@ -1445,6 +1471,10 @@ export type ListModelsData = {
 
 export type ListModelsErrors = {
     /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
      * A problem.
      */
     default: Problem;
@@ -1469,6 +1499,10 @@ export type ListCreditPacksData = {
 };
 
 export type ListCreditPacksErrors = {
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
     /**
      * A problem.
      */
@@ -1513,6 +1547,10 @@ export type ListPaymentsErrors = {
      * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
      */
     422: Problem;
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
     /**
      * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
      */
@@ -1575,7 +1613,7 @@ export type CreatePaymentErrors = {
      */
     422: Problem;
     /**
-     * `rate_limited`: More writes than a user may make in a minute, or more orders at once than the service can answer soon.
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
      */
     429: Problem;
     /**
@@ -1633,6 +1671,10 @@ export type GetPaymentErrors = {
      */
     422: Problem;
     /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
      * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
      */
     503: Problem;
@@ -1679,6 +1721,10 @@ export type GetPaymentTimelineErrors = {
      */
     422: Problem;
     /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
      * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
      */
     503: Problem;
@@ -1716,13 +1762,17 @@ export type CreateUploadErrors = {
      */
     401: Problem;
     /**
+     * `uploads_need_credits`: Files can be uploaded by users who ever bought or were granted credits.
+     */
+    402: Problem;
+    /**
      * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
      */
     422: Problem;
     /**
-     * `rate_limited`: More writes than a user may make in a minute, or more orders at once than the service can answer soon.
+     * `too_many_uploads`: As many uploads, or as many bytes of them, as a user may begin in 24 hours.
      *
-     * `too_many_uploads`: As many uploads as a user may begin in 24 hours.
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
      */
     429: Problem;
     /**

@@ -27,13 +27,15 @@ class ListenerFailed(Exception):
 class HttpServer:
     """An ASGI application and where it listens. Port 0 is a free port, said in the log.
 
-    A connection that does not bring a whole request within ``request_seconds`` is cut off.
+    A connection that does not bring a whole request within ``request_seconds`` is cut off. Of ``trusted_proxies``
+    (addresses or networks), and of nobody else, ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed.
     """
 
     app: Any
     host: str
     port: int
     request_seconds: float = 60.0
+    trusted_proxies: tuple[str, ...] = ()
 
 
 class _Server(uvicorn.Server):
@@ -57,6 +59,8 @@ class Listener:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=bool(server.trusted_proxies),
+            forwarded_allow_ips=list(server.trusted_proxies),
             backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, math.floor(drain_seconds)),

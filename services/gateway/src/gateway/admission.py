@@ -1,32 +1,109 @@
-"""How many writes one process works on at once."""
+"""What one process admits: requests by address and by user, and how many writes at once. Each replica counts alone.
+
+A flood is refused here before it costs a query. What matters over all replicas (writes, uploads, cancels of running
+work) is counted in PostgreSQL, by ``gateway.limits``.
+"""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
+from uuid import UUID
 
-from gateway.errors import RateLimited
+from gateway.errors import NotAuthenticated, RateLimited
+from gateway.metrics import REFUSED
+from gateway.rate_limit_headers import Limit, report
+from gateway.settings import Settings
+from gateway.token_buckets import TokenBuckets
 
 WRITES_PER_CONNECTION: Final = 5
 """Writes that may wait for each database connection. More would wait longer than a client does, and end as 503."""
+BUSY: Final = "busy"
+"""The name of the overload among the limits, for the metric."""
+_MINUTE: Final = 60
+_IPV6_SITE_BITS: Final = 64
+"""One customer of a network provider has a /64 at least: single addresses of it are free to change."""
 
 
 class Admission:
-    """Refuses writes beyond what can be answered soon, before they cost anything.
+    """Refuses what is beyond a limit, or beyond what can be answered soon, before it costs anything.
 
-    Under an overload a queue only makes everybody late: who is refused at once can try again, and who is admitted is
-    answered.
+    Under an overload a queue only makes everybody late: a caller that is refused at once can try again, and one that is
+    admitted is answered.
     """
 
-    def __init__(self, connections: int) -> None:
-        self._places = connections * WRITES_PER_CONNECTION
+    def __init__(self, settings: Settings) -> None:
+        self._places = settings.database_pool_size * WRITES_PER_CONNECTION
+        self._addresses = TokenBuckets(Limit("address", settings.anonymous_requests_per_minute, _MINUTE))
+        self._reads = TokenBuckets(Limit("reads", settings.reads_per_minute, _MINUTE))
+        self._quotes = TokenBuckets(Limit("quotes", settings.quotes_per_minute, _MINUTE))
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
         """A place for one write until the block ends. Raises ``RateLimited`` if none is free."""
         if self._places <= 0:
+            REFUSED.labels(BUSY).inc()
             raise RateLimited("the service is busy", headers={"Retry-After": "1"})
         self._places -= 1
         try:
             yield
         finally:
             self._places += 1
+
+    def take_anonymous(self, address: str) -> None:
+        """Count a request that names no user. Raises ``RateLimited``."""
+        _take(self._addresses, _site(address))
+
+    @contextlib.contextmanager
+    def signing_in(self, address: str) -> Iterator[None]:
+        """Verify a token inside the block. A refused one counts for its address; raises ``RateLimited`` beforehand.
+
+        It is counted before and given back after, so that a thousand forged ones at once do not all pass.
+        """
+        site = _site(address)
+        allowance = self._addresses.take(site)
+        if allowance is None:
+            raise _refusal(self._addresses, site)
+        refused = False
+        try:
+            yield
+        except NotAuthenticated:
+            refused = True
+            report(allowance)
+            raise
+        finally:
+            if not refused:
+                self._addresses.give_back(site)
+
+    def take_read(self, user_id: UUID) -> None:
+        """Count a read of a user. Raises ``RateLimited``."""
+        _take(self._reads, user_id)
+
+    def take_quote(self, user_id: UUID) -> None:
+        """Count a quote of a user. Raises ``RateLimited``."""
+        _take(self._quotes, user_id)
+
+
+def _take(buckets: TokenBuckets, key: Hashable) -> None:
+    allowance = buckets.take(key)
+    if allowance is None:
+        raise _refusal(buckets, key)
+    report(allowance)
+
+
+def _refusal(buckets: TokenBuckets, key: Hashable) -> RateLimited:
+    limit, allowance = buckets.limit, buckets.exhausted(key)
+    report(allowance)
+    REFUSED.labels(limit.name).inc()
+    return RateLimited(f"at most {limit.quota} a minute", headers={"Retry-After": str(allowance.seconds)})
+
+
+def _site(address: str) -> Hashable:
+    """The address whose requests count together."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address[:64]
+    if isinstance(parsed, IPv6Address):
+        return parsed.ipv4_mapped or IPv6Network((parsed.packed, _IPV6_SITE_BITS), strict=False)
+    return parsed

@@ -137,7 +137,7 @@ class InvalidCursor(Problem):
 
 
 class RateLimited(Problem):
-    """More writes than a user may make in a minute, or more orders at once than the service can answer soon."""
+    """More requests than a user or an address may make in a minute, or more than the service can answer soon."""
 
     code = "rate_limited"
     title = "Too many requests"
@@ -146,12 +146,20 @@ class RateLimited(Problem):
 
 
 class TooManyUploads(Problem):
-    """As many uploads as a user may begin in 24 hours."""
+    """As many uploads, or as many bytes of them, as a user may begin in 24 hours."""
 
     code = "too_many_uploads"
     title = "Too many uploads in 24 hours"
     status = 429
     retryable = True
+
+
+class UploadsNeedCredits(Problem):
+    """Files can be uploaded by users who ever bought or were granted credits."""
+
+    code = "uploads_need_credits"
+    title = "Get credits first"
+    status = 402
 
 
 class TooManyOpenGenerations(Problem):

@@ -81,7 +81,13 @@ def _head_of(router: APIRouter) -> APIRouter:
     heads = APIRouter()
     for route in _api_routes(router):
         if "GET" in (route.methods or ()):
-            heads.add_api_route(route.path, route.endpoint, methods=["HEAD"], response_model=route.response_model)
+            heads.add_api_route(
+                route.path,
+                route.endpoint,
+                methods=["HEAD"],
+                response_model=route.response_model,
+                dependencies=route.dependencies,
+            )
     return heads
 
 

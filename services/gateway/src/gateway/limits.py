@@ -1,18 +1,20 @@
-"""What a user may do in a while, counted in PostgreSQL: so for all replicas together."""
+"""What a user may do in a while, counted in PostgreSQL by its clock: so for all replicas together."""
 
-from math import ceil
 from typing import Final
 
 from contracts.values import Lane
 from gateway import repository
 from gateway.dependencies import Dependencies
 from gateway.domain import User
-from gateway.errors import RateLimited
-from gateway.rate_limit_headers import Limit
+from gateway.errors import RateLimited, TooManyUploads, UploadsNeedCredits
+from gateway.metrics import REFUSED
+from gateway.rate_limit_headers import Allowance, Limit, report
 from gateway.settings import Settings
 from messaging.database import single_statements
+from messaging.transaction import Transaction
 
 DAY_SECONDS: Final = 86_400
+_RETRY_UPLOADS_SECONDS: Final = 3_600
 
 
 def running_cancels(settings: Settings, lane: Lane) -> Limit:
@@ -22,8 +24,32 @@ def running_cancels(settings: Settings, lane: Lane) -> Limit:
 
 async def check_write(dependencies: Dependencies, user: User) -> None:
     """Take one of the writes that a user has each minute; a refused one counts, too. Raises ``RateLimited``."""
-    per_minute = dependencies.settings.writes_per_minute
+    limit = Limit("writes", dependencies.settings.writes_per_minute, 60)
     async with single_statements(dependencies.engine) as connection:
-        taken = await repository.take_write(connection, user.user_id, per_minute)
-    if not taken:
-        raise RateLimited(f"at most {per_minute} a minute", headers={"Retry-After": str(ceil(60 / per_minute))})
+        tokens = await repository.take_write(connection, user.user_id, limit.quota)
+    report(Allowance(limit, int(tokens or 0), limit.refill_seconds))
+    if tokens is None:
+        REFUSED.labels(limit.name).inc()
+        raise RateLimited(f"at most {limit.quota} a minute", headers={"Retry-After": str(limit.refill_seconds)})
+
+
+async def check_upload(tx: Transaction, settings: Settings, user: User, size_bytes: int) -> None:
+    """Whether the user may upload so much more. The user's lock keeps the answer true until the commit.
+
+    Raises ``TooManyUploads``, and ``UploadsNeedCredits`` where uploads are only for users who ever had credits.
+    """
+    await repository.lock_allowance(tx.connection, user.user_id)
+    if settings.uploads_need_credits and not await repository.has_had_credits(tx.connection, user.user_id):
+        raise UploadsNeedCredits
+    recent = await repository.recent_uploads(tx.connection, user.user_id)
+    count = Limit("uploads", settings.max_uploads_per_day, DAY_SECONDS)
+    size = Limit("upload-bytes", settings.max_upload_bytes_per_day, DAY_SECONDS, "content-bytes")
+    for limit, used, more in ((count, recent.count, 1), (size, recent.size_bytes, size_bytes)):
+        fits = used + more <= limit.quota
+        report(Allowance(limit, limit.quota - used - (more if fits else 0), _RETRY_UPLOADS_SECONDS))
+        if not fits:
+            REFUSED.labels(limit.name).inc()
+            what = "uploads" if limit is count else "bytes"
+            raise TooManyUploads(
+                f"at most {limit.quota} {what} in 24 hours", headers={"Retry-After": str(_RETRY_UPLOADS_SECONDS)}
+            )

@@ -63,7 +63,7 @@ def build(settings: Settings) -> Gateway:
         packs={pack.id: pack for pack in load_credit_packs()},
         tokens=tokens,
         clock=database.clock,
-        admission=Admission(settings.database_pool_size),
+        admission=Admission(settings),
         live_events=live_events,
         file_urls=FileUrls(settings, database.clock),
     )
@@ -98,7 +98,14 @@ async def serve(settings: Settings) -> None:
         settings,
         schema="gateway",
         components=gateway.components,
-        http=[HttpServer(gateway.app, settings.http_host, settings.http_port)],
+        http=[
+            HttpServer(
+                gateway.app,
+                settings.http_host,
+                settings.http_port,
+                trusted_proxies=tuple(str(network) for network in settings.trusted_proxies),
+            )
+        ],
         readiness=gateway.readiness,
         degraded_by=gateway.degraded_by,
         on_drain=gateway.drain,

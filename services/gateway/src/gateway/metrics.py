@@ -16,6 +16,11 @@ RUNNING_CANCELS: Final = Counter(
     "Cancels of work that a worker has, by outcome: accepted, or refused because the user's allowance is used up",
     ["outcome"],
 )
+REFUSED: Final = Counter(
+    "gateway_rate_limited_total", "Requests beyond a limit, by its name; `busy` is the overload", ["limit"]
+)
+for _limit in ("address", "reads", "quotes", "writes", "uploads", "upload-bytes", "busy"):
+    REFUSED.labels(_limit)
 for _outcome in ("accepted", "refused"):
     RUNNING_CANCELS.labels(_outcome)
 ACCEPTED_IN_TIME.start()

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from contracts.payments import PaymentRefusalCode
 from gateway import errors
-from gateway.errors import NotAuthenticated, SignInUnavailable
+from gateway.errors import NotAuthenticated, RateLimited, SignInUnavailable
 from gateway.events import PROGRESS_EVENT, STREAMED
 from gateway.examples import EXAMPLES
 from gateway.statuses import GenerationStatus
@@ -94,6 +94,18 @@ _PROBLEM: Final[dict[str, Any]] = {
         "trace_id": _TEXT,
     },
 }
+_LIMIT_HEADERS: Final[dict[str, Any]] = {
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
+    "RateLimit-Policy": {
+        "description": 'The limits of this request, as `"writes";q=120;w=60`: `q` in `w` seconds.',
+        "schema": _TEXT,
+    },
+    "RateLimit": {
+        "description": 'What remains of them, as `"writes";r=117;t=1`: `r`, for the next `t` seconds.',
+        "schema": _TEXT,
+    },
+}
+"""Of a 429. Answers that are not refused have the last two, as well."""
 _CONTENT: Final = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
@@ -178,6 +190,8 @@ def _complete(operation: dict[str, Any]) -> None:
         _add(responses, InvalidRequest)
     if "requestBody" in operation:
         _add(responses, MalformedRequest)
+    _add(responses, RateLimited)
+    responses["429"]["headers"] = _LIMIT_HEADERS
     if operation["operationId"] not in _PUBLIC:
         operation["security"] = [{"supabase": []}]
         _add(responses, NotAuthenticated)

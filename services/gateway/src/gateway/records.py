@@ -131,6 +131,14 @@ class RunningCancels:
 
 
 @dataclass(frozen=True, slots=True)
+class RecentUploads:
+    """What a user has begun to upload within 24 hours."""
+
+    count: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewUpload:
     """A file that a user may upload."""
 

@@ -18,10 +18,12 @@ from gateway.records import (
     NewPayment,
     NewUpload,
     PaymentRequestRecord,
+    RecentUploads,
     RunningCancels,
 )
 from gateway.statuses import TERMINAL, GenerationStatus
 from gateway.tables import (
+    balances,
     generation_requests,
     generations,
     payment_requests,
@@ -43,7 +45,7 @@ _TAKE_WRITE: Final = (
         set_={"tokens": _refilled - 1.0, "counted_at": sa.func.now()},
         where=_refilled >= 1.0,
     )
-    .returning(_bucket.user_id)
+    .returning(_bucket.tokens)
 )
 _LOCK_ALLOWANCE: Final = sa.select(_bucket.user_id).where(_bucket.user_id == sa.bindparam("user")).with_for_update()
 # In the text, so that the planner sees that the index of open generations matches.
@@ -146,10 +148,11 @@ async def find_payment_request(connection: AsyncConnection, user_id: UUID, key: 
     )
 
 
-async def take_write(connection: AsyncConnection, user_id: UUID, per_minute: int) -> bool:
-    """Take one token of the user's bucket, which refills evenly; False if it is empty."""
+async def take_write(connection: AsyncConnection, user_id: UUID, per_minute: int) -> float | None:
+    """Take one token of the user's bucket, which refills evenly; how many it holds then, or None if it was empty."""
     taken = await connection.execute(_TAKE_WRITE, {"user": user_id, "per_minute": float(per_minute)})
-    return taken.one_or_none() is not None
+    tokens: float | None = taken.scalar_one_or_none()
+    return tokens
 
 
 async def lock_allowance(connection: AsyncConnection, user_id: UUID) -> None:
@@ -240,11 +243,19 @@ async def add_payment(connection: AsyncConnection, payment: NewPayment) -> None:
     await connection.execute(sa.insert(payments).values(**asdict(payment), status="created", created_at=sa.func.now()))
 
 
-async def count_recent_uploads(connection: AsyncConnection, user_id: UUID) -> int:
-    """How many uploads the user has begun in the last 24 hours."""
+async def recent_uploads(connection: AsyncConnection, user_id: UUID) -> RecentUploads:
+    """What the user has begun to upload in the last 24 hours."""
     recent = uploads.c.created_at > sa.func.now() - timedelta(days=1)
-    statement = sa.select(sa.func.count()).where(uploads.c.user_id == user_id, recent)
-    return int((await connection.execute(statement)).scalar_one())
+    size = sa.func.coalesce(sa.func.sum(uploads.c.size_bytes), 0)
+    statement = sa.select(sa.func.count(), size).where(uploads.c.user_id == user_id, recent)
+    count, size_bytes = (await connection.execute(statement)).one()
+    return RecentUploads(count, int(size_bytes))
+
+
+async def has_had_credits(connection: AsyncConnection, user_id: UUID) -> bool:
+    """Whether the user ever bought or was granted credits: the first of them opens the balance."""
+    found = await connection.execute(sa.select(sa.literal(1)).where(balances.c.user_id == user_id))
+    return found.one_or_none() is not None
 
 
 async def add_upload(connection: AsyncConnection, upload: NewUpload) -> None:

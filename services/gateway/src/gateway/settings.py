@@ -1,11 +1,13 @@
 """The gateway's settings. Every name is prefixed with ``GATEWAY_``; secrets have no defaults."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import get_args
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from contracts.object_keys import MAX_UPLOAD_BYTES
 from contracts.values import Lane
 from service_runtime.settings import ServiceSettings
 
@@ -57,10 +59,21 @@ class Settings(ServiceSettings):
     max_open_generations: int = Field(default=200, ge=1)
     max_uploads_per_day: int = Field(default=200, ge=1)
     """Of one user, in any 24 hours."""
+    max_upload_bytes_per_day: int = Field(default=2 * 1024**3, ge=MAX_UPLOAD_BYTES)
+    """Of one user, in any 24 hours."""
+    uploads_need_credits: bool = False
+    """Take files only from users who ever bought or were granted credits."""
     running_cancels_per_day: dict[Lane, int] = Field(default_factory=_default_running_cancels)
     """By plan: how much work that a worker has one user may cancel, in any 24 hours."""
     writes_per_minute: int = Field(default=120, ge=1)
     """Of one user: the size of a token bucket, which refills evenly."""
+    reads_per_minute: int = Field(default=1200, ge=1)
+    """Of one user at one replica; so are quotes."""
+    quotes_per_minute: int = Field(default=300, ge=1)
+    anonymous_requests_per_minute: int = Field(default=600, ge=1)
+    """Of one address at one replica: requests without a user, and tokens that were refused."""
+    trusted_proxies: list[IPv4Network | IPv6Network] = Field(default_factory=list)
+    """Addresses whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed. Nobody's, by default."""
 
     @model_validator(mode="after")
     def _tokens_can_be_verified(self) -> "Settings":

@@ -137,18 +137,23 @@ class Tokens:
         self._takes_anonymous_users = settings.allow_anonymous_users
         self._known: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
 
+    def known_user(self, authorization: str | None) -> User | None:
+        """The user of a token that was verified a while ago; None for any other."""
+        token = _token_of(authorization)
+        known, until = self._known.get(_digest(token), (None, 0.0)) if token is not None else (None, 0.0)
+        return known if self._clock.now() < until else None
+
     async def user_of(self, authorization: str | None) -> User:
         """The signed-in user. Raises ``NotAuthenticated``, or ``SignInUnavailable`` if there is no key."""
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_LENGTH:
+        token = _token_of(authorization)
+        if token is None:
             raise NotAuthenticated("send the access token as 'Authorization: Bearer <token>'")
-        digest = hashlib.sha256(token.encode()).digest()
-        now = self._clock.now()
-        known, until = self._known.get(digest, (None, 0.0))
-        if known is not None and now < until:
+        known = self.known_user(authorization)
+        if known is not None:
             return known
+        now = self._clock.now()
         user = self._user(await self._verified(token))
-        self._known[digest] = user, min(user.token_expires_at, now + KEYS_FRESH_SECONDS)
+        self._known[_digest(token)] = user, min(user.token_expires_at, now + KEYS_FRESH_SECONDS)
         if len(self._known) > CACHED_TOKENS:
             self._known.popitem(last=False)
         return user
@@ -221,3 +226,12 @@ class Tokens:
         except (ValueError, TypeError, AttributeError) as error:
             raise NotAuthenticated("the token's subject is no user id") from error
         return User(user_id, lane_of(token_claims), float(token_claims["exp"]))
+
+
+def _token_of(authorization: str | None) -> str | None:
+    scheme, _, token = (authorization or "").partition(" ")
+    return token if scheme.lower() == "bearer" and 0 < len(token) <= MAX_TOKEN_LENGTH else None
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

@@ -21,7 +21,6 @@ from gateway.errors import (
     InvalidModelParameters,
     ModelNotFound,
     PriceAboveLimit,
-    RateLimited,
     TooManyOpenGenerations,
 )
 from gateway.metrics import measured_acceptance
@@ -58,7 +57,6 @@ PLACED: Responses = {
         PriceAboveLimit,
         IdempotencyKeyReused,
         InvalidModelParameters,
-        RateLimited,
         TooManyOpenGenerations,
     ),
 }
@@ -69,6 +67,7 @@ NOT_FOUND = refusals(GenerationNotFound)
 @router.post("/v1/quotes", operation_id="createQuote", responses=UNPRICED)
 async def create_quote(body: QuoteRequest, dependencies: CurrentDependencies, user: CurrentUser) -> Quote:
     """Price parameters without ordering anything."""
+    dependencies.admission.take_quote(user.user_id)
     model, parameters = ordering.complete_parameters(dependencies, body.model_id, body.parameters)
     quote = model.quote(parameters)
     lines = [QuoteLine(label=line.label, credits=line.credits) for line in quote.lines]
@@ -134,7 +133,7 @@ async def get_generation_timeline(
     "/v1/generations/{generation_id}/cancel",
     operation_id="cancelGeneration",
     status_code=202,
-    responses=refusals(GenerationNotFound, GenerationEnded, CancelAllowanceUsed, RateLimited),
+    responses=refusals(GenerationNotFound, GenerationEnded, CancelAllowanceUsed),
 )
 async def cancel_generation(generation_id: UUID, dependencies: CurrentDependencies, user: CurrentUser) -> Generation:
     """Ask for it to be stopped. It wins until the file is being checked; the credits come back with the next event.

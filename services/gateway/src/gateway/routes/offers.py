@@ -9,9 +9,9 @@ from fastapi import APIRouter, Header, Response
 from catalogue.model import Tier as CatalogueTier
 from gateway.openapi import Responses
 from gateway.representations import CreditPack, CreditPackList, Licence, Model, ModelList, Surcharges, Tier
-from gateway.routes.request_context import CurrentDependencies
+from gateway.routes.request_context import LIMITED_BY_ADDRESS, CurrentDependencies
 
-router = APIRouter(tags=["offers"])
+router = APIRouter(tags=["offers"], dependencies=[LIMITED_BY_ADDRESS])
 
 NOT_MODIFIED: Responses = {304: {"description": "As in the answer that had this ETag."}}
 

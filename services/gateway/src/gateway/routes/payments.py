@@ -13,7 +13,6 @@ from gateway.errors import (
     PackNotFound,
     PaymentNotFound,
     PaymentRefusedProblem,
-    RateLimited,
 )
 from gateway.openapi import Responses, refusals
 from gateway.representations import (
@@ -32,7 +31,7 @@ router = APIRouter(tags=["payments"])
 BEGUN: Responses = {
     200: {"description": "The key was used before, and this is the payment it began.", "model": Payment},
     202: {"description": "Written down; the provider has not answered yet. Watch it.", "model": Payment},
-    **refusals(IdempotencyKeyMissing, PackNotFound, PaymentRefusedProblem, IdempotencyKeyReused, RateLimited),
+    **refusals(IdempotencyKeyMissing, PackNotFound, PaymentRefusedProblem, IdempotencyKeyReused),
 }
 NOT_FOUND = refusals(PaymentNotFound)
 

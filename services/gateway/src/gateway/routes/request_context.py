@@ -10,6 +10,7 @@ from gateway.domain import Cursor, User, decode_cursor
 from gateway.errors import IdempotencyKeyMissing, InvalidCursor
 
 MAX_KEY_LENGTH: Final = 200
+READING: Final = ("GET", "HEAD")
 
 
 # All of these are coroutines: FastAPI runs a plain function in a thread, which costs more than the function does.
@@ -23,10 +24,25 @@ async def _user(
 ) -> User:
     # No cache keeps what belongs to one user.
     response.headers["Cache-Control"] = "no-store"
-    user = await (await _dependencies(request)).tokens.user_of(authorization)
+    dependencies = await _dependencies(request)
+    user = dependencies.tokens.known_user(authorization)
+    if user is None:
+        with dependencies.admission.signing_in(_address(request)):
+            user = await dependencies.tokens.user_of(authorization)
+    if request.method in READING:
+        dependencies.admission.take_read(user.user_id)
     # For every log line of this request.
     structlog.contextvars.bind_contextvars(user_id=str(user.user_id))
     return user
+
+
+async def _anonymous(request: Request) -> None:
+    """A route that anybody may call is limited by address."""
+    (await _dependencies(request)).admission.take_anonymous(_address(request))
+
+
+def _address(request: Request) -> str:
+    return "unknown" if request.client is None else request.client.host
 
 
 async def _idempotency_key(
@@ -50,5 +66,6 @@ async def _cursor(cursor: str | None = None) -> Cursor | None:
 
 CurrentDependencies = Annotated[Dependencies, Depends(_dependencies)]
 CurrentUser = Annotated[User, Depends(_user)]
+LIMITED_BY_ADDRESS: Final = Depends(_anonymous)
 IdempotencyKey = Annotated[str, Depends(_idempotency_key)]
 PageCursor = Annotated[Cursor | None, Depends(_cursor)]

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from gateway import uploading
-from gateway.errors import RateLimited, TooManyUploads
+from gateway.errors import TooManyUploads, UploadsNeedCredits
 from gateway.openapi import refusals
 from gateway.representations import Upload, UploadRequest
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
@@ -12,7 +12,10 @@ router = APIRouter(tags=["uploads"])
 
 
 @router.post(
-    "/v1/uploads", operation_id="createUpload", status_code=201, responses=refusals(RateLimited, TooManyUploads)
+    "/v1/uploads",
+    operation_id="createUpload",
+    status_code=201,
+    responses=refusals(UploadsNeedCredits, TooManyUploads),
 )
 async def create_upload(body: UploadRequest, dependencies: CurrentDependencies, user: CurrentUser) -> Upload:
     """Get an address to PUT a picture to. The picture is checked when a generation uses it."""
