@@ -4,48 +4,25 @@ What is asked for here needs no database, so that the application can be called 
 """
 
 import asyncio
-import time
 from collections import Counter
-from typing import Any
-from uuid import UUID, uuid4
 
 import httpx
-import jwt
 import pytest
 
-from gateway.main import build
 from tests.gateway.harness import PICTURE
-from tests.gateway.unit.unconnected import settings
-
-SECRET = "a-secret-of-this-test-and-of-nothing-else"
+from tests.gateway.unit.unconnected import UnconnectedHarness, settings
 
 
-class FloodHarness:
-    """An application that is called from any address."""
+class FloodHarness(UnconnectedHarness):
+    """Many requests of one kind."""
 
-    def __init__(self, **changed: Any) -> None:
-        self._settings = settings(jwt_secret=SECRET, jwks_url=None, **changed)
-        self._app = build(self._settings).app
-
-    def token(self, user_id: UUID | None = None, secret: str = SECRET) -> str:
-        claims = {
-            "iss": self._settings.jwt_issuer,
-            "aud": "authenticated",
-            "sub": str(user_id or uuid4()),
-            "role": "authenticated",
-            "exp": int(time.time()) + 600,
-        }
-        return jwt.encode(claims, secret, "HS256")
-
-    async def send(self, method: str, path: str, token: str | None = None, address: str = "198.51.100.1") -> Any:
-        transport = httpx.ASGITransport(self._app, client=(address, 4000))
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-            return await http.request(method, path, headers=headers, json=PICTURE if method == "POST" else None)
+    async def quote(self, token: str | None) -> httpx.Response:
+        return await self.send("POST", "/v1/quotes", token, json=PICTURE)
 
     async def quotes(self, token: str, count: int, address: str = "198.51.100.1") -> list[int]:
         """The statuses of so many quotes."""
-        return [(await self.send("POST", "/v1/quotes", token, address)).status_code for _ in range(count)]
+        answers = [await self.send("POST", "/v1/quotes", token, address, json=PICTURE) for _ in range(count)]
+        return [answer.status_code for answer in answers]
 
     async def models(self, *addresses: str) -> list[int]:
         """The status of the public list for each of these callers."""
@@ -56,7 +33,7 @@ async def test_refused_tokens_of_one_address_are_limited_and_users_are_not() -> 
     harness = FloodHarness(anonymous_requests_per_minute=3)
     known, forged = harness.token(), harness.token(secret="of-somebody-else-and-long-enough")
     assert await harness.quotes(known, 1) == [200]
-    answers = [await harness.send("POST", "/v1/quotes", forged) for _ in range(4)]
+    answers = [await harness.quote(forged) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [401, 401, 401, 429]
     assert answers[2].headers["RateLimit"] == '"address";r=0;t=20'
     limited = answers[3]
@@ -71,7 +48,7 @@ async def test_refused_tokens_of_one_address_are_limited_and_users_are_not() -> 
 
 async def test_forged_tokens_that_come_at_once_do_not_all_pass() -> None:
     harness = FloodHarness(anonymous_requests_per_minute=3)
-    answers = await asyncio.gather(*(harness.send("POST", "/v1/quotes", "forged") for _ in range(12)))
+    answers = await asyncio.gather(*(harness.quote("forged") for _ in range(12)))
     assert Counter(answer.status_code for answer in answers) == {401: 3, 429: 9}
 
 
@@ -95,7 +72,7 @@ async def test_reads_and_quotes_of_a_user_are_limited_and_say_so() -> None:
     assert {answer.headers["RateLimit-Policy"] for answer in reads} == {'"reads";q=3;w=60'}
     limited = await harness.send("GET", "/v1/balance", token)
     assert (limited.status_code, limited.json()["code"], limited.json()["retryable"]) == (429, "rate_limited", True)
-    quotes = [await harness.send("POST", "/v1/quotes", token) for _ in range(3)]
+    quotes = [await harness.quote(token) for _ in range(3)]
     assert [answer.status_code for answer in quotes] == [200, 200, 429]
     assert quotes[2].headers["RateLimit-Policy"] == '"quotes";q=2;w=60'
     other = harness.token()

@@ -12,7 +12,7 @@ from contracts.values import MovementReason
 from gateway.events import STREAMED, FailureCode
 from gateway.openapi import MEMBERS, OWN_PROBLEMS
 from local_platform.openapi import describe_api
-from service_runtime.problems import InvalidRequest, MalformedRequest
+from service_runtime.problems import InvalidRequest, MalformedRequest, UnsupportedMediaType
 from tests.gateway.description import check_event, validator
 
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -92,7 +92,8 @@ def test_every_problem_is_documented_where_it_can_happen(document: dict[str, Any
     for _, operation in operations(document):
         for status, response in operation["responses"].items():
             documented |= {(status, code) for code in re.findall(r"^`(\w+)`:", response["description"], re.MULTILINE)}
-    assert documented == {(str(kind.status), kind.code) for kind in OWN_PROBLEMS | {InvalidRequest, MalformedRequest}}
+    of_bodies = {InvalidRequest, MalformedRequest, UnsupportedMediaType}
+    assert documented == {(str(kind.status), kind.code) for kind in OWN_PROBLEMS | of_bodies}
 
 
 def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What strangers may do to a listener before they have sent a whole request."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -109,6 +110,28 @@ async def test_a_head_that_is_too_large_gets_431_and_a_problem(listener: Listene
     answer = await asyncio.wait_for(reader.read(), 10)
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert b'"code":"headers_too_large"' in answer
+    assert re.search(rb"\r\ntrace-id: [0-9a-f]{32}\r\n", answer)
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/1.1\r\nhost: x\r\nx y: z\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+    ],
+    ids=["no HTTP", "TLS", "a space in a name", "a negative length", "two lengths"],
+)
+async def test_what_is_no_http_gets_400_and_a_problem(listener: Listener, nonsense: bytes) -> None:
+    reader, writer = await connect(listener)
+    writer.write(nonsense)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"malformed_request"' in answer
+    assert re.search(rb"\r\ntrace-id: [0-9a-f]{32}\r\n", answer)
     writer.close()
 
 

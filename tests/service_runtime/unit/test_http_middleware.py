@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from prometheus_client import REGISTRY
-from starlette.responses import StreamingResponse
+from starlette.responses import HTMLResponse, StreamingResponse
 
 from service_runtime.fastapi_problems import install_fastapi
 from service_runtime.http_middleware import BodySizeLimit, RequestObservation
@@ -29,6 +29,10 @@ def app() -> FastAPI:
     @app.get("/trace")
     async def trace() -> str | None:
         return current_trace_id()
+
+    @app.get("/page")
+    async def page() -> HTMLResponse:
+        return HTMLResponse("<!doctype html>", headers={"Referrer-Policy": "same-origin"})
 
     @app.get("/half")
     async def half() -> StreamingResponse:
@@ -93,3 +97,20 @@ async def test_requests_are_counted_by_route_and_not_by_address(client: httpx.As
 async def test_an_answer_that_breaks_in_the_middle_is_not_passed_off_as_whole(client: httpx.AsyncClient) -> None:
     with pytest.raises(RuntimeError, match="the rest is lost"):
         await client.get("/half")
+
+
+async def test_every_answer_tells_browsers_to_be_careful(client: httpx.AsyncClient) -> None:
+    for answer in (
+        await client.get("/trace"),
+        await client.get("/nowhere"),
+        await client.post("/echo/a", content=b"x" * 200),
+    ):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert "Strict-Transport-Security" not in answer.headers, "this connection is not encrypted"
+    page = await client.get("/page")
+    assert "Content-Security-Policy" not in page.headers, "a page brings its own"
+    assert page.headers.get_list("Referrer-Policy") == ["same-origin"], "what an answer says itself stands"
+    encrypted = await client.get("https://probe/trace")
+    assert encrypted.headers["Strict-Transport-Security"] == "max-age=31536000"

@@ -7,12 +7,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from litestar import Litestar, get, post
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from service_runtime.fastapi_problems import install_fastapi
 from service_runtime.http_middleware import RequestObservation
 from service_runtime.litestar_problems import install_litestar_handlers
-from service_runtime.problems import Problem, problem_body
+from service_runtime.problems import MAX_ERRORS, InvalidRequest, Problem, encode_problem, named_errors, problem_body
 from service_runtime.tracing import configure_tracing
 from tests.service_runtime.settings import settings
 
@@ -26,6 +26,10 @@ class NotEnoughCredits(Problem):
 class Order(BaseModel):
     seconds: int = Field(ge=1)
     prompt: str
+
+
+class Numbers(RootModel[list[int]]):
+    pass
 
 
 def fastapi_app() -> FastAPI:
@@ -44,6 +48,10 @@ def fastapi_app() -> FastAPI:
     async def orders(order: Order) -> None:
         pass
 
+    @app.post("/numbers")
+    async def numbers(numbers: list[int]) -> None:
+        pass
+
     return app
 
 
@@ -60,8 +68,12 @@ def litestar_app() -> Litestar:
     async def orders(data: Annotated[Order, "body"]) -> None:
         pass
 
+    @post("/numbers")
+    async def numbers(data: Annotated[Numbers, "body"]) -> None:
+        pass
+
     return Litestar(
-        [refused, broken, orders],
+        [refused, broken, orders, numbers],
         exception_handlers=install_litestar_handlers(),
         openapi_config=None,
         logging_config=None,
@@ -118,6 +130,19 @@ async def test_wrong_input_is_422_and_names_each_field(client: httpx.AsyncClient
     assert body["status"] == 422
     assert {error["field"] for error in body["errors"]} == {"seconds", "prompt"}
     assert all(error["code"] and error["message"] for error in body["errors"])
+
+
+def test_the_fields_and_texts_of_a_problem_are_cut() -> None:
+    errors = named_errors((f"{number}" + "f" * 10_000, "invalid", "m" * 10_000) for number in range(5000))
+    body = encode_problem(InvalidRequest("d" * 10_000, errors=errors), "/" + "p" * 10_000)
+    assert len(errors) == MAX_ERRORS
+    assert len(body) < 25_000
+
+
+async def test_five_thousand_wrong_fields_get_a_short_answer(client: httpx.AsyncClient) -> None:
+    response = await client.post("/numbers", json=["x"] * 5000)
+    assert len(document(response)["errors"]) == MAX_ERRORS
+    assert len(response.content) < 10_000
 
 
 async def test_broken_json_is_400(client: httpx.AsyncClient) -> None:

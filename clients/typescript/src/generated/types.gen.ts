@@ -838,6 +838,8 @@ export type Problem = ({
 } | {
     code: 'unavailable';
 } | {
+    code: 'unsupported_media_type';
+} | {
     code: 'uploads_need_credits';
 }) & {
     type: string;
@@ -846,7 +848,7 @@ export type Problem = ({
     /**
      * Stable.
      */
-    code: 'account_frozen' | 'body_too_large' | 'cancel_allowance_used' | 'generation_ended' | 'generation_not_found' | 'headers_too_large' | 'idempotency_key_missing' | 'idempotency_key_reused' | 'insufficient_credits' | 'internal_error' | 'invalid_cursor' | 'invalid_parameters' | 'invalid_request' | 'malformed_request' | 'method_not_allowed' | 'model_not_found' | 'not_authenticated' | 'not_found' | 'pack_not_found' | 'payment_not_found' | 'payment_refused' | 'price_above_limit' | 'rate_limited' | 'sign_in_unavailable' | 'too_many_event_streams' | 'too_many_open_generations' | 'too_many_uploads' | 'unavailable' | 'uploads_need_credits';
+    code: 'account_frozen' | 'body_too_large' | 'cancel_allowance_used' | 'generation_ended' | 'generation_not_found' | 'headers_too_large' | 'idempotency_key_missing' | 'idempotency_key_reused' | 'insufficient_credits' | 'internal_error' | 'invalid_cursor' | 'invalid_parameters' | 'invalid_request' | 'malformed_request' | 'method_not_allowed' | 'model_not_found' | 'not_authenticated' | 'not_found' | 'pack_not_found' | 'payment_not_found' | 'payment_refused' | 'price_above_limit' | 'rate_limited' | 'sign_in_unavailable' | 'too_many_event_streams' | 'too_many_open_generations' | 'too_many_uploads' | 'unavailable' | 'unsupported_media_type' | 'uploads_need_credits';
     /**
      * Whether the same request may succeed later.
      */
@@ -1026,6 +1028,10 @@ export type CreateQuoteErrors = {
      */
     404: Problem;
     /**
+     * `unsupported_media_type`: The request's body is of another type than this address takes; the header ``Accept`` names it.
+     */
+    415: Problem;
+    /**
      * `invalid_parameters`: The parameters do not fit the model; ``errors`` names each field.
      *
      * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
@@ -1168,6 +1174,10 @@ export type CreateGenerationErrors = {
      * `price_above_limit`: The quote is higher than ``max_price_credits``.
      */
     409: Problem;
+    /**
+     * `unsupported_media_type`: The request's body is of another type than this address takes; the header ``Accept`` names it.
+     */
+    415: Problem;
     /**
      * `idempotency_key_reused`: The key belongs to an earlier request with another body.
      *
@@ -1607,6 +1617,10 @@ export type CreatePaymentErrors = {
      */
     409: Problem;
     /**
+     * `unsupported_media_type`: The request's body is of another type than this address takes; the header ``Accept`` names it.
+     */
+    415: Problem;
+    /**
      * `idempotency_key_reused`: The key belongs to an earlier request with another body.
      *
      * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
@@ -1765,6 +1779,10 @@ export type CreateUploadErrors = {
      * `uploads_need_credits`: Files can be uploaded by users who ever bought or were granted credits.
      */
     402: Problem;
+    /**
+     * `unsupported_media_type`: The request's body is of another type than this address takes; the header ``Accept`` names it.
+     */
+    415: Problem;
     /**
      * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
      */

@@ -11,6 +11,7 @@ from service_runtime.problems import (
     MalformedRequest,
     Problem,
     encode_problem,
+    named_errors,
     problem_of_status,
 )
 from service_runtime.tracing import current_trace_id
@@ -44,16 +45,12 @@ async def _validation(request: Request, error: Exception) -> Response:
     details = error.errors()
     if any(detail["type"] == "json_invalid" for detail in details):
         return problem_response(request, MalformedRequest("the body is not JSON"))
-    errors = [
-        {
-            # The first part says where it was looked for: body, query, path or header.
-            "field": ".".join(str(part) for part in detail["loc"][1:]) or str(detail["loc"][0]),
-            "code": detail["type"],
-            "message": detail["msg"],
-        }
+    errors = (
+        # The first part says where it was looked for: body, query, path or header.
+        (".".join(str(part) for part in detail["loc"][1:]) or str(detail["loc"][0]), detail["type"], detail["msg"])
         for detail in details
-    ]
-    return problem_response(request, InvalidRequest(errors=errors))
+    )
+    return problem_response(request, InvalidRequest(errors=named_errors(errors)))
 
 
 async def _http(request: Request, error: Exception) -> Response:

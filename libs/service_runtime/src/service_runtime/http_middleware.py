@@ -24,6 +24,10 @@ REQUEST_SECONDS: Final = Histogram(
     ["method", "route", "status"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+_SAFETY: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+_NO_PAGE: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+"""An answer that is no page may load and run nothing, should a browser show it. A page brings its own policy."""
+_TLS_ONLY: Final = (b"strict-transport-security", b"max-age=31536000")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 log = structlog.get_logger(__name__)
@@ -84,7 +88,8 @@ class BodySizeLimit:
 class RequestObservation:
     """Every request runs under a span that continues the caller's ``traceparent``, is measured by route, and logged.
 
-    Server errors are logged as errors, other requests at debug level. The answer names its trace in ``Trace-Id``.
+    Server errors are logged as errors, other requests at debug level. The answer names its trace in ``Trace-Id``, and
+    tells browsers to be careful with it.
     An exception that the application let through is logged here, inside the span, and answered with a problem.
     """
 
@@ -99,7 +104,8 @@ class RequestObservation:
         with span(_method(scope), _traceparent(scope), kind=SpanKind.SERVER) as current:
             # Frameworks with tracing of their own read the caller's header: they are to continue this span instead.
             scope["headers"] = [*(h for h in scope["headers"] if h[0] != b"traceparent"), *_traceparent_header()]
-            answer = _Answer(send, format_trace_id(current.get_span_context().trace_id))
+            trace_id = format_trace_id(current.get_span_context().trace_id)
+            answer = _Answer(send, trace_id, encrypted=scope.get("scheme") == "https")
             try:
                 await self._app(scope, receive, answer.send)
             except Exception as error:
@@ -114,9 +120,10 @@ class RequestObservation:
 class _Answer:
     """The answer on its way out."""
 
-    def __init__(self, send: Send, trace_id: str) -> None:
+    def __init__(self, send: Send, trace_id: str, *, encrypted: bool) -> None:
         self.status = 500
         self._send = send
+        self._encrypted = encrypted
         self.trace_id = trace_id
         self._started = False
         self._ended = False
@@ -125,10 +132,18 @@ class _Answer:
         if message["type"] == "http.response.start":
             self._started = True
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"trace-id", self.trace_id.encode())]
+            own = list(message.get("headers", ()))
+            message["headers"] = [*own, (b"trace-id", self.trace_id.encode()), *self._safety(own)]
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._ended = True
         await self._send(message)
+
+    def _safety(self, own: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """What keeps a browser from guessing, telling and running more than it should. An answer's own word stands."""
+        values = {name.lower(): value for name, value in own}
+        is_page = values.get(b"content-type", b"").startswith(b"text/html")
+        wanted = [*_SAFETY, *([] if is_page else [_NO_PAGE]), *([_TLS_ONLY] if self._encrypted else [])]
+        return [header for header in wanted if header[0] not in values]
 
     async def fail(self, path: str) -> None:
         """Called inside an exception handler: answer if nothing was answered, break off if only half of it was."""

@@ -4,17 +4,22 @@ uvicorn bounds neither with httptools. Bodies are bounded by ``BodySizeLimit``, 
 """
 
 import asyncio
+import secrets
+from http import HTTPStatus
 from typing import Any, Final
 
+import structlog
 from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service_runtime.problems import CONTENT_TYPE, HeadersTooLarge, encode_problem
+from service_runtime.problems import CONTENT_TYPE, HeadersTooLarge, MalformedRequest, Problem, encode_problem
 
 LARGEST_HEAD_BYTES: Final = 64 * 1024
 """Request line and headers together; a little more where they come in one piece."""
 
 CUT_OFF: Final = Counter("http_cut_off_total", "Connections ended by us before a whole request had come.", ["reason"])
+
+log = structlog.get_logger(__name__)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -88,11 +93,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         CUT_OFF.labels("too_slow").inc()
         self.transport.close()
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP. uvicorn's own answer would be plain text."""
+        self._refuse(MalformedRequest("this is not HTTP/1.1"))
+
     def _refuse_head(self) -> None:
-        CUT_OFF.labels("headers_too_large").inc()
-        body = encode_problem(HeadersTooLarge(max_bytes=LARGEST_HEAD_BYTES), "/")
+        self._refuse(HeadersTooLarge(max_bytes=LARGEST_HEAD_BYTES))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer what no handler will see, under a trace of its own, and close the connection."""
+        CUT_OFF.labels(problem.code).inc()
+        trace_id = secrets.token_hex(16)
+        log.info("request_refused", code=problem.code, trace_id=trace_id)
+        body = encode_problem(problem, "/")
+        status = HTTPStatus(problem.status)
         head = (
-            f"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ntrace-id: {trace_id}\r\n"
             f"content-type: {CONTENT_TYPE}\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         self.transport.write(head.encode() + body)

@@ -14,6 +14,7 @@ from service_runtime.problems import (
     InvalidRequest,
     Problem,
     encode_problem,
+    named_errors,
     problem_of_status,
 )
 from service_runtime.tracing import current_trace_id
@@ -42,10 +43,8 @@ def _problem(request: Request[Any, Any, Any], error: Problem) -> Response[bytes]
 
 def _validation(request: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
     found = error.extra if isinstance(error.extra, list) else []
-    errors = [
-        {"field": str(one.get("key", "")), "code": "invalid", "message": str(one.get("message", ""))} for one in found
-    ]
-    return problem_response(request, InvalidRequest(errors=errors))
+    errors = ((str(one.get("key", "")), "invalid", str(one.get("message", ""))) for one in found)
+    return problem_response(request, InvalidRequest(errors=named_errors(errors)))
 
 
 def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

@@ -4,8 +4,9 @@ This module imports no web framework. ``service_runtime.fastapi_problems`` and `
 install the handlers; each needs its framework, which is a dependency of the service that uses it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -14,6 +15,10 @@ from service_runtime.redaction import redact
 
 CONTENT_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:reelhouse:problem:"
+MAX_ERRORS: Final = 20
+"""How many fields a refusal names: a caller may have sent thousands."""
+LONGEST_TEXT: Final = 500
+"""Of a text in a problem: what was sent is repeated in some of them, and may be long."""
 
 
 class Problem(Exception):
@@ -87,6 +92,14 @@ class BodyTooLarge(Problem):
     status = 413
 
 
+class UnsupportedMediaType(Problem):
+    """The request's body is of another type than this address takes; the header ``Accept`` names it."""
+
+    code = "unsupported_media_type"
+    title = "This address takes another type of body"
+    status = 415
+
+
 class HeadersTooLarge(Problem):
     """The request's line and headers are larger than any listener takes."""
 
@@ -126,6 +139,7 @@ _BY_STATUS: Final[dict[int, type[Problem]]] = {
         NotFound,
         MethodNotAllowed,
         BodyTooLarge,
+        UnsupportedMediaType,
         InvalidRequest,
         TooManyRequests,
         Unavailable,
@@ -152,6 +166,14 @@ def problem_of_status(status: int, detail: str | None, headers: Mapping[str, str
     return problem
 
 
+def named_errors(errors: Iterable[tuple[str, str, str]]) -> list[dict[str, str]]:
+    """The member ``errors`` for these fields, codes and messages, cut to what a person reads."""
+    return [
+        {"field": field[:LONGEST_TEXT], "code": code, "message": message[:LONGEST_TEXT]}
+        for field, code, message in islice(errors, MAX_ERRORS)
+    ]
+
+
 def problem_body(problem: Problem, instance: str) -> dict[str, Any]:
     """The members of the problem document; ``instance`` is the path that was asked for, without what gives access."""
     body: dict[str, Any] = {
@@ -160,10 +182,10 @@ def problem_body(problem: Problem, instance: str) -> dict[str, Any]:
         "status": problem.status,
         "code": problem.code,
         "retryable": problem.retryable,
-        "instance": redact(instance),
+        "instance": redact(instance)[:LONGEST_TEXT],
     }
     if problem.detail is not None:
-        body["detail"] = problem.detail
+        body["detail"] = problem.detail[:LONGEST_TEXT]
     return body | problem.extra
 
 

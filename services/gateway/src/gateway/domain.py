@@ -20,6 +20,10 @@ from contracts.values import Lane
 LARGEST_NUMBER: Final = 2**63 - 1
 """The largest integer that the database holds."""
 
+LONGEST_MOMENT: Final = 40
+_MOMENT: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?([Zz]|[+-][0-9]{2}:?[0-9]{2})"
+)
 _LANES: Final[dict[str, Lane]] = {lane: lane for lane in get_args(Lane)}
 
 Row = TypeVar("Row")
@@ -123,6 +127,23 @@ def in_utc(at: datetime) -> datetime:
         return at.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("is out of range") from error
+
+
+def written_number(text: object) -> object:
+    """A number in a query or a header, if it is one as people write it. Raises ValueError for `1_0`, `+1` and ` 1`.
+
+    Python reads those as numbers, and digits of other scripts, too.
+    """
+    if isinstance(text, str) and not re.fullmatch(r"[0-9]{1,19}", text):
+        raise ValueError("is not a number in digits")
+    return text
+
+
+def written_moment(text: object) -> object:
+    """A moment in a query, if it is one of RFC 3339. Raises ValueError for `0.5`, which would be seconds since 1970."""
+    if isinstance(text, str) and not (len(text) <= LONGEST_MOMENT and _MOMENT.fullmatch(text)):
+        raise ValueError("is not a moment as 2026-11-23T09:30:00Z")
+    return text
 
 
 def is_storable(value: object) -> bool:

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
 from gateway.dependencies import Dependencies
+from gateway.docs_page import add_docs
 from gateway.openapi import describe
 from gateway.playground import add_playground
 from gateway.rate_limit_headers import RateLimitHeaders
@@ -110,7 +111,10 @@ def build_app(dependencies: Dependencies) -> FastAPI:
         title="Reelhouse",
         version="1",
         description=_DESCRIPTION,
-        openapi_url="/openapi.json",
+        # gateway.docs_page serves both.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
         # A redirect would be built from the Host that the caller sends.
         redirect_slashes=False,
         # Every service's HTTP is traced and counted the same way, by service_runtime.
@@ -121,6 +125,7 @@ def build_app(dependencies: Dependencies) -> FastAPI:
         app.include_router(router)
         app.include_router(_head_of(router), include_in_schema=False)
     add_playground(app, dependencies.settings)
+    add_docs(app, dependencies.settings)
     install_fastapi(app)
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _method_not_allowed)
     for error in DATABASE_ERRORS:

@@ -15,6 +15,7 @@ from gateway.examples import EXAMPLES
 from gateway.statuses import GenerationStatus
 from service_runtime.problems import (
     CONTENT_TYPE,
+    MAX_ERRORS,
     BodyTooLarge,
     HeadersTooLarge,
     InternalError,
@@ -24,6 +25,7 @@ from service_runtime.problems import (
     NotFound,
     Problem,
     Unavailable,
+    UnsupportedMediaType,
 )
 
 Responses = dict[int | str, dict[str, Any]]
@@ -38,6 +40,7 @@ GENERAL_PROBLEMS: Final[frozenset[type[Problem]]] = frozenset(
         MethodNotAllowed,
         BodyTooLarge,
         HeadersTooLarge,
+        UnsupportedMediaType,
         InternalError,
         Unavailable,
     }
@@ -76,6 +79,7 @@ _PROBLEM: Final[dict[str, Any]] = {
         "detail": _TEXT | {"description": "For people."},
         "errors": {
             "type": "array",
+            "maxItems": MAX_ERRORS,
             "items": {
                 "type": "object",
                 "required": ["field", "code", "message"],
@@ -190,6 +194,7 @@ def _complete(operation: dict[str, Any]) -> None:
         _add(responses, InvalidRequest)
     if "requestBody" in operation:
         _add(responses, MalformedRequest)
+        _add(responses, UnsupportedMediaType)
     _add(responses, RateLimited)
     responses["429"]["headers"] = _LIMIT_HEADERS
     if operation["operationId"] not in _PUBLIC:

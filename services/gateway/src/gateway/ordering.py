@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -33,9 +33,7 @@ from gateway.statuses import WITHDRAWN
 from messaging.database import single_statements
 from messaging.ids import new_id
 from messaging.transaction import Transaction
-
-MAX_ERRORS: Final = 20
-"""How many fields a refusal names."""
+from service_runtime.problems import named_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +217,8 @@ def _refusal(
 
 
 def _invalid(errors: tuple[FieldError, ...]) -> InvalidModelParameters:
-    named = [{"field": f"parameters.{e.field}", "code": e.code, "message": e.message} for e in errors[:MAX_ERRORS]]
-    return InvalidModelParameters(errors=named)
+    named = ((f"parameters.{error.field}", error.code, error.message) for error in errors)
+    return InvalidModelParameters(errors=named_errors(named))
 
 
 def _check_storable(parameters: dict[str, Any]) -> None:

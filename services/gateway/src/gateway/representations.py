@@ -2,33 +2,38 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from contracts import values
 from contracts.object_keys import MAX_UPLOAD_BYTES
 from contracts.payments import Provider
 from contracts.values import Kind, MovementReason
-from gateway.domain import in_utc
+from gateway.domain import LONGEST_MOMENT, in_utc, written_moment, written_number
 from gateway.events import FailureCode
 from gateway.file_urls import DownloadUrls
 from gateway.records import GenerationRecord, HistoryRecord, PaymentRecord, StoredFile
 from gateway.statuses import GenerationStatus, PaymentStatus
 
+MAX_PAGE: Final = 100
+MAX_PARAMETERS: Final = 1000
+"""No model takes as many."""
+
 
 class Body(BaseModel):
     """Requests carry what is documented and nothing else."""
 
-    model_config = ConfigDict(extra="forbid")
+    # Strict: `true` and "5" are no numbers.
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class QuoteRequest(Body):
     """What would be made."""
 
     model_id: str = Field(max_length=64)
-    parameters: dict[str, Any]
+    parameters: dict[str, Any] = Field(max_length=MAX_PARAMETERS)
 
 
 class GenerationRequest(QuoteRequest):
@@ -195,7 +200,7 @@ class Generation(BaseModel):
 class GenerationPage(BaseModel):
     """Newest first; ``next_cursor`` is null on the last page."""
 
-    items: list[Generation]
+    items: list[Generation] = Field(max_length=MAX_PAGE)
     next_cursor: str | None
 
 
@@ -244,7 +249,7 @@ class LedgerLine(BaseModel):
 class LedgerPage(BaseModel):
     """Newest first; ``next_before`` is null on the last page."""
 
-    items: list[LedgerLine]
+    items: list[LedgerLine] = Field(max_length=MAX_PAGE)
     next_before: int | None
 
 
@@ -286,7 +291,7 @@ class Payment(BaseModel):
 class PaymentPage(BaseModel):
     """Newest first; ``next_cursor`` is null on the last page."""
 
-    items: list[Payment]
+    items: list[Payment] = Field(max_length=MAX_PAGE)
     next_cursor: str | None
 
 
@@ -299,9 +304,12 @@ class Upload(BaseModel):
     expires_at: datetime
 
 
-Limit = Annotated[int, Field(ge=1, le=100)]
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE), BeforeValidator(written_number)]
 Moment = Annotated[
-    AwareDatetime, AfterValidator(in_utc), Field(description="With its offset, as 2026-11-23T09:30:00Z.")
+    AwareDatetime,
+    BeforeValidator(written_moment),
+    AfterValidator(in_utc),
+    Field(description="With its offset, as 2026-11-23T09:30:00Z.", json_schema_extra={"maxLength": LONGEST_MOMENT}),
 ]
 
 

@@ -30,6 +30,8 @@ class Settings(ServiceSettings):
 
     playground_directory: Path | None = None
     """The folder of `clients/playground`, to serve it under `/playground/`. Only for a developer's machine."""
+    docs: bool = True
+    """Serve ``/docs``, the page to try the API. ``/openapi.json`` is always there: clients are made from it."""
 
     jwt_issuer: str
     """``https://<project>.supabase.co/auth/v1``."""

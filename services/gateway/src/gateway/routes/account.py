@@ -8,10 +8,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
+from pydantic import BeforeValidator, Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway import queries
-from gateway.domain import LARGEST_NUMBER
+from gateway.domain import LARGEST_NUMBER, written_number
 from gateway.openapi import Responses
 from gateway.representations import Balance, LedgerLine, LedgerPage, Limit, represent_line
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
@@ -46,7 +47,8 @@ async def get_ledger(
     accept: Annotated[str, Header(include_in_schema=False)] = "",
     format: Annotated[Literal["json", "csv"] | None, Query(description="Or send 'Accept: text/csv'.")] = None,
     before: Annotated[
-        int | None, Query(ge=1, le=LARGEST_NUMBER, description="Lines below this number; from next_before.")
+        Annotated[int, Field(ge=1, le=LARGEST_NUMBER), BeforeValidator(written_number)] | None,
+        Query(description="Lines below this number; from next_before."),
     ] = None,
     limit: Limit = 50,
 ) -> LedgerPage | StreamingResponse:

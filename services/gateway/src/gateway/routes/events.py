@@ -8,11 +8,12 @@ from typing import Annotated, Final
 import msgspec
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BeforeValidator, Field
 from starlette.types import Receive, Scope, Send
 
 from gateway import queries
 from gateway.dependencies import Dependencies
-from gateway.domain import LARGEST_NUMBER, User
+from gateway.domain import LARGEST_NUMBER, User, written_number
 from gateway.errors import TooManyEventStreams
 from gateway.events import PROGRESS_EVENT
 from gateway.live_events import Stream
@@ -35,13 +36,20 @@ STREAM: Responses = {
 }
 
 
+def _none_if_empty(text: object) -> object:
+    """A client that has no id yet may send an empty one."""
+    return None if text == "" else text
+
+
 @router.get("/v1/events", operation_id="streamEvents", response_class=StreamingResponse, responses=STREAM)
 async def stream_events(
     dependencies: CurrentDependencies,
     user: CurrentUser,
     request: Request,
     last_event_id: Annotated[
-        int | None, Header(ge=0, le=LARGEST_NUMBER, description="Resume after this event.")
+        Annotated[int, Field(ge=0, le=LARGEST_NUMBER), BeforeValidator(written_number)] | None,
+        BeforeValidator(_none_if_empty),
+        Header(description="Resume after this event. Empty is the same as none."),
     ] = None,
 ) -> Response:
     """``generation.updated``, ``balance.updated``, ``payment.updated`` with ids; ``generation.progress`` without.

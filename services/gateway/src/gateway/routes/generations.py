@@ -23,6 +23,7 @@ from gateway.errors import (
     PriceAboveLimit,
     TooManyOpenGenerations,
 )
+from gateway.json_bodies import JsonRoute
 from gateway.metrics import measured_acceptance
 from gateway.openapi import Responses, refusals
 from gateway.queries import GenerationFilter
@@ -44,7 +45,7 @@ from gateway.representations import (
 from gateway.routes.request_context import CurrentDependencies, CurrentUser, IdempotencyKey, PageCursor
 from gateway.statuses import GenerationStatus
 
-router = APIRouter(tags=["generations"])
+router = APIRouter(tags=["generations"], route_class=JsonRoute)
 
 PLACED: Responses = {
     200: {"description": "The key was used before, and this is the generation it ordered.", "model": Generation},

@@ -14,6 +14,7 @@ from gateway.errors import (
     PaymentNotFound,
     PaymentRefusedProblem,
 )
+from gateway.json_bodies import JsonRoute
 from gateway.openapi import Responses, refusals
 from gateway.representations import (
     Limit,
@@ -26,7 +27,7 @@ from gateway.representations import (
 )
 from gateway.routes.request_context import CurrentDependencies, CurrentUser, IdempotencyKey, PageCursor
 
-router = APIRouter(tags=["payments"])
+router = APIRouter(tags=["payments"], route_class=JsonRoute)
 
 BEGUN: Responses = {
     200: {"description": "The key was used before, and this is the payment it began.", "model": Payment},

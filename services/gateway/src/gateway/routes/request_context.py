@@ -3,13 +3,14 @@
 from typing import Annotated, Final
 
 import structlog
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 
 from gateway.dependencies import Dependencies
 from gateway.domain import Cursor, User, decode_cursor
 from gateway.errors import IdempotencyKeyMissing, InvalidCursor
 
 MAX_KEY_LENGTH: Final = 200
+MAX_CURSOR_LENGTH: Final = 200
 READING: Final = ("GET", "HEAD")
 
 
@@ -47,7 +48,11 @@ def _address(request: Request) -> str:
 
 async def _idempotency_key(
     idempotency_key: Annotated[
-        str | None, Header(description="Chosen by you, at most 200 characters; repeating it repeats nothing.")
+        str | None,
+        Header(
+            description="Chosen by you, at most 200 characters; repeating it repeats nothing.",
+            json_schema_extra={"minLength": 1, "maxLength": MAX_KEY_LENGTH},
+        ),
     ] = None,
 ) -> str:
     if not idempotency_key or len(idempotency_key) > MAX_KEY_LENGTH:
@@ -55,7 +60,7 @@ async def _idempotency_key(
     return idempotency_key
 
 
-async def _cursor(cursor: str | None = None) -> Cursor | None:
+async def _cursor(cursor: Annotated[str | None, Query(max_length=MAX_CURSOR_LENGTH)] = None) -> Cursor | None:
     if cursor is None:
         return None
     decoded = decode_cursor(cursor)

@@ -4,11 +4,12 @@ from fastapi import APIRouter
 
 from gateway import uploading
 from gateway.errors import TooManyUploads, UploadsNeedCredits
+from gateway.json_bodies import JsonRoute
 from gateway.openapi import refusals
 from gateway.representations import Upload, UploadRequest
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
 
-router = APIRouter(tags=["uploads"])
+router = APIRouter(tags=["uploads"], route_class=JsonRoute)
 
 
 @router.post(
