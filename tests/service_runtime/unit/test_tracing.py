@@ -12,6 +12,7 @@ from service_runtime.tracing import (
     _RootSampler,
     batch_span,
     current_trace_id,
+    is_not_recorded,
     is_sampled,
     link_to,
     mark_failed,
@@ -19,8 +20,10 @@ from service_runtime.tracing import (
     start_span,
     step,
     traceparent_of,
+    tracer_provider,
     work_span,
 )
+from tests.service_runtime.settings import settings
 
 RECORDED = f"00-{1:032x}-{1:016x}-01"
 ALSO_RECORDED = f"00-{1:032x}-{2:016x}-01"
@@ -132,3 +135,38 @@ def test_without_recording_there_are_trace_ids_all_the_same(spans: Spans) -> Non
         assert is_sampled(traceparent_of(current))
     assert not is_sampled(None)
     assert set(spans.ended) == {"on"}
+
+
+def test_without_a_collector_ids_are_made_and_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = tracer_provider("tests", settings())
+    monkeypatch.setattr("service_runtime.tracing._TRACER", provider.get_tracer("tests"))
+    with span("a") as outer:
+        begun = traceparent_of(None)
+        assert begun is not None
+        assert not is_sampled(begun)
+        assert current_trace_id() == begun[3:35]
+        with span("b", begun) as inner:
+            assert inner is outer
+        with step("c"):
+            assert traceparent_of(None) == begun
+    assert current_trace_id() is None
+    with span("d") as other:
+        assert traceparent_of(other) != begun
+    with span("e", RECORDED) as continued:
+        found = traceparent_of(continued)
+        assert found is not None
+        assert found[3:35] == RECORDED[3:35]
+        assert not is_sampled(found)
+        assert not continued.is_recording()
+
+
+@pytest.mark.parametrize("text", ["", "nonsense-00", f"00-{0:032x}-{1:016x}-00", "00-" + "g" * 32 + f"-{1:016x}-00"])
+def test_what_is_no_traceparent_is_not_continued(spans: Spans, text: str) -> None:
+    assert not is_not_recorded(text)
+    with span("a", text) as begun:
+        found = traceparent_of(begun)
+        assert found is not None
+        assert found != text
+    assert is_not_recorded(NOT_RECORDED)
+    assert not is_not_recorded(RECORDED)
+    assert not is_not_recorded(None)

@@ -16,11 +16,17 @@ from opentelemetry.util.types import AttributeValue
 
 from messaging.outbox import Unpublished
 from messaging.received import Received
-from service_runtime.tracing import CORRELATION_ID, Origin, batch_span, is_sampled, start_span, traceparent_of
+from service_runtime.tracing import (
+    CORRELATION_ID,
+    Origin,
+    batch_span,
+    is_not_recorded,
+    is_sampled,
+    start_span,
+    traceparent_of,
+)
 
 SYSTEM: Final = "nats"
-NOT_RECORDED: Final = "-00"
-"""How a ``traceparent`` ends whose spans are not recorded."""
 
 
 def traceparent_for(
@@ -32,7 +38,7 @@ def traceparent_for(
     a cause, ``traceparent``; without either, what is being done now.
     """
     before = cause.traceparent if cause is not None else traceparent
-    if before is not None and before.endswith(NOT_RECORDED):
+    if is_not_recorded(before):
         return before
     created = start_span(f"create {subject}", before, kind=SpanKind.PRODUCER)
     if created.is_recording():

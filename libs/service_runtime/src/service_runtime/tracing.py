@@ -5,26 +5,29 @@ in rows that wait for a worker, in the addresses that a provider calls back. No 
 exception, no path, no query. What an operation concerns is said by ids and by names from fixed sets.
 """
 
+import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import Token
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import (
-    ALWAYS_OFF,
     Decision,
     ParentBased,
     Sampler,
     SamplingResult,
     TraceIdRatioBased,
 )
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TraceState
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes, AttributeValue
 
@@ -37,6 +40,10 @@ ERROR_TYPE: Final = "error.type"
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _TRACER: Final = trace.get_tracer("reelhouse")
 _NO_CONTEXT: Final = Context()
+_NOTHING: Final = nullcontext()
+_NOT_RECORDED: Final = TraceFlags(TraceFlags.RANDOM_TRACE_ID)
+_PARSED: Final = 4096
+"""Contexts of traces that are kept: one is read several times on its way through a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +63,17 @@ class Origin:
 
 def configure_tracing(service: str, settings: ServiceSettings) -> None:
     """Make this process produce trace ids, and export spans if ``settings.otlp_endpoint`` is set. Once per process."""
-    if not isinstance(trace.get_tracer_provider(), TracerProvider):
+    if not isinstance(trace.get_tracer_provider(), TracerProvider | _IdsOnly):
         trace.set_tracer_provider(tracer_provider(service, settings))
 
 
-def tracer_provider(service: str, settings: ServiceSettings) -> TracerProvider:
-    """What makes the spans of a service, by its settings."""
-    sampler = ALWAYS_OFF if settings.otlp_endpoint is None else ParentBased(_RootSampler(settings.trace_sample_ratio))
+def tracer_provider(service: str, settings: ServiceSettings) -> trace.TracerProvider:
+    """What makes the spans of a service, by its settings. Without an endpoint it makes ids and nothing else."""
+    if settings.otlp_endpoint is None:
+        return _IdsOnly()
     resource = Resource.create({"service.name": service, "service.namespace": "reelhouse"})
-    provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
-    if settings.otlp_endpoint is not None:
-        _export(provider, settings.otlp_endpoint)
+    provider = TracerProvider(ParentBased(_RootSampler(settings.trace_sample_ratio)), resource, shutdown_on_exit=False)
+    _export(provider, settings.otlp_endpoint)
     return provider
 
 
@@ -84,9 +91,10 @@ def current_traceparent() -> str | None:
 
 def traceparent_of(span: Span | None) -> str | None:
     """The W3C ``traceparent`` of ``span``, or of the current one."""
-    carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier, None if span is None else trace.set_span_in_context(span, _NO_CONTEXT))
-    return carrier.get("traceparent")
+    known = (trace.get_current_span() if span is None else span).get_span_context()
+    if not known.is_valid:
+        return None
+    return f"00-{known.trace_id:032x}-{known.span_id:016x}-{known.trace_flags:02x}"
 
 
 def current_trace_id() -> str | None:
@@ -98,6 +106,14 @@ def current_trace_id() -> str | None:
 def is_sampled(traceparent: str | None) -> bool:
     """Whether the spans of this trace, which ``traceparent_of`` gave, are recorded."""
     return traceparent is not None and int(traceparent[-2:], 16) & trace.TraceFlags.SAMPLED != 0
+
+
+def is_not_recorded(traceparent: str | None) -> bool:
+    """Whether this names a trace whose spans are not recorded: then it is its own continuation."""
+    if traceparent is None:
+        return False
+    known = _cause(traceparent).get_span_context()
+    return known.is_valid and not known.trace_flags.sampled
 
 
 def start_span(
@@ -112,50 +128,44 @@ def start_span(
     return _start(name, _parent(traceparent), kind, attributes, start_nanoseconds=start_nanoseconds)
 
 
-@contextmanager
 def span(
     name: str, traceparent: str | None = None, *, kind: SpanKind = SpanKind.INTERNAL, attributes: Attributes = None
-) -> Iterator[Span]:
+) -> AbstractContextManager[Span]:
     """Do something under a span.
 
     It continues ``traceparent`` if that is given and valid, or the current span where that is of the same trace.
     """
-    with _current(_start(name, _parent(traceparent), kind, attributes)) as current:
-        yield current
+    return _Current(_start(name, _parent(traceparent), kind, attributes))
 
 
-@contextmanager
-def step(name: str, *, kind: SpanKind = SpanKind.CLIENT, attributes: Attributes = None) -> Iterator[None]:
+def step(
+    name: str, *, kind: SpanKind = SpanKind.CLIENT, attributes: Attributes = None
+) -> AbstractContextManager[Span | None]:
     """A part of what is being done now: a span if that is recorded, and nothing otherwise."""
     if not trace.get_current_span().is_recording():
-        yield
-        return
-    with _current(_start(name, None, kind, attributes)):
-        yield
+        return _NOTHING
+    return _Current(_start(name, None, kind, attributes))
 
 
-@contextmanager
 def batch_span(
     name: str,
     traceparents: Collection[str | None],
     *,
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Attributes = None,
-) -> Iterator[Span]:
+) -> AbstractContextManager[Span]:
     """Do something for several causes at once, under one span.
 
     Causes of one trace are continued: the span is a child of the first and links to the others. Causes of several
     traces are linked to from a trace of its own, which is recorded if one of them is.
     """
-    contexts = [_context(one) for one in dict.fromkeys(traceparents) if one is not None]
-    causes = [(context, cause) for context, cause in contexts if cause.is_valid]
-    if len({cause.trace_id for _, cause in causes}) == 1:
-        parent, linked = _unless_current(*causes[0]), causes[1:]
+    causes = [_cause(one) for one in dict.fromkeys(traceparents) if one is not None]
+    known = [cause for cause in causes if cause.get_span_context().is_valid]
+    if len({cause.get_span_context().trace_id for cause in known}) == 1:
+        parent, linked = _unless_current(known[0]), known[1:]
     else:
-        parent, linked = _NO_CONTEXT, causes
-    links = [Link(cause) for _, cause in linked]
-    with _current(_start(name, parent, kind, attributes, links)) as current:
-        yield current
+        parent, linked = trace.INVALID_SPAN, known
+    return _Current(_start(name, parent, kind, attributes, [Link(cause.get_span_context()) for cause in linked]))
 
 
 @contextmanager
@@ -173,7 +183,7 @@ def work_span(name: str, origin: Origin) -> Iterator[Span]:
 def link_to(traceparent: str | None) -> None:
     """What is being done now turned out to concern another trace, too."""
     if traceparent is not None and trace.get_current_span().is_recording():
-        cause = _context(traceparent)[1]
+        cause = _cause(traceparent).get_span_context()
         if cause.is_valid:
             trace.get_current_span().add_link(cause)
 
@@ -187,43 +197,93 @@ def mark_failed(failed: Span, error: BaseException) -> None:
 
 def _start(
     name: str,
-    parent: Context | None,
+    parent: Span | None,
     kind: SpanKind,
     attributes: Attributes,
     links: Sequence[Link] = (),
     start_nanoseconds: int | None = None,
 ) -> Span:
-    cause = trace.get_current_span(parent).get_span_context()
-    if cause.is_valid and not cause.trace_flags.sampled:
+    """Without a ``parent`` the current span is it; an invalid one begins a trace."""
+    cause = trace.get_current_span() if parent is None else parent
+    known = cause.get_span_context()
+    if known.is_valid and not known.trace_flags.sampled:
         # As the sampler would decide, without the price of a span: nine traces in ten are not recorded.
-        return trace.NonRecordingSpan(cause)
-    return _TRACER.start_span(name, parent, kind=kind, attributes=attributes, links=links, start_time=start_nanoseconds)
+        return cause
+    within = None if parent is None else trace.set_span_in_context(parent, _NO_CONTEXT)
+    return _TRACER.start_span(name, within, kind=kind, attributes=attributes, links=links, start_time=start_nanoseconds)
 
 
-@contextmanager
-def _current(started: Span) -> Iterator[Span]:
-    with trace.use_span(started, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-        try:
-            yield started
-        except Exception as error:
-            mark_failed(started, error)
-            raise
+class _Current(AbstractContextManager[Span]):
+    """Makes a span the current one, and ends it."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, started: Span) -> None:
+        self._span = started
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> Span:
+        # A trace that is not recorded has one span in a process: it may be the current one already.
+        if self._span is not trace.get_current_span():
+            self._token = context.attach(trace.set_span_in_context(self._span))
+        return self._span
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            context.detach(self._token)
+        if self._span.is_recording():
+            if isinstance(error, Exception):
+                mark_failed(self._span, error)
+            self._span.end()
 
 
-def _context(traceparent: str) -> tuple[Context, trace.SpanContext]:
-    context = _PROPAGATOR.extract({"traceparent": traceparent}, _NO_CONTEXT)
-    return context, trace.get_current_span(context).get_span_context()
+@lru_cache(maxsize=_PARSED)
+def _cause(traceparent: str) -> Span:
+    """A span that stands for a ``traceparent``; an invalid one if it is none."""
+    return trace.get_current_span(_PROPAGATOR.extract({"traceparent": traceparent}, _NO_CONTEXT))
 
 
-def _parent(traceparent: str | None) -> Context | None:
-    return None if traceparent is None else _unless_current(*_context(traceparent))
+def _parent(traceparent: str | None) -> Span | None:
+    return None if traceparent is None else _unless_current(_cause(traceparent))
 
 
-def _unless_current(context: Context, cause: trace.SpanContext) -> Context | None:
-    """None, which means the current context, where that is of the same trace: it is nearer."""
-    if not cause.is_valid or cause.trace_id == trace.get_current_span().get_span_context().trace_id:
+def _unless_current(cause: Span) -> Span | None:
+    """None, which means the current span, where that is of the same trace: it is nearer."""
+    known = cause.get_span_context()
+    if not known.is_valid or known.trace_id == trace.get_current_span().get_span_context().trace_id:
         return None
-    return context
+    return cause
+
+
+class _IdsOnly(trace.TracerProvider, trace.Tracer):
+    """Makes the ids of traces, and records nothing: what a process does that exports nothing."""
+
+    def get_tracer(
+        self,
+        instrumenting_module_name: str,
+        instrumenting_library_version: str | None = None,
+        schema_url: str | None = None,
+        attributes: Attributes = None,
+    ) -> trace.Tracer:
+        """See ``TracerProvider``: there is one for all."""
+        return self
+
+    def start_span(self, name: str, context: Context | None = None, *_: Any, **__: Any) -> Span:
+        """See ``Tracer``: a new id in the trace of the parent, or in a new one."""
+        parent = trace.get_current_span(context).get_span_context()
+        trace_id = parent.trace_id if parent.is_valid else random.getrandbits(128) or 1
+        span_id = random.getrandbits(64) or 1
+        return trace.NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False, trace_flags=_NOT_RECORDED))
+
+    @contextmanager
+    def start_as_current_span(  # type: ignore[override] # its type is private there
+        self, name: str, context: Context | None = None, *_: Any, **__: Any
+    ) -> Iterator[Span]:
+        """See ``Tracer``."""
+        with _Current(self.start_span(name, context)) as started:
+            yield started
 
 
 class _RootSampler(Sampler):
