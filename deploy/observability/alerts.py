@@ -33,6 +33,16 @@ class Alert:
     wake: str
     after: str
     samples: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    other_faults: "Sequence[Fault]" = ()
+    """What makes it fire, too: each alternative of the expression that ``samples`` do not reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Samples by series, in promtool's notation, that make an alert fire after ``after``."""
+
+    samples: Mapping[str, str]
+    after: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,8 @@ def _burn(indicator: Indicator, severity: Severity) -> Alert:
     words = "".join(word.capitalize() for word in indicator.name.split("_"))
     bad = f'slo_events_total{{slo="{indicator.name}"}}'
     good = f'slo_good_events_total{{slo="{indicator.name}"}}'
+    # Between the rates of the two windows, so that the second alone sees it.
+    burnt = round(1e6 * (1 - indicator.objective) * (10 if severity == "page" else 2))
     return Alert(
         name=f"Reelhouse{words}Burns{speed.capitalize()}",
         expr=_burn_expr(indicator, windows),
@@ -109,6 +121,7 @@ def _burn(indicator: Indicator, severity: Severity) -> Alert:
         else "Nobody. The owner of the service reads it on the next working day.",
         after="40m",
         samples={bad: ("0+10x50", "0+10x50"), good: ("0+7x50", "0+10x50")},
+        other_faults=[Fault({bad: "0+1000000x50", good: f"0+{1_000_000 - burnt}x50"}, after="40m")],
     )
 
 
@@ -134,6 +147,12 @@ CAUSES: Final[Sequence[Alert]] = (
             **{f'reelhouse_build_info{{service="{one}",version="1"}}': ("1x10", "1x10") for one in SERVICES[1:]},
             f'reelhouse_build_info{{service="{SERVICES[0]}",version="1"}}': ("_x10", "1x10"),
         },
+        other_faults=[
+            Fault(
+                {f'reelhouse_build_info{{service="{up}",version="1"}}': "1x10" for up in SERVICES if up != down}, "5m"
+            )
+            for down in SERVICES[1:]
+        ],
     ),
     Alert(
         name="ReelhouseDeadLetter",
@@ -445,6 +464,10 @@ CAUSES: Final[Sequence[Alert]] = (
             "auditor_library_listing_age_seconds": ("60x40", "60x40"),
             "auditor_library_oldest_read_seconds": ("60x40", "60x40"),
         },
+        other_faults=[
+            Fault({"auditor_library_listing_age_seconds": "90000x40"}, "30m"),
+            Fault({"auditor_library_oldest_read_seconds": "2700000x40"}, "30m"),
+        ],
     ),
     Alert(
         name="ReelhouseSealStale",
@@ -702,6 +725,7 @@ CAUSES: Final[Sequence[Alert]] = (
         wake="Nobody.",
         after="12m",
         samples={'storage_failures_total{service="storage"}': ("0x9 1x10", "0x20")},
+        other_faults=[Fault({'payments_work_failures_total{service="payments"}': "0x9 1x10"}, "12m")],
     ),
     Alert(
         name="ReelhouseWebhooksRefused",
@@ -772,6 +796,9 @@ CAUSES: Final[Sequence[Alert]] = (
         wake="Nobody for a day.",
         after="90m",
         samples={'payments_last_sweep_timestamp_seconds{sweep="events",provider="stripe"}': ("0x100", "0+60x100")},
+        other_faults=[
+            Fault({'payments_last_sweep_timestamp_seconds{sweep="compare",provider="stripe"}': "-180000x100"}, "90m")
+        ],
     ),
     Alert(
         name="ReelhousePaymentsLate",

@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import yaml
@@ -43,8 +43,8 @@ def prometheus_rule() -> str:
 
 
 def promtool_tests() -> str:
-    """For each alert: its samples make it fire, and the quiet ones do not."""
-    tests = [_test(alert, fires=fires) for alert in ALERTS for fires in (True, False)]
+    """For each alert: its samples make it fire, so does each of its other faults, and the quiet samples do not."""
+    tests = [test for alert in ALERTS for test in _tests(alert)]
     return GENERATED + _dump({"rule_files": ["reelhouse.yaml"], "evaluation_interval": "1m", "tests": tests})
 
 
@@ -63,15 +63,22 @@ def _rule(alert: Alert) -> dict[str, Any]:
     }
 
 
-def _test(alert: Alert, *, fires: bool) -> Mapping[str, Any]:
-    series = [{"series": name, "values": firing if fires else quiet} for name, (firing, quiet) in alert.samples.items()]
+def _tests(alert: Alert) -> Iterator[Mapping[str, Any]]:
+    yield _test(alert, "fires", {name: firing for name, (firing, _) in alert.samples.items()}, alert.after, fires=True)
+    for number, fault in enumerate(alert.other_faults, start=2):
+        yield _test(alert, f"fires, fault {number}", fault.samples, fault.after, fires=True)
+    quiet = {name: values for name, (_, values) in alert.samples.items()}
+    yield _test(alert, "stays quiet", quiet, alert.after, fires=False)
+
+
+def _test(alert: Alert, name: str, samples: Mapping[str, str], after: str, *, fires: bool) -> Mapping[str, Any]:
     found = f'count(ALERTS{{alertname="{alert.name}", alertstate="firing"}}) > bool 0'
     return {
-        "name": f"{alert.name} {'fires' if fires else 'stays quiet'}",
+        "name": f"{alert.name} {name}",
         "interval": "1m",
-        "input_series": series,
+        "input_series": [{"series": series, "values": values} for series, values in samples.items()],
         "promql_expr_test": [
-            {"expr": found, "eval_time": alert.after, "exp_samples": [{"labels": "{}", "value": 1}] if fires else []}
+            {"expr": found, "eval_time": after, "exp_samples": [{"labels": "{}", "value": 1}] if fires else []}
         ],
     }
 
