@@ -105,9 +105,12 @@ comfyui-real: install ## The worker and the platform on a real ComfyUI on the CP
 	COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" $(RUN)/pytest tests/comfyui_real $(ARGS)
 
 ##@ Measure and break
-.PHONY: observe bench bench-smoke bench-start load faults faults-ledger faults-payments faults-generations faults-rollouts faults-cluster
+.PHONY: observe observe-pictures bench bench-smoke bench-start load faults faults-ledger faults-payments faults-generations faults-rollouts faults-cluster
 observe: install ## A local platform under traffic with a real Prometheus: every panel and every alert has data; faults make alerts fire
 	$(RUN)/python -m tests.observability.live $(ARGS)
+
+observe-pictures: install ## The same, and pictures of the Overview and of One order for the README
+	$(UV) run --frozen --inexact --group pictures python -m tests.observability.live --pictures docs/images
 
 bench: install ## Every benchmark, each as a ratio against a peer and a limit
 	$(RUN)/python -m benchmarks $(ARGS)

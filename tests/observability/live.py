@@ -1,22 +1,26 @@
 """A local platform under traffic, watched by a real Prometheus: ``make observe``.
 
-    python -m tests.observability.live
+    python -m tests.observability.live [--pictures docs/images]
 
 Printed is, for every panel, whether its queries return data, and whether every alert is valid. Then faults are caused
 for real, and the alerts that name them must fire: a message that nobody can read, a killed service, a dead provider.
 Times of the rules (``for``) are shortened to seconds; their expressions are the ones that production loads.
+With ``--pictures`` (``make observe-pictures``) the Overview and One order are drawn with what their queries return.
 Exit code 0 only if all of it held. Without a ``prometheus`` on PATH nothing is tried, and that is said.
 """
 
+import argparse
 import asyncio
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from time import time
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -25,6 +29,8 @@ import nats
 import yaml
 
 from contracts.billing import CreditsReserved
+from deploy.observability.boards import ORDER, OVERVIEW
+from deploy.observability.panels import Board, Query
 from local_platform.api_client import ApiClient
 from local_platform.console import say
 from local_platform.description import PlatformDescription, platform_directory
@@ -34,12 +40,18 @@ from tests.observability.expressions import OBSERVABILITY, filled, panel_queries
 from tests.observability.scraping import buy_and_order, metrics_urls
 from tests.support.waiting import eventually
 
+if TYPE_CHECKING:
+    from tests.observability.pictures import Drawn
+
 ROOT: Final = Path(__file__).parents[2]
 SCRAPE: Final = "2s"
 RATE_INTERVAL: Final = "20s"
 ORDERS: Final = 4
 DATA_SECONDS: Final = 90.0
 FIRING_SECONDS: Final = 120.0
+PICTURE_SECONDS: Final = 240.0
+"""Of traffic before the pictures are drawn."""
+PICTURE_USERS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,13 @@ class Prometheus:
         found = body["data"]["result"]
         return [{"metric": {}, "value": found}] if body["data"]["resultType"] == "scalar" else list(found)
 
+    async def series(self, expr: str, began: float) -> list[dict[str, Any]]:
+        """The series of an expression since ``began``."""
+        asked: dict[str, str | float] = {"query": expr, "start": began, "end": time(), "step": SCRAPE}
+        body = (await self.http.get(f"{self.url}/api/v1/query_range", params=asked)).json()
+        assert body["status"] == "success", f"{expr}: {body.get('error')}"
+        return list(body["data"]["result"])
+
     async def firing(self, alert: str) -> bool:
         """Whether an alert fires."""
         return bool(await self.query(f'ALERTS{{alertname="{alert}", alertstate="firing"}}'))
@@ -70,7 +89,7 @@ class Prometheus:
         return {rule["name"]: rule.get("lastError", "") for rule in loaded if rule["health"] != "ok"}
 
 
-async def main() -> int:
+async def main(pictures: Path | None) -> int:
     """Everything, in order. Returns the exit code."""
     program = shutil.which("prometheus")
     if program is None:
@@ -85,7 +104,7 @@ async def main() -> int:
                 prometheus = Prometheus(f"http://127.0.0.1:{free_port()}", http)
                 process = await _start(program, prometheus, platform, Path(work))
                 try:
-                    return await _observe(prometheus, supervisor, platform)
+                    return await _observe(prometheus, supervisor, platform, pictures)
                 finally:
                     process.send_signal(signal.SIGTERM)
                     await process.wait()
@@ -94,12 +113,17 @@ async def main() -> int:
             shutil.rmtree(platform_directory(name, ROOT), ignore_errors=True)
 
 
-async def _observe(prometheus: Prometheus, supervisor: Supervisor, platform: PlatformDescription) -> int:
+async def _observe(
+    prometheus: Prometheus, supervisor: Supervisor, platform: PlatformDescription, pictures: Path | None
+) -> int:
+    began = time()
     say(f"Prometheus at {prometheus.url}; {ORDERS} users buy and order")
     await asyncio.gather(*(buy_and_order(platform) for _ in range(ORDERS)))
     failures = await _check_rules(prometheus)
     failures += await _check_panels(prometheus, platform)
     failures += await _check_order_board(platform)
+    if pictures is not None:
+        await _draw(prometheus, platform, pictures, began)
     for alert, cause, mend in _faults(supervisor, platform):
         failures += await _cause(prometheus, alert, cause)
         await mend()
@@ -201,6 +225,59 @@ async def _check_order_board(platform: PlatformDescription) -> list[str]:
     return failures
 
 
+async def _draw(prometheus: Prometheus, platform: PlatformDescription, directory: Path, began: float) -> None:
+    """Write the pictures of two dashboards, after some minutes of traffic."""
+    # Here, because only who draws has the library.
+    from tests.observability import pictures
+
+    say(f"{PICTURE_USERS} users at a time buy and order for {PICTURE_SECONDS:g} s")
+    until = began + PICTURE_SECONDS
+
+    async def traffic() -> str:
+        last = await buy_and_order(platform)
+        while time() < until:
+            last = await buy_and_order(platform)
+        return last.generation_id
+
+    order, *_ = await asyncio.gather(*(traffic() for _ in range(PICTURE_USERS)))
+    for board, name in ((OVERVIEW, "overview.png"), (ORDER, "one-order.png")):
+        shown = {one.title: await _shown(prometheus, platform, one.queries, order, began) for one in board.panels}
+        pictures.draw(board, shown, directory / name, _note(board))
+        say(f"{directory / name}: {(directory / name).stat().st_size / 1000:.0f} kB")
+
+
+def _note(board: Board) -> str:
+    return (
+        f"Drawn by `make observe-pictures` from the queries of deploy/observability/dashboards/{board.uid}.json, on a"
+        f" local platform under traffic ({datetime.now(UTC):%Y-%m-%d}). It is no screenshot of Grafana."
+    )
+
+
+async def _shown(
+    prometheus: Prometheus, platform: PlatformDescription, queries: Sequence[Query], order: str, began: float
+) -> "Drawn":
+    from tests.observability.pictures import Drawn, Series, legend_of
+
+    if queries[0].expr.startswith("SELECT"):
+        connection = await asyncpg.connect(platform.postgres.dsns["auditor"])
+        try:
+            rows = await connection.fetch(queries[0].expr.replace("${generation_id}", order))
+        finally:
+            await connection.close()
+        return Drawn(columns=list(rows[0].keys()), rows=[list(row.values()) for row in rows])
+    return Drawn(
+        [
+            Series(
+                legend_of(query.legend, one["metric"]),
+                [seconds for seconds, _ in one["values"]],
+                [float(value) for _, value in one["values"]],
+            )
+            for query in queries
+            for one in await prometheus.series(filled(query.expr, RATE_INTERVAL), began)
+        ]
+    )
+
+
 Step = Callable[[], Awaitable[None]]
 
 
@@ -265,4 +342,6 @@ async def _cause(prometheus: Prometheus, alert: str, cause: Step) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=Path, help="a folder for pictures of the dashboards; needs matplotlib")
+    sys.exit(asyncio.run(main(parser.parse_args().pictures)))
