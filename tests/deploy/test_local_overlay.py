@@ -10,9 +10,8 @@ import pytest
 
 import messaging.provisioning
 from contracts.message import SERVICES, Service
-from provisioning.buckets import BUCKETS
 from provisioning.database import all_roles
-from tests.deploy.manifests import KUBERNETES, Manifest, compose_services, of_kind, render, settings_of
+from tests.deploy.manifests import COMPOSE, KUBERNETES, Manifest, compose_services, of_kind, render, settings_of
 
 EMULATORS: Final = ("identity", "runpod", "stripe", "btcpay", "nowpayments", "worker")
 SERVERS: Final = ("postgres", "nats", "s3")
@@ -127,8 +126,9 @@ def test_emulators_run_as_in_compose(name: str) -> None:
 
 
 def test_all_buckets_are_made_in_the_cluster() -> None:
-    (command,) = container_of("make-buckets")["args"]
-    assert all(bucket in command for bucket in BUCKETS)
+    (script,) = [one["data"] for name, one in of_kind(local(), "ConfigMap").items() if name.startswith("make-buckets-")]
+    assert container_of("make-buckets")["command"] == ["sh", "/etc/reelhouse/make-buckets.sh"]
+    assert script == {"make-buckets.sh": (COMPOSE / "make-buckets.sh").read_text()}
 
 
 def test_one_replica_of_everything_and_nothing_that_scales() -> None:
