@@ -19,6 +19,7 @@ Command = Callable[[Transaction, argparse.Namespace], Awaitable[str]]
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the operator's commands and their arguments."""
+    commands.add_parser("stripe-events", help="print the events that Stripe's webhook endpoint must send")
     commands.add_parser("reviews", help="list what waits for a person's decision")
     resolve = commands.add_parser("resolve", help="decide a review")
     resolve.add_argument("--review", type=UUID, required=True)

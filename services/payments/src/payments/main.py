@@ -1,6 +1,7 @@
 """The only wiring of payments: ``python -m payments.main serve|migrate|reviews|resolve|refund``."""
 
 import argparse
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from payments.loops.gauges import measure
 from payments.loops.provider_workers import Intervals, ProviderWorkers
 from payments.loops.unposted import report_unposted
 from payments.providers.registry import build_providers
+from payments.providers.stripe_checkout import EVENT_TYPES
 from payments.settings import Settings
 from payments.wake_ups import WakeUps
 from service_runtime.command_line import add_service_parsers, run_migrate
@@ -114,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.command == "migrate":
         run_migrate("payments", arguments)
+        return
+    if arguments.command == "stripe-events":
+        sys.stdout.write("".join(f"{event}\n" for event in EVENT_TYPES))
         return
     settings = settings_from_environment(Settings)
     configure_logging("payments", settings)
