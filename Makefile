@@ -160,8 +160,8 @@ images: sbom ## Build every service's image as reelhouse/<service>:TAG (default 
 		docker build --file deploy/images/Dockerfile --tag reelhouse/$$service:$(TAG) --build-arg SERVICE=$$service \
 			--build-arg VERSION=$(TAG) --build-arg REVISION=$$(git rev-parse HEAD) $(ARGS) . || exit 1; done
 
-images-local: install ## Try the images where no registry is; needs root and Debian's docker.io and debootstrap
-	deploy/images/on_debian.sh $(RUN)/pytest -s tests/deploy/test_images.py $(ARGS)
+images-local: install ## Try the images and the whole of Compose where no registry is; needs root, docker.io, debootstrap
+	deploy/images/on_debian.sh $(RUN)/pytest -s tests/deploy/test_images.py tests/deploy/test_compose_up.py $(ARGS)
 
 sbom: $(UV) ## Write the bill of materials of each image (CycloneDX) to dist/sbom
 	@mkdir -p dist/sbom

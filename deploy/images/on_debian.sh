@@ -1,6 +1,6 @@
 #!/bin/sh
 # Run a command with a container engine and a base image of our own making: no registry is needed.
-#   deploy/images/on_debian.sh pytest tests/deploy/test_images.py
+#   deploy/images/on_debian.sh pytest tests/deploy/test_images.py tests/deploy/test_compose_up.py
 # Needs Debian (or a relative), root, and the packages docker.io and debootstrap.
 # Starts an engine of its own beside any other, on a socket in a temporary directory, and stops it at the end.
 set -eu

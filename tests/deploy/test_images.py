@@ -5,11 +5,10 @@
 
 import os
 import signal
-import socket
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -17,60 +16,23 @@ from uuid import uuid4
 
 import docker
 import pytest
-from docker.errors import DockerException
 
 from contracts.message import SERVICES, Service
 from local_platform.process_table import ProcessSpec, processes
 from local_platform.supervisor import PlatformOptions, Supervisor
 from local_platform.wiring import Wiring
 from tests.deploy.container_process import LABEL
+from tests.deploy.engine import BASE_IMAGE, TAG
 from tests.deploy.manifests import ROOT
 from tests.observability.scraping import buy_and_order
 from tests.support.waiting import eventually
 
-BASE_IMAGE: Final = os.environ.get("REELHOUSE_BASE_IMAGE", "python:3.13-slim-bookworm")
-TAG: Final = "under-test"
-DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 MEBIBYTE: Final = 1024 * 1024
 COMPRESSED_LIMIT: Final[dict[Service, int]] = dict.fromkeys(SERVICES, 150) | {"storage": 220}
 """Of what the image adds to its base, in MiB; storage carries the decoders."""
 READY_SECONDS: Final = 3.0
 
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[docker.DockerClient]:
-    # Asked by ourselves first: the client leaves a socket open if nobody answers.
-    host = os.environ.get("DOCKER_HOST", DEFAULT_HOST)
-    if host.startswith("unix://") and (reason := _connect(host.removeprefix("unix://"))):
-        pytest.skip(f"NO CONTAINER ENGINE, THE IMAGES ARE NOT TRIED: {host}: {reason}")
-    try:
-        client = docker.from_env(timeout=600)
-        client.ping()
-    except DockerException as error:
-        pytest.skip(f"NO CONTAINER ENGINE, THE IMAGES ARE NOT TRIED: {error}")
-    yield client
-    for container in client.containers.list(all=True, filters={"label": LABEL}):
-        container.remove(force=True)
-    client.close()
-
-
-@pytest.fixture(scope="module")
-def images(engine: docker.DockerClient) -> dict[Service, str]:
-    """Every service's image, built from this tree."""
-    built: dict[Service, str] = {}
-    for service in SERVICES:
-        engine.images.build(
-            path=str(ROOT),
-            dockerfile="deploy/images/Dockerfile",
-            buildargs={"PYTHON_IMAGE": BASE_IMAGE, "SERVICE": service, "VERSION": TAG},
-            tag=f"reelhouse/{service}:{TAG}",
-            network_mode="host",
-            rm=True,
-        )
-        built[service] = f"reelhouse/{service}:{TAG}"
-    return built
 
 
 @pytest.fixture
@@ -122,16 +84,6 @@ async def test_a_container_is_ready_soon(platform: Supervisor) -> None:
 
 def _ended(platform: Supervisor, service: Service) -> bool:
     return not platform.alive(service)
-
-
-def _connect(path: str) -> OSError | None:
-    """Why nobody answers at a socket; None if somebody does."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError as error:
-            return error
-    return None
 
 
 def _contained(spec: ProcessSpec) -> ProcessSpec:
