@@ -184,6 +184,15 @@ def test_each_secret_that_a_pod_names_has_an_entry(service: Service) -> None:
         assert named <= {entry.removeprefix("reelhouse/") for entry in _secret_entries()}
 
 
+def test_each_secret_that_a_custom_resource_names_is_made() -> None:
+    manifests = render(PRODUCTION)
+    made = {one["spec"]["target"]["name"] for one in of_kind(manifests, "ExternalSecret").values()}
+    credentials = of_kind(manifests, "ObjectStore")["postgres-backups"]["spec"]["configuration"]["s3Credentials"]
+    roles = of_kind(manifests, "Cluster")["postgres"]["spec"]["managed"]["roles"]
+    named = {one["name"] for one in credentials.values()} | {role["passwordSecret"]["name"] for role in roles}
+    assert named <= made
+
+
 def test_settings_and_their_change_reach_the_pods() -> None:
     """The names of the ConfigMaps end with a hash, so that another value is another name and rolls the pods."""
     manifests = render(PRODUCTION)
