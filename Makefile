@@ -205,7 +205,7 @@ clients/.venv/.installed: clients/pyproject.toml clients/uv.lock | $(UV)
 	@touch $@
 
 $(NODE_PACKAGES:%=%/node_modules/.installed): %/node_modules/.installed: %/package-lock.json clients/.venv/.installed
-	cd $* && $(CURDIR)/clients/npm ci --silent
+	cd $* && $(CURDIR)/clients/npm ci --silent --fetch-retries 1 --fetch-retry-mintimeout 1000
 	@touch $@
 
 ##@ Documents
