@@ -55,8 +55,8 @@ dead-letters: install ## List, show or replay dead letters in the platform NAME:
 ##@ Check
 .PHONY: test check lint types unit coverage audit k8s-check image-check format hooks
 test: lint types node ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
-	$(RUN)/pytest -n 3 --dist loadfile $(ARGS)
-	cd gpu-endpoint && .venv/bin/python -m pytest
+	$(RUN)/pytest -n 4 --dist loadfile $(ARGS)
+	cd gpu-endpoint && .venv/bin/python -m pytest -n 3 --dist loadfile
 
 check: install ## One test file or one test: make check TEST=tests/billing/unit/test_domain.py::test_name
 	@test -n "$(TEST)" || { echo "Say which: make check TEST=path or TEST=path::name" >&2; exit 2; }
