@@ -16,9 +16,9 @@ from gpu_endpoint.renderers.comfyui.classification import Trouble, execution_fai
 from gpu_endpoint.renderers.comfyui.client import ExecutionError, Job
 from gpu_endpoint.renderers.comfyui.messages import NodeState, read_message, read_preview
 from gpu_endpoint.renderers.comfyui.outputs import named_files
-from gpu_endpoint.renderers.comfyui.previews import MAX_BYTES, UnusablePreview, small_jpeg
 from gpu_endpoint.renderers.comfyui.scale import ProgressScale
 from gpu_endpoint.renderers.comfyui.workflow import node_named, prepared, prompt_id, tiled
+from gpu_endpoint.renderers.previews import MAX_BYTES, UnusablePreview, small_jpeg
 from tests.comfyui import graphs
 
 ATTEMPT = "0192f0c1-5b7e-7cc0-8000-000000000000"

@@ -18,8 +18,8 @@ from gpu_endpoint.renderers.comfyui.messages import (
     read_message,
     read_preview,
 )
-from gpu_endpoint.renderers.comfyui.previews import INTERVAL_SECONDS, UnusablePreview, small_jpeg
 from gpu_endpoint.renderers.comfyui.scale import ProgressScale
+from gpu_endpoint.renderers.previews import INTERVAL_SECONDS, UnusablePreview, small_jpeg
 
 _PAUSE_SECONDS = 0.5
 

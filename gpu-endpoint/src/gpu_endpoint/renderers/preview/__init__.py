@@ -10,9 +10,10 @@ import msgspec
 
 from gpu_endpoint.job import RenderJob
 from gpu_endpoint.progress import INTERVAL_SECONDS, Progress, ReportProgress
-from gpu_endpoint.renderers.preview.encoding import small_picture, write_clip, write_picture
+from gpu_endpoint.renderers.preview.encoding import write_clip, write_picture
 from gpu_endpoint.renderers.preview.parameters import PreviewParameters, parse_parameters
 from gpu_endpoint.renderers.preview.scene import Scene, open_input
+from gpu_endpoint.renderers.previews import small_jpeg_of
 from gpu_endpoint.renderers.renderer import RenderedFile
 from gpu_endpoint.renderers.stoppable import StopFlag, run_stoppable
 
@@ -51,12 +52,12 @@ def _render(
         write_picture(path, scene, comment)
         return RenderedFile(path=path, facts={"frames": 1})
     path = directory / "output.mp4"
-    preview, shown_at = small_picture(scene.frame(0)), time.monotonic()
+    preview, shown_at = small_jpeg_of(scene.frame(0)), time.monotonic()
     for done in write_clip(path, scene, parameters, comment):
         progress = _progress(done, parameters)
         if done < parameters.frames:
             if time.monotonic() - shown_at > INTERVAL_SECONDS:
-                preview, shown_at = small_picture(scene.frame(done)), time.monotonic()
+                preview, shown_at = small_jpeg_of(scene.frame(done)), time.monotonic()
             progress = msgspec.structs.replace(progress, preview=preview)
         report_progress(progress)
         stop.check()

@@ -1,19 +1,16 @@
 """Writing frames as H.264 in MP4, and a picture as PNG. Both say in their metadata what they are."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import av
 import numpy as np
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from gpu_endpoint.renderers.preview.parameters import PreviewParameters
 from gpu_endpoint.renderers.preview.scene import Scene
 
-_SMALL_PIXELS: Final = 320
 _X264_OPTIONS: Final = {"preset": "veryfast", "crf": "23"}
 
 
@@ -44,12 +41,3 @@ def write_picture(path: Path, scene: Scene, comment: str) -> None:
     chunks.add_text("Comment", comment)
     chunks.add_text("Software", "Reelhouse preview renderer")
     scene.frame(0).save(path, format="PNG", pnginfo=chunks, compress_level=4)
-
-
-def small_picture(picture: Image.Image) -> bytes:
-    """The picture as a small JPEG, to show while the rest is drawn."""
-    small = picture.copy()
-    small.thumbnail((_SMALL_PIXELS, _SMALL_PIXELS))
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=80)
-    return buffer.getvalue()

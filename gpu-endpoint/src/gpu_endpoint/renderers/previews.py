@@ -21,13 +21,18 @@ def small_jpeg(picture: bytes) -> bytes:
         with Image.open(io.BytesIO(picture), formats=("JPEG", "PNG")) as image:
             # A JPEG is decoded at about the wanted size, which is several times faster.
             image.draft("RGB", (LONGEST_SIDE_PIXELS, LONGEST_SIDE_PIXELS))
-            small = image.convert("RGB")
-        small.thumbnail((LONGEST_SIDE_PIXELS, LONGEST_SIDE_PIXELS))
-        for quality in _QUALITIES:
-            encoded = io.BytesIO()
-            small.save(encoded, "JPEG", quality=quality)
-            if encoded.tell() <= MAX_BYTES:
-                return encoded.getvalue()
+            return small_jpeg_of(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnusablePreview(type(error).__name__) from error
+
+
+def small_jpeg_of(picture: Image.Image) -> bytes:
+    """The same of an RGB picture."""
+    small = picture.copy()
+    small.thumbnail((LONGEST_SIDE_PIXELS, LONGEST_SIDE_PIXELS))
+    for quality in _QUALITIES:
+        encoded = io.BytesIO()
+        small.save(encoded, "JPEG", quality=quality)
+        if encoded.tell() <= MAX_BYTES:
+            return encoded.getvalue()
     raise UnusablePreview("larger than allowed at any quality")
