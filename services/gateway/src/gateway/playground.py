@@ -35,8 +35,6 @@ class _Pages(StaticFiles):
         self._headers = {
             "Content-Security-Policy": "; ".join(f"{name} {sources}" for name, sources in policy.items()),
             "Cache-Control": "no-cache",
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
         }
 
     async def get_response(self, path: str, scope: Scope) -> Response:
