@@ -9,7 +9,7 @@ import sqlalchemy.exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from messaging.errors import DatabaseUnavailableError
-from service_runtime.database import DRIVER_ERRORS
+from service_runtime.database import ENGINE_ERRORS
 
 _TRANSIENT_CLASSES: Final = ("08", "53", "57P", "58")
 """SQLSTATE classes: connection, insufficient resources, shutdown, system error."""
@@ -25,10 +25,8 @@ _TRANSIENT_STATES: Final = ("40001", "40P01", "25P03", READ_ONLY, *_CONTENDED_ST
 """Serialization failure, deadlock, idle-in-transaction timeout, read only, and the two above."""
 
 _BROKEN_CONNECTION: Final = asyncpg.InterfaceError | asyncpg.InternalClientError
-_NO_CONNECTION: Final = (sqlalchemy.exc.SQLAlchemyError, *DRIVER_ERRORS)
-"""A server that is down, starting or full: the driver's own errors reach us untranslated while connecting."""
 
-DATABASE_ERRORS: Final = (DatabaseUnavailableError, *_NO_CONNECTION)
+DATABASE_ERRORS: Final = (DatabaseUnavailableError, *ENGINE_ERRORS)
 """All that a database can answer with, or not answer: a timeout of the driver's is an OSError, and no SQLAlchemyError.
 For a component that must outlive whatever becomes of the database."""
 
@@ -37,7 +35,7 @@ async def connect(engine: AsyncEngine) -> AsyncConnection:
     """A connection from the pool. Raises DatabaseUnavailableError if none is to be had."""
     try:
         return await engine.connect()
-    except _NO_CONNECTION as error:
+    except ENGINE_ERRORS as error:
         raise DatabaseUnavailableError(f"no database connection: {type(error).__name__}: {error}") from error
 
 

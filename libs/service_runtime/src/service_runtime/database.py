@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service_runtime.process_metrics import watch_pool
@@ -45,6 +45,8 @@ DRIVER_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, 
 The last one comes of a server that has ended the session, said so while nothing was asked, and not closed the
 connection yet: the driver waits for the end of that message, and takes no statement meanwhile.
 """
+ENGINE_ERRORS: Final = (SQLAlchemyError, *DRIVER_ERRORS)
+"""The same through an engine: while it connects, the driver's own errors come untranslated."""
 
 
 class DatabaseReadOnly(Exception):

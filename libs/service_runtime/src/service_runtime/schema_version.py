@@ -16,17 +16,16 @@ from typing import Final
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from service_runtime.database import DRIVER_ERRORS, engine_for
+from service_runtime.database import ENGINE_ERRORS, engine_for
 from service_runtime.settings import ServiceSettings
 
 _REVISION: Final = re.compile(r'^revision\s*(?::\s*str\s*)?=\s*"([^"]+)"', re.MULTILINE)
 _DOWN_REVISION: Final = re.compile(r'^down_revision\s*(?::[^=]+)?=\s*"([^"]+)"', re.MULTILINE)
 _UNDEFINED_TABLE: Final = "42P01"
 _POLL_SECONDS: Final = 0.5
-_NO_CONNECTION: Final = (SQLAlchemyError, *DRIVER_ERRORS)
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +86,7 @@ async def require_schema_when_available(settings: ServiceSettings, package: str)
                     return await require_schema(connection, package)
             except ProgrammingError:
                 raise
-            except _NO_CONNECTION as error:
+            except ENGINE_ERRORS as error:
                 log.warning("database_awaited", reason=f"{type(error).__name__}: {error}")
             await asyncio.sleep(_POLL_SECONDS)
     finally:
