@@ -28,13 +28,9 @@ def most_pods(manifests: Sequence[Manifest], service: Service) -> int:
     """The replicas, or the most that scaling may make, and those of a roll-out."""
     deployment = of_kind(manifests, "Deployment")[service]["spec"]
     scaled = [
-        one["spec"]["maxReplicas"]
-        for one in of_kind(manifests, "HorizontalPodAutoscaler").values()
-        if one["spec"]["scaleTargetRef"]["name"] == service
-    ]
-    scaled += [
-        one["spec"]["maxReplicaCount"]
-        for one in of_kind(manifests, "ScaledObject").values()
+        one["spec"][limit]
+        for kind, limit in (("HorizontalPodAutoscaler", "maxReplicas"), ("ScaledObject", "maxReplicaCount"))
+        for one in of_kind(manifests, kind).values()
         if one["spec"]["scaleTargetRef"]["name"] == service
     ]
     return int(max([deployment["replicas"], *scaled])) + int(deployment["strategy"]["rollingUpdate"]["maxSurge"])

@@ -86,6 +86,7 @@ class FragilePlatform(Supervisor):
                 self.disks[name] = SmallDisk(Path(self._mounts.name) / name)
         except NoDiskError as error:
             say(f"NO DISK IS FILLED: {error}")
+            self._unmount()
         else:
             os.chmod(self._mounts.name, 0o755)
             wiring.nats.store_directory = self.disks["nats"].directory / "jetstream"
@@ -124,7 +125,12 @@ class FragilePlatform(Supervisor):
                 await proxy.close()
         for disk in self.disks.values():
             disk.free()
-        await super().stop()
-        for disk in self.disks.values():
-            disk.close()
-        self._mounts.cleanup()
+        try:
+            await super().stop()
+        finally:
+            self._unmount()
+            self._mounts.cleanup()
+
+    def _unmount(self) -> None:
+        while self.disks:
+            self.disks.popitem()[1].close()

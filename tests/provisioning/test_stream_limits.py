@@ -1,6 +1,6 @@
 """Sizes and retentions are settings; a stream that is nearly full gives up history before it refuses an order."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import msgspec
@@ -90,14 +90,6 @@ class BrokerHarness:
         except nats.js.errors.APIError:
             return False
         return True
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    made = NatsServer(tmp_path_factory.mktemp("nats"))
-    made.start_blocking()
-    yield made
-    made.stop_blocking()
 
 
 @pytest.fixture

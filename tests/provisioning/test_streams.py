@@ -1,6 +1,6 @@
 """The provisioner makes what a release needs, mends what differs, and refuses what would lose messages."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from nats.aio.client import Client
@@ -16,15 +16,6 @@ from messaging.provisioning import RefusedError, provision_server
 from messaging.topology import filters_of, stream_config, stream_differences
 
 DURABLE = "gateway-billing"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """A broker that was provisioned once."""
-    made = NatsServer(tmp_path_factory.mktemp("nats"))
-    made.start_blocking()
-    yield made
-    made.stop_blocking()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from gateway.errors import NotAuthenticated, SignInUnavailable
 from gateway.settings import Settings
 from gateway.tokens import KEYS_FRESH_SECONDS, LEEWAY_SECONDS, MAX_KEYS_BYTES, Tokens
 from local_platform.identity import new_private_key_pem, public_jwk
+from local_platform.openapi import UNCONNECTED
 from service_runtime.database_watch import DatabaseClock
 from tests.support import eventually
 from tests.support.serving import listening_socket, serving
@@ -73,20 +74,8 @@ async def tokens(key_server: KeyServer) -> AsyncIterator[Tokens]:
 
 
 def settings(key_server: KeyServer, **changed: Any) -> Settings:
-    values = {
-        "database_url": "postgresql://unused",
-        "nats_url": "nats://unused",
-        "nats_user": "gateway",
-        "nats_password": "unused-here",
-        "ops_port": 0,
-        "http_port": 0,
-        "jwt_issuer": f"{key_server.url}/auth/v1",
-        "jwks_url": f"{key_server.url}/keys",
-        "s3_endpoint_url": "http://unused",
-        "s3_access_key_id": "unused-here",
-        "s3_secret_access_key": "unused-here",
-    }
-    return Settings.model_validate(values | changed)
+    urls = {"jwt_issuer": f"{key_server.url}/auth/v1", "jwks_url": f"{key_server.url}/keys"}
+    return Settings.model_validate(UNCONNECTED | urls | changed)
 
 
 async def user_of(tokens: Tokens, token: str) -> UUID:
