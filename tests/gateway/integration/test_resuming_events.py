@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
@@ -17,6 +19,7 @@ from contracts.values import LedgerLine
 from messaging.ids import new_id
 from messaging.live import publish_live
 from tests.gateway.harness import PICTURE, Client, Event, GatewayHarness, now
+from tests.support.tcp_proxy import tcp_proxy
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(30, method="thread")
@@ -279,6 +282,28 @@ async def test_streams_occupy_no_database_connection(harness: GatewayHarness) ->
         for _ in range(30):
             await open_streams.enter_async_context(Client(http, user.user_id, user.token, user.document).events())
         assert (await user.get("/v1/balance")).status_code == 200
+
+
+async def test_a_stream_outlives_an_outage_of_the_database(harness: GatewayHarness) -> None:
+    dsn = harness.database.dsn("gateway")
+    async with tcp_proxy(urlsplit(dsn).port or 5432) as proxy:
+        gateway = await harness.gateway(database_url=proxy.through(dsn), heartbeat_seconds=0.2)
+        user = harness.user(gateway)
+        async with user.http.stream("GET", "/v1/events", headers=user.headers(None)) as answer:
+            lines = answer.aiter_lines()
+            assert await line_of(lines, "still here")
+            server, proxy.target = proxy.target, ("127.0.0.1", 1)
+            proxy.silence_established()()
+            assert await line_of(lines, "the history cannot be read at the moment")
+            proxy.target = server
+            await harness.publish("billing", granted(user.user_id, 1), about=user.user_id)
+            assert await line_of(lines, "event: balance.updated")
+
+
+async def line_of(lines: AsyncIterator[str], text: str) -> str:
+    """The next line that holds ``text``."""
+    async with asyncio.timeout(20):
+        return await anext(line async for line in lines if text in line)
 
 
 async def test_an_event_names_its_generation_and_the_new_status(harness: GatewayHarness) -> None:

@@ -3,7 +3,6 @@
 from http import HTTPStatus
 from typing import Final
 
-import sqlalchemy.exc
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
@@ -15,8 +14,7 @@ from gateway.openapi import describe
 from gateway.playground import add_playground
 from gateway.rate_limit_headers import RateLimitHeaders
 from gateway.routes import account, events, generations, offers, payments, uploads
-from messaging.database import is_unavailable
-from messaging.errors import DatabaseUnavailableError
+from messaging.database import DATABASE_ERRORS, is_unavailable
 from service_runtime.fastapi_problems import install_fastapi, problem_response
 from service_runtime.http_middleware import BodySizeLimit
 from service_runtime.problems import MethodNotAllowed, Unavailable
@@ -29,8 +27,6 @@ Clips and pictures for credits. Sign in through Supabase and send its access tok
 Every failure is an RFC 9457 problem with a stable `code`. Requests that cost something need an `Idempotency-Key`.
 """
 
-DATABASE_ERRORS: Final = (DatabaseUnavailableError, sqlalchemy.exc.SQLAlchemyError, TimeoutError, ConnectionError)
-"""The last two are the driver's own: the database answered before and does not any more."""
 _STATEMENT_TIMEOUT: Final = "57014"
 _LOCALHOST: Final = r"https?://(localhost|127\.0\.0\.1)(:\d{1,5})?"
 ROUTERS: Final = (

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Annotated, Final
 
 import msgspec
@@ -20,10 +21,14 @@ from gateway.live_events import Stream
 from gateway.openapi import Responses, refusals
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
 from gateway.tokens import MAX_STREAM_SECONDS
+from messaging.database import DATABASE_ERRORS, is_unavailable
+from service_runtime.backoff import Backoff
 
 router = APIRouter(tags=["events"])
 
 PAGE: Final = 100
+_READ_AGAIN: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(seconds=10))
+"""While the database is away, a stream stays open and reads again: closing them all would double the load later."""
 MEDIA_TYPE: Final = "text/event-stream"
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -85,20 +90,36 @@ async def _events(dependencies: Dependencies, user: User, stream: Stream, after:
     yield b"retry: 2000\nid: %d\n\n" % after
     clock = dependencies.clock
     ends_at = min(user.token_expires_at, clock.now() + MAX_STREAM_SECONDS)
+    failures = 0
     while not dependencies.live_events.closing.is_set() and (remaining := ends_at - clock.now()) > 0:
         stream.wake.clear()
         for progress in stream.take_progress():
             yield _frame(PROGRESS_EVENT, msgspec.json.encode(progress))
-        records = await queries.list_history(dependencies.engine, user.user_id, after, PAGE)
+        try:
+            records = await queries.list_history(dependencies.engine, user.user_id, after, PAGE)
+        except DATABASE_ERRORS as error:
+            if not is_unavailable(error):
+                raise
+            failures += 1
+            yield b": the history cannot be read at the moment\n\n"
+            await _wait_for(dependencies.live_events.closing, _READ_AGAIN.delay(failures, user.user_id).total_seconds())
+            continue
+        failures = 0
         for record in records:
             yield _frame(record.event, msgspec.json.encode({**record.data, "at": record.occurred_at}), record.sequence)
             after = record.sequence
-        if not records and not stream.progress:
-            try:
-                async with asyncio.timeout(min(dependencies.settings.heartbeat_seconds, remaining)):
-                    await stream.wake.wait()
-            except TimeoutError:
-                yield b": still here\n\n"
+        pause = min(dependencies.settings.heartbeat_seconds, remaining)
+        if not records and not stream.progress and not await _wait_for(stream.wake, pause):
+            yield b": still here\n\n"
+
+
+async def _wait_for(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it came in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 def _frame(event: str, data: bytes, sequence: int | None = None) -> bytes:
