@@ -189,8 +189,8 @@ models-manifest: install ## Write gpu-endpoint/models.json and warm_ups.json fro
 .PHONY: client screenshots node
 NODE_PACKAGES := clients/typescript tests/browser
 client: docs node ## Generate and bundle the TypeScript client from the description of the API
-	cd clients/typescript && ../npm run --silent generate && ../npm run --silent types-before && \
-		../npm run --silent types && ../npm run --silent build
+	cd clients/typescript && ../npm run --silent generate && ../npm run --silent build && \
+		../npm run --silent types-before && ../npm run --silent types
 	cp clients/typescript/dist/index.js clients/playground/client.js
 
 screenshots: node ## The pictures of the playground in docs/images, made by its test in a real Chromium

@@ -7,7 +7,8 @@ import httpx
 import msgspec
 import pytest
 
-from payments.domain.snapshots import CheckoutState, Mismatch
+from contracts.payments import PaymentMismatch
+from payments.domain.snapshots import CheckoutState
 from payments.errors import InvalidWebhookSignature
 from payments.providers.btcpay import BtcPay, _Invoice
 
@@ -61,7 +62,7 @@ async def test_only_settled_is_paid_and_what_came_is_counted_by_method(
     additional: str,
     state: CheckoutState,
     paid_cents: int,
-    mismatch: Mismatch | None,
+    mismatch: PaymentMismatch | None,
 ) -> None:
     seen = await provider._snapshot(msgspec.convert(invoice(status, additional), _Invoice))
     assert (seen.state, seen.paid_cents, seen.currency, seen.mismatch) == (state, paid_cents, "usd", mismatch)

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.payments import PaymentStatus
-from payments.domain.payment_state import TAKING, Movement, PaymentState, ReviewCode
+from contracts.payments import PaymentMismatch, PaymentReviewCode, PaymentStatus
+from payments.domain.payment_state import TAKING, Movement, PaymentState
 from payments.domain.snapshots import (
     CheckoutState,
     DisputeState,
-    Mismatch,
     ProviderDispute,
     ProviderRefund,
     RefundState,
@@ -35,7 +34,7 @@ class Seen(TypedDict, total=False):
 
     paid_cents: int
     currency: str
-    mismatch: Mismatch | None
+    mismatch: PaymentMismatch | None
     refunds: tuple[ProviderRefund, ...]
     disputes: tuple[ProviderDispute, ...]
 
@@ -142,7 +141,7 @@ def test_a_refund_and_a_dispute_of_the_same_money_never_take_more_than_was_grant
 
 
 @pytest.mark.parametrize("mismatch", ["underpaid", "late", "amount_mismatch"])
-def test_money_that_does_not_match_waits_for_a_person(mismatch: Mismatch) -> None:
+def test_money_that_does_not_match_waits_for_a_person(mismatch: PaymentMismatch) -> None:
     step = apply_snapshot(NEW, snapshot(paid_cents=400, mismatch=mismatch))
     assert step.status == "review"
     assert step.review is not None
@@ -230,7 +229,7 @@ def test_what_a_person_credited_goes_back_with_the_money_that_was_there(state: C
 
 
 def test_dismissed_money_is_reviewed_again_when_something_else_is_found() -> None:
-    decided: frozenset[tuple[ReviewCode, str]] = frozenset({("underpaid", "400 cents usd")})
+    decided: frozenset[tuple[PaymentReviewCode, str]] = frozenset({("underpaid", "400 cents usd")})
     dismissed = replace(NEW, status="failed", resolution="dismissed", decided=decided)
     same = apply_snapshot(dismissed, snapshot("expired", paid_cents=400, mismatch="underpaid"))
     assert (same.status, same.review, same.movements) == ("failed", None, ())
@@ -238,7 +237,7 @@ def test_dismissed_money_is_reviewed_again_when_something_else_is_found() -> Non
     assert (more.status, more.review and more.review.found) == ("review", "700 cents usd")
     all_of_it = apply_snapshot(dismissed, snapshot())
     assert (all_of_it.status, all_of_it.review and all_of_it.review.code) == ("review", "paid_after_dismissal")
-    also: tuple[ReviewCode, str] = ("paid_after_dismissal", "1000 cents usd")
+    also: tuple[PaymentReviewCode, str] = ("paid_after_dismissal", "1000 cents usd")
     again = replace(NEW, resolution="dismissed", decided=decided | {also})
     assert apply_snapshot(again, snapshot()).status == "failed"
 

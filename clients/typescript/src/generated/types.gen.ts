@@ -932,9 +932,9 @@ export type PaymentUpdated = {
     status?: 'created' | 'dispute_lost' | 'disputed' | 'expired' | 'failed' | 'partially_refunded' | 'pending' | 'refunded' | 'refused' | 'review' | 'settled';
     version?: number;
     /**
-     * Why the status changed, in a word.
+     * Why the status changed.
      */
-    reason?: string;
+    reason?: 'amount_mismatch' | 'checkout_opened' | 'created' | 'difference' | 'dismissed' | 'dispute_lost' | 'disputed' | 'early_fraud_warning' | 'expired' | 'failed' | 'late' | 'look_refused' | 'missing_at_provider' | 'no_checkout' | 'no_longer_paid' | 'overpaid' | 'paid' | 'paid_after_dismissal' | 'partially_refunded' | 'pending' | 'processing' | 'provider_disabled' | 'provider_refused' | 'refund_refused' | 'refunded' | 'review' | 'review_credited' | 'review_dismissed' | 'settled' | 'taken_in_another_currency' | 'too_many_open_payments' | 'unchanged' | 'underpaid' | 'unknown_pack' | 'unknown_payment' | 'unposted' | 'unreadable_event';
     /**
      * With `credits_granted` and `credits_clawed_back`: how many.
      */

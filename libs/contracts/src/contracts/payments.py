@@ -25,6 +25,40 @@ PaymentStatus = Literal[
     "dispute_lost",
 ]
 
+PaymentMismatch = Literal["underpaid", "overpaid", "late", "amount_mismatch"]
+"""How a payment that arrived differs from what was asked."""
+
+PaymentReviewCode = Literal[
+    PaymentMismatch,
+    "early_fraud_warning",  # the card's bank expects a dispute
+    "unknown_payment",  # paid at the provider, and no payment of ours
+    "difference",  # the provider's view and ours do not agree
+    "missing_at_provider",  # settled here, and the provider does not list it
+    "unposted",  # credits were requested of billing and are not in the ledger
+    "no_checkout",  # money or an event for a payment that never got its checkout
+    "paid_after_dismissal",  # a person had decided that it is worth nothing, and now all of it is there
+    "look_refused",  # the provider does not show a payment whose checkout it opened
+    "refund_refused",  # the provider does not make a refund that was requested
+    "taken_in_another_currency",  # a refund or dispute whose share of the price cannot be told
+    "unreadable_event",  # signed by the provider, and not of the documented shape
+    "no_longer_paid",  # credited here, and the provider does not call it paid any more
+]
+"""What only a person can decide about a payment."""
+
+PaymentChangeReason = Literal[
+    PaymentStatus,
+    PaymentReviewCode,
+    "checkout_opened",
+    "processing",  # the provider has the money, and it is not confirmed yet
+    "paid",
+    "provider_refused",  # the provider opened no checkout
+    "unchanged",  # only what we know of the provider's side changed
+    "review_credited",
+    "review_dismissed",
+    "dismissed",
+]
+"""Why a payment changed, in a word for its timeline."""
+
 PaymentRefusalCode = Literal["too_many_open_payments", "unknown_pack", "provider_disabled"]
 
 
@@ -76,12 +110,12 @@ class PaymentRefused(Message, frozen=True, kw_only=True):
 
 
 class PaymentChanged(Message, frozen=True, kw_only=True):
-    """A payment moved to another state. ``payment.status`` names it; ``reason`` says why in a word for the timeline."""
+    """A payment moved to another state. ``payment.status`` names it; ``reason`` says why."""
 
     subject: ClassVar[str] = "payments.event.payment-changed.v1"
     producers: ClassVar[tuple[Service, ...]] = ("payments",)
     consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
 
     payment: Payment
-    reason: str
+    reason: PaymentChangeReason
     changed_at: datetime

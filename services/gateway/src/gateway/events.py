@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from contracts.billing import RefusalCode
 from contracts.generation import FailureCode as WorkFailureCode
 from contracts.live import GenerationProgress
+from contracts.payments import PaymentChangeReason, PaymentRefusalCode
 from contracts.values import MovementReason
 from gateway.statuses import GenerationStatus, PaymentStatus
 
@@ -77,7 +78,9 @@ class PaymentUpdated(Struct, frozen=True, kw_only=True):
     ]
     status: PaymentStatus | UnsetType = UNSET
     version: int | UnsetType = UNSET
-    reason: Annotated[str | UnsetType, Meta(description="Why the status changed, in a word.")] = UNSET
+    reason: Annotated[
+        Literal[PaymentChangeReason, PaymentRefusalCode] | UnsetType, Meta(description="Why the status changed.")
+    ] = UNSET
     credits: Annotated[
         int | UnsetType, Meta(description="With `credits_granted` and `credits_clawed_back`: how many.")
     ] = UNSET

@@ -4,26 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from contracts.payments import PaymentStatus
-from payments.domain.snapshots import Mismatch
+from contracts.payments import PaymentReviewCode, PaymentStatus
 
-ReviewCode = (
-    Mismatch
-    | Literal[
-        "early_fraud_warning",  # the card's bank expects a dispute
-        "unknown_payment",  # paid at the provider, and no payment of ours
-        "difference",  # the provider's view and ours do not agree
-        "missing_at_provider",  # settled here, and the provider does not list it
-        "unposted",  # credits were requested of billing and are not in the ledger
-        "no_checkout",  # money or an event for a payment that never got its checkout
-        "paid_after_dismissal",  # a person had decided that it is worth nothing, and now all of it is there
-        "look_refused",  # the provider does not show a payment whose checkout it opened
-        "refund_refused",  # the provider does not make a refund that was requested
-        "taken_in_another_currency",  # a refund or dispute whose share of the price cannot be told
-        "unreadable_event",  # signed by the provider, and not of the documented shape
-        "no_longer_paid",  # credited here, and the provider does not call it paid any more
-    ]
-)
 Resolution = Literal["credited", "dismissed"]
 
 TakingKind = Literal["refund", "dispute"]
@@ -45,7 +27,7 @@ class Movement:
 class Review:
     """Something that only a person can decide, with both sides shown."""
 
-    code: ReviewCode
+    code: PaymentReviewCode
     expected: str
     found: str
 
@@ -62,7 +44,7 @@ class PaymentState:
     refunded_cents: int = 0
     movements: tuple[Movement, ...] = ()
     resolution: Resolution | None = None
-    decided: frozenset[tuple[ReviewCode, str]] = frozenset()
+    decided: frozenset[tuple[PaymentReviewCode, str]] = frozenset()
     """The reviews that a person has decided: what each was about, and what it had found."""
 
     @property

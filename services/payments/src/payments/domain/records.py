@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from contracts.payments import PaymentStatus, Provider
-from payments.domain.payment_state import MovementKind, Resolution, ReviewCode
+from contracts.payments import PaymentReviewCode, PaymentStatus, Provider
+from payments.domain.payment_state import MovementKind, Resolution
 from payments.domain.snapshots import RefundState
 
 ReviewResolution = Resolution | Literal["healed"]
@@ -75,7 +75,7 @@ class ReviewRecord:
 
     review_id: UUID
     payment_id: UUID | None
-    code: ReviewCode
+    code: PaymentReviewCode
     reference: str
     expected: str
     found: str

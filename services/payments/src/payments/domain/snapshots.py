@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import UUID
 
+from contracts.payments import PaymentMismatch
+
 CheckoutState = Literal["open", "processing", "paid", "expired", "failed"]
-Mismatch = Literal["underpaid", "overpaid", "late", "amount_mismatch"]
+
 UNREADABLE_EVENT: Final = "unreadable"
 """The type of an event that was signed by its provider, and is not of the documented shape: a person reads it."""
 
@@ -82,7 +84,7 @@ class Snapshot:
     paid_cents: int
     currency: str
     charge_reference: str | None = None
-    mismatch: Mismatch | None = None
+    mismatch: PaymentMismatch | None = None
     refunds: tuple[ProviderRefund, ...] = ()
     disputes: tuple[ProviderDispute, ...] = ()
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from contracts.payments import PaymentStatus
+from contracts.payments import PaymentChangeReason, PaymentReviewCode, PaymentStatus
 from payments.domain.clawbacks import (
     basis_cents,
     corrections,
@@ -11,7 +11,7 @@ from payments.domain.clawbacks import (
     lost_cents,
     shows_less,
 )
-from payments.domain.payment_state import Movement, PaymentState, Review, ReviewCode, pack_movements
+from payments.domain.payment_state import Movement, PaymentState, Review, pack_movements
 from payments.domain.snapshots import Snapshot
 
 
@@ -21,7 +21,7 @@ class Transition:
 
     status: PaymentStatus
     refunded_cents: int
-    reason: str
+    reason: PaymentChangeReason
     movements: tuple[Movement, ...] = field(default=())
     review: Review | None = None
 
@@ -50,7 +50,7 @@ def apply_snapshot(state: PaymentState, snapshot: Snapshot) -> Transition:
     return Transition(
         status=status,
         refunded_cents=sum(one.amount_cents for one in live_refunds(snapshot) if one.currency == snapshot.currency),
-        reason={"settled": "paid"}.get(status, status),
+        reason="paid" if status == "settled" else status,
         movements=(*granted, *corrections(state, snapshot)),
         review=_review_of_credited(state, snapshot),
     )
@@ -70,13 +70,13 @@ def _unpaid(snapshot: Snapshot) -> Transition:
     status: PaymentStatus = "pending"
     if snapshot.state in ("expired", "failed"):
         status = snapshot.state
-    reason = "processing" if snapshot.state == "processing" else status
+    reason: PaymentChangeReason = "processing" if snapshot.state == "processing" else status
     return Transition(status=status, refunded_cents=0, reason=reason)
 
 
 def _review_of(state: PaymentState, snapshot: Snapshot) -> Review | None:
     """What does not match about the money that is there, if any is there."""
-    code: ReviewCode | None = snapshot.mismatch
+    code: PaymentReviewCode | None = snapshot.mismatch
     if code is None and snapshot.state != "paid":
         return None
     if code is None and (snapshot.currency != state.currency or snapshot.paid_cents < state.price_cents):

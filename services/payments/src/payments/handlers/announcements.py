@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from contracts.payments import Payment, PaymentChanged
+from contracts.payments import Payment, PaymentChanged, PaymentChangeReason
 from messaging.received import Received
 from messaging.transaction import Transaction
 from payments.domain.records import PaymentRecord
@@ -12,11 +12,11 @@ from payments.domain.records import PaymentRecord
 def announce(
     tx: Transaction,
     payment: PaymentRecord,
-    reason: str,
+    reason: PaymentChangeReason,
     changed_at: datetime,
     cause: Received[Any] | None = None,
 ) -> None:
-    """Say what the payment is now; ``reason`` is a word for the timeline."""
+    """Say what the payment is now, and why."""
     message = PaymentChanged(payment=_announced(payment), reason=reason, changed_at=changed_at)
     tx.publish(message, correlation_id=payment.payment_id, cause=cause, traceparent=payment.traceparent)
 

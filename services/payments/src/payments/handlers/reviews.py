@@ -1,23 +1,25 @@
 """What only a person can decide: opened by a poll or a sweep, decided by an operator, or healed by itself."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
+from contracts.payments import PaymentChangeReason, PaymentReviewCode
 from messaging.ids import new_id
 from messaging.transaction import Transaction
-from payments.domain.payment_state import Resolution, Review, ReviewCode, pack_movements
+from payments.domain.payment_state import Resolution, Review, pack_movements
 from payments.domain.records import PaymentRecord
 from payments.errors import ResolutionNotPossible, ReviewAlreadyResolved
 from payments.handlers.announcements import announce
 from payments.handlers.credits import request_movements
 from payments.repository import payments, reviews
 
-DECIDES_PAYMENT: Final[frozenset[ReviewCode]] = frozenset(
+DECIDES_PAYMENT: Final[frozenset[PaymentReviewCode]] = frozenset(
     {"underpaid", "late", "amount_mismatch", "paid_after_dismissal"}
 )
 """Reviews whose decision settles or ends the payment; the others are only taken note of."""
-HEALED_BY_A_POLL: Final[tuple[ReviewCode, ...]] = ("difference", "look_refused")
+HEALED_BY_A_POLL: Final[tuple[PaymentReviewCode, ...]] = ("difference", "look_refused")
 """Reviews that close by themselves once the provider has shown the payment."""
 
 
@@ -48,13 +50,19 @@ async def resolve_review(tx: Transaction, review_id: UUID, resolution: Resolutio
         await _record_resolution(tx, payment, resolution)
 
 
+_REASONS: Final[Mapping[Resolution, PaymentChangeReason]] = {
+    "credited": "review_credited",
+    "dismissed": "review_dismissed",
+}
+
+
 async def _record_resolution(tx: Transaction, payment: PaymentRecord, resolution: Resolution) -> None:
     """A person decided what a payment that did not match is worth: the whole pack, or nothing."""
     now = await payments.get_time(tx.connection)
-    decided = replace(payment, status="failed", resolution=resolution)
+    decided, reason = replace(payment, status="failed", resolution=resolution), _REASONS[resolution]
     if resolution == "credited":
         await request_movements(tx, payment, pack_movements(payment.credits, payment.bonus_credits))
         decided = replace(payment, status="settled", resolution=resolution, settled_at=now)
-    announce(tx, await payments.update_payment(tx.connection, decided), f"review_{resolution}", now)
+    announce(tx, await payments.update_payment(tx.connection, decided), reason, now)
     # What was refunded or disputed while it waited has its effect now.
     await payments.hint_payments(tx.connection, [payment.payment_id])

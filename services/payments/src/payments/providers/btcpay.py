@@ -14,9 +14,9 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.payments import Provider
+from contracts.payments import PaymentMismatch, Provider
 from payments.domain.records import PaymentRecord
-from payments.domain.snapshots import Checkout, CheckoutState, Mismatch, ProviderEvent, Snapshot
+from payments.domain.snapshots import Checkout, CheckoutState, ProviderEvent, Snapshot
 from payments.errors import InvalidWebhookSignature, ProviderRefused
 from payments.providers.http_calls import call_json, provider_client
 from payments.providers.reading import Text, skipping_unreadable, uuid_or_none
@@ -30,7 +30,7 @@ _STATES: dict[str, CheckoutState] = {
     "Expired": "expired",
     "Invalid": "failed",
 }
-_MISMATCHES: dict[str, Mismatch] = {"PaidPartial": "underpaid", "PaidLate": "late", "PaidOver": "overpaid"}
+_MISMATCHES: dict[str, PaymentMismatch] = {"PaidPartial": "underpaid", "PaidLate": "late", "PaidOver": "overpaid"}
 
 
 class _Delivery(msgspec.Struct):

@@ -7,7 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from payments.domain.payment_state import Resolution, Review, ReviewCode
+from contracts.payments import PaymentReviewCode
+from payments.domain.payment_state import Resolution, Review
 from payments.domain.records import ReviewRecord
 from payments.tables import reviews
 
@@ -47,7 +48,7 @@ async def put_review(
     await connection.execute(statement)
 
 
-async def heal_reviews(connection: AsyncConnection, payment_id: UUID, code: ReviewCode, actor: str) -> None:
+async def heal_reviews(connection: AsyncConnection, payment_id: UUID, code: PaymentReviewCode, actor: str) -> None:
     """Close the open reviews of one kind: what they reported is no longer so."""
     statement = (
         sa.update(reviews)
