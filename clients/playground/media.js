@@ -1,7 +1,7 @@
 // What a generation looks like: its file, what the worker has so far, or nothing yet.
 import { ENDED } from "./client.js"
 import { h } from "./dom.js"
-import { sayFailure, sayStatus } from "./words.js"
+import { sayFailure, sayStatus, sayUntil } from "./words.js"
 
 /** The file itself. Its links work for ten minutes: after that, `refresh` gives a generation with fresh ones. */
 export function player(generation, refresh) {
@@ -39,18 +39,15 @@ export function growing() {
       if (known) bar.value = progress.percent
       else bar.removeAttribute("value")
       const step = progress?.steps ? `step ${progress.step ?? 0} of ${progress.steps}` : progress?.stage
-      detail.textContent = known ? `${progress.percent} %${step ? ` · ${progress.node ?? step}` : ""}` : waiting(generation)
+      const said = known ? [`${progress.percent} %`, step && (progress.node ?? step)] : []
+      detail.textContent = [...said, ...expected(generation)].filter(Boolean).join(" · ")
     },
   }
 }
 
-/** How long it may still take to begin, where the API says it. */
-function waiting({ queue_position: position, estimated_start_at: start }) {
-  const minutes = start ? Math.max(0, Math.round((Date.parse(start) - Date.now()) / 60_000)) : undefined
-  return [
-    position ? `number ${position} in the queue` : undefined,
-    minutes === undefined ? undefined : minutes === 0 ? "starts in less than a minute" : `starts in about ${minutes} min`,
-  ].filter(Boolean).join(" · ")
+/** Its place in the queue, and when it will probably be ready. */
+function expected({ queue_position: position, estimated_completion_at: ready }) {
+  return [position && `number ${position} in the queue`, ready && `ready in ${sayUntil(ready)}`].filter(Boolean)
 }
 
 /** The picture of a generation in a list. */

@@ -3,7 +3,7 @@ import { ENDED } from "./client.js"
 import { h } from "./dom.js"
 import { growing, player } from "./media.js"
 import { draftOrder } from "./studio.js"
-import { sayCredits, sayDelta, sayError, sayEvent, sayFailure, sayMilliseconds, sayReason, sayStatus, sayTime } from "./words.js"
+import { sayCredits, sayDelta, sayError, sayEvent, sayFailure, sayMilliseconds, sayReason, sayStatus, sayTime, sayUntil } from "./words.js"
 
 export function order({ reelhouse, store, listen }, id) {
   const element = h("article", { class: "order-page" }, h("p", { class: "empty", "aria-busy": "true" }, "Loading …"))
@@ -98,8 +98,11 @@ function factsOf(generation) {
   const { captured_credits: captured, late, status } = generation
   const charged = captured !== null ? sayCredits(captured)
     : late ? "nothing: it was late" : ENDED.has(status) && status !== "completed" ? "nothing" : "nothing yet"
+  const { queue_position: position, estimated_completion_at: ready, estimated_completion_p90_at: latest } = generation
   return [
     ["Status", sayStatus(generation.status)],
+    ...(position ? [["In the queue", `number ${position}`]] : []),
+    ...(ready ? [["Ready", `in ${sayUntil(ready)}, and nine times of ten within ${sayUntil(latest)}`]] : []),
     ["Model", generation.model_id],
     ["Ordered", sayTime(generation.requested_at)],
     ["Price", sayCredits(generation.price_credits)],

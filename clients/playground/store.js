@@ -88,6 +88,9 @@ export class Store extends EventTarget {
         this.progress.set(data.generation_id, { ...this.progress.get(data.generation_id), ...data })
         this.#tell("generation", data.generation_id)
         break
+      case "generation.estimated":
+        this.#estimate(data)
+        break
       case "balance.updated":
         this.balance = { ...this.balance, ...data }
         this.#tell("balance")
@@ -129,6 +132,14 @@ export class Store extends EventTarget {
     const newestFirst = [...this.generations].sort(([, a], [, b]) => (a.requested_at < b.requested_at ? 1 : -1))
     this.generations = new Map(newestFirst)
     this.#tell("generation", generation.id)
+  }
+
+  /** When it will be ready is news of its own; a generation that is not known here has it in the answer. */
+  #estimate({ generation_id: id, ...estimate }) {
+    const generation = this.generations.get(id)
+    if (!generation || ENDED.has(generation.status)) return
+    this.generations.set(id, { ...generation, ...estimate })
+    this.#tell("generation", id)
   }
 
   #tell(name, detail) {

@@ -14,6 +14,7 @@ const FAILURE = {
   invalid_input: "What you uploaded cannot be used.",
   output_rejected: "The file that came out was not what you ordered.",
   deadline_exceeded: "It was not delivered in time.",
+  not_started_in_time: "No GPU was free in the time that the order gave.",
   execution_timeout: "It took too long.",
 }
 const REASON = {
@@ -47,6 +48,13 @@ export const sayPrice = (cents, currency) =>
 export function sayMilliseconds(milliseconds) {
   if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`
   return milliseconds < 60_000 ? `${(milliseconds / 1000).toFixed(1)} s` : `${Math.round(milliseconds / 60_000)} min`
+}
+
+/** How long it is until then, roughly: an estimate does not tick. */
+export function sayUntil(time) {
+  const seconds = Math.max(0, (Date.parse(time) - Date.now()) / 1000)
+  if (seconds < 10) return "a few seconds"
+  return seconds < 55 ? `about ${Math.ceil(seconds / 10) * 10} s` : `about ${Math.round(seconds / 60)} min`
 }
 
 /** Why there is no file. */

@@ -71,7 +71,7 @@ test("who has no credits buys some, comes back, and finds the order unfinished",
 test("an order is watched while it is made, and a reload loses nothing", async () => {
   await button("Order").click()
   await page.locator("img.preview").waitFor()
-  await page.getByText(/^\d+ % · step/).waitFor()
+  await page.getByText(/^\d+ % · step.* · ready in /).waitFor()
   const before = await page.locator(".caption").textContent()
   await page.reload()
   await page.locator(".growing, .screen video").first().waitFor()
@@ -146,6 +146,18 @@ test("the keyboard reaches everything, and a phone shows it without scrolling si
     assert.ok(await page.evaluate(() => document.activeElement.matches(":focus-visible")))
     await page.keyboard.press("Tab")
   }
+})
+
+test("orders that wait say their place in the queue, and when they will be ready", async () => {
+  await page.setViewportSize(DESKTOP)
+  await page.getByLabel("Model").selectOption("wan-2.2-t2v")
+  await page.getByLabel("Prompt", { exact: true }).fill(PROMPT)
+  await price(8)
+  // The platform gives its one worker four jobs; the sixth waits for two of them.
+  for (let orders = 0; orders < 6; orders++) await button("Order").click()
+  await page.getByText(/^number \d+ in the queue · ready in /).waitFor()
+  await link("Details").click()
+  await page.locator(".facts", { hasText: /nine times of ten within/ }).waitFor()
 })
 
 /** The price beside the button. */

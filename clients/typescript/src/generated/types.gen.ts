@@ -147,7 +147,7 @@ export type Failure = {
     /**
      * Code
      */
-    code: 'invalid_input' | 'execution_failed' | 'execution_timeout' | 'provider_unavailable' | 'output_missing' | 'output_rejected' | 'deadline_exceeded' | 'out_of_memory' | 'worker_misconfigured' | 'worker_unavailable' | 'input_unavailable' | 'upload_failed' | 'output_too_large' | 'malformed_job' | 'insufficient_credits' | 'account_frozen' | 'cancelled' | 'expired';
+    code: 'invalid_input' | 'execution_failed' | 'execution_timeout' | 'provider_unavailable' | 'output_missing' | 'output_rejected' | 'deadline_exceeded' | 'not_started_in_time' | 'out_of_memory' | 'worker_misconfigured' | 'worker_unavailable' | 'input_unavailable' | 'upload_failed' | 'output_too_large' | 'malformed_job' | 'insufficient_credits' | 'account_frozen' | 'cancelled' | 'expired';
     /**
      * Detail
      */
@@ -197,6 +197,36 @@ export type Generation = {
      */
     attempt_number: number | null;
     /**
+     * Queue Position
+     *
+     * 1 is served next, by the turns of all users. Null once it has left the queue, and where nobody knows it: in the first seconds, and far behind in a very long queue. So are the estimates.
+     */
+    queue_position: number | null;
+    /**
+     * Estimated Start At
+     *
+     * A worker begins as likely before as after it.
+     */
+    estimated_start_at: string | null;
+    /**
+     * Estimated Start P90 At
+     *
+     * In nine of ten cases a worker begins before it.
+     */
+    estimated_start_p90_at: string | null;
+    /**
+     * Estimated Completion At
+     *
+     * It is delivered as likely before as after it.
+     */
+    estimated_completion_at: string | null;
+    /**
+     * Estimated Completion P90 At
+     *
+     * In nine of ten cases it is delivered before it.
+     */
+    estimated_completion_p90_at: string | null;
+    /**
      * Late
      *
      * Delivered after the credits had gone back: free of charge.
@@ -214,6 +244,12 @@ export type Generation = {
      * If it is not delivered by then, the credits go back.
      */
     expires_at: string;
+    /**
+     * Start Before At
+     *
+     * If no worker has begun by then, it ends, and the credits go back; null: nobody asked for that.
+     */
+    start_before_at: string | null;
     /**
      * Completed At
      */
@@ -258,6 +294,12 @@ export type GenerationRequest = {
      * Refuse with 409 if the price is higher.
      */
     max_price_credits?: number | null;
+    /**
+     * Start Within Seconds
+     *
+     * If no worker has begun by then, the order ends as `not_started_in_time`: the credits come back.
+     */
+    start_within_seconds?: number | null;
 };
 
 /**
@@ -894,7 +936,7 @@ export type GenerationUpdated = {
     /**
      * With `refused`, `attempt_failed`, `failed`.
      */
-    code?: 'account_frozen' | 'cancelled' | 'deadline_exceeded' | 'execution_failed' | 'execution_timeout' | 'expired' | 'input_unavailable' | 'insufficient_credits' | 'invalid_input' | 'malformed_job' | 'out_of_memory' | 'output_missing' | 'output_rejected' | 'output_too_large' | 'provider_unavailable' | 'upload_failed' | 'worker_misconfigured' | 'worker_unavailable';
+    code?: 'account_frozen' | 'cancelled' | 'deadline_exceeded' | 'execution_failed' | 'execution_timeout' | 'expired' | 'input_unavailable' | 'insufficient_credits' | 'invalid_input' | 'malformed_job' | 'not_started_in_time' | 'out_of_memory' | 'output_missing' | 'output_rejected' | 'output_too_large' | 'provider_unavailable' | 'upload_failed' | 'worker_misconfigured' | 'worker_unavailable';
     /**
      * With `failed`; for people.
      */
@@ -977,6 +1019,28 @@ export type GenerationProgress = {
 };
 
 /**
+ * GenerationEstimated
+ *
+ * When an order that waits or runs will probably begin and be delivered. Sent when that has changed.
+ *
+ * As likely before as after the first moment of each, and in nine of ten cases before the second.
+ */
+export type GenerationEstimated = {
+    generation_id: string;
+    /**
+     * 1 is served next, by the turns of all users; null once it has left the queue.
+     */
+    queue_position: number | null;
+    /**
+     * Null once a worker has begun.
+     */
+    estimated_start_at: string | null;
+    estimated_start_p90_at: string | null;
+    estimated_completion_at: string;
+    estimated_completion_p90_at: string;
+};
+
+/**
  * StreamedEvent
  *
  * One event of `GET /v1/events`. Those with an `id` can be resumed from.
@@ -1005,6 +1069,9 @@ export type StreamedEvent = {
 } | {
     event: 'generation.progress';
     data: GenerationProgress;
+} | {
+    event: 'generation.estimated';
+    data: GenerationEstimated;
 };
 
 export type CreateQuoteData = {
