@@ -53,6 +53,8 @@ SIDE_PIXELS: Final = 256
 PICTURES: Final = 40
 CANCELLED: Final = 0.12
 """Share of the orders that their customers cancel."""
+IN_A_HURRY: Final = 0.1
+"""Share of the orders that a worker has to begin within a few seconds."""
 MANY_CANCELS: Final = {"gateway": {"GATEWAY_RUNNING_CANCELS_PER_DAY": '{"free": 9999, "standard": 9999, "pro": 9999}'}}
 """A few customers stand for many."""
 HEAL_SECONDS: Final = 60.0
@@ -131,7 +133,10 @@ class Customers:
         while not over.is_set():
             user, number = self._source.randrange(USERS), len(self.orders)
             parameters = {"prompt": f"picture {number}", "width": SIDE_PIXELS, "height": SIDE_PIXELS}
-            order = CustomerOrder(user, str(new_id()), {"model_id": "flux-schnell", "parameters": parameters})
+            body: dict[str, Any] = {"model_id": "flux-schnell", "parameters": parameters}
+            if self._source.random() < IN_A_HURRY:
+                body["start_within_seconds"] = self._source.randint(1, 5)
+            order = CustomerOrder(user, str(new_id()), body)
             self.orders.append(order)
             cancel_after_seconds = self._source.uniform(0.0, 3.0) if self._source.random() < CANCELLED else None
             self._tasks.append(asyncio.create_task(self._place(order, cancel_after_seconds)))

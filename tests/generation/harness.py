@@ -20,6 +20,7 @@ from generation.handlers import Handlers
 from generation.repository.attempts import mark_sending
 from generation.repository.fair_queue import ClaimedOrder, claim_orders
 from generation.repository.orders import lock_orders, save_orders
+from generation.track_record import TrackRecord
 from generation.wake_ups import WakeUps
 from messaging.ids import new_id
 from messaging.received import Received
@@ -41,8 +42,9 @@ class GenerationHarness:
         self.engine: AsyncEngine = database.engine("generation")
         self.transactions = Transactions(self.engine, producer="generation")
         self.wake_ups = WakeUps()
+        self.track_record = TrackRecord()
         self.catalogue = load_catalogue()
-        self.handlers = Handlers(self.catalogue, self.policy, CAPS, self.wake_ups)
+        self.handlers = Handlers(self.catalogue, self.policy, CAPS, self.wake_ups, self.track_record)
 
     async def configure(self, **changes: Any) -> None:
         """Endpoints of the catalogue, with generous limits unless ``changes`` say otherwise."""

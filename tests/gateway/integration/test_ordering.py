@@ -110,6 +110,10 @@ INVALID: list[tuple[dict[str, Any], str, set[str]]] = [
     ({"parameters": {"prompt": "x", "width": float("nan")}}, "invalid_parameters", {"parameters.width"}),
     ({"parameters": {"prompt": "x", "width": float("inf")}}, "invalid_parameters", {"parameters.width"}),
     ({"parameters": {"prompt": "x"}, "price_credits": 1}, "invalid_request", {"price_credits"}),
+    *(
+        ({"parameters": {"prompt": "x"}, "start_within_seconds": value}, "invalid_request", {"start_within_seconds"})
+        for value in (0, -1, 86_401, 1.5, "60", True)
+    ),
     ({"parameters": {"prompt": "x"}, "user_id": str(uuid4())}, "invalid_request", {"user_id"}),
     ({}, "invalid_request", {"parameters"}),
 ]
@@ -169,8 +173,9 @@ async def test_a_repeated_key_returns_the_first_result_and_another_body_is_refus
     assert (first.status_code, again.status_code, again.headers["Idempotent-Replayed"]) == (201, 200, "true")
     assert again.json()["id"] == first.json()["id"]
     assert again.json()["parameters"] == first.json()["parameters"]
-    other = await user.order(CLIP, "key")
-    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    for changed in (CLIP, PICTURE | {"start_within_seconds": 60}):
+        other = await user.order(changed, "key")
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
     stranger = harness.user(gateway)
     assert (await stranger.order(PICTURE, "key")).status_code == 402, "keys belong to their user"
     await gateway.stack.aclose()

@@ -38,6 +38,18 @@ async def test_an_order_that_billing_never_answered_ends_at_its_deadline(harness
     assert (again.status_code, again.json()["status"]) == (200, "refused")
 
 
+async def test_an_order_that_billing_did_not_answer_in_its_time_to_start_ends(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(verdict_wait_seconds=0.05)
+    user = harness.user(gateway)
+    order = (await user.order(CLIP | {"start_within_seconds": 60})).json()
+    await harness.rows("UPDATE gateway.generations SET updated_at = now() - interval '2 min'")
+    transactions = gateway.gateway.dependencies.transactions
+    assert await withdraw_overdue(transactions) == 0, "its time is not over"
+    await harness.rows("UPDATE gateway.generations SET start_before_at = now() - interval '1 s'")
+    assert await withdraw_overdue(transactions) == 1
+    assert (await user.get(f"/v1/generations/{order['id']}")).json()["start_before_at"] < order["expires_at"]
+
+
 async def test_a_cancel_ends_an_order_that_billing_has_not_answered(harness: GatewayHarness) -> None:
     gateway = await harness.gateway(verdict_wait_seconds=0.05)
     user = harness.user(gateway)

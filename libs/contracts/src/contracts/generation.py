@@ -19,6 +19,7 @@ FailureCode = Literal[
     "output_missing",  # reported as done, but there is no file
     "output_rejected",  # a file was found, and is not what was asked for
     "deadline_exceeded",  # the order's own deadline passed
+    "not_started_in_time",  # no worker had begun when the user's limit for that passed
     "out_of_memory",  # memory ran out on the worker, in its most frugal way too
     "worker_misconfigured",  # the worker lacks a model file or a node, or has a damaged one
     "worker_unavailable",  # what renders on the worker died, hung, or does not start
@@ -37,6 +38,7 @@ FAILURE_SENTENCES: Final[Mapping[FailureCode, str]] = {
     "output_missing": "The work ended without a file.",
     "output_rejected": "The work ended with a file that is not what was ordered.",
     "deadline_exceeded": "The work could not be done in time.",
+    "not_started_in_time": "No GPU began the work in the time that the order allowed.",
     "out_of_memory": "The work needed more memory than our GPUs have.",
     "worker_misconfigured": "A GPU worker was not set up for the work.",
     "worker_unavailable": "The GPU worker stopped before the work was done.",

@@ -29,7 +29,7 @@ API_PREFIX: Final = f"JS.{HUB}.API"
 """How JetStream's API is called in a service's account. Under its own name the service's account would answer."""
 
 LIVE_PUBLISH: dict[Service, tuple[str, ...]] = {
-    "generation": (live.PROGRESS_SUBJECT,),
+    "generation": (live.PROGRESS_SUBJECT, live.ESTIMATES_SUBJECT),
     "gateway": (f"{live.GATEWAY_PROJECTED_PREFIX}.*",),
 }
 """Core subjects (no stream behind them) that a service publishes."""
@@ -37,6 +37,7 @@ LIVE_PUBLISH: dict[Service, tuple[str, ...]] = {
 LIVE_SUBSCRIBE: dict[Service, tuple[str, ...]] = {
     "gateway": (
         live.PROGRESS_SUBJECT,
+        live.ESTIMATES_SUBJECT,
         f"{live.GATEWAY_PROJECTED_PREFIX}.*",
         # The verdicts that an open HTTP request waits for: every replica hears them besides its durable consumer.
         CreditsReserved.subject,

@@ -31,6 +31,7 @@ class GenerationOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     ``parameters`` are complete (defaults filled in) and valid against the catalogue's schema of ``model_id``.
     ``expires_at`` is the deadline: an order that is not delivered by then is failed and its credits released.
+    ``start_before_at``: an order on which no worker has begun by then is failed, too; None where nobody asked for that.
     ``uploads`` maps each parameter that names an uploaded file to the upload.
     """
 
@@ -44,6 +45,7 @@ class GenerationOrder(msgspec.Struct, frozen=True, kw_only=True):
     uploads: dict[str, UUID] = {}
     requested_at: datetime
     expires_at: datetime
+    start_before_at: datetime | None = None
 
 
 class LedgerLine(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,17 +53,19 @@ class OrderRequest:
     model_id: str
     parameters: dict[str, Any]
     max_price_credits: int | None
+    start_within_seconds: int | None = None
 
     @property
     def digest(self) -> bytes:
-        """Equal for equal requests."""
-        return request_hash(
-            {
-                "model_id": self.model_id,
-                "parameters": self.parameters,
-                "max_price_credits": self.max_price_credits,
-            }
-        )
+        """Equal for equal requests, also for those that came before a member was known."""
+        content: dict[str, Any] = {
+            "model_id": self.model_id,
+            "parameters": self.parameters,
+            "max_price_credits": self.max_price_credits,
+        }
+        if self.start_within_seconds is not None:
+            content["start_within_seconds"] = self.start_within_seconds
+        return request_hash(content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "lines": [{"label": "base", "credits": 2}, {"label": "size and length", "credits": 6}],
         "terms": {"running_cancels_per_day": 3},
     },
-    "GenerationRequest": {**_ORDER, "max_price_credits": 10},
+    "GenerationRequest": {**_ORDER, "max_price_credits": 10, "start_within_seconds": 600},
     "Generation": {
         "id": _ID,
         "status": "completed",
@@ -33,6 +33,11 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "price_credits": 8,
         "captured_credits": 8,
         "attempt_number": 1,
+        "queue_position": None,
+        "estimated_start_at": None,
+        "estimated_start_p90_at": None,
+        "estimated_completion_at": None,
+        "estimated_completion_p90_at": None,
         "late": False,
         "failure": None,
         "download": {
@@ -51,6 +56,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         },
         "requested_at": "2026-11-23T09:28:13Z",
         "expires_at": "2026-11-23T11:28:13Z",
+        "start_before_at": "2026-11-23T09:38:13Z",
         "completed_at": "2026-11-23T09:30:02Z",
     },
     "TimelineEntry": {
@@ -139,6 +145,14 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "stage": "rendering",
         "node": "High noise steps",
         "preview": "/9j/4AAQSkZJRgABAQAAAQABAAD/2Q==",
+    },
+    "GenerationEstimated": {
+        "generation_id": _ID,
+        "queue_position": 3,
+        "estimated_start_at": "2026-11-23T09:28:40Z",
+        "estimated_start_p90_at": "2026-11-23T09:29:05Z",
+        "estimated_completion_at": "2026-11-23T09:30:10Z",
+        "estimated_completion_p90_at": "2026-11-23T09:31:00Z",
     },
     "StreamedEvent": {"event": "generation.updated", "data": _TRANSITION, "id": "42"},
     "Problem": {

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, get_args
 from uuid import UUID
 
@@ -17,15 +18,25 @@ import msgspec
 import structlog
 
 from contracts.billing import CreditsRefused, CreditsReserved
-from contracts.live import GATEWAY_PROJECTED_PREFIX, PROGRESS_SUBJECT, GenerationProgress
+from contracts.live import (
+    ESTIMATES_SUBJECT,
+    GATEWAY_PROJECTED_PREFIX,
+    PROGRESS_SUBJECT,
+    GenerationProgress,
+    QueueEstimates,
+)
 from contracts.payments import PaymentChanged, PaymentRefused
 from gateway.errors import NotListening, TooManyEventStreams
+from gateway.estimates import Estimate, Estimates, estimates_of
+from gateway.events import GenerationEstimated
 from gateway.metrics import OPEN_STREAMS
 from messaging.broker import Broker
 from messaging.live import publish_live, subscribe_live
 
 MAX_PENDING_PROGRESS: Final = 16
 """Generations whose progress a slow stream has not sent yet; the oldest is dropped."""
+MAX_TOLD: Final = 256
+"""Generations of which a stream knows what it said last: more than a user may have under way."""
 FIRST_POLL_SECONDS: Final = 0.25
 """How long a waiting request only listens before it reads the database; mostly the answer comes within milliseconds."""
 
@@ -43,16 +54,37 @@ class Projected(msgspec.Struct, frozen=True):
 
 @dataclass
 class Stream:
-    """One open event stream: what wakes it, and the progress it has not sent yet, by generation."""
+    """One open event stream: what wakes it, and the progress and estimates it has not sent yet, by generation."""
 
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     progress: dict[UUID, GenerationProgress] = field(default_factory=dict)
+    estimates: dict[UUID, GenerationEstimated] = field(default_factory=dict)
+    _told: dict[UUID, Estimate] = field(default_factory=dict)
 
     def take_progress(self) -> list[GenerationProgress]:
         """The progress that is due, each generation's newest."""
         taken = list(self.progress.values())
         self.progress.clear()
         return taken
+
+    def take_estimates(self) -> list[GenerationEstimated]:
+        """The estimates that are due, each generation's newest."""
+        taken = list(self.estimates.values())
+        self.estimates.clear()
+        return taken
+
+    def tell(self, generation_id: UUID, estimate: Estimate, now: datetime) -> None:
+        """Send this estimate, unless it is as good as the last one."""
+        told = self._told.get(generation_id)
+        if told is not None and not estimate.differs(told, now):
+            return
+        self._told[generation_id] = estimate
+        if len(self._told) > MAX_TOLD:
+            self._told.pop(next(iter(self._told)))
+        self.estimates[generation_id] = estimate.event(generation_id)
+        if len(self.estimates) > MAX_TOLD:
+            self.estimates.pop(next(iter(self.estimates)))
+        self.wake.set()
 
 
 class LiveEvents:
@@ -61,6 +93,7 @@ class LiveEvents:
     name = "live-events"
 
     def __init__(self, streams_per_user: int) -> None:
+        self.estimates = Estimates()
         self._broker: Broker | None = None
         self._streams_per_user = streams_per_user
         self._waiting: dict[UUID, list[asyncio.Future[Reply]]] = defaultdict(list)
@@ -81,6 +114,7 @@ class LiveEvents:
             for kind in get_args(Reply):
                 await subscribe_live(self._broker, kind.subject, kind, self._resolve)
             await subscribe_live(self._broker, PROGRESS_SUBJECT, GenerationProgress, self._pass_on)
+            await subscribe_live(self._broker, ESTIMATES_SUBJECT, QueueEstimates, self._estimated)
             await subscribe_live(self._broker, f"{GATEWAY_PROJECTED_PREFIX}.*", Projected, self._projected_elsewhere)
             self._listening.set()
             await asyncio.Event().wait()
@@ -156,6 +190,14 @@ class LiveEvents:
         for future in self._waiting.get(subject_id, ()):
             if not future.done():
                 future.set_result(reply)
+
+    async def _estimated(self, _: str, message: QueueEstimates) -> None:
+        if not self.estimates.keep(message):
+            return
+        for user_id, streams in self._streams.items():
+            for generation_id, estimate in estimates_of(message, user_id):
+                for stream in streams:
+                    stream.tell(generation_id, estimate, message.made_at)
 
     async def _pass_on(self, _: str, progress: GenerationProgress) -> None:
         for stream in self._streams.get(progress.user_id, ()):

@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from contracts.payments import PaymentRefusalCode
 from gateway import errors
 from gateway.errors import NotAuthenticated, RateLimited, SignInUnavailable
-from gateway.events import PROGRESS_EVENT, STREAMED
+from gateway.events import LIVE_EVENTS, STREAMED
 from gateway.examples import EXAMPLES
 from gateway.statuses import GenerationStatus
 from service_runtime.problems import (
@@ -158,7 +158,7 @@ def _event_schemas() -> dict[str, Any]:
         for member in schema["properties"].values():
             if "enum" in member:
                 member["type"] = "string"
-        if name != PROGRESS_EVENT:
+        if name not in LIVE_EVENTS:
             schema["properties"]["at"] = {"type": "string", "format": "date-time"}
             schema["required"].append("at")
     schemas["StreamedEvent"] = {
@@ -174,7 +174,7 @@ def _event_schema(name: str, data: str) -> dict[str, Any]:
         "event": _TEXT | {"const": name},
         "data": {"$ref": f"#/components/schemas/{data}"},
     }
-    if name != PROGRESS_EVENT:
+    if name not in LIVE_EVENTS:
         properties["id"] = _TEXT | {"pattern": "^[0-9]+$", "description": "Send the last one as `Last-Event-ID`."}
     return {"type": "object", "properties": properties, "required": list(properties)}
 

@@ -132,14 +132,16 @@ async def _record(
     if requested_at is None:
         return await repository.find_generation_request(tx.connection, user.user_id, key)
     await _check_open_generations(tx, user, dependencies.settings.max_open_generations)
-    order = _order(user, generation_id, priced, requested_at)
+    order = _order(user, generation_id, priced, requested_at, request.start_within_seconds)
     await _check_uploads(tx, user, priced.model, order.uploads)
     await repository.add_generation(tx.connection, order)
     tx.publish(GenerationRequested(order=order), correlation_id=generation_id)
     return None
 
 
-def _order(user: User, generation_id: UUID, priced: _PricedOrder, requested_at: datetime) -> GenerationOrder:
+def _order(
+    user: User, generation_id: UUID, priced: _PricedOrder, requested_at: datetime, start_within_seconds: int | None
+) -> GenerationOrder:
     model, parameters = priced.model, priced.parameters
     return GenerationOrder(
         generation_id=generation_id,
@@ -152,6 +154,9 @@ def _order(user: User, generation_id: UUID, priced: _PricedOrder, requested_at: 
         uploads={name: UUID(parameters[name]) for name in model.upload_parameters if _is_uuid(parameters[name])},
         requested_at=requested_at,
         expires_at=requested_at + timedelta(seconds=model.order_deadline_seconds),
+        start_before_at=None
+        if start_within_seconds is None
+        else requested_at + timedelta(seconds=start_within_seconds),
     )
 
 

@@ -159,6 +159,7 @@ def _generation(row: _Row) -> GenerationRecord:
         file=_file(row),
         requested_at=row.requested_at,
         expires_at=row.expires_at,
+        start_before_at=row.start_before_at,
         completed_at=row.completed_at,
     )
 

@@ -63,6 +63,7 @@ class GenerationRecord:
     file: StoredFile | None
     requested_at: datetime
     expires_at: datetime
+    start_before_at: datetime | None
     completed_at: datetime | None
 
 

@@ -60,16 +60,17 @@ _is_requested: Final = generations.c.status == sa.literal_column("'requested'")
 _FIND_UNANSWERED: Final = sa.select(*(generations.c[name] for name in _ORDER)).where(
     generations.c.generation_id == sa.bindparam("id"), _is_requested
 )
+_deadline = sa.func.least(generations.c.expires_at, generations.c.start_before_at)
 _LOCK_OVERDUE: Final = (
     sa.select(*(generations.c[name] for name in _ORDER))
     .join(generation_requests, generation_requests.c.generation_id == generations.c.generation_id)
     .where(
         _is_requested,
-        generations.c.expires_at <= sa.func.now(),
+        _deadline <= sa.func.now(),
         generations.c.updated_at <= sa.func.now() - timedelta(minutes=1),
         generation_requests.c.verdict.is_(None),
     )
-    .order_by(generations.c.expires_at)
+    .order_by(_deadline)
     .limit(sa.bindparam("batch"))
     .with_for_update(of=generations, skip_locked=True)
 )
@@ -184,6 +185,7 @@ async def add_generation(connection: AsyncConnection, order: GenerationOrder) ->
         "lane": order.lane,
         "requested_at": order.requested_at,
         "expires_at": order.expires_at,
+        "start_before_at": order.start_before_at,
     }
     await connection.execute(_ADD_GENERATION, row)
 

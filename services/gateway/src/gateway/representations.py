@@ -12,6 +12,7 @@ from contracts.object_keys import MAX_UPLOAD_BYTES
 from contracts.payments import Provider
 from contracts.values import Kind, MovementReason
 from gateway.domain import LONGEST_MOMENT, in_utc, written_moment, written_number
+from gateway.estimates import Estimate
 from gateway.events import FailureCode
 from gateway.file_urls import DownloadUrls
 from gateway.records import GenerationRecord, HistoryRecord, PaymentRecord, StoredFile
@@ -20,6 +21,8 @@ from gateway.statuses import GenerationStatus, PaymentStatus
 MAX_PAGE: Final = 100
 MAX_PARAMETERS: Final = 1000
 """No model takes as many."""
+MAX_START_SECONDS: Final = 86_400
+"""No model has a longer deadline."""
 
 
 class Body(BaseModel):
@@ -40,6 +43,12 @@ class GenerationRequest(QuoteRequest):
     """What is to be made, and for how much at most."""
 
     max_price_credits: int | None = Field(default=None, ge=1, description="Refuse with 409 if the price is higher.")
+    start_within_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_START_SECONDS,
+        description="If no worker has begun by then, the order ends as `not_started_in_time`: the credits come back.",
+    )
 
 
 class PaymentRequest(Body):
@@ -189,11 +198,22 @@ class Generation(BaseModel):
     price_credits: int
     captured_credits: int | None = Field(description="What was charged; null until it is.")
     attempt_number: int | None
+    queue_position: int | None = Field(
+        description="1 is served next, by the turns of all users. Null once it has left the queue, and where nobody"
+        " knows it: in the first seconds, and far behind in a very long queue. So are the estimates."
+    )
+    estimated_start_at: datetime | None = Field(description="A worker begins as likely before as after it.")
+    estimated_start_p90_at: datetime | None = Field(description="In nine of ten cases a worker begins before it.")
+    estimated_completion_at: datetime | None = Field(description="It is delivered as likely before as after it.")
+    estimated_completion_p90_at: datetime | None = Field(description="In nine of ten cases it is delivered before it.")
     late: bool = Field(description="Delivered after the credits had gone back: free of charge.")
     failure: Failure | None
     download: Download | None
     requested_at: datetime
     expires_at: datetime = Field(description="If it is not delivered by then, the credits go back.")
+    start_before_at: datetime | None = Field(
+        description="If no worker has begun by then, it ends, and the credits go back; null: nobody asked for that."
+    )
     completed_at: datetime | None
 
 
@@ -313,8 +333,12 @@ Moment = Annotated[
 ]
 
 
-def represent_generation(record: GenerationRecord, urls: DownloadUrls | None) -> Generation:
+def represent_generation(
+    record: GenerationRecord, urls: DownloadUrls | None = None, estimate: Estimate | None = None
+) -> Generation:
     """A generation for its owner. ``urls`` are those of its file, if it has one."""
+    start = None if estimate is None else estimate.start
+    completion = None if estimate is None else estimate.completion
     failure = None
     if record.failure_code is not None:
         failure = Failure(code=record.failure_code, detail=record.failure_detail)
@@ -327,11 +351,17 @@ def represent_generation(record: GenerationRecord, urls: DownloadUrls | None) ->
         price_credits=record.price_credits,
         captured_credits=record.captured_credits,
         attempt_number=record.attempt_number,
+        queue_position=None if estimate is None else estimate.queue_position,
+        estimated_start_at=None if start is None else start.p50_at,
+        estimated_start_p90_at=None if start is None else start.p90_at,
+        estimated_completion_at=None if completion is None else completion.p50_at,
+        estimated_completion_p90_at=None if completion is None else completion.p90_at,
         late=record.late,
         failure=failure,
         download=None if record.file is None or urls is None else _represent_download(record.file, urls),
         requested_at=record.requested_at,
         expires_at=record.expires_at,
+        start_before_at=record.start_before_at,
         completed_at=record.completed_at,
     )
 

@@ -43,7 +43,8 @@ GENERATION_STATUS_MEANING: Final[Mapping[GenerationStatus, StatusMeaning]] = {
     "requested": StatusMeaning(
         set_by="the order, in the transaction that announces it",
         ended_by="billing's verdict and then generation's queue, the refusal, or a cancel",
-        deadline="`expires_at`: then the gateway withdraws it, and billing refuses what it has not reserved",
+        deadline="`expires_at` or `start_before_at`: then the gateway withdraws it, and billing refuses what it has not"
+        " reserved",
         user_sees="The order is written down. The answer was 201 if the credits were reserved in time, else 202.",
     ),
     "refused": StatusMeaning(
@@ -55,13 +56,14 @@ GENERATION_STATUS_MEANING: Final[Mapping[GenerationStatus, StatusMeaning]] = {
     "queued": StatusMeaning(
         set_by="generation, when the order is funded and after each attempt that will be repeated",
         ended_by="the order's turn, a cancel, or the deadline",
-        deadline="`expires_at`",
-        user_sees="The order waits for its turn. A cancel takes effect at once.",
+        deadline="`expires_at`, or `start_before_at`",
+        user_sees="The order waits for its turn; `queue_position` and the estimates say when. A cancel takes effect at"
+        " once.",
     ),
     "dispatching": StatusMeaning(
         set_by="generation, when the provider accepts the job",
         ended_by="the start of the work, a failed attempt, a cancel, or the deadline",
-        deadline="`expires_at`",
+        deadline="`expires_at`, or `start_before_at`",
         user_sees="The order goes to a GPU worker.",
     ),
     "running": StatusMeaning(

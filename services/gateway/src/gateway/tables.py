@@ -50,6 +50,7 @@ generations = sa.Table(
     sa.Column("media", pg.JSONB),
     sa.Column("requested_at", _AT, nullable=False),
     sa.Column("expires_at", _AT, nullable=False),
+    sa.Column("start_before_at", _AT),
     sa.Column("completed_at", _AT),
     sa.Column("updated_at", _AT, nullable=False, server_default=sa.func.now()),
 )

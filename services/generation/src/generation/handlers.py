@@ -31,7 +31,8 @@ from generation.domain.order import FIRST_VERSION, Order
 from generation.domain.policy import Policy
 from generation.domain.transitions import fail
 from generation.repository.early_cancels import EarlyCancel, add_early_cancels, remove_early_cancels
-from generation.repository.orders import NewOrder, add_orders, lock_orders
+from generation.repository.orders import LockedOrders, NewOrder, add_orders, lock_orders
+from generation.track_record import TrackRecord
 from generation.wake_ups import WakeUps
 from messaging.received import Received
 from messaging.transaction import Transaction
@@ -54,6 +55,7 @@ class _Work(NamedTuple):
     tier: str | None = None
     planned_gpu: str | None = None
     planned_cost_micro_usd: int | None = None
+    planned_seconds: float | None = None
 
 
 _NO_WORK: Final = _Work("none", 0, 0, None, 0, "none", 0)
@@ -63,12 +65,18 @@ class Handlers:
     """The reactions of the service. ``active_caps`` maps a lane to the number of jobs that one user may have."""
 
     def __init__(
-        self, catalogue: Catalogue, policy: Policy, active_caps: Mapping[Lane, int], wake_ups: WakeUps
+        self,
+        catalogue: Catalogue,
+        policy: Policy,
+        active_caps: Mapping[Lane, int],
+        wake_ups: WakeUps,
+        track_record: TrackRecord,
     ) -> None:
         self._catalogue = catalogue
         self._policy = policy
         self._active_caps = active_caps
         self._wake_ups = wake_ups
+        self._track_record = track_record
 
     async def enqueue(self, tx: Transaction, batch: Sequence[Received[CreditsReserved]]) -> None:
         """Queue funded orders, ask for their uploads to be verified, and apply cancels that came before them."""
@@ -129,7 +137,10 @@ class Handlers:
 
     async def asset_stored(self, tx: Transaction, batch: Sequence[Received[AssetStored]]) -> None:
         """Orders whose file is in the library are complete."""
-        await self._apply(tx, batch, storage_events.asset_stored)
+        locked = await self._apply(tx, batch, storage_events.asset_stored)
+        for order in locked.orders.values():
+            if order.status == "completed" and order.finished_at == locked.now and not order.late:
+                tx.after_commit(partial(self._track_record.delivered, order))
 
     async def asset_rejected(self, tx: Transaction, batch: Sequence[Received[AssetRejected]]) -> None:
         """Attempts whose file was rejected have failed."""
@@ -148,7 +159,7 @@ class Handlers:
         tx: Transaction,
         batch: Sequence[Received[StorageEvent]],
         react: Callable[[Order, StorageEvent, datetime], None],
-    ) -> None:
+    ) -> LockedOrders:
         locked = await lock_orders(tx.connection, (message.payload.generation_id for message in batch))
         for message in batch:
             order = locked.orders.get(message.payload.generation_id)
@@ -157,6 +168,7 @@ class Handlers:
             else:
                 react(order, message.payload, locked.now)
         await save_changes(tx, locked, self._wake_ups, {message.payload.generation_id: message for message in batch})
+        return locked
 
     def _new_order(self, message: Received[CreditsReserved], impossible: dict[UUID, str]) -> NewOrder:
         """The row of an order. An order that the catalogue cannot make gets one too: it is failed at once."""
@@ -174,6 +186,7 @@ class Handlers:
             inputs_ready=work is not _NO_WORK and not order.uploads,
             requested_at=order.requested_at,
             expires_at=order.expires_at,
+            start_before_at=order.start_before_at,
             traceparent=message.traceparent,
             endpoint=work.endpoint,
             expected_width_pixels=work.expected_width_pixels,
@@ -185,6 +198,7 @@ class Handlers:
             tier=work.tier,
             planned_gpu=work.planned_gpu,
             planned_cost_micro_usd=work.planned_cost_micro_usd,
+            planned_seconds=work.planned_seconds,
         )
 
     def _work(self, order: GenerationOrder, impossible: dict[UUID, str]) -> _Work:
@@ -207,4 +221,5 @@ class Handlers:
             tier=tier.id,
             planned_gpu=tier.gpu_seconds.gpu,
             planned_cost_micro_usd=round(tier.cost_usd(parameters) * (1 + OVERHEAD) * 1_000_000),
+            planned_seconds=float(tier.seconds(parameters)),
         )

@@ -19,12 +19,14 @@ from generation.loops.attempt_checks import AttemptChecks
 from generation.loops.callbacks import CallbackProcessor
 from generation.loops.dispatcher import Dispatcher, DispatchLimits
 from generation.loops.endpoint_health import EndpointHealthChecks
+from generation.loops.estimates import Estimates
 from generation.loops.file_transfers import FileTransfers
 from generation.loops.gauges import Gauges
 from generation.loops.timers import Timers
 from generation.progress import ProgressReports
 from generation.settings import Settings
 from generation.startup import configure_when_available
+from generation.track_record import TrackRecord
 from generation.wake_ups import WakeUps
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
@@ -37,6 +39,7 @@ from service_runtime.loops import every
 from service_runtime.settings import settings_from_environment
 
 GAUGE_SECONDS: Final = 15.0
+ESTIMATE_SECONDS: Final = 2.0
 PURGE_SECONDS: Final = 3600.0
 LONG_ROUND_SECONDS: Final = 300.0
 
@@ -59,7 +62,8 @@ def build(settings: Settings) -> Generation:
     database = DatabaseWatch(settings, engine)
     dependencies = build_dependencies(settings, database.clock)
     runpod = dependencies.runpod
-    handlers = Handlers(dependencies.catalogue, policy, settings.active_caps, wake_ups)
+    track_record = TrackRecord()
+    handlers = Handlers(dependencies.catalogue, policy, settings.active_caps, wake_ups, track_record)
     messaging = Messaging(service="generation", engine=engine, settings=settings, subscriptions=subscriptions(handlers))
     transactions = messaging.transactions
     dispatcher = Dispatcher(
@@ -80,6 +84,7 @@ def build(settings: Settings) -> Generation:
     tiers = {model.id: [tier.id for tier in model.tiers] for model in dependencies.catalogue.models}
     gauges = Gauges(engine, sorted(settings.endpoints), tiers)
     health = EndpointHealthChecks(transactions, runpod, endpoint_ids, settings.health)
+    estimates = Estimates(engine, messaging.broker, track_record)
     node_names = dependencies.catalogue.node_names
     progress = ProgressReports(transactions, messaging.broker, policy, wake_ups, node_names)
 
@@ -101,6 +106,7 @@ def build(settings: Settings) -> Generation:
             every("process-timers", poll, timers.process_timers),
             every("purge", PURGE_SECONDS, timers.purge, timeout_seconds=LONG_ROUND_SECONDS),
             every("gauges", GAUGE_SECONDS, gauges.measure_database),
+            every("estimates", ESTIMATE_SECONDS, estimates.publish),
             every("endpoint-health", GAUGE_SECONDS, health.measure, timeout_seconds=LONG_ROUND_SECONDS),
         ],
         app=build_app(transactions, dependencies.callback_urls, progress, wake_ups, database.clock),

@@ -53,6 +53,15 @@ ORDERS_ENDED: Final = Counter("generation_orders_ended_total", "Orders by their 
 ORDER_SECONDS: Final = Histogram(
     "generation_order_seconds", "From an order's request to its delivery", ["model"], buckets=_LATENCY
 )
+ESTIMATE_ERROR: Final = Histogram(
+    "generation_estimate_error_seconds",
+    "What came true less what a user was told, of delivered orders: below 0 the estimate held",
+    ["estimate"],
+    buckets=(-600, -120, -30, -10, -3, 0, 3, 10, 30, 120, 600),
+)
+ESTIMATING_SECONDS: Final = Histogram(
+    "generation_estimating_seconds", "One round of estimating every order that is under way", buckets=_LATENCY
+)
 GPU_SECONDS: Final = Counter(
     "generation_gpu_seconds_total",
     "Worker time of attempts by their last state, as the provider reports it",
@@ -94,11 +103,12 @@ WORKER_STATES: Final = ("idle", "initializing", "ready", "running", "throttled",
 JOB_STATES: Final = ("queued", "running")
 _OPERATIONS: Final = ("run", "status", "cancel", "health", "endpoint")
 _ANSWERS: Final = ("2xx", "3xx", "4xx", "429", "5xx", "none")
+_ESTIMATES: Final = ("start_p50", "start_p90", "completion_p50", "completion_p90")
 _SPENDING: Final[tuple[AttemptStatus, ...]] = ("succeeded", "failed", "lost", "cancelled")
 _UNKNOWN_TIER: Final = "unknown"
 """Of an order that came before tiers were written down, or whose model the catalogue did not know."""
-_OWN_FAULT: Final = "invalid_input"
-"""The one failure that is the user's, and breaks no promise of ours."""
+_KEPT_PROMISES: Final = ("invalid_input", "not_started_in_time")
+"""The failures that break no promise of ours: the user's fault, and an end that the user asked for."""
 
 
 def start(endpoints: Iterable[str], tiers: Mapping[str, Sequence[str]]) -> None:
@@ -137,6 +147,8 @@ def start(endpoints: Iterable[str], tiers: Mapping[str, Sequence[str]]) -> None:
         else:
             ORDERS.labels(order_status).set(0)
     ORDERS_ENDED.labels("completed", "true")
+    for estimate in _ESTIMATES:
+        ESTIMATE_ERROR.labels(estimate)
     for code in REFUSAL_CODES:
         REFUSED_CALLBACKS.labels(code)
     for operation in _OPERATIONS:
@@ -151,7 +163,7 @@ def count_order(status: OrderStatus, *, late: bool, code: str | None) -> None:
     ORDERS_ENDED.labels(status, str(late).lower()).inc()
     if late:
         return  # counted when it failed or was cancelled
-    if status == "completed" or (status == "failed" and code != _OWN_FAULT):
+    if status == "completed" or (status == "failed" and code not in _KEPT_PROMISES):
         DELIVERED_IN_TIME.count(good=status == "completed")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     Column,
@@ -83,6 +84,8 @@ video_generations = Table(
     Column("tier", Text),  # this and the next two: the catalogue's plan on the day of the order
     Column("planned_gpu", Text),
     Column("planned_cost_micro_usd", BigInteger),  # overhead included
+    Column("start_before_at", _Time),  # without a worker by then the order is ended
+    Column("planned_seconds", Double),  # of a warm worker, by the catalogue
     Index(
         "video_generations_ready",
         "endpoint",
@@ -218,6 +221,15 @@ endpoint_health = Table(
     Column("jobs", JSONB),  # the same
     Column("max_workers", Integer),  # NULL where the key may not read it
     Column("keep_alive_at", _Time),  # of the last job that only kept the endpoint alive
+)
+
+measured_times = Table(
+    "measured_times",
+    metadata,
+    Column("measure", Text, primary_key=True),
+    Column("model_id", Text, primary_key=True),
+    Column("lane", Text, primary_key=True),
+    Column("recent", ARRAY(Double), nullable=False),  # the newest last; bounded
 )
 
 user_queues = Table(

@@ -16,7 +16,7 @@ from gateway import queries
 from gateway.dependencies import Dependencies
 from gateway.domain import LARGEST_NUMBER, User, written_number
 from gateway.errors import TooManyEventStreams
-from gateway.events import PROGRESS_EVENT
+from gateway.events import ESTIMATED_EVENT, PROGRESS_EVENT
 from gateway.live_events import Stream
 from gateway.openapi import Responses, refusals
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
@@ -57,7 +57,9 @@ async def stream_events(
         Header(description="Resume after this event. Empty is the same as none."),
     ] = None,
 ) -> Response:
-    """``generation.updated``, ``balance.updated``, ``payment.updated`` with ids; ``generation.progress`` without.
+    """``generation.updated``, ``balance.updated`` and ``payment.updated`` have ids, and are never missed.
+
+    ``generation.progress`` and ``generation.estimated`` have none, and may be.
 
     Without ``Last-Event-ID`` the stream begins now. It ends when the token expires, or after an hour: sign in again and
     resume.
@@ -95,6 +97,8 @@ async def _events(dependencies: Dependencies, user: User, stream: Stream, after:
         stream.wake.clear()
         for progress in stream.take_progress():
             yield _frame(PROGRESS_EVENT, msgspec.json.encode(progress))
+        for estimate in stream.take_estimates():
+            yield _frame(ESTIMATED_EVENT, msgspec.json.encode(estimate))
         try:
             records = await queries.list_history(dependencies.engine, user.user_id, after, PAGE)
         except DATABASE_ERRORS as error:
@@ -109,7 +113,8 @@ async def _events(dependencies: Dependencies, user: User, stream: Stream, after:
             yield _frame(record.event, msgspec.json.encode({**record.data, "at": record.occurred_at}), record.sequence)
             after = record.sequence
         pause = min(dependencies.settings.heartbeat_seconds, remaining)
-        if not records and not stream.progress and not await _wait_for(stream.wake, pause):
+        due = records or stream.progress or stream.estimates
+        if not due and not await _wait_for(stream.wake, pause):
             yield b": still here\n\n"
 
 

@@ -1,5 +1,6 @@
 """Quoting, ordering, listing, watching and cancelling generations."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -8,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from contracts.values import Kind
 from gateway import cancelling, ordering, queries
 from gateway.dependencies import Dependencies
-from gateway.domain import Cursor, OrderRequest, download_name, split_page
+from gateway.domain import Cursor, OrderRequest, User, download_name, split_page
 from gateway.errors import (
     AccountFrozen,
     CancelAllowanceUsed,
@@ -85,14 +86,14 @@ async def create_generation(
     response: Response,
 ) -> Generation:
     """Order a clip or a picture. 201: the credits are reserved. 402: there are too few."""
-    request = OrderRequest(body.model_id, body.parameters, body.max_price_credits)
+    request = OrderRequest(body.model_id, body.parameters, body.max_price_credits, body.start_within_seconds)
     with measured_acceptance():
         placed = await ordering.place_order(dependencies, user, key, request)
     response.headers["Location"] = f"/v1/generations/{placed.generation.generation_id}"
     if placed.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     response.status_code = 202 if not placed.reserved else 200 if placed.replayed else 201
-    return _represent(dependencies, placed.generation)
+    return _represent(dependencies, user, placed.generation)
 
 
 @router.get("/v1/generations", operation_id="listGenerations", responses=refusals(InvalidCursor))
@@ -111,13 +112,13 @@ async def list_generations(
     wanted = GenerationFilter(status, kind, model_id, requested_from, requested_to)
     records = await queries.list_generations(dependencies.engine, user.user_id, wanted, cursor, limit + 1)
     page, following = split_page(records, limit, lambda record: Cursor(record.requested_at, record.generation_id))
-    return GenerationPage(items=[_represent(dependencies, record) for record in page], next_cursor=following)
+    return GenerationPage(items=[_represent(dependencies, user, record) for record in page], next_cursor=following)
 
 
 @router.get("/v1/generations/{generation_id}", operation_id="getGeneration", responses=NOT_FOUND)
 async def get_generation(generation_id: UUID, dependencies: CurrentDependencies, user: CurrentUser) -> Generation:
     """One generation, with fresh links to its file once it is completed."""
-    return _represent(dependencies, await ordering.get_generation(dependencies, user, generation_id))
+    return _represent(dependencies, user, await ordering.get_generation(dependencies, user, generation_id))
 
 
 @router.get("/v1/generations/{generation_id}/timeline", operation_id="getGenerationTimeline", responses=NOT_FOUND)
@@ -144,12 +145,15 @@ async def cancel_generation(generation_id: UUID, dependencies: CurrentDependenci
     for waiting work then stops nothing, if a worker takes the work before the cancel arrives.
     """
     generation = await cancelling.request_cancellation(dependencies, user, generation_id)
-    return represent_generation(generation, None)
+    return represent_generation(generation)
 
 
-def _represent(dependencies: Dependencies, record: GenerationRecord) -> Generation:
-    """The file of a generation is shown once it is completed."""
+def _represent(dependencies: Dependencies, user: User, record: GenerationRecord) -> Generation:
+    """The file of a generation is shown once it is completed, and what it may expect until then."""
     if record.file is None or record.status != "completed":
-        return represent_generation(record, None)
+        now = datetime.fromtimestamp(dependencies.clock.now(), UTC)
+        estimates = dependencies.live_events.estimates
+        estimate = estimates.find(user.user_id, record.generation_id, record.status, now)
+        return represent_generation(record, estimate=estimate)
     name = download_name(record.model_id, record.requested_at, record.generation_id)
     return represent_generation(record, dependencies.file_urls.download(record.file, name))

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from contracts.generation import GenerationCancelling
+from contracts.generation import FailureCode, GenerationCancelling
 from generation.domain.order import Attempt, Order
 from generation.domain.policy import Policy
 from generation.domain.transitions import fail, finish_cancel, finish_lookup, start_lookup
@@ -54,15 +54,24 @@ def deadline_passed(order: Order, policy: Policy, now: datetime) -> None:
     elif order.status == "storing":
         start_lookup(order, policy, now, code="output_missing", detail="storage gave no answer in time", retry=False)
     elif order.status in ("queued", "dispatching", "running"):
-        _expire(order, policy, now)
+        _end_work(order, policy, now)
 
 
-def _expire(order: Order, policy: Policy, now: datetime) -> None:
-    detail = "the order was not delivered by its deadline"
+def _end_work(order: Order, policy: Policy, now: datetime) -> None:
+    if order.start_before_at is None or now >= order.expires_at:
+        _expire(order, policy, now, "deadline_exceeded", "the order was not delivered by its deadline")
+    elif order.start_deadline_at is not None:
+        _expire(order, policy, now, "not_started_in_time", "no worker had begun by the time that the order allows")
+    else:
+        # A replica that does not know of the time to start let the order begin, and did not move its deadline.
+        order.deadline_at = order.expires_at
+
+
+def _expire(order: Order, policy: Policy, now: datetime, code: FailureCode, detail: str) -> None:
     for attempt in order.attempts:
         if attempt.live:
             attempt.abandon("lost", now, detail)
     if any(attempt.may_have_output for attempt in order.attempts):
-        start_lookup(order, policy, now, code="deadline_exceeded", detail=detail, retry=False)
+        start_lookup(order, policy, now, code=code, detail=detail, retry=False)
     else:
-        fail(order, now, code="deadline_exceeded", detail=detail)
+        fail(order, now, code=code, detail=detail)

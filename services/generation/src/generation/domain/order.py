@@ -149,6 +149,7 @@ class Order:
     next_attempt_at: datetime
     expires_at: datetime
     deadline_at: datetime
+    start_before_at: datetime | None = None
     expected_width_pixels: int
     expected_height_pixels: int
     expected_duration_ms: int | None
@@ -167,6 +168,7 @@ class Order:
     tier: str | None = None
     planned_gpu: str | None = None
     planned_cost_micro_usd: int | None = None
+    planned_seconds: float | None = None
     attempts: list[Attempt] = field(default_factory=list)
     events: list[Message] = field(default_factory=list)
 
@@ -174,6 +176,23 @@ class Order:
     def occupancy(self) -> Occupancy:
         """Its share of its user's counters. The repository writes the difference that a change made."""
         return Occupancy(ready=int(self.ready), active=sum(attempt.live for attempt in self.attempts))
+
+    @property
+    def began_at(self) -> datetime | None:
+        """When the first sign of a worker came, of whichever attempt."""
+        return min((attempt.started_at for attempt in self.attempts if attempt.started_at is not None), default=None)
+
+    @property
+    def start_deadline_at(self) -> datetime | None:
+        """By when a worker has to begin, as long as none has begun in time."""
+        if self.start_before_at is None or (self.began_at is not None and self.began_at <= self.start_before_at):
+            return None
+        return min(self.start_before_at, self.expires_at)
+
+    @property
+    def work_deadline_at(self) -> datetime:
+        """When an order that waits or runs is ended."""
+        return self.start_deadline_at or self.expires_at
 
     def find_attempt(self, attempt_id: UUID) -> Attempt | None:
         """The attempt of that id, if it is one of this order's."""

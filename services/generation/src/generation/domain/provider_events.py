@@ -33,6 +33,9 @@ from generation.domain.transitions import (
 EXECUTION_MARGIN: Final = timedelta(seconds=60)
 """How much longer than its execution limit a job without a known id may run."""
 
+START_CHECK_MARGIN: Final = timedelta(seconds=3)
+"""How long before the end of the time to start the provider is asked whether a worker has begun."""
+
 
 def submitted(order: Order, attempt: Attempt, fence_token: int, job_id: str, policy: Policy, now: datetime) -> None:
     """The provider took the job. A dispatcher that lost its lease may say so too, late; it can only add the job id."""
@@ -58,7 +61,7 @@ def _record_submission(order: Order, attempt: Attempt, job_id: str, policy: Poli
     attempt.status = "submitted"
     attempt.provider_job_id = job_id
     attempt.submitted_at = now
-    attempt.check_at = now + policy.first_check
+    attempt.check_at = _first_check(order, policy, now)
     if order.status == "cancelling":
         attempt.cancel_due_at = now
     elif order.status == "dispatching" and order.is_latest(attempt):
@@ -77,6 +80,14 @@ def _record_submission(order: Order, attempt: Attempt, job_id: str, policy: Poli
         )
     if attempt.started_at is not None:
         started(order, attempt, now)
+
+
+def _first_check(order: Order, policy: Policy, now: datetime) -> datetime:
+    """A worker that does not report is asked about just before the order would be ended for not having begun."""
+    usual = now + policy.first_check
+    if order.start_deadline_at is None:
+        return usual
+    return min(usual, max(now, order.start_deadline_at - START_CHECK_MARGIN))
 
 
 def refused(order: Order, attempt: Attempt, fence_token: int, detail: str, now: datetime) -> None:
@@ -165,6 +176,7 @@ def started(order: Order, attempt: Attempt, now: datetime) -> None:
         attempt.check_at = now + timedelta(seconds=order.execution_timeout_seconds) + EXECUTION_MARGIN
     if order.status == "dispatching" and order.is_latest(attempt):
         order.move_to("running")
+        order.deadline_at = order.work_deadline_at
         order.events.append(
             GenerationStarted(
                 generation_id=order.generation_id,

@@ -31,13 +31,13 @@ ORDER_STATUS_MEANING: Final[Mapping[OrderStatus, StatusMeaning]] = {
     "queued": StatusMeaning(
         set_by="the handler of credits-reserved; a retry or a refused submission puts the order back in its place",
         ended_by="the claim of the dispatcher, a cancel, or rejected uploads",
-        deadline="the order's own; then it fails, after a lookup if anything was ever submitted",
+        deadline="the order's own, or its time to start; then it fails, after a lookup if anything was ever submitted",
         user_sees="waiting for its turn",
     ),
     "dispatching": StatusMeaning(
         set_by="the claim, together with a new attempt",
         ended_by="the first sign of a worker, a refusal (queued), a failed attempt, or a cancel",
-        deadline=_ORDERS_DEADLINE,
+        deadline="the order's own, or its time to start; then its attempts are abandoned, looked up, and it fails",
         user_sees="being sent to a worker",
     ),
     "running": StatusMeaning(

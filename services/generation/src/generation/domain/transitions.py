@@ -118,7 +118,7 @@ def schedule_retry(
     """Back to the queue under the same reservation. The order keeps its place; the backoff delays its next attempt."""
     order.move_to("queued")
     order.next_attempt_at = now + policy.retry_backoff.delay(order.failures, order.generation_id)
-    order.deadline_at = order.expires_at
+    order.deadline_at = order.work_deadline_at
     order.events.append(
         AttemptFailed(
             generation_id=order.generation_id,
@@ -138,7 +138,7 @@ def requeue(order: Order, now: datetime) -> None:
     order.move_to("queued")
     order.ready = True
     order.next_attempt_at = now
-    order.deadline_at = order.expires_at
+    order.deadline_at = order.work_deadline_at
 
 
 def fail(order: Order, now: datetime, *, code: FailureCode, detail: str, told: str | None = None) -> None:

@@ -77,6 +77,7 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
     inputs_ready: bool
     requested_at: datetime
     expires_at: datetime
+    start_before_at: datetime | None = None
     expected_width_pixels: int
     expected_height_pixels: int
     expected_duration_ms: int | None
@@ -87,6 +88,7 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
     tier: str | None = None
     planned_gpu: str | None = None
     planned_cost_micro_usd: int | None = None
+    planned_seconds: float | None = None
 
 
 _ATTEMPT_COLUMNS: Final = tuple(field.name for field in fields(Attempt))
@@ -152,19 +154,19 @@ _ADD_ORDERS: Final = text("""
         ready, inputs_ready, attempt_count, failures, requested_at, enqueued_at, next_attempt_at, expires_at,
         deadline_at, finished_at, failure_code, failure_detail, expected_width_pixels, expected_height_pixels,
         expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent, tier,
-        planned_gpu, planned_cost_micro_usd)
+        planned_gpu, planned_cost_micro_usd, start_before_at, planned_seconds)
     SELECT
         generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, 'queued', 1,
         inputs_ready, inputs_ready, 0, 0, requested_at, clock_timestamp(), clock_timestamp(), expires_at,
-        expires_at, NULL, NULL, NULL, expected_width_pixels, expected_height_pixels,
+        least(expires_at, start_before_at), NULL, NULL, NULL, expected_width_pixels, expected_height_pixels,
         expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent, tier,
-        planned_gpu, planned_cost_micro_usd
+        planned_gpu, planned_cost_micro_usd, start_before_at, planned_seconds
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
         generation_id uuid, user_id uuid, model_id text, kind text, endpoint text, lane text, price_credits bigint,
         parameters jsonb, uploads jsonb, inputs_ready boolean, requested_at timestamptz, expires_at timestamptz,
         expected_width_pixels integer, expected_height_pixels integer, expected_duration_ms integer,
         max_size_bytes bigint, output_extension text, execution_timeout_seconds integer, traceparent text, tier text,
-        planned_gpu text, planned_cost_micro_usd bigint)
+        planned_gpu text, planned_cost_micro_usd bigint, start_before_at timestamptz, planned_seconds double precision)
     ORDER BY generation_id
     ON CONFLICT (generation_id) DO NOTHING
     RETURNING generation_id
