@@ -29,7 +29,12 @@ def clip(width: int = 320, height: int = 240, frames: int = 16, rate: int = 8, i
 
 
 def coded_clip(
-    container: str, codec: str, pixel_format: str, frames: int = 8, options: Mapping[str, str] | None = None
+    container: str,
+    codec: str,
+    pixel_format: str,
+    frames: int = 8,
+    options: Mapping[str, str] | None = None,
+    color_transfer: int = 2,
 ) -> bytes:
     """A small clip of noise, 64x64 at 16 frames a second, in any container, codec and pixel format."""
     with tempfile.TemporaryDirectory() as directory:
@@ -39,7 +44,7 @@ def coded_clip(
             stream = output.add_stream(codec, rate=16, options=coder)
             assert isinstance(stream, av.VideoStream)
             stream.width, stream.height, stream.pix_fmt = 64, 64, pixel_format
-            stream.time_base = Fraction(1, 16)
+            stream.time_base, stream.codec_context.color_trc = Fraction(1, 16), color_transfer
             for number in range(frames):
                 frame = _noise(64, 64, "yuv420p", seed=number).reformat(format=pixel_format)
                 frame.pts, frame.time_base = number, Fraction(1, 16)

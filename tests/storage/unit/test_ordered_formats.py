@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import msgspec
 import pytest
 
 from contracts.values import Kind
@@ -72,6 +73,13 @@ def test_what_was_not_ordered_or_does_not_play_is_refused(
     assert refusal_of(tmp_path, coded_clip(container, codec, pixels), ordered) == "wrong_format"
 
 
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("webm", "libvpx-vp9")])
+@pytest.mark.parametrize("hdr", [16, 18])
+def test_hdr_is_refused_however_many_bits_it_has(tmp_path: Path, container: str, codec: str, hdr: int) -> None:
+    clip = coded_clip(container, codec, "yuv420p", color_transfer=hdr)
+    assert refusal_of(tmp_path, clip, container) == "wrong_format"
+
+
 def test_sound_that_a_browser_does_not_play_is_refused(tmp_path: Path) -> None:
     inspection = inspected(tmp_path, coded_clip("mp4", "libx264", "yuv420p"))
     check_format(ORDERED, replace_audio(inspection, "aac"))
@@ -81,7 +89,7 @@ def test_sound_that_a_browser_does_not_play_is_refused(tmp_path: Path) -> None:
 
 
 def replace_audio(inspection: Inspection, codec: str) -> Inspection:
-    return Inspection(inspection.media, inspection.container, inspection.pixel_format, (codec,))
+    return msgspec.structs.replace(inspection, audio_codecs=(codec,))
 
 
 def test_a_picture_may_come_as_another_type_of_picture(tmp_path: Path) -> None:

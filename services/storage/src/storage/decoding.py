@@ -25,12 +25,14 @@ class DecodeRequest(msgspec.Struct, frozen=True):
 class Inspection(msgspec.Struct, frozen=True):
     """The measured properties of a file. An output has a still picture of it, too (JPEG).
 
-    ``container`` is the extension that the catalogue orders it by, ``pixel_format`` is FFmpeg's name.
+    ``container`` is the extension that the catalogue orders it by, ``pixel_format`` is FFmpeg's name, and
+    ``color_transfer`` the number of ITU-T H.273 (table 3).
     """
 
     media: MediaProperties
     container: str
     pixel_format: str = ""
+    color_transfer: int = 2
     audio_codecs: tuple[str, ...] = ()
     poster: bytes = b""
 

@@ -1,5 +1,6 @@
 """Comparing a file with what was reported and with what was ordered. Pure: no input, no output."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -41,6 +42,8 @@ _CLIPS: Final = {
 """By the extension of an output. HEVC, ProRes and MPEG-4 part 2 play in some browsers only."""
 _PIXEL_FORMATS: Final = frozenset({"yuv420p", "yuvj420p"})
 """Of a clip. HDR and more than 8 bits, 4:2:2 and 4:4:4 play in some browsers only."""
+_HDR_TRANSFERS: Final[Mapping[int, str]] = {16: "PQ", 18: "HLG"}
+"""Numbers of ITU-T H.273, table 3. Shown on an ordinary screen, such a clip is grey or too dark, however many bits."""
 _PICTURES: Final = frozenset({"png", "jpg", "webp"})
 
 
@@ -98,6 +101,8 @@ def check_format(expected: ExpectedMedia, inspection: Inspection) -> None:
         raise Rejected("wrong_format", f"{codec} in {container} does not play in every browser")
     if inspection.pixel_format not in _PIXEL_FORMATS:
         raise Rejected("wrong_format", f"{inspection.pixel_format} does not play in every browser")
+    if (transfer := _HDR_TRANSFERS.get(inspection.color_transfer)) is not None:
+        raise Rejected("wrong_format", f"HDR ({transfer}) does not look right in every browser")
     for sound in inspection.audio_codecs:
         if sound not in playable.audio_codecs:
             raise Rejected("wrong_format", f"sound as {sound} in {container} does not play in every browser")

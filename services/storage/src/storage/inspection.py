@@ -176,6 +176,7 @@ def _decode(opened: InputContainer, container: Container, max_pixels: int) -> In
         media,
         container.name,
         pixel_format=stream.codec_context.pix_fmt or "",
+        color_transfer=int(stream.codec_context.color_trc),
         audio_codecs=tuple(track.codec.canonical_name for track in opened.streams.audio),
         poster=_jpeg(poster),
     )
