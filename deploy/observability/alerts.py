@@ -693,6 +693,19 @@ CAUSES: Final[Sequence[Alert]] = (
         samples={"storage_oldest_verification_seconds": ("600x20", "1x20")},
     ),
     Alert(
+        name="ReelhouseMarkCertificateExpires",
+        expr="min(storage_marking_certificate_expires_at_seconds > 0) - time() < 30 * 86400",
+        pending="0m",
+        severity="ticket",
+        summary="The certificate of the AI marks expires in {{ $value | humanizeDuration }}",
+        means="From then on nothing can be signed: outputs wait, and no order is completed.",
+        run=("Get a new certificate, put it into the secret of storage, and restart storage (docs/deploy.md).",),
+        verify="`storage_marking_certificate_expires_at_seconds` is more than a month ahead.",
+        wake="Nobody, until it is a matter of days.",
+        after="2m",
+        samples={"storage_marking_certificate_expires_at_seconds": ("864000x20", "8640000x20")},
+    ),
+    Alert(
         name="ReelhouseObjectStoreFails",
         expr='sum by (operation) (rate(storage_object_seconds_count{outcome="unavailable"}[5m]))'
         " / sum by (operation) (rate(storage_object_seconds_count[5m])) > 0.1",

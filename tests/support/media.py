@@ -1,5 +1,6 @@
 """Small real pictures and clips, made with PyAV, and a hostile one."""
 
+import io
 import random
 import struct
 import tempfile
@@ -51,6 +52,15 @@ def coded_clip(
                 output.mux(stream.encode(frame))
             output.mux(stream.encode(None))
         return path.read_bytes()
+
+
+def frames_of(body: bytes) -> list[bytes]:
+    """What a player shows of a clip or picture, frame by frame."""
+    with av.open(io.BytesIO(body), "r") as opened:
+        return [
+            frame.to_image().tobytes()  # type: ignore[no-untyped-call]
+            for frame in opened.decode(video=0)
+        ]
 
 
 def with_edit_list(clip: bytes, skip_frames: int, shown_frames: int) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
@@ -18,6 +18,7 @@ from contracts.message import Message
 from contracts.registry import BY_SUBJECT
 from contracts.storage import VerifyInputs
 from contracts.values import ReportedOutput
+from local_platform.marking_credentials import MarkingCredentials, make_marking_credentials
 from local_platform.servers import S3Server
 from messaging.ids import new_id
 from messaging.leased_worker import LeasedWorker
@@ -27,12 +28,16 @@ from storage.decoders import Decoders
 from storage.handlers import Request, VerificationHandler, request_verification
 from storage.object_store import ObjectStore
 from storage.settings import Settings
+from storage.signing import signer_of
 from storage.tables import assets
 from storage.verification import Verifier
 from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Verifications, Work
 from tests.support.databases import Database, MakeDatabase
 
 M = TypeVar("M", bound=Message)
+
+CREDENTIALS: Final[MarkingCredentials] = make_marking_credentials()
+"""What outputs are marked with in these tests."""
 
 
 @dataclass
@@ -167,13 +172,15 @@ def settings_for(s3: S3Server, endpoint_url: str | None = None) -> Settings:
             "s3_region": s3.region,
             "s3_access_key_id": access_key,
             "s3_secret_access_key": secret_key,
+            "marking_key": CREDENTIALS.key,
+            "marking_certificates": CREDENTIALS.certificates,
         }
     )
 
 
 @pytest.fixture
-async def decoders() -> AsyncIterator[Decoders]:
-    decoders = Decoders(1)
+async def decoders(s3_server: S3Server) -> AsyncIterator[Decoders]:
+    decoders = Decoders(1, signer=signer_of(settings_for(s3_server)))
     yield decoders
     await decoders.stop()
 

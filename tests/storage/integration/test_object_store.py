@@ -16,7 +16,7 @@ from storage.object_store import ObjectStore
 from storage.verification import Verifier
 from tests.storage.integration.conftest import StorageHarness, output_ready, settings_for, worker_for
 from tests.storage.integration.lossy_proxy import LossyProxy
-from tests.support.media import clip
+from tests.support.media import clip, frames_of
 
 
 @pytest.fixture
@@ -65,7 +65,9 @@ async def test_lost_responses_end_in_one_asset_and_one_message(
     await storage.make_due()
     await storage.process_all()
     stored = await storage.only(AssetStored)
-    assert storage.library(stored.object_key) == body
+    delivered = storage.library(stored.object_key)
+    assert (stored.size_bytes, stored.sha256) == (len(delivered), hashlib.sha256(delivered).hexdigest())
+    assert frames_of(delivered) == frames_of(body)
     assert len(await storage.assets()) == 1
 
 

@@ -1,6 +1,7 @@
 """Storage as a process: real messages, real kills, nothing is lost and nothing is left behind."""
 
 import asyncio
+import hashlib
 import os
 import signal
 import subprocess
@@ -25,8 +26,10 @@ from messaging.failpoints import VARIABLE
 from messaging.ids import new_id
 from service_runtime.settings import ServiceSettings
 from storage.workspace import create_workspace
-from tests.storage.integration.conftest import StorageHarness, output_lookup, output_ready, verify_inputs
-from tests.support.media import clip, endless_photograph, picture
+from storage.xmp import DIGITAL_SOURCE_TYPE
+from tests.storage.integration.conftest import CREDENTIALS, StorageHarness, output_lookup, output_ready, verify_inputs
+from tests.support.marks import Mark, mark_of
+from tests.support.media import clip, endless_photograph, frames_of, picture
 from tests.support.waiting import eventually
 
 Publish = Callable[[Message], Any]
@@ -75,6 +78,8 @@ async def process(
             "STORAGE_S3_REGION": storage.s3.region,
             "STORAGE_S3_ACCESS_KEY_ID": access_key,
             "STORAGE_S3_SECRET_ACCESS_KEY": secret_key,
+            "STORAGE_MARKING_KEY": CREDENTIALS.key,
+            "STORAGE_MARKING_CERTIFICATES": CREDENTIALS.certificates,
             VARIABLE: failpoint,
             **more_environment,
         },
@@ -172,7 +177,10 @@ async def test_a_kill_at_any_failpoint_ends_in_one_asset_and_one_message(
     async with process(storage, nats_server):
         (stored,) = await published_by(storage, 1)
     assert isinstance(stored, AssetStored)
-    assert storage.library(stored.object_key) == body
+    delivered = storage.library(stored.object_key)
+    assert stored.sha256 == hashlib.sha256(delivered).hexdigest()
+    assert frames_of(delivered) == frames_of(body)
+    assert mark_of(delivered, "video/mp4", CREDENTIALS.root) == Mark("Trusted", "c2pa.created", DIGITAL_SOURCE_TYPE)
     assert len(await storage.assets()) == 1
 
 

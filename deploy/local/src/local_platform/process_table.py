@@ -127,7 +127,12 @@ def _endpoints(wiring: Wiring) -> dict[str, _Endpoint]:
 
 
 def _storage(wiring: Wiring) -> Mapping[str, str]:
-    return {**_common_settings(wiring, "storage"), **_s3(wiring, "storage")}
+    return {
+        **_common_settings(wiring, "storage"),
+        **_s3(wiring, "storage"),
+        "STORAGE_MARKING_KEY": wiring.marking.key,
+        "STORAGE_MARKING_CERTIFICATES": wiring.marking.certificates,
+    }
 
 
 def _payments(wiring: Wiring) -> Mapping[str, str]:

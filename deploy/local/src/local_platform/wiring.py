@@ -9,6 +9,7 @@ from typing import Final
 
 from local_platform import identity
 from local_platform.description import IdentityDescription
+from local_platform.marking_credentials import MarkingCredentials, make_marking_credentials
 from local_platform.servers import NatsServer, PostgresServer, S3Server
 from local_platform.servers.binaries import temporary_directory
 from local_platform.servers.ports import free_port, reserve_port
@@ -30,6 +31,7 @@ class Wiring:
     dsns: dict[str, str]
     identity: IdentityDescription
     workers: int
+    marking: MarkingCredentials = field(default_factory=make_marking_credentials)
     _secrets: dict[str, str] = field(default_factory=dict)
 
     def url(self, listener: str) -> str:

@@ -8,12 +8,15 @@ import select
 import signal
 import sys
 import threading
+from functools import lru_cache
+from pathlib import Path
 
 import msgspec
 
-from storage.decoding import LENGTH_BYTES, READY, DecodeRequest, DecodeResult
-from storage.errors import Rejected
-from storage.inspection import inspect, inspect_upload, limit_resources
+from storage.decoding import LENGTH_BYTES, READY, DecodeRequest, DecodeResult, Inspection, Marking, Signature
+from storage.errors import Rejected, Unmarkable
+from storage.inspection import container_of_kind, inspect, inspect_upload, limit_resources
+from storage.marking import Marker
 
 
 def main() -> None:
@@ -26,9 +29,13 @@ def main() -> None:
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
     for line in sys.stdin.buffer:
-        body = msgspec.json.encode(_decode(msgspec.json.decode(line, type=DecodeRequest)))
-        sys.stdout.buffer.write(len(body).to_bytes(LENGTH_BYTES) + body)
-        sys.stdout.buffer.flush()
+        _write(_decode(msgspec.json.decode(line, type=DecodeRequest)))
+
+
+def _write(result: DecodeResult) -> None:
+    body = msgspec.json.encode(result)
+    sys.stdout.buffer.write(len(body).to_bytes(LENGTH_BYTES) + body)
+    sys.stdout.buffer.flush()
 
 
 def _exit_with_the_service() -> None:
@@ -42,10 +49,42 @@ def _exit_with_the_service() -> None:
 
 def _decode(request: DecodeRequest) -> DecodeResult:
     try:
+        if request.marking is not None:
+            return DecodeResult(inspection=_mark(request, request.marking))
         read = inspect_upload if request.is_input else inspect
         return DecodeResult(inspection=read(request.path, request.kind, request.max_pixels))
     except Rejected as rejection:
         return DecodeResult(code=rejection.code, detail=rejection.detail)
+    except Unmarkable as reason:
+        return DecodeResult(detail=str(reason), unmarkable=True)
+
+
+def _mark(request: DecodeRequest, marking: Marking) -> Inspection:
+    """Mark a file, and decode what is delivered: the marked one. Raises ``Unmarkable`` only for a good file."""
+    marker = _marker(marking.certificates)
+    if marking.marked_path is None:
+        inspection = inspect(request.path, request.kind, request.max_pixels)
+    else:
+        container = container_of_kind(request.path, request.kind)
+        try:
+            marker.mark(Path(request.path), container.name, Path(marking.marked_path))
+            inspection = inspect(marking.marked_path, request.kind, request.max_pixels)
+        except (Unmarkable, Rejected) as error:
+            # A bad file is rejected for what it is. If it is good, the mark does not go on it, or breaks it.
+            inspect(request.path, request.kind, request.max_pixels)
+            raise Unmarkable(str(error)) from error
+    return msgspec.structs.replace(inspection, poster=marker.mark_poster(inspection.poster))
+
+
+@lru_cache(maxsize=1)
+def _marker(certificates: str) -> Marker:
+    return Marker(certificates, _signed_by_the_service)
+
+
+def _signed_by_the_service(claim: bytes) -> bytes:
+    """Called by the library in the middle of a file."""
+    _write(DecodeResult(to_sign=claim))
+    return msgspec.json.decode(sys.stdin.buffer.readline(), type=Signature).signature
 
 
 if __name__ == "__main__":

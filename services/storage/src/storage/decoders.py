@@ -6,6 +6,7 @@ Each process decodes one file at a time, so that a failure has exactly one cause
 import asyncio
 import contextlib
 import sys
+import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,8 +16,10 @@ import msgspec
 
 from contracts.values import Kind
 from service_runtime.tracing import step
-from storage.decoding import LENGTH_BYTES, READY, DecodeRequest, DecodeResult, Inspection
-from storage.errors import DecoderFailed, DecoderNotStarted, Rejected
+from storage.decoding import LENGTH_BYTES, READY, DecodeRequest, DecodeResult, Inspection, Marking, Signature
+from storage.errors import DecoderFailed, DecoderNotStarted, Rejected, SignerUnavailable, Unmarkable
+from storage.metrics import markings_total
+from storage.signing import Signer
 
 PICTURE_SECONDS: Final = 10.0
 CLIP_SECONDS: Final = 60.0
@@ -25,15 +28,20 @@ FILES_PER_PROCESS: Final = 1000
 """Decoders leak a little memory: a process is replaced after this number of files."""
 MAX_RESULT_BYTES: Final = 32 * 1024 * 1024
 """A decoder that a hostile file controls could write anything."""
+MAX_SIGNATURES: Final = 2
+"""Of one file: its own and that of its poster. A decoder that a hostile file controls could ask for any number."""
+MAX_CLAIM_BYTES: Final = 16 * 1024
+"""What is signed names the file by its hash: 1.4 kB."""
 
 
 class Decoders:
     """Decodes ``processes`` files at a time, each within bounded time and memory. Waiting for a process is unbounded.
 
-    ``picture_seconds`` is the bound for a picture.
+    ``picture_seconds`` is the bound for a picture. Files are marked by ``signer``, if there is one.
     """
 
-    def __init__(self, processes: int, picture_seconds: float = PICTURE_SECONDS) -> None:
+    def __init__(self, processes: int, picture_seconds: float = PICTURE_SECONDS, signer: Signer | None = None) -> None:
+        self._signer = signer
         self._seconds: dict[Kind, float] = {"image": picture_seconds, "video": CLIP_SECONDS}
         self._all = [_Decoder() for _ in range(processes)]
         self._idle: asyncio.LifoQueue[_Decoder] = asyncio.LifoQueue()
@@ -51,17 +59,45 @@ class Decoders:
         ``DecoderNotStarted`` or OSError if no decoder starts, which says nothing about the file.
         """
         with step("decode"):
-            result = await self._decode(path, kind, max_pixels, is_input)
+            result = await self._decode(DecodeRequest(str(path), kind, max_pixels, is_input))
         if result.inspection is not None:
             return result.inspection
         raise Rejected(result.code or "undecodable", result.detail)
 
-    async def _decode(self, path: Path, kind: Kind, max_pixels: int, is_input: bool) -> DecodeResult:
+    @property
+    def mark_outputs(self) -> bool:
+        """Whether there is a signer."""
+        return self._signer is not None
+
+    async def mark(self, path: Path, marked: Path | None, kind: Kind, max_pixels: int) -> Inspection:
+        """Mark a file as made by AI and decode the marked one. With its poster, which is marked as well.
+
+        The marked file is written to ``marked``; None if the file has its mark already, and only the poster needs one.
+        The file at ``path`` may be changed. Raises what ``inspect`` raises, ``Unmarkable`` for a good file that cannot
+        carry the mark, and ``SignerUnavailable``.
+        """
+        assert self._signer is not None
+        marking = Marking(self._signer.certificates, None if marked is None else str(marked))
+        try:
+            with step("decode"):
+                result = await self._decode(DecodeRequest(str(path), kind, max_pixels, marking=marking))
+        except SignerUnavailable:
+            markings_total.labels("signer_unavailable").inc()
+            raise
+        if result.inspection is not None:
+            markings_total.labels("marked").inc()
+            return result.inspection
+        if result.unmarkable:
+            markings_total.labels("unmarkable").inc()
+            raise Unmarkable(result.detail)
+        raise Rejected(result.code or "undecodable", result.detail)
+
+    async def _decode(self, request: DecodeRequest) -> DecodeResult:
         async with self._borrowed() as decoder:
             await decoder.start()
             try:
-                async with asyncio.timeout(self._seconds[kind]):
-                    return await decoder.decode(DecodeRequest(str(path), kind, max_pixels, is_input))
+                async with asyncio.timeout(self._seconds[request.kind]):
+                    return await decoder.decode(request, self._signer)
             except (TimeoutError, ConnectionError, EOFError, msgspec.DecodeError) as error:
                 raise DecoderFailed(type(error).__name__) from error
 
@@ -74,6 +110,9 @@ class Decoders:
         decoder = await self._idle.get()
         try:
             yield decoder
+        except SignerUnavailable:
+            # It has given up the file, and waits for the next one.
+            raise
         except BaseException:
             # It died, stalls, or was interrupted in the middle of a file: it must not be used again.
             decoder.kill()
@@ -102,26 +141,53 @@ class _Decoder:
             # A traceback goes where the service's log goes.
             stderr=None,
             # A process that reads files from outside does not get the service's secrets.
-            env={},
+            env={"TMPDIR": tempfile.gettempdir()},
+            # The library of the marks is looked for in the working directory first: nobody writes to this one.
+            cwd="/",
         )
         self._files = 0
         assert self._process.stdout is not None
         if await self._process.stdout.read(len(READY)) != READY:
             raise DecoderNotStarted("a decoder process ended before it was ready: see its traceback in this log")
 
-    async def decode(self, request: DecodeRequest) -> DecodeResult:
-        """Decode one file. Raises EOFError or ConnectionError if the process dies meanwhile."""
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
+    async def decode(self, request: DecodeRequest, signer: Signer | None) -> DecodeResult:
+        """Decode one file, and sign what the process asks to sign for it.
+
+        Raises EOFError or ConnectionError if the process dies meanwhile, and ``SignerUnavailable`` after the process
+        has given up the file.
+        """
         self._files += 1
-        process.stdin.write(msgspec.json.encode(request) + b"\n")
-        await process.stdin.drain()
-        length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES))
+        await self._write(request)
+        result, signatures, unavailable = await self._read(), 0, None
+        while result.to_sign is not None:
+            signatures += 1
+            if request.marking is None or signer is None or signatures > MAX_SIGNATURES:
+                raise EOFError("a signature that nobody asked for")
+            if len(result.to_sign) > MAX_CLAIM_BYTES:
+                raise EOFError(f"a claim of {len(result.to_sign)} bytes")
+            try:
+                signature = await signer.sign(result.to_sign)
+            except SignerUnavailable as error:
+                signature, unavailable = b"", error
+            await self._write(Signature(signature))
+            result = await self._read()
+        if unavailable is not None:
+            raise unavailable
+        return result
+
+    async def _write(self, line: DecodeRequest | Signature) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(line) + b"\n")
+        await self._process.stdin.drain()
+
+    async def _read(self) -> DecodeResult:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        length = int.from_bytes(await self._process.stdout.readexactly(LENGTH_BYTES))
         if length > MAX_RESULT_BYTES:
             raise EOFError(f"a result of {length} bytes")
-        return msgspec.json.decode(await process.stdout.readexactly(length), type=DecodeResult)
+        return msgspec.json.decode(await self._process.stdout.readexactly(length), type=DecodeResult)
 
     def kill(self) -> None:
         """Kill the process. The next file gets a new one."""

@@ -13,6 +13,16 @@ LENGTH_BYTES: Final = 4
 """Each result is preceded by its length, most significant byte first."""
 
 
+class Marking(msgspec.Struct, frozen=True):
+    """How to mark an output: the certificates of the signing key, and where the marked file goes.
+
+    Without ``marked_path`` only the poster is marked: the file is marked already.
+    """
+
+    certificates: str
+    marked_path: str | None = None
+
+
 class DecodeRequest(msgspec.Struct, frozen=True):
     """One file to decode, as a line of JSON. ``is_input``: a user's file, which a GPU worker is to read."""
 
@@ -20,6 +30,13 @@ class DecodeRequest(msgspec.Struct, frozen=True):
     kind: Kind
     max_pixels: int
     is_input: bool = False
+    marking: Marking | None = None
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """What the service answers to ``to_sign``, as a line of JSON. Empty: there is no signature."""
+
+    signature: bytes
 
 
 class Inspection(msgspec.Struct, frozen=True):
@@ -38,8 +55,13 @@ class Inspection(msgspec.Struct, frozen=True):
 
 
 class DecodeResult(msgspec.Struct, frozen=True):
-    """Either the inspection of the file, or the reason why the file is rejected."""
+    """The inspection of the file, the reason why it is rejected, or a claim to sign before there is a result.
+
+    With ``unmarkable`` the file itself is good.
+    """
 
     inspection: Inspection | None = None
     code: RejectionCode | None = None
     detail: str = ""
+    unmarkable: bool = False
+    to_sign: bytes | None = None

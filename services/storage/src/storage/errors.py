@@ -29,3 +29,15 @@ class DecoderFailed(Exception):
 
 class DecoderNotStarted(Exception):
     """A decoder process ended before it got a file. The cause is the installation or the machine, not a file."""
+
+
+class Unmarkable(Exception):
+    """The file cannot carry the mark that says that AI made it."""
+
+
+class SignerUnavailable(Exception):
+    """No signature can be had at the moment. The same work is done again later."""
+
+
+class MarkingImpossible(Exception):
+    """The signing key and its certificates make no valid mark. The cause is the configuration, not a file."""

@@ -82,7 +82,8 @@ class VerificationHandler:
         """Record the result of one verification and return the refusal, if it is one.
 
         ``recorded`` is the output that the generation has already: it is the result of every later request.
-        Raises ``StoreUnavailable``, ``DecoderFailed``, ``DecoderNotStarted`` or OSError if there is no result yet.
+        Raises ``StoreUnavailable``, ``SignerUnavailable``, ``DecoderFailed``, ``DecoderNotStarted`` or OSError if there
+        is no result yet.
         """
         request = _request(claimed)
         work = _Work(claimed, request)

@@ -42,8 +42,7 @@ def limit_resources() -> None:
 
 def inspect(path: str, kind: Kind, max_pixels: int) -> Inspection:
     """Decode a picture, or every frame of a video. Raises ``Rejected`` unless it is a whole file of this ``kind``."""
-    container = _container_of_kind(path, kind)
-    check_is_whole(Path(path), container)
+    container = container_of_kind(path, kind)
     with _opened(path, container, max_pixels) as opened:
         return _decode(opened, container, max_pixels)
 
@@ -56,7 +55,7 @@ def inspect_upload(path: str, kind: Kind, max_pixels: int) -> Inspection:
     """
     if kind == "video":
         return inspect(path, kind, max_pixels)
-    container = _container_of_kind(path, kind)
+    container = container_of_kind(path, kind)
     picture = _shown_by_pillow(path, max_pixels)
     if not _is_whole(path, container, max_pixels):
         _check_enough_is_there(picture)
@@ -67,10 +66,12 @@ def inspect_upload(path: str, kind: Kind, max_pixels: int) -> Inspection:
     return Inspection(media, container.name)
 
 
-def _container_of_kind(path: str, kind: Kind) -> Container:
+def container_of_kind(path: str, kind: Kind) -> Container:
+    """The container of a file that is whole. Raises ``Rejected`` if it is not of this ``kind``, or truncated."""
     container = detect_container(Path(path))
     if container.kind != kind:
         raise Rejected("wrong_kind", f"a {kind} was ordered, and this is {container.content_type}")
+    check_is_whole(Path(path), container)
     return container
 
 

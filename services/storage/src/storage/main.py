@@ -20,9 +20,11 @@ from service_runtime.settings import settings_from_environment
 from storage.consumers import subscriptions
 from storage.decoders import Decoders
 from storage.handlers import VerificationHandler
+from storage.metrics import certificate_expires_at
 from storage.object_store import ObjectStore
 from storage.settings import Settings
-from storage.verification import Verifier
+from storage.signing import signer_of
+from storage.verification import Verifier, check_signer
 from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Verifications, measure
 from storage.workspace import create_workspace
 
@@ -53,7 +55,9 @@ def build(settings: Settings) -> Storage:
         subscriptions=subscriptions(wake_outputs.set, wake_inputs.set),
     )
     # Uploads have their own slots and decoders: users can make them slow, and paid outputs must not wait for them.
-    output_decoders, input_decoders = (Decoders(settings.decoder_processes) for _ in range(2))
+    signer = signer_of(settings)
+    output_decoders = Decoders(settings.decoder_processes, signer=signer)
+    input_decoders = Decoders(settings.decoder_processes)
 
     def worker(name: str, decoders: Decoders, subjects: Collection[str], wake: asyncio.Event) -> Component:
         handler = VerificationHandler(messaging.transactions, Verifier(store, decoders, workspace, settings))
@@ -64,6 +68,9 @@ def build(settings: Settings) -> Storage:
         await store.open()
         await output_decoders.start()
         await input_decoders.start()
+        if signer is not None:
+            await check_signer(output_decoders, workspace)
+            certificate_expires_at.set(signer.expires_at.timestamp())
 
     async def stop() -> None:
         await output_decoders.stop()

@@ -27,6 +27,11 @@ object_seconds: Final = Histogram(
     ["operation", "outcome"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
+markings_total: Final = Counter("storage_markings_total", "Outputs marked as made by AI, by outcome.", ["outcome"])
+certificate_expires_at: Final = Gauge(
+    "storage_marking_certificate_expires_at_seconds",
+    "When the certificate of the marks expires, in seconds since 1970; 0 where outputs are not marked.",
+)
 
 # A rate over a series that appears with its first event misses that event: all of them start at 0.
 for _message in (OutputReady, OutputSought, VerifyInputs):
@@ -34,6 +39,8 @@ for _message in (OutputReady, OutputSought, VerifyInputs):
     verifications_total.labels(_request, "ok", "")
     for _code in get_args(RejectionCode):
         verifications_total.labels(_request, "refused", _code)
+for _outcome in ("marked", "unmarkable", "signer_unavailable"):
+    markings_total.labels(_outcome)
 for _operation in get_args(Operation):
     for _outcome in ("ok", "unavailable", "rejected"):
         object_seconds.labels(_operation, _outcome)

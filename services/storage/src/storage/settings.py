@@ -1,6 +1,8 @@
 """The settings of storage. Each variable starts with ``STORAGE_``. Secrets have no defaults."""
 
-from pydantic import Field, SecretStr
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from service_runtime.settings import ServiceSettings
@@ -24,3 +26,22 @@ class Settings(ServiceSettings):
     decoder_processes: int = Field(default=2, ge=1, le=32)
     """Decoder processes for outputs, and as many again for uploads."""
     poll_seconds: float = Field(default=2.0, gt=0)
+
+    marking: Literal["required", "off"] = "required"
+    """``off``: files are delivered without the mark that says that AI made them."""
+    marking_key: SecretStr | None = None
+    """The key that signs the marks, on P-256, in PEM."""
+    marking_certificates: str | None = None
+    """The certificate of the key and those above it, in PEM, the key's own first."""
+
+    @model_validator(mode="after")
+    def _marking_is_decided(self) -> "Settings":
+        given = [self.marking_key is not None, self.marking_certificates is not None]
+        if self.marking == "required" and not all(given):
+            raise ValueError(
+                "files are marked with marking_key and marking_certificates: set both,"
+                " or marking=off to deliver unmarked files"
+            )
+        if self.marking == "off" and any(given):
+            raise ValueError("marking=off contradicts marking_key and marking_certificates: set one or the other")
+        return self

@@ -1,14 +1,22 @@
-"""Verifies files: fetches, measures and decodes them, and writes outputs to the library. No transaction is open."""
+"""Verifies files: fetches, measures and decodes them, marks outputs and writes them to the library.
+
+No transaction is open.
+"""
 
 import asyncio
 import tempfile
+import zlib
 from collections.abc import Coroutine, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import file_digest
 from hashlib import sha256 as sha256_of
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 from uuid import UUID
+
+import structlog
 
 from contracts.generation import OutputReady, OutputSought
 from contracts.object_keys import MAX_UPLOAD_BYTES, upload_key
@@ -30,11 +38,17 @@ from storage.domain import (
     library_key,
     poster_key,
 )
+from storage.errors import MarkingImpossible, Rejected, SignerUnavailable, Unmarkable
 from storage.object_store import FetchedFile, ObjectStore
 from storage.settings import Settings
 
+MAX_MARK_BYTES: Final = 1024 * 1024
+"""The mark makes a file larger than the worker's, by about 13 kB and a little for each 4 MiB of a long clip."""
+
 First = TypeVar("First")
 Second = TypeVar("Second")
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +78,26 @@ class Verifier:
         self._library = settings.s3_library_bucket
 
     async def store_output(self, request: OutputReady | OutputSought, reported: ReportedOutput) -> AssetStored:
-        """Verify the file of an attempt and write it to the library, once. Raises ``Rejected``."""
+        """Verify the file of an attempt, mark it and write it to the library, once. Raises ``Rejected``.
+
+        Size and checksum are those of the marked file from then on.
+        """
         expected = ExpectedMedia(
             width_pixels=request.expected_width_pixels,
             height_pixels=request.expected_height_pixels,
             duration_ms=request.expected_duration_ms,
             extension=request.expected_extension,
         )
-        with tempfile.NamedTemporaryFile(dir=self._workspace) as file:
-            path = Path(file.name)
+        with ExitStack() as files:
+            path = self._temporary_file(files)
             check_object_key(request.generation_id, reported.object_key)
             fetched = await self._store.fetch(self._incoming, reported.object_key, path, request.max_size_bytes)
             check_size_and_checksum(reported, fetched.size_bytes, fetched.sha256)
-            inspection = await self._decoders.inspect(path, request.kind, MAX_OUTPUT_PIXELS)
+            if self._decoders.mark_outputs:
+                path, inspection = await self._mark(path, request.kind, files)
+                fetched = await asyncio.to_thread(_measure, path)
+            else:
+                inspection = await self._decoders.inspect(path, request.kind, MAX_OUTPUT_PIXELS)
             check_format(expected, inspection)
             check_media(expected, inspection.media)
             content_type = inspection.media.content_type
@@ -90,9 +111,13 @@ class Verifier:
             failpoint("storage.after_put")
             if existing is not None and existing.sha256 != fetched.sha256:
                 # The file of another attempt was verified and written first, and perhaps never recorded. The object
-                # in the library is the output, so the record must describe that object.
-                fetched = await self._store.fetch(self._library, key, path, request.max_size_bytes)
-                inspection = await self._decoders.inspect(path, request.kind, MAX_OUTPUT_PIXELS)
+                # in the library is the output, so the record must describe that object. It is also the file of this
+                # attempt with another mark: no file is marked twice alike.
+                fetched = await self._store.fetch(self._library, key, path, request.max_size_bytes + MAX_MARK_BYTES)
+                if self._decoders.mark_outputs:
+                    inspection = await self._decoders.mark(path, None, request.kind, MAX_OUTPUT_PIXELS)
+                else:
+                    inspection = await self._decoders.inspect(path, request.kind, MAX_OUTPUT_PIXELS)
                 poster = await self._put_poster(request, fetched, inspection)
                 attempt = _Attempt.from_metadata(existing.metadata)
         return AssetStored(
@@ -108,6 +133,17 @@ class Verifier:
             media=inspection.media,
             stored_at=datetime.now(UTC),
         )
+
+    async def _mark(self, path: Path, kind: Kind, files: ExitStack) -> tuple[Path, Inspection]:
+        """The marked file. What cannot be marked is not delivered. Raises ``Rejected``."""
+        marked = self._temporary_file(files)
+        try:
+            return marked, await self._decoders.mark(path, marked, kind, MAX_OUTPUT_PIXELS)
+        except Unmarkable as error:
+            raise Rejected("wrong_format", f"the file cannot be marked as made by AI: {error}") from error
+
+    def _temporary_file(self, files: ExitStack) -> Path:
+        return Path(files.enter_context(tempfile.NamedTemporaryFile(dir=self._workspace)).name)
 
     async def verify_upload(self, user_id: UUID, upload_id: UUID, kind: Kind) -> VerifiedUpload:
         """Fetch and decode a user's picture or clip. Raises ``Rejected``."""
@@ -132,6 +168,38 @@ class Verifier:
         poster = inspection.poster
         await self._store.put_once(key, poster, sha256_of(poster).hexdigest(), "image/jpeg", {})
         return key
+
+
+async def check_signer(decoders: Decoders, workspace: Path) -> None:
+    """Mark a sample. Raises ``MarkingImpossible`` if the key and its certificates make no valid mark.
+
+    A signer that cannot be reached is no reason not to start: files wait for it.
+    """
+    with tempfile.NamedTemporaryFile(dir=workspace) as sample, tempfile.NamedTemporaryFile(dir=workspace) as marked:
+        sample.write(_gray_picture(16))
+        sample.flush()
+        try:
+            await decoders.mark(Path(sample.name), Path(marked.name), "image", MAX_OUTPUT_PIXELS)
+        except SignerUnavailable as error:
+            log.warning("marking_unavailable", reason=str(error))
+        except Unmarkable as error:
+            raise MarkingImpossible(str(error)) from error
+
+
+def _gray_picture(side: int) -> bytes:
+    """A small PNG."""
+    header = side.to_bytes(4) * 2 + b"\x08\0\0\0\0"
+    lines = zlib.compress((b"\0" + b"\x80" * side) * side)
+    chunks = ((b"IHDR", header), (b"IDAT", lines), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4) + name + data + zlib.crc32(name + data).to_bytes(4) for name, data in chunks
+    )
+
+
+def _measure(path: Path) -> FetchedFile:
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256")
+        return FetchedFile(file.tell(), digest.hexdigest())
 
 
 async def _both(first: Coroutine[Any, Any, First], second: Coroutine[Any, Any, Second]) -> tuple[First, Second]:

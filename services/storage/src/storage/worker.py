@@ -19,7 +19,7 @@ from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.tracing import Origin
 from storage import repository
-from storage.errors import DecoderFailed, StoreUnavailable
+from storage.errors import DecoderFailed, SignerUnavailable, StoreUnavailable
 from storage.handlers import VerificationHandler
 from storage.metrics import (
     failures_total,
@@ -94,7 +94,7 @@ class Verifications:
         started = time.monotonic()
         try:
             refusal = await self._handler.handle(verification, work.recorded)
-        except (StoreUnavailable, DecoderFailed) as error:
+        except (StoreUnavailable, SignerUnavailable, DecoderFailed) as error:
             postponed_total.inc()
             reason = f"{type(error).__name__}: {error}"
             log.warning("verification_postponed", generation_id=str(verification.generation_id), reason=reason)

@@ -1,0 +1,152 @@
+"""Every delivered file says that AI made it, and nothing is delivered that does not, unless that is configured."""
+
+import hashlib
+import io
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from prometheus_client import REGISTRY
+
+from contracts.storage import AssetRejected, AssetStored
+from local_platform.marking_credentials import make_marking_credentials
+from local_platform.servers import S3Server
+from storage.decoders import Decoders
+from storage.decoding import DecodeResult
+from storage.errors import DecoderFailed, MarkingImpossible, SignerUnavailable
+from storage.signing import Signer, signer_of
+from storage.verification import Verifier, check_signer
+from storage.xmp import DIGITAL_SOURCE_TYPE
+from tests.storage.integration.conftest import CREDENTIALS, StorageHarness, output_ready, settings_for, worker_for
+from tests.support.marks import Mark, mark_of
+from tests.support.media import clip, coded_clip, picture
+
+GOOD = Mark("Trusted", "c2pa.created", DIGITAL_SOURCE_TYPE)
+
+
+def picture_as(form: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(picture())).convert("RGB").save(buffer, form)
+    return buffer.getvalue()
+
+
+DELIVERED = {
+    "video/mp4": (clip(), {}),
+    "image/png": (picture(), {"kind": "image", "expected_duration_ms": None}),
+    "image/jpeg": (picture_as("JPEG"), {"kind": "image", "expected_duration_ms": None}),
+    "image/webp": (picture_as("WEBP"), {"kind": "image", "expected_duration_ms": None}),
+}
+
+
+@pytest.mark.parametrize("content_type", DELIVERED)
+async def test_a_delivered_file_and_its_poster_are_marked(storage: StorageHarness, content_type: str) -> None:
+    body, ordered = DELIVERED[content_type]
+    generation_id, reported = storage.upload_output(body)
+    await storage.verify(output_ready(generation_id, reported, **ordered))
+    stored = await storage.only(AssetStored)
+    delivered = storage.library(stored.object_key)
+    assert stored.media.content_type == content_type
+    assert mark_of(delivered, content_type, CREDENTIALS.root) == GOOD
+    assert mark_of(storage.library(stored.poster_object_key), "image/jpeg", CREDENTIALS.root) == GOOD
+    assert (stored.size_bytes, stored.sha256) == (len(delivered), hashlib.sha256(delivered).hexdigest())
+
+
+async def test_a_file_written_by_a_killed_try_is_recorded_and_no_other(storage: StorageHarness) -> None:
+    generation_id, reported = storage.upload_output(clip())
+    request = output_ready(generation_id, reported)
+    first = await storage.verifier.store_output(request, reported)
+    second = await storage.verifier.store_output(request, reported)
+    assert (second.sha256, second.size_bytes) == (first.sha256, first.size_bytes)
+    assert second.poster_object_key == first.poster_object_key
+    assert hashlib.sha256(storage.library(first.object_key)).hexdigest() == first.sha256
+
+
+async def test_a_good_file_that_cannot_be_marked_is_not_delivered(storage: StorageHarness) -> None:
+    body = coded_clip("webm", "libvpx-vp9", "yuv420p")
+    generation_id, reported = storage.upload_output(body)
+    size = {"expected_width_pixels": 64, "expected_height_pixels": 64, "expected_duration_ms": 500}
+    await storage.verify(output_ready(generation_id, reported, expected_extension="webm", **size))
+    rejected = await storage.only(AssetRejected)
+    assert rejected.code == "wrong_format"
+    assert "webm has no place for a manifest" in rejected.detail
+    assert await storage.assets() == []
+
+
+class Unavailable:
+    """A key management service that does not answer."""
+
+    async def sign(self, data: bytes) -> bytes:
+        raise SignerUnavailable("no answer")
+
+
+@pytest.mark.parametrize("why", ["no key", "expired"])
+async def test_files_wait_while_nothing_can_be_signed(storage: StorageHarness, why: str) -> None:
+    before = REGISTRY.get_sample_value("storage_markings_total", {"outcome": "signer_unavailable"}) or 0
+    good = storage.decoders._signer
+    assert good is not None
+    broken = replace(good, key=Unavailable()) if why == "no key" else replace(good, expires_at=datetime.now(UTC))
+    generation_id, reported = storage.upload_output(clip())
+    storage.decoders._signer = broken
+    await storage.verify(output_ready(generation_id, reported))
+    assert await storage.published() == []
+    assert REGISTRY.get_sample_value("storage_markings_total", {"outcome": "signer_unavailable"}) == before + 1
+    storage.decoders._signer = good
+    await storage.make_due()
+    await storage.process_all()
+    assert await storage.only(AssetStored)
+
+
+async def test_with_marking_off_a_file_is_delivered_as_it_is(storage: StorageHarness, tmp_path: Path) -> None:
+    decoders = Decoders(1)
+    settings = settings_for(storage.s3)
+    worker = worker_for(storage.transactions, Verifier(storage.store, decoders, tmp_path, settings))
+    body = clip()
+    generation_id, reported = storage.upload_output(body)
+    await storage.receive(output_ready(generation_id, reported))
+    try:
+        while await worker.fill():
+            await worker.idle()
+        stored = await storage.only(AssetStored)
+        assert storage.library(stored.object_key) == body
+        assert mark_of(body, "video/mp4") is None
+    finally:
+        await worker.drain()
+        await decoders.stop()
+
+
+async def test_certificates_that_do_not_fit_are_found_at_the_start(s3_server: S3Server, tmp_path: Path) -> None:
+    """A certificate whose key has no part in it makes marks that no reader accepts."""
+    signer = signer_of(settings_for(s3_server))
+    assert signer is not None
+    other = Signer(signer.key, make_marking_credentials().certificates, signer.expires_at)
+    decoders = Decoders(1, signer=other)
+    try:
+        with pytest.raises(MarkingImpossible):
+            await check_signer(decoders, tmp_path)
+    finally:
+        await decoders.stop()
+
+
+async def test_a_decoder_cannot_have_anything_signed_that_it_was_not_asked_for(
+    storage: StorageHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile file may control its decoder. The decoder gets as many signatures as a file needs."""
+    path, decoder = tmp_path / "picture.png", storage.decoders._all[0]
+    path.write_bytes(picture())
+    asked = 0
+
+    async def asks_again() -> DecodeResult:
+        nonlocal asked
+        asked += 1
+        return DecodeResult(to_sign=b"anything")
+
+    await decoder.start()
+    monkeypatch.setattr(decoder, "_read", asks_again)
+    with pytest.raises(DecoderFailed):
+        await storage.decoders.inspect(path, "image", 10**6)
+    assert asked == 1
+    with pytest.raises(DecoderFailed):
+        await storage.decoders.mark(path, None, "image", 10**6)
+    assert asked == 1 + 3
