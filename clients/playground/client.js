@@ -1017,6 +1017,22 @@ var Operations = class _Operations extends HeyApiClient {
       }
     });
   }
+  /**
+   * Verify File
+   *
+   * Ask whether Reelhouse made a file: send the file itself as the body, or its sha256 as JSON. Nothing is kept.
+   */
+  verifyFile(options) {
+    return (options.client ?? this.client).post({
+      responseStyle: "data",
+      url: "/v1/verify",
+      ...options,
+      headers: {
+        "Content-Type": "application/json",
+        ...options.headers
+      }
+    });
+  }
 };
 
 // src/problems.ts

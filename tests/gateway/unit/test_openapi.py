@@ -47,6 +47,7 @@ OPERATIONS = {
     "getPayment": "GET /v1/payments/{payment_id}",
     "getPaymentTimeline": "GET /v1/payments/{payment_id}/timeline",
     "createUpload": "POST /v1/uploads",
+    "verifyFile": "POST /v1/verify",
 }
 """To rename or remove one breaks every generated client."""
 

@@ -48,7 +48,9 @@ def app() -> FastAPI:
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     configure_tracing("probe", settings())
-    transport = httpx.ASGITransport(RequestObservation(BodySizeLimit(app(), max_bytes=100)))
+    transport = httpx.ASGITransport(
+        RequestObservation(BodySizeLimit(app(), max_bytes=100, larger={"/echo/large": 200}))
+    )
     async with httpx.AsyncClient(transport=transport, base_url="http://probe") as client:
         yield client
 
@@ -73,6 +75,12 @@ async def test_a_body_that_says_it_is_too_large_is_refused(client: httpx.AsyncCl
 @pytest.mark.parametrize("path", ["/echo/a", "/json"])
 async def test_a_body_that_does_not_say_how_large_it_is_is_counted(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.post(path, content=chunks(4))).status_code == 413
+
+
+async def test_a_path_may_take_larger_bodies(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/echo/large", content=b"x" * 200)).json() == 200
+    refused = await client.post("/echo/large", content=b"x" * 201)
+    assert (refused.status_code, refused.json()["max_bytes"]) == (413, 200)
 
 
 async def test_a_request_continues_the_trace_of_its_caller(client: httpx.AsyncClient) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from prometheus_client import REGISTRY
 
-from contracts.storage import AssetRejected, AssetStored
+from contracts.storage import DIGITAL_SOURCE_TYPE, AssetRejected, AssetStored
 from local_platform.marking_credentials import make_marking_credentials
 from local_platform.servers import S3Server
 from storage.decoders import Decoders
@@ -18,7 +18,6 @@ from storage.decoding import DecodeResult
 from storage.errors import DecoderFailed, MarkingImpossible, SignerUnavailable
 from storage.signing import Signer, signer_of
 from storage.verification import Verifier, check_signer
-from storage.xmp import DIGITAL_SOURCE_TYPE
 from tests.storage.integration.conftest import CREDENTIALS, StorageHarness, output_ready, settings_for, worker_for
 from tests.support.marks import Mark, mark_of
 from tests.support.media import clip, coded_clip, picture

@@ -19,14 +19,13 @@ import sqlalchemy as sa
 
 from contracts import headers
 from contracts.message import Message
-from contracts.storage import AssetStored, InputsVerified
+from contracts.storage import DIGITAL_SOURCE_TYPE, AssetStored, InputsVerified
 from local_platform.servers import NatsServer
 from messaging.broker import Broker
 from messaging.failpoints import VARIABLE
 from messaging.ids import new_id
 from service_runtime.settings import ServiceSettings
 from storage.workspace import create_workspace
-from storage.xmp import DIGITAL_SOURCE_TYPE
 from tests.storage.integration.conftest import CREDENTIALS, StorageHarness, output_lookup, output_ready, verify_inputs
 from tests.support.marks import Mark, mark_of
 from tests.support.media import clip, endless_photograph, frames_of, picture

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from contracts.storage import DIGITAL_SOURCE_TYPE
 from storage.errors import Unmarkable
 from storage.inspection import inspect
 from storage.marking import Marker
 from storage.signing import signer_of
-from storage.xmp import DIGITAL_SOURCE_TYPE, PACKET
+from storage.xmp import PACKET
 from tests.storage.unit.test_signing import CREDENTIALS, GIVEN, settings
 from tests.support.marks import Mark, mark_of
 from tests.support.media import clip, coded_clip, frames_of, picture

@@ -2,7 +2,7 @@
 
 import type { Client, ClientMeta, Options as Options2, RequestResult, TDataShape } from './client';
 import { client } from './client.gen';
-import type { CancelGenerationData, CancelGenerationErrors, CancelGenerationResponses, CreateGenerationData, CreateGenerationErrors, CreateGenerationResponses, CreatePaymentData, CreatePaymentErrors, CreatePaymentResponses, CreateQuoteData, CreateQuoteErrors, CreateQuoteResponses, CreateUploadData, CreateUploadErrors, CreateUploadResponses, GetBalanceData, GetBalanceErrors, GetBalanceResponses, GetGenerationData, GetGenerationErrors, GetGenerationResponses, GetGenerationTimelineData, GetGenerationTimelineErrors, GetGenerationTimelineResponses, GetLedgerData, GetLedgerErrors, GetLedgerResponses, GetPaymentData, GetPaymentErrors, GetPaymentResponses, GetPaymentTimelineData, GetPaymentTimelineErrors, GetPaymentTimelineResponses, ListCreditPacksData, ListCreditPacksErrors, ListCreditPacksResponses, ListGenerationsData, ListGenerationsErrors, ListGenerationsResponses, ListModelsData, ListModelsErrors, ListModelsResponses, ListPaymentsData, ListPaymentsErrors, ListPaymentsResponses } from './types.gen';
+import type { CancelGenerationData, CancelGenerationErrors, CancelGenerationResponses, CreateGenerationData, CreateGenerationErrors, CreateGenerationResponses, CreatePaymentData, CreatePaymentErrors, CreatePaymentResponses, CreateQuoteData, CreateQuoteErrors, CreateQuoteResponses, CreateUploadData, CreateUploadErrors, CreateUploadResponses, GetBalanceData, GetBalanceErrors, GetBalanceResponses, GetGenerationData, GetGenerationErrors, GetGenerationResponses, GetGenerationTimelineData, GetGenerationTimelineErrors, GetGenerationTimelineResponses, GetLedgerData, GetLedgerErrors, GetLedgerResponses, GetPaymentData, GetPaymentErrors, GetPaymentResponses, GetPaymentTimelineData, GetPaymentTimelineErrors, GetPaymentTimelineResponses, ListCreditPacksData, ListCreditPacksErrors, ListCreditPacksResponses, ListGenerationsData, ListGenerationsErrors, ListGenerationsResponses, ListModelsData, ListModelsErrors, ListModelsResponses, ListPaymentsData, ListPaymentsErrors, ListPaymentsResponses, VerifyFileData, VerifyFileErrors, VerifyFileResponses } from './types.gen';
 
 export type Options<TData extends TDataShape = TDataShape, ThrowOnError extends boolean = boolean, TResponse = unknown> = Options2<TData, ThrowOnError, TResponse> & {
     /**
@@ -277,6 +277,23 @@ export class Operations extends HeyApiClient {
             responseStyle: 'data',
             security: [{ scheme: 'bearer', type: 'http' }],
             url: '/v1/uploads',
+            ...options,
+            headers: {
+                'Content-Type': 'application/json',
+                ...options.headers
+            }
+        });
+    }
+    
+    /**
+     * Verify File
+     *
+     * Ask whether Reelhouse made a file: send the file itself as the body, or its sha256 as JSON. Nothing is kept.
+     */
+    public verifyFile<ThrowOnError extends boolean = true>(options: Options<VerifyFileData, ThrowOnError>): RequestResult<VerifyFileResponses, VerifyFileErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).post<VerifyFileResponses, VerifyFileErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            url: '/v1/verify',
             ...options,
             headers: {
                 'Content-Type': 'application/json',

@@ -802,6 +802,42 @@ export type UploadRequest = {
     size_bytes: number;
 };
 
+/**
+ * Verification
+ *
+ * Whether Reelhouse made a file. Nothing is said about who ordered it, or when.
+ */
+export type Verification = {
+    /**
+     * Made Here
+     *
+     * True: these bytes were delivered by Reelhouse, and nothing was changed.
+     */
+    made_here: boolean;
+    /**
+     * Sha256
+     */
+    sha256: string;
+    /**
+     * Kind
+     *
+     * Null if it was not made here.
+     */
+    kind: 'video' | 'image' | null;
+    /**
+     * Digital Source Type
+     *
+     * In the vocabulary of the IPTC. Null if it was not made here.
+     */
+    digital_source_type: string | null;
+    /**
+     * Explanation
+     *
+     * For people.
+     */
+    explanation: string;
+};
+
 export type Problem = ({
     code: 'account_frozen';
     required: number;
@@ -809,6 +845,8 @@ export type Problem = ({
     generation_id: string;
 } | {
     code: 'body_too_large';
+} | {
+    code: 'body_too_slow';
 } | {
     code: 'cancel_allowance_used';
 } | {
@@ -890,7 +928,7 @@ export type Problem = ({
     /**
      * Stable.
      */
-    code: 'account_frozen' | 'body_too_large' | 'cancel_allowance_used' | 'generation_ended' | 'generation_not_found' | 'headers_too_large' | 'idempotency_key_missing' | 'idempotency_key_reused' | 'insufficient_credits' | 'internal_error' | 'invalid_cursor' | 'invalid_parameters' | 'invalid_request' | 'malformed_request' | 'method_not_allowed' | 'model_not_found' | 'not_authenticated' | 'not_found' | 'pack_not_found' | 'payment_not_found' | 'payment_refused' | 'price_above_limit' | 'rate_limited' | 'sign_in_unavailable' | 'too_many_event_streams' | 'too_many_open_generations' | 'too_many_uploads' | 'unavailable' | 'unsupported_media_type' | 'uploads_need_credits';
+    code: 'account_frozen' | 'body_too_large' | 'body_too_slow' | 'cancel_allowance_used' | 'generation_ended' | 'generation_not_found' | 'headers_too_large' | 'idempotency_key_missing' | 'idempotency_key_reused' | 'insufficient_credits' | 'internal_error' | 'invalid_cursor' | 'invalid_parameters' | 'invalid_request' | 'malformed_request' | 'method_not_allowed' | 'model_not_found' | 'not_authenticated' | 'not_found' | 'pack_not_found' | 'payment_not_found' | 'payment_refused' | 'price_above_limit' | 'rate_limited' | 'sign_in_unavailable' | 'too_many_event_streams' | 'too_many_open_generations' | 'too_many_uploads' | 'unavailable' | 'unsupported_media_type' | 'uploads_need_credits';
     /**
      * Whether the same request may succeed later.
      */
@@ -1072,6 +1110,18 @@ export type StreamedEvent = {
 } | {
     event: 'generation.estimated';
     data: GenerationEstimated;
+};
+
+/**
+ * VerifyRequest
+ *
+ * The checksum of a file.
+ */
+export type VerifyRequest = {
+    /**
+     * Sha256
+     */
+    sha256: string;
 };
 
 export type CreateQuoteData = {
@@ -1880,3 +1930,48 @@ export type CreateUploadResponses = {
 };
 
 export type CreateUploadResponse = CreateUploadResponses[keyof CreateUploadResponses];
+
+export type VerifyFileData = {
+    body: VerifyRequest;
+    path?: never;
+    query?: never;
+    url: '/v1/verify';
+};
+
+export type VerifyFileErrors = {
+    /**
+     * `malformed_request`: The request could not even be read: broken JSON, a bad header.
+     */
+    400: Problem;
+    /**
+     * `body_too_slow`: The body did not arrive in time.
+     */
+    408: Problem;
+    /**
+     * `unsupported_media_type`: The request's body is of another type than this address takes; the header ``Accept`` names it.
+     */
+    415: Problem;
+    /**
+     * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
+     */
+    422: Problem;
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
+     * A problem.
+     */
+    default: Problem;
+};
+
+export type VerifyFileError = VerifyFileErrors[keyof VerifyFileErrors];
+
+export type VerifyFileResponses = {
+    /**
+     * Successful Response
+     */
+    200: Verification;
+};
+
+export type VerifyFileResponse = VerifyFileResponses[keyof VerifyFileResponses];

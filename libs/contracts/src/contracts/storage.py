@@ -8,6 +8,9 @@ from uuid import UUID
 from contracts.message import Message, Service
 from contracts.values import MediaProperties
 
+DIGITAL_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""What generative models make, in the vocabulary of the IPTC. Every delivered file says so."""
+
 RejectionCode = Literal[
     "not_found",  # no object under the stated key
     "size_mismatch",  # other than stated, or larger than allowed

@@ -1,7 +1,7 @@
 """ASGI middleware for public listeners: a bound on request bodies, and a trace, metrics and a log line per request."""
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -34,23 +34,28 @@ log = structlog.get_logger(__name__)
 
 
 class BodySizeLimit:
-    """Answer 413 to a request whose body is larger than ``max_bytes``, whether or not it says so beforehand."""
+    """Answer 413 to a request whose body is larger than ``max_bytes``, whether or not it says so beforehand.
 
-    def __init__(self, app: AsgiApp, max_bytes: int) -> None:
+    ``larger`` names the paths that take more, each with its own bound.
+    """
+
+    def __init__(self, app: AsgiApp, max_bytes: int, larger: Mapping[str, int] | None = None) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._larger = dict(larger or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        max_bytes = self._larger.get(scope["path"], self._max_bytes)
         declared = _header(scope, b"content-length")
-        if declared is not None and declared.isdigit() and int(declared) > self._max_bytes:
-            await self._refuse(scope, send)
+        if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+            await self._refuse(scope, send, max_bytes)
             return
-        await self._count(scope, receive, send)
+        await self._count(scope, receive, send, max_bytes)
 
-    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _count(self, scope: Scope, receive: Receive, send: Send, max_bytes: int) -> None:
         received, too_large, started = 0, False, False
 
         async def counted() -> AsgiMessage:
@@ -58,9 +63,9 @@ class BodySizeLimit:
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > self._max_bytes:
+                if received > max_bytes:
                     too_large = True
-                    raise BodyTooLarge(max_bytes=self._max_bytes)
+                    raise BodyTooLarge(max_bytes=max_bytes)
             return message
 
         async def watched(message: AsgiMessage) -> None:
@@ -77,11 +82,11 @@ class BodySizeLimit:
             if not too_large or started:
                 raise
         if too_large and not started:
-            await self._refuse(scope, send)
+            await self._refuse(scope, send, max_bytes)
 
-    async def _refuse(self, scope: Scope, send: Send) -> None:
+    async def _refuse(self, scope: Scope, send: Send, max_bytes: int) -> None:
         # The rest of the body is not read, so the connection cannot be used again.
-        problem = BodyTooLarge(max_bytes=self._max_bytes)
+        problem = BodyTooLarge(max_bytes=max_bytes)
         await _send_problem(send, problem, scope["path"], (b"connection", b"close"))
 
 

@@ -5,6 +5,7 @@ work) is counted in PostgreSQL, by ``gateway.limits``.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
@@ -20,6 +21,9 @@ WRITES_PER_CONNECTION: Final = 5
 """Writes that may wait for each database connection. More would wait longer than a client does, and end as 503."""
 BUSY: Final = "busy"
 """The name of the overload among the limits, for the metric."""
+FILES_AT_ONCE: Final = 16
+"""Files that are received for verification at a time. Each takes a connection, and a chunk of memory."""
+FILES_OF_ONE_ADDRESS: Final = 2
 _MINUTE: Final = 60
 _IPV6_SITE_BITS: Final = 64
 """One customer of a network provider has a /64 at least: single addresses of it are free to change."""
@@ -37,6 +41,8 @@ class Admission:
         self._addresses = TokenBuckets(Limit("address", settings.anonymous_requests_per_minute, _MINUTE))
         self._reads = TokenBuckets(Limit("reads", settings.reads_per_minute, _MINUTE))
         self._quotes = TokenBuckets(Limit("quotes", settings.quotes_per_minute, _MINUTE))
+        self._files = TokenBuckets(Limit("verified-files", settings.verified_files_per_minute, _MINUTE))
+        self._files_under_way: Counter[Hashable] = Counter()
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
@@ -82,6 +88,25 @@ class Admission:
     def take_quote(self, user_id: UUID) -> None:
         """Count a quote of a user. Raises ``RateLimited``."""
         _take(self._quotes, user_id)
+
+    @contextlib.contextmanager
+    def receiving_file(self, address: str) -> Iterator[None]:
+        """Receive a file to verify inside the block, which can take minutes. Raises ``RateLimited``.
+
+        An address with slow connections leaves places for others.
+        """
+        site = _site(address)
+        _take(self._files, site)
+        if self._files_under_way[site] >= FILES_OF_ONE_ADDRESS or self._files_under_way.total() >= FILES_AT_ONCE:
+            REFUSED.labels(BUSY).inc()
+            raise RateLimited("too many files are being sent; send the sha256", headers={"Retry-After": "10"})
+        self._files_under_way[site] += 1
+        try:
+            yield
+        finally:
+            self._files_under_way[site] -= 1
+            if not self._files_under_way[site]:
+                del self._files_under_way[site]
 
 
 def _take(buckets: TokenBuckets, key: Hashable) -> None:

@@ -180,5 +180,14 @@ class TooManyEventStreams(Problem):
     retryable = True
 
 
+class BodyTooSlow(Problem):
+    """The body did not arrive in time."""
+
+    code = "body_too_slow"
+    title = "The request's body took too long"
+    status = 408
+    retryable = True
+
+
 class NotListening(Exception):
     """The live subscriptions do not stand yet: open requests would hear their verdicts late."""

@@ -59,6 +59,14 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "start_before_at": "2026-11-23T09:38:13Z",
         "completed_at": "2026-11-23T09:30:02Z",
     },
+    "VerifyRequest": {"sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"},
+    "Verification": {
+        "made_here": True,
+        "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "kind": "video",
+        "digital_source_type": "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia",
+        "explanation": "This file was made by AI, with Reelhouse, and is as it was delivered.",
+    },
     "TimelineEntry": {
         "at": "2026-11-23T09:28:14.402Z",
         "name": "running",

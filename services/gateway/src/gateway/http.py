@@ -13,7 +13,7 @@ from gateway.docs_page import add_docs
 from gateway.openapi import describe
 from gateway.playground import add_playground
 from gateway.rate_limit_headers import RateLimitHeaders
-from gateway.routes import account, events, generations, offers, payments, uploads
+from gateway.routes import account, events, generations, offers, payments, uploads, verification
 from messaging.database import DATABASE_ERRORS, is_unavailable
 from service_runtime.fastapi_problems import install_fastapi, problem_response
 from service_runtime.http_middleware import BodySizeLimit
@@ -35,6 +35,7 @@ ROUTERS: Final = (
     offers.router,
     payments.router,
     uploads.router,
+    verification.router,
     events.router,
 )
 
@@ -126,7 +127,8 @@ def build_app(dependencies: Dependencies) -> FastAPI:
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _method_not_allowed)
     for error in DATABASE_ERRORS:
         app.add_exception_handler(error, _database_unavailable)
-    app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES)
+    larger = {verification.PATH: dependencies.settings.verified_file_max_bytes}
+    app.add_middleware(BodySizeLimit, max_bytes=MAX_BODY_BYTES, larger=larger)
     app.add_middleware(RateLimitHeaders)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     return app

@@ -19,7 +19,7 @@ RUNNING_CANCELS: Final = Counter(
 REFUSED: Final = Counter(
     "gateway_rate_limited_total", "Requests beyond a limit, by its name; `busy` is the overload", ["limit"]
 )
-for _limit in ("address", "reads", "quotes", "writes", "uploads", "upload-bytes", "busy"):
+for _limit in ("address", "reads", "quotes", "writes", "uploads", "upload-bytes", "verified-files", "busy"):
     REFUSED.labels(_limit)
 for _outcome in ("accepted", "refused"):
     RUNNING_CANCELS.labels(_outcome)

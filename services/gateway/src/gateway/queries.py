@@ -39,6 +39,9 @@ _FIND_GENERATION: Final = sa.select(generations).where(
     generations.c.generation_id == sa.bindparam("id"), generations.c.user_id == sa.bindparam("user")
 )
 
+# Unmarked files can be alike.
+_FIND_DELIVERED: Final = sa.select(generations.c.kind).where(generations.c.sha256 == sa.bindparam("sha256")).limit(1)
+
 
 async def list_generations(
     engine: AsyncEngine, user_id: UUID, wanted: GenerationFilter, after: Cursor | None, limit: int
@@ -76,6 +79,12 @@ async def list_payments(engine: AsyncEngine, user_id: UUID, after: Cursor | None
         statement = statement.where(_before(after, payments.c.created_at, payments.c.payment_id))
     statement = statement.order_by(payments.c.created_at.desc(), payments.c.payment_id.desc()).limit(limit)
     return [PaymentRecord(*row) for row in await _rows(engine, statement)]
+
+
+async def find_delivered_kind(engine: AsyncEngine, sha256: str) -> Kind | None:
+    """What a delivered file with this checksum is, whoever ordered it; None if there is none."""
+    row = await _first(engine, _FIND_DELIVERED, {"sha256": sha256})
+    return None if row is None else row.kind
 
 
 async def find_payment(engine: AsyncEngine, user_id: UUID, payment_id: UUID) -> PaymentRecord | None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from contracts import values
 from contracts.object_keys import MAX_UPLOAD_BYTES
 from contracts.payments import Provider
+from contracts.storage import DIGITAL_SOURCE_TYPE
 from contracts.values import Kind, MovementReason
 from gateway.domain import LONGEST_MOMENT, in_utc, written_moment, written_number
 from gateway.estimates import Estimate
@@ -178,6 +179,22 @@ class Download(BaseModel):
     height_pixels: int
     duration_ms: int | None
     frames_per_second: float | None
+
+
+class VerifyRequest(Body):
+    """The checksum of a file."""
+
+    sha256: str = Field(min_length=64, max_length=64, pattern="^[0-9a-fA-F]*$")
+
+
+class Verification(BaseModel):
+    """Whether Reelhouse made a file. Nothing is said about who ordered it, or when."""
+
+    made_here: bool = Field(description="True: these bytes were delivered by Reelhouse, and nothing was changed.")
+    sha256: str
+    kind: Kind | None = Field(description="Null if it was not made here.")
+    digital_source_type: str | None = Field(description="In the vocabulary of the IPTC. Null if it was not made here.")
+    explanation: str = Field(description="For people.")
 
 
 class Failure(BaseModel):
@@ -418,3 +435,23 @@ def represent_timeline(history: Sequence[HistoryRecord], requested_at: datetime 
         detail = {key: value for key, value in record.data.items() if key != "name"}
         entries.append(TimelineEntry(at=at, name=record.name, detail=detail, since_previous_ms=since))
     return Timeline(items=entries)
+
+
+_MADE_HERE: Final = "This file was made by AI, with Reelhouse, and is as it was delivered."
+_UNKNOWN: Final = (
+    "Reelhouse delivered no file with exactly these bytes."
+    " That does not prove that it was made elsewhere, or without AI:"
+    " a copy that was cut, resized, edited or encoded again is another file, and has lost the mark."
+)
+
+
+def verification(sha256: str, kind: Kind | None) -> Verification:
+    """What is said about a file; ``kind`` is None if no delivered file has this checksum."""
+    made_here = kind is not None
+    return Verification(
+        made_here=made_here,
+        sha256=sha256,
+        kind=kind,
+        digital_source_type=DIGITAL_SOURCE_TYPE if made_here else None,
+        explanation=_MADE_HERE if made_here else _UNKNOWN,
+    )

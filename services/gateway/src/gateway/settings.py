@@ -74,6 +74,10 @@ class Settings(ServiceSettings):
     quotes_per_minute: int = Field(default=300, ge=1)
     anonymous_requests_per_minute: int = Field(default=600, ge=1)
     """Of one address at one replica: requests without a user, and tokens that were refused."""
+    verified_files_per_minute: int = Field(default=20, ge=1)
+    """Files that one address may send to one replica to have them verified. Checksums count as any request."""
+    verified_file_max_bytes: int = Field(default=260 * 1024**2, ge=1024)
+    """The largest file that is taken for that: at least as large as the largest output with its mark."""
     trusted_proxies: list[IPv4Network | IPv6Network] = Field(default_factory=list)
     """Addresses whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed. Nobody's, by default."""
 

@@ -9,10 +9,9 @@ import struct
 import zlib
 from typing import BinaryIO, Final
 
+from contracts.storage import DIGITAL_SOURCE_TYPE
 from storage.errors import Unmarkable
 
-DIGITAL_SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""What generative models make, in the vocabulary of the IPTC."""
 PACKET: Final = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

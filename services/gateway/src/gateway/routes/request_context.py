@@ -28,7 +28,7 @@ async def _user(
     dependencies = await _dependencies(request)
     user = dependencies.tokens.known_user(authorization)
     if user is None:
-        with dependencies.admission.signing_in(_address(request)):
+        with dependencies.admission.signing_in(address_of(request)):
             user = await dependencies.tokens.user_of(authorization)
     if request.method in READING:
         dependencies.admission.take_read(user.user_id)
@@ -39,10 +39,11 @@ async def _user(
 
 async def _anonymous(request: Request) -> None:
     """A route that anybody may call is limited by address."""
-    (await _dependencies(request)).admission.take_anonymous(_address(request))
+    (await _dependencies(request)).admission.take_anonymous(address_of(request))
 
 
-def _address(request: Request) -> str:
+def address_of(request: Request) -> str:
+    """The address of the caller, as the server knows it."""
     return "unknown" if request.client is None else request.client.host
 
 
