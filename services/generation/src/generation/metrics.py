@@ -53,11 +53,12 @@ ORDERS_ENDED: Final = Counter("generation_orders_ended_total", "Orders by their 
 ORDER_SECONDS: Final = Histogram(
     "generation_order_seconds", "From an order's request to its delivery", ["model"], buckets=_LATENCY
 )
-ESTIMATE_ERROR: Final = Histogram(
-    "generation_estimate_error_seconds",
-    "What came true less what a user was told, of delivered orders: below 0 the estimate held",
+ESTIMATE_RATIO: Final = Histogram(
+    "generation_estimate_ratio",
+    "What came true as a multiple of what a user was told, of delivered orders: up to 1 the estimate held",
     ["estimate"],
-    buckets=(-600, -120, -30, -10, -3, 0, 3, 10, 30, 120, 600),
+    # Signed seconds would have no sum: the exposition allows none beside buckets below zero.
+    buckets=(0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 5, 10),
 )
 ESTIMATING_SECONDS: Final = Histogram(
     "generation_estimating_seconds", "One round of estimating every order that is under way", buckets=_LATENCY
@@ -148,7 +149,7 @@ def start(endpoints: Iterable[str], tiers: Mapping[str, Sequence[str]]) -> None:
             ORDERS.labels(order_status).set(0)
     ORDERS_ENDED.labels("completed", "true")
     for estimate in _ESTIMATES:
-        ESTIMATE_ERROR.labels(estimate)
+        ESTIMATE_RATIO.labels(estimate)
     for code in REFUSAL_CODES:
         REFUSED_CALLBACKS.labels(code)
     for operation in _OPERATIONS:

@@ -11,10 +11,12 @@ from uuid import UUID
 from generation.domain.estimates import Likely, OrderEstimate, measure, wait_ratio
 from generation.domain.measured_times import WINDOW, Measure, MeasureKey
 from generation.domain.order import Order
-from generation.metrics import ESTIMATE_ERROR
+from generation.metrics import ESTIMATE_RATIO
 
 _REMEMBERED: Final = 10_000
 """The orders whose estimates are remembered; about 5 MB."""
+_SHORTEST_SECONDS: Final = 1.0
+"""An estimate of less is compared as this much: nobody watches a clock for a second."""
 
 
 @dataclass(slots=True)
@@ -78,5 +80,6 @@ class TrackRecord:
 
 
 def _observe(what: str, estimated: Likely, actual: timedelta) -> None:
-    ESTIMATE_ERROR.labels(f"{what}_p50").observe(actual.total_seconds() - estimated.p50)
-    ESTIMATE_ERROR.labels(f"{what}_p90").observe(actual.total_seconds() - estimated.p90)
+    seconds = max(0.0, actual.total_seconds())
+    ESTIMATE_RATIO.labels(f"{what}_p50").observe(seconds / max(estimated.p50, _SHORTEST_SECONDS))
+    ESTIMATE_RATIO.labels(f"{what}_p90").observe(seconds / max(estimated.p90, _SHORTEST_SECONDS))
