@@ -427,6 +427,40 @@ CAUSES: Final[Sequence[Alert]] = (
         samples={"auditor_last_check_timestamp_seconds": ("0x40", "0+60x40")},
     ),
     Alert(
+        name="ReelhouseProofStale",
+        expr="time() - max(auditor_proven_through_timestamp_seconds) > 3600"
+        " or time() - min(max by (scope) (auditor_pass_timestamp_seconds)) > 172800",
+        pending="12h",
+        severity="ticket",
+        summary="What is older than {{ $value | humanizeDuration }} is not proven, or was not gone over since",
+        means="The proof of new activity does not come after, or the going-over of what is old takes more than two days:"
+        " a change of old rows would be noticed late.",
+        run=(
+            "The auditor's log: `proofs_taken_back` and `proof_has_a_gap` say why the proof began anew.",
+            "`SELECT * FROM auditor.proof_watermark` and `auditor.proof_passes` say how far it is.",
+            "A transaction of a service that hangs holds the watermark back: `SELECT pid, xact_start, query FROM"
+            " pg_stat_activity ORDER BY xact_start`.",
+            "Nothing there: the history outgrew the pace. Lower `AUDITOR_CHECK_SECONDS`, and the passes get more time.",
+        ),
+        verify="`auditor_proven_through_timestamp_seconds` and `auditor_pass_timestamp_seconds` move on.",
+        wake="Nobody.",
+        after="13h",
+        samples={
+            "auditor_proven_through_timestamp_seconds": ("-5000x800", "0+60x800"),
+            'auditor_pass_timestamp_seconds{scope="order"}': ("0+60x800", "0+60x800"),
+        },
+        other_faults=[
+            Fault(
+                {
+                    "auditor_proven_through_timestamp_seconds": "0+60x800",
+                    'auditor_pass_timestamp_seconds{scope="order"}': "-200000x800",
+                    'auditor_pass_timestamp_seconds{scope="user"}': "0+60x800",
+                },
+                "13h",
+            ),
+        ],
+    ),
+    Alert(
         name="ReelhouseLedgerPassStale",
         expr="time() - max(auditor_last_ledger_pass_timestamp_seconds) > 21600",
         pending="15m",

@@ -733,6 +733,15 @@ INFRASTRUCTURE: Final = Board(
                     [Query(f"sum by (outcome) (rate(auditor_library_objects_total[{RATE}]))", "{{outcome}}")],
                 ),
                 Panel(
+                    "Age of the proof",
+                    "How old the activity is that is not proven yet, and since when all of each scope was gone over.",
+                    "s",
+                    [
+                        Query("time() - max(auditor_proven_through_timestamp_seconds > 0)", "new activity"),
+                        Query("time() - max by (scope) (auditor_pass_timestamp_seconds > 0)", "{{scope}}"),
+                    ],
+                ),
+                Panel(
                     "Age of the last ledger pass",
                     "Time since the auditor last compared the whole ledger with its seals.",
                     "s",

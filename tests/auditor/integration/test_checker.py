@@ -200,7 +200,7 @@ async def test_a_check_that_is_cut_off_is_not_repeated_at_once_either(
         begun += 1
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("auditor.loops.checker.check", endless)
+    monkeypatch.setattr("auditor.proving.Prover.prove", endless)
     checker = Checker(auditor, auditor, tolerance_seconds=0.0)
     for _ in range(2):
         with contextlib.suppress(TimeoutError):

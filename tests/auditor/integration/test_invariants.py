@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from unittest.mock import Mock
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -18,6 +19,7 @@ from auditor.invariants import INVARIANTS
 from auditor.invariants import ledger as auditor_ledger
 from auditor.invariants.deadlines import MATCH_ATTEMPTS
 from auditor.invariants.messages import INBOXES
+from auditor.portions import FIRST_ID, LAST_ID, Ids, Range, scopes_of
 from billing import conservation
 from billing import consumers as billing_consumers
 from contracts.generation import GenerationCompleted
@@ -68,6 +70,22 @@ async def found(connection: AsyncConnection, tolerance: float, code: str) -> set
     return {violation.subject for violation in (await evaluate(connection, invariant, tolerance)).violations}
 
 
+async def found_by_portions(connection: AsyncConnection, code: str) -> set[str]:
+    """The same, asked for the halves of every id there is, and then for the ids that were named alone."""
+    [invariant] = [one for one in INVARIANTS if one.code == code]
+    scopes = scopes_of(invariant)
+    middle = UUID(int=LAST_ID.int // 2)
+    named: set[str] = set()
+    for scope in scopes:
+        for portion in (Range(scope, FIRST_ID, middle), Range(scope, UUID(int=middle.int + 1), LAST_ID)):
+            violations = (await evaluate(connection, invariant, AT_REST, portion)).violations
+            keys = [UUID(violation.key or violation.subject) for violation in violations]
+            again = (await evaluate(connection, invariant, AT_REST, Ids(scope, keys))).violations
+            assert {one.subject for one in again} == {one.subject for one in violations}
+            named |= {violation.subject for violation in violations}
+    return named if scopes else await found(connection, AT_REST, code)
+
+
 async def test_a_healthy_platform_violates_nothing(shared: PlatformHarness) -> None:
     engine = engine_for(shared.database.dsn("auditor"), application_name="test")
     report = await check(engine, AT_REST)
@@ -88,7 +106,9 @@ async def test_a_planted_violation_is_named(
     subject = case.subject.format(**names)
     if subject.startswith("SELECT"):
         subject = await superuser.scalar(text(subject))
-    assert subject in await found(superuser, AT_REST, case.code)
+    named = await found(superuser, AT_REST, case.code)
+    assert subject in named
+    assert await found_by_portions(superuser, case.code) == named
     # With an hour's tolerance, only what no message under way can explain is a violation of that invariant.
     assert (subject in await found(superuser, AN_HOUR, case.code)) is not case.waits
 

@@ -1,5 +1,7 @@
 """Runs the invariants. Each is one query over all schemas, so it sees one snapshot, whatever is written meanwhile.
 
+``check`` reads all history: it is the reference. ``check_portion`` asks the same of some ids or of a range of ids.
+
 Each has a short transaction of its own. A snapshot for all of them would be open until the last query ends: it would
 keep the services' vacuum from removing anything and their partitions from being maintained, and one failure would stop
 all checks.
@@ -16,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.invariants import INVARIANTS
+from auditor.portions import Portion, parameters_of, query_of
 from auditor.schemas import snapshot
 from messaging.database import READ_ONLY, STATEMENT_TIMEOUT, is_unavailable
 from service_runtime.database import engine_for
@@ -23,8 +26,16 @@ from service_runtime.database import engine_for
 LISTED_PER_INVARIANT: Final = 100
 """How many offenders of one kind are listed; all are counted."""
 _PAUSE_SECONDS: Final = 0.5
+LISTED_PER_PORTION: Final = 1000
 STATEMENT_TIMEOUT_MS: Final = 300_000
 """One invariant may read a whole table."""
+
+# The server is told for a portion what it cannot know of a list or a range in advance: it is small. So it walks along
+# indexes, whatever the statistics say of the tables at that time.
+_WALK: Final = text(
+    "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'off', true),"
+    " set_config('jit', 'off', true)"
+)
 
 
 def reading_engine(dsn: str) -> AsyncEngine:
@@ -38,6 +49,7 @@ class _Offender(NamedTuple):
     subject: str
     expected: str
     found: str
+    key: str | None
     total: int
 
 
@@ -63,11 +75,35 @@ async def check_until_clean(engine: AsyncEngine, tolerance_seconds: float, patie
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _check_one(engine: AsyncEngine, invariant: Invariant, tolerance_seconds: float) -> Result:
+async def check_whole(engine: AsyncEngine, invariant: Invariant, tolerance_seconds: float) -> Result:
+    """All rows that break ``invariant``."""
+    return await _check_one(engine, invariant, tolerance_seconds)
+
+
+async def check_portion(
+    engine: AsyncEngine, invariants: Sequence[Invariant], tolerance_seconds: float, portion: Portion
+) -> list[Result]:
+    """The rows of ``portion`` that break ``invariants``. It is small, so one snapshot is enough for all of them.
+
+    If one of them fails, each is evaluated apart, and it fails as in ``check``.
+    """
+    try:
+        async with snapshot(engine) as connection:
+            await walk_along_indexes(connection)
+            return [await evaluate(connection, invariant, tolerance_seconds, portion) for invariant in invariants]
+    except DBAPIError:
+        return [await _check_one(engine, invariant, tolerance_seconds, portion) for invariant in invariants]
+
+
+async def _check_one(
+    engine: AsyncEngine, invariant: Invariant, tolerance_seconds: float, portion: Portion | None = None
+) -> Result:
     began = time.perf_counter()
     try:
         async with snapshot(engine) as connection:
-            return await evaluate(connection, invariant, tolerance_seconds)
+            if portion is not None:
+                await walk_along_indexes(connection)
+            return await evaluate(connection, invariant, tolerance_seconds, portion)
     except DBAPIError as error:
         # The snapshot is read only, and ends each query in time, because we made it so: a query that writes in it, or
         # takes longer, is wrong, not unavailable.
@@ -77,20 +113,30 @@ async def _check_one(engine: AsyncEngine, invariant: Invariant, tolerance_second
         return Result(invariant, 0, (), time.perf_counter() - began, failure=reason)
 
 
-async def evaluate(connection: AsyncConnection, invariant: Invariant, tolerance_seconds: float) -> Result:
-    """The rows that break ``invariant``, as the transaction of ``connection`` sees them."""
+async def walk_along_indexes(connection: AsyncConnection) -> None:
+    """Plan the following statements of this transaction for few rows, along indexes."""
+    await connection.execute(_WALK)
+
+
+async def evaluate(
+    connection: AsyncConnection, invariant: Invariant, tolerance_seconds: float, portion: Portion | None = None
+) -> Result:
+    """The rows that break ``invariant``, all or those of ``portion``, as this transaction sees them."""
+    key = "key" if invariant.is_keyed else "NULL"
+    limit = LISTED_PER_INVARIANT if portion is None else LISTED_PER_PORTION
     query = text(
-        f"SELECT subject, expected, found, count(*) OVER () FROM ({invariant.query}) AS offender"  # noqa: S608
-        f" ORDER BY subject LIMIT {LISTED_PER_INVARIANT}"
+        f"SELECT subject, expected, found, {key}, count(*) OVER () FROM ({query_of(invariant, portion)}) AS offender"  # noqa: S608
+        f" ORDER BY subject LIMIT {limit}"
     )
     began = time.perf_counter()
-    rows = await connection.execute(query, {"tolerance": tolerance_seconds})
+    rows = await connection.execute(query, {"tolerance": tolerance_seconds, **parameters_of(portion)})
     offenders = [_Offender(*row) for row in rows]
     return Result(
         invariant=invariant,
         total=offenders[0].total if offenders else 0,
         violations=tuple(
-            Violation(invariant.code, invariant.severity, one.subject, one.expected, one.found) for one in offenders
+            Violation(invariant.code, invariant.severity, one.subject, one.expected, one.found, one.key)
+            for one in offenders
         ),
         seconds=time.perf_counter() - began,
     )

@@ -17,12 +17,17 @@ class Invariant:
 
     The columns are ``subject`` (the id an operator would look up), ``expected`` and ``found``, all text. The query may
     use ``:tolerance``, the seconds for which services may disagree while messages are under way.
+
+    It may name its scopes (``OF_ORDER(r.generation_id)``): then it can be evaluated for a portion of them alone
+    (``auditor.portions``). Without a scope it is always evaluated whole, so it must read only what is open. Where the
+    subject is not the id of the scope, a fourth column ``key`` is, and ``is_keyed`` says so.
     """
 
     code: str
     severity: Severity
     meaning: str
     query: str
+    is_keyed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,8 @@ class Violation:
     subject: str
     expected: str
     found: str
+    key: str | None = None
+    """The id of the scope in which it was found; None if it is the subject."""
 
 
 @dataclass(frozen=True, slots=True)

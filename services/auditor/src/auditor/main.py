@@ -14,7 +14,7 @@ from auditor.checking import STATEMENT_TIMEOUT_MS, reading_engine
 from auditor.consumers import SUBSCRIPTIONS
 from auditor.invariants import INVARIANTS
 from auditor.library import Library, LibraryAddress
-from auditor.loops.checker import Checker
+from auditor.loops.checker import BUSY_SHARE, Checker
 from auditor.loops.journal_partitions import maintain_partitions
 from auditor.loops.library_scanner import LibraryScanner
 from auditor.loops.seal_verifier import SealVerifier
@@ -31,6 +31,8 @@ from service_runtime.loops import every
 from service_runtime.settings import settings_from_environment
 
 LONGEST_CHECK_SECONDS: Final = len(INVARIANTS) * STATEMENT_TIMEOUT_MS / 1000
+PASS_SHARE: Final = 0.6
+"""Of the time for checks. What is new gets what it needs."""
 PARTITIONS_EVERY_SECONDS: Final = 3600.0
 SEALS_EVERY_SECONDS: Final = 5.0
 
@@ -51,7 +53,9 @@ def build(settings: Settings) -> Auditor:
     reading = reading_engine(settings.database_url.get_secret_value())
     database = DatabaseWatch(settings, engine, reading)
     messaging = Messaging(service="auditor", engine=engine, settings=settings, subscriptions=SUBSCRIPTIONS)
-    checker = Checker(reading, engine, settings.tolerance_seconds)
+    # A round is new activity first, and then what is old, in a tenth of the time together.
+    pass_seconds = settings.check_seconds * BUSY_SHARE * PASS_SHARE
+    checker = Checker(reading, engine, settings.tolerance_seconds, pass_seconds)
     seal_verifier = SealVerifier(reading, engine)
     address = LibraryAddress.of(settings)
     assert address is not None

@@ -6,7 +6,16 @@ VIOLATIONS = Gauge("auditor_violations", "Rows that break an invariant, by the l
 UNPROVEN = Gauge("auditor_invariant_unproven", "1 if the last check could not evaluate an invariant", ["invariant"])
 LAST_CHECK_AT = Gauge(
     "auditor_last_check_timestamp_seconds",
-    "When every invariant was last checked; its age is what to alert on",
+    "When every invariant was last checked for all that was new or open; its age is what to alert on",
+)
+PROVEN_THROUGH = Gauge(
+    "auditor_proven_through_timestamp_seconds",
+    "What was written before this time is proven, or found to be wrong, apart from changes of what is older",
+)
+PASS_AT = Gauge(
+    "auditor_pass_timestamp_seconds",
+    "Since when everything of a scope was gone over: the start of its last complete pass; 0 before the first ended",
+    ["scope"],
 )
 LAST_CHECK_SECONDS = Gauge("auditor_last_check_duration_seconds", "How long the queries of the last check took")
 LAST_LEDGER_PASS_AT = Gauge(

@@ -174,7 +174,7 @@ DEADLINES: Final = (
             SELECT p.payment_id::text AS subject, 'an open review' AS expected,
                    format('none; the payment is in review, created at %s', p.created_at) AS found
             FROM payments.payment_transactions AS p
-            WHERE p.status = 'review'
+            WHERE OF_PAYMENT(p.payment_id) AND p.status = 'review'
               AND NOT EXISTS (SELECT FROM payments.reviews AS r
                               WHERE r.payment_id = p.payment_id AND r.resolved_at IS NULL)
         """,

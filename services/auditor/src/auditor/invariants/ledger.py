@@ -16,6 +16,7 @@ LEDGER: Final = (
                            FROM billing.balance_ledger AS l WHERE l.transfer_id = broken.transfer_id)) AS found
             FROM (
                 SELECT transfer_id, reason, sum(amount_credits) AS total FROM billing.balance_ledger
+                WHERE OF_TRANSFER(transfer_id)
                 GROUP BY transfer_id, reason, generation_id, payment_id, grant_id, clawback_id
                 HAVING sum(amount_credits) <> 0
             ) AS broken
@@ -30,7 +31,7 @@ LEDGER: Final = (
                    format('users %s, lines %s', string_agg(DISTINCT user_id::text, ', '),
                           string_agg(DISTINCT line_number::text, ', ')) AS found
             FROM billing.balance_ledger
-            WHERE user_id IS NOT NULL
+            WHERE OF_TRANSFER(transfer_id) AND user_id IS NOT NULL
             GROUP BY transfer_id
             HAVING min(user_id::text) <> max(user_id::text) OR min(line_number) <> max(line_number)
         """,
@@ -43,7 +44,7 @@ LEDGER: Final = (
             SELECT transfer_id::text AS subject, format('accounts and signs of a %s', reason) AS expected,
                    format('posting %s of %s credits on %s', posting_id, amount_credits, account) AS found
             FROM billing.balance_ledger
-            WHERE NOT CASE
+            WHERE OF_TRANSFER(transfer_id) AND NOT CASE
                 WHEN reason = 'reserve'
                     THEN (account, sign(amount_credits)) IN (('user:available', -1), ('user:reserved', 1))
                 WHEN reason = 'capture'
@@ -71,12 +72,20 @@ LEDGER: Final = (
         meaning="What a user has available, reserved and owed is the sum of the user's postings",
         query="""
             WITH posted AS (
-                SELECT user_id,
-                       coalesce(sum(amount_credits) FILTER (WHERE account = 'user:available'), 0) AS available,
-                       coalesce(sum(amount_credits) FILTER (WHERE account = 'user:reserved'), 0) AS reserved,
-                       coalesce(-sum(amount_credits) FILTER (WHERE account = 'user:receivable'), 0) AS receivable
-                FROM billing.balance_ledger
-                WHERE user_id IS NOT NULL
+                SELECT user_id, sum(available) AS available, sum(reserved) AS reserved, sum(receivable) AS receivable
+                FROM (
+                    SELECT user_id, available_credits AS available, reserved_credits AS reserved,
+                           receivable_credits AS receivable
+                    FROM PROVEN_BALANCES() AS proven
+                    UNION ALL
+                    SELECT user_id,
+                           coalesce(sum(amount_credits) FILTER (WHERE account = 'user:available'), 0),
+                           coalesce(sum(amount_credits) FILTER (WHERE account = 'user:reserved'), 0),
+                           coalesce(-sum(amount_credits) FILTER (WHERE account = 'user:receivable'), 0)
+                    FROM LINES_OF_USERS(billing.balance_ledger) AS line
+                    WHERE user_id IS NOT NULL
+                    GROUP BY user_id
+                ) AS part
                 GROUP BY user_id
             )
             SELECT coalesce(u.user_id, p.user_id)::text AS subject,
@@ -84,7 +93,7 @@ LEDGER: Final = (
                           coalesce(p.available, 0), coalesce(p.reserved, 0), coalesce(p.receivable, 0)) AS expected,
                    format('available %s, reserved %s, receivable %s',
                           u.available_credits, u.reserved_credits, u.receivable_credits) AS found
-            FROM billing.users AS u FULL JOIN posted AS p USING (user_id)
+            FROM (SELECT * FROM billing.users WHERE OF_USER(user_id)) AS u FULL JOIN posted AS p USING (user_id)
             WHERE (u.available_credits, u.reserved_credits, u.receivable_credits)
                   IS DISTINCT FROM (coalesce(p.available, 0), coalesce(p.reserved, 0), coalesce(p.receivable, 0))
         """,
@@ -93,22 +102,24 @@ LEDGER: Final = (
         code="nothing_is_negative",
         severity="critical",
         meaning="No balance, grant or reservation is below zero",
+        is_keyed=True,
         query="""
             SELECT user_id::text AS subject, 'balances of 0 or more' AS expected,
                    format('available %s, reserved %s, receivable %s',
-                          available_credits, reserved_credits, receivable_credits) AS found
+                          available_credits, reserved_credits, receivable_credits) AS found, user_id::text AS key
             FROM billing.users
-            WHERE least(available_credits, reserved_credits, receivable_credits) < 0
+            WHERE OF_USER(user_id) AND least(available_credits, reserved_credits, receivable_credits) < 0
             UNION ALL
             SELECT user_id::text, format('grant %s with 0 to %s credits left', grant_id, amount_credits),
-                   format('%s left', remaining_credits)
+                   format('%s left', remaining_credits), grant_id::text
             FROM billing.grants
-            WHERE remaining_credits NOT BETWEEN 0 AND amount_credits
+            WHERE OF_MOVEMENT(grant_id) AND remaining_credits NOT BETWEEN 0 AND amount_credits
             UNION ALL
             SELECT generation_id::text, format('0 to %s credits captured', amount_credits),
-                   format('%s captured', captured_credits)
+                   format('%s captured', captured_credits), generation_id::text
             FROM billing.reservations
-            WHERE amount_credits <= 0 OR captured_credits NOT BETWEEN 0 AND amount_credits
+            WHERE OF_ORDER(generation_id)
+              AND (amount_credits <= 0 OR captured_credits NOT BETWEEN 0 AND amount_credits)
         """,
     ),
     Invariant(
@@ -119,6 +130,7 @@ LEDGER: Final = (
             SELECT generation_id::text AS subject, 'one reservation' AS expected,
                    format('%s: %s', count(*), string_agg(reservation_id::text, ', ')) AS found
             FROM billing.reservations
+            WHERE OF_ORDER(generation_id)
             GROUP BY generation_id
             HAVING count(*) > 1
         """,
@@ -128,25 +140,30 @@ LEDGER: Final = (
         severity="critical",
         meaning="A reservation ends once, as captured or as released, and says how it ended",
         query="""
-            SELECT coalesce(r.generation_id, e.reservation_id)::text AS subject,
-                   CASE WHEN r.reservation_id IS NULL THEN 'a resolution of a reservation'
-                        WHEN e.resolutions > 1 THEN 'at most one resolution'
+            SELECT r.generation_id::text AS subject,
+                   CASE WHEN e.resolutions > 1 THEN 'at most one resolution'
                         ELSE format('%s with %s of %s credits captured, as its resolution says',
                                     coalesce(e.status, 'held'), coalesce(e.captured, 0),
                                     coalesce(e.captured + e.released, r.amount_credits)) END AS expected,
-                   format('%s with %s of %s credits captured, and %s resolution(s)',
-                          coalesce(r.status, 'no reservation'), r.captured_credits, r.amount_credits,
-                          coalesce(e.resolutions, 0)) AS found
+                   format('%s with %s of %s credits captured, and %s resolution(s)', r.status, r.captured_credits,
+                          r.amount_credits, e.resolutions) AS found
             FROM billing.reservations AS r
-            FULL JOIN (
-                SELECT reservation_id, count(*) AS resolutions, min(status) AS status,
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS resolutions, min(status) AS status,
                        min(captured_credits) AS captured, min(released_credits) AS released
-                FROM billing.reservation_resolutions GROUP BY reservation_id
-            ) AS e USING (reservation_id)
-            WHERE e.resolutions > 1
-               OR (r.status, r.captured_credits, r.amount_credits) IS DISTINCT FROM
-                  (coalesce(e.status, 'held'), coalesce(e.captured, 0),
-                   coalesce(e.captured + e.released, r.amount_credits))
+                FROM billing.reservation_resolutions AS one WHERE one.reservation_id = r.reservation_id
+            ) AS e
+            WHERE OF_ORDER(r.generation_id)
+              AND (e.resolutions > 1
+                   OR (r.status, r.captured_credits, r.amount_credits) IS DISTINCT FROM
+                      (coalesce(e.status, 'held'), coalesce(e.captured, 0),
+                       coalesce(e.captured + e.released, r.amount_credits)))
+            UNION ALL
+            SELECT e.reservation_id::text, 'a resolution of a reservation',
+                   format('no reservation, and one that was %s', e.status)
+            FROM billing.reservation_resolutions AS e
+            WHERE OF_RESERVATION(e.reservation_id)
+              AND NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.reservation_id = e.reservation_id)
         """,
     ),
     Invariant(
@@ -160,12 +177,13 @@ LEDGER: Final = (
                        coalesce(-sum(amount_credits) FILTER (WHERE reason = 'capture'), 0) AS captured,
                        coalesce(-sum(amount_credits) FILTER (WHERE reason = 'release'), 0) AS released
                 FROM billing.balance_ledger
-                WHERE generation_id IS NOT NULL AND account = 'user:reserved'
+                WHERE OF_ORDER(generation_id) AND generation_id IS NOT NULL AND account = 'user:reserved'
                 GROUP BY generation_id
             ), kept AS (
                 SELECT generation_id, sum(amount_credits) AS reserved, sum(captured_credits) AS captured,
                        coalesce(sum(amount_credits - captured_credits) FILTER (WHERE status <> 'held'), 0) AS released
                 FROM billing.reservations
+                WHERE OF_ORDER(generation_id)
                 GROUP BY generation_id
             )
             SELECT coalesce(k.generation_id, p.generation_id)::text AS subject,
@@ -186,10 +204,10 @@ LEDGER: Final = (
                    format('%s credits reserved, held for %s order(s)', coalesce(h.held, 0), coalesce(h.orders, 0))
                        AS expected,
                    format('%s credits reserved', u.reserved_credits) AS found
-            FROM billing.users AS u
+            FROM (SELECT * FROM billing.users WHERE OF_USER(user_id)) AS u
             FULL JOIN (
                 SELECT user_id, sum(amount_credits) AS held, count(*) AS orders
-                FROM billing.reservations WHERE status = 'held' GROUP BY user_id
+                FROM billing.reservations WHERE OF_USER(user_id) AND status = 'held' GROUP BY user_id
             ) AS h USING (user_id)
             WHERE u.reserved_credits IS DISTINCT FROM coalesce(h.held, 0)
         """,
@@ -199,15 +217,21 @@ LEDGER: Final = (
         severity="critical",
         meaning="What a reservation took out of grants is what it reserved",
         query="""
-            SELECT coalesce(r.generation_id, d.reservation_id)::text AS subject,
+            SELECT r.generation_id::text AS subject,
                    format('%s credits drawn from grants', r.amount_credits) AS expected,
                    format('%s credits drawn', coalesce(d.drawn, 0)) AS found
             FROM billing.reservations AS r
-            FULL JOIN (
-                SELECT reservation_id, sum(amount_credits) AS drawn
-                FROM billing.reservation_grants GROUP BY reservation_id
-            ) AS d USING (reservation_id)
-            WHERE d.drawn IS DISTINCT FROM r.amount_credits
+            CROSS JOIN LATERAL (
+                SELECT sum(amount_credits) AS drawn
+                FROM billing.reservation_grants AS one WHERE one.reservation_id = r.reservation_id
+            ) AS d
+            WHERE OF_ORDER(r.generation_id) AND d.drawn IS DISTINCT FROM r.amount_credits
+            UNION ALL
+            SELECT d.reservation_id::text, 'no credits drawn: there is no such reservation',
+                   format('%s credits drawn from grant %s', d.amount_credits, d.grant_id)
+            FROM billing.reservation_grants AS d
+            WHERE OF_RESERVATION(d.reservation_id)
+              AND NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.reservation_id = d.reservation_id)
         """,
     ),
     Invariant(
@@ -218,11 +242,11 @@ LEDGER: Final = (
             SELECT coalesce(g.grant_id, p.grant_id)::text AS subject,
                    format('%s of %s credits to user %s', g.reason, g.amount_credits, g.user_id) AS expected,
                    format('%s of %s credits to user %s', p.reason, coalesce(p.posted, 0), p.user_id) AS found
-            FROM billing.grants AS g
+            FROM (SELECT * FROM billing.grants WHERE OF_MOVEMENT(grant_id)) AS g
             FULL JOIN (
                 SELECT grant_id, payment_id, user_id, reason, sum(amount_credits) AS posted
                 FROM billing.balance_ledger
-                WHERE grant_id IS NOT NULL AND account = 'user:available'
+                WHERE OF_MOVEMENT(grant_id) AND grant_id IS NOT NULL AND account = 'user:available'
                   AND reason NOT IN ('expiry', 'receivable_settled')
                 GROUP BY grant_id, payment_id, user_id, reason
             ) AS p USING (grant_id)
@@ -240,13 +264,13 @@ LEDGER: Final = (
                           c.user_id) AS expected,
                    format('%s of %s taken and %s owed by user %s', p.reason, coalesce(p.taken, 0),
                           coalesce(p.owed, 0), p.user_id) AS found
-            FROM billing.clawbacks AS c
+            FROM (SELECT * FROM billing.clawbacks WHERE OF_MOVEMENT(clawback_id)) AS c
             FULL JOIN (
                 SELECT clawback_id, payment_id, user_id, reason,
                        coalesce(-sum(amount_credits) FILTER (WHERE account = 'user:available'), 0) AS taken,
                        coalesce(-sum(amount_credits) FILTER (WHERE account = 'user:receivable'), 0) AS owed
                 FROM billing.balance_ledger
-                WHERE clawback_id IS NOT NULL AND user_id IS NOT NULL
+                WHERE OF_MOVEMENT(clawback_id) AND clawback_id IS NOT NULL AND user_id IS NOT NULL
                 GROUP BY clawback_id, payment_id, user_id, reason
             ) AS p USING (clawback_id)
             WHERE (c.reason, c.taken_credits, c.receivable_credits, c.user_id, c.payment_id)
@@ -261,9 +285,11 @@ LEDGER: Final = (
             SELECT coalesce(u.user_id, g.user_id)::text AS subject,
                    format('%s credits available, left in grants', coalesce(g.left_over, 0)) AS expected,
                    format('%s credits available', u.available_credits) AS found
-            FROM billing.users AS u
+            FROM (SELECT * FROM billing.users WHERE OF_USER(user_id)) AS u
             FULL JOIN (
-                SELECT user_id, sum(remaining_credits) AS left_over FROM billing.grants GROUP BY user_id
+                -- Below zero is a violation of its own; most grants of a long history are used up.
+                SELECT user_id, sum(remaining_credits) AS left_over
+                FROM billing.grants WHERE OF_USER(user_id) AND remaining_credits > 0 GROUP BY user_id
             ) AS g USING (user_id)
             WHERE u.available_credits IS DISTINCT FROM coalesce(g.left_over, 0)
         """,
@@ -277,11 +303,17 @@ LEDGER: Final = (
                    format('lines 1 to %s', u.line_number) AS expected,
                    format('%s different line(s), from %s to %s', coalesce(l.lines, 0), l.first_line, l.last_line)
                        AS found
-            FROM billing.users AS u
+            FROM (SELECT * FROM billing.users WHERE OF_USER(user_id)) AS u
             FULL JOIN (
-                SELECT user_id, count(DISTINCT line_number) AS lines, min(line_number) AS first_line,
-                       max(line_number) AS last_line
-                FROM billing.balance_ledger WHERE user_id IS NOT NULL GROUP BY user_id
+                SELECT user_id, sum(lines) AS lines, min(first_line) AS first_line, max(last_line) AS last_line
+                FROM (
+                    SELECT user_id, line_number AS lines, 1 AS first_line, line_number AS last_line
+                    FROM PROVEN_BALANCES() AS proven
+                    UNION ALL
+                    SELECT user_id, count(DISTINCT line_number), min(line_number), max(line_number)
+                    FROM LINES_OF_USERS(billing.balance_ledger) AS line WHERE user_id IS NOT NULL GROUP BY user_id
+                ) AS part
+                GROUP BY user_id
             ) AS l USING (user_id)
             WHERE u.line_number IS DISTINCT FROM coalesce(l.last_line, 0)
                OR coalesce(l.lines, 0) <> coalesce(l.last_line, 0)
@@ -296,6 +328,7 @@ LEDGER: Final = (
             SELECT generation_id::text AS subject, 'one verdict' AS expected,
                    format('reservation %s and a refusal (%s)', reservation_id, code) AS found
             FROM billing.reservations JOIN billing.refusals USING (generation_id)
+            WHERE OF_ORDER(generation_id)
         """,
     ),
 )

@@ -43,7 +43,7 @@ def _unrecorded(producer: Service, stream: str) -> str:
             SELECT o.message_id::text AS subject, format('%s of {producer} in the journal', o.subject) AS expected,
                    format('published at %s and not received', o.published_at) AS found
             FROM {producer}.outbox_messages AS o
-            WHERE o.published_at <= now() - make_interval(secs => :tolerance)
+            WHERE OF_MESSAGE(o.message_id) AND o.published_at <= now() - make_interval(secs => :tolerance)
               AND o.subject IN ({_subjects(recorded)})
               AND {_was_passed("auditor", stream)}
               AND NOT EXISTS (SELECT FROM auditor.journal AS j WHERE j.message_id = o.message_id)
@@ -63,7 +63,7 @@ def _unconsumed(producer: Service, consumer: Service, stream: str, received: str
                    format('published by {producer} at %s (%s), and no trace of it', o.published_at, o.correlation_id)
                        AS found
             FROM {producer}.outbox_messages AS o
-            WHERE o.published_at <= now() - make_interval(secs => :tolerance)
+            WHERE OF_MESSAGE(o.message_id) AND o.published_at <= now() - make_interval(secs => :tolerance)
               AND o.subject IN ({_subjects(messages)})
               AND {_was_passed(consumer, stream)}
               AND NOT EXISTS (SELECT FROM {received} AND i.message_id = o.message_id)
@@ -72,6 +72,18 @@ def _unconsumed(producer: Service, consumer: Service, stream: str, received: str
               AND NOT EXISTS (SELECT FROM {consumer}.delivery_attempts AS t
                               WHERE t.consumer = '{durable}' AND t.message_id = o.message_id
                                 AND t.last_at > now() - make_interval(secs => 2 * :tolerance))
+        """  # noqa: S608 - names of the contracts
+
+
+def _first_unproven(producer: Service, consumer: Service, stream: str) -> str:
+    """The first message from ``:first`` on of which ``consumer`` may still have to leave a trace."""
+    messages = tuple(m for m in consumed_by(consumer) if producer in m.producers and stream_of(m.subject) == stream)
+    return f"""
+            (SELECT o.message_id FROM {producer}.outbox_messages AS o
+             WHERE o.message_id >= :first AND o.subject IN ({_subjects(messages)})
+               AND ((o.published_at <= now() - make_interval(secs => :tolerance)) IS NOT TRUE
+                    OR ({_was_passed(consumer, stream)}) IS NOT TRUE)
+             ORDER BY o.message_id LIMIT 1)
         """  # noqa: S608 - names of the contracts
 
 
@@ -105,6 +117,17 @@ def _all_unconsumed() -> str:
     ]
     return " UNION ALL ".join(queries)
 
+
+FIRST_UNPROVEN: Final = (
+    "SELECT min(message_id::text)::uuid FROM ("  # noqa: S608 - names of the contracts
+    + " UNION ALL ".join(
+        _first_unproven(producer, consumer, stream)
+        for consumer in (*INBOXES, "storage", "auditor")
+        for producer, stream in _routes(consumed_by(consumer))
+    )
+    + ") AS first_of_route (message_id)"
+)
+"""Where the proof of messages has to go on: at the first one that has not been passed everywhere."""
 
 MESSAGES: Final = (
     Invariant(

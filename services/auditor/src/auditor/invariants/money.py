@@ -20,8 +20,9 @@ MONEY: Final = (
                         ELSE format('a payment of user %s, or a refusal', q.user_id) END AS expected,
                    CASE WHEN p.payment_id IS NULL THEN format('neither since %s', q.created_at)
                         ELSE format('a payment of user %s that is %s', p.user_id, p.status) END AS found
-            FROM gateway.payment_requests AS q
-            FULL JOIN payments.payment_transactions AS p USING (payment_id)
+            FROM (SELECT * FROM gateway.payment_requests WHERE OF_PAYMENT(payment_id)) AS q
+            FULL JOIN (SELECT * FROM payments.payment_transactions WHERE OF_PAYMENT(payment_id)) AS p
+                USING (payment_id)
             WHERE (p.payment_id IS NULL AND q.refusal_code IS NULL
                    AND q.created_at <= now() - make_interval(secs => :tolerance))
                OR (p.payment_id IS NOT NULL AND p.user_id IS DISTINCT FROM q.user_id)
@@ -35,7 +36,7 @@ MONEY: Final = (
             SELECT payment_id::text AS subject, format('one grant for the %s', reason) AS expected,
                    format('%s: %s', count(*), string_agg(grant_id::text, ', ')) AS found
             FROM billing.grants
-            WHERE payment_id IS NOT NULL AND reason IN ('purchase', 'bonus')
+            WHERE OF_PAYMENT(payment_id) AND payment_id IS NOT NULL AND reason IN ('purchase', 'bonus')
             GROUP BY payment_id, reason
             HAVING count(*) > 1
         """,
@@ -59,7 +60,8 @@ MONEY: Final = (
                 SELECT clawback_id, reason, taken_credits + receivable_credits, user_id, payment_id
                 FROM billing.clawbacks
             ) AS b USING (movement_id)
-            WHERE (b.movement_id IS NOT NULL OR m.ordered_at <= now() - make_interval(secs => :tolerance))
+            WHERE OF_PAYMENT(m.payment_id)
+              AND (b.movement_id IS NOT NULL OR m.ordered_at <= now() - make_interval(secs => :tolerance))
               AND (b.kind, b.amount_credits, b.user_id, b.payment_id)
                   IS DISTINCT FROM (m.kind, m.amount_credits, p.user_id, m.payment_id)
         """,
@@ -75,12 +77,13 @@ MONEY: Final = (
                    format('%s and %s', coalesce(m.bought, 0), coalesce(m.bonus, 0)) AS found
             FROM (
                 SELECT *, CASE WHEN status IN ({_PAID}) THEN 1 ELSE 0 END AS paid FROM payments.payment_transactions
+                WHERE OF_PAYMENT(payment_id)
             ) AS p
             LEFT JOIN (
                 SELECT payment_id,
                        coalesce(sum(amount_credits) FILTER (WHERE kind = 'purchase'), 0) AS bought,
                        coalesce(sum(amount_credits) FILTER (WHERE kind = 'bonus'), 0) AS bonus
-                FROM payments.credit_movements GROUP BY payment_id
+                FROM payments.credit_movements WHERE OF_PAYMENT(payment_id) GROUP BY payment_id
             ) AS m USING (payment_id)
             -- What was paid before may be put in doubt: a person decides.
             WHERE p.status <> 'review'
@@ -100,13 +103,14 @@ MONEY: Final = (
             FROM payments.payment_transactions AS p
             LEFT JOIN (
                 SELECT payment_id, sum(amount_cents) AS cents FROM payments.disputes
-                WHERE state IN ('open', 'lost') GROUP BY payment_id
+                WHERE OF_PAYMENT(payment_id) AND state IN ('open', 'lost') GROUP BY payment_id
             ) AS d USING (payment_id)
             LEFT JOIN (
                 SELECT payment_id,
                        sum(CASE WHEN kind IN ('refund', 'dispute') THEN amount_credits ELSE -amount_credits END)
                        AS taken
-                FROM payments.credit_movements WHERE kind NOT IN ('purchase', 'bonus') GROUP BY payment_id
+                FROM payments.credit_movements
+                WHERE OF_PAYMENT(payment_id) AND kind NOT IN ('purchase', 'bonus') GROUP BY payment_id
             ) AS m USING (payment_id)
             CROSS JOIN LATERAL (
                 SELECT least(coalesce(nullif(p.paid_cents, 0), p.price_cents), p.price_cents) AS basis
@@ -118,7 +122,7 @@ MONEY: Final = (
             CROSS JOIN LATERAL (
                 SELECT gone.lost_cents, (p.credits + p.bonus_credits) * gone.lost_cents / paid.basis AS credits
             ) AS due
-            WHERE p.status IN ({_PAID}) AND coalesce(m.taken, 0) <> due.credits
+            WHERE OF_PAYMENT(p.payment_id) AND p.status IN ({_PAID}) AND coalesce(m.taken, 0) <> due.credits
         """,  # noqa: S608 - the statuses are constants
     ),
     Invariant(
@@ -138,7 +142,8 @@ MONEY: Final = (
             LEFT JOIN billing.operator_grants AS o USING (grant_id)
             LEFT JOIN payments.credit_movements AS m ON m.movement_id = g.grant_id
             LEFT JOIN payments.payment_transactions AS p ON p.payment_id = m.payment_id
-            WHERE CASE WHEN g.reason IN ('signup', 'goodwill') THEN o.grant_id IS NULL ELSE p.settled_at IS NULL END
+            WHERE OF_MOVEMENT(g.grant_id)
+              AND CASE WHEN g.reason IN ('signup', 'goodwill') THEN o.grant_id IS NULL ELSE p.settled_at IS NULL END
         """,
     ),
     Invariant(
@@ -153,7 +158,7 @@ MONEY: Final = (
             FROM billing.grants AS g
             LEFT JOIN payments.credit_movements AS m ON m.movement_id = g.grant_id
             LEFT JOIN payments.payment_transactions AS p ON p.payment_id = m.payment_id
-            WHERE g.reason IN ('purchase', 'bonus', 'dispute_won', 'refund_failed')
+            WHERE OF_MOVEMENT(g.grant_id) AND g.reason IN ('purchase', 'bonus', 'dispute_won', 'refund_failed')
               AND p.user_id IS DISTINCT FROM g.user_id
         """,
     ),
@@ -169,7 +174,7 @@ MONEY: Final = (
             FROM billing.clawbacks AS c
             LEFT JOIN payments.credit_movements AS m ON m.movement_id = c.clawback_id
             LEFT JOIN payments.payment_transactions AS p ON p.payment_id = m.payment_id
-            WHERE p.user_id IS DISTINCT FROM c.user_id
+            WHERE OF_MOVEMENT(c.clawback_id) AND p.user_id IS DISTINCT FROM c.user_id
         """,
     ),
     Invariant(
@@ -185,10 +190,10 @@ MONEY: Final = (
                 SELECT payment_id, user_id, granted_at AS moved_at,
                        CASE WHEN reason IN ('purchase', 'bonus') THEN amount_credits ELSE 0 END AS given,
                        CASE WHEN reason IN ('dispute_won', 'refund_failed') THEN -amount_credits ELSE 0 END AS taken
-                FROM billing.grants WHERE payment_id IS NOT NULL
+                FROM billing.grants WHERE OF_PAYMENT(payment_id) AND payment_id IS NOT NULL
                 UNION ALL
                 SELECT payment_id, user_id, clawed_back_at, 0, taken_credits + receivable_credits
-                FROM billing.clawbacks
+                FROM billing.clawbacks WHERE OF_PAYMENT(payment_id)
             ) AS moved
             GROUP BY payment_id
             HAVING (sum(taken) NOT BETWEEN 0 AND sum(given) OR min(user_id::text) <> max(user_id::text))

@@ -13,7 +13,7 @@ ORDERS: Final = (
             SELECT q.generation_id::text AS subject, 'a reservation or a refusal' AS expected,
                    format('none since %s', q.created_at) AS found
             FROM gateway.generation_requests AS q
-            WHERE q.created_at <= now() - make_interval(secs => :tolerance)
+            WHERE OF_ORDER(q.generation_id) AND q.created_at <= now() - make_interval(secs => :tolerance)
               AND NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.generation_id = q.generation_id)
               AND NOT EXISTS (SELECT FROM billing.refusals AS f WHERE f.generation_id = q.generation_id)
         """,
@@ -29,8 +29,9 @@ ORDERS: Final = (
                           g.price_credits) AS found
             FROM (
                 SELECT generation_id, user_id, amount_credits AS price_credits FROM billing.reservations
+                WHERE OF_ORDER(generation_id)
                 UNION ALL
-                SELECT generation_id, user_id, required_credits FROM billing.refusals
+                SELECT generation_id, user_id, required_credits FROM billing.refusals WHERE OF_ORDER(generation_id)
             ) AS o
             LEFT JOIN gateway.generation_requests AS q USING (generation_id)
             LEFT JOIN gateway.generations AS g USING (generation_id)
@@ -48,9 +49,10 @@ ORDERS: Final = (
                         ELSE format('one of user %s for %s credits', v.user_id, v.price_credits) END AS found
             FROM billing.reservations AS r
             LEFT JOIN generation.video_generations AS v USING (generation_id)
-            WHERE (v.generation_id IS NULL AND r.reserved_at <= now() - make_interval(secs => :tolerance))
-               OR (v.generation_id IS NOT NULL
-                   AND (v.user_id, v.price_credits) IS DISTINCT FROM (r.user_id, r.amount_credits))
+            WHERE OF_ORDER(r.generation_id)
+              AND ((v.generation_id IS NULL AND r.reserved_at <= now() - make_interval(secs => :tolerance))
+                   OR (v.generation_id IS NOT NULL
+                       AND (v.user_id, v.price_credits) IS DISTINCT FROM (r.user_id, r.amount_credits)))
         """,
     ),
     Invariant(
@@ -61,7 +63,8 @@ ORDERS: Final = (
             SELECT v.generation_id::text AS subject, 'a reservation' AS expected,
                    format('none; the generation is %s', v.status) AS found
             FROM generation.video_generations AS v
-            WHERE NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.generation_id = v.generation_id)
+            WHERE OF_ORDER(v.generation_id)
+              AND NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.generation_id = v.generation_id)
         """,
     ),
     Invariant(
@@ -72,7 +75,7 @@ ORDERS: Final = (
             SELECT r.generation_id::text AS subject, 'a stored asset' AS expected,
                    format('none; %s credits were captured', r.captured_credits) AS found
             FROM billing.reservations AS r
-            WHERE r.status = 'captured'
+            WHERE OF_ORDER(r.generation_id) AND r.status = 'captured'
               AND NOT EXISTS (SELECT FROM storage.assets AS a WHERE a.generation_id = r.generation_id)
         """,
     ),
@@ -85,7 +88,7 @@ ORDERS: Final = (
                    coalesce((SELECT format('asset %s', a.asset_id) FROM storage.assets AS a
                              WHERE a.generation_id = v.generation_id LIMIT 1), 'none') AS found
             FROM generation.video_generations AS v
-            WHERE v.status = 'completed'
+            WHERE OF_ORDER(v.generation_id) AND v.status = 'completed'
               AND NOT EXISTS (SELECT FROM storage.assets AS a
                               WHERE a.generation_id = v.generation_id AND a.asset_id = v.asset_id)
         """,
@@ -100,7 +103,7 @@ ORDERS: Final = (
                        AS found
             FROM storage.assets AS a
             LEFT JOIN generation.video_generations AS v USING (generation_id)
-            WHERE v.status IS DISTINCT FROM 'completed'
+            WHERE OF_ORDER(a.generation_id) AND v.status IS DISTINCT FROM 'completed'
               AND a.stored_at <= now() - make_interval(secs => :tolerance)
         """,
     ),
@@ -113,6 +116,7 @@ ORDERS: Final = (
                    format('%s, of user %s', count(*), string_agg(DISTINCT a.user_id::text, ', ')) AS found
             FROM storage.assets AS a
             LEFT JOIN generation.video_generations AS v USING (generation_id)
+            WHERE OF_ORDER(a.generation_id)
             GROUP BY a.generation_id, a.role, v.user_id
             HAVING count(*) > 1 OR bool_or(a.user_id IS DISTINCT FROM v.user_id)
         """,
@@ -134,7 +138,7 @@ ORDERS: Final = (
                             ELSE 'held' END AS status,
                        CASE WHEN v.status = 'completed' AND NOT v.late THEN v.price_credits ELSE 0 END AS captured
             ) AS wanted
-            WHERE (r.status, r.captured_credits) <> (wanted.status, wanted.captured)
+            WHERE OF_ORDER(v.generation_id) AND (r.status, r.captured_credits) <> (wanted.status, wanted.captured)
               AND (r.status <> 'held' OR v.finished_at <= now() - make_interval(secs => :tolerance))
         """,
     ),
@@ -146,6 +150,7 @@ ORDERS: Final = (
             SELECT v.generation_id::text AS subject, format('no generation: it was refused (%s)', f.code) AS expected,
                    format('a generation that is %s', v.status) AS found
             FROM billing.refusals AS f JOIN generation.video_generations AS v USING (generation_id)
+            WHERE OF_ORDER(f.generation_id)
         """,
     ),
 )

@@ -18,7 +18,8 @@ VIEWS: Final = (
                    format('available %s, reserved %s, receivable %s at line %s', coalesce(b.available_credits, 0),
                           coalesce(b.reserved_credits, 0), coalesce(b.receivable_credits, 0),
                           coalesce(b.line_number, 0)) AS found
-            FROM billing.users AS u FULL JOIN gateway.balances AS b USING (user_id)
+            FROM (SELECT * FROM billing.users WHERE OF_USER(user_id)) AS u
+            FULL JOIN (SELECT * FROM gateway.balances WHERE OF_USER(user_id)) AS b USING (user_id)
             WHERE (coalesce(u.available_credits, 0), coalesce(u.reserved_credits, 0),
                    coalesce(u.receivable_credits, 0), coalesce(u.line_number, 0))
                   <> (coalesce(b.available_credits, 0), coalesce(b.reserved_credits, 0),
@@ -45,7 +46,8 @@ VIEWS: Final = (
             LEFT JOIN LATERAL (
                 SELECT * FROM gateway.ledger_lines AS s WHERE s.user_id = b.user_id ORDER BY line_number DESC LIMIT 1
             ) AS l ON true
-            WHERE (b.line_number, b.available_credits, b.reserved_credits, b.receivable_credits) IS DISTINCT FROM
+            WHERE OF_USER(b.user_id)
+              AND (b.line_number, b.available_credits, b.reserved_credits, b.receivable_credits) IS DISTINCT FROM
                   (l.line_number, l.available_after_credits, l.reserved_after_credits, l.receivable_after_credits)
         """,
     ),
@@ -61,7 +63,7 @@ VIEWS: Final = (
                           l.reserved_delta_credits, l.receivable_delta_credits) AS expected,
                    format('available %s, reserved %s, receivable %s', l.available_after_credits,
                           l.reserved_after_credits, l.receivable_after_credits) AS found
-            FROM gateway.ledger_lines AS l
+            FROM LINES_OF_USERS(gateway.ledger_lines) AS l
             LEFT JOIN gateway.ledger_lines AS p ON p.user_id = l.user_id AND p.line_number = l.line_number - 1
             -- A line may come before the one that it continues; whether that one is missing is another invariant.
             WHERE (p.user_id IS NOT NULL OR l.line_number = 1)
@@ -84,7 +86,7 @@ VIEWS: Final = (
                        coalesce(sum(amount_credits) FILTER (WHERE account = 'user:available'), 0) AS available,
                        coalesce(sum(amount_credits) FILTER (WHERE account = 'user:reserved'), 0) AS reserved,
                        coalesce(-sum(amount_credits) FILTER (WHERE account = 'user:receivable'), 0) AS receivable
-                FROM billing.balance_ledger
+                FROM LINES_OF_USERS(billing.balance_ledger) AS line
                 WHERE user_id IS NOT NULL
                 GROUP BY user_id, line_number, transfer_id, reason, generation_id, payment_id
             )
@@ -100,7 +102,8 @@ VIEWS: Final = (
                                     s.receivable_delta_credits, s.generation_id, s.payment_id)
                    END AS found
             FROM posted AS p
-            FULL JOIN gateway.ledger_lines AS s ON s.user_id = p.user_id AND s.line_number = p.line_number
+            FULL JOIN LINES_OF_USERS(gateway.ledger_lines) AS s
+                ON s.user_id = p.user_id AND s.line_number = p.line_number
             WHERE (s.user_id IS NOT NULL OR p.occurred_at <= now() - make_interval(secs => :tolerance))
               AND (p.transfer_id, p.reason, p.available, p.reserved, p.receivable, p.generation_id, p.payment_id)
                   IS DISTINCT FROM
@@ -121,8 +124,10 @@ VIEWS: Final = (
                                     CASE WHEN g.late THEN ' (late)' ELSE '' END) END AS found
             FROM (
                 SELECT generation_id, status, late, version, finished_at FROM generation.video_generations
+                WHERE OF_ORDER(generation_id)
                 UNION ALL
                 SELECT generation_id, 'refused', false, 0, refused_at FROM billing.refusals
+                WHERE OF_ORDER(generation_id)
             ) AS o
             LEFT JOIN gateway.generations AS g USING (generation_id)
             WHERE g.version > o.version
@@ -144,8 +149,9 @@ VIEWS: Final = (
                    CASE WHEN g.object_key IS NULL THEN format('no file; the generation is shown as %s', g.status)
                         ELSE format('%s with poster %s, sha256 %s, %s bytes, shown to user %s', g.object_key,
                                     g.poster_object_key, g.sha256, g.size_bytes, g.user_id) END AS found
-            FROM gateway.generations AS g
-            FULL JOIN (SELECT * FROM storage.assets WHERE role = 'output') AS a USING (generation_id)
+            FROM (SELECT * FROM gateway.generations WHERE OF_ORDER(generation_id)) AS g
+            FULL JOIN (SELECT * FROM storage.assets WHERE OF_ORDER(generation_id) AND role = 'output') AS a
+                USING (generation_id)
             WHERE (g.object_key, g.poster_object_key, g.sha256, g.size_bytes)
                   IS DISTINCT FROM (a.object_key, a.poster_object_key, a.sha256, a.size_bytes)
               -- Storage's word may be on its way, but 'completed' is not shown before it.
@@ -167,7 +173,8 @@ VIEWS: Final = (
                 SELECT CASE WHEN r.status = 'captured' THEN r.captured_credits END AS captured,
                        CASE WHEN r.status = 'released' THEN r.amount_credits END AS released
             ) AS due
-            WHERE (g.captured_credits, g.released_credits) IS DISTINCT FROM (due.captured, due.released)
+            WHERE OF_ORDER(r.generation_id)
+              AND (g.captured_credits, g.released_credits) IS DISTINCT FROM (due.captured, due.released)
               AND (num_nonnulls(g.captured_credits, g.released_credits) > 0
                    OR r.resolved_at <= now() - make_interval(secs => :tolerance))
         """,
@@ -186,16 +193,17 @@ VIEWS: Final = (
                                     g.user_id) END AS found
             FROM payments.payment_transactions AS p
             LEFT JOIN gateway.payments AS g USING (payment_id)
-            WHERE g.version > p.version OR g.user_id <> p.user_id
-               OR (g.version = p.version
-                   AND (g.status, g.credits, g.bonus_credits, g.price_cents, g.refunded_cents)
-                       <> (p.status, p.credits, p.bonus_credits, p.price_cents, p.refunded_cents))
-               -- The news of the latest version may be on its way.
-               OR (g.version IS DISTINCT FROM p.version
-                   AND NOT EXISTS (
-                       SELECT FROM payments.outbox_messages AS o
-                       WHERE o.correlation_id = p.payment_id AND o.subject = '{PaymentChanged.subject}'
-                         AND o.created_at > now() - make_interval(secs => :tolerance)))
+            WHERE OF_PAYMENT(p.payment_id) AND (
+                g.version > p.version OR g.user_id <> p.user_id
+                OR (g.version = p.version
+                    AND (g.status, g.credits, g.bonus_credits, g.price_cents, g.refunded_cents)
+                        <> (p.status, p.credits, p.bonus_credits, p.price_cents, p.refunded_cents))
+                -- The news of the latest version may be on its way.
+                OR (g.version IS DISTINCT FROM p.version
+                    AND NOT EXISTS (
+                        SELECT FROM payments.outbox_messages AS o
+                        WHERE o.correlation_id = p.payment_id AND o.subject = '{PaymentChanged.subject}'
+                          AND o.created_at > now() - make_interval(secs => :tolerance))))
         """,  # noqa: S608 - the subject is a constant of the contracts
     ),
 )

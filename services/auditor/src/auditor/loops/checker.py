@@ -1,4 +1,4 @@
-"""The continuous check: evaluate every invariant, store the findings, set the gauges."""
+"""The continuous check: prove what is new, go over what is old, set the gauges."""
 
 import time
 from typing import Final
@@ -6,26 +6,35 @@ from typing import Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from auditor.checking import check
 from auditor.domain import Report
 from auditor.invariants import INVARIANTS
-from auditor.metrics import LAST_CHECK_AT, LAST_CHECK_SECONDS, UNPROVEN, VIOLATIONS
-from auditor.repository.findings import FindingChanges, add_findings
+from auditor.metrics import LAST_CHECK_AT, LAST_CHECK_SECONDS, PASS_AT, PROVEN_THROUGH, UNPROVEN, VIOLATIONS
+from auditor.portions import SCOPES
+from auditor.proving import Prover, Round
+from auditor.repository.findings import FindingChanges
 
-_BUSY_SHARE: Final = 0.1
-"""At most this share of the time is spent checking: a ledger that has grown is checked less often, not harder."""
+BUSY_SHARE: Final = 0.1
+"""At most this share of the time is spent checking."""
+PASS_SECONDS: Final = 2.0
+"""Of these checks, the part for what is old, unless it was told otherwise."""
 
 log = structlog.get_logger(__name__)
 
 
 class Checker:
-    """Checks every invariant and stores the findings. ``reading`` may take long, ``writing`` is short."""
+    """Rounds of the proof, in a bounded share of the time."""
 
-    def __init__(self, reading: AsyncEngine, writing: AsyncEngine, tolerance_seconds: float) -> None:
-        self._reading = reading
-        self._writing = writing
-        self._tolerance_seconds = tolerance_seconds
+    def __init__(
+        self,
+        reading: AsyncEngine,
+        writing: AsyncEngine,
+        tolerance_seconds: float,
+        pass_seconds: float = PASS_SECONDS,
+    ) -> None:
+        self._prover = Prover(reading, writing, tolerance_seconds, pass_seconds)
         self._not_before = 0.0
+        for scope in SCOPES:
+            PASS_AT.labels(scope)
         for invariant in INVARIANTS:
             VIOLATIONS.labels(invariant.code, invariant.severity)
             UNPROVEN.labels(invariant.code)
@@ -39,23 +48,28 @@ class Checker:
             await self.check_now()
         finally:
             # A check that failed or timed out has cost as much.
-            self._not_before = time.monotonic() + (time.monotonic() - began) * (1 / _BUSY_SHARE - 1)
+            self._not_before = time.monotonic() + (time.monotonic() - began) * (1 / BUSY_SHARE - 1)
 
     async def check_now(self) -> Report:
         """Check once; the findings are stored and the gauges set."""
-        report = await check(self._reading, self._tolerance_seconds)
-        async with self._writing.begin() as connection:
-            changes = await add_findings(connection, report.violations, report.complete_codes, report.checked_at)
-        _set_gauges(report)
-        _log(report, changes)
-        return report
+        proven = await self._prover.prove()
+        _set_gauges(proven)
+        _log(proven.report, proven.changes)
+        return proven.report
 
 
-def _set_gauges(report: Report) -> None:
+def _set_gauges(proven: Round) -> None:
+    report = proven.report
     for result in report.results:
         UNPROVEN.labels(result.invariant.code).set(result.failure is not None)
         if result.failure is None:
-            VIOLATIONS.labels(result.invariant.code, result.invariant.severity).set(result.total)
+            # A round does not see again what it finds only when its pass comes by.
+            total = max(result.total, proven.open_findings[result.invariant.code])
+            VIOLATIONS.labels(result.invariant.code, result.invariant.severity).set(total)
+    PROVEN_THROUGH.set(proven.proven_through.timestamp())
+    for one in proven.passes.values():
+        if one.proven_at is not None:
+            PASS_AT.labels(one.scope).set(one.proven_at.timestamp())
     if not report.unproven:
         LAST_CHECK_AT.set_to_current_time()
     LAST_CHECK_SECONDS.set(report.seconds)

@@ -23,17 +23,18 @@ _UPSERT_FINDINGS: Final = text(
     """
     WITH seen AS (
         -- An id can break one invariant in two ways: that is one finding which says both.
-        SELECT code, severity, subject_key, string_agg(expected, '; ') AS expected, string_agg(found, '; ') AS found
+        SELECT code, severity, subject_key, string_agg(expected, '; ') AS expected, string_agg(found, '; ') AS found,
+               min(key) AS key
         FROM unnest(
             CAST(:code AS text[]), CAST(:severity AS text[]), CAST(:subject AS text[]), CAST(:expected AS text[]),
-            CAST(:found AS text[])
-        ) AS violation (code, severity, subject_key, expected, found)
+            CAST(:found AS text[]), CAST(:key AS text[])
+        ) AS violation (code, severity, subject_key, expected, found, key)
         GROUP BY code, severity, subject_key
     ), written AS (
-        INSERT INTO auditor.findings AS f (code, severity, subject_key, expected, found)
-        SELECT code, severity, subject_key, expected, found FROM seen
+        INSERT INTO auditor.findings AS f (code, severity, subject_key, expected, found, key)
+        SELECT code, severity, subject_key, expected, found, key FROM seen
         ON CONFLICT (code, subject_key) WHERE resolved_at IS NULL
-        DO UPDATE SET expected = excluded.expected, found = excluded.found, last_seen_at = now()
+        DO UPDATE SET expected = excluded.expected, found = excluded.found, key = excluded.key, last_seen_at = now()
         RETURNING f.first_seen_at = now() AS opened
     )
     SELECT count(*) FILTER (WHERE opened) FROM written
@@ -64,6 +65,7 @@ async def add_findings(
             "subject": [violation.subject for violation in violations],
             "expected": [violation.expected for violation in violations],
             "found": [violation.found for violation in violations],
+            "key": [violation.key for violation in violations],
         },
     )
     resolved = await connection.execute(
@@ -74,14 +76,15 @@ async def add_findings(
 
 @dataclass(frozen=True, slots=True)
 class OpenFinding:
-    """A finding that no check has resolved."""
+    """A finding that no check has resolved. ``key`` is the id of the scope in which it was found."""
 
     code: str
     subject: str
+    key: str
 
 
 _OPEN: Final = text("""
-    SELECT code, subject_key FROM auditor.findings
+    SELECT code, subject_key, coalesce(key, subject_key) FROM auditor.findings
     WHERE resolved_at IS NULL AND code = ANY(CAST(:codes AS text[])) ORDER BY last_seen_at LIMIT :limit
 """)
 _COUNT_OPEN: Final = text("""
@@ -91,6 +94,12 @@ _COUNT_OPEN: Final = text("""
 _RESOLVE_SUBJECTS: Final = text("""
     UPDATE auditor.findings SET resolved_at = now()
     WHERE resolved_at IS NULL AND code = :code AND subject_key = ANY(CAST(:subjects AS text[]))
+""")
+_RESOLVE_UNSEEN: Final = text("""
+    UPDATE auditor.findings AS f SET resolved_at = now()
+    FROM unnest(CAST(:codes AS text[]), CAST(:subjects AS text[])) AS gone (code, subject_key)
+    WHERE f.resolved_at IS NULL AND f.code = gone.code AND f.subject_key = gone.subject_key
+      AND f.last_seen_at < :checked_at
 """)
 
 _REFRESH_SUBJECTS: Final = text("""
@@ -114,6 +123,12 @@ async def count_open(connection: AsyncConnection, codes: Sequence[str]) -> dict[
 async def resolve_subjects(connection: AsyncConnection, code: str, subjects: Sequence[str]) -> None:
     """Resolve the open findings about these subjects: nothing is wrong with them any more."""
     await connection.execute(_RESOLVE_SUBJECTS, {"code": code, "subjects": list(subjects)})
+
+
+async def resolve_unseen(connection: AsyncConnection, gone: Sequence[OpenFinding], checked_at: datetime) -> int:
+    """Resolve those of ``gone`` that nobody has seen since ``checked_at``; returns how many."""
+    values = {"codes": [one.code for one in gone], "subjects": [one.subject for one in gone], "checked_at": checked_at}
+    return (await connection.execute(_RESOLVE_UNSEEN, values)).rowcount
 
 
 async def refresh_subjects(connection: AsyncConnection, code: str, subjects: Sequence[str]) -> None:

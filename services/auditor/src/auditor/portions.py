@@ -1,0 +1,116 @@
+"""Portions of a scope: the ids for which an invariant is evaluated.
+
+An invariant is written once. Where its query names a scope, the whole, some ids or a range of ids can be put in, so
+the check of what is new, the going-over and the check of all history can never differ in what they demand:
+
+    OF_ORDER(r.generation_id)                a condition: the order is in the portion
+    LINES_OF_USERS(billing.balance_ledger)   a relation: lines of the portion's users that are not proven yet
+    PROVEN_BALANCES()                        a relation: what the proven lines of the portion's users add up to
+
+A query may name several scopes, in different parts. For a portion of one scope, the parts of the others are empty.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+from uuid import UUID
+
+from auditor.domain import Invariant
+
+Scope = Literal["user", "order", "payment", "movement", "reservation", "transfer", "message"]
+"""What an invariant is about. A movement is a grant or a clawback; a message is one in an outbox."""
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+
+FIRST_ID: Final = UUID(int=0)
+LAST_ID: Final = UUID(int=2**128 - 1)
+
+_CONDITION: Final = re.compile(r"\bOF_([A-Z]+)\(([a-z_.]+)\)")
+_LINES: Final = re.compile(r"\bLINES_OF_USERS\(([a-z_.]+)\)")
+_PROVEN: Final = "PROVEN_BALANCES()"
+_IDS: Final = "CAST(:ids AS uuid[])"
+_RANGE: Final = "BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid)"
+
+# A proven sum counts only while its last line is still the one that was proven: a ledger that went back has it no more.
+_STANDING: Final = """SELECT proven.* FROM auditor.proven_balances AS proven
+    WHERE EXISTS (SELECT FROM billing.balance_ledger AS anchor
+                  WHERE anchor.user_id = proven.user_id AND anchor.line_number = proven.line_number
+                    AND anchor.transfer_id = proven.transfer_id)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Some ids of a scope. What is proven of a user's lines is taken as proven."""
+
+    scope: Scope
+    ids: Sequence[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The ids of a scope from ``first`` through ``last``. Nothing is taken as proven."""
+
+    scope: Scope
+    first: UUID
+    last: UUID
+
+
+Portion = Ids | Range
+
+
+def scopes_of(invariant: Invariant) -> frozenset[Scope]:
+    """The scopes that its query names."""
+    named = {match[1].lower() for match in _CONDITION.finditer(invariant.query)}
+    if _LINES.search(invariant.query):
+        named.add("user")
+    unknown = named - set(SCOPES)
+    if unknown:
+        raise ValueError(f"{invariant.code} names no scope with {unknown}")
+    return frozenset(scope for scope in SCOPES if scope in named)
+
+
+def query_of(invariant: Invariant, portion: Portion | None) -> str:
+    """The query of all rows that break ``invariant``, or of those in ``portion``."""
+    scope = None if portion is None else portion.scope
+    condition = f"= ANY({_IDS})" if isinstance(portion, Ids) else _RANGE
+
+    def of_scope(match: re.Match[str]) -> str:
+        if scope is None:
+            return "true"
+        return f"({match[2]} {condition})" if match[1].lower() == scope else "false"
+
+    query = _CONDITION.sub(of_scope, invariant.query)
+    query = _LINES.sub(lambda match: _lines(match[1], portion), query)
+    return query.replace(_PROVEN, _proven(portion))
+
+
+def parameters_of(portion: Portion | None) -> dict[str, Any]:
+    """The values that ``query_of`` leaves open, besides the tolerance."""
+    if portion is None:
+        return {}
+    if isinstance(portion, Ids):
+        return {"ids": list(portion.ids)}
+    return {"first": portion.first, "last": portion.last}
+
+
+def _lines(table: str, portion: Portion | None) -> str:
+    if portion is None:
+        return table
+    if portion.scope != "user":
+        return f"(SELECT * FROM {table} WHERE false)"  # noqa: S608 - a table of an invariant
+    if isinstance(portion, Range):
+        return f"(SELECT * FROM {table} WHERE user_id {_RANGE})"  # noqa: S608
+    return f"""(
+                SELECT line.* FROM unnest({_IDS}) AS one (user_id)
+                LEFT JOIN ({_STANDING}) AS known USING (user_id)
+                CROSS JOIN LATERAL (
+                    SELECT * FROM {table} AS every WHERE every.user_id = one.user_id
+                      AND every.line_number > coalesce(known.line_number, -9223372036854775808)
+                ) AS line
+            )"""  # noqa: S608
+
+
+def _proven(portion: Portion | None) -> str:
+    if isinstance(portion, Ids) and portion.scope == "user":
+        return f"({_STANDING} AND proven.user_id = ANY({_IDS}))"
+    return "(SELECT * FROM auditor.proven_balances WHERE false)"

@@ -1,0 +1,257 @@
+"""What is proven stays proven: violations before the watermark, across it, in the future, and by a late commit.
+
+A round without time for a pass shows what is found at once, however long the history is. Only a pass finds the rest.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from auditor.portions import SCOPES
+from auditor.proving import Prover, Round
+from auditor.repository.proofs import WORTH_PROVING
+from billing import handlers
+from messaging.ids import new_id
+from tests.auditor.platform_harness import PlatformHarness
+from tests.billing.ledger_harness import LedgerHarness, grant, order, received
+
+AT_REST = 0.0
+ENOUGH_SECONDS = 60.0
+ONE_PORTION = 1e-9
+
+NEW_LEG = """
+    INSERT INTO billing.balance_ledger (posting_id, transfer_id, account, amount_credits, reason, user_id, line_number,
+                                        generation_id, occurred_at)
+    OVERRIDING SYSTEM VALUE
+    SELECT {posting_id}, {transfer_id}, 'platform:expired', 1, 'expiry', NULL, NULL, generation_id, now()
+    FROM billing.balance_ledger WHERE generation_id = '{{delivered}}' AND reason = 'reserve' LIMIT 1
+"""
+
+
+@dataclass(frozen=True)
+class ProofHarness:
+    """Rounds over a platform. ``news`` have no time for a pass."""
+
+    platform: PlatformHarness
+    engine: AsyncEngine
+
+    def prover(self, pass_seconds: float, tolerance_seconds: float = AT_REST) -> Prover:
+        return Prover(self.engine, self.engine, tolerance_seconds, pass_seconds)
+
+    async def news(self) -> Round:
+        return await self.prover(0).prove()
+
+    async def whole(self) -> Round:
+        return await self.prover(ENOUGH_SECONDS).prove()
+
+    async def settle(self) -> None:
+        """Everything that there is, is proven, and old."""
+        proven = await self.whole()
+        assert proven.report.total == 0
+        assert proven.report.unproven == ()
+        await self.news()
+        await self.news()
+        await self.platform.corrupt("UPDATE auditor.proof_watermark SET noted_at = clock_timestamp()")
+
+    async def scalar(self, query: str) -> object:
+        async with self.engine.connect() as connection:
+            return await connection.scalar(text(query))
+
+
+@pytest.fixture
+async def proof(platform: PlatformHarness, auditor: AsyncEngine) -> ProofHarness:
+    harness = ProofHarness(platform, auditor)
+    await harness.settle()
+    return harness
+
+
+@pytest.fixture
+def ledger(platform: PlatformHarness) -> LedgerHarness:
+    return LedgerHarness(platform.database.engine("billing"))
+
+
+def named(proven: Round, code: str) -> set[str]:
+    """The subjects that a round names."""
+    return {one.subject for one in proven.report.violations if one.code == code}
+
+
+async def test_a_violation_in_new_activity_is_found_by_the_next_round(
+    proof: ProofHarness, ledger: LedgerHarness
+) -> None:
+    generation_id = await ledger.reserve(proof.platform.other_user, 5)
+    proven = await proof.news()
+    # No request of the gateway stands behind it, and nobody is shown it.
+    assert named(proven, "verdicts_have_their_request") == {str(generation_id)}
+    assert named(proven, "statements_show_the_ledger") == {str(proof.platform.other_user)}
+    assert "verdicts_have_their_request" in proven.open_findings
+
+
+async def test_a_change_of_what_was_proven_is_found_by_the_pass(proof: ProofHarness) -> None:
+    await proof.platform.corrupt(
+        "UPDATE generation.video_generations SET price_credits = 7 WHERE generation_id = '{failed}'",
+        "UPDATE billing.grants SET amount_credits = 51 WHERE user_id = '{other_user}'",
+        "UPDATE payments.payment_transactions SET user_id = '{user}' WHERE payment_id = '{refunded}'",
+    )
+    assert (await proof.news()).report.total == 0
+    # A round goes over one portion: so each scope has its turn within as many rounds as there are scopes.
+    rounds = [await proof.prover(ONE_PORTION).prove() for _ in SCOPES]
+    found = {one.code for proven in rounds for one in proven.report.violations}
+    assert {
+        "reservations_have_their_generation",
+        "grants_are_posted_once",
+        "payment_requests_are_answered",
+    } <= found
+
+
+async def test_a_finding_of_a_pass_is_looked_at_again_by_every_round(proof: ProofHarness) -> None:
+    damage = (
+        "UPDATE generation.video_generations SET price_credits = price_credits {} 7 WHERE generation_id = '{{failed}}'"
+    )
+    await proof.platform.corrupt(damage.format("+"))
+    assert (await proof.whole()).report.total > 0
+    assert (await proof.news()).open_findings["reservations_have_their_generation"] == 1
+    await proof.platform.corrupt(damage.format("-"))
+    proven = await proof.news()
+    assert proven.changes.resolved > 0
+    assert sum(proven.open_findings.values()) == 0
+
+
+async def test_a_posting_for_an_old_transfer_is_found_by_the_next_round(proof: ProofHarness) -> None:
+    leg = NEW_LEG.format(posting_id="nextval('billing.balance_ledger_posting_id_seq')", transfer_id="transfer_id")
+    await proof.platform.corrupt(leg)
+    proven = await proof.news()
+    assert len(named(proven, "transfers_sum_to_zero")) == 1
+
+
+async def test_a_posting_under_an_id_of_the_future_hides_nothing(proof: ProofHarness, ledger: LedgerHarness) -> None:
+    await proof.platform.corrupt(NEW_LEG.format(posting_id=10**12, transfer_id="gen_random_uuid()"))
+    for _ in range(3):
+        assert len(named(await proof.news(), "transfers_sum_to_zero")) == 1
+    generation_id = await ledger.reserve(proof.platform.other_user, 5)
+    assert str(generation_id) in named(await proof.news(), "verdicts_have_their_request")
+
+
+async def test_a_posting_under_an_old_id_that_was_never_used_is_found_by_the_pass(proof: ProofHarness) -> None:
+    async with proof.platform.database.superuser_engine().begin() as connection:
+        gap = await connection.scalar(text("SELECT nextval('billing.balance_ledger_posting_id_seq')"))
+    for _ in range(3):
+        await proof.news()
+    await proof.platform.corrupt(NEW_LEG.format(posting_id=gap, transfer_id="gen_random_uuid()"))
+    assert named(await proof.news(), "transfers_sum_to_zero") == set()
+    assert len(named(await proof.whole(), "transfers_sum_to_zero")) == 1
+
+
+async def test_a_late_commit_is_new_however_old_its_ids_are(proof: ProofHarness, ledger: LedgerHarness) -> None:
+    generation_id = new_id()
+    async with ledger.transactions.begin() as late:
+        await handlers.reserve(late, [received(order(proof.platform.other_user, 5, generation_id))])
+        for _ in range(4):
+            await ledger.grant(proof.platform.user, 1)
+            assert str(generation_id) not in named(await proof.news(), "verdicts_have_their_request")
+    assert str(generation_id) in named(await proof.news(), "verdicts_have_their_request")
+
+
+async def test_a_reader_that_stays_does_not_hold_the_watermark_back(proof: ProofHarness) -> None:
+    before = await proof.scalar("SELECT noted_at FROM auditor.proof_watermark")
+    async with proof.platform.database.superuser_engine().begin() as backup:
+        await backup.execute(text("SELECT count(*) FROM billing.balance_ledger"))
+        await proof.news()
+        await proof.news()
+    assert await proof.scalar("SELECT noted_at FROM auditor.proof_watermark") != before
+
+
+async def test_a_ledger_that_went_back_takes_the_watermark_back(proof: ProofHarness) -> None:
+    await proof.platform.corrupt(
+        "DELETE FROM billing.balance_ledger WHERE posting_id = (SELECT max(posting_id) FROM billing.balance_ledger)"
+    )
+    proven = await proof.news()
+    assert {proven.passes[scope].proven_at for scope in proven.passes} == set()
+    assert await proof.scalar("SELECT count(*) FROM auditor.proof_watermark") == 0
+    # All that is left counts as new.
+    assert len(named(proven, "transfers_sum_to_zero")) == 1
+
+
+async def _many_lines(proof: ProofHarness, ledger: LedgerHarness, user_id: UUID) -> None:
+    await ledger.handle(handlers.grant_by_operator, *(grant(user_id, 1, "goodwill") for _ in range(WORTH_PROVING + 10)))
+    for _ in range(3):
+        await proof.whole()
+
+
+def _code(check: Callable[[], Awaitable[Round]]) -> Callable[[], Awaitable[set[str]]]:
+    async def found() -> set[str]:
+        return named(await check(), "balances_equal_postings")
+
+    return found
+
+
+async def test_many_lines_are_added_up_once_and_again_when_the_sum_is_wrong(
+    proof: ProofHarness, ledger: LedgerHarness
+) -> None:
+    user_id = new_id()
+    await _many_lines(proof, ledger, user_id)
+    lines = f"SELECT line_number FROM auditor.proven_balances WHERE user_id = '{user_id}'"
+    news, whole = _code(proof.news), _code(proof.whole)
+    # It is in the finding of what nobody is shown, so it is not proven.
+    assert await proof.scalar(lines) is None
+    await _show_lines(proof, user_id)
+    await proof.whole()
+    assert await proof.scalar(lines) == WORTH_PROVING + 10
+
+    damage = f"UPDATE billing.balance_ledger SET amount_credits = {{}} WHERE user_id = '{user_id}' AND line_number = 3"
+    await proof.platform.corrupt(damage.format(2))
+    await ledger.grant(user_id, 1)
+    assert await news() == set()
+    assert await whole() == {str(user_id)}
+    assert await proof.scalar(lines) is None
+    assert await news() == {str(user_id)}
+
+    await proof.platform.corrupt(damage.format(1))
+    assert await news() == set()
+
+
+async def _show_lines(proof: ProofHarness, user_id: UUID) -> None:
+    """As the gateway would."""
+    await proof.platform.corrupt(
+        f"""
+        INSERT INTO gateway.ledger_lines (user_id, line_number, transfer_id, reason, available_delta_credits,
+            reserved_delta_credits, receivable_delta_credits, available_after_credits, reserved_after_credits,
+            receivable_after_credits, occurred_at)
+        SELECT user_id, line_number, transfer_id, reason, amount_credits, 0, 0, line_number, 0, 0, occurred_at
+        FROM billing.balance_ledger WHERE user_id = '{user_id}'
+        """,
+        f"""
+        INSERT INTO gateway.balances (user_id, line_number, available_credits, reserved_credits, receivable_credits)
+        SELECT user_id, line_number, available_credits, 0, 0 FROM billing.users WHERE user_id = '{user_id}'
+        """,
+    )
+
+
+async def test_the_watermark_waits_for_an_invariant_that_cannot_be_evaluated(
+    proof: ProofHarness, ledger: LedgerHarness
+) -> None:
+    noted_at = "SELECT noted_at FROM auditor.proof_watermark"
+    await proof.platform.corrupt("ALTER TABLE storage.assets RENAME COLUMN asset_id TO id")
+    before = await proof.scalar(noted_at)
+    assert (await proof.whole()).report.unproven != ()
+    await proof.whole()
+    assert await proof.scalar(noted_at) == before
+    # Not for ever: the others go on, and the passes over its scopes begin anew.
+    await proof.platform.corrupt("UPDATE auditor.proof_watermark SET noted_at = noted_at - interval '1 hour'")
+    before = await proof.scalar(noted_at)
+    proven = await proof.whole()
+    assert await proof.scalar(noted_at) != before
+    assert proven.passes["order"].next_id is not None
+    generation_id = await ledger.reserve(proof.platform.other_user, 5)
+    assert str(generation_id) in named(await proof.news(), "verdicts_have_their_request")
+
+
+async def test_proofs_that_were_thrown_away_are_made_again(proof: ProofHarness) -> None:
+    await proof.platform.corrupt(
+        "TRUNCATE auditor.proof_marks, auditor.proof_watermark, auditor.proof_passes, auditor.proven_balances"
+    )
+    await proof.settle()
+    assert await proof.scalar("SELECT count(*) FROM auditor.proof_watermark") == 1
