@@ -121,6 +121,11 @@ bench-smoke: install ## Overhead of the platform per generation at 1, 10 and 20 
 bench-start: install ## From the start of a GPU worker to its first job, beside the stock one: COMFYUI=<checkout>
 	cd gpu-endpoint && COMFYUI="$(if $(COMFYUI),$(abspath $(COMFYUI)))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" .venv/bin/python -m benchmarks.start $(ARGS)
 
+.PHONY: bench-scale
+ORDERS ?= 1000,10000
+bench-scale: install ## What checks, show, claims and reads cost on histories of ORDERS (1000,10000): pages, not seconds
+	$(RUN)/python -m benchmarks.scale --orders $(ORDERS) $(ARGS)
+
 RATE ?= 5
 MINUTES ?= 2
 load: install ## Open-loop traffic at RATE orders/s for MINUTES, then three times that, then RATE again; nothing may be lost

@@ -18,6 +18,7 @@ from billing import handlers
 from messaging.ids import new_id
 from tests.auditor.platform_harness import PlatformHarness
 from tests.billing.ledger_harness import LedgerHarness, grant, order, received
+from tests.support.waiting import eventually
 
 AT_REST = 0.0
 ENOUGH_SECONDS = 60.0
@@ -98,7 +99,8 @@ async def test_a_change_of_what_was_proven_is_found_by_the_pass(proof: ProofHarn
     )
     assert (await proof.news()).report.total == 0
     # A round goes over one portion: so each scope has its turn within as many rounds as there are scopes.
-    rounds = [await proof.prover(ONE_PORTION).prove() for _ in SCOPES]
+    prover = proof.prover(ONE_PORTION)
+    rounds = [await prover.prove() for _ in SCOPES]
     found = {one.code for proven in rounds for one in proven.report.violations}
     assert {
         "reservations_have_their_generation",
@@ -138,8 +140,12 @@ async def test_a_posting_under_an_id_of_the_future_hides_nothing(proof: ProofHar
 async def test_a_posting_under_an_old_id_that_was_never_used_is_found_by_the_pass(proof: ProofHarness) -> None:
     async with proof.platform.database.superuser_engine().begin() as connection:
         gap = await connection.scalar(text("SELECT nextval('billing.balance_ledger_posting_id_seq')"))
-    for _ in range(3):
+
+    async def passed() -> bool:
         await proof.news()
+        return bool(await proof.scalar(f"SELECT posting_id >= {gap} FROM auditor.proof_watermark"))
+
+    await eventually(passed, timeout=30, what="a watermark above the gap")
     await proof.platform.corrupt(NEW_LEG.format(posting_id=gap, transfer_id="gen_random_uuid()"))
     assert named(await proof.news(), "transfers_sum_to_zero") == set()
     assert len(named(await proof.whole(), "transfers_sum_to_zero")) == 1
@@ -159,9 +165,12 @@ async def test_a_reader_that_stays_does_not_hold_the_watermark_back(proof: Proof
     before = await proof.scalar("SELECT noted_at FROM auditor.proof_watermark")
     async with proof.platform.database.superuser_engine().begin() as backup:
         await backup.execute(text("SELECT count(*) FROM billing.balance_ledger"))
-        await proof.news()
-        await proof.news()
-    assert await proof.scalar("SELECT noted_at FROM auditor.proof_watermark") != before
+
+        async def moved() -> bool:
+            await proof.news()
+            return await proof.scalar("SELECT noted_at FROM auditor.proof_watermark") != before
+
+        await eventually(moved, timeout=30, what="a watermark that moves")
 
 
 async def test_a_ledger_that_went_back_takes_the_watermark_back(proof: ProofHarness) -> None:

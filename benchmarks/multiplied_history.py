@@ -1,0 +1,185 @@
+"""Multiplies the history of a real platform: every row of every order again and again, with all joins intact.
+
+A copy has its own ids: each UUID becomes another one, the same wherever it stands, and a UUIDv7 keeps the order of its
+time. Copies reach back over ``DAYS``. Other users make the same orders in each copy. One user, the heavy one, stays the
+same: the statement goes on from copy to copy. What a service would have dropped by now (messages beyond their
+retention) is not copied. Seals are left out: a chain cannot be multiplied.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.message import SERVICES
+from messaging.schema import INBOX_RETENTION_DAYS, OUTBOX_RETENTION_DAYS
+
+DAYS: Final = 90
+
+TABLES: Final = (
+    *(f"{service}.{table}" for service in SERVICES for table in ("outbox_messages", "inbox_messages")),
+    *(
+        f"gateway.{table}"
+        for table in (
+            *("activity", "activity_heads", "balances", "generation_requests", "generations", "ledger_lines"),
+            *("payment_requests", "payments", "uploads"),
+        )
+    ),
+    *(
+        f"billing.{table}"
+        for table in (
+            *("users", "balance_ledger", "grants", "operator_grants", "reservations", "reservation_grants"),
+            *("reservation_resolutions", "refusals", "verdicts", "clawbacks"),
+        )
+    ),
+    *(f"generation.{table}" for table in ("video_generations", "attempts", "provider_callbacks", "user_queues")),
+    *(f"storage.{table}" for table in ("verifications", "assets", "uploads")),
+    *(f"payments.{table}" for table in ("payment_transactions", "provider_events", "credit_movements", "refunds")),
+    "auditor.journal",
+)
+
+_NAMED: Final = frozenset(
+    (
+        *("object_key", "poster_object_key", "idempotency_key", "provider_job_id", "provider_reference"),
+        *("charge_reference", "event_id", "reference"),
+    )
+)
+"""Text that names one thing: each copy has its own."""
+_AGE_DAYS: Final[Mapping[str, int]] = {"outbox_messages": OUTBOX_RETENTION_DAYS, "inbox_messages": INBOX_RETENTION_DAYS}
+_DATED: Final[Mapping[str, str]] = {
+    "outbox_messages": "created_at",
+    "inbox_messages": "received_at",
+    "journal": "received_at",
+}
+_HEAVY_TOTALS: Final = frozenset(
+    ("available_credits", "reserved_credits", "receivable_credits", "line_number", "ready_count", "active_count")
+)
+_RUNNING_TOTALS: Final = frozenset(("available_after_credits", "reserved_after_credits", "receivable_after_credits"))
+
+FUNCTION: Final = """
+    CREATE FUNCTION pg_temp.copied(id uuid, copy integer, milliseconds bigint) RETURNS uuid
+    LANGUAGE sql IMMUTABLE AS $$
+        SELECT CASE WHEN id IS NULL OR id = CAST(current_setting('bench.heavy') AS uuid) THEN id
+            ELSE CAST(
+                CASE WHEN uuid_extract_version(id) = 7 THEN lpad(to_hex(
+                        ('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint - milliseconds), 12, '0')
+                    ELSE translate(left(id::text, 13), '-', '') END
+                || substr(translate(id::text, '-', ''), 13, 8) || left(md5(id::text || copy), 12) AS uuid) END
+    $$
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    kind: str
+
+
+async def multiply(engine: AsyncEngine, copies: int, heavy: UUID) -> None:
+    """Add ``copies`` of everything, as superuser, past triggers and foreign keys, in the past."""
+    step = timedelta(days=DAYS) / max(copies, 1)
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("SET statement_timeout = 0"))
+        await connection.execute(text("SET session_replication_role = replica"))
+        await connection.execute(text("SELECT set_config('bench.heavy', :heavy, false)"), {"heavy": str(heavy)})
+        await connection.exec_driver_sql(FUNCTION)
+        await _add_days(connection)
+        lines = await connection.scalar(
+            text("SELECT line_number FROM billing.users WHERE user_id = :heavy"), {"heavy": heavy}
+        )
+        entries = await connection.scalar(
+            text("SELECT coalesce(max(sequence), 0) FROM gateway.activity WHERE user_id = :heavy"), {"heavy": heavy}
+        )
+        for table in TABLES:
+            columns = await _columns(connection, table)
+            await connection.exec_driver_sql(
+                _copy(table, columns, copies, int(step.total_seconds() * 1000), lines or 0, entries or 0)
+            )
+        for table in ("billing.users", "gateway.balances"):
+            totals = [one.name for one in await _columns(connection, table) if one.name in _HEAVY_TOTALS]
+            changes = ", ".join(f"{name} = {name} * {copies + 1}" for name in totals)
+            await connection.exec_driver_sql(f"UPDATE {table} SET {changes} WHERE user_id = '{heavy}'")
+        await connection.exec_driver_sql(
+            f"UPDATE gateway.activity_heads SET sequence = sequence * {copies + 1} WHERE user_id = '{heavy}'"
+        )
+        await connection.exec_driver_sql("TRUNCATE billing.ledger_seals, auditor.ledger_heads")
+        await connection.exec_driver_sql("VACUUM ANALYZE")
+
+
+async def _add_days(connection: AsyncConnection) -> None:
+    """The partitions that a platform of this age would have."""
+    for service in SERVICES:
+        for table, days, bound in (
+            ("outbox_messages", OUTBOX_RETENTION_DAYS, "day"),
+            ("inbox_messages", INBOX_RETENTION_DAYS, "day"),
+            *([("journal", DAYS, "auditor.first_id_of(day)")] if service == "auditor" else []),
+        ):
+            name = f"{service}.{table}"
+            rows = await connection.exec_driver_sql(
+                f"SELECT to_char(day, 'YYYYMMDD'), {bound}::text, {bound.replace('day', '(day + 1)')}::text"
+                f" FROM (SELECT current_date - n AS day FROM generate_series(1, {days}) AS n) AS days"
+                f" WHERE to_regclass('{name}_' || to_char(day, 'YYYYMMDD')) IS NULL"
+            )
+            partitions: list[tuple[str, str, str]] = [tuple(row) for row in rows]
+            for day, first, end in partitions:
+                await connection.exec_driver_sql(
+                    f"CREATE TABLE {name}_{day} PARTITION OF {name} FOR VALUES FROM ('{first}') TO ('{end}')"
+                )
+
+
+async def _columns(connection: AsyncConnection, table: str) -> list[_Column]:
+    query = text("""
+        SELECT column_name, data_type FROM information_schema.columns
+        WHERE table_schema || '.' || table_name = :table AND is_identity = 'NO' AND is_generated = 'NEVER'
+        ORDER BY ordinal_position
+    """)
+    return [_Column(*row) for row in await connection.execute(query, {"table": table})]
+
+
+def _copy(
+    table: str, columns: Sequence[_Column], copies: int, milliseconds: int, heavy_lines: int, heavy_entries: int
+) -> str:
+    name = table.partition(".")[2]
+    values = ", ".join(_value(table, one, milliseconds, heavy_lines, heavy_entries) for one in columns)
+    names = ", ".join(one.name for one in columns)
+    condition = "true"
+    if name in _DATED and name in _AGE_DAYS:
+        condition = (
+            f"row.{_DATED[name]} - copy * interval '{milliseconds} ms' > now() - interval '{_AGE_DAYS[name]} days'"
+        )
+    if any(one.name == "user_id" for one in columns) and name in ("users", "balances", "activity_heads", "user_queues"):
+        condition += " AND row.user_id <> CAST(current_setting('bench.heavy') AS uuid)"
+    return f"""
+        INSERT INTO {table} ({names})
+        SELECT {values} FROM generate_series(1, {copies}) AS copy CROSS JOIN {table} AS row
+        WHERE {condition} ORDER BY copy DESC
+    """
+
+
+def _value(table: str, column: _Column, milliseconds: int, heavy_lines: int, heavy_entries: int) -> str:
+    value = f"row.{column.name}"
+    is_heavy = "row.user_id = CAST(current_setting('bench.heavy') AS uuid)"
+    if column.kind == "uuid":
+        return f"pg_temp.copied({value}, copy, copy * {milliseconds}::bigint)"
+    if column.kind.startswith("timestamp"):
+        return f"{value} - copy * interval '{milliseconds} ms'"
+    if column.kind == "date":
+        return f"({value} - copy * interval '{milliseconds} ms')::date"
+    if column.kind == "text" and column.name in _NAMED:
+        return f"nullif({value}, '') || '~' || copy"
+    if table in ("billing.balance_ledger", "gateway.ledger_lines") and column.name == "line_number":
+        return f"CASE WHEN {is_heavy} THEN {value} + copy * {heavy_lines} ELSE {value} END"
+    if table == "gateway.ledger_lines" and column.name in _RUNNING_TOTALS:
+        final = column.name.replace("_after", "")
+        return (
+            f"CASE WHEN {is_heavy} THEN {value} + copy *"
+            f" (SELECT b.{final} FROM gateway.balances AS b WHERE b.user_id = row.user_id) ELSE {value} END"
+        )
+    if table == "gateway.activity" and column.name == "sequence":
+        return f"CASE WHEN {is_heavy} THEN {value} + copy * {heavy_entries} ELSE {value} END"
+    return value

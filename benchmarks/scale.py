@@ -1,0 +1,413 @@
+"""What everything costs on a history of some size: pages of 8 KiB, not seconds.
+
+    make bench-scale ORDERS=1000,10000,100000
+
+A real platform makes a few dozen orders; then its services stop, and its rows are multiplied until there are so many
+(``benchmarks.multiplied_history``). One user has half of all orders. Measured is what the database touches for a call,
+on one connection that has made the call before: the pages of a plan that reads history grow with it.
+The table says how much more the last size costs than the first. A figure that grows is no error: it is to be explained.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import aiohttp
+import asyncpg
+import uvloop
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from auditor.checking import check, check_until_clean
+from auditor.dossier import read_dossier
+from auditor.proving import Prover
+from auditor.timeline import read_timeline
+from benchmarks.instant_worker import InstantWorker
+from benchmarks.multiplied_history import multiply
+from contracts.message import SERVICES, Service
+from gateway import queries
+from gateway.queries import GenerationFilter
+from generation.repository.fair_queue import claim_orders
+from local_platform.console import say, table
+from local_platform.description import PlatformDescription
+from local_platform.identity import sign_token
+from local_platform.process_table import ENDPOINT_ID
+from local_platform.supervisor import PlatformOptions, Supervisor
+from messaging.ids import new_id
+from service_runtime.database import engine_for
+from tests.support.media import picture
+from tests.support.waiting import eventually
+
+LIGHT_USERS = 10
+BASE_ORDERS = 40
+PER_SECOND = 4.0
+SIDE_PIXELS = 256
+TOLERANCE_SECONDS = 60.0
+FLAT = 1.5
+NO_TIMEOUT_MS = 3_600_000
+_PAGES = text("""
+    SELECT blks_hit + blks_read, pg_stat_clear_snapshot() FROM pg_stat_database WHERE datname = current_database()
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """Whom and what the calls ask for."""
+
+    heavy: UUID
+    light: UUID
+    order: UUID
+    """The newest order of the heavy user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What one call touched on one size of the history."""
+
+    pages: int
+    seconds: float
+
+
+Call = Callable[[AsyncEngine, Subjects], Awaitable[object]]
+
+
+async def _check(engine: AsyncEngine, _: Subjects) -> object:
+    return await check(engine, TOLERANCE_SECONDS)
+
+
+async def _news(engine: AsyncEngine, _: Subjects) -> object:
+    return await Prover(engine, engine, TOLERANCE_SECONDS, 0).prove()
+
+
+async def _round(engine: AsyncEngine, _: Subjects) -> object:
+    return await Prover(engine, engine, TOLERANCE_SECONDS, 1.0).prove()
+
+
+async def _show(engine: AsyncEngine, subjects: Subjects) -> object:
+    return await read_dossier(engine, str(subjects.order))
+
+
+async def _show_light(engine: AsyncEngine, subjects: Subjects) -> object:
+    return await read_dossier(engine, str(subjects.light))
+
+
+async def _show_heavy(engine: AsyncEngine, subjects: Subjects) -> object:
+    return await read_dossier(engine, str(subjects.heavy))
+
+
+async def _timeline(engine: AsyncEngine, subjects: Subjects) -> object:
+    async with engine.connect() as connection:
+        return await read_timeline(connection, subjects.order)
+
+
+async def _claim(engine: AsyncEngine, _: Subjects) -> object:
+    async with engine.connect() as connection:
+        ids = [new_id() for _ in range(100)]
+        claimed = await claim_orders(connection, ENDPOINT_ID, ids, send_within_seconds=5.0, probe_seconds=20.0)
+        await connection.rollback()
+        return claimed
+
+
+async def _page(engine: AsyncEngine, subjects: Subjects) -> object:
+    return await queries.list_generations(engine, subjects.heavy, GenerationFilter(), None, 50)
+
+
+async def _rare_page(engine: AsyncEngine, subjects: Subjects) -> object:
+    return await queries.list_generations(engine, subjects.heavy, GenerationFilter(status="failed"), None, 50)
+
+
+async def _one(engine: AsyncEngine, subjects: Subjects) -> object:
+    return await queries.find_generation(engine, subjects.heavy, subjects.order)
+
+
+async def _history_of_one(engine: AsyncEngine, subjects: Subjects) -> object:
+    return await queries.list_timeline(engine, subjects.heavy, subjects.order)
+
+
+async def _balance(engine: AsyncEngine, subjects: Subjects) -> object:
+    return await queries.find_balance(engine, subjects.heavy)
+
+
+async def _lines(engine: AsyncEngine, subjects: Subjects) -> object:
+    return await queries.list_lines(engine, subjects.heavy, None, 50)
+
+
+async def _events(engine: AsyncEngine, subjects: Subjects) -> object:
+    sequence = await queries.last_sequence(engine, subjects.heavy)
+    return await queries.list_history(engine, subjects.heavy, max(sequence - 50, 0), 50)
+
+
+def _statement(query: str) -> Call:
+    async def run(engine: AsyncEngine, _: Subjects) -> object:
+        async with engine.connect() as connection:
+            return (await connection.execute(text(query))).all()
+
+    return run
+
+
+CALLS: tuple[tuple[str, Service, Call], ...] = (
+    ("auditor: check of all history", "auditor", _check),
+    ("auditor: round, what is new and open", "auditor", _news),
+    ("auditor: show an order", "auditor", _show),
+    ("auditor: show a light user", "auditor", _show_light),
+    ("auditor: show the heavy user", "auditor", _show_heavy),
+    ("auditor: timeline of an order", "auditor", _timeline),
+    ("GET /v1/generations", "gateway", _page),
+    ("GET /v1/generations?status=failed, none", "gateway", _rare_page),
+    ("GET /v1/generations/ID", "gateway", _one),
+    ("GET /v1/generations/ID/timeline", "gateway", _history_of_one),
+    ("GET /v1/balance", "gateway", _balance),
+    ("GET /v1/ledger", "gateway", _lines),
+    ("GET /v1/events", "gateway", _events),
+    ("generation: claim of an empty queue", "generation", _claim),
+    (
+        "relay: what is not published",
+        "billing",
+        _statement(
+            "SELECT message_id FROM billing.outbox_messages WHERE published_at IS NULL ORDER BY message_id LIMIT 100"
+        ),
+    ),
+    (
+        "billing: grants that expire",
+        "billing",
+        _statement(
+            "SELECT grant_id FROM billing.grants WHERE remaining_credits > 0 AND expires_at <= now()"
+            " ORDER BY expires_at LIMIT 100"
+        ),
+    ),
+    (
+        "billing: overdue reservations",
+        "billing",
+        _statement("SELECT count(*) FROM billing.reservations WHERE status = 'held' AND deadline_at <= now()"),
+    ),
+    (
+        "generation: deadlines",
+        "generation",
+        _statement(
+            "SELECT generation_id FROM generation.video_generations WHERE status NOT IN ('completed', 'failed',"
+            " 'cancelled') AND deadline_at <= now() ORDER BY deadline_at LIMIT 100"
+        ),
+    ),
+    (
+        "gateway: unanswered orders",
+        "gateway",
+        _statement(
+            "SELECT generation_id FROM gateway.generations WHERE status = 'requested' AND expires_at <= now() LIMIT 100"
+        ),
+    ),
+)
+
+
+async def place_orders(platform: PlatformDescription, heavy: UUID, light: Sequence[UUID]) -> None:
+    """The base: real orders, made and delivered. The heavy user makes every second one."""
+    for user in (heavy, *light):
+        command = ["grant", "--user", str(user), "--credits", "100000", "--reason", "goodwill", "--actor", "bench"]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "billing.main", *command),
+            env=platform.environments["billing"],
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        assert await process.wait() == 0
+    tokens = {user: sign_token(platform.identity, user, "pro") for user in (heavy, *light)}
+    async with aiohttp.ClientSession(platform.urls["gateway"], raise_for_status=True) as http:
+        for number in range(BASE_ORDERS):
+            user = heavy if number % 2 == 0 else light[number // 2 % len(light)]
+            parameters = {"prompt": f"picture {number}", "width": SIDE_PIXELS, "height": SIDE_PIXELS}
+            headers = {"Authorization": f"Bearer {tokens[user]}", "Idempotency-Key": str(uuid4())}
+            order = {"model_id": "flux-schnell", "parameters": parameters}
+            async with http.post("/v1/generations", json=order, headers=headers):
+                await asyncio.sleep(1 / PER_SECOND)
+
+
+async def settle(platform: PlatformDescription) -> None:
+    """Wait until every order has ended and nothing is violated."""
+    engine = engine_for(platform.postgres.dsns["auditor"], application_name="bench", pool_size=2)
+    try:
+
+        async def all_have_ended() -> bool:
+            return await _open_orders(engine) == 0
+
+        await eventually(all_have_ended, timeout=120, what="the end of every order")
+        report = await check_until_clean(engine, 0.0, patience_seconds=60)
+    finally:
+        await engine.dispose()
+    assert report.clean, report.violations
+
+
+async def _open_orders(engine: AsyncEngine) -> int:
+    query = "SELECT count(*) FROM gateway.generations WHERE status NOT IN ('completed', 'failed', 'cancelled')"
+    async with engine.connect() as connection:
+        return int((await connection.execute(text(query))).scalar_one())
+
+
+async def measure(dsn: str, superuser: AsyncEngine, call: Call, subjects: Subjects) -> Figure:
+    """The pages that the second call on one connection touches."""
+    engine = engine_for(dsn, application_name="bench", pool_size=1, statement_timeout_ms=NO_TIMEOUT_MS)
+    try:
+        await call(engine, subjects)
+        before = await _pages(engine, superuser)
+        began = time.perf_counter()
+        await call(engine, subjects)
+        seconds = time.perf_counter() - began
+        return Figure(await _pages(engine, superuser) - before, seconds)
+    finally:
+        await engine.dispose()
+
+
+async def _pages(engine: AsyncEngine, superuser: AsyncEngine) -> int:
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    async with superuser.connect() as connection:
+        return int((await connection.execute(_PAGES)).scalar_one())
+
+
+async def detect(dsn: str, superuser: AsyncEngine) -> tuple[int, float]:
+    """Rounds, and the seconds that they ran, until a price that was changed in the middle of the history is found."""
+    engine = engine_for(dsn, application_name="bench", pool_size=2, statement_timeout_ms=NO_TIMEOUT_MS)
+    change = text("""
+        UPDATE generation.video_generations SET price_credits = price_credits + :by WHERE generation_id = (
+            SELECT generation_id FROM generation.video_generations ORDER BY generation_id
+            OFFSET (SELECT count(*) / 2 FROM generation.video_generations) LIMIT 1)
+    """)
+    try:
+        async with superuser.begin() as connection:
+            await connection.execute(change, {"by": 1})
+        prover, rounds, began = Prover(engine, engine, TOLERANCE_SECONDS, 1.8), 0, time.perf_counter()
+        while True:
+            rounds += 1
+            if (await prover.prove()).report.total > 0:
+                return rounds, time.perf_counter() - began
+    finally:
+        async with superuser.begin() as connection:
+            await connection.execute(change, {"by": -1})
+        await engine.dispose()
+
+
+async def subjects_of(superuser: AsyncEngine, heavy: UUID, light: UUID) -> Subjects:
+    """The newest order of the heavy user."""
+    query = text(
+        "SELECT generation_id FROM gateway.generations WHERE user_id = :heavy ORDER BY requested_at DESC LIMIT 1"
+    )
+    async with superuser.connect() as connection:
+        return Subjects(heavy, light, (await connection.execute(query, {"heavy": heavy})).scalar_one())
+
+
+async def main(sizes: Sequence[int]) -> None:
+    """Make the base, multiply it to each size in turn, measure, print."""
+    supervisor = Supervisor(PlatformOptions(name="scale", workers=0, follow_logs=False))
+    heavy, light = uuid4(), [uuid4() for _ in range(LIGHT_USERS)]
+    try:
+        platform = await supervisor.start()
+        api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
+        worker = InstantWorker(platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS))
+        working = asyncio.create_task(worker.run())
+        await place_orders(platform, heavy, light)
+        await settle(platform)
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        for service in SERVICES:
+            await supervisor.end(service)
+        figures: dict[str, list[Figure]] = {name: [] for name, _, _ in CALLS}
+        detected: list[tuple[int, float]] = []
+        made: list[int] = []
+        for size in sizes:
+            database = await _restored(platform, size)
+            made.append(await _measure_size(platform, database, size, heavy, light[0], figures, detected))
+        print_table(made, figures, detected)
+    finally:
+        await supervisor.stop()
+
+
+async def _restored(platform: PlatformDescription, size: int) -> str:
+    """A copy of the platform's database for one size."""
+    connection = await asyncpg.connect(platform.postgres.superuser_dsn)
+    try:
+        origin = await connection.fetchval("SELECT current_database()")
+    finally:
+        await connection.close()
+    name = f"scale_{size}"
+    dsn = platform.postgres.superuser_dsn.replace(f"/{origin}", "/postgres")
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(f'CREATE DATABASE {name} TEMPLATE "{origin}"')
+        await connection.execute(f"GRANT CONNECT ON DATABASE {name} TO {', '.join(SERVICES)}")
+    finally:
+        await connection.close()
+    return name
+
+
+async def _measure_size(
+    platform: PlatformDescription,
+    database: str,
+    size: int,
+    heavy: UUID,
+    light: UUID,
+    figures: dict[str, list[Figure]],
+    detected: list[tuple[int, float]],
+) -> int:
+    def of(dsn: str) -> str:
+        origin = dsn.rpartition("/")[2].partition("?")[0]
+        return dsn.replace(f"/{origin}", f"/{database}")
+
+    superuser = engine_for(
+        of(platform.postgres.superuser_dsn), application_name="bench", pool_size=2, statement_timeout_ms=0
+    )
+    try:
+        copies = max(size // BASE_ORDERS - 1, 0)
+        say(f"multiplying to {(copies + 1) * BASE_ORDERS:,} orders ...")
+        began = time.perf_counter()
+        await multiply(superuser, copies, heavy)
+        say(f"  took {time.perf_counter() - began:.0f} s")
+        subjects = await subjects_of(superuser, heavy, light)
+        engine = engine_for(of(platform.postgres.dsns["auditor"]), application_name="bench", pool_size=2)
+        try:
+            await _prove_all(engine)
+        finally:
+            await engine.dispose()
+        for name, service, call in CALLS:
+            figure = await measure(of(platform.postgres.dsns[service]), superuser, call, subjects)
+            figures[name].append(figure)
+            say(f"  {name}: {figure.pages:,} pages, {figure.seconds * 1000:,.0f} ms")
+        detected.append(await detect(of(platform.postgres.dsns["auditor"]), superuser))
+        return (copies + 1) * BASE_ORDERS
+    finally:
+        await superuser.dispose()
+
+
+async def _prove_all(engine: AsyncEngine) -> None:
+    """One pass over everything: the multiplied history is sound, and proven."""
+    began, rounds = time.perf_counter(), 0
+    prover = Prover(engine, engine, TOLERANCE_SECONDS, 60.0)
+    while True:
+        rounds += 1
+        proven = await prover.prove()
+        assert proven.report.clean, (proven.report.violations[:5], proven.report.unproven[:1])
+        if proven.passes and all(one.proven_at is not None for one in proven.passes.values()):
+            say(f"  one pass over everything took {time.perf_counter() - began:.0f} s")
+            return
+
+
+def print_table(sizes: Sequence[int], figures: dict[str, list[Figure]], detected: Sequence[tuple[int, float]]) -> None:
+    """Pages by size, and how much more the last costs than the first."""
+    rows = []
+    for name, row in figures.items():
+        growth = row[-1].pages / max(row[0].pages, 1)
+        rows.append((name, *(f"{one.pages:,}" for one in row), "flat" if growth <= FLAT else f"x {growth:,.1f}"))
+    say("\npages of 8 KiB by number of orders")
+    say(table(("call", *(f"{size:,}" for size in sizes), "growth"), rows))
+    say(
+        "a change in the middle of the history was found after "
+        + ", ".join(f"{rounds} round(s), {seconds:.1f} s" for rounds, seconds in detected)
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--orders", default="1000,10000", help="sizes of the history, in order (default: 1000,10000)")
+    uvloop.run(main([int(size) for size in parser.parse_args().orders.split(",")]))
