@@ -7,6 +7,7 @@ BENCHMARKS = (
     "benchmarks.broker",
     "benchmarks.ledger",
     "benchmarks.claims",
+    "benchmarks.estimates",
     "benchmarks.smoke",
     "benchmarks.tracing",
     "benchmarks.webhooks",

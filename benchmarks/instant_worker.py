@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -10,10 +11,21 @@ from yarl import URL
 
 
 class InstantWorker:
-    """Takes jobs from the RunPod emulator as the SDK does, ``slots`` at a time, each busy for ``seconds``."""
+    """Takes jobs from the RunPod emulator as the SDK does, ``slots`` at a time, each busy for ``seconds``.
+
+    With ``reports_begin`` it says that it has begun, as our worker does.
+    """
 
     def __init__(
-        self, runpod_url: str, endpoint_id: str, api_key: str, picture: bytes, slots: int = 16, seconds: float = 0.0
+        self,
+        runpod_url: str,
+        endpoint_id: str,
+        api_key: str,
+        picture: bytes,
+        slots: int = 16,
+        seconds: Callable[[], float] = lambda: 0.0,
+        *,
+        reports_begin: bool = False,
     ) -> None:
         self._base = f"{runpod_url}/v2/{endpoint_id}"
         self._headers = {"Authorization": api_key}
@@ -21,6 +33,7 @@ class InstantWorker:
         self._sha256 = hashlib.sha256(picture).hexdigest()
         self._slots = slots
         self._seconds = seconds
+        self._reports_begin = reports_begin
         self.busy = 0
 
     async def run(self) -> None:
@@ -38,9 +51,17 @@ class InstantWorker:
                 job = await answer.json() if answer.status == HTTPStatus.OK else None
             if job:
                 self.busy += 1
-                await asyncio.sleep(self._seconds)
+                if self._reports_begin:
+                    await self._report_begin(http, job)
+                await asyncio.sleep(self._seconds())
                 await self._run_job(http, worker_id, job)
                 self.busy -= 1
+
+    async def _report_begin(self, http: aiohttp.ClientSession, job: dict[str, Any]) -> None:
+        url = URL(job["input"]["progress_url"], encoded=True)
+        body = {"percent": 0, "stage": "rendering", "job_id": job["id"]}
+        async with http.post(url, json=body) as answer:
+            answer.raise_for_status()
 
     async def _run_job(self, http: aiohttp.ClientSession, worker_id: str, job: dict[str, Any]) -> None:
         requested = job["input"]["output"]

@@ -188,7 +188,7 @@ async def measure(platform: PlatformDescription, rate: float, minutes: float, ov
     slots = ceil(rate * GPU_RESERVE * RENDER_SECONDS)
     api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
     worker = InstantWorker(
-        platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS), slots, RENDER_SECONDS
+        platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS), slots, lambda: RENDER_SECONDS
     )
     working = asyncio.create_task(worker.run())
     connection = await asyncpg.connect(platform.postgres.superuser_dsn)
