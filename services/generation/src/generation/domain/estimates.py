@@ -125,8 +125,9 @@ def measure(order: Order) -> Measured:
     handover = ratio = None
     if run_seconds is not None:
         ratio = max(0.0, run_seconds) / _planned(order.planned_seconds)
-        if attempt.submitted_at is not None:
-            handover = max(0.0, (attempt.ended_at - attempt.submitted_at).total_seconds() - run_seconds)
+        sent_at = attempt.sending_at or attempt.submitted_at
+        if sent_at is not None:
+            handover = max(0.0, (attempt.ended_at - sent_at).total_seconds() - run_seconds)
     return Measured(handover, ratio, max(0.0, (order.finished_at - attempt.ended_at).total_seconds()))
 
 

@@ -19,8 +19,8 @@ Measure = Literal[
     "wait",  # from a forecast to the begin of the work, as a multiple of the forecast (`estimates.wait_ratio`)
 ]
 
-WINDOW: Final = 128
-"""Values that are kept of each measure: the share that a p90 holds is then right within about 3 percent."""
+WINDOW: Final = 64
+"""Values that are kept: enough for a p90 that is right within about 4 percent, few enough to follow a change."""
 ENOUGH: Final = 8
 """From so many values on, a window speaks for itself."""
 PRIORS: Final[Mapping[Measure, tuple[float, ...]]] = {

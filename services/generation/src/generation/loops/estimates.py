@@ -21,7 +21,7 @@ from generation.track_record import TrackRecord
 from messaging.broker import Broker
 from messaging.live import publish_live
 
-SHARE_SECONDS: Final = 10.0
+SHARE_SECONDS: Final = 5.0
 """How often the replicas share what they measured."""
 
 
