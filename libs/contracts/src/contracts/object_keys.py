@@ -1,10 +1,14 @@
-"""Where files lie in the buckets that more than one service uses, and how large an upload may be."""
+"""Where files lie in the buckets that more than one service uses, how large an upload may be, and how long it stays."""
 
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
 MAX_UPLOAD_BYTES: Final = 20 * 1024 * 1024
 """The largest file that a user may upload: more than any camera phone makes."""
+
+UPLOADS_KEPT_FOR: Final = timedelta(days=30)
+"""Then a rule of the bucket ``uploads`` removes them."""
 
 
 def output_key(generation_id: UUID, attempt_number: int, extension: str) -> str:

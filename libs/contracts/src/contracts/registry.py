@@ -33,6 +33,8 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     storage.AssetStored,
     storage.AssetRejected,
     storage.OutputMissing,
+    storage.DeleteFiles,
+    storage.FilesDeleted,
     payments.CreatePayment,
     payments.PaymentRefused,
     payments.PaymentChanged,

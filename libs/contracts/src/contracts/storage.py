@@ -124,3 +124,30 @@ class OutputMissing(Message, frozen=True, kw_only=True):
     generation_id: UUID
     user_id: UUID
     sought_version: int
+
+
+class DeleteFiles(Message, frozen=True, kw_only=True):
+    """A user deletes a generation that has ended: remove every file of it from the library, for good.
+
+    A file of it that is stored later is removed, too. Said again, it is done again.
+    """
+
+    subject: ClassVar[str] = "storage.command.delete-files.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("gateway",)
+    consumers: ClassVar[tuple[Service, ...]] = ("storage", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    requested_at: datetime
+
+
+class FilesDeleted(Message, frozen=True, kw_only=True):
+    """No file of a generation is in the library any more, because its user deleted it."""
+
+    subject: ClassVar[str] = "storage.event.files-deleted.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("storage",)
+    consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    deleted_at: datetime

@@ -3,15 +3,19 @@
 from collections.abc import Callable
 
 from contracts.generation import OutputReady, OutputSought
-from contracts.storage import VerifyInputs
+from contracts.storage import DeleteFiles, VerifyInputs
 from messaging.consumers import Subscription
+from storage.deletions import request_deletion
 from storage.handlers import request_verification
 
 
-def subscriptions(wake_outputs: Callable[[], None], wake_inputs: Callable[[], None]) -> tuple[Subscription, ...]:
-    """Everything that storage reads. A verification has the id of its message as key: that key is the inbox."""
+def subscriptions(
+    wake_outputs: Callable[[], None], wake_inputs: Callable[[], None], wake_deletions: Callable[[], None]
+) -> tuple[Subscription, ...]:
+    """Everything that storage reads. What is requested has a row with a key of its own: that key is the inbox."""
     return (
         Subscription(OutputReady, request_verification(wake_outputs), inbox=False),
         Subscription(OutputSought, request_verification(wake_outputs), inbox=False),
         Subscription(VerifyInputs, request_verification(wake_inputs), inbox=False),
+        Subscription(DeleteFiles, request_deletion(wake_deletions), inbox=False),
     )

@@ -72,11 +72,17 @@ class _Work:
 
 
 class VerificationHandler:
-    """Verifies the files of claimed verifications and records the results, each behind the fence of its claim."""
+    """Verifies the files of claimed verifications and records the results, each behind the fence of its claim.
 
-    def __init__(self, transactions: Transactions, verifier: Verifier) -> None:
+    ``wake_deletions`` is called when a file was stored whose user has deleted the generation.
+    """
+
+    def __init__(
+        self, transactions: Transactions, verifier: Verifier, wake_deletions: Callable[[], None] = lambda: None
+    ) -> None:
         self._transactions = transactions
         self._verifier = verifier
+        self._wake_deletions = wake_deletions
 
     async def handle(self, claimed: ClaimedVerification, recorded: AssetStored | None) -> Refusal | None:
         """Record the result of one verification and return the refusal, if it is one.
@@ -164,6 +170,8 @@ class VerificationHandler:
             if await repository.complete(tx.connection, work.claimed.claim, AssetStored.subject):
                 recorded = await repository.add_asset(tx.connection, asset)
                 tx.publish(recorded, cause=work.request)
+                if await repository.reopen_deletion(tx.connection, asset.generation_id):
+                    tx.after_commit(self._wake_deletions)
 
     async def _record(self, work: _Work, result: Message) -> None:
         async with self._transactions.begin() as tx:

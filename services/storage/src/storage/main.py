@@ -17,6 +17,7 @@ from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.settings import settings_from_environment
+from storage import deletions
 from storage.consumers import subscriptions
 from storage.decoders import Decoders
 from storage.handlers import VerificationHandler
@@ -47,12 +48,12 @@ def build(settings: Settings) -> Storage:
     database = DatabaseWatch(settings, engine)
     store = ObjectStore(settings)
     workspace = create_workspace()
-    wake_outputs, wake_inputs = asyncio.Event(), asyncio.Event()
+    wake_outputs, wake_inputs, wake_deletions = asyncio.Event(), asyncio.Event(), asyncio.Event()
     messaging = Messaging(
         service="storage",
         engine=engine,
         settings=settings,
-        subscriptions=subscriptions(wake_outputs.set, wake_inputs.set),
+        subscriptions=subscriptions(wake_outputs.set, wake_inputs.set, wake_deletions.set),
     )
     # Uploads have their own slots and decoders: users can make them slow, and paid outputs must not wait for them.
     signer = signer_of(settings)
@@ -60,7 +61,8 @@ def build(settings: Settings) -> Storage:
     input_decoders = Decoders(settings.decoder_processes)
 
     def worker(name: str, decoders: Decoders, subjects: Collection[str], wake: asyncio.Event) -> Component:
-        handler = VerificationHandler(messaging.transactions, Verifier(store, decoders, workspace, settings))
+        verifier = Verifier(store, decoders, workspace, settings)
+        handler = VerificationHandler(messaging.transactions, verifier, wake_deletions.set)
         verifications = Verifications(messaging.transactions, handler, subjects)
         return verifications.worker(name, settings.concurrency, settings.poll_seconds, wake)
 
@@ -85,7 +87,9 @@ def build(settings: Settings) -> Storage:
             *messaging.components(),
             worker("outputs", output_decoders, OUTPUT_SUBJECTS, wake_outputs),
             worker("inputs", input_decoders, INPUT_SUBJECTS, wake_inputs),
+            deletions.Deletions(messaging.transactions, store).worker(settings.poll_seconds, wake_deletions),
             every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),
+            every("deletion gauges", GAUGES_SECONDS, partial(deletions.measure, messaging.transactions)),
         ],
         readiness={**messaging.readiness(), "database": database.ready, "object_store": store.check},
         start=start,

@@ -7,7 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from contracts.generation import OutputReady, OutputSought
 from contracts.storage import RejectionCode, VerifyInputs
 
-Operation = Literal["get", "put"]
+Operation = Literal["get", "put", "delete"]
 
 verifications_total: Final = Counter(
     "storage_verifications_total", "Verifications with a result.", ["request", "outcome", "code"]
@@ -21,9 +21,13 @@ open_verifications: Final = Gauge("storage_open_verifications", "Verifications w
 oldest_open_seconds: Final = Gauge(
     "storage_oldest_verification_seconds", "Age of the oldest verification without a result."
 )
+deletions_total: Final = Counter("storage_deletions_total", "Generations whose files were deleted for their users.")
+oldest_deletion_seconds: Final = Gauge(
+    "storage_oldest_deletion_seconds", "Age of the oldest deletion that is not carried out."
+)
 object_seconds: Final = Histogram(
     "storage_object_seconds",
-    "Operations on objects: fetches of whole files, and writes.",
+    "Operations on objects: fetches of whole files, writes, and deletions of all files of a generation.",
     ["operation", "outcome"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )

@@ -1,4 +1,4 @@
-"""Access to the buckets: reads from `incoming` and `uploads`, writes to `library`, each object once."""
+"""Access to the buckets: reads from `incoming` and `uploads`, writes to `library`, each object once, and deletes."""
 
 import base64
 import hashlib
@@ -151,6 +151,20 @@ class ObjectStore:
                     data.close()
             head = await self._client.head_object(Bucket=self._settings.s3_library_bucket, Key=key)
         return ExistingObject(head["Metadata"].get("sha256", ""), head["Metadata"])
+
+    async def delete_folder(self, folder: str) -> int:
+        """Remove every library object whose key begins with ``folder``; returns how many there were.
+
+        Raises ``StoreUnavailable``, also where a rule of the bucket refuses it.
+        """
+        bucket, removed = self._settings.s3_library_bucket, 0
+        async with _measured("delete"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
+            async for page in pages:
+                for found in page.get("Contents", ()):
+                    await self._client.delete_object(Bucket=bucket, Key=found["Key"])
+                    removed += 1
+        return removed
 
 
 def _status(error: ClientError) -> int:

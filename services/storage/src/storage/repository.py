@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.storage import AssetStored
 from contracts.values import MediaProperties
-from messaging.leases import Claim
+from messaging.leases import Claim, any_of
 from storage.domain import VerifiedUpload
-from storage.tables import VERIFICATIONS, assets, uploads, verifications
+from storage.tables import DELETIONS, VERIFICATIONS, assets, deletions, uploads, verifications
 
 OUTPUT: Final = "output"
 
@@ -61,6 +61,29 @@ class OpenVerifications:
     oldest_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class NewDeletion:
+    """A user deletes the files of a generation, as a message says."""
+
+    generation_id: UUID
+    user_id: UUID
+    message_id: UUID
+    traceparent: str | None
+    requested_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDeletion:
+    """A deletion that a worker has claimed."""
+
+    claim: Claim
+    generation_id: UUID
+    user_id: UUID
+    message_id: UUID
+    traceparent: str | None
+    requested_at: datetime
+
+
 _ADD_VERIFICATIONS: Final = insert(verifications).values(next_try_at=sa.func.now()).on_conflict_do_nothing()
 
 # The first turn of each user comes before the second turn of any user. Verifications in progress count as turns that
@@ -97,6 +120,22 @@ _ADD_ASSET: Final = insert(assets).on_conflict_do_nothing(index_elements=["gener
 _FIND_ASSETS: Final = sa.select(assets).where(
     assets.c.generation_id == sa.func.any(sa.bindparam("generation_ids", type_=sa.ARRAY(sa.Uuid))),
     assets.c.role == sa.bindparam("role"),
+)
+
+_DUE_AGAIN: Final = {
+    "opened_at": sa.func.now(),
+    "due_at": sa.func.now(),
+    "leased_until": None,
+    # A worker that is at it may have passed the new file by: it cannot record that all are gone.
+    "fence": deletions.c.fence + 1,
+    "tries": 0,
+    "deleted_at": None,
+}
+_REOPEN_DELETION: Final = (
+    sa.update(deletions)
+    .where(deletions.c.generation_id == sa.bindparam("id"))
+    .values(_DUE_AGAIN)
+    .returning(deletions.c.generation_id)
 )
 
 
@@ -175,6 +214,51 @@ async def put_upload(connection: AsyncConnection, upload: VerifiedUpload) -> Non
         where=uploads.c.user_id == statement.excluded.user_id,
     )
     await connection.execute(statement)
+
+
+async def add_deletions(connection: AsyncConnection, requested: Sequence[NewDeletion]) -> None:
+    """Record what users delete, due at once, and again if a newer message says it again."""
+    statement = insert(deletions)
+    newer = deletions.c.message_id < statement.excluded.message_id
+    again = {name: statement.excluded[name] for name in ("message_id", "traceparent", "requested_at")} | _DUE_AGAIN
+    statement = statement.on_conflict_do_update(index_elements=["generation_id"], set_=again, where=newer)
+    for one in sorted(requested, key=lambda one: one.generation_id):
+        await connection.execute(statement, asdict(one))
+
+
+async def reopen_deletion(connection: AsyncConnection, generation_id: UUID) -> bool:
+    """A file was stored: if its user has deleted the generation, the file is to go. Says whether that is so."""
+    return (await connection.execute(_REOPEN_DELETION, {"id": generation_id})).one_or_none() is not None
+
+
+async def claim_deletions(connection: AsyncConnection, room: int, lease: timedelta) -> list[ClaimedDeletion]:
+    """Claim due deletions, the oldest first."""
+    key = deletions.c.generation_id
+    due = sa.select(key).where(DELETIONS.due()).order_by(deletions.c.due_at)
+    chosen = due.limit(room).with_for_update(skip_locked=True)
+    claimed = sa.update(deletions).where(any_of(key, chosen)).values(DELETIONS.claim_values(lease))
+    return [
+        ClaimedDeletion(
+            claim=DELETIONS.claim_of(row),
+            generation_id=row.generation_id,
+            user_id=row.user_id,
+            message_id=row.message_id,
+            traceparent=row.traceparent,
+            requested_at=row.requested_at,
+        )
+        for row in await connection.execute(claimed.returning(deletions))
+    ]
+
+
+async def complete_deletion(connection: AsyncConnection, claim: Claim, deleted_at: datetime) -> bool:
+    """No file is there any more. False if another worker has claimed it since, or a file was stored since."""
+    return await DELETIONS.complete(connection, claim, deleted_at=deleted_at)
+
+
+async def measure_deletions(connection: AsyncConnection) -> float:
+    """How long the oldest deletion has been open, in seconds."""
+    age = sa.func.extract("epoch", sa.func.now() - sa.func.min(deletions.c.opened_at))
+    return float(await connection.scalar(sa.select(age).where(deletions.c.due_at.is_not(None))) or 0.0)
 
 
 def _claimed(row: sa.Row[Any]) -> ClaimedVerification:

@@ -10,6 +10,8 @@ VerificationStatus: TypeAlias = Literal["due", "claimed", "postponed", "answered
 ``postponed``: ``next_try_at`` lies ahead. ``answered``: ``answered_at`` is set."""
 AssetStatus: TypeAlias = Literal["stored"]
 UploadStatus: TypeAlias = Literal["verified"]
+DeletionStatus: TypeAlias = Literal["requested", "deleted"]
+"""``requested``: ``due_at`` is set. ``deleted``: ``deleted_at`` is set."""
 
 VERIFICATION_STATUS_MEANING: Final[Mapping[VerificationStatus, StatusMeaning]] = {
     "due": StatusMeaning(
@@ -40,7 +42,7 @@ VERIFICATION_STATUS_MEANING: Final[Mapping[VerificationStatus, StatusMeaning]] =
 ASSET_STATUS_MEANING: Final[Mapping[AssetStatus, StatusMeaning]] = {
     "stored": StatusMeaning(
         set_by="the first verification that finds a good file of the generation; the object is in the library before",
-        ended_by="final: the service may neither change nor delete it",
+        ended_by="final: the row is neither changed nor deleted, also when its user has the files deleted",
         deadline="none",
         user_sees="the file and its poster, once the order is completed",
     ),
@@ -51,5 +53,19 @@ UPLOAD_STATUS_MEANING: Final[Mapping[UploadStatus, StatusMeaning]] = {
         ended_by="final; another order with the same upload verifies it again",
         deadline="none; the bucket's lifecycle rule removes the object after 30 days",
         user_sees="nothing; an upload that fails ends its order with the code of the rejection",
+    ),
+}
+DELETION_STATUS_MEANING: Final[Mapping[DeletionStatus, StatusMeaning]] = {
+    "requested": StatusMeaning(
+        set_by="the user's delete; and a file of a deleted generation that is stored after all",
+        ended_by="the worker that has removed every file of the generation from the library",
+        deadline="none of its own: it is tried again within 10 minutes; the auditor reports it after an hour",
+        user_sees="the generation is not there any more",
+    ),
+    "deleted": StatusMeaning(
+        set_by="that worker, behind its fence, with the message that announces it",
+        ended_by="only a file of the generation that is stored late, or another delete: then `requested` again",
+        deadline="none",
+        user_sees="`deleted` in the event stream",
     ),
 }

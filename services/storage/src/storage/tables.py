@@ -69,3 +69,25 @@ uploads = sa.Table(
     sa.Column("media", pg.JSONB, nullable=False),
     sa.Column("verified_at", _AT, nullable=False, server_default=sa.func.now()),
 )
+
+deletions = sa.Table(
+    "deletions",
+    metadata,
+    sa.Column("generation_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("user_id", pg.UUID(as_uuid=True), nullable=False),
+    # The newest message that requested it.
+    sa.Column("message_id", pg.UUID(as_uuid=True), nullable=False),
+    sa.Column("traceparent", sa.Text),
+    sa.Column("requested_at", _AT, nullable=False),
+    # When there was last something to delete.
+    sa.Column("opened_at", _AT, nullable=False, server_default=sa.func.now()),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    # Null while no file is there.
+    sa.Column("due_at", _AT, server_default=sa.func.now()),
+    sa.Column("leased_until", _AT),
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("deleted_at", _AT),
+)
+
+DELETIONS = LeasedTable(deletions)
+"""Deletions are leased work, and due again when a file of the generation is stored after all."""

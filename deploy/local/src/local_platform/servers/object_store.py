@@ -24,7 +24,7 @@ REGION: Final = "auto"
 
 IDENTITIES: Final[Mapping[str, tuple[str, ...]]] = {
     "generation": ("Write:incoming", "Read:uploads"),
-    "storage": ("Read:incoming", "Read:uploads", "Read:library", "Write:library"),
+    "storage": ("Read:incoming", "Read:uploads", "Read:library", "Write:library", "List:library"),
     "gateway": ("Read:library", "Write:uploads"),
     "auditor": ("Read:library", "List:library"),
     "admin": ("Admin",),
