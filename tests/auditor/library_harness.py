@@ -59,6 +59,16 @@ class LibraryHarness:
         )
         return asset
 
+    async def record_deletion(self, asset: StoredAsset) -> None:
+        """Do what storage does with a user's delete, but for the files."""
+        await self.execute(
+            """
+            INSERT INTO storage.deletions (generation_id, user_id, message_id, requested_at, due_at, deleted_at)
+            VALUES (:generation, gen_random_uuid(), gen_random_uuid(), now(), NULL, now())
+            """,
+            generation=asset.generation_id,
+        )
+
     def put(self, key: str, body: bytes) -> None:
         """Write an object, with its checksum beside it, as storage does."""
         metadata = {"sha256": hashlib.sha256(body).hexdigest()}

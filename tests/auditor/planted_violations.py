@@ -46,6 +46,9 @@ def _unchecked(table: str, *constraints: str) -> str:
 ANY_MOVEMENT = _unchecked("billing.balance_ledger", "movements_go_where_their_reason_says")
 RESERVED = "generation_id = '{delivered}' AND reason = 'reserve'"
 TRANSFER = "SELECT transfer_id::text FROM billing.balance_ledger WHERE "
+LONG_DELETED = (
+    "UPDATE gateway.generations SET deleted_at = now() - interval '61 minutes' WHERE generation_id = '{late}'"
+)
 OF_DELIVERED = "generation_id = '{delivered}'"
 
 MOVES = {
@@ -439,6 +442,28 @@ ORDERS = (
         ),
     ),
     *_changed(
+        "deletions_have_their_request",
+        "{late}",
+        "gateway.generations",
+        "generation_id = '{late}'",
+        "deleted_at = NULL",
+        "status = 'running'",
+    ),
+    *_changed(
+        "deletions_have_their_request",
+        "{late}",
+        "storage.deletions",
+        "generation_id = '{late}'",
+        "user_id = '{other_user}'",
+    ),
+    *_changed(
+        "deletions_have_their_request",
+        "{running}",
+        "storage.deletions",
+        "generation_id = '{late}'",
+        "generation_id = '{running}'",
+    ),
+    *_changed(
         "outcomes_agree_with_reservations",
         "{delivered}",
         "generation.video_generations",
@@ -811,6 +836,21 @@ DEADLINES = (
         "storage.verifications",
         "generation_id = '{running}' AND answered_at IS NULL",
         "asked_at = now() - interval '31 minutes'",
+        waits=True,
+    ),
+    PlantedViolation(
+        "deletions_are_carried_out",
+        "{late}",
+        (LONG_DELETED, "DELETE FROM storage.deletions WHERE generation_id = '{late}'"),
+        waits=True,
+    ),
+    PlantedViolation(
+        "deletions_are_carried_out",
+        "{late}",
+        (
+            LONG_DELETED,
+            "UPDATE storage.deletions SET deleted_at = NULL, due_at = now(), opened_at = now() - interval '61 minutes'",
+        ),
         waits=True,
     ),
     *_changed(

@@ -62,6 +62,7 @@ class Order:
     status: str
     late: bool = False
     asset_id: UUID | None = None
+    deleted: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class PlatformHarness:
             Order(self.delivered, self.user, 30, "completed", asset_id=self.asset),
             Order(self.failed, self.user, 10, "failed"),
             Order(self.cancelled, self.user, 8, "cancelled"),
-            Order(self.late, self.user, 12, "completed", late=True, asset_id=new_id()),
+            Order(self.late, self.user, 12, "completed", late=True, asset_id=new_id(), deleted=True),
             Order(self.running, self.user, 9, "running"),
             Order(self.refused, self.user, 10_000, "refused"),
             Order(self.delivered_to_debtor, self.debtor, 30, "completed", asset_id=new_id()),
@@ -344,6 +345,7 @@ async def _add_order(connection: AsyncConnection, order: Order) -> None:
         price_credits=order.price_credits,
         captured_credits=order.price_credits if charged else None,
         released_credits=order.price_credits if funded and ended and not charged else None,
+        deleted_at="now" if order.deleted else None,
     )
     if not funded:
         return
@@ -372,6 +374,8 @@ async def _add_order(connection: AsyncConnection, order: Order) -> None:
         # It was abandoned before anybody knew of a job.
         cancel_due_at="days ago" if order.status == "cancelled" else None,
     )
+    if order.deleted:
+        await add_row(connection, "storage.deletions", **owned, deleted_at="now")
     if order.asset_id:
         await add_row(connection, "storage.assets", **owned, **file, asset_id=order.asset_id, role="output")
         await add_row(connection, "storage.assets", **owned, role="another")

@@ -219,7 +219,7 @@ def test_the_inboxes_are_those_that_the_services_keep() -> None:
         "billing": billing_consumers.SUBSCRIPTIONS,
         "payments": payments_consumers.subscriptions(Mock(), Mock()),
         "generation": generation_consumers.subscriptions(Mock()),
-        "storage": storage_consumers.subscriptions(Mock(), Mock()),
+        "storage": storage_consumers.subscriptions(Mock(), Mock(), Mock()),
         "auditor": auditor_consumers.SUBSCRIPTIONS,
     }
     assert {

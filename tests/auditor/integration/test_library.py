@@ -12,7 +12,7 @@ from auditor.errors import LibraryUnavailable
 from auditor.library import Library
 from auditor.loops import library_scanner
 from auditor.pace import Pace
-from auditor.recorded_files import FILES_DIFFER_CODE, STRANGERS_CODE
+from auditor.recorded_files import FILES_DIFFER_CODE, STRANGERS_CODE, FoundFile
 from local_platform.servers import S3Server
 from tests.auditor.library_harness import LibraryHarness, address_of, library_harness
 from tests.support.databases import Database
@@ -85,6 +85,42 @@ async def test_a_file_that_is_gone_is_named_by_reading_and_by_listing(library: L
     await library.list_all()
     assert set(await library.findings()) == {read.output, listed.output, listed.poster}
     assert kept.output not in await library.findings()
+
+
+async def test_a_file_that_its_user_deleted_must_be_gone(library: LibraryHarness) -> None:
+    gone, kept = await library.store(), await library.store()
+    leftover = f"{kept.output.rpartition('/')[0]}/poster-of-the-attempt-that-lost.jpg"
+    library.put(leftover, b"a poster")
+    for asset in (gone, kept):
+        await library.record_deletion(asset)
+    library.delete(gone.output)
+    library.delete(gone.poster)
+    await library.read_all()
+    assert set(await library.findings()) == {kept.output, kept.poster}
+    await library.list_all()
+    assert set(await library.findings()) == {kept.output, kept.poster, leftover}
+    for key in (kept.output, kept.poster, leftover):
+        library.delete(key)
+    await library.scanner.check_again()
+    assert await library.findings() == {}
+
+
+async def test_a_file_that_is_deleted_while_it_is_read_is_no_loss(
+    library: LibraryHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asset = await library.store()
+    read = library.library.read
+
+    async def read_after_the_delete(object_key: str, expected_bytes: int | None) -> FoundFile | None:
+        if not await library.rows("SELECT FROM storage.deletions"):
+            await library.record_deletion(asset)
+            library.delete(asset.output)
+            library.delete(asset.poster)
+        return await read(object_key, expected_bytes)
+
+    monkeypatch.setattr(library.library, "read", read_after_the_delete)
+    await library.read_all()
+    assert await library.findings() == {}
 
 
 async def test_a_poster_that_somebody_else_wrote_is_named(library: LibraryHarness) -> None:

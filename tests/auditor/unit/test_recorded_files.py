@@ -1,5 +1,6 @@
 """Comparing a file with the books."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -20,6 +21,8 @@ from auditor.recorded_files import (
 STORED_AT = datetime(2026, 11, 26, tzinfo=UTC)
 OUTPUT = RecordedFile("u/g/output.mp4", 6, "aa", STORED_AT)
 POSTER = RecordedFile("u/g/poster-aa.jpg", None, None, STORED_AT)
+BEING_DELETED = replace(OUTPUT, is_deleted=True)
+DELETED = replace(BEING_DELETED, deleted_at=STORED_AT + timedelta(days=1))
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,10 @@ POSTER = RecordedFile("u/g/poster-aa.jpg", None, None, STORED_AT)
         (POSTER, FoundFile(9, "cc", "dd"), "checksum"),
         (POSTER, FoundFile(9, "cc", None), "checksum"),
         (POSTER, None, "missing"),
+        (BEING_DELETED, None, None),
+        (BEING_DELETED, FoundFile(6, "aa", "aa"), None),
+        (DELETED, None, None),
+        (DELETED, FoundFile(6, "aa", "aa"), "undeleted"),
     ],
 )
 def test_a_file_is_held_against_what_is_recorded(
@@ -52,6 +59,8 @@ def test_a_file_is_held_against_what_is_recorded(
         (OUTPUT, 6, CLOCKS_DIFFER + timedelta(seconds=1), True),
         (OUTPUT, 5, timedelta(0), True),
         (POSTER, 5, timedelta(0), False),
+        (BEING_DELETED, 6, timedelta(0), False),
+        (DELETED, 6, timedelta(0), True),
     ],
 )
 def test_a_listing_alone_may_say_that_a_file_changed(

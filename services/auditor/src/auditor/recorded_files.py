@@ -13,9 +13,9 @@ STRANGERS_CODE: Final = "library_files_have_an_order"
 SEVERITIES: Final[dict[str, Severity]] = {FILES_DIFFER_CODE: "critical", STRANGERS_CODE: "warning"}
 """Two invariants that are no queries: reading the library proves them."""
 
-Kind: TypeAlias = Literal["missing", "size", "checksum", "unknown"]
-"""How a file differs: it is not there, it has another size, other content, or no order knows it."""
-KINDS: Final[tuple[Kind, ...]] = ("missing", "size", "checksum", "unknown")
+Kind: TypeAlias = Literal["missing", "size", "checksum", "unknown", "undeleted"]
+"""How a file differs: it is not there, it has another size, other content, no order knows it, or it was deleted."""
+KINDS: Final[tuple[Kind, ...]] = ("missing", "size", "checksum", "unknown", "undeleted")
 
 CLOCKS_DIFFER: Final = timedelta(hours=1)
 """An object that changed this much later than it was recorded was written again, whatever the clocks say."""
@@ -23,12 +23,17 @@ CLOCKS_DIFFER: Final = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class RecordedFile:
-    """A file that storage has recorded. Of a poster the books have neither size nor checksum."""
+    """A file that storage has recorded. Of a poster the books have neither size nor checksum.
+
+    ``is_deleted``: its user has deleted it. ``deleted_at`` is when it was gone, None while it is under way.
+    """
 
     object_key: str
     size_bytes: int | None
     sha256: str | None
     stored_at: datetime
+    is_deleted: bool = False
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,13 @@ class Difference:
 def compare(recorded: RecordedFile, found: FoundFile | None) -> Difference | None:
     """How the file in the library differs from what is recorded; None if it does not.
 
-    A poster is compared with the checksum that storage wrote beside it.
+    A poster is compared with the checksum that storage wrote beside it. A file that its user deleted must be gone.
     """
+    if recorded.is_deleted:
+        if found is None or recorded.deleted_at is None:
+            return None
+        gone = f"no file: its user deleted it, and it was gone at {recorded.deleted_at:%Y-%m-%d %H:%M:%S}Z"
+        return Difference("undeleted", gone, f"{found.size_bytes} bytes")
     if found is None:
         return Difference("missing", f"the file that was stored at {recorded.stored_at:%Y-%m-%d %H:%M:%S}Z", "none")
     if recorded.size_bytes is not None and found.size_bytes != recorded.size_bytes:
@@ -84,10 +94,12 @@ def compare(recorded: RecordedFile, found: FoundFile | None) -> Difference | Non
 
 
 def is_suspect(recorded: RecordedFile, listed: ListedObject) -> bool:
-    """Whether the listing alone says that the object may have changed since it was recorded."""
+    """Whether the listing alone says that the object may have changed since it was recorded, or was to be gone."""
     return (
-        recorded.size_bytes is not None and listed.size_bytes != recorded.size_bytes
-    ) or listed.modified_at > recorded.stored_at + CLOCKS_DIFFER
+        (recorded.deleted_at is not None)
+        or (recorded.size_bytes is not None and listed.size_bytes != recorded.size_bytes)
+        or listed.modified_at > recorded.stored_at + CLOCKS_DIFFER
+    )
 
 
 def unknown(listed: ListedObject) -> Difference:

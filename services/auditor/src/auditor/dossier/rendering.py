@@ -40,10 +40,10 @@ def render_unread_files(reason: str) -> Group:
 
 def _file(checked: CheckedFile) -> Group:
     difference = checked.difference
-    verdict = "as recorded"
+    verdict = "deleted by its user" if checked.recorded.is_deleted else "as recorded"
     if difference is not None:
         verdict = f"{difference.kind.upper()}: expected {difference.expected}, found {difference.found}"
-    is_there = difference is None or difference.kind != "missing"
+    is_there = not checked.recorded.is_deleted if difference is None else difference.kind != "missing"
     shown = record([("file", checked.recorded.object_key), ("verdict", verdict)])
     # A record would fold the link, and it is to be copied.
     return Group(shown, *([Text(f"link     {checked.link}")] if is_there else []))

@@ -133,7 +133,7 @@ SECTION_QUERIES: Final = (
         "Generation as the user is shown it (gateway)",
         """
         SELECT status, version, price_credits, attempt_number, failure_code, failure_detail, late, captured_credits,
-               released_credits, object_key, completed_at, updated_at
+               released_credits, object_key, completed_at, deleted_at, updated_at
         FROM gateway.generations WHERE {where}
         """,
         _OF_GENERATION,
@@ -177,6 +177,13 @@ SECTION_QUERIES: Final = (
         """
         SELECT asset_id, role, attempt_number, object_key, poster_object_key, size_bytes, sha256, media, stored_at
         FROM storage.assets WHERE {where} ORDER BY stored_at
+        """,
+        _OF_GENERATION,
+    ),
+    SectionQuery(
+        "Deletion",
+        """
+        SELECT requested_at, opened_at, deleted_at, tries, due_at FROM storage.deletions WHERE {where}
         """,
         _OF_GENERATION,
     ),

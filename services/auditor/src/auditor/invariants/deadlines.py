@@ -102,6 +102,22 @@ DEADLINES: Final = (
         """,
     ),
     Invariant(
+        code="deletions_are_carried_out",
+        severity="warning",
+        meaning="What a user deletes has left the library within an hour",
+        query="""
+            SELECT g.generation_id::text AS subject, format('no file: deleted at %s', g.deleted_at) AS expected,
+                   CASE WHEN d.generation_id IS NULL THEN 'storage does not know of it'
+                        ELSE format('open since %s, after %s tries', d.opened_at, d.tries) END AS found
+            FROM gateway.generations AS g
+            LEFT JOIN storage.deletions AS d USING (generation_id)
+            WHERE g.deleted_at <= now() - interval '1 hour' - make_interval(secs => :tolerance)
+              AND (d.generation_id IS NULL
+                   OR (d.deleted_at IS NULL
+                       AND d.opened_at <= now() - interval '1 hour' - make_interval(secs => :tolerance)))
+        """,
+    ),
+    Invariant(
         code="due_grants_expire",
         severity="critical",
         meaning="The remainder of a grant is taken away when the grant expires",

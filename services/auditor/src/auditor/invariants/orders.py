@@ -153,4 +153,19 @@ ORDERS: Final = (
             WHERE OF_ORDER(f.generation_id)
         """,
     ),
+    Invariant(
+        code="deletions_have_their_request",
+        severity="critical",
+        meaning="Files leave the library only when their own user has deleted a generation that has ended",
+        query="""
+            SELECT d.generation_id::text AS subject,
+                   format('an ended order that user %s deleted', d.user_id) AS expected,
+                   coalesce(format('one of user %s that is %s, %s', g.user_id, g.status,
+                                   coalesce('deleted at ' || g.deleted_at, 'not deleted')), 'none') AS found
+            FROM storage.deletions AS d
+            LEFT JOIN gateway.generations AS g USING (generation_id)
+            WHERE g.deleted_at IS NULL OR g.user_id <> d.user_id
+               OR g.status NOT IN ('refused', 'completed', 'failed', 'cancelled')
+        """,
+    ),
 )

@@ -201,7 +201,8 @@ class LibraryScanner:
             between = await repository.find_assets_between(tx.connection, after, through)
             grace_began = await repository.get_time(tx.connection) - self._grace
         known = {recorded.object_key: recorded for asset in of_page for recorded in asset.files}
-        outputs = [asset.files[0].object_key for asset in of_page]
+        # Where a generation was deleted, nothing may be left over.
+        outputs = [asset.files[0].object_key for asset in of_page if asset.files[0].deleted_at is None]
         for listed in page:
             recorded = known.get(listed.object_key)
             if recorded is not None and is_suspect(recorded, listed):
@@ -212,16 +213,25 @@ class LibraryScanner:
         # Whatever the order in which either side sorts: a file counts as missing when reading it says so.
         listed_keys = {listed.object_key for listed in page}
         for asset in between:
-            if asset.files[0].object_key not in listed_keys:
+            if asset.files[0].object_key not in listed_keys and asset.files[0].deleted_at is None:
                 for recorded in asset.files:
                     await self._check(recorded, stretch)
 
     async def _check(self, recorded: RecordedFile, stretch: _Stretch) -> None:
         difference = await check_file(self._library, recorded)
-        if difference is None:
+        if difference is None or await self._is_deleted_by_now(recorded):
             stretch.sound.append(recorded.object_key)
         else:
             stretch.violations.append(difference.violation(recorded.object_key))
+
+    async def _is_deleted_by_now(self, recorded: RecordedFile) -> bool:
+        """Whether its user has deleted a file since its row was read."""
+        generation_id = find_generation(recorded.object_key)
+        if recorded.is_deleted or generation_id is None:
+            return False
+        async with self._transactions.begin() as tx:
+            assets = await repository.find_assets_of(tx.connection, [generation_id])
+        return any(one.is_deleted for asset in assets for one in asset.files)
 
     async def check_again(self) -> None:
         """Look again at what was found, so that a finding ends when the file is put right."""

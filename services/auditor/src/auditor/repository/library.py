@@ -53,15 +53,15 @@ class ScanAges:
     listing: float
 
 
-_ASSET: Final = "SELECT asset_id, generation_id, object_key, poster_object_key, size_bytes, sha256, stored_at"
-_ASSETS_AFTER: Final = text(
-    f"{_ASSET} FROM storage.assets WHERE asset_id > :after AND asset_id <= :through ORDER BY asset_id LIMIT :limit"
-)
-_ASSETS_OF: Final = text(
-    f"{_ASSET} FROM storage.assets WHERE generation_id = ANY(CAST(:generations AS uuid[])) ORDER BY stored_at"
-)
+_ASSET: Final = """
+    SELECT asset_id, generation_id, object_key, poster_object_key, size_bytes, sha256, stored_at,
+           d.generation_id IS NOT NULL AS is_deleted, d.deleted_at
+    FROM storage.assets LEFT JOIN storage.deletions AS d USING (generation_id)
+"""
+_ASSETS_AFTER: Final = text(f"{_ASSET} WHERE asset_id > :after AND asset_id <= :through ORDER BY asset_id LIMIT :limit")
+_ASSETS_OF: Final = text(f"{_ASSET} WHERE generation_id = ANY(CAST(:generations AS uuid[])) ORDER BY stored_at")
 _ASSETS_BETWEEN: Final = text(
-    f"{_ASSET} FROM storage.assets WHERE object_key > :after AND (CAST(:through AS text) IS NULL"
+    f"{_ASSET} WHERE object_key > :after AND (CAST(:through AS text) IS NULL"
     " OR object_key <= :through) ORDER BY object_key LIMIT :limit"
 )
 _NEXT_IDS: Final = text("""
@@ -144,8 +144,9 @@ async def find_assets_between(connection: AsyncConnection, after: str, through: 
 
 def _asset(row: Row[Any]) -> RecordedAsset:
     stored_at: datetime = row.stored_at
-    output = RecordedFile(row.object_key, row.size_bytes, row.sha256, stored_at)
-    poster = RecordedFile(row.poster_object_key, None, None, stored_at)
+    deletion = {"is_deleted": row.is_deleted, "deleted_at": row.deleted_at}
+    output = RecordedFile(row.object_key, row.size_bytes, row.sha256, stored_at, **deletion)
+    poster = RecordedFile(row.poster_object_key, None, None, stored_at, **deletion)
     return RecordedAsset(row.asset_id, row.generation_id, (output, poster))
 
 
