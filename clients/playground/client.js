@@ -852,6 +852,39 @@ var Operations = class _Operations extends HeyApiClient {
     });
   }
   /**
+   * Repeat Generation
+   *
+   * Order the same again, at today's price, with the same uploads. It is a new order, and answered like one.
+   *
+   * An upload that is not kept any more is `invalid_parameters` with `upload_expired`; a model that is no longer
+   * offered is `model_not_found`.
+   */
+  repeatGeneration(options) {
+    return (options.client ?? this.client).post({
+      responseStyle: "data",
+      security: [{ scheme: "bearer", type: "http" }],
+      url: "/v1/generations/{generation_id}/repeat",
+      ...options,
+      headers: {
+        "Content-Type": "application/json",
+        ...options.headers
+      }
+    });
+  }
+  /**
+   * Delete Generation
+   *
+   * Delete one that has ended: it leaves every list, and its files leave the library. Its charge stays.
+   */
+  deleteGeneration(options) {
+    return (options.client ?? this.client).delete({
+      responseStyle: "data",
+      security: [{ scheme: "bearer", type: "http" }],
+      url: "/v1/generations/{generation_id}",
+      ...options
+    });
+  }
+  /**
    * Get Generation
    *
    * One generation, with fresh links to its file once it is completed.
@@ -904,6 +937,19 @@ var Operations = class _Operations extends HeyApiClient {
       responseStyle: "data",
       security: [{ scheme: "bearer", type: "http" }],
       url: "/v1/balance",
+      ...options
+    });
+  }
+  /**
+   * Get Usage
+   *
+   * Orders and credits by day and model: of the last 30 days, or of at most 92 that you name, in UTC.
+   */
+  getUsage(options) {
+    return (options?.client ?? this.client).get({
+      responseStyle: "data",
+      security: [{ scheme: "bearer", type: "http" }],
+      url: "/v1/usage",
       ...options
     });
   }
@@ -1090,7 +1136,7 @@ function mayChange(request, status) {
   return status === 429 || status >= 500 && isRepeatable(request);
 }
 function isRepeatable(request) {
-  return request.method === "GET" || request.method === "HEAD" || request.headers.has("Idempotency-Key");
+  return ["GET", "HEAD", "DELETE"].includes(request.method) || request.headers.has("Idempotency-Key");
 }
 function retryAfterMs(response) {
   return Number(response.headers.get("Retry-After") ?? 0) * 1e3 || 0;
@@ -1256,6 +1302,12 @@ var Reelhouse = class extends Operations {
   /** Order a clip or a picture, once. Throws the refusal, for example `insufficient_credits`. */
   async order(body, { key = newKey(), signal } = {}) {
     return this.createGeneration({ body, headers: { "idempotency-key": key }, signal: signal ?? null });
+  }
+  /** Order the same again, once, with these parameters changed. It is a new order, at today's price. */
+  async repeat(generationId, changes = {}, { key = newKey(), signal } = {}) {
+    const path = { generation_id: generationId };
+    const headers = { "idempotency-key": key };
+    return this.repeatGeneration({ path, body: changes, headers, signal: signal ?? null });
   }
   /** Begin to buy a pack, once, and wait until it has a checkout: send the user to `checkout_url`. */
   async buy(body, { key = newKey(), signal } = {}) {

@@ -34,9 +34,11 @@ export function order({ reelhouse, store, listen }, id) {
     const { model_id: modelId, parameters, download, kind } = generation
     const again = h("button", { type: "button", onclick: () => draftOrder(modelId, parameters) }, "Order again")
     if (!ENDED.has(generation.status)) return [h("button", { type: "button", onclick: cancel }, "Cancel")]
-    if (!download) return [again]
+    const remove = h("button", { type: "button", onclick: (event) => discard(event.target) }, "Delete")
+    if (!download) return [again, remove]
     const animate = h("button", { type: "button", onclick: (event) => startFrom(event.target, download) }, "Make it move")
-    return [h("a", { class: "button primary", href: download.save_url }, "Save"), kind === "image" && animate, again].filter(Boolean)
+    return [h("a", { class: "button primary", href: download.save_url }, "Save"), kind === "image" && animate, again, remove]
+      .filter(Boolean)
   }
 
   async function cancel(event) {
@@ -44,6 +46,19 @@ export function order({ reelhouse, store, listen }, id) {
     try {
       await reelhouse.cancelGeneration({ path: { generation_id: id } })
     } catch (error) {
+      actions.append(h("p", { class: "complaint", role: "alert" }, sayError(error)))
+    }
+  }
+
+  /** What it cost stays on the statement. */
+  async function discard(button) {
+    if (!confirm("Delete this and its file? This cannot be undone.")) return
+    button.disabled = true
+    try {
+      await store.delete(id)
+      location.hash = "#/"
+    } catch (error) {
+      button.disabled = false
       actions.append(h("p", { class: "complaint", role: "alert" }, sayError(error)))
     }
   }

@@ -1,5 +1,5 @@
 // What the page knows, kept current by the event stream. Views listen to "generation", "balance", "payment", "connection".
-import { ENDED, newKey, NoAnswerError } from "./client.js"
+import { ENDED, newKey, NoAnswerError, refused } from "./client.js"
 
 const PAGE = 24
 const INTENT = "reelhouse.intent"
@@ -37,6 +37,11 @@ export class Store extends EventTarget {
     const generation = await this.#reelhouse.getGeneration({ path: { generation_id: id } })
     this.#keep(generation)
     return generation
+  }
+
+  async delete(id) {
+    await this.#reelhouse.deleteGeneration({ path: { generation_id: id } })
+    this.#forget(id)
   }
 
   /**
@@ -80,9 +85,8 @@ export class Store extends EventTarget {
         this.#tell("connection", false)
         break
       case "generation.updated":
-        if (data.status !== undefined || data.name === "credits_captured") {
-          await this.#insist(() => this.generation(data.generation_id))
-        }
+        if (data.name === "deleted") this.#forget(data.generation_id)
+        else if (data.status !== undefined || data.name === "credits_captured") await this.#refresh(data.generation_id)
         break
       case "generation.progress":
         this.progress.set(data.generation_id, { ...this.progress.get(data.generation_id), ...data })
@@ -98,6 +102,16 @@ export class Store extends EventTarget {
       case "payment.updated":
         this.#tell("payment", data)
         break
+    }
+  }
+
+  /** It may be deleted by now, in this window or another one. */
+  async #refresh(id) {
+    try {
+      await this.#insist(() => this.generation(id))
+    } catch (error) {
+      if (!refused(error, "generation_deleted")) throw error
+      this.#forget(id)
     }
   }
 
@@ -140,6 +154,11 @@ export class Store extends EventTarget {
     if (!generation || ENDED.has(generation.status)) return
     this.generations.set(id, { ...generation, ...estimate })
     this.#tell("generation", id)
+  }
+
+  #forget(id) {
+    this.progress.delete(id)
+    if (this.generations.delete(id)) this.#tell("loaded")
   }
 
   #tell(name, detail) {

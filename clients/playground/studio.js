@@ -112,11 +112,17 @@ export function draftOrder(modelId, parameters) {
 
 /** One generation, large: what is under way, or the newest. */
 function stage(store) {
-  const screen = h("div", { class: "screen" }, h("p", { class: "empty" }, "What you order appears here."))
+  const screen = h("div", { class: "screen" })
   const caption = h("div", { class: "caption" })
   const element = h("section", { class: "stage", "aria-label": "Stage" }, screen, caption)
   let shown
   let live
+
+  function empty() {
+    shown = live = undefined
+    screen.replaceChildren(h("p", { class: "empty" }, "What you order appears here."))
+    caption.replaceChildren()
+  }
 
   function show(generation) {
     const changedStatus = shown?.id !== generation.id || shown.status !== generation.status
@@ -138,10 +144,12 @@ function stage(store) {
       h("a", { href: `#/orders/${generation.id}` }, "Details"))
   }
 
+  empty()
   return {
     element,
     show,
     begin() {
+      if (shown && !store.generations.has(shown.id)) empty()
       const all = [...store.generations.values()].filter(({ status }) => status !== "refused")
       const generation = all.find(({ status }) => !ENDED.has(status)) ?? all[0]
       if (generation && !shown) show(generation)

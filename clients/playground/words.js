@@ -27,7 +27,7 @@ const EVENT = {
   running: "Rendering began", attempt_failed: "An attempt failed", storing: "Uploaded, being checked",
   late_output_ready: "A late file arrived", asset_stored: "Stored in the library", completed: "Ready", failed: "Failed",
   refused: "Refused", cancelling: "Being stopped", cancelled: "Cancelled", credits_captured: "Charged",
-  credits_released: "Credits given back",
+  credits_released: "Credits given back", deleted: "Deleted",
 }
 const PROVIDER = { stripe: "Card", btcpay: "Bitcoin", nowpayments: "Other coins" }
 

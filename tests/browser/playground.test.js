@@ -130,6 +130,23 @@ test("the statement ends with the balance", async () => {
   await picture("playground-credits", true)
 })
 
+test("what is deleted is gone, and its charge stays on the statement", async () => {
+  await link("Studio").click()
+  await page.locator(".gallery button", { hasText: "the waves begin to move" }).click()
+  await link("Details").click()
+  page.once("dialog", (dialog) => dialog.accept())
+  const file = await page.locator(".screen video").getAttribute("src")
+  await button("Delete").click()
+  await page.locator(".gallery li").waitFor()
+  assert.equal(await page.locator(".gallery li").count(), 1)
+  await page.waitForFunction(async (url) => (await fetch(url)).status === 404, file)
+  await page.reload()
+  await page.locator(".gallery li").waitFor()
+  assert.equal(await page.locator(".gallery li").count(), 1)
+  await link("Credits").click()
+  await page.locator("tbody tr", { hasText: "Charged" }).nth(1).waitFor()
+})
+
 test("the keyboard reaches everything, and a phone shows it without scrolling sideways", async () => {
   await page.setViewportSize(PHONE)
   for (const address of ["#/", "#/credits"]) {

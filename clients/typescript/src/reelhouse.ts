@@ -2,7 +2,7 @@
 // say is added here: a key for each intent, events that resume, uploads, lists as iterators.
 import {
   type Generation, type GenerationRequest, type LedgerLine, type ListGenerationsData, Operations, type Payment,
-  type PaymentRequest, type Problem, type UploadRequest,
+  type PaymentRequest, type Problem, type RepeatRequest, type UploadRequest,
 } from "./generated"
 import { createClient, createConfig } from "./generated/client"
 import { type Event, type EventOptions, follow } from "./events"
@@ -58,6 +58,15 @@ export class Reelhouse extends Operations {
   /** Order a clip or a picture, once. Throws the refusal, for example `insufficient_credits`. */
   async order(body: GenerationRequest, { key = newKey(), signal }: IntentOptions = {}): Promise<Generation> {
     return this.createGeneration({ body, headers: { "idempotency-key": key }, signal: signal ?? null })
+  }
+
+  /** Order the same again, once, with these parameters changed. It is a new order, at today's price. */
+  async repeat(
+    generationId: string, changes: RepeatRequest = {}, { key = newKey(), signal }: IntentOptions = {},
+  ): Promise<Generation> {
+    const path = { generation_id: generationId }
+    const headers = { "idempotency-key": key }
+    return this.repeatGeneration({ path, body: changes, headers, signal: signal ?? null })
   }
 
   /** Begin to buy a pack, once, and wait until it has a checkout: send the user to `checkout_url`. */

@@ -40,7 +40,7 @@ function mayChange(request: Request, status: number): boolean {
 }
 
 function isRepeatable(request: Request): boolean {
-  return request.method === "GET" || request.method === "HEAD" || request.headers.has("Idempotency-Key")
+  return ["GET", "HEAD", "DELETE"].includes(request.method) || request.headers.has("Idempotency-Key")
 }
 
 export function retryAfterMs(response: Response): number {

@@ -77,6 +77,22 @@ test("a picture is uploaded and becomes a clip's beginning", async () => {
   await reelhouse.cancelGeneration({ path: { generation_id: order.id } })
 })
 
+test("an order is repeated, and deleted when it has ended", async () => {
+  const key = newKey()
+  const again = await reelhouse.repeat(first.id, { parameters: { prompt: "a paper plane" } }, { key })
+  assert.equal(again.parameters["prompt"], "a paper plane")
+  assert.equal((await reelhouse.repeat(first.id, { parameters: { prompt: "a paper plane" } }, { key })).id, again.id)
+  const path = { generation_id: again.id }
+  await assert.rejects(reelhouse.deleteGeneration({ path }), (error) => refused(error, "generation_under_way"))
+  const { download, captured_credits: cost } = await reelhouse.ended(again.id)
+  assert.equal(cost, again.price_credits)
+  await reelhouse.deleteGeneration({ path })
+  await assert.rejects(reelhouse.getGeneration({ path }), (error) => refused(error, "generation_deleted"))
+  while ((await fetch(download!.url)).status !== 404) await new Promise((resolve) => setTimeout(resolve, 100))
+  const { items: [today] } = await reelhouse.getUsage()
+  assert.ok(today!.orders >= 2 && today!.captured_credits >= cost!)
+})
+
 test("lists are iterated to the end, page by page", async () => {
   const inPages: string[] = []
   for await (const generation of reelhouse.generations({ limit: 1 })) inPages.push(generation.id)

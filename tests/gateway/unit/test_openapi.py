@@ -39,8 +39,11 @@ OPERATIONS = {
     "getGeneration": "GET /v1/generations/{generation_id}",
     "getGenerationTimeline": "GET /v1/generations/{generation_id}/timeline",
     "cancelGeneration": "POST /v1/generations/{generation_id}/cancel",
+    "repeatGeneration": "POST /v1/generations/{generation_id}/repeat",
+    "deleteGeneration": "DELETE /v1/generations/{generation_id}",
     "streamEvents": "GET /v1/events",
     "getBalance": "GET /v1/balance",
+    "getUsage": "GET /v1/usage",
     "getLedger": "GET /v1/ledger",
     "createPayment": "POST /v1/payments",
     "listPayments": "GET /v1/payments",
@@ -113,7 +116,7 @@ def test_a_key_is_text_and_never_null(document: dict[str, Any]) -> None:
         for one in operation.get("parameters", [])
         if one["name"].lower() == "idempotency-key"
     ]
-    assert [key["type"] for key in keys] == ["string", "string"]
+    assert [key["type"] for key in keys] == ["string"] * 3
 
 
 def test_every_reference_resolves_and_every_schema_is_used(document: dict[str, Any]) -> None:
@@ -130,7 +133,8 @@ def test_every_reference_resolves_and_every_schema_is_used(document: dict[str, A
 def test_every_purchase_and_order_takes_a_key(document: dict[str, Any]) -> None:
     for route, operation in operations(document):
         required = {one["name"].lower() for one in operation.get("parameters", []) if one["required"]}
-        assert ("idempotency-key" in required) is (route in ("POST /v1/generations", "POST /v1/payments")), route
+        takes_one = route in ("POST /v1/generations", OPERATIONS["repeatGeneration"], "POST /v1/payments")
+        assert ("idempotency-key" in required) is takes_one, route
 
 
 def test_the_stream_is_described_event_by_event(document: dict[str, Any]) -> None:

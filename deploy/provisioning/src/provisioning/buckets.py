@@ -2,14 +2,16 @@
 
 - ``uploads``: browsers put files there, so it needs CORS; what was never ordered with goes after 30 days.
 - ``incoming``: workers put files there and storage moves them on; what is left goes after 7 days.
-- ``library``: what was sold. Nothing expires, and nothing is overwritten or deleted (a bucket lock).
+- ``library``: what was sold. Nothing expires, and nothing is overwritten; users delete what is theirs.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final
 
+from contracts.object_keys import UPLOADS_KEPT_FOR
+
 BUCKETS: Final = ("incoming", "library", "uploads")
-EXPIRY_DAYS: Final = {"incoming": 7, "uploads": 30}
+EXPIRY_DAYS: Final = {"incoming": 7, "uploads": UPLOADS_KEPT_FOR.days}
 _PREFLIGHT_SECONDS: Final = 3600
 
 

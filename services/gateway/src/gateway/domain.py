@@ -148,6 +148,13 @@ def written_moment(text: object) -> object:
     return text
 
 
+def written_day(text: object) -> object:
+    """A day in a query, if it is one of this millennium. Raises ValueError for `20261123` and numbers of seconds."""
+    if isinstance(text, str) and not re.fullmatch(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}", text):
+        raise ValueError("is not a day of this millennium, as 2026-11-23")
+    return text
+
+
 def is_storable(value: object) -> bool:
     """Whether this is a scalar that PostgreSQL's JSON can hold: no NUL, no half of a surrogate pair, no infinity."""
     if isinstance(value, list | dict):

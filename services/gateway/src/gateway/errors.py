@@ -95,6 +95,22 @@ class GenerationEnded(Problem):
     status = 409
 
 
+class GenerationDeleted(Problem):
+    """Its user has deleted it: ``deleted_at``. What it cost stays on the statement."""
+
+    code = "generation_deleted"
+    title = "The generation was deleted"
+    status = 410
+
+
+class GenerationUnderWay(Problem):
+    """It has not ended: cancel it first, then delete it."""
+
+    code = "generation_under_way"
+    title = "The generation has not ended"
+    status = 409
+
+
 class CancelAllowanceUsed(Problem):
     """A worker has it, and the user has cancelled as much running work in 24 hours as the plan allows."""
 

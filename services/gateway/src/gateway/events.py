@@ -45,6 +45,7 @@ GenerationEventName = Literal[
     "cancelled",
     "credits_captured",
     "credits_released",
+    "deleted",
 ]
 
 
@@ -68,7 +69,7 @@ class GenerationUpdated(Struct, frozen=True, kw_only=True):
         Meta(description="With `attempt_failed`: when the next attempt begins; null if none will."),
     ] = UNSET
     late: Annotated[bool | UnsetType, Meta(description="With `completed`: delivered free of charge.")] = UNSET
-    captured_credits: Annotated[int | UnsetType, Meta(description="With `credits_captured`.")] = UNSET
+    captured_credits: Annotated[int | UnsetType, Meta(description="With `completed` and `credits_captured`.")] = UNSET
     released_credits: Annotated[int | UnsetType, Meta(description="With `credits_released`.")] = UNSET
 
 

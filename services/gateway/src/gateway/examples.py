@@ -15,6 +15,14 @@ _TRANSITION: Final = {
     "attempt_number": 1,
     "at": "2026-11-23T09:28:14.402Z",
 }
+_USAGE: Final = {
+    "day": "2026-11-23",
+    "model_id": "wan-2.2-t2v",
+    "kind": "video",
+    "orders": 5,
+    "completed": 4,
+    "captured_credits": 32,
+}
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "QuoteRequest": _ORDER,
@@ -118,6 +126,9 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "created_at": "2026-11-23T09:28:13Z",
         "expires_at": "2026-11-23T10:28:13Z",
     },
+    "RepeatRequest": {"parameters": {"duration_seconds": 3}, "max_price_credits": 10},
+    "UsageEntry": _USAGE,
+    "Usage": {"day_from": "2026-11-01", "day_to": "2026-11-30", "items": [_USAGE]},
     "UploadRequest": {"content_type": "image/png", "size_bytes": 184320},
     "Upload": {
         "id": _ID,

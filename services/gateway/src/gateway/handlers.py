@@ -36,7 +36,7 @@ from contracts.generation import (
 )
 from contracts.message import Message
 from contracts.payments import Payment, PaymentChanged, PaymentRefused
-from contracts.storage import AssetStored
+from contracts.storage import AssetStored, FilesDeleted
 from contracts.values import LedgerLine
 from gateway import projections
 from gateway.events import (
@@ -219,6 +219,7 @@ def _transition(
     detail: str | UnsetType = UNSET,
     retry_at: datetime | UnsetType | None = UNSET,
     late: bool | UnsetType = UNSET,
+    captured_credits: int | UnsetType = UNSET,
 ) -> None:
     """The generation moves to another status; its owner's history calls that ``name``."""
     generation_id = message.payload.generation_id
@@ -233,6 +234,7 @@ def _transition(
         detail=detail,
         retry_at=retry_at,
         late=late,
+        captured_credits=captured_credits,
     )
     changes.record(message, message.payload.user_id, event)
 
@@ -285,7 +287,8 @@ def _completed(changes: Changes, message: Received[GenerationCompleted]) -> None
         late=event.late,
         completed_at=event.completed_at,
     )
-    _transition(changes, message, transition, "completed", late=event.late)
+    changes.generation(event.generation_id).charged_credits = event.capture_credits
+    _transition(changes, message, transition, "completed", late=event.late, captured_credits=event.capture_credits)
 
 
 def _failed(changes: Changes, message: Received[GenerationFailed]) -> None:
@@ -316,6 +319,11 @@ def _asset_stored(changes: Changes, message: Received[AssetStored]) -> None:
     )
     event = GenerationUpdated(generation_id=asset.generation_id, name="asset_stored")
     changes.record(message, asset.user_id, event)
+
+
+def _files_deleted(changes: Changes, message: Received[FilesDeleted]) -> None:
+    event = GenerationUpdated(generation_id=message.payload.generation_id, name="deleted")
+    changes.record(message, message.payload.user_id, event)
 
 
 def _payment_changed(changes: Changes, message: Received[PaymentChanged]) -> None:
@@ -358,6 +366,7 @@ REACTIONS: Final[dict[type[Message], Callable[[Changes, Received[Any]], None]]] 
     GenerationCancelling: _cancelling,
     GenerationCancelled: _cancelled,
     AssetStored: _asset_stored,
+    FilesDeleted: _files_deleted,
     PaymentChanged: _payment_changed,
     PaymentRefused: _payment_refused,
 }

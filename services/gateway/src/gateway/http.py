@@ -50,7 +50,7 @@ class PublicApi(FastAPI):
             super().build_middleware_stack(),
             allow_origins=settings.cors_origins,
             allow_origin_regex=_LOCALHOST if settings.cors_localhost else None,
-            allow_methods=["GET", "HEAD", "POST"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "If-None-Match"],
             expose_headers=[
                 "Content-Disposition",

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -12,12 +12,14 @@ import structlog
 from catalogue import FieldError, InvalidParameters, Model, UnknownModel
 from contracts.billing import CreditsRefused, RefusalCode
 from contracts.gateway import GenerationRequested
+from contracts.object_keys import UPLOADS_KEPT_FOR
 from contracts.values import GenerationOrder
 from gateway import queries, repository
 from gateway.dependencies import Dependencies
 from gateway.domain import OrderRequest, User, is_storable
 from gateway.errors import (
     AccountFrozen,
+    GenerationDeleted,
     GenerationNotFound,
     IdempotencyKeyReused,
     InsufficientCredits,
@@ -34,6 +36,11 @@ from messaging.database import single_statements
 from messaging.ids import new_id
 from messaging.transaction import Transaction
 from service_runtime.problems import named_errors
+
+OLDEST_UPLOAD: Final = UPLOADS_KEPT_FOR - timedelta(days=1)
+"""An order waits for hours before its uploads are read, and nobody removes them to the minute."""
+_DRAWN: Final = "seed"
+"""Drawn at random where none is given, and what is ordered again is to become something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ async def place_order(dependencies: Dependencies, user: User, key: str, request:
     """Write the order down, once for this key, and wait a little for the verdict.
 
     Raises the problems of ``complete_parameters``, ``PriceAboveLimit``, ``IdempotencyKeyReused``,
-    ``InsufficientCredits``, ``AccountFrozen``, ``RateLimited`` and ``TooManyOpenGenerations``.
+    ``InsufficientCredits``, ``AccountFrozen``, ``RateLimited``, ``TooManyOpenGenerations`` and ``GenerationDeleted``.
     """
     # This comes first: a repeated request gets its first result, even if model, price or limits have changed since.
     with contextlib.ExitStack() as admission:
@@ -100,11 +107,32 @@ async def place_order(dependencies: Dependencies, user: User, key: str, request:
         return await _answer(dependencies, user, key, earlier.generation_id, verdict, replayed=True)
 
 
+async def repeat_order(
+    dependencies: Dependencies,
+    user: User,
+    key: str,
+    generation_id: UUID,
+    changes: dict[str, Any],
+    max_price_credits: int | None,
+) -> PlacedOrder:
+    """Order the same again, with some parameters changed, at today's price. Raises what ``place_order`` raises.
+
+    Also raises ``GenerationNotFound``. A seed is drawn anew, unless ``changes`` has one.
+    """
+    first = await get_generation(dependencies, user, generation_id)
+    same = {name: value for name, value in first.parameters.items() if name != _DRAWN}
+    return await place_order(
+        dependencies, user, key, OrderRequest(first.model_id, same | changes, max_price_credits, None)
+    )
+
+
 async def get_generation(dependencies: Dependencies, user: User, generation_id: UUID) -> GenerationRecord:
-    """One generation of this user. Raises ``GenerationNotFound``."""
+    """One generation of this user. Raises ``GenerationNotFound`` and ``GenerationDeleted``."""
     generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
     if generation is None:
         raise GenerationNotFound
+    if generation.deleted_at is not None:
+        raise GenerationDeleted(deleted_at=generation.deleted_at.isoformat())
     return generation
 
 
@@ -168,10 +196,15 @@ async def _check_open_generations(tx: Transaction, user: User, limit: int) -> No
 
 
 async def _check_uploads(tx: Transaction, user: User, model: Model, uploads: dict[str, UUID]) -> None:
-    known = await repository.count_uploads(tx.connection, user.user_id, list(uploads.values())) if uploads else 0
-    if len(uploads) != len(model.upload_parameters) or known != len(set(uploads.values())):
+    known = await repository.find_uploads(tx.connection, user.user_id, list(uploads.values())) if uploads else {}
+    unknown = [name for name in model.upload_parameters if uploads.get(name) not in known]
+    if unknown:
         message = "is not the id of a file that you uploaded"
-        raise _invalid(tuple(FieldError(name, "unknown_upload", message) for name in model.upload_parameters))
+        raise _invalid(tuple(FieldError(name, "unknown_upload", message) for name in unknown))
+    gone = [name for name, upload_id in uploads.items() if known[upload_id] > OLDEST_UPLOAD]
+    if gone:
+        message = f"was uploaded more than {OLDEST_UPLOAD.days} days ago: upload it again"
+        raise _invalid(tuple(FieldError(name, "upload_expired", message) for name in gone))
 
 
 async def _await_verdict(dependencies: Dependencies, user: User, key: str, verdict: asyncio.Future[Reply]) -> None:
@@ -199,8 +232,7 @@ async def _answer(
         if request.verdict is not None and request.verdict != "reserved" and request.verdict not in WITHDRAWN:
             raise _refusal(request.verdict, request.required_credits, request.available_credits, generation_id)
         reserved = request.verdict is not None
-    generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
-    assert generation is not None, "the order was committed, and belongs to this user"
+    generation = await get_generation(dependencies, user, generation_id)
     return PlacedOrder(generation, reserved=reserved, replayed=replayed)
 
 

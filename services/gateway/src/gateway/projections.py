@@ -61,6 +61,7 @@ class GenerationChange:
     """The newest one."""
     attempt_number: int | None = None
     """The highest one."""
+    charged_credits: int | None = None
     captured_credits: int | None = None
     released_credits: int | None = None
     file: StoredFile | None = None
@@ -82,6 +83,7 @@ class GenerationChange:
         values |= {
             "generation_id": self.generation_id,
             "attempt_number": self.attempt_number,
+            "charged_credits": self.charged_credits,
             "captured_credits": self.captured_credits,
             "released_credits": self.released_credits,
         }
@@ -154,7 +156,7 @@ _ADD_LINES: Final = sa.text("""
 _STATE: Final = ("status", "late", "completed_at", "failure_code", "failure_detail")
 _TRANSITION: Final = ("version", *_STATE)
 _FILE: Final = ("object_key", "poster_object_key", "size_bytes", "sha256")
-_FACTS: Final = ("captured_credits", "released_credits", *_FILE, "media")
+_FACTS: Final = ("charged_credits", "captured_credits", "released_credits", *_FILE, "media")
 
 
 def _new(name: str) -> sa.BindParameter[Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.values import Kind, LedgerLine, MediaProperties
 from gateway.domain import Cursor
-from gateway.records import BalanceRecord, GenerationRecord, HistoryRecord, PaymentRecord, StoredFile
+from gateway.records import BalanceRecord, GenerationRecord, HistoryRecord, PaymentRecord, StoredFile, UsageRecord
 from gateway.statuses import GenerationStatus
 from gateway.tables import activity, activity_heads, balances, generations, ledger_lines, payments
 from messaging.database import single_statements
@@ -46,9 +46,9 @@ _FIND_DELIVERED: Final = sa.select(generations.c.kind).where(generations.c.sha25
 async def list_generations(
     engine: AsyncEngine, user_id: UUID, wanted: GenerationFilter, after: Cursor | None, limit: int
 ) -> list[GenerationRecord]:
-    """Newest first, from the end of the page before."""
+    """Newest first, from the end of the page before, without those that were deleted."""
     columns = generations.c
-    statement = sa.select(generations).where(columns.user_id == user_id)
+    statement = sa.select(generations).where(columns.user_id == user_id, columns.deleted_at.is_(None))
     for column, value in (
         (columns.status, wanted.status),
         (columns.kind, wanted.kind),
@@ -67,7 +67,7 @@ async def list_generations(
 
 
 async def find_generation(engine: AsyncEngine, user_id: UUID, generation_id: UUID) -> GenerationRecord | None:
-    """One generation of this user."""
+    """One generation of this user, deleted or not."""
     row = await _first(engine, _FIND_GENERATION, {"id": generation_id, "user": user_id})
     return None if row is None else _generation(row)
 
@@ -118,6 +118,36 @@ async def find_balance(engine: AsyncEngine, user_id: UUID) -> tuple[BalanceRecor
     return None if row is None else BalanceRecord(*row), int(total)
 
 
+async def list_usage(engine: AsyncEngine, user_id: UUID, day_from: date, day_to: date) -> list[UsageRecord]:
+    """Orders and their cost by day and model, newest first, of these days and those between."""
+    columns = generations.c
+    day = sa.cast(sa.func.timezone("UTC", columns.requested_at), sa.Date).label("day")
+    cost = sa.func.coalesce(columns.captured_credits, columns.charged_credits, 0)
+    statement = (
+        sa.select(
+            day,
+            columns.model_id,
+            columns.kind,
+            sa.func.count(),
+            sa.func.count().filter(columns.status == "completed"),
+            sa.cast(sa.func.sum(cost), sa.BigInteger),
+        )
+        .where(
+            columns.user_id == user_id,
+            columns.requested_at >= _start_of(day_from),
+            columns.requested_at < _start_of(day_to) + timedelta(days=1),
+            columns.status != "refused",
+        )
+        .group_by(day, columns.model_id, columns.kind)
+        .order_by(day.desc(), columns.model_id)
+    )
+    return [UsageRecord(*row) for row in await _rows(engine, statement)]
+
+
+def _start_of(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
 async def list_lines(
     engine: AsyncEngine, user_id: UUID, before: int | None, limit: int, *, oldest_first: bool = False
 ) -> list[LedgerLine]:
@@ -160,7 +190,7 @@ def _generation(row: _Row) -> GenerationRecord:
         kind=row.kind,
         parameters=row.parameters,
         price_credits=row.price_credits,
-        captured_credits=row.captured_credits,
+        captured_credits=row.charged_credits if row.captured_credits is None else row.captured_credits,
         attempt_number=row.attempt_number,
         late=row.late,
         failure_code=row.failure_code,
@@ -170,6 +200,7 @@ def _generation(row: _Row) -> GenerationRecord:
         expires_at=row.expires_at,
         start_before_at=row.start_before_at,
         completed_at=row.completed_at,
+        deleted_at=row.deleted_at,
     )
 
 

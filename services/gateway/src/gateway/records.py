@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -47,7 +47,10 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRecord:
-    """A generation as its owner sees it. ``file`` may be known before the generation is completed."""
+    """A generation as its owner sees it. ``file`` may be known before the generation is completed.
+
+    ``captured_credits`` is known from the completion on.
+    """
 
     generation_id: UUID
     status: GenerationStatus
@@ -65,6 +68,7 @@ class GenerationRecord:
     expires_at: datetime
     start_before_at: datetime | None
     completed_at: datetime | None
+    deleted_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,18 @@ class BalanceRecord:
     reserved_credits: int
     receivable_credits: int
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """What a user ordered of one model on one day (UTC)."""
+
+    day: date
+    model_id: str
+    kind: Kind
+    orders: int
+    completed: int
+    captured_credits: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,10 +166,13 @@ async def count_open_generations(connection: AsyncConnection, user_id: UUID) -> 
     return int((await connection.execute(_COUNT_OPEN, {"user": user_id})).scalar_one())
 
 
-async def count_uploads(connection: AsyncConnection, user_id: UUID, upload_ids: list[UUID]) -> int:
-    """How many of these uploads are the user's own."""
-    statement = sa.select(sa.func.count()).where(uploads.c.user_id == user_id, uploads.c.upload_id.in_(upload_ids))
-    return int((await connection.execute(statement)).scalar_one())
+async def find_uploads(connection: AsyncConnection, user_id: UUID, upload_ids: list[UUID]) -> dict[UUID, timedelta]:
+    """Those of these uploads that are the user's own, with their ages."""
+    age = sa.func.now() - uploads.c.created_at
+    statement = sa.select(uploads.c.upload_id, age).where(
+        uploads.c.user_id == user_id, uploads.c.upload_id.in_(upload_ids)
+    )
+    return {row.upload_id: row[1] for row in await connection.execute(statement)}
 
 
 async def add_generation(connection: AsyncConnection, order: GenerationOrder) -> None:
@@ -217,6 +220,18 @@ async def get_status(connection: AsyncConnection, generation_id: UUID) -> Genera
     statement = sa.select(generations.c.status).where(generations.c.generation_id == generation_id)
     status: GenerationStatus = (await connection.execute(statement)).scalar_one()
     return status
+
+
+async def delete_generation(connection: AsyncConnection, generation_id: UUID) -> datetime | None:
+    """Take a generation out of every list; the time by the database's clock, or None if it has not ended."""
+    statement = (
+        sa.update(generations)
+        .where(generations.c.generation_id == generation_id, generations.c.status.in_(_terminal))
+        .values(deleted_at=sa.func.coalesce(generations.c.deleted_at, sa.func.now()))
+        .returning(sa.func.now())
+    )
+    at: datetime | None = (await connection.execute(statement)).scalar_one_or_none()
+    return at
 
 
 async def count_running_cancels(

@@ -1,7 +1,7 @@
 """What the API takes and gives, and how records become representations."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from contracts.object_keys import MAX_UPLOAD_BYTES
 from contracts.payments import Provider
 from contracts.storage import DIGITAL_SOURCE_TYPE
 from contracts.values import Kind, MovementReason
-from gateway.domain import LONGEST_MOMENT, in_utc, written_moment, written_number
+from gateway.domain import LONGEST_MOMENT, in_utc, written_day, written_moment, written_number
 from gateway.estimates import Estimate
 from gateway.events import FailureCode
 from gateway.file_urls import DownloadUrls
@@ -50,6 +50,17 @@ class GenerationRequest(QuoteRequest):
         le=MAX_START_SECONDS,
         description="If no worker has begun by then, the order ends as `not_started_in_time`: the credits come back.",
     )
+
+
+class RepeatRequest(Body):
+    """What is to differ from the order that is repeated: nothing, as a rule."""
+
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=MAX_PARAMETERS,
+        description="They replace those of the first order. Without a `seed` here, one is drawn.",
+    )
+    max_price_credits: int | None = Field(default=None, ge=1, description="Refuse with 409 if the price is higher.")
 
 
 class PaymentRequest(Body):
@@ -213,7 +224,7 @@ class Generation(BaseModel):
     kind: Kind
     parameters: dict[str, Any]
     price_credits: int
-    captured_credits: int | None = Field(description="What was charged; null until it is.")
+    captured_credits: int | None = Field(description="What was charged; known once it is completed.")
     attempt_number: int | None
     queue_position: int | None = Field(
         description="1 is served next, by the turns of all users. Null once it has left the queue, and where nobody"
@@ -290,6 +301,25 @@ class LedgerPage(BaseModel):
     next_before: int | None
 
 
+class UsageEntry(BaseModel):
+    """What a user ordered of one model on one day (UTC). ``captured_credits`` is what these orders cost so far."""
+
+    day: date
+    model_id: str
+    kind: Kind
+    orders: int = Field(description="Without those that were refused.")
+    completed: int
+    captured_credits: int
+
+
+class Usage(BaseModel):
+    """Newest day first; a day or a model without orders is left out. Orders that were deleted count, too."""
+
+    day_from: date
+    day_to: date
+    items: list[UsageEntry]
+
+
 class CreditPack(BaseModel):
     """A credit pack. The price is in the smallest unit of the currency."""
 
@@ -342,6 +372,11 @@ class Upload(BaseModel):
 
 
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE), BeforeValidator(written_number)]
+Day = Annotated[
+    date,
+    BeforeValidator(written_day),
+    Field(description="A day in UTC, as 2026-11-23.", json_schema_extra={"maxLength": 10}),
+]
 Moment = Annotated[
     AwareDatetime,
     BeforeValidator(written_moment),

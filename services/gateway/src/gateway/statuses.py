@@ -82,7 +82,7 @@ GENERATION_STATUS_MEANING: Final[Mapping[GenerationStatus, StatusMeaning]] = {
         set_by="generation, when the checked file is in the library",
         ended_by="nothing: it is final",
         deadline=_NONE,
-        user_sees="`download` has links to the file. `captured_credits` follows with the charge; `late` means free.",
+        user_sees="`download` has links to the file. `captured_credits` is the charge; `late` means free.",
     ),
     "failed": StatusMeaning(
         set_by="generation, when no file will come",

@@ -53,6 +53,10 @@ generations = sa.Table(
     sa.Column("start_before_at", _AT),
     sa.Column("completed_at", _AT),
     sa.Column("updated_at", _AT, nullable=False, server_default=sa.func.now()),
+    # What completion says will be charged; captured_credits is billing's word, a moment later.
+    sa.Column("charged_credits", sa.BigInteger),
+    # Its user deleted it: it is in no list, and its files go.
+    sa.Column("deleted_at", _AT),
 )
 
 balances = sa.Table(

@@ -1,8 +1,10 @@
-"""The balance and the statement."""
+"""The balance, the statement and the usage."""
 
 import csv
 import io
 from collections.abc import AsyncIterator
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -14,12 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from gateway import queries
 from gateway.domain import LARGEST_NUMBER, written_number
 from gateway.openapi import Responses
-from gateway.representations import Balance, LedgerLine, LedgerPage, Limit, represent_line
+from gateway.representations import Balance, Day, LedgerLine, LedgerPage, Limit, Usage, UsageEntry, represent_line
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
+from service_runtime.problems import InvalidRequest, named_errors
 
 router = APIRouter(tags=["account"])
 
 CSV_PAGE: Final = 1000
+DEFAULT_DAYS: Final = timedelta(days=29)
+MOST_DAYS: Final = timedelta(days=92)
 
 _CONTROLS: Final = ("\t", "\r", "\n")
 _FORMULAS: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
@@ -38,6 +43,20 @@ async def get_balance(dependencies: CurrentDependencies, user: CurrentUser) -> B
         receivable_credits=0 if balance is None else balance.receivable_credits,
         updated_at=None if balance is None else balance.updated_at,
     )
+
+
+@router.get("/v1/usage", operation_id="getUsage")
+async def get_usage(
+    dependencies: CurrentDependencies, user: CurrentUser, day_from: Day | None = None, day_to: Day | None = None
+) -> Usage:
+    """Orders and credits by day and model: of the last 30 days, or of at most 92 that you name, in UTC."""
+    last = day_to or datetime.fromtimestamp(dependencies.clock.now(), UTC).date()
+    first = day_from or last - DEFAULT_DAYS
+    if not first <= last < first + MOST_DAYS:
+        message = f"the last day, and at most {MOST_DAYS.days} days with it"
+        raise InvalidRequest(errors=named_errors([("day_from", "out_of_range", f"is not before {message}")]))
+    records = await queries.list_usage(dependencies.engine, user.user_id, first, last)
+    return Usage(day_from=first, day_to=last, items=[UsageEntry(**asdict(record)) for record in records])
 
 
 @router.get("/v1/ledger", operation_id="getLedger", response_model=LedgerPage, responses=STATEMENT)

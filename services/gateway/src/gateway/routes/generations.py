@@ -1,4 +1,4 @@
-"""Quoting, ordering, listing, watching and cancelling generations."""
+"""Quoting, ordering, listing, watching, cancelling and deleting generations."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -7,14 +7,16 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from contracts.values import Kind
-from gateway import cancelling, ordering, queries
+from gateway import cancelling, deleting, ordering, queries
 from gateway.dependencies import Dependencies
 from gateway.domain import Cursor, OrderRequest, User, download_name, split_page
 from gateway.errors import (
     AccountFrozen,
     CancelAllowanceUsed,
+    GenerationDeleted,
     GenerationEnded,
     GenerationNotFound,
+    GenerationUnderWay,
     IdempotencyKeyMissing,
     IdempotencyKeyReused,
     InsufficientCredits,
@@ -27,6 +29,7 @@ from gateway.errors import (
 from gateway.json_bodies import JsonRoute
 from gateway.metrics import measured_acceptance
 from gateway.openapi import Responses, refusals
+from gateway.ordering import PlacedOrder
 from gateway.queries import GenerationFilter
 from gateway.records import GenerationRecord
 from gateway.representations import (
@@ -39,6 +42,7 @@ from gateway.representations import (
     QuoteLine,
     QuoteRequest,
     QuoteTerms,
+    RepeatRequest,
     Timeline,
     represent_generation,
     represent_timeline,
@@ -60,10 +64,11 @@ PLACED: Responses = {
         IdempotencyKeyReused,
         InvalidModelParameters,
         TooManyOpenGenerations,
+        GenerationDeleted,
     ),
 }
 UNPRICED = refusals(ModelNotFound, InvalidModelParameters)
-NOT_FOUND = refusals(GenerationNotFound)
+NOT_FOUND = refusals(GenerationNotFound, GenerationDeleted)
 
 
 @router.post("/v1/quotes", operation_id="createQuote", responses=UNPRICED)
@@ -89,11 +94,33 @@ async def create_generation(
     request = OrderRequest(body.model_id, body.parameters, body.max_price_credits, body.start_within_seconds)
     with measured_acceptance():
         placed = await ordering.place_order(dependencies, user, key, request)
-    response.headers["Location"] = f"/v1/generations/{placed.generation.generation_id}"
-    if placed.replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    response.status_code = 202 if not placed.reserved else 200 if placed.replayed else 201
-    return _represent(dependencies, user, placed.generation)
+    return _answer_order(dependencies, user, placed, response)
+
+
+@router.post(
+    "/v1/generations/{generation_id}/repeat",
+    operation_id="repeatGeneration",
+    status_code=201,
+    responses=PLACED | refusals(GenerationNotFound),
+)
+async def repeat_generation(
+    generation_id: UUID,
+    user: CurrentUser,
+    dependencies: CurrentDependencies,
+    key: IdempotencyKey,
+    body: RepeatRequest,
+    response: Response,
+) -> Generation:
+    """Order the same again, at today's price, with the same uploads. It is a new order, and answered like one.
+
+    An upload that is not kept any more is `invalid_parameters` with `upload_expired`; a model that is no longer
+    offered is `model_not_found`.
+    """
+    with measured_acceptance():
+        placed = await ordering.repeat_order(
+            dependencies, user, key, generation_id, body.parameters, body.max_price_credits
+        )
+    return _answer_order(dependencies, user, placed, response)
 
 
 @router.get("/v1/generations", operation_id="listGenerations", responses=refusals(InvalidCursor))
@@ -135,7 +162,7 @@ async def get_generation_timeline(
     "/v1/generations/{generation_id}/cancel",
     operation_id="cancelGeneration",
     status_code=202,
-    responses=refusals(GenerationNotFound, GenerationEnded, CancelAllowanceUsed),
+    responses=refusals(GenerationNotFound, GenerationDeleted, GenerationEnded, CancelAllowanceUsed),
 )
 async def cancel_generation(generation_id: UUID, dependencies: CurrentDependencies, user: CurrentUser) -> Generation:
     """Ask for it to be stopped. It wins until the file is being checked; the credits come back with the next event.
@@ -146,6 +173,25 @@ async def cancel_generation(generation_id: UUID, dependencies: CurrentDependenci
     """
     generation = await cancelling.request_cancellation(dependencies, user, generation_id)
     return represent_generation(generation)
+
+
+@router.delete(
+    "/v1/generations/{generation_id}",
+    operation_id="deleteGeneration",
+    status_code=204,
+    responses=refusals(GenerationNotFound, GenerationUnderWay),
+)
+async def delete_generation(generation_id: UUID, dependencies: CurrentDependencies, user: CurrentUser) -> None:
+    """Delete one that has ended: it leaves every list, and its files leave the library. Its charge stays."""
+    await deleting.delete_generation(dependencies, user, generation_id)
+
+
+def _answer_order(dependencies: Dependencies, user: User, placed: PlacedOrder, response: Response) -> Generation:
+    response.headers["Location"] = f"/v1/generations/{placed.generation.generation_id}"
+    if placed.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    response.status_code = 202 if not placed.reserved else 200 if placed.replayed else 201
+    return _represent(dependencies, user, placed.generation)
 
 
 def _represent(dependencies: Dependencies, user: User, record: GenerationRecord) -> Generation:

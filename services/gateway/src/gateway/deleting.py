@@ -1,0 +1,31 @@
+"""Deleting a generation: it leaves the lists at once, and storage removes its files.
+
+The order, its charge and the statement stay: they are the books. Links that were made before work until the file is
+gone, which is a moment later, and in no case longer than they would have.
+"""
+
+from uuid import UUID
+
+from contracts.storage import DeleteFiles
+from gateway import queries, repository
+from gateway.dependencies import Dependencies
+from gateway.domain import User
+from gateway.errors import GenerationNotFound, GenerationUnderWay
+from gateway.limits import check_write
+
+
+async def delete_generation(dependencies: Dependencies, user: User, generation_id: UUID) -> None:
+    """Delete a generation that has ended. One that is deleted is deleted again: so is a file that came back.
+
+    Raises ``GenerationNotFound``, ``GenerationUnderWay`` and ``RateLimited``.
+    """
+    generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
+    if generation is None:
+        raise GenerationNotFound
+    await check_write(dependencies, user)
+    async with dependencies.transactions.begin() as tx:
+        requested_at = await repository.delete_generation(tx.connection, generation_id)
+        if requested_at is None:
+            raise GenerationUnderWay("cancel it first", status_of_generation=generation.status)
+        command = DeleteFiles(generation_id=generation_id, user_id=user.user_id, requested_at=requested_at)
+        tx.publish(command, correlation_id=generation_id)
