@@ -375,7 +375,7 @@ async def _add_order(connection: AsyncConnection, order: Order) -> None:
         cancel_due_at="days ago" if order.status == "cancelled" else None,
     )
     if order.deleted:
-        await add_row(connection, "storage.deletions", **owned, deleted_at="now")
+        await add_row(connection, "storage.deletions", **owned, deleted_at="now", due_at=None)
     if order.asset_id:
         await add_row(connection, "storage.assets", **owned, **file, asset_id=order.asset_id, role="output")
         await add_row(connection, "storage.assets", **owned, role="another")

@@ -25,7 +25,7 @@ from local_platform.greeting import DEVELOPMENT_USER, process_table, say_how_to_
 from local_platform.identity import sign_token
 from local_platform.locking import PlatformAlreadyRunsError, is_locked, remove_leftovers
 from local_platform.servers import ServerFailedError
-from local_platform.servers.ports import PortInUseError
+from local_platform.servers.ports import PortInUseError, usual_ports
 from local_platform.servers.processes import last_lines
 from local_platform.supervisor import PlatformOptions, Supervisor
 from local_platform.wiring import python_module
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     up = command("up", _up, "start everything and stay until Ctrl-C")
     up.add_argument("--durable", action="store_true", help="sync to disk before acknowledging")
-    up.add_argument("--quiet", action="store_true", help="leave the logs to the log files")
+    up.add_argument("--logs", action="store_true", help="print every line of every log, too")
     up.add_argument("--detach", action="store_true", help="return when it runs; `down` stops it")
     worker_help = "setting of the GPU workers, e.g. RENDERER=comfyui (repeatable)"
     up.add_argument("--replicas", type=int, default=1, help="of each service, behind a proxy if several (default: 1)")
@@ -107,12 +107,12 @@ def _up(options: argparse.Namespace) -> int:
         return _up_detached(options)
     platform_options = PlatformOptions(
         name=options.name,
-        ports=dict(options.port),
+        ports=_up_ports(dict(options.port)),
         environment={f"worker-{number}": dict(options.worker) for number in range(1, options.workers + 1)},
         workers=options.workers,
         replicas=options.replicas,
         durable=options.durable,
-        follow_logs=not options.quiet,
+        follow_logs=options.logs,
     )
 
     async def stay(_: Supervisor, platform: PlatformDescription) -> int:
@@ -124,6 +124,11 @@ def _up(options: argparse.Namespace) -> int:
     return asyncio.run(run_platform(platform_options, stay, interrupted=0))
 
 
+def _up_ports(given: dict[str, int]) -> dict[str, int]:
+    """The ports that were given, and the usual ones that are free."""
+    return {name: port for name, port in usual_ports().items() if port not in given.values()} | given
+
+
 def _up_detached(options: argparse.Namespace) -> int:
     """Start the same command in a session of its own, and return when its platform runs."""
     directory = platform_directory(options.name)
@@ -131,7 +136,7 @@ def _up_detached(options: argparse.Namespace) -> int:
         raise PlatformAlreadyRunsError(directory)
     directory.mkdir(parents=True, exist_ok=True)
     output = directory / "supervisor.log"
-    command = python_module("local_platform", "up", "--quiet", "--name", options.name)
+    command = python_module("local_platform", "up", "--name", options.name)
     command += ["--workers", str(options.workers), "--replicas", str(options.replicas)]
     command += [*(["--durable"] if options.durable else [])]
     command += [part for listener, number in options.port for part in ("--port", f"{listener}={number}")]

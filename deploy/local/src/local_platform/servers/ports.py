@@ -10,6 +10,8 @@ from typing import Final
 _FIRST_PORT: Final = 18000
 _LAST_PORT: Final = 32000
 _TRIES: Final = 500
+_USUAL: Final = {"gateway": 8000, "s3": 8001, "identity": 8002}
+"""What frontends and their developers write down: the API, the files, the keys of tokens."""
 
 _handed_out: set[int] = set()
 _lock = threading.Lock()
@@ -47,6 +49,11 @@ def reserve_port(port: int, listener: str) -> int:
             raise PortInUseError(port, listener)
         _handed_out.add(port)
     return port
+
+
+def usual_ports() -> dict[str, int]:
+    """The listeners that are always at the same port, as long as no other program is there."""
+    return {listener: port for listener, port in _USUAL.items() if _is_free(port)}
 
 
 def _is_free(port: int) -> bool:
