@@ -807,7 +807,7 @@ var Operations = class _Operations extends HeyApiClient {
   /**
    * Create Quote
    *
-   * Price parameters without ordering anything.
+   * Price parameters without ordering anything. Texts and files may still be missing: `missing` names them.
    */
   createQuote(options) {
     return (options.client ?? this.client).post({

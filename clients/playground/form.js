@@ -23,11 +23,6 @@ export function modelForm(schema, values, { upload, onchange }) {
     /** What was entered. Untouched optional fields are left out: the model's defaults are the server's business. */
     values: () => Object.fromEntries(fields.map((one) => [one.name, one.value()]).filter(([, value]) => value !== undefined)),
 
-    /** The same with examples in place of what is missing, so that an unfinished form has a price. */
-    priceable: () => Object.fromEntries(fields
-      .map((one) => [one.name, one.value() ?? (required.has(one.name) ? one.property.examples?.[0] : undefined)])
-      .filter(([, value]) => value !== undefined)),
-
     /** Whether everything that is needed is there; the first field that lacks it is shown. */
     complete() {
       const missing = fields.filter((one) => required.has(one.name) && one.value() === undefined)

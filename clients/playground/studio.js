@@ -43,7 +43,7 @@ function composer(reelhouse, store, watch) {
   if (!select.value) select.selectedIndex = 0
 
   const quote = debounced(async () => {
-    const body = { model_id: select.value, parameters: form.priceable() }
+    const body = { model_id: select.value, parameters: form.values() }
     try {
       quoted = await reelhouse.createQuote({ body })
       price.textContent = sayCredits(quoted.price_credits)

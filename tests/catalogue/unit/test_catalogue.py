@@ -92,6 +92,19 @@ def test_defaults_make_a_complete_request_that_stays_complete(model: Model) -> N
     assert ("seed" in complete) == ("prompt" in complete)
 
 
+@each_model
+def test_no_price_depends_on_the_texts_and_files_that_a_form_still_lacks(model: Model) -> None:
+    whole = model.complete(smallest(model))
+    missing = model.missing_texts({})
+    assert missing == set(model.parameters_schema["required"])
+    assert model.missing_texts(whole) == frozenset()
+    unfinished = model.complete(dict.fromkeys(missing, " "), missing)
+    assert not missing & set(unfinished)
+    assert model.quote(unfinished) == model.quote(model.complete(dict.fromkeys(missing, " "), missing) | whole)
+    with pytest.raises(InvalidParameters):
+        model.complete({"width": "wide"}, missing)
+
+
 @described
 def test_a_seed_is_drawn_when_none_is_given_and_kept_when_one_is(model: Model) -> None:
     assert model.complete(smallest(model))["seed"] != model.complete(smallest(model))["seed"]

@@ -172,6 +172,23 @@ async def test_a_client_can_compute_every_quote_from_the_price_rules(harness: Ga
         assert answer.json()["price_credits"] == price_of(models[model_id], answer.json()["parameters"])
 
 
+async def test_a_form_that_is_not_finished_has_a_price(harness: GatewayHarness) -> None:
+    user = harness.user(await harness.gateway())
+    clip = {"model_id": "wan-2.2-i2v", "parameters": {"prompt": " ", "duration_seconds": 2}}
+    quote = (await user.post("/v1/quotes", clip)).json()
+    assert quote["missing"] == ["image", "prompt"]
+    whole = {**clip, "parameters": {"prompt": "it moves", "duration_seconds": 2, "image": str(uuid4())}}
+    priced = (await user.post("/v1/quotes", whole)).json()
+    assert (priced["missing"], priced["price_credits"]) == ([], quote["price_credits"])
+    wrong = await user.post("/v1/quotes", {**clip, "parameters": {"duration_seconds": 0}})
+    assert (wrong.status_code, [one["field"] for one in wrong.json()["errors"]]) == (
+        422,
+        ["parameters.duration_seconds"],
+    )
+    refused = await user.order(clip)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_parameters")
+
+
 def price_of(model: dict[str, Any], parameters: dict[str, Any]) -> int:
     """The price, from what the API says and nothing else."""
     pixels = parameters["width"] * parameters["height"]

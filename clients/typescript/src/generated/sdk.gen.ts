@@ -60,7 +60,7 @@ export class Operations extends HeyApiClient {
     /**
      * Create Quote
      *
-     * Price parameters without ordering anything.
+     * Price parameters without ordering anything. Texts and files may still be missing: `missing` names them.
      */
     public createQuote<ThrowOnError extends boolean = true>(options: Options<CreateQuoteData, ThrowOnError>): RequestResult<CreateQuoteResponses, CreateQuoteErrors, ThrowOnError, 'data'> {
         return (options.client ?? this.client).post<CreateQuoteResponses, CreateQuoteErrors, ThrowOnError, 'data'>({

@@ -590,6 +590,12 @@ export type Quote = {
     parameters: {
         [key: string]: unknown;
     };
+    /**
+     * Missing
+     *
+     * What an order still needs. The price does not depend on it.
+     */
+    missing: Array<string>;
     terms: QuoteTerms;
 };
 

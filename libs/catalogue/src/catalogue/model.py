@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -167,14 +167,27 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         }
         return f"{parameter}.{extension}"
 
-    def complete(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the defaults, and a random seed where none was given. Raises ``InvalidParameters``."""
+    def missing_texts(self, parameters: dict[str, Any]) -> frozenset[str]:
+        """Texts and files that an order needs, and that are not given or empty. No price depends on them."""
+        properties = self.parameters_schema["properties"]
+        texts = [
+            name for name in self.parameters_schema.get("required", ()) if properties[name].get("type") == "string"
+        ]
+        return frozenset(name for name in texts if not str(parameters.get(name, "")).strip())
+
+    def complete(self, parameters: dict[str, Any], but: Collection[str] = ()) -> dict[str, Any]:
+        """Fill in the defaults, and a random seed where none was given. Raises ``InvalidParameters``.
+
+        Parameters in ``but`` are left out, required or not.
+        """
+        parameters = {name: value for name, value in parameters.items() if name not in but}
         validator = Draft202012Validator(self.parameters_schema, format_checker=_FORMATS)
         errors: dict[str, FieldError] = {}
         for error in validator.iter_errors(parameters):
             for found in _field_errors(error):
                 # One error for each field: an empty prompt also has no visible character.
                 errors.setdefault(found.field, found)
+        errors = {field: found for field, found in errors.items() if field not in but}
         if errors:
             raise InvalidParameters(tuple(errors[field] for field in sorted(errors)))
         properties = self.parameters_schema["properties"]

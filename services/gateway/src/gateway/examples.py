@@ -30,6 +30,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         **_ORDER,
         "price_credits": 8,
         "lines": [{"label": "base", "credits": 2}, {"label": "size and length", "credits": 6}],
+        "missing": [],
         "terms": {"running_cancels_per_day": 3},
     },
     "GenerationRequest": {**_ORDER, "max_price_credits": 10, "start_within_seconds": 600},

@@ -62,13 +62,16 @@ class _PricedOrder:
 
 
 def complete_parameters(
-    dependencies: Dependencies, model_id: str, parameters: dict[str, Any]
+    dependencies: Dependencies, model_id: str, parameters: dict[str, Any], *, unfinished: bool = False
 ) -> tuple[Model, dict[str, Any]]:
-    """The model and its complete parameters. Raises ``ModelNotFound`` or ``InvalidModelParameters``."""
+    """The model and its complete parameters. Raises ``ModelNotFound`` or ``InvalidModelParameters``.
+
+    ``unfinished``: texts and files may still be missing.
+    """
     try:
         model = dependencies.catalogue.offered_model(model_id)
         _check_storable(parameters)
-        return model, model.complete(parameters)
+        return model, model.complete(parameters, model.missing_texts(parameters) if unfinished else ())
     except UnknownModel as error:
         raise ModelNotFound(f"GET /v1/models lists every model; '{model_id[:64]}' is none of them") from error
     except InvalidParameters as error:

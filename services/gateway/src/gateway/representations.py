@@ -100,6 +100,7 @@ class Quote(BaseModel):
     price_credits: int
     lines: list[QuoteLine]
     parameters: dict[str, Any]
+    missing: list[str] = Field(description="What an order still needs. The price does not depend on it.")
     terms: QuoteTerms
 
 

@@ -73,13 +73,20 @@ NOT_FOUND = refusals(GenerationNotFound, GenerationDeleted)
 
 @router.post("/v1/quotes", operation_id="createQuote", responses=UNPRICED)
 async def create_quote(body: QuoteRequest, dependencies: CurrentDependencies, user: CurrentUser) -> Quote:
-    """Price parameters without ordering anything."""
+    """Price parameters without ordering anything. Texts and files may still be missing: `missing` names them."""
     dependencies.admission.take_quote(user.user_id)
-    model, parameters = ordering.complete_parameters(dependencies, body.model_id, body.parameters)
+    model, parameters = ordering.complete_parameters(dependencies, body.model_id, body.parameters, unfinished=True)
     quote = model.quote(parameters)
     lines = [QuoteLine(label=line.label, credits=line.credits) for line in quote.lines]
     terms = QuoteTerms(running_cancels_per_day=dependencies.settings.running_cancels_per_day[user.lane])
-    return Quote(model_id=model.id, price_credits=quote.price_credits, lines=lines, parameters=parameters, terms=terms)
+    return Quote(
+        model_id=model.id,
+        price_credits=quote.price_credits,
+        lines=lines,
+        parameters=parameters,
+        missing=sorted(model.missing_texts(parameters)),
+        terms=terms,
+    )
 
 
 @router.post("/v1/generations", operation_id="createGeneration", status_code=201, responses=PLACED)
