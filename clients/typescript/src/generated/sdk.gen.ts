@@ -2,7 +2,7 @@
 
 import type { Client, ClientMeta, Options as Options2, RequestResult, TDataShape } from './client';
 import { client } from './client.gen';
-import type { CancelGenerationData, CancelGenerationErrors, CancelGenerationResponses, CreateGenerationData, CreateGenerationErrors, CreateGenerationResponses, CreatePaymentData, CreatePaymentErrors, CreatePaymentResponses, CreateQuoteData, CreateQuoteErrors, CreateQuoteResponses, CreateUploadData, CreateUploadErrors, CreateUploadResponses, GetBalanceData, GetBalanceErrors, GetBalanceResponses, GetGenerationData, GetGenerationErrors, GetGenerationResponses, GetGenerationTimelineData, GetGenerationTimelineErrors, GetGenerationTimelineResponses, GetLedgerData, GetLedgerErrors, GetLedgerResponses, GetPaymentData, GetPaymentErrors, GetPaymentResponses, GetPaymentTimelineData, GetPaymentTimelineErrors, GetPaymentTimelineResponses, ListCreditPacksData, ListCreditPacksErrors, ListCreditPacksResponses, ListGenerationsData, ListGenerationsErrors, ListGenerationsResponses, ListModelsData, ListModelsErrors, ListModelsResponses, ListPaymentsData, ListPaymentsErrors, ListPaymentsResponses, VerifyFileData, VerifyFileErrors, VerifyFileResponses } from './types.gen';
+import type { CancelGenerationData, CancelGenerationErrors, CancelGenerationResponses, CreateGenerationData, CreateGenerationErrors, CreateGenerationResponses, CreatePaymentData, CreatePaymentErrors, CreatePaymentResponses, CreateQuoteData, CreateQuoteErrors, CreateQuoteResponses, CreateUploadData, CreateUploadErrors, CreateUploadResponses, DeleteGenerationData, DeleteGenerationErrors, DeleteGenerationResponses, GetBalanceData, GetBalanceErrors, GetBalanceResponses, GetGenerationData, GetGenerationErrors, GetGenerationResponses, GetGenerationTimelineData, GetGenerationTimelineErrors, GetGenerationTimelineResponses, GetLedgerData, GetLedgerErrors, GetLedgerResponses, GetPaymentData, GetPaymentErrors, GetPaymentResponses, GetPaymentTimelineData, GetPaymentTimelineErrors, GetPaymentTimelineResponses, GetUsageData, GetUsageErrors, GetUsageResponses, ListCreditPacksData, ListCreditPacksErrors, ListCreditPacksResponses, ListGenerationsData, ListGenerationsErrors, ListGenerationsResponses, ListModelsData, ListModelsErrors, ListModelsResponses, ListPaymentsData, ListPaymentsErrors, ListPaymentsResponses, RepeatGenerationData, RepeatGenerationErrors, RepeatGenerationResponses, VerifyFileData, VerifyFileErrors, VerifyFileResponses } from './types.gen';
 
 export type Options<TData extends TDataShape = TDataShape, ThrowOnError extends boolean = boolean, TResponse = unknown> = Options2<TData, ThrowOnError, TResponse> & {
     /**
@@ -108,6 +108,41 @@ export class Operations extends HeyApiClient {
     }
     
     /**
+     * Repeat Generation
+     *
+     * Order the same again, at today's price, with the same uploads. It is a new order, and answered like one.
+     *
+     * An upload that is not kept any more is `invalid_parameters` with `upload_expired`; a model that is no longer
+     * offered is `model_not_found`.
+     */
+    public repeatGeneration<ThrowOnError extends boolean = true>(options: Options<RepeatGenerationData, ThrowOnError>): RequestResult<RepeatGenerationResponses, RepeatGenerationErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).post<RepeatGenerationResponses, RepeatGenerationErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/generations/{generation_id}/repeat',
+            ...options,
+            headers: {
+                'Content-Type': 'application/json',
+                ...options.headers
+            }
+        });
+    }
+    
+    /**
+     * Delete Generation
+     *
+     * Delete one that has ended: it leaves every list, and its files leave the library. Its charge stays.
+     */
+    public deleteGeneration<ThrowOnError extends boolean = true>(options: Options<DeleteGenerationData, ThrowOnError>): RequestResult<DeleteGenerationResponses, DeleteGenerationErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).delete<DeleteGenerationResponses, DeleteGenerationErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/generations/{generation_id}',
+            ...options
+        });
+    }
+    
+    /**
      * Get Generation
      *
      * One generation, with fresh links to its file once it is completed.
@@ -163,6 +198,20 @@ export class Operations extends HeyApiClient {
             responseStyle: 'data',
             security: [{ scheme: 'bearer', type: 'http' }],
             url: '/v1/balance',
+            ...options
+        });
+    }
+    
+    /**
+     * Get Usage
+     *
+     * Orders and credits by day and model: of the last 30 days, or of at most 92 that you name, in UTC.
+     */
+    public getUsage<ThrowOnError extends boolean = true>(options?: Options<GetUsageData, ThrowOnError>): RequestResult<GetUsageResponses, GetUsageErrors, ThrowOnError, 'data'> {
+        return (options?.client ?? this.client).get<GetUsageResponses, GetUsageErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/usage',
             ...options
         });
     }

@@ -189,7 +189,7 @@ export type Generation = {
     /**
      * Captured Credits
      *
-     * What was charged; null until it is.
+     * What was charged; known once it is completed.
      */
     captured_credits: number | null;
     /**
@@ -648,6 +648,28 @@ export type QuoteTerms = {
 };
 
 /**
+ * RepeatRequest
+ *
+ * What is to differ from the order that is repeated: nothing, as a rule.
+ */
+export type RepeatRequest = {
+    /**
+     * Parameters
+     *
+     * They replace those of the first order. Without a `seed` here, one is drawn.
+     */
+    parameters?: {
+        [key: string]: unknown;
+    };
+    /**
+     * Max Price Credits
+     *
+     * Refuse with 409 if the price is higher.
+     */
+    max_price_credits?: number | null;
+};
+
+/**
  * ResolutionTier
  *
  * Outputs of up to so many pixels cost ``factor`` times the sum of the rates.
@@ -809,6 +831,60 @@ export type UploadRequest = {
 };
 
 /**
+ * Usage
+ *
+ * Newest day first; a day or a model without orders is left out. Orders that were deleted count, too.
+ */
+export type Usage = {
+    /**
+     * Day From
+     */
+    day_from: string;
+    /**
+     * Day To
+     */
+    day_to: string;
+    /**
+     * Items
+     */
+    items: Array<UsageEntry>;
+};
+
+/**
+ * UsageEntry
+ *
+ * What a user ordered of one model on one day (UTC). ``captured_credits`` is what these orders cost so far.
+ */
+export type UsageEntry = {
+    /**
+     * Day
+     */
+    day: string;
+    /**
+     * Model Id
+     */
+    model_id: string;
+    /**
+     * Kind
+     */
+    kind: 'video' | 'image';
+    /**
+     * Orders
+     *
+     * Without those that were refused.
+     */
+    orders: number;
+    /**
+     * Completed
+     */
+    completed: number;
+    /**
+     * Captured Credits
+     */
+    captured_credits: number;
+};
+
+/**
  * Verification
  *
  * Whether Reelhouse made a file. Nothing is said about who ordered it, or when.
@@ -856,10 +932,16 @@ export type Problem = ({
 } | {
     code: 'cancel_allowance_used';
 } | {
+    code: 'generation_deleted';
+    deleted_at: string;
+} | {
     code: 'generation_ended';
     status_of_generation: 'requested' | 'refused' | 'queued' | 'dispatching' | 'running' | 'storing' | 'completed' | 'failed' | 'cancelling' | 'cancelled';
 } | {
     code: 'generation_not_found';
+} | {
+    code: 'generation_under_way';
+    status_of_generation: 'requested' | 'refused' | 'queued' | 'dispatching' | 'running' | 'storing' | 'completed' | 'failed' | 'cancelling' | 'cancelled';
 } | {
     code: 'headers_too_large';
 } | {
@@ -934,7 +1016,7 @@ export type Problem = ({
     /**
      * Stable.
      */
-    code: 'account_frozen' | 'body_too_large' | 'body_too_slow' | 'cancel_allowance_used' | 'generation_ended' | 'generation_not_found' | 'headers_too_large' | 'idempotency_key_missing' | 'idempotency_key_reused' | 'insufficient_credits' | 'internal_error' | 'invalid_cursor' | 'invalid_parameters' | 'invalid_request' | 'malformed_request' | 'method_not_allowed' | 'model_not_found' | 'not_authenticated' | 'not_found' | 'pack_not_found' | 'payment_not_found' | 'payment_refused' | 'price_above_limit' | 'rate_limited' | 'sign_in_unavailable' | 'too_many_event_streams' | 'too_many_open_generations' | 'too_many_uploads' | 'unavailable' | 'unsupported_media_type' | 'uploads_need_credits';
+    code: 'account_frozen' | 'body_too_large' | 'body_too_slow' | 'cancel_allowance_used' | 'generation_deleted' | 'generation_ended' | 'generation_not_found' | 'generation_under_way' | 'headers_too_large' | 'idempotency_key_missing' | 'idempotency_key_reused' | 'insufficient_credits' | 'internal_error' | 'invalid_cursor' | 'invalid_parameters' | 'invalid_request' | 'malformed_request' | 'method_not_allowed' | 'model_not_found' | 'not_authenticated' | 'not_found' | 'pack_not_found' | 'payment_not_found' | 'payment_refused' | 'price_above_limit' | 'rate_limited' | 'sign_in_unavailable' | 'too_many_event_streams' | 'too_many_open_generations' | 'too_many_uploads' | 'unavailable' | 'unsupported_media_type' | 'uploads_need_credits';
     /**
      * Whether the same request may succeed later.
      */
@@ -958,6 +1040,7 @@ export type Problem = ({
     max_price_credits?: number;
     generation_id?: string;
     status_of_generation?: 'requested' | 'refused' | 'queued' | 'dispatching' | 'running' | 'storing' | 'completed' | 'failed' | 'cancelling' | 'cancelled';
+    deleted_at?: string;
     payment_id?: string;
     reason?: 'too_many_open_payments' | 'unknown_pack' | 'provider_disabled';
     max_bytes?: number;
@@ -973,7 +1056,7 @@ export type Problem = ({
  */
 export type GenerationUpdated = {
     generation_id: string;
-    name: 'asset_stored' | 'attempt_failed' | 'cancelled' | 'cancelling' | 'completed' | 'credits_captured' | 'credits_released' | 'credits_reserved' | 'dispatching' | 'failed' | 'late_output_ready' | 'queued' | 'refused' | 'running' | 'storing';
+    name: 'asset_stored' | 'attempt_failed' | 'cancelled' | 'cancelling' | 'completed' | 'credits_captured' | 'credits_released' | 'credits_reserved' | 'deleted' | 'dispatching' | 'failed' | 'late_output_ready' | 'queued' | 'refused' | 'running' | 'storing';
     status?: 'cancelled' | 'cancelling' | 'completed' | 'dispatching' | 'failed' | 'queued' | 'refused' | 'requested' | 'running' | 'storing';
     version?: number;
     attempt_number?: number;
@@ -994,7 +1077,7 @@ export type GenerationUpdated = {
      */
     late?: boolean;
     /**
-     * With `credits_captured`.
+     * With `completed` and `credits_captured`.
      */
     captured_credits?: number;
     /**
@@ -1298,6 +1381,10 @@ export type CreateGenerationErrors = {
      */
     409: Problem;
     /**
+     * `generation_deleted`: Its user has deleted it: ``deleted_at``. What it cost stays on the statement.
+     */
+    410: Problem;
+    /**
      * `unsupported_media_type`: The request's body is of another type than this address takes; the header ``Accept`` names it.
      */
     415: Problem;
@@ -1344,6 +1431,156 @@ export type CreateGenerationResponses = {
 
 export type CreateGenerationResponse = CreateGenerationResponses[keyof CreateGenerationResponses];
 
+export type RepeatGenerationData = {
+    body: RepeatRequest;
+    headers: {
+        /**
+         * Idempotency-Key
+         *
+         * Chosen by you, at most 200 characters; repeating it repeats nothing.
+         */
+        'idempotency-key': string;
+    };
+    path: {
+        /**
+         * Generation Id
+         */
+        generation_id: string;
+    };
+    query?: never;
+    url: '/v1/generations/{generation_id}/repeat';
+};
+
+export type RepeatGenerationErrors = {
+    /**
+     * `idempotency_key_missing`: Requests that cost something carry a key that the client chose.
+     *
+     * `malformed_request`: The request could not even be read: broken JSON, a bad header.
+     */
+    400: Problem;
+    /**
+     * `not_authenticated`: No token, or one that does not verify.
+     */
+    401: Problem;
+    /**
+     * `insufficient_credits`: The order costs more than is available: ``required`` and ``available`` say how much.
+     *
+     * `account_frozen`: A refunded or disputed payment left a debt: nothing can be ordered until it is settled.
+     */
+    402: Problem;
+    /**
+     * `generation_not_found`: No generation of this user has this id.
+     */
+    404: Problem;
+    /**
+     * `price_above_limit`: The quote is higher than ``max_price_credits``.
+     */
+    409: Problem;
+    /**
+     * `generation_deleted`: Its user has deleted it: ``deleted_at``. What it cost stays on the statement.
+     */
+    410: Problem;
+    /**
+     * `unsupported_media_type`: The request's body is of another type than this address takes; the header ``Accept`` names it.
+     */
+    415: Problem;
+    /**
+     * `idempotency_key_reused`: The key belongs to an earlier request with another body.
+     *
+     * `invalid_parameters`: The parameters do not fit the model; ``errors`` names each field.
+     *
+     * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
+     */
+    422: Problem;
+    /**
+     * `too_many_open_generations`: As many generations as a user may have under way.
+     *
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
+     * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
+     */
+    503: Problem;
+    /**
+     * A problem.
+     */
+    default: Problem;
+};
+
+export type RepeatGenerationError = RepeatGenerationErrors[keyof RepeatGenerationErrors];
+
+export type RepeatGenerationResponses = {
+    /**
+     * The key was used before, and this is the generation it ordered.
+     */
+    200: Generation;
+    /**
+     * Successful Response
+     */
+    201: Generation;
+    /**
+     * Written down; billing has not answered yet. Watch it.
+     */
+    202: Generation;
+};
+
+export type RepeatGenerationResponse = RepeatGenerationResponses[keyof RepeatGenerationResponses];
+
+export type DeleteGenerationData = {
+    body?: never;
+    path: {
+        /**
+         * Generation Id
+         */
+        generation_id: string;
+    };
+    query?: never;
+    url: '/v1/generations/{generation_id}';
+};
+
+export type DeleteGenerationErrors = {
+    /**
+     * `not_authenticated`: No token, or one that does not verify.
+     */
+    401: Problem;
+    /**
+     * `generation_not_found`: No generation of this user has this id.
+     */
+    404: Problem;
+    /**
+     * `generation_under_way`: It has not ended: cancel it first, then delete it.
+     */
+    409: Problem;
+    /**
+     * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
+     */
+    422: Problem;
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
+     * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
+     */
+    503: Problem;
+    /**
+     * A problem.
+     */
+    default: Problem;
+};
+
+export type DeleteGenerationError = DeleteGenerationErrors[keyof DeleteGenerationErrors];
+
+export type DeleteGenerationResponses = {
+    /**
+     * Successful Response
+     */
+    204: void;
+};
+
+export type DeleteGenerationResponse = DeleteGenerationResponses[keyof DeleteGenerationResponses];
+
 export type GetGenerationData = {
     body?: never;
     path: {
@@ -1365,6 +1602,10 @@ export type GetGenerationErrors = {
      * `generation_not_found`: No generation of this user has this id.
      */
     404: Problem;
+    /**
+     * `generation_deleted`: Its user has deleted it: ``deleted_at``. What it cost stays on the statement.
+     */
+    410: Problem;
     /**
      * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
      */
@@ -1415,6 +1656,10 @@ export type GetGenerationTimelineErrors = {
      * `generation_not_found`: No generation of this user has this id.
      */
     404: Problem;
+    /**
+     * `generation_deleted`: Its user has deleted it: ``deleted_at``. What it cost stays on the statement.
+     */
+    410: Problem;
     /**
      * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
      */
@@ -1471,6 +1716,10 @@ export type CancelGenerationErrors = {
      * `cancel_allowance_used`: A worker has it, and the user has cancelled as much running work in 24 hours as the plan allows.
      */
     409: Problem;
+    /**
+     * `generation_deleted`: Its user has deleted it: ``deleted_at``. What it cost stays on the statement.
+     */
+    410: Problem;
     /**
      * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
      */
@@ -1536,6 +1785,56 @@ export type GetBalanceResponses = {
 };
 
 export type GetBalanceResponse = GetBalanceResponses[keyof GetBalanceResponses];
+
+export type GetUsageData = {
+    body?: never;
+    path?: never;
+    query?: {
+        /**
+         * Day From
+         */
+        day_from?: string | null;
+        /**
+         * Day To
+         */
+        day_to?: string | null;
+    };
+    url: '/v1/usage';
+};
+
+export type GetUsageErrors = {
+    /**
+     * `not_authenticated`: No token, or one that does not verify.
+     */
+    401: Problem;
+    /**
+     * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
+     */
+    422: Problem;
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
+     * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
+     */
+    503: Problem;
+    /**
+     * A problem.
+     */
+    default: Problem;
+};
+
+export type GetUsageError = GetUsageErrors[keyof GetUsageErrors];
+
+export type GetUsageResponses = {
+    /**
+     * Successful Response
+     */
+    200: Usage;
+};
+
+export type GetUsageResponse = GetUsageResponses[keyof GetUsageResponses];
 
 export type GetLedgerData = {
     body?: never;
