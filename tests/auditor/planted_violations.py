@@ -46,9 +46,6 @@ def _unchecked(table: str, *constraints: str) -> str:
 ANY_MOVEMENT = _unchecked("billing.balance_ledger", "movements_go_where_their_reason_says")
 RESERVED = "generation_id = '{delivered}' AND reason = 'reserve'"
 TRANSFER = "SELECT transfer_id::text FROM billing.balance_ledger WHERE "
-LONG_DELETED = (
-    "UPDATE gateway.generations SET deleted_at = now() - interval '61 minutes' WHERE generation_id = '{late}'"
-)
 OF_DELIVERED = "generation_id = '{delivered}'"
 
 MOVES = {
@@ -441,6 +438,7 @@ ORDERS = (
             "UPDATE storage.assets SET generation_id = '{delivered}', user_id = '{user}' WHERE role = 'output'",
         ),
     ),
+    _gone("deletions_have_their_request", "{late}", "storage.deletions", "generation_id = '{late}'", waits=True),
     *_changed(
         "deletions_have_their_request",
         "{late}",
@@ -838,19 +836,12 @@ DEADLINES = (
         "asked_at = now() - interval '31 minutes'",
         waits=True,
     ),
-    PlantedViolation(
+    *_changed(
         "deletions_are_carried_out",
         "{late}",
-        (LONG_DELETED, "DELETE FROM storage.deletions WHERE generation_id = '{late}'"),
-        waits=True,
-    ),
-    PlantedViolation(
-        "deletions_are_carried_out",
-        "{late}",
-        (
-            LONG_DELETED,
-            "UPDATE storage.deletions SET deleted_at = NULL, due_at = now(), opened_at = now() - interval '61 minutes'",
-        ),
+        "storage.deletions",
+        "generation_id = '{late}'",
+        "deleted_at = NULL, due_at = now() + interval '9 minutes', opened_at = now() - interval '61 minutes'",
         waits=True,
     ),
     *_changed(

@@ -106,15 +106,11 @@ DEADLINES: Final = (
         severity="warning",
         meaning="What a user deletes has left the library within an hour",
         query="""
-            SELECT g.generation_id::text AS subject, format('no file: deleted at %s', g.deleted_at) AS expected,
-                   CASE WHEN d.generation_id IS NULL THEN 'storage does not know of it'
-                        ELSE format('open since %s, after %s tries', d.opened_at, d.tries) END AS found
-            FROM gateway.generations AS g
-            LEFT JOIN storage.deletions AS d USING (generation_id)
-            WHERE g.deleted_at <= now() - interval '1 hour' - make_interval(secs => :tolerance)
-              AND (d.generation_id IS NULL
-                   OR (d.deleted_at IS NULL
-                       AND d.opened_at <= now() - interval '1 hour' - make_interval(secs => :tolerance)))
+            SELECT generation_id::text AS subject, format('no file: deleted at %s', requested_at) AS expected,
+                   format('open since %s, after %s tries', opened_at, tries) AS found
+            FROM storage.deletions
+            WHERE due_at IS NOT NULL
+              AND opened_at <= now() - interval '1 hour' - make_interval(secs => :tolerance)
         """,
     ),
     Invariant(

@@ -156,7 +156,7 @@ ORDERS: Final = (
     Invariant(
         code="deletions_have_their_request",
         severity="critical",
-        meaning="Files leave the library only when their own user has deleted a generation that has ended",
+        meaning="Files leave the library when their own user has deleted a generation that has ended, and only then",
         query="""
             SELECT d.generation_id::text AS subject,
                    format('an ended order that user %s deleted', d.user_id) AS expected,
@@ -164,8 +164,14 @@ ORDERS: Final = (
                                    coalesce('deleted at ' || g.deleted_at, 'not deleted')), 'none') AS found
             FROM storage.deletions AS d
             LEFT JOIN gateway.generations AS g USING (generation_id)
-            WHERE g.deleted_at IS NULL OR g.user_id <> d.user_id
-               OR g.status NOT IN ('refused', 'completed', 'failed', 'cancelled')
+            WHERE OF_ORDER(d.generation_id)
+              AND (g.deleted_at IS NULL OR g.user_id <> d.user_id
+                   OR g.status NOT IN ('refused', 'completed', 'failed', 'cancelled'))
+            UNION ALL
+            SELECT g.generation_id::text, format('a deletion by storage, asked for at %s', g.deleted_at), 'none'
+            FROM gateway.generations AS g
+            WHERE OF_ORDER(g.generation_id) AND g.deleted_at <= now() - make_interval(secs => :tolerance)
+              AND NOT EXISTS (SELECT FROM storage.deletions AS d WHERE d.generation_id = g.generation_id)
         """,
     ),
 )
