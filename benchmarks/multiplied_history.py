@@ -171,7 +171,7 @@ def _value(table: str, column: _Column, milliseconds: int, heavy_lines: int, hea
     if column.kind == "date":
         return f"({value} - copy * interval '{milliseconds} ms')::date"
     if column.kind == "text" and column.name in _NAMED:
-        return f"nullif({value}, '') || '~' || copy"
+        return f"CASE {value} WHEN '' THEN '' ELSE {value} || '~' || copy END"
     if table in ("billing.balance_ledger", "gateway.ledger_lines") and column.name == "line_number":
         return f"CASE WHEN {is_heavy} THEN {value} + copy * {heavy_lines} ELSE {value} END"
     if table == "gateway.ledger_lines" and column.name in _RUNNING_TOTALS:

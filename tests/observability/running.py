@@ -12,6 +12,7 @@ from prometheus_client import Metric
 from contracts.message import SERVICES
 from local_platform.supervisor import PlatformOptions, Supervisor
 from tests.observability.canaries import Misuse, misuse
+from tests.observability.planning import Scan, log_statements, scans_of
 from tests.observability.scraping import Bought, buy_and_order, scrape
 from tests.support.otlp import ReceivedSpan, collecting
 
@@ -32,6 +33,8 @@ class Observed:
     misuse: Misuse
     secrets: Mapping[str, str]
     """What the processes were told and must not tell, by name."""
+    scans: Sequence[Scan]
+    """What was sent to the database and would read a large table whole."""
 
 
 async def observe(name: str) -> Observed:
@@ -51,9 +54,11 @@ async def observe(name: str) -> Observed:
         )
         try:
             platform = await supervisor.start()
+            await log_statements(platform, "all")
             bought = await buy_and_order(platform)
             metrics = await scrape(platform)
             told = await misuse(platform, bought)
+            scans = await scans_of(supervisor, platform, bought.user_id)
         finally:
             await supervisor.stop()
     logs = {
@@ -61,7 +66,7 @@ async def observe(name: str) -> Observed:
         for process in platform.processes
         if process in SERVICES or process.startswith("worker")
     }
-    return Observed(bought, metrics, collector.spans, logs, told, _secrets(platform.environments))
+    return Observed(bought, metrics, collector.spans, logs, told, _secrets(platform.environments), scans)
 
 
 def _secrets(environments: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

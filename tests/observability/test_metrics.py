@@ -35,7 +35,7 @@ UNITLESS: Final = re.compile(
     r"_(info|unproven|held|violations|overdue|unsealed|number|open_verifications|writable|behind)$"
 )
 UNITS: Final = (
-    *("seconds", "bytes", "messages", "connections", "orders", "attempts", "workers", "credits"),
+    *("seconds", "ratio", "bytes", "messages", "connections", "orders", "attempts", "workers", "credits"),
     *("streams", "reviews", "running", "verifications", "jobs"),
 )
 """How the name of a gauge or histogram ends."""
@@ -261,3 +261,8 @@ def _sum(metrics: dict[str, Metric], name: str, suffix: str = "", **labels: str)
         for sample in metrics[name].samples
         if sample.name in wanted and labels.items() <= sample.labels.items()
     )
+
+
+def test_no_statement_reads_a_growing_table_whole(observed: Observed) -> None:
+    found = [f"{one.service} reads {one.table} whole ({one.statistics}): {one.sql}" for one in observed.scans]
+    assert not found, "\n\n".join(found)

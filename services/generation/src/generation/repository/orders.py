@@ -117,14 +117,18 @@ _GET_ATTEMPTS: Final = (
 
 
 def _update(table: Table, names: Sequence[str]) -> str:
-    """An UPDATE of these columns of ``table`` from a JSON array. The first one is the key."""
+    """An UPDATE of these columns of ``table`` from a JSON array. The first one is the key.
+
+    A JSON array counts as a hundred rows for the planner. It would rather read a table of some thousand rows whole, and
+    keep that plan while the table grows. So the keys are asked for first, as an array: that is a walk along the index.
+    """
     types = [table.c[name].type.compile(dialect=_DIALECT) for name in names]
     record = ", ".join(f"{name} {sql_type}" for name, sql_type in zip(names, types, strict=True))
     assignments = ", ".join(f"{name} = r.{name}" for name in names[1:])
-    return (
-        f"UPDATE {table.fullname} AS t SET {assignments}"  # noqa: S608 - the names are those of tables and columns
-        f" FROM jsonb_to_recordset(CAST(:{table.name} AS jsonb)) AS r({record}) WHERE t.{names[0]} = r.{names[0]}"
-    )
+    key, rows = names[0], f"jsonb_to_recordset(CAST(:{table.name} AS jsonb))"
+    keys = f"ARRAY(SELECT {key} FROM {rows} AS k({key} {types[0]}))"  # noqa: S608 - names of tables and columns
+    update = f"UPDATE {table.fullname} AS t SET {assignments}"  # noqa: S608 - as above
+    return f"{update} FROM {rows} AS r({record}) WHERE t.{key} = ANY ({keys}) AND t.{key} = r.{key}"
 
 
 # The orders are locked already, and no transaction waits for an order while it has locked an attempt or a counter. So

@@ -1,0 +1,137 @@
+"""What the services of a running platform sent to PostgreSQL, and how the server will always execute it.
+
+The server writes each statement into its log. Later, without services, the history is multiplied, and each statement is
+planned with the statistics of several times: services keep a plan for as long as a connection lasts (decision 0008).
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+from uuid import UUID
+
+import asyncpg
+
+from benchmarks.multiplied_history import multiply
+from contracts.message import SERVICES
+from local_platform.description import PlatformDescription
+from local_platform.supervisor import Supervisor
+from service_runtime.database import engine_for
+
+COPIES: Final = 400
+LARGE_PAGES: Final = 60
+"""A table of fewer pages is read whole by any plan: it does not grow with the orders, or has not grown here."""
+
+Statistics = Literal["never", "empty", "history"]
+"""When the tables were analysed: never, before there was anything, or just now, with a history and no open order."""
+
+_SENT: Final = re.compile(r"^\S+ \S+ \w+ \[\d+\] (\w+)@\w+ LOG:  execute [^:]+: (.*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A statement whose plan reads a large table from one end to the other."""
+
+    service: str
+    statistics: Statistics
+    table: str
+    sql: str
+
+
+async def log_statements(platform: PlatformDescription, switch: Literal["all", "none"]) -> None:
+    """Have the server write every statement into its log, or stop that."""
+    connection = await asyncpg.connect(platform.postgres.superuser_dsn)
+    try:
+        await connection.execute(f"ALTER SYSTEM SET log_statement = '{switch}'")
+        await connection.execute("SELECT pg_reload_conf()")
+    finally:
+        await connection.close()
+
+
+async def scans_of(supervisor: Supervisor, platform: PlatformDescription, user_id: UUID) -> list[Scan]:
+    """End the services; plan what they sent on a long history. Returns what reads a large table whole."""
+    await log_statements(platform, "none")
+    for service in SERVICES:
+        await supervisor.end(service)
+    log = (supervisor.log_directory / "postgres.log").read_text(errors="replace")
+    sent = sorted({(service, sql) for service, sql in _statements(log) if service in SERVICES})
+    engine = engine_for(platform.postgres.superuser_dsn, application_name="plans", pool_size=1, statement_timeout_ms=0)
+    try:
+        await multiply(engine, COPIES, user_id)
+    finally:
+        await engine.dispose()
+    assert {service for service, _ in sent} == set(SERVICES)
+    found: list[Scan] = []
+    connection = await asyncpg.connect(platform.postgres.superuser_dsn)
+    try:
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        large = {
+            row["name"]
+            for row in await connection.fetch(
+                "SELECT relname AS name FROM pg_class WHERE relkind = 'r' AND relpages > $1"
+                " AND relnamespace::regnamespace::text = ANY ($2)",
+                LARGE_PAGES,
+                list(SERVICES),
+            )
+        }
+        for statistics in reversed(get_args(Statistics)):
+            await _forget(connection, statistics)
+            for number, (service, sql) in enumerate(sent):
+                plan = await _planned(connection, f"{statistics}_{number}", sql)
+                found += [Scan(service, statistics, table, sql) for table in _scanned(plan, large)]
+    finally:
+        await connection.close()
+    return found
+
+
+def _statements(log: str) -> Iterator[tuple[str, str]]:
+    """Each prepared statement that was executed, with its role. The lines after the first begin with a tab."""
+    role, lines = "", list[str]()
+    for line in log.splitlines():
+        if line.startswith("\t"):
+            lines.append(line.strip())
+            continue
+        if lines:
+            yield role, "\n".join(lines)
+        match = _SENT.match(line)
+        role, lines = (match[1], [match[2]]) if match else ("", [])
+
+
+async def _forget(connection: asyncpg.Connection, statistics: Statistics) -> None:
+    """Have the planner know of our tables what it knew at that time."""
+    if statistics == "history":
+        return
+    schemas = list(SERVICES)
+    await connection.execute(
+        "DELETE FROM pg_statistic USING pg_class WHERE starelid = pg_class.oid"
+        " AND relnamespace::regnamespace::text = ANY ($1)",
+        schemas,
+    )
+    await connection.execute(
+        "SELECT pg_restore_relation_stats('schemaname', relnamespace::regnamespace::text, 'relname', relname::text,"
+        " 'relpages', 0, 'reltuples', CAST($2 AS real))"
+        " FROM pg_class WHERE relkind IN ('r', 'i') AND relnamespace::regnamespace::text = ANY ($1)",
+        schemas,
+        0.0 if statistics == "empty" else -1.0,
+    )
+
+
+async def _planned(connection: asyncpg.Connection, name: str, sql: str) -> dict[str, Any]:
+    """The one plan for all parameters."""
+    await connection.execute(f'PREPARE "{name}" AS {sql}')
+    numbers = {int(number) for number in re.findall(r"\$(\d+)", sql)}
+    nulls = f"({', '.join(['NULL'] * max(numbers))})" if numbers else ""
+    try:
+        plan = await connection.fetchval(f'EXPLAIN (FORMAT JSON) EXECUTE "{name}" {nulls}')
+    finally:
+        await connection.execute(f'DEALLOCATE "{name}"')
+    return dict(json.loads(plan)[0]["Plan"])
+
+
+def _scanned(node: Mapping[str, Any], large: set[str]) -> Iterator[str]:
+    """The large tables that this part of a plan reads whole."""
+    if node["Node Type"] == "Seq Scan" and node["Relation Name"] in large:
+        yield node["Relation Name"]
+    for child in node.get("Plans", ()):
+        yield from _scanned(child, large)
