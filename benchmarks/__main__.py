@@ -8,6 +8,7 @@ BENCHMARKS = (
     "benchmarks.ledger",
     "benchmarks.claims",
     "benchmarks.estimates",
+    "benchmarks.marking",
     "benchmarks.smoke",
     "benchmarks.tracing",
     "benchmarks.webhooks",

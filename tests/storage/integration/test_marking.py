@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 
 from contracts.storage import DIGITAL_SOURCE_TYPE, AssetRejected, AssetStored
 from local_platform.marking_credentials import make_marking_credentials
+from local_platform.marks import Mark, mark_of
 from local_platform.servers import S3Server
 from storage.decoders import Decoders
 from storage.decoding import DecodeResult
@@ -19,7 +20,6 @@ from storage.errors import DecoderFailed, MarkingImpossible, SignerUnavailable
 from storage.signing import Signer, signer_of
 from storage.verification import Verifier, check_signer
 from tests.storage.integration.conftest import CREDENTIALS, StorageHarness, output_ready, settings_for, worker_for
-from tests.support.marks import Mark, mark_of
 from tests.support.media import clip, coded_clip, picture
 
 GOOD = Mark("Trusted", "c2pa.created", DIGITAL_SOURCE_TYPE)

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from contracts import headers
 from contracts.message import Message
 from contracts.storage import DIGITAL_SOURCE_TYPE, AssetStored, InputsVerified
+from local_platform.marks import Mark, mark_of
 from local_platform.servers import NatsServer
 from messaging.broker import Broker
 from messaging.failpoints import VARIABLE
@@ -27,7 +28,6 @@ from messaging.ids import new_id
 from service_runtime.settings import ServiceSettings
 from storage.workspace import create_workspace
 from tests.storage.integration.conftest import CREDENTIALS, StorageHarness, output_lookup, output_ready, verify_inputs
-from tests.support.marks import Mark, mark_of
 from tests.support.media import clip, endless_photograph, frames_of, picture
 from tests.support.waiting import eventually
 

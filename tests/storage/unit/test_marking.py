@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from contracts.storage import DIGITAL_SOURCE_TYPE
+from local_platform.marks import Mark, mark_of
 from storage.errors import Unmarkable
 from storage.inspection import inspect
 from storage.marking import Marker
 from storage.signing import signer_of
 from storage.xmp import PACKET
 from tests.storage.unit.test_signing import CREDENTIALS, GIVEN, settings
-from tests.support.marks import Mark, mark_of
 from tests.support.media import clip, coded_clip, frames_of, picture
 
 GOOD = Mark("Trusted", "c2pa.created", DIGITAL_SOURCE_TYPE)
@@ -110,7 +110,9 @@ def test_a_long_clip_is_hashed_in_blocks_and_valid(
 ) -> None:
     monkeypatch.setattr("storage.marking._BLOCKS_FROM_BYTES", 1000)
     assert mark_of(mark(clip(), "mp4"), "video/mp4", CREDENTIALS.root) == GOOD
-    assert mark_of(mark(FRAGMENTED, "mp4"), "video/mp4", CREDENTIALS.root) == GOOD
+    in_two_boxes = clip() + b"\0\0\0\x20mdat" + b"\0" * 24
+    for body in (FRAGMENTED, in_two_boxes):
+        assert mark_of(mark(body, "mp4"), "video/mp4", CREDENTIALS.root) == GOOD
 
 
 def test_a_last_box_to_the_end_of_the_file_gets_a_size(mark: Callable[[bytes, str], bytes], tmp_path: Path) -> None:

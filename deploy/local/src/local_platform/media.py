@@ -1,5 +1,6 @@
-"""The properties of a media file, measured by decoding it."""
+"""The properties of a media file, measured by decoding it, and a copy that another program could have made."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,3 +37,16 @@ def probe(path: Path) -> MediaProbe:
             frames_per_second=float(rate) if rate else None,
             size_bytes=path.stat().st_size,
         )
+
+
+def encoded_again(path: Path) -> bytes:
+    """The same clip as an H.264 mp4 of our own: what a program makes that cuts or shrinks it."""
+    copy = io.BytesIO()
+    with av.open(str(path)) as source, av.open(copy, "w", format="mp4") as target:
+        original = source.streams.video[0]
+        stream = target.add_stream("libx264", rate=original.average_rate)
+        stream.width, stream.height, stream.pix_fmt = original.width, original.height, "yuv420p"
+        for frame in source.decode(original):
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    return copy.getvalue()

@@ -21,7 +21,10 @@ _FORMATS: Final = {"mp4": "video/mp4", "png": "image/png", "jpg": "image/jpeg", 
 """By the name of the container. C2PA has no place in WebM."""
 _BLOCK_BYTES: Final = 4 * 1024 * 1024
 _BLOCKS_FROM_BYTES: Final = 32 * 1024 * 1024
-"""The frames of a larger clip are hashed in blocks: otherwise up to half a gigabyte of it is held in memory."""
+"""The frames of a larger clip are hashed in blocks: otherwise up to half a gigabyte of it is held in memory.
+
+Blocks of a fragmented clip, or of one with several boxes of frames, read back as invalid: it is hashed as a whole.
+"""
 _MEMORY: Final = {"backing_store_memory_threshold_in_mb": 8}
 """More than this is kept in TMPDIR while the manifest is written."""
 _MANIFEST: Final = {"claim_generator_info": [{"name": "Reelhouse"}], "assertions": []}
@@ -55,25 +58,23 @@ class Marker:
         with marked.open("w+b") as target:
             if container == "mp4":
                 with path.open("r+b") as file:
-                    fragmented = add_to_mp4(file)
-                    in_blocks = not fragmented and os.fstat(file.fileno()).st_size > _BLOCKS_FROM_BYTES
-                    file.seek(0)
-                    self._sign(file, container, target, in_blocks)
+                    in_one_box = add_to_mp4(file)
+                    is_large = os.fstat(file.fileno()).st_size > _BLOCKS_FROM_BYTES
+                    self._sign(file, container, target, in_blocks=in_one_box and is_large)
                 return
             with path.open("rb") as picture, tempfile.TemporaryFile(dir=marked.parent) as with_packet:
                 _PICTURES[container](picture, with_packet)
-                with_packet.seek(0)
                 self._sign(with_packet, container, target)
 
     def mark_poster(self, poster: bytes) -> bytes:
         """The marked JPEG. Raises ``Unmarkable``."""
         with_packet, target = io.BytesIO(), io.BytesIO()
         copy_jpeg(io.BytesIO(poster), with_packet)
-        with_packet.seek(0)
         self._sign(with_packet, "jpg", target)
         return target.getvalue()
 
     def _sign(self, source: BinaryIO, container: str, target: BinaryIO, in_blocks: bool = False) -> None:
+        source.seek(0)
         context, media_type = self._context_for_blocks if in_blocks else self._context, _FORMATS[container]
         try:
             builder = c2pa.Builder(_MANIFEST, context=context)

@@ -68,10 +68,13 @@ def signer_of(settings: Settings) -> Signer | None:
         return None
     assert settings.marking_key is not None
     assert settings.marking_certificates is not None
+    return local_signer(settings.marking_key.get_secret_value(), settings.marking_certificates)
+
+
+def local_signer(key_text: str, certificates: str) -> Signer:
+    """The signer with a key in PEM, and its certificates. Raises ValueError."""
     # Some secret stores hold a text in one line.
-    key_text, certificates = (
-        text.replace("\\n", "\n") for text in (settings.marking_key.get_secret_value(), settings.marking_certificates)
-    )
+    key_text, certificates = key_text.replace("\\n", "\n"), certificates.replace("\\n", "\n")
     try:
         key = load_pem_private_key(key_text.encode(), password=None)
         [leaf, *_] = x509.load_pem_x509_certificates(certificates.encode())

@@ -114,12 +114,13 @@ def _extended_header(name: bytes, first: bytes, source: BinaryIO) -> bytes:
 
 
 def add_to_mp4(file: BinaryIO) -> bool:
-    """Append the packet as a box of its own: nothing moves. Says whether the clip is fragmented. Raises ``Unmarkable``.
+    """Append the packet as a box of its own: nothing moves. Raises ``Unmarkable``.
 
+    Returns whether all frames lie in one box: then the clip can be hashed in blocks.
     Bytes behind the last box are no part of the clip, and go. A packet that was there before becomes free space.
     """
     end, size = 0, os.fstat(file.fileno()).st_size
-    last, last_at, fragmented = b"", 0, False
+    last, last_at, boxes_of_frames, fragmented = b"", 0, 0, False
     while end + 8 <= size:
         file.seek(end)
         head = file.read(32)
@@ -142,6 +143,7 @@ def add_to_mp4(file: BinaryIO) -> bool:
             file.seek(end + 4)
             file.write(b"free")
         fragmented = fragmented or name == b"moof"
+        boxes_of_frames += name == b"mdat"
         last, last_at = name, end
         end += length
     index = b""
@@ -153,7 +155,7 @@ def add_to_mp4(file: BinaryIO) -> bool:
     file.truncate()
     body = b"uuid" + _MP4_XMP + PACKET
     file.write((len(body) + 4).to_bytes(4) + body + index)
-    return fragmented
+    return boxes_of_frames == 1 and not fragmented
 
 
 def _copy(source: BinaryIO, target: BinaryIO, length: int) -> None:

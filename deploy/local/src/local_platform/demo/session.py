@@ -15,7 +15,7 @@ import msgspec
 
 from local_platform.api_client import ApiClient
 from local_platform.console import bold, dim, green, say
-from local_platform.demo.shapes import Balance, Generation, Order
+from local_platform.demo.shapes import Balance, Generation, Order, Verification
 from local_platform.description import PlatformDescription
 from local_platform.media import MediaProbe, probe
 from local_platform.supervisor import Supervisor
@@ -49,6 +49,11 @@ class Session:
         self.user = user
         self._supervisor = supervisor
         self._steps = 0
+
+    @property
+    def directory(self) -> Path:
+        """Where downloads go."""
+        return self._supervisor.directory
 
     def heading(self, text: str) -> None:
         """Begin a step."""
@@ -137,12 +142,19 @@ class Session:
     async def download(self, generation: Generation, name: str) -> MediaProbe:
         """Download the file of a generation through its link, decode it and print what it is."""
         assert generation.download is not None
-        path = self._supervisor.directory / name
+        path = self.directory / name
         async with httpx.AsyncClient(trust_env=False) as anybody:
             response = await anybody.get(generation.download.url)
         check(response.status_code == httpx.codes.OK, f"{name} is downloaded through its short-lived link")
         await asyncio.to_thread(path.write_bytes, response.content)
         return _say_media(path)
+
+    async def verify(self, file: bytes) -> Verification:
+        """Ask, as anybody may, whether a file was made here."""
+        async with httpx.AsyncClient(base_url=self.platform.urls["gateway"], trust_env=False) as anybody:
+            headers = {"Content-Type": "application/octet-stream"}
+            response = await anybody.post("/v1/verify", content=file, headers=headers)
+        return msgspec.json.decode(response.raise_for_status().content, type=Verification)
 
 
 def _say_media(path: Path) -> MediaProbe:
@@ -157,6 +169,10 @@ def _say_media(path: Path) -> MediaProbe:
 def _say_event(event_type: str, data: Mapping[str, Any]) -> None:
     if event_type == "generation.progress":
         say("  ", dim("event"), f" {data['percent']:3} %  {data.get('stage') or ''}")
+        return
+    if event_type == "generation.estimated":
+        expected = data["estimated_completion_at"]
+        say("  ", dim("event"), " estimated ", dim(f"queue_position={data['queue_position']} completion={expected}"))
         return
     hidden = ("name", "generation_id", "at", "status")
     details = " ".join(f"{key}={value}" for key, value in data.items() if key not in hidden and value is not None)

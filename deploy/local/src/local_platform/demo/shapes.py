@@ -41,6 +41,13 @@ class Payment(msgspec.Struct, frozen=True):
     checkout_url: str
 
 
+class Verification(msgspec.Struct, frozen=True):
+    """``POST /v1/verify``."""
+
+    made_here: bool
+    explanation: str
+
+
 class Failure(msgspec.Struct, frozen=True):
     """Why a generation failed."""
 

@@ -10,10 +10,13 @@ import httpx
 import msgspec
 
 from auditor.timeline import read_timeline, render_timeline
+from contracts.storage import DIGITAL_SOURCE_TYPE
 from local_platform.api_client import ApiClient
 from local_platform.console import indented, say, table
 from local_platform.demo.session import Session, check
 from local_platform.demo.shapes import CreditPack, Generation, Model, Order, Payment, RefusedOrder, StatementLine
+from local_platform.marks import mark_of
+from local_platform.media import encoded_again
 from messaging.ids import new_id
 from service_runtime.database import engine_for
 
@@ -29,6 +32,7 @@ FAILING_CLIP: Final[Order] = {
     "model_id": "ltx-2.5-t2v",
     "parameters": {"prompt": "A train that never arrives"},
 }
+CLIP_FILE: Final = "clip.mp4"
 SIGNUP_CREDITS: Final = 50
 ATTEMPTS: Final = 3
 """How often generation tries before it fails an order: its default."""
@@ -133,8 +137,25 @@ async def show_hops(story: Story) -> None:
 
 async def show_clip(story: Story) -> None:
     story.session.heading("The clip itself")
-    media = await story.session.download(story.completed_clip, "clip.mp4")
+    media = await story.session.download(story.completed_clip, CLIP_FILE)
     check(media.codec == "h264" and media.frames > 1, "it decodes, to the last frame")
+
+
+async def show_mark(story: Story) -> None:
+    session = story.session
+    session.heading("Who made it? The clip says so, and anybody may ask")
+    path = session.directory / CLIP_FILE
+    clip = await asyncio.to_thread(path.read_bytes)
+    certificates = session.platform.environments["storage"]["STORAGE_MARKING_CERTIFICATES"]
+    mark = mark_of(clip, "video/mp4", root=certificates[certificates.rindex("-----BEGIN") :])
+    assert mark is not None
+    say(f"  {mark.action} {mark.source_type}")
+    check(mark.state == "Trusted" and mark.source_type == DIGITAL_SOURCE_TYPE, "a C2PA reader accepts its mark")
+    say("  POST /v1/verify")
+    delivered = await session.verify(clip)
+    check(delivered.made_here, delivered.explanation)
+    copy = await session.verify(await asyncio.to_thread(encoded_again, path))
+    check(not copy.made_here, f"a copy that was encoded again: {copy.explanation}")
 
 
 async def refuse_poor_user(story: Story) -> None:
@@ -206,6 +227,7 @@ STEPS: Final[tuple[Callable[[Story], Awaitable[None]], ...]] = (
     order_picture,
     show_hops,
     show_clip,
+    show_mark,
     refuse_poor_user,
     fail_job,
     show_statement,
