@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from auditor.terminal import table
 
+NO_ID: Final = UUID(int=0)
 _SUMMARY_FIELDS: Final = (
     "status",
     "reason",
@@ -38,16 +39,30 @@ _SUMMARY_FIELDS: Final = (
 )
 """Fields of payloads that an operator wants to see; the rest is in the journal."""
 
+# An id with a time is older than its messages: the partitions before it are not visited. A message whose own id has no
+# time is in the default partition.
+ENTRIES_OF_SUBJECT: Final = """
+    SELECT * FROM auditor.journal WHERE message_id >= :first AND (correlation_id = :id OR user_id = :id)
+    UNION ALL
+    SELECT * FROM auditor.journal_default WHERE message_id < :first AND (correlation_id = :id OR user_id = :id)
+"""
+_OLDER_MS: Final = 24 * 3600 * 1000
+_TIME_ORDERED: Final = 7
+_TIME_SHIFT: Final = 80
+"""A UUIDv7 begins with its time, in milliseconds."""
 _ENTRIES: Final = text(
-    """
+    f"""
     SELECT j.message_id, j.subject, j.producer, j.correlation_id, j.occurred_at, j.traceparent, j.payload,
            cause.subject, cause.occurred_at
-    FROM auditor.journal AS j
-    LEFT JOIN auditor.journal AS cause ON cause.message_id = j.causation_id
-    WHERE j.correlation_id = :id OR j.user_id = :id
+    FROM (
+        SELECT * FROM ({ENTRIES_OF_SUBJECT}) AS every ORDER BY occurred_at DESC, message_id DESC LIMIT :limit
+    ) AS j
+    -- One by one: a join of whole tables would read the whole journal.
+    LEFT JOIN LATERAL (
+        SELECT subject, occurred_at FROM auditor.journal AS c WHERE c.message_id = j.causation_id LIMIT 1
+    ) AS cause ON true
     ORDER BY j.occurred_at DESC, j.message_id DESC
-    LIMIT :limit
-    """
+    """  # noqa: S608 - a constant
 )
 
 
@@ -87,9 +102,17 @@ class Hop:
 
 async def read_timeline(connection: AsyncConnection, identity: UUID, limit: int = 200) -> list[Hop]:
     """The messages of a generation, a payment or a user, oldest first; the latest ``limit`` if there are more."""
-    rows = await connection.execute(_ENTRIES, {"id": identity, "limit": limit})
+    values = {"id": identity, "first": first_message_of(identity), "limit": limit}
+    rows = await connection.execute(_ENTRIES, values)
     entries = [_Entry(*row) for row in rows][::-1]
     return [_hop(entry, entries[0].occurred_at) for entry in entries]
+
+
+def first_message_of(identity: UUID) -> UUID:
+    """No message about ``identity`` has an id below this, unless it has one without a time."""
+    if identity.version != _TIME_ORDERED:
+        return NO_ID
+    return UUID(int=max((identity.int >> _TIME_SHIFT) - _OLDER_MS, 0) << _TIME_SHIFT)
 
 
 def render_timeline(hops: list[Hop]) -> Table:

@@ -42,6 +42,28 @@ _FIND_GENERATION: Final = sa.select(generations).where(
 # Unmarked files can be alike.
 _FIND_DELIVERED: Final = sa.select(generations.c.kind).where(generations.c.sha256 == sa.bindparam("sha256")).limit(1)
 
+REMEMBERED_LINES: Final = 100
+"""So many lines more, and what they add up to is remembered."""
+_SETTLED: Final = sa.text("""
+    SELECT known.through_line, line.lines, line.last_line, known.settled_credits + line.captured AS total
+    FROM (
+        SELECT coalesce(max(through_line), 0) AS through_line, coalesce(max(settled_credits), 0) AS settled_credits
+        FROM gateway.settled_credits WHERE user_id = :user_id
+    ) AS known
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS lines, coalesce(max(line_number), 0) AS last_line,
+               coalesce(-sum(reserved_delta_credits) FILTER (WHERE reason = 'capture'), 0) AS captured
+        FROM gateway.ledger_lines WHERE user_id = :user_id AND line_number > known.through_line
+    ) AS line
+""")
+_REMEMBER_SETTLED: Final = sa.text("""
+    INSERT INTO gateway.settled_credits AS s (user_id, through_line, settled_credits)
+    VALUES (:user_id, :through_line, :settled_credits)
+    ON CONFLICT (user_id) DO UPDATE
+    SET through_line = excluded.through_line, settled_credits = excluded.settled_credits
+    WHERE s.through_line < excluded.through_line
+""")
+
 
 async def list_generations(
     engine: AsyncEngine, user_id: UUID, wanted: GenerationFilter, after: Cursor | None, limit: int
@@ -98,24 +120,27 @@ async def list_timeline(engine: AsyncEngine, user_id: UUID, subject_id: UUID) ->
     """What happened to one generation or payment of this user, in order."""
     statement = (
         sa.select(*_HISTORY)
-        .where(activity.c.subject_id == subject_id, activity.c.user_id == user_id)
+        # The owner is no way to the rows: the history of a user may be long.
+        .where(activity.c.subject_id == subject_id, (activity.c.user_id == user_id).is_(sa.true()))
         .order_by(activity.c.occurred_at, activity.c.sequence)
     )
     return [HistoryRecord(*row) for row in await _rows(engine, statement)]
 
 
 async def find_balance(engine: AsyncEngine, user_id: UUID) -> tuple[BalanceRecord | None, int]:
-    """The balance of a user, and the credits that were ever captured from them."""
+    """The balance of a user, and the credits that were ever captured from them.
+
+    Lines are added up once: now and then the sum is remembered, up to a line below which none is missing.
+    """
     columns = [balances.c[field.name] for field in fields(BalanceRecord)]
-    settled = (
-        sa.select(sa.func.coalesce(-sa.func.sum(ledger_lines.c.reserved_delta_credits), 0))
-        .where(ledger_lines.c.user_id == user_id, ledger_lines.c.reason == "capture")
-        .scalar_subquery()
-    )
     async with single_statements(engine) as connection:
         row = (await connection.execute(sa.select(*columns).where(balances.c.user_id == user_id))).one_or_none()
-        total = (await connection.execute(sa.select(settled))).scalar_one()
-    return None if row is None else BalanceRecord(*row), int(total)
+        settled = (await connection.execute(_SETTLED, {"user_id": user_id})).one()
+        is_gapless = settled.last_line - settled.through_line == settled.lines
+        if settled.lines >= REMEMBERED_LINES and is_gapless:
+            values = {"user_id": user_id, "through_line": settled.last_line, "settled_credits": int(settled.total)}
+            await connection.execute(_REMEMBER_SETTLED, values)
+    return None if row is None else BalanceRecord(*row), int(settled.total)
 
 
 async def list_usage(engine: AsyncEngine, user_id: UUID, day_from: date, day_to: date) -> list[UsageRecord]:

@@ -124,6 +124,15 @@ payments = sa.Table(
     sa.Column("updated_at", _AT, nullable=False, server_default=sa.func.now()),
 )
 
+settled_credits = sa.Table(
+    "settled_credits",
+    metadata,
+    # Lines through this one are added up: none of them is missing, and none changes.
+    sa.Column("user_id", _UUID, primary_key=True),
+    sa.Column("through_line", sa.BigInteger, nullable=False),
+    sa.Column("settled_credits", sa.BigInteger, nullable=False),
+)
+
 activity_heads = sa.Table(
     "activity_heads",
     metadata,

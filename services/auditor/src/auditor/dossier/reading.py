@@ -12,7 +12,7 @@ from auditor.dossier.identities import IdColumn, Identification, identify, uuid_
 from auditor.dossier.sections import HOPS, ORDERS, SECTION_QUERIES, SectionQuery, own_rows
 from auditor.errors import UnknownIdentity
 from auditor.schemas import snapshot
-from auditor.timeline import Hop, read_timeline
+from auditor.timeline import NO_ID, Hop, first_message_of, read_timeline
 
 ROWS_PER_SECTION: Final = 50
 HOPS_SHOWN: Final = 200
@@ -23,7 +23,14 @@ _OMITTED_COLUMNS: Final = frozenset(("body", "body_sha256", "content_hash", "req
 """Columns that tell an operator nothing, or more about a person than a terminal needs."""
 _SHOWN_IN_SECTIONS: Final = frozenset(("a generation", "a payment", "a user"))
 
-_TYPES: Final = {"argument": "text", "argument_id": "uuid", "id": "uuid", "key": "text", "orders": "uuid[]"}
+_TYPES: Final = {
+    "first": "uuid",
+    "argument": "text",
+    "argument_id": "uuid",
+    "id": "uuid",
+    "key": "text",
+    "orders": "uuid[]",
+}
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
 
 
@@ -65,6 +72,8 @@ class _Parameters:
     key: str
     argument: str
     argument_id: UUID | None
+    first: UUID
+    """The first message that may be about it."""
     orders: list[UUID] = field(default_factory=list)
 
 
@@ -88,7 +97,8 @@ async def _read_chapter(
     connection: AsyncConnection, argument: str, identification: Identification, all_rows: bool
 ) -> Chapter:
     subject = identification.subject
-    parameters = _Parameters(subject.uuid, subject.key, argument, uuid_of(argument))
+    first = NO_ID if subject.uuid is None else first_message_of(subject.uuid)
+    parameters = _Parameters(subject.uuid, subject.key, argument, uuid_of(argument), first)
     orders = await connection.execute(_typed(ORDERS[subject.kind]), asdict(parameters))
     parameters.orders = list(orders.scalars())
     limit = MOST_ROWS if all_rows else ROWS_PER_SECTION

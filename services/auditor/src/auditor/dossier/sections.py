@@ -11,6 +11,7 @@ from typing import Final
 
 from auditor.dossier.identities import IdColumn, SubjectKind
 from auditor.schemas import for_each_schema
+from auditor.timeline import ENTRIES_OF_SUBJECT
 from contracts.message import SERVICES, Service
 from contracts.permissions import durable_name
 from contracts.registry import consumed_by, stream_of
@@ -76,7 +77,7 @@ ORDERS: Final[Mapping[SubjectKind, str]] = {
 }
 """The ids by which the messages of a subject are correlated: a user's are those of all orders, payments and grants."""
 
-HOPS: Final = "SELECT count(*) FROM auditor.journal WHERE correlation_id = :id OR user_id = :id"
+HOPS: Final = f"SELECT count(*) FROM ({ENTRIES_OF_SUBJECT}) AS every"  # noqa: S608 - a constant
 """How many messages a timeline is made of."""
 
 
@@ -359,7 +360,8 @@ SECTION_QUERIES: Final = (
             SELECT '{schema}' AS schema, subject, created_at, published_at, published_sequence, message_id
             FROM {schema}.outbox_messages AS o
             WHERE {where} AND published_at IS NOT NULL AND correlation_id = ANY(:orders)
-              AND NOT EXISTS (SELECT FROM auditor.journal AS j WHERE j.message_id = o.message_id)
+              -- OFFSET 0: message by message, not all of the journal beside all of the outbox.
+              AND NOT EXISTS (SELECT FROM auditor.journal AS j WHERE j.message_id = o.message_id OFFSET 0)
             """,
             " ORDER BY published_at",
         ),

@@ -1,4 +1,4 @@
-"""The postings of one order, grant or clawback are found without reading the ledger.
+"""The postings of one order, payment, grant or clawback are found without reading the ledger.
 
 Only adds indexes and a right: code from before runs on. An index of the ledger is built beside running services.
 """
@@ -10,9 +10,9 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-# One leg of each transfer is enough: the others are found by their transfer.
 INDEXES = (
-    ("postings_by_generation", "billing.balance_ledger (generation_id) WHERE account = 'user:reserved'"),
+    ("postings_by_generation", "billing.balance_ledger (generation_id) WHERE generation_id IS NOT NULL"),
+    ("postings_by_payment", "billing.balance_ledger (payment_id) WHERE payment_id IS NOT NULL"),
     ("postings_by_grant", "billing.balance_ledger (grant_id) WHERE grant_id IS NOT NULL"),
     ("postings_by_clawback", "billing.balance_ledger (clawback_id) WHERE clawback_id IS NOT NULL"),
     ("clawbacks_by_payment", "billing.clawbacks (payment_id)"),
