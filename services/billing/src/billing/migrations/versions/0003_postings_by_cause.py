@@ -24,4 +24,6 @@ def upgrade() -> None:
     op.execute("GRANT SELECT ON SEQUENCE billing.balance_ledger_posting_id_seq TO auditor")
     with op.get_context().autocommit_block():
         for name, definition in INDEXES:
+            # A build that was interrupted leaves an index that nothing uses.
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS billing.{name}")
             op.execute(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {definition}")

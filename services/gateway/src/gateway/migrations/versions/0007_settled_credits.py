@@ -5,8 +5,8 @@ Only adds a table: code from before adds all lines up, as it did.
 
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
