@@ -147,8 +147,9 @@ async def test_a_delivered_order_is_measured_and_shared_with_every_replica(
 
     def run(order: Order, now: datetime) -> None:
         [attempt] = order.attempts
-        attempt.submitted_at, attempt.started_at = now, now + timedelta(seconds=1)
-        attempt.end("succeeded", now + timedelta(seconds=5))
+        assert attempt.prepared_at is not None
+        attempt.started_at = attempt.prepared_at + timedelta(seconds=1)
+        attempt.end("succeeded", attempt.started_at + timedelta(seconds=4))
         order.verifying_number = 1
         order.move_to("storing")
 

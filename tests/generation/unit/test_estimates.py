@@ -135,6 +135,10 @@ class TestInTheQueue:
         assert slower.start.p50 == pytest.approx(2 * plain.start.p50 + 1)
         assert slower.forecast_seconds == plain.forecast_seconds
 
+    def test_places_that_are_free_between_two_jobs_make_every_later_turn_later(self) -> None:
+        told = estimate_waiting(endpoint(waiting(3), slots=1), measured(run=[1.0] * 10), used_share=0.5)
+        assert [one.start and round(one.start.p50, 6) for one in told] == [1.0, 23.0, 45.0]
+
     def test_delays_that_are_independent_do_not_all_come_together(self) -> None:
         [told] = estimate_waiting(endpoint(waiting(1)), NOTHING)
         assert told.start is not None
@@ -147,7 +151,7 @@ def delivered(**changes: object) -> Order:
     """An order of 10 planned seconds that was delivered: handed over in 2 s, run in 20 s, stored in 3 s."""
     one = order("completed", "succeeded", planned_seconds=10.0, verifying_number=1, **changes)
     [attempt] = one.attempts
-    attempt.submitted_at = NOW
+    attempt.prepared_at = NOW
     attempt.started_at = NOW + timedelta(seconds=2)
     attempt.ended_at = NOW + timedelta(seconds=22)
     one.finished_at = NOW + timedelta(seconds=25)

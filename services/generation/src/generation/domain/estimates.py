@@ -84,12 +84,16 @@ def busy_slot(order: ActiveOrder, times: MeasuredTimes) -> BusySlot:
     return BusySlot(order.user_id, order.lane, seconds)
 
 
-def estimate_waiting(state: EndpointState, times: MeasuredTimes) -> list[OrderEstimate]:
-    """What waits, in the order in which it will be served."""
+def estimate_waiting(state: EndpointState, times: MeasuredTimes, used_share: float = 1.0) -> list[OrderEstimate]:
+    """What waits, in the order in which it will be served.
+
+    ``used_share`` is the share of the endpoint's places that are taken while work waits: between the end of one job and
+    the claim of the next a place is free.
+    """
 
     def occupied_seconds(order: WaitingOrder, lane: Lane) -> float:
         handover = times.distribution("handover", order.model_id, lane)
-        return handover.mean + _run(times, order.model_id, lane, order.planned_seconds).mean
+        return (handover.mean + _run(times, order.model_id, lane, order.planned_seconds).mean) / used_share
 
     estimates = []
     for turn in forecast(state, occupied_seconds):
@@ -125,9 +129,8 @@ def measure(order: Order) -> Measured:
     handover = ratio = None
     if run_seconds is not None:
         ratio = max(0.0, run_seconds) / _planned(order.planned_seconds)
-        sent_at = attempt.sending_at or attempt.submitted_at
-        if sent_at is not None:
-            handover = max(0.0, (attempt.ended_at - sent_at).total_seconds() - run_seconds)
+        if attempt.prepared_at is not None:
+            handover = max(0.0, (attempt.ended_at - attempt.prepared_at).total_seconds() - run_seconds)
     return Measured(handover, ratio, max(0.0, (order.finished_at - attempt.ended_at).total_seconds()))
 
 

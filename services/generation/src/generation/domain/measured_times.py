@@ -13,7 +13,7 @@ from typing import Final, Literal
 from contracts.values import Lane
 
 Measure = Literal[
-    "handover",  # seconds from the submission until a worker begins: a cold start included
+    "handover",  # seconds from the claim until a worker begins: a cold start included
     "run",  # from the begin of the work to its file, as a multiple of what the catalogue plans
     "storing",  # seconds from the file to its delivery
     "wait",  # from a forecast to the begin of the work, as a multiple of the forecast (`estimates.wait_ratio`)
@@ -70,8 +70,8 @@ class Distribution:
 
     @property
     def mean(self) -> float:
-        """The mean of the middle four fifths."""
-        cut = len(self.values) // 10
+        """The mean without the twentieth at each end: a mean of the middle alone would be too short for run times."""
+        cut = len(self.values) // 20
         middle = self.values[cut : len(self.values) - cut]
         return sum(middle) / len(middle)
 

@@ -47,6 +47,7 @@ class Attempt:
     fence_token: int
     endpoint_id: str
     check_at: datetime
+    prepared_at: datetime | None = None
     sending_at: datetime | None = None
     provider_job_id: str | None = None
     submitted_at: datetime | None = None

@@ -4,7 +4,7 @@ Every replica does it, from the same rows and the same measured times; of two me
 """
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
@@ -23,6 +23,10 @@ from messaging.live import publish_live
 
 SHARE_SECONDS: Final = 5.0
 """How often the replicas share what they measured."""
+USED_ROUNDS: Final = 30
+"""A minute in which work waited, which need not be the last one."""
+LEAST_USED: Final = 0.5
+"""A queue that has just become long says little: most places are free for a moment."""
 
 
 class Estimates:
@@ -35,6 +39,7 @@ class Estimates:
         self._times = MeasuredTimes({})
         self._shared_at = float("-inf")
         self._told: set[str] = set()
+        self._used: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=USED_ROUNDS))
 
     async def publish(self) -> None:
         """Estimate every order that waits or runs, and tell the gateways."""
@@ -45,13 +50,20 @@ class Estimates:
         async with self._engine.connect() as connection:
             states = await get_queue_states(connection)
         for state in states:
-            estimates = _estimate(state, self._times)
+            estimates = _estimate(state, self._times, self._used_share(state))
             self._track_record.give(estimates, state.at)
             # An endpoint where nothing is under way any more says so once.
             if estimates or state.endpoint in self._told:
                 await publish_live(self._broker, live.ESTIMATES_SUBJECT, _message(state, estimates))
             (self._told.add if estimates else self._told.discard)(state.endpoint)
         ESTIMATING_SECONDS.observe(time.perf_counter() - began)
+
+    def _used_share(self, state: QueueState) -> float:
+        """The share of the endpoint's places that were taken, over the last rounds in which work waited."""
+        used = self._used[state.endpoint]
+        if state.paused_seconds <= 0 and any(user.room > 0 for user in state.users):
+            used.append(min(1.0, len(state.active) / state.max_active))
+        return max(LEAST_USED, sum(used) / len(used)) if used else 1.0
 
     async def _share(self) -> Mapping[MeasureKey, Sequence[float]]:
         measured = self._track_record.take()
@@ -65,7 +77,7 @@ class Estimates:
             raise
 
 
-def _estimate(state: QueueState, times: MeasuredTimes) -> list[OrderEstimate]:
+def _estimate(state: QueueState, times: MeasuredTimes, used_share: float) -> list[OrderEstimate]:
     endpoint = EndpointState(
         max_active=state.max_active,
         virtual_time=state.virtual_time,
@@ -74,7 +86,7 @@ def _estimate(state: QueueState, times: MeasuredTimes) -> list[OrderEstimate]:
         users=state.users,
         busy=[busy_slot(one, times) for one in state.active],
     )
-    return [*(estimate_active(one, times) for one in state.active), *estimate_waiting(endpoint, times)]
+    return [*(estimate_active(one, times) for one in state.active), *estimate_waiting(endpoint, times, used_share)]
 
 
 def _message(state: QueueState, estimates: Iterable[OrderEstimate]) -> live.QueueEstimates:

@@ -92,7 +92,7 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _ATTEMPT_COLUMNS: Final = tuple(field.name for field in fields(Attempt))
-_ATTEMPT_CONSTANTS: Final = ("attempt_number", "endpoint_id", "sending_at")
+_ATTEMPT_CONSTANTS: Final = ("attempt_number", "endpoint_id", "prepared_at", "sending_at")
 """Never written here. ``sending_at`` is set without the order's lock (``repository.attempts``)."""
 _LOOKUP_COLUMNS: Final = ("sought_version", "sought_code", "sought_detail", "sought_retry")
 _NAMED_OTHERWISE: Final = ("attempts", "events", "lookup", "verifying_number")
