@@ -5,7 +5,6 @@ import { sayCredits, sayDelta, sayError, sayNumber, sayPrice, sayProvider, sayRe
 
 const LINES = 20
 const PURCHASE = "reelhouse.purchase"
-const RETURNED = "reelhouse.returned"
 const PROVIDERS = ["stripe", "btcpay", "nowpayments"]
 
 export function credits({ reelhouse, store, token, baseUrl, listen }) {
@@ -27,12 +26,13 @@ export function credits({ reelhouse, store, token, baseUrl, listen }) {
     const { items } = await reelhouse.listPayments({ query: { limit: 5 } })
     payments.replaceChildren(...items.map(payment))
     // Coming back from the checkout proves nothing: what the API says about the payment does.
-    const returned = items.find(({ id }) => id === sessionStorage.getItem(RETURNED))
+    const paymentId = new URLSearchParams(location.search).get("payment_id")
+    const returned = items.find(({ id }) => id === paymentId)
     if (!returned) return
     const { items: history } = await reelhouse.getPaymentTimeline({ path: { payment_id: returned.id } })
     const granted = history.some(({ name }) => name === "credits_granted")
     news.textContent = sayPayment(returned, granted)
-    if (granted) sessionStorage.removeItem(RETURNED)
+    if (granted) window.history.replaceState(null, "", location.pathname + location.hash)
   }
 
   const draw = () => Promise.all([drawBalance(), statement.draw()])
@@ -58,7 +58,8 @@ function payment(one) {
     h("span", {}, `${sayPrice(one.price_cents, one.currency)} · ${sayProvider(one.provider)}`),
     h("span", { class: `tag ${one.status}` }, one.status.replaceAll("_", " ")),
     h("time", { datetime: one.created_at }, sayTime(one.created_at)),
-    one.checkout_url && h("a", { href: one.checkout_url, onclick: () => sessionStorage.setItem(RETURNED, one.id) }, "Pay"))
+    one.checkout_url && h("a", { href: one.checkout_url }, "Pay"),
+    one.receipt_url && h("a", { href: one.receipt_url, target: "_blank", rel: "noreferrer" }, "Receipt"))
 }
 
 /** The packs, and how to pay. */
@@ -75,8 +76,9 @@ function shop(reelhouse) {
     button.disabled = true
     complaint.textContent = ""
     try {
-      const { id, checkout_url: url } = await purchase(reelhouse, { pack_id: pack.id, provider })
-      sessionStorage.setItem(RETURNED, id)
+      // The checkout comes back here, with the payment's id in the query.
+      const here = `${location.origin}${location.pathname}#/credits`
+      const { checkout_url: url } = await purchase(reelhouse, { pack_id: pack.id, provider, return_url: here })
       location.assign(url)
     } catch (error) {
       complaint.textContent = sayError(error)

@@ -105,6 +105,7 @@ class PaymentsHarness:
         pack: str = "creator",
         user: UUID | None = None,
         payment_id: UUID | None = None,
+        return_url: str | None = None,
     ) -> UUID:
         """Handle the command to create a payment."""
         payment_id = payment_id or new_id()
@@ -113,6 +114,7 @@ class PaymentsHarness:
             user_id=user or uuid4(),
             provider=provider,
             pack_id=pack,
+            return_url=return_url,
             requested_at=datetime.now(UTC),
         )
         async with self.transactions.begin() as tx:

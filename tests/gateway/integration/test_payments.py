@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
@@ -58,6 +59,53 @@ async def begin(
 ) -> tuple[asyncio.Task[Any], CreatePayment]:
     asked = asyncio.create_task(user.post("/v1/payments", STARTER, key))
     return asked, await command(harness, number)
+
+
+async def test_the_checkout_returns_to_frontends_that_are_known_and_nowhere_else(harness: GatewayHarness) -> None:
+    origins = ["https://app.example.com"]
+    gateway = await harness.gateway(cors_origins=origins, cors_localhost=True, checkout_wait_seconds=0.05)
+    user = harness.user(gateway)
+    pages = ("https://app.example.com/credits?tab=1#top", "http://localhost:3000/", "https://app.example.com:443")
+    for number, page in enumerate(pages, 1):
+        begun = await user.post("/v1/payments", {**STARTER, "return_url": page}, f"key {number}")
+        assert begun.status_code == 202
+        told = await command(harness, number)
+        assert told.return_url is not None
+        wanted = urlsplit(page)
+        separator = "&" if wanted.query else ""
+        query = f"{wanted.query}{separator}payment_id={begun.json()['id']}"
+        assert told.return_url == wanted._replace(query=query).geturl()
+    for page in (
+        "https://evil.example.com/",
+        "http://app.example.com/",
+        "https://app.example.com.evil.com/",
+        "https://app.example.com@evil.com/",
+        "https://app.example.com:8443/",
+        "//app.example.com/",
+        "javascript:alert(1)",
+        "https://[",
+        "https://app.example.com/\nSet-Cookie: a",
+    ):
+        refused = await user.post("/v1/payments", {**STARTER, "return_url": page}, "a key that stays free")
+        assert (refused.status_code, refused.json()["errors"][0]["code"]) == (422, "foreign_origin"), page
+    reused = await user.post("/v1/payments", STARTER, "key 1")
+    assert (reused.status_code, reused.json()["code"]) == (422, "idempotency_key_reused")
+
+
+async def test_a_receipt_is_shown_once_there_is_one(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(checkout_wait_seconds=0.05)
+    user = harness.user(gateway)
+    asked, told = await begin(harness, user, "buy", 1)
+    await asked
+    receipt = "https://pay.stripe.com/receipts/payment/1"
+    settled = payment(gateway, told, 3, "settled", receipt_url=receipt)
+    await harness.publish("payments", payment(gateway, told, 2, "pending"), settled, about=told.payment_id)
+
+    async def shown() -> bool:
+        answer = (await user.get(f"/v1/payments/{told.payment_id}")).json()
+        return bool(answer["status"] == "settled" and answer["receipt_url"] == receipt)
+
+    await eventually(shown, what="the receipt")
 
 
 async def test_a_purchase_begins_once_for_each_key_and_shows_its_checkout(harness: GatewayHarness) -> None:

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.payments import Provider
+from contracts.payments import PROVIDERS, Provider
 from messaging.ids import new_id
 from payments.tables import payment_transactions
 from tests.payments.harness import PaymentsHarness, run_due
@@ -23,6 +23,28 @@ async def test_a_pack_bought_through_stripes_page_is_granted_with_its_bonus(harn
     commands = await harness.billing_commands()
     assert [subject for subject, _ in commands] == ["billing.command.grant-credits.v1"] * 2
     assert {command["payment_id"] for _, command in commands} == {str(opened.payment_id)}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_the_checkout_sends_the_buyer_where_the_frontend_wants(
+    harness: PaymentsHarness, provider: Provider
+) -> None:
+    wanted = "https://app.example.com/credits?payment_id=42#paid"
+    payment_id = await harness.create(provider, return_url=wanted)
+    await harness.run_loops()
+    checkout_url = (await harness.payment(payment_id)).checkout_url
+    assert checkout_url is not None
+    answer = await harness.http.post(checkout_url, data={"method": "card"})
+    assert answer.headers["location"] == wanted
+
+
+async def test_a_paid_payment_has_stripes_receipt(harness: PaymentsHarness) -> None:
+    opened = await harness.open()
+    assert (await harness.payment(opened.payment_id)).receipt_url is None
+    harness.stripe.account.pay(opened.reference, "card")
+    await harness.poll_all()
+    [charge] = harness.stripe.account.charges.values()
+    assert (await harness.payment(opened.payment_id)).receipt_url == charge["receipt_url"]
 
 
 async def test_the_same_command_twice_opens_one_checkout(harness: PaymentsHarness) -> None:

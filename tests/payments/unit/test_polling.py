@@ -28,6 +28,8 @@ PENDING = PaymentRecord(
     refunded_cents=0,
     paid_cents=0,
     checkout_url="https://pay.example/invoice_1",
+    return_url=None,
+    receipt_url=None,
     detail=None,
     created_at=NOW,
     expires_at=NOW + timedelta(hours=1),

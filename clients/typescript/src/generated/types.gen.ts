@@ -525,6 +525,12 @@ export type Payment = {
      */
     detail: string | null;
     /**
+     * Receipt Url
+     *
+     * The provider's receipt, where it makes one.
+     */
+    receipt_url: string | null;
+    /**
      * Created At
      */
     created_at: string;
@@ -564,6 +570,12 @@ export type PaymentRequest = {
      * Provider
      */
     provider: 'stripe' | 'btcpay' | 'nowpayments';
+    /**
+     * Return Url
+     *
+     * Where the checkout sends the user afterwards, paid or not, with `payment_id` in the query. Of an origin that may call this API.
+     */
+    return_url?: string | null;
 };
 
 /**

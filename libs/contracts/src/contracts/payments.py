@@ -78,12 +78,16 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     refunded_cents: int = 0
     checkout_url: str | None = None
     detail: str | None = None
+    receipt_url: str | None = None
     created_at: datetime
     expires_at: datetime
 
 
 class CreatePayment(Message, frozen=True, kw_only=True):
-    """A user wants to buy a pack. ``payment_id`` makes it happen once; price and credits come from the pack here."""
+    """A user wants to buy a pack. ``payment_id`` makes it happen once; price and credits come from the pack here.
+
+    ``return_url`` is where the provider sends the user afterwards, paid or not; the gateway has checked its origin.
+    """
 
     subject: ClassVar[str] = "payments.command.create-payment.v1"
     producers: ClassVar[tuple[Service, ...]] = ("gateway",)
@@ -93,6 +97,7 @@ class CreatePayment(Message, frozen=True, kw_only=True):
     user_id: UUID
     provider: Provider
     pack_id: str
+    return_url: str | None = None
     requested_at: datetime
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, get_args
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
@@ -20,6 +21,8 @@ from contracts.values import Lane
 LARGEST_NUMBER: Final = 2**63 - 1
 """The largest integer that the database holds."""
 
+LOCALHOST: Final = r"https?://(localhost|127\.0\.0\.1)(:\d{1,5})?"
+"""The origins of a developer's machine."""
 LONGEST_MOMENT: Final = 40
 _MOMENT: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?([Zz]|[+-][0-9]{2}:?[0-9]{2})"
@@ -74,11 +77,13 @@ class PurchaseRequest:
 
     pack_id: str
     provider: Provider
+    return_url: str | None = None
 
     @property
     def digest(self) -> bytes:
         """Equal for equal requests."""
-        return request_hash({"pack_id": self.pack_id, "provider": self.provider})
+        wanted = {"pack_id": self.pack_id, "provider": self.provider}
+        return request_hash(wanted if self.return_url is None else {**wanted, "return_url": self.return_url})
 
 
 def lane_of(token_claims: Mapping[str, Any]) -> Lane:
@@ -121,6 +126,26 @@ def download_name(model_id: str, requested_at: datetime, generation_id: UUID) ->
     """
     model = re.sub(r"[^A-Za-z0-9._-]", "_", model_id)
     return f"{model}-{requested_at.astimezone(UTC):%Y%m%d-%H%M%S}-{generation_id.hex[-6:]}"
+
+
+def origin_of(url: str) -> str | None:
+    """The origin of a page's address as a browser sends it; None if it is no address of a page."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or not url.isprintable():
+        return None
+    is_usual = port is None or port == {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{parts.hostname}" + ("" if is_usual else f":{port}")
+
+
+def with_payment(url: str, payment_id: UUID) -> str:
+    """The same address with ``payment_id`` in its query."""
+    parts = urlsplit(url)
+    query = f"{parts.query}&payment_id={payment_id}" if parts.query else f"payment_id={payment_id}"
+    return parts._replace(query=query).geturl()
 
 
 def in_utc(at: datetime) -> datetime:

@@ -111,7 +111,11 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "credits": 1000,
         "bonus_credits": 0,
     },
-    "PaymentRequest": {"pack_id": "starter", "provider": "stripe"},
+    "PaymentRequest": {
+        "pack_id": "starter",
+        "provider": "stripe",
+        "return_url": "https://app.example.com/credits",
+    },
     "Payment": {
         "id": _ID,
         "status": "pending",
@@ -124,6 +128,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "refunded_cents": 0,
         "checkout_url": "https://checkout.stripe.com/c/pay/cs_...",
         "detail": None,
+        "receipt_url": None,
         "created_at": "2026-11-23T09:28:13Z",
         "expires_at": "2026-11-23T10:28:13Z",
     },

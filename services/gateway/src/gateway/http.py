@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from gateway.dependencies import Dependencies
 from gateway.docs_page import add_docs
+from gateway.domain import LOCALHOST
 from gateway.openapi import describe
 from gateway.playground import add_playground
 from gateway.rate_limit_headers import RateLimitHeaders
@@ -28,7 +29,6 @@ Every failure is an RFC 9457 problem with a stable `code`. Requests that cost so
 """
 
 _STATEMENT_TIMEOUT: Final = "57014"
-_LOCALHOST: Final = r"https?://(localhost|127\.0\.0\.1)(:\d{1,5})?"
 ROUTERS: Final = (
     generations.router,
     account.router,
@@ -49,7 +49,7 @@ class PublicApi(FastAPI):
         return CORSMiddleware(
             super().build_middleware_stack(),
             allow_origins=settings.cors_origins,
-            allow_origin_regex=_LOCALHOST if settings.cors_localhost else None,
+            allow_origin_regex=LOCALHOST if settings.cors_localhost else None,
             allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "If-None-Match"],
             expose_headers=[

@@ -1,6 +1,7 @@
 """Buying a credit pack: the payment is begun here and driven by payments."""
 
 import asyncio
+import re
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -9,13 +10,15 @@ import structlog
 from contracts.payments import CreatePayment, PaymentChanged, PaymentRefusalCode, PaymentRefused
 from gateway import queries, repository
 from gateway.dependencies import Dependencies
-from gateway.domain import PurchaseRequest, User
+from gateway.domain import LOCALHOST, PurchaseRequest, User, origin_of, with_payment
 from gateway.errors import IdempotencyKeyReused, PackNotFound, PaymentNotFound, PaymentRefusedProblem
 from gateway.limits import check_write
 from gateway.live_events import Reply, wait_for_reply
 from gateway.records import NewPayment, PaymentRecord, PaymentRequestRecord
+from gateway.settings import Settings
 from messaging.database import single_statements
 from messaging.ids import new_id
+from service_runtime.problems import InvalidRequest, named_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,8 @@ class BegunPayment:
 async def begin_payment(dependencies: Dependencies, user: User, key: str, request: PurchaseRequest) -> BegunPayment:
     """Begin to buy a pack, once for this key, and wait a little for the provider's checkout.
 
-    Raises ``PackNotFound``, ``IdempotencyKeyReused``, ``RateLimited`` and ``PaymentRefusedProblem``.
+    Raises ``PackNotFound``, ``IdempotencyKeyReused``, ``InvalidRequest``, ``RateLimited`` and
+    ``PaymentRefusedProblem``.
     """
     # This comes first: a repeated request gets its first result, even if the pack is no longer sold.
     earlier = await _find_request(dependencies, user, key)
@@ -63,6 +67,9 @@ async def _record(
     pack = dependencies.packs.get(request.pack_id)
     if pack is None:
         raise PackNotFound("GET /v1/credit-packs lists every pack")
+    if request.return_url is not None and not _is_ours(dependencies.settings, request.return_url):
+        message = "is not an address of an origin that may call this API"
+        raise InvalidRequest(errors=named_errors([("return_url", "foreign_origin", message)]))
     await check_write(dependencies, user)
     async with dependencies.transactions.begin() as tx:
         requested_at = await repository.add_payment_request(
@@ -86,10 +93,19 @@ async def _record(
             user_id=user.user_id,
             provider=request.provider,
             pack_id=pack.id,
+            return_url=None if request.return_url is None else with_payment(request.return_url, payment_id),
             requested_at=requested_at,
         )
         tx.publish(command, correlation_id=payment_id)
     return None
+
+
+def _is_ours(settings: Settings, return_url: str) -> bool:
+    """Whether the page belongs to a frontend: nobody else is sent a user who has just paid."""
+    origin = origin_of(return_url)
+    return origin is not None and (
+        origin in settings.cors_origins or (settings.cors_localhost and re.fullmatch(LOCALHOST, origin) is not None)
+    )
 
 
 async def _await_checkout(

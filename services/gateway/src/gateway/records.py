@@ -87,6 +87,7 @@ class PaymentRecord:
     refunded_cents: int
     checkout_url: str | None
     detail: str | None
+    receipt_url: str | None
     created_at: datetime
     expires_at: datetime | None
 

@@ -68,6 +68,12 @@ class PaymentRequest(Body):
 
     pack_id: str = Field(max_length=64)
     provider: Provider
+    return_url: str | None = Field(
+        default=None,
+        max_length=1000,
+        description="Where the checkout sends the user afterwards, paid or not, with `payment_id` in the query. Of an"
+        " origin that may call this API.",
+    )
 
 
 class UploadRequest(Body):
@@ -352,6 +358,7 @@ class Payment(BaseModel):
     refunded_cents: int
     checkout_url: str | None
     detail: str | None
+    receipt_url: str | None = Field(description="The provider's receipt, where it makes one.")
     created_at: datetime
     expires_at: datetime | None
 
@@ -450,6 +457,7 @@ def represent_payment(record: PaymentRecord) -> Payment:
         refunded_cents=record.refunded_cents,
         checkout_url=record.checkout_url if record.status == "pending" else None,
         detail=record.detail,
+        receipt_url=record.receipt_url,
         created_at=record.created_at,
         expires_at=record.expires_at,
     )

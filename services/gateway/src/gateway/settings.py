@@ -24,7 +24,7 @@ class Settings(ServiceSettings):
     http_host: str = "0.0.0.0"  # noqa: S104 - a container's listener
     http_port: int
     cors_origins: list[str] = Field(default_factory=list)
-    """Origins of the frontend; none are allowed by default."""
+    """Origins of the frontend, which call the API and are returned to from a checkout; none by default."""
     cors_localhost: bool = False
     """Allow pages from any port of ``localhost`` and ``127.0.0.1``, too. Only for a developer's machine."""
 

@@ -119,6 +119,7 @@ payments = sa.Table(
     sa.Column("refunded_cents", sa.Integer, nullable=False, server_default="0"),
     sa.Column("checkout_url", sa.Text),
     sa.Column("detail", sa.Text),
+    sa.Column("receipt_url", sa.Text),
     sa.Column("created_at", _AT, nullable=False),
     sa.Column("expires_at", _AT),
     sa.Column("updated_at", _AT, nullable=False, server_default=sa.func.now()),

@@ -31,6 +31,9 @@ payment_transactions = sa.Table(
     # The most that the provider has shown to have arrived, in its currency.
     sa.Column("paid_cents", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("checkout_url", sa.Text),
+    # Where the provider sends the buyer afterwards; null for the address of the settings.
+    sa.Column("return_url", sa.Text),
+    sa.Column("receipt_url", sa.Text),
     sa.Column("detail", sa.Text),
     sa.Column("created_at", _AT, nullable=False),
     sa.Column("expires_at", _AT, nullable=False),

@@ -175,7 +175,10 @@ class StripeEmulator:
     def _get_session(self, request: Request, form: dict[str, Any]) -> dict[str, Any]:
         session = dict(self.account.session(request.path_params["id"]))
         if "payment_intent" in form.get("expand", []) and session["payment_intent"]:
-            session["payment_intent"] = self.account.intents[session["payment_intent"]]
+            intent = dict(self.account.intents[session["payment_intent"]])
+            if "payment_intent.latest_charge" in form["expand"] and intent["latest_charge"]:
+                intent["latest_charge"] = self.account.charges[intent["latest_charge"]]
+            session["payment_intent"] = intent
         return session
 
     def _expire_session(self, request: Request, _: dict[str, Any]) -> dict[str, Any]:

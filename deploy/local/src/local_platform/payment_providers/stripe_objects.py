@@ -116,6 +116,8 @@ def charge(intent: dict[str, Any]) -> dict[str, Any]:
         "paid": True,
         "payment_intent": intent["id"],
         "payment_method_details": {"type": "card"},
+        # Like Stripe's it leads to a page that needs no account.
+        "receipt_url": f"https://pay.stripe.com/receipts/payment/{new_id('emulated')}",
         "refunded": False,
         "refunds": {"object": "list", "data": [], "has_more": False, "url": "/v1/refunds"},
         "status": "succeeded",

@@ -247,6 +247,7 @@ _ROWS: Final[Mapping[Scope, tuple[int, Sequence[str]]]] = {
             "generation_id FROM billing.refusals",
             "generation_id FROM generation.video_generations",
             "generation_id FROM storage.assets",
+            "generation_id FROM storage.deletions",
         ),
     ),
     "payment": (

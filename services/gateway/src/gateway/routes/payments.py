@@ -46,7 +46,7 @@ async def create_payment(
     response: Response,
 ) -> Payment:
     """Begin to buy a pack. Send the user to ``checkout_url``; the credits come by themselves."""
-    request = PurchaseRequest(body.pack_id, body.provider)
+    request = PurchaseRequest(body.pack_id, body.provider, body.return_url)
     begun = await purchasing.begin_payment(dependencies, user, key, request)
     response.headers["Location"] = f"/v1/payments/{begun.payment.payment_id}"
     if begun.replayed:

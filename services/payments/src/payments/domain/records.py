@@ -36,6 +36,10 @@ class PaymentRecord:
     paid_cents: int
     """The most that the provider has shown to have arrived, in its currency."""
     checkout_url: str | None
+    return_url: str | None
+    """Where the provider sends the buyer afterwards; None for the address of the settings."""
+    receipt_url: str | None
+    """The provider's receipt, once there is one."""
     detail: str | None
     created_at: datetime
     expires_at: datetime

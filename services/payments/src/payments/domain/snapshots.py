@@ -85,6 +85,7 @@ class Snapshot:
     currency: str
     charge_reference: str | None = None
     mismatch: PaymentMismatch | None = None
+    receipt_url: str | None = None
     refunds: tuple[ProviderRefund, ...] = ()
     disputes: tuple[ProviderDispute, ...] = ()
 

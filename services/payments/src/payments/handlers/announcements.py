@@ -36,6 +36,7 @@ def _announced(payment: PaymentRecord) -> Payment:
         refunded_cents=payment.refunded_cents,
         checkout_url=payment.checkout_url,
         detail=payment.detail,
+        receipt_url=payment.receipt_url,
         created_at=payment.created_at,
         expires_at=payment.expires_at,
     )

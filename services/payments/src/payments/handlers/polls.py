@@ -94,6 +94,7 @@ async def record_snapshot(tx: Transaction, claimed: Claimed[PaymentRecord], snap
         refunded_cents=transition.refunded_cents,
         paid_cents=max(seen.paid_cents, payment.paid_cents),
         charge_reference=seen.charge_reference or payment.charge_reference,
+        receipt_url=seen.receipt_url or payment.receipt_url,
         settled_at=payment.settled_at or (now if settled else None),
     )
     if changed != payment:

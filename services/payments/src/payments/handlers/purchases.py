@@ -51,6 +51,7 @@ async def _create(tx: Transaction, message: Received[CreatePayment], policy: Pol
         provider=command.provider,
         pack=policy.packs[command.pack_id],
         lifetime=policy.lifetime,
+        return_url=command.return_url,
         traceparent=message.traceparent,
     )
     if payment is not None:

@@ -113,7 +113,7 @@ class BtcPay:
                 "amount": _amount(payment.price_cents),
                 "currency": payment.currency.upper(),
                 "metadata": {"orderId": str(payment.payment_id), "itemDesc": payment.title},
-                "checkout": {"expirationMinutes": minutes, "redirectURL": self._success_url},
+                "checkout": {"expirationMinutes": minutes, "redirectURL": payment.return_url or self._success_url},
             },
         )
         return _checkout(invoice)

@@ -121,7 +121,7 @@ class NowPayments:
                 "order_id": str(payment.payment_id),
                 "order_description": payment.title,
                 "ipn_callback_url": self._ipn_callback_url,
-                "success_url": self._success_url,
+                "success_url": payment.return_url or self._success_url,
             },
         )
         opened = msgspec.convert(invoice, _Invoice)

@@ -161,8 +161,8 @@ class StripeCheckout:
                             },
                         }
                     ],
-                    "success_url": self._success_url,
-                    "cancel_url": self._cancel_url,
+                    "success_url": payment.return_url or self._success_url,
+                    "cancel_url": payment.return_url or self._cancel_url,
                     "expires_at": expires_at,
                 },
                 {"idempotency_key": idempotency_key},
@@ -185,7 +185,9 @@ class StripeCheckout:
         if payment.provider_reference is None:
             raise ProviderRefused("no Checkout Session was opened yet")
         session = await _call(
-            self._client.v1.checkout.sessions.retrieve_async(payment.provider_reference, {"expand": ["payment_intent"]})
+            self._client.v1.checkout.sessions.retrieve_async(
+                payment.provider_reference, {"expand": ["payment_intent", "payment_intent.latest_charge"]}
+            )
         )
         intent = session.payment_intent
         intent_id = intent if isinstance(intent, str) or intent is None else intent.id
@@ -357,9 +359,16 @@ def _snapshot(session: Any, refunds: Sequence[ProviderRefund], disputes: Sequenc
         paid_cents=session.amount_total if session.payment_status == "paid" else 0,
         currency=text(session.currency).lower(),
         charge_reference=text_or_none(intent if isinstance(intent, str) or intent is None else intent.id),
+        receipt_url=_receipt_url(intent),
         refunds=tuple(refunds),
         disputes=tuple(disputes),
     )
+
+
+def _receipt_url(intent: Any) -> str | None:
+    """Stripe's page with the receipt of the charge that paid."""
+    charge = None if isinstance(intent, str) or intent is None else intent.latest_charge
+    return None if isinstance(charge, str) or charge is None else text_or_none(charge.receipt_url)
 
 
 def _in_the_price_currency(snapshot: Snapshot, intent: Any) -> Snapshot:

@@ -53,6 +53,7 @@ async def add_payment(
     provider: Provider,
     pack: CreditPack,
     lifetime: timedelta,
+    return_url: str | None = None,
     traceparent: str | None = None,
 ) -> PaymentRecord | None:
     """Insert a payment by the database's clock, due at once; None if it exists already."""
@@ -71,6 +72,7 @@ async def add_payment(
             created_at=sa.func.now(),
             expires_at=sa.func.now() + lifetime,
             next_look_at=sa.func.now(),
+            return_url=return_url,
             traceparent=traceparent,
         )
         .on_conflict_do_nothing(index_elements=["payment_id"])
@@ -160,6 +162,7 @@ async def update_payment(connection: AsyncConnection, changed: PaymentRecord) ->
             refunded_cents=changed.refunded_cents,
             paid_cents=changed.paid_cents,
             checkout_url=changed.checkout_url,
+            receipt_url=changed.receipt_url,
             detail=changed.detail,
             settled_at=changed.settled_at,
         )
@@ -215,6 +218,8 @@ def _record(row: sa.Row[Any]) -> PaymentRecord:
         refunded_cents=row.refunded_cents,
         paid_cents=row.paid_cents,
         checkout_url=row.checkout_url,
+        return_url=row.return_url,
+        receipt_url=row.receipt_url,
         detail=row.detail,
         created_at=row.created_at,
         expires_at=row.expires_at,
