@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import random
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +126,25 @@ def test_a_last_box_to_the_end_of_the_file_gets_a_size(mark: Callable[[bytes, st
     assert mark_of(marked, "video/mp4", CREDENTIALS.root) == GOOD
     (tmp_path / "clip.mp4").write_bytes(marked)
     assert inspect(str(tmp_path / "clip.mp4"), "video", 10**6).media.frames == 16
+
+
+def test_a_damaged_file_is_marked_validly_or_not_at_all(mark: Callable[[bytes, str], bytes]) -> None:
+    """Bytes are changed where the structure of a file is: at its beginning, and at the end of a clip."""
+    chance, outcomes = random.Random(20261127), Counter[str]()
+    for _ in range(25):
+        container, body = FILES[chance.choice(("mp4 with its index at the end", "png", "jpeg", "webp"))]
+        damaged = bytearray(body)
+        for _ in range(chance.choice((1, 2, 8))):
+            place = chance.randrange(600)
+            damaged[-place if container == "mp4" and chance.random() < 0.5 else place] = chance.randrange(256)
+        try:
+            marked = mark(bytes(damaged), container)
+        except Unmarkable:
+            outcomes["unmarkable"] += 1
+        else:
+            assert mark_of(marked, MEDIA_TYPES[container], CREDENTIALS.root) == GOOD
+            outcomes["marked"] += 1
+    assert set(outcomes) == {"unmarkable", "marked"}
 
 
 HOSTILE = {
