@@ -440,7 +440,7 @@ CAUSES: Final[Sequence[Alert]] = (
             "`SELECT * FROM auditor.proof_watermark` and `auditor.proof_passes` say how far it is.",
             "A transaction of a service that hangs holds the watermark back: `SELECT pid, xact_start, query FROM"
             " pg_stat_activity ORDER BY xact_start`.",
-            "Nothing there: the history outgrew the pace. Lower `AUDITOR_CHECK_SECONDS`, and the passes get more time.",
+            "Nothing there: the history outgrew the pace. A second replica of the auditor shares the passes.",
         ),
         verify="`auditor_proven_through_timestamp_seconds` and `auditor_pass_timestamp_seconds` move on.",
         wake="Nobody.",
