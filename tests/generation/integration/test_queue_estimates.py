@@ -11,7 +11,7 @@ import pytest
 from contracts.live import ESTIMATES_SUBJECT, QueueEstimates
 from contracts.values import Lane
 from generation.domain.fair_forecast import BusySlot, EndpointState, forecast
-from generation.domain.measured_times import WINDOW, MeasureKey
+from generation.domain.measured_times import ENOUGH, WINDOW, Measure, MeasureKey
 from generation.domain.order import Order
 from generation.loops.estimates import Estimates
 from generation.repository.fair_queue import ClaimedOrder
@@ -141,6 +141,10 @@ async def test_a_delivered_order_is_measured_and_shared_with_every_replica(
     harness: GenerationHarness, estimates: Estimates
 ) -> None:
     one = order()
+    names: tuple[Measure, ...] = ("run", "handover")
+    known = {MeasureKey(name, "wan-2.2-t2v", "pro"): [1.0] * ENOUGH for name in names}
+    async with harness.engine.begin() as connection:
+        await add_measured(connection, known)
     await harness.enqueue(one)
     await estimates.publish()
     [claimed] = await harness.claim()

@@ -135,6 +135,12 @@ class TestInTheQueue:
         assert slower.start.p50 == pytest.approx(2 * plain.start.p50 + 1)
         assert slower.forecast_seconds == plain.forecast_seconds
 
+    def test_a_forecast_that_rests_on_assumptions_is_not_held_against_the_truth(self) -> None:
+        [assumed] = estimate_waiting(endpoint(waiting(1)), NOTHING)
+        [known] = estimate_waiting(endpoint(waiting(1)), measured(run=[1.0] * 10))
+        assert assumed.forecast_seconds is None
+        assert known.forecast_seconds == 1.0
+
     def test_places_that_are_free_between_two_jobs_make_every_later_turn_later(self) -> None:
         told = estimate_waiting(endpoint(waiting(3), slots=1), measured(run=[1.0] * 10), used_share=0.5)
         assert [one.start and round(one.start.p50, 6) for one in told] == [1.0, 23.0, 45.0]

@@ -30,7 +30,8 @@ class Likely:
 class OrderEstimate:
     """What an order may expect. ``position`` while it waits in the queue, ``start`` until a worker has begun.
 
-    ``forecast_seconds`` is the forecast of the start before its correction: what is measured against the truth.
+    ``forecast_seconds`` is the forecast of the start before its correction: what is measured against the truth. None
+    where it rests on assumptions, which would be corrected for long after they have been replaced.
     """
 
     generation_id: UUID
@@ -107,8 +108,16 @@ def estimate_waiting(state: EndpointState, times: MeasuredTimes, used_share: flo
             _likely(_run(times, model_id, lane, turn.order.planned_seconds)),
             _likely(times.distribution("storing", model_id, lane)),
         ]
+        known = times.is_measured("run", model_id) and times.is_measured("handover", model_id)
         estimates.append(
-            OrderEstimate(turn.order.generation_id, turn.user_id, _together(parts), start, turn.position, expected)
+            OrderEstimate(
+                turn.order.generation_id,
+                turn.user_id,
+                _together(parts),
+                start,
+                turn.position,
+                expected if known else None,
+            )
         )
     return estimates
 

@@ -94,14 +94,21 @@ class MeasuredTimes:
             self._distributions[key] = Distribution(sorted(self._values(key)))
         return self._distributions[key]
 
+    def is_measured(self, measure: Measure, model_id: str) -> bool:
+        """Whether enough is known of the model, in whichever lane, to do without an assumption."""
+        return len(self._of_model(measure, model_id)) >= ENOUGH
+
     def _values(self, key: MeasureKey) -> Sequence[float]:
         own = self._windows.get(key, ())
         if len(own) >= ENOUGH:
             return own
-        of_model = [
+        of_model = self._of_model(key.measure, key.model_id)
+        return of_model if len(of_model) >= ENOUGH else [*of_model, *PRIORS[key.measure]]
+
+    def _of_model(self, measure: Measure, model_id: str) -> list[float]:
+        return [
             value
-            for other, window in self._windows.items()
-            if (other.measure, other.model_id) == (key.measure, key.model_id)
+            for key, window in self._windows.items()
+            if (key.measure, key.model_id) == (measure, model_id)
             for value in window
         ]
-        return of_model if len(of_model) >= ENOUGH else [*of_model, *PRIORS[key.measure]]
