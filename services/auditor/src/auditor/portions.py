@@ -6,6 +6,8 @@ the check of what is new, the going-over and the check of all history can never 
     OF_ORDER(r.generation_id)                a condition: the order is in the portion
     LINES_OF_USERS(billing.balance_ledger)   a relation: lines of the portion's users that are not proven yet
     PROVEN_BALANCES()                        a relation: what the proven lines of the portion's users add up to
+    ONE_BY_ONE()                             at the end of a subquery: for a portion it is asked for each row of it,
+                                             not joined with the whole table
 
 A query may name several scopes, in different parts. For a portion of one scope, the parts of the others are empty.
 """
@@ -28,6 +30,7 @@ LAST_ID: Final = UUID(int=2**128 - 1)
 _CONDITION: Final = re.compile(r"\bOF_([A-Z]+)\(([a-z_.]+)\)")
 _LINES: Final = re.compile(r"\bLINES_OF_USERS\(([a-z_.]+)\)")
 _PROVEN: Final = "PROVEN_BALANCES()"
+_ONE_BY_ONE: Final = "ONE_BY_ONE()"
 _IDS: Final = "CAST(:ids AS uuid[])"
 _RANGE: Final = "BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid)"
 
@@ -81,6 +84,7 @@ def query_of(invariant: Invariant, portion: Portion | None) -> str:
 
     query = _CONDITION.sub(of_scope, invariant.query)
     query = _LINES.sub(lambda match: _lines(match[1], portion), query)
+    query = query.replace(_ONE_BY_ONE, "" if portion is None else "OFFSET 0")
     return query.replace(_PROVEN, _proven(portion))
 
 

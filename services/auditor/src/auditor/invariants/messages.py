@@ -46,7 +46,7 @@ def _unrecorded(producer: Service, stream: str) -> str:
             WHERE OF_MESSAGE(o.message_id) AND o.published_at <= now() - make_interval(secs => :tolerance)
               AND o.subject IN ({_subjects(recorded)})
               AND {_was_passed("auditor", stream)}
-              AND NOT EXISTS (SELECT FROM auditor.journal AS j WHERE j.message_id = o.message_id)
+              AND NOT EXISTS (SELECT FROM auditor.journal AS j WHERE j.message_id = o.message_id ONE_BY_ONE())
         """  # noqa: S608 - names of the contracts
 
 
@@ -66,7 +66,7 @@ def _unconsumed(producer: Service, consumer: Service, stream: str, received: str
             WHERE OF_MESSAGE(o.message_id) AND o.published_at <= now() - make_interval(secs => :tolerance)
               AND o.subject IN ({_subjects(messages)})
               AND {_was_passed(consumer, stream)}
-              AND NOT EXISTS (SELECT FROM {received} AND i.message_id = o.message_id)
+              AND NOT EXISTS (SELECT FROM {received} AND i.message_id = o.message_id ONE_BY_ONE())
               AND NOT EXISTS (SELECT FROM {consumer}.dead_letters AS d
                               WHERE d.consumer = '{durable}' AND d.message_id = o.message_id)
               AND NOT EXISTS (SELECT FROM {consumer}.delivery_attempts AS t
