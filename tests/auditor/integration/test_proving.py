@@ -5,6 +5,7 @@ A round without time for a pass shows what is found at once, however long the hi
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -58,7 +59,7 @@ class ProofHarness:
         await self.news()
         await self.platform.corrupt("UPDATE auditor.proof_watermark SET noted_at = clock_timestamp()")
 
-    async def scalar(self, query: str) -> object:
+    async def scalar(self, query: str) -> Any:
         async with self.engine.connect() as connection:
             return await connection.scalar(text(query))
 
@@ -155,9 +156,19 @@ async def test_a_late_commit_is_new_however_old_its_ids_are(proof: ProofHarness,
     generation_id = new_id()
     async with ledger.transactions.begin() as late:
         await handlers.reserve(late, [received(order(proof.platform.other_user, 5, generation_id))])
-        for _ in range(4):
+        began_at = await late.connection.scalar(text("SELECT now()"))
+
+        async def marks_are_newer() -> bool:
+            """Others commit, and rounds note marks that would do, if nothing ran."""
             await ledger.grant(proof.platform.user, 1)
             assert str(generation_id) not in named(await proof.news(), "verdicts_have_their_request")
+            query = (
+                f"SELECT count(*) FROM auditor.proof_marks WHERE noted_at > '{began_at}'::timestamptz + interval '2 s'"
+            )
+            return bool(await proof.scalar(query) > 1)
+
+        await eventually(marks_are_newer, timeout=30, what="marks that are newer than the transaction")
+        await proof.news()
     assert str(generation_id) in named(await proof.news(), "verdicts_have_their_request")
 
 
@@ -168,7 +179,7 @@ async def test_a_reader_that_stays_does_not_hold_the_watermark_back(proof: Proof
 
         async def moved() -> bool:
             await proof.news()
-            return await proof.scalar("SELECT noted_at FROM auditor.proof_watermark") != before
+            return bool(await proof.scalar("SELECT noted_at FROM auditor.proof_watermark") != before)
 
         await eventually(moved, timeout=30, what="a watermark that moves")
 
