@@ -89,12 +89,12 @@ async def test_a_forged_token_is_refused_with_the_scheme_to_use(harness: Gateway
         assert answer.headers["WWW-Authenticate"].startswith("Bearer"), name
 
 
-async def test_every_route_but_the_offers_needs_a_token(harness: GatewayHarness) -> None:
+async def test_every_route_needs_a_token_but_the_offers_and_verify(harness: GatewayHarness) -> None:
     gateway = await harness.gateway()
     document = (await gateway.http.get("/openapi.json")).json()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            public = operation["operationId"] in ("listModels", "listCreditPacks")
+            public = operation["operationId"] in ("listModels", "listCreditPacks", "verifyFile")
             address = path.replace("{generation_id}", str(uuid4())).replace("{payment_id}", str(uuid4()))
             answer = await gateway.http.request(method, address, json={} if "requestBody" in operation else None)
             assert (answer.status_code == 401) is not public, (path, answer.status_code)

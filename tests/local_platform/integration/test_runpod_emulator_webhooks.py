@@ -96,13 +96,13 @@ async def test_a_doubled_webhook_comes_as_often_as_configured(runpod: RunPodHarn
 
 
 async def test_a_delayed_webhook_is_overtaken(runpod: RunPodHarness, hook: WebhookReceiver) -> None:
-    await runpod.rule("delay_webhook", delay_seconds=0.3, input={"n": 0})
+    await runpod.rule("delay_webhook", delay_seconds=2, input={"n": 0})
     ids = await finish(runpod, hook, 2)
     assert [body["id"] for body in await hook.arrived(2)] == ids[::-1]
 
 
 async def test_reordered_webhooks_come_in_reverse(runpod: RunPodHarness, hook: WebhookReceiver) -> None:
-    await runpod.rule("reorder_webhooks", delay_seconds=0.5)
+    await runpod.rule("reorder_webhooks", delay_seconds=3)
     ids = await finish(runpod, hook, 4)
     assert [body["id"] for body in await hook.arrived(4)] == ids[::-1]
 

@@ -35,18 +35,16 @@ from gateway.records import GenerationRecord
 from gateway.representations import (
     Generation,
     GenerationPage,
-    GenerationRequest,
     Limit,
     Moment,
     Quote,
     QuoteLine,
-    QuoteRequest,
     QuoteTerms,
-    RepeatRequest,
     Timeline,
     represent_generation,
     represent_timeline,
 )
+from gateway.request_bodies import GenerationRequest, QuoteRequest, RepeatRequest
 from gateway.routes.request_context import CurrentDependencies, CurrentUser, IdempotencyKey, PageCursor
 from gateway.statuses import GenerationStatus
 

@@ -16,15 +16,8 @@ from gateway.errors import (
 )
 from gateway.json_bodies import JsonRoute
 from gateway.openapi import Responses, refusals
-from gateway.representations import (
-    Limit,
-    Payment,
-    PaymentPage,
-    PaymentRequest,
-    Timeline,
-    represent_payment,
-    represent_timeline,
-)
+from gateway.representations import Limit, Payment, PaymentPage, Timeline, represent_payment, represent_timeline
+from gateway.request_bodies import PaymentRequest
 from gateway.routes.request_context import CurrentDependencies, CurrentUser, IdempotencyKey, PageCursor
 
 router = APIRouter(tags=["payments"], route_class=JsonRoute)

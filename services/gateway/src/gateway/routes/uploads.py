@@ -6,7 +6,8 @@ from gateway import uploading
 from gateway.errors import TooManyUploads, UploadsNeedCredits
 from gateway.json_bodies import JsonRoute
 from gateway.openapi import refusals
-from gateway.representations import Upload, UploadRequest
+from gateway.representations import Upload
+from gateway.request_bodies import UploadRequest
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
 
 router = APIRouter(tags=["uploads"], route_class=JsonRoute)

@@ -12,7 +12,8 @@ from starlette.requests import ClientDisconnect
 from gateway import queries
 from gateway.errors import BodyTooSlow
 from gateway.openapi import refusals
-from gateway.representations import Verification, VerifyRequest, verification
+from gateway.representations import Verification, verification
+from gateway.request_bodies import VerifyRequest
 from gateway.routes.request_context import LIMITED_BY_ADDRESS, CurrentDependencies, address_of
 from service_runtime.problems import BodyTooLarge, InvalidRequest, MalformedRequest, UnsupportedMediaType
 

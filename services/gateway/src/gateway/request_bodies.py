@@ -1,0 +1,76 @@
+"""What the API takes."""
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from contracts.object_keys import MAX_UPLOAD_BYTES
+from contracts.payments import Provider
+
+MAX_PARAMETERS: Final = 1000
+"""No model takes as many."""
+MAX_START_SECONDS: Final = 86_400
+"""No model has a longer deadline."""
+
+
+class Body(BaseModel):
+    """Requests carry what is documented and nothing else."""
+
+    # Strict: `true` and "5" are no numbers.
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class QuoteRequest(Body):
+    """What would be made."""
+
+    model_id: str = Field(max_length=64)
+    parameters: dict[str, Any] = Field(max_length=MAX_PARAMETERS)
+
+
+class GenerationRequest(QuoteRequest):
+    """What is to be made, and for how much at most."""
+
+    max_price_credits: int | None = Field(default=None, ge=1, description="Refuse with 409 if the price is higher.")
+    start_within_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_START_SECONDS,
+        description="If no worker has begun by then, the order ends as `not_started_in_time`: the credits come back.",
+    )
+
+
+class RepeatRequest(Body):
+    """What is to differ from the order that is repeated: nothing, as a rule."""
+
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=MAX_PARAMETERS,
+        description="They replace those of the first order. Without a `seed` here, one is drawn.",
+    )
+    max_price_credits: int | None = Field(default=None, ge=1, description="Refuse with 409 if the price is higher.")
+
+
+class PaymentRequest(Body):
+    """A pack, and how to pay for it."""
+
+    pack_id: str = Field(max_length=64)
+    provider: Provider
+    return_url: str | None = Field(
+        default=None,
+        max_length=1000,
+        description="Where the checkout sends the user afterwards, paid or not, with `payment_id` in the query. Of an"
+        " origin that may call this API.",
+    )
+
+
+class UploadRequest(Body):
+    """A picture or a clip that is about to be uploaded."""
+
+    content_type: Literal["image/png", "image/jpeg", "image/webp", "video/mp4"]
+    size_bytes: int = Field(ge=1, le=MAX_UPLOAD_BYTES)
+
+
+class VerifyRequest(Body):
+    """The checksum of a file."""
+
+    sha256: str = Field(min_length=64, max_length=64, pattern="^[0-9a-fA-F]*$")
