@@ -25,7 +25,7 @@ from storage.object_store import ObjectStore
 from storage.repository import ClaimedDeletion, NewDeletion
 from storage.tables import DELETIONS
 from tests.messaging.leases.case import LeaseCase
-from tests.messaging.leases.conformance import LeaseConformance
+from tests.messaging.leases.conformance import LeaseRules
 from tests.storage.integration.conftest import StorageHarness, output_ready, settings_for
 from tests.storage.integration.test_service import Publish, process, publish
 from tests.support.media import clip
@@ -220,5 +220,5 @@ class DeletionCase(LeaseCase):
         return await repository.claim_deletions(tx.connection, room, lease)
 
 
-class TestDeletionLeases(LeaseConformance):
+class TestDeletionLeases(LeaseRules):
     case = DeletionCase
