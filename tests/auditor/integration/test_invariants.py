@@ -19,13 +19,14 @@ from auditor.invariants import INVARIANTS
 from auditor.invariants import ledger as auditor_ledger
 from auditor.invariants.deadlines import MATCH_ATTEMPTS
 from auditor.invariants.messages import INBOXES
-from auditor.portions import FIRST_ID, LAST_ID, Ids, Range, scopes_of
+from auditor.portions import LAST_ID, Ids, Range, scopes_of
 from billing import conservation
 from billing import consumers as billing_consumers
 from contracts.generation import GenerationCompleted
 from contracts.message import SERVICES
 from gateway import consumers as gateway_consumers
 from generation import consumers as generation_consumers
+from messaging.ids import FIRST_ID
 from payments import consumers as payments_consumers
 from payments.handlers import provider_events
 from service_runtime.database import engine_for

@@ -6,6 +6,8 @@ from uuid import UUID, uuid5
 
 from uuid_utils.compat import uuid7
 
+FIRST_ID: Final = UUID(int=0)
+"""No id is less."""
 _TIME_ORDERED: Final = 7
 
 
@@ -19,6 +21,11 @@ def time_of(message_id: UUID) -> datetime | None:
     if message_id.version != _TIME_ORDERED:
         return None
     return datetime.fromtimestamp((message_id.int >> 80) / 1000, UTC)
+
+
+def first_id_at(moment: datetime) -> UUID:
+    """The least UUIDv7 of ``moment``."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
 def derived_id(namespace: UUID, text: str) -> UUID:

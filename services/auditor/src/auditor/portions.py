@@ -24,7 +24,6 @@ Scope = Literal["user", "order", "payment", "movement", "reservation", "transfer
 """What an invariant is about. A movement is a grant or a clawback; a message is one in an outbox."""
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
-FIRST_ID: Final = UUID(int=0)
 LAST_ID: Final = UUID(int=2**128 - 1)
 
 _CONDITION: Final = re.compile(r"\bOF_([A-Z]+)\(([a-z_.]+)\)")

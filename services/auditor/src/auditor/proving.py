@@ -25,12 +25,12 @@ from auditor.checking import LISTED_PER_INVARIANT, check_portion, check_whole, w
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.invariants import INVARIANTS
 from auditor.invariants.messages import FIRST_UNPROVEN
-from auditor.portions import FIRST_ID, LAST_ID, SCOPES, Ids, Range, Scope, scopes_of
+from auditor.portions import LAST_ID, SCOPES, Ids, Range, Scope, scopes_of
 from auditor.repository import findings, proofs
 from auditor.repository.findings import FindingChanges, OpenFinding
 from auditor.repository.proofs import CLOCK_SKEW, MESSAGES_SLICE, Mark, News, Pass, Watermark
 from auditor.schemas import snapshot
-from messaging.ids import uuid_or_none
+from messaging.ids import FIRST_ID, first_id_at, uuid_or_none
 
 IDS_PER_PORTION: Final = 1000
 RECHECKED: Final = 1000
@@ -199,7 +199,7 @@ class Prover:
             self._turn += 1
             current = passes.get(scope) or start.passes.get(scope)
             if current is None or current.next_id is None:
-                current = Pass(scope, FIRST_ID, start.began_at, True, current.proven_at if current else None)
+                current = _begun(scope, current, start.began_at)
             assert current.next_id is not None
             async with snapshot(self._reading) as connection:
                 await walk_along_indexes(connection)
@@ -242,7 +242,13 @@ class Prover:
             # What is skipped has no proof until a pass that begins now has ended.
             log.warning("proof_has_a_gap", unproven=[result.invariant.code for result in report.unproven])
             failed = {scope for result in report.unproven for scope in scopes_of(result.invariant)}
-            passes = {**passes, **{scope: _begun_anew(scope, start, passes) for scope in failed}}
+            passes = {
+                **passes,
+                **{
+                    scope: _begun(scope, passes.get(scope) or start.passes.get(scope), start.began_at)
+                    for scope in failed
+                },
+            }
         async with self._writing.begin() as connection:
             complete = [code for code in report.complete_codes if code in {one.code for one in self._whole}]
             changes = await findings.add_findings(connection, report.violations, complete, start.began_at)
@@ -282,13 +288,13 @@ def _moved(start: _Start, news: News, message_id: UUID, is_unproven: bool) -> Wa
     else:
         noted_at = start.closed.noted_at if news.noted_at is None else min(start.closed.noted_at, news.noted_at)
         posting_id = start.closed.posting_id
-    passed = max(message_id, proofs.first_id_at(noted_at - PASSED_WITHIN))
-    return Watermark(noted_at, posting_id, min(passed, proofs.first_id_at(noted_at - CLOCK_SKEW)))
+    passed = max(message_id, first_id_at(noted_at - PASSED_WITHIN))
+    return Watermark(noted_at, posting_id, min(passed, first_id_at(noted_at - CLOCK_SKEW)))
 
 
-def _begun_anew(scope: Scope, start: _Start, passes: Mapping[Scope, Pass]) -> Pass:
-    current = passes.get(scope) or start.passes.get(scope)
-    return Pass(scope, FIRST_ID, start.began_at, True, current.proven_at if current else None)
+def _begun(scope: Scope, before: Pass | None, began_at: datetime) -> Pass:
+    """A pass at its first id. What an earlier one has proven stays proven."""
+    return Pass(scope, FIRST_ID, began_at, True, None if before is None else before.proven_at)
 
 
 def _gone(start: _Start, report: Report) -> list[OpenFinding]:

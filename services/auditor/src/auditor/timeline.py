@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from auditor.terminal import table
+from messaging.ids import FIRST_ID
 
-NO_ID: Final = UUID(int=0)
 _SUMMARY_FIELDS: Final = (
     "status",
     "reason",
@@ -111,7 +111,7 @@ async def read_timeline(connection: AsyncConnection, identity: UUID, limit: int 
 def first_message_of(identity: UUID) -> UUID:
     """No message about ``identity`` has an id below this, unless it has one without a time."""
     if identity.version != _TIME_ORDERED:
-        return NO_ID
+        return FIRST_ID
     return UUID(int=max((identity.int >> _TIME_SHIFT) - _OLDER_MS, 0) << _TIME_SHIFT)
 
 

@@ -12,7 +12,8 @@ from auditor.dossier.identities import IdColumn, Identification, identify, uuid_
 from auditor.dossier.sections import HOPS, ORDERS, SECTION_QUERIES, SectionQuery, own_rows
 from auditor.errors import UnknownIdentity
 from auditor.schemas import snapshot
-from auditor.timeline import NO_ID, Hop, first_message_of, read_timeline
+from auditor.timeline import Hop, first_message_of, read_timeline
+from messaging.ids import FIRST_ID
 
 ROWS_PER_SECTION: Final = 50
 HOPS_SHOWN: Final = 200
@@ -97,7 +98,7 @@ async def _read_chapter(
     connection: AsyncConnection, argument: str, identification: Identification, all_rows: bool
 ) -> Chapter:
     subject = identification.subject
-    first = NO_ID if subject.uuid is None else first_message_of(subject.uuid)
+    first = FIRST_ID if subject.uuid is None else first_message_of(subject.uuid)
     parameters = _Parameters(subject.uuid, subject.key, argument, uuid_of(argument), first)
     orders = await connection.execute(_typed(ORDERS[subject.kind]), asdict(parameters))
     parameters.orders = list(orders.scalars())

@@ -9,7 +9,7 @@ Scans are leased, so replicas share them, and how far a scan has come is in the 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -42,6 +42,7 @@ from auditor.repository import library as repository
 from auditor.repository.findings import OpenFinding
 from auditor.repository.library import LibraryScan, ScanKind
 from auditor.tables import LIBRARY_SCANS
+from messaging.ids import first_id_at
 from messaging.leased_worker import LeasedWorker
 from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
@@ -142,8 +143,10 @@ class LibraryScanner:
         async with self._transactions.begin() as tx:
             now = await repository.get_time(tx.connection)
             after = await repository.find_end(tx.connection)
-            new = await repository.find_next_ids(tx.connection, after, _id_at(now - settled_after), ASSETS_PER_SCAN)
-            is_due = len(new) == ASSETS_PER_SCAN or (len(new) > 0 and new[0] < _id_at(now - new_for))
+            new = await repository.find_next_ids(
+                tx.connection, after, first_id_at(now - settled_after), ASSETS_PER_SCAN
+            )
+            is_due = len(new) == ASSETS_PER_SCAN or (len(new) > 0 and new[0] < first_id_at(now - new_for))
             if is_due:
                 await repository.add_scan(tx.connection, after, new[-1])
         return is_due
@@ -288,8 +291,3 @@ async def _record(tx: Transaction, stretch: _Stretch) -> None:
             expected=violation.expected,
             found=violation.found,
         )
-
-
-def _id_at(moment: datetime) -> UUID:
-    """The first UUIDv7 of this moment."""
-    return UUID(int=int(moment.timestamp() * 1000) << 80)

@@ -12,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from auditor.recorded_files import RecordedFile
 from auditor.tables import LIBRARY_SCANS, library_scans
+from messaging.ids import FIRST_ID
 from messaging.leases import Claim, any_of
 
 ScanKind: TypeAlias = Literal["assets", "bucket"]
 """``assets`` reads the files of a range of recorded assets; ``bucket`` lists all keys of the bucket."""
-FIRST: Final = UUID(int=0)
 MOST_RANGED: Final = 2000
 """Recorded outputs between two keys of a listing. A page has half as many."""
 
@@ -83,7 +83,7 @@ async def get_time(connection: AsyncConnection) -> datetime:
 async def find_end(connection: AsyncConnection) -> UUID:
     """The last asset id that a scan covers."""
     newest = select(library_scans.c.through_id).order_by(library_scans.c.through_id.desc()).limit(1)
-    return await connection.scalar(newest) or FIRST
+    return await connection.scalar(newest) or FIRST_ID
 
 
 async def find_next_ids(connection: AsyncConnection, after: UUID, before: UUID, limit: int) -> Sequence[UUID]:
@@ -154,7 +154,7 @@ def _scan(row: Row[Any]) -> LibraryScan:
     return LibraryScan(
         claim=LIBRARY_SCANS.claim_of(row),
         kind=row.kind,
-        after_id=row.after_id or FIRST,
-        through_id=row.through_id or FIRST,
+        after_id=row.after_id or FIRST_ID,
+        through_id=row.through_id or FIRST_ID,
         position=row.position,
     )

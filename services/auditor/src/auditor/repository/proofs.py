@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from auditor.portions import LAST_ID, Range, Scope
 from auditor.schemas import for_each_schema
 from contracts.message import SERVICES
+from messaging.ids import first_id_at
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """A message's id has the time of the host that made it, its row that of the database."""
@@ -168,11 +169,6 @@ async def forget(connection: AsyncConnection) -> None:
     """Nothing counts as proven any more."""
     for statement in _FORGET:
         await connection.execute(statement)
-
-
-def first_id_at(moment: datetime) -> UUID:
-    """The least UUIDv7 of ``moment``."""
-    return UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
 _NEW_POSTINGS: Final = text("""
