@@ -24,7 +24,7 @@ async def delete_generation(dependencies: Dependencies, user: User, generation_i
         raise GenerationNotFound
     await check_write(dependencies, user)
     async with dependencies.transactions.begin() as tx:
-        requested_at = await repository.delete_generation(tx.connection, generation_id)
+        requested_at = await repository.delete_generation(tx.connection, user.user_id, generation_id)
         if requested_at is None:
             raise GenerationUnderWay("cancel it first", status_of_generation=generation.status)
         command = DeleteFiles(generation_id=generation_id, user_id=user.user_id, requested_at=requested_at)

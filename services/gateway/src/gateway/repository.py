@@ -222,11 +222,15 @@ async def get_status(connection: AsyncConnection, generation_id: UUID) -> Genera
     return status
 
 
-async def delete_generation(connection: AsyncConnection, generation_id: UUID) -> datetime | None:
-    """Take a generation out of every list; the time by the database's clock, or None if it has not ended."""
+async def delete_generation(connection: AsyncConnection, user_id: UUID, generation_id: UUID) -> datetime | None:
+    """Take a user's generation out of every list; the time by the database's clock, or None if it has not ended."""
     statement = (
         sa.update(generations)
-        .where(generations.c.generation_id == generation_id, generations.c.status.in_(_terminal))
+        .where(
+            generations.c.generation_id == generation_id,
+            generations.c.user_id == user_id,
+            generations.c.status.in_(_terminal),
+        )
         .values(deleted_at=sa.func.coalesce(generations.c.deleted_at, sa.func.now()))
         .returning(sa.func.now())
     )
