@@ -66,7 +66,8 @@ class Measured:
 
 def estimate_active(order: ActiveOrder, times: MeasuredTimes) -> OrderEstimate:
     """The rest of what is under way. What has lasted longer than usual is expected to end later, never earlier."""
-    run, storing = _run(times, order.model_id, order.lane, order.planned_seconds), _storing(times, order)
+    run = _run(times, order.model_id, order.lane, order.planned_seconds)
+    storing = _likely(times.distribution("storing", order.model_id, order.lane))
     if order.running_seconds is not None:
         rest = _rest(run, order.running_seconds)
         return OrderEstimate(order.generation_id, order.user_id, _together([rest, storing]))
@@ -153,10 +154,6 @@ def _planned(seconds: float | None) -> float:
 
 def _run(times: MeasuredTimes, model_id: str, lane: Lane, planned_seconds: float | None) -> Distribution:
     return times.distribution("run", model_id, lane).times(_planned(planned_seconds))
-
-
-def _storing(times: MeasuredTimes, order: ActiveOrder) -> Likely:
-    return _likely(times.distribution("storing", order.model_id, order.lane))
 
 
 def _likely(seconds: Distribution) -> Likely:

@@ -23,6 +23,13 @@ from generation.tables import LIVE_ATTEMPT
 _FEWEST_ORDERS: Final = 4
 _MOST_ORDERS: Final = 200
 
+_KEYS: Final = (
+    bindparam("endpoints", type_=ARRAY(Text)),
+    bindparam("lanes", type_=ARRAY(Text)),
+    bindparam("user_ids", type_=ARRAY(Uuid)),
+)
+"""Queues, as ``_columns`` lists them."""
+
 _ENDPOINTS: Final = text("""
     SELECT e.endpoint, e.max_active, e.virtual_time,
            CAST(coalesce(extract(epoch FROM e.held_until - clock_timestamp()), 0) AS double precision)
@@ -57,11 +64,7 @@ _USERS: Final = text("""
         WHERE u.endpoint = a.endpoint AND u.lane = a.lane AND u.user_id = a.user_id
     ) AS q
     WHERE q.ready_count > 0
-""").bindparams(
-    bindparam("endpoints", type_=ARRAY(Text)),
-    bindparam("lanes", type_=ARRAY(Text)),
-    bindparam("user_ids", type_=ARRAY(Uuid)),
-)
+""").bindparams(*_KEYS)
 
 _ORDERS: Final = text("""
     SELECT u.endpoint, u.lane, u.user_id, g.generation_id, g.model_id, g.planned_seconds
@@ -71,11 +74,7 @@ _ORDERS: Final = text("""
         WHERE endpoint = u.endpoint AND lane = u.lane AND user_id = u.user_id AND ready
         ORDER BY enqueued_at, generation_id LIMIT :limit
     ) AS g
-""").bindparams(
-    bindparam("endpoints", type_=ARRAY(Text)),
-    bindparam("lanes", type_=ARRAY(Text)),
-    bindparam("user_ids", type_=ARRAY(Uuid)),
-)
+""").bindparams(*_KEYS)
 
 _ADD_MEASURED: Final = text(f"""
     INSERT INTO generation.measured_times AS m (measure, model_id, lane, recent)
