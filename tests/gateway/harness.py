@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from billing.consumers import SUBSCRIPTIONS as BILLING
 from contracts.billing import GrantCredits
+from contracts.generation import GenerationCompleted
 from contracts.message import Message, Service
 from contracts.storage import AssetStored
 from contracts.values import MediaProperties
@@ -300,6 +301,23 @@ def asset_of(generation_id: UUID, user_id: UUID) -> AssetStored:
             content_type="video/mp4", width_pixels=832, height_pixels=480, codec="h264", duration_ms=5063
         ),
         stored_at=now(),
+    )
+
+
+def completion_of(
+    asset: AssetStored, *, capture_credits: int, late: bool = False, version: int = 5
+) -> GenerationCompleted:
+    """The generation whose file that is was delivered."""
+    return GenerationCompleted(
+        generation_id=asset.generation_id,
+        user_id=asset.user_id,
+        version=version,
+        attempt_number=asset.attempt_number,
+        asset_id=asset.asset_id,
+        capture_credits=capture_credits,
+        late=late,
+        media=asset.media,
+        completed_at=now(),
     )
 
 

@@ -4,7 +4,6 @@ The server writes each statement into its log. Later, without services, the hist
 planned with the statistics of several times: services keep a plan for as long as a connection lasts (decision 0008).
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,19 +11,37 @@ from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
 import asyncpg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from benchmarks.multiplied_history import multiply
 from contracts.message import SERVICES
 from local_platform.description import PlatformDescription
 from local_platform.supervisor import Supervisor
 from service_runtime.database import engine_for
+from tests.support.plans import generic_plan
 
 COPIES: Final = 400
 LARGE_PAGES: Final = 60
 """A table of fewer pages is read whole by any plan: it does not grow with the orders, or has not grown here."""
 
-Statistics = Literal["never", "empty", "history"]
-"""When the tables were analysed: never, before there was anything, or just now, with a history and no open order."""
+Statistics = Literal["history", "empty", "never"]
+"""When the tables were analysed: just now, with a history and no open order, before there was anything, or never."""
+
+_LARGE_TABLES: Final = text("""
+    SELECT relname FROM pg_class
+    WHERE relkind = 'r' AND relpages > :pages AND relnamespace::regnamespace::text = ANY (:schemas)
+""")
+_FORGET_COLUMNS: Final = text("""
+    DELETE FROM pg_statistic USING pg_class
+    WHERE starelid = pg_class.oid AND relnamespace::regnamespace::text = ANY (:schemas)
+""")
+_FORGET_SIZES: Final = text("""
+    SELECT pg_restore_relation_stats(
+        'schemaname', relnamespace::regnamespace::text, 'relname', relname::text, 'relpages', 0,
+        'reltuples', CAST(:tuples AS real))
+    FROM pg_class WHERE relkind IN ('r', 'i') AND relnamespace::regnamespace::text = ANY (:schemas)
+""")
 
 _SENT: Final = re.compile(r"^\S+ \S+ \w+ \[\d+\] (\w+)@\w+ LOG:  execute [^:]+: (.*)$")
 
@@ -56,33 +73,22 @@ async def scans_of(supervisor: Supervisor, platform: PlatformDescription, user_i
         await supervisor.end(service)
     log = (supervisor.log_directory / "postgres.log").read_text(errors="replace")
     sent = sorted({(service, sql) for service, sql in _statements(log) if service in SERVICES})
+    assert {service for service, _ in sent} == set(SERVICES)
     engine = engine_for(platform.postgres.superuser_dsn, application_name="plans", pool_size=1, statement_timeout_ms=0)
     try:
         await multiply(engine, COPIES, user_id)
+        async with engine.connect() as connection:
+            values = {"pages": LARGE_PAGES, "schemas": list(SERVICES)}
+            large = set((await connection.execute(_LARGE_TABLES, values)).scalars())
+            found: list[Scan] = []
+            for statistics in get_args(Statistics):
+                await _forget(connection, statistics)
+                for service, sql in sent:
+                    plan = await generic_plan(connection, sql)
+                    found += [Scan(service, statistics, table, sql) for table in _scanned(plan, large)]
+            return found
     finally:
         await engine.dispose()
-    assert {service for service, _ in sent} == set(SERVICES)
-    found: list[Scan] = []
-    connection = await asyncpg.connect(platform.postgres.superuser_dsn)
-    try:
-        await connection.execute("SET plan_cache_mode = force_generic_plan")
-        large = {
-            row["name"]
-            for row in await connection.fetch(
-                "SELECT relname AS name FROM pg_class WHERE relkind = 'r' AND relpages > $1"
-                " AND relnamespace::regnamespace::text = ANY ($2)",
-                LARGE_PAGES,
-                list(SERVICES),
-            )
-        }
-        for statistics in reversed(get_args(Statistics)):
-            await _forget(connection, statistics)
-            for number, (service, sql) in enumerate(sent):
-                plan = await _planned(connection, f"{statistics}_{number}", sql)
-                found += [Scan(service, statistics, table, sql) for table in _scanned(plan, large)]
-    finally:
-        await connection.close()
-    return found
 
 
 def _statements(log: str) -> Iterator[tuple[str, str]]:
@@ -98,35 +104,13 @@ def _statements(log: str) -> Iterator[tuple[str, str]]:
         role, lines = (match[1], [match[2]]) if match else ("", [])
 
 
-async def _forget(connection: asyncpg.Connection, statistics: Statistics) -> None:
-    """Have the planner know of our tables what it knew at that time."""
+async def _forget(connection: AsyncConnection, statistics: Statistics) -> None:
+    """Have the planner know of our tables what it knew at that time. This is never committed."""
     if statistics == "history":
         return
-    schemas = list(SERVICES)
-    await connection.execute(
-        "DELETE FROM pg_statistic USING pg_class WHERE starelid = pg_class.oid"
-        " AND relnamespace::regnamespace::text = ANY ($1)",
-        schemas,
-    )
-    await connection.execute(
-        "SELECT pg_restore_relation_stats('schemaname', relnamespace::regnamespace::text, 'relname', relname::text,"
-        " 'relpages', 0, 'reltuples', CAST($2 AS real))"
-        " FROM pg_class WHERE relkind IN ('r', 'i') AND relnamespace::regnamespace::text = ANY ($1)",
-        schemas,
-        0.0 if statistics == "empty" else -1.0,
-    )
-
-
-async def _planned(connection: asyncpg.Connection, name: str, sql: str) -> dict[str, Any]:
-    """The one plan for all parameters."""
-    await connection.execute(f'PREPARE "{name}" AS {sql}')
-    numbers = {int(number) for number in re.findall(r"\$(\d+)", sql)}
-    nulls = f"({', '.join(['NULL'] * max(numbers))})" if numbers else ""
-    try:
-        plan = await connection.fetchval(f'EXPLAIN (FORMAT JSON) EXECUTE "{name}" {nulls}')
-    finally:
-        await connection.execute(f'DEALLOCATE "{name}"')
-    return dict(json.loads(plan)[0]["Plan"])
+    values = {"schemas": list(SERVICES), "tuples": 0.0 if statistics == "empty" else -1.0}
+    await connection.execute(_FORGET_COLUMNS, values)
+    await connection.execute(_FORGET_SIZES, values)
 
 
 def _scanned(node: Mapping[str, Any], large: set[str]) -> Iterator[str]:

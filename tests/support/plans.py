@@ -5,6 +5,7 @@ statement is prepared here as a service's connection prepares it, and executed w
 """
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -77,7 +78,7 @@ class PlanHarness:
             execute = await self._execute(statement)
             rows = await self._connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {execute}")
             found = rows.scalar_one()
-            plan = (json.loads(found) if isinstance(found, str) else found)[0]["Plan"]
+            plan = _plan_in(found)
             buffers = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
             explained.append(Explained(statement.sql, buffers, int(plan["Actual Rows"]), plan))
         await self._connection.rollback()
@@ -90,6 +91,20 @@ class PlanHarness:
             await self._connection.exec_driver_sql(f"PREPARE {name} AS {statement.sql}")
         values = ", ".join(_literal(value) for value in statement.values)
         return f"EXECUTE {name} ({values})" if values else f"EXECUTE {name}"
+
+
+async def generic_plan(connection: AsyncConnection, sql: str) -> dict[str, Any]:
+    """How the server will always execute a statement, whatever its parameters are."""
+    name, numbers = f"plan_{next(_numbers)}", {int(number) for number in re.findall(r"\$(\d+)", sql)}
+    nulls = f"({', '.join(['NULL'] * max(numbers))})" if numbers else ""
+    await connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+    await connection.exec_driver_sql(f"PREPARE {name} AS {sql}")
+    rows = await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) EXECUTE {name} {nulls}")
+    return _plan_in(rows.scalar_one())
+
+
+def _plan_in(explained: Any) -> dict[str, Any]:
+    return dict((json.loads(explained) if isinstance(explained, str) else explained)[0]["Plan"])
 
 
 def _literal(value: Any) -> str:

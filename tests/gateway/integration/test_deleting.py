@@ -9,9 +9,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from contracts.generation import GenerationCompleted
 from contracts.storage import DeleteFiles, FilesDeleted
-from tests.gateway.harness import CLIP, PICTURE, Client, Event, GatewayHarness, asset_of, now
+from tests.gateway.harness import CLIP, PICTURE, Client, Event, GatewayHarness, asset_of, completion_of, now
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -183,17 +182,7 @@ async def test_a_completed_generation_says_at_once_what_it_cost(harness: Gateway
     user = harness.user(gateway)
     generation_id = UUID((await user.order(PICTURE)).json()["id"])
     asset = asset_of(generation_id, user.user_id)
-    done = GenerationCompleted(
-        generation_id=generation_id,
-        user_id=user.user_id,
-        version=5,
-        attempt_number=1,
-        asset_id=asset.asset_id,
-        capture_credits=3,
-        late=False,
-        media=asset.media,
-        completed_at=now(),
-    )
+    done = completion_of(asset, capture_credits=3)
     # Billing does not run here: nothing is captured.
     await harness.publish("storage", asset, about=generation_id)
     await harness.publish("generation", done, about=generation_id)

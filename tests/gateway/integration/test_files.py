@@ -9,9 +9,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from contracts.generation import GenerationCompleted
 from local_platform.servers import S3Server
-from tests.gateway.harness import CLIP, GatewayHarness, asset_of, now
+from tests.gateway.harness import CLIP, GatewayHarness, asset_of, completion_of, now
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -28,17 +27,7 @@ async def test_a_completed_generation_has_links_for_ten_minutes_at_most(
     asset = asset_of(generation_id, user.user_id)
     for key, body in ((asset.object_key, b"mp4"), (asset.poster_object_key, b"jpg")):
         s3_server.client("admin").put_object(Bucket="library", Key=key, Body=body)
-    done = GenerationCompleted(
-        generation_id=generation_id,
-        user_id=user.user_id,
-        version=5,
-        attempt_number=1,
-        asset_id=asset.asset_id,
-        capture_credits=0,
-        late=True,
-        media=asset.media,
-        completed_at=now(),
-    )
+    done = completion_of(asset, capture_credits=0, late=True)
     await harness.publish("storage", asset, about=generation_id)
 
     async def in_timeline() -> bool:

@@ -5,10 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.generation import GenerationCompleted
 from contracts.payments import Payment, PaymentChanged
 from messaging.ids import new_id
-from tests.gateway.harness import PICTURE, Client, GatewayHarness, asset_of, now
+from tests.gateway.harness import PICTURE, Client, GatewayHarness, asset_of, completion_of, now
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -22,17 +21,7 @@ async def test_nothing_of_another_user_is_found_at_any_route(harness: GatewayHar
     ordered = await eventually(lambda: _funded(owner), what="credits that can be spent")
     generation_id = ordered["id"]
     asset = asset_of(generation_id, owner.user_id)
-    done = GenerationCompleted(
-        generation_id=generation_id,
-        user_id=owner.user_id,
-        version=9,
-        attempt_number=1,
-        asset_id=asset.asset_id,
-        capture_credits=1,
-        late=False,
-        media=asset.media,
-        completed_at=now(),
-    )
+    done = completion_of(asset, capture_credits=1, version=9)
     await harness.publish("storage", asset, about=generation_id)
     await harness.publish("generation", done, about=generation_id)
     payment_id = new_id()

@@ -1,6 +1,6 @@
 """Statements are planned once for all parameters: what a partial index is to match must not be one of them."""
 
-import re
+import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -16,6 +16,7 @@ import payments.repository.payments
 import payments.repository.refunds
 import storage.repository
 from tests.support.databases import Database, MakeDatabase
+from tests.support.plans import generic_plan
 
 Call = Callable[[AsyncConnection], Awaitable[Any]]
 
@@ -47,8 +48,8 @@ MANY_ENDED_GENERATIONS = """
 """
 
 
-async def generic_plan(database: Database, service: str, call: Call) -> str:
-    """How the server will always execute the one statement that ``call`` sends."""
+async def plan_of(database: Database, service: str, call: Call) -> str:
+    """How the server will always execute the one statement that ``call`` sends, as JSON."""
     engine = database.engine(service)
     sent: list[str] = []
     event.listen(
@@ -59,13 +60,10 @@ async def generic_plan(database: Database, service: str, call: Call) -> str:
         sent.clear()
         await call(connection)
     [statement] = sent
-    nulls = ", ".join("NULL" for _ in set(re.findall(r"\$\d+", statement)))
     async with database.superuser_engine().connect() as connection:
         # An empty table is read whole otherwise.
         await connection.exec_driver_sql("SET enable_seqscan = off")
-        await connection.exec_driver_sql(f"PREPARE sent AS {statement}")
-        rows = await connection.exec_driver_sql(f"EXPLAIN EXECUTE sent ({nulls})")
-        return "\n".join(rows.scalars())
+        return json.dumps(await generic_plan(connection, statement))
 
 
 @pytest.mark.parametrize("index", STATEMENTS)
@@ -79,4 +77,4 @@ async def test_a_statement_finds_the_partial_index_that_was_made_for_it(
         async with database.superuser_engine().begin() as connection:
             await connection.execute(text(MANY_ENDED_GENERATIONS))
             await connection.execute(text("ANALYZE gateway.generations"))
-    assert index in await generic_plan(database, service, call)
+    assert index in await plan_of(database, service, call)
