@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gpu_endpoint.job import RenderJob, parse_job
+from gpu_endpoint.model_store import local_disk
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -14,6 +15,12 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def disk_with_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker leaves a share of its disk free. Whether models are copied here is no matter of this machine's disk."""
+    monkeypatch.setattr(local_disk, "disk_usage", lambda _: local_disk.DiskUsage(total=10**12, free=10**12 // 2))
 
 
 @pytest.fixture
