@@ -1,7 +1,6 @@
 """The whole service in this process, and peers that act as billing, storage and gateway over the real broker."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,6 +23,7 @@ from contracts.values import GenerationOrder, MediaProperties, ReportedOutput
 from generation.main import build
 from generation.settings import Settings
 from local_platform.servers import S3Server
+from local_platform.servers.ports import free_port
 from messaging.consumers import Subscription
 from messaging.received import Received
 from messaging.runtime import Messaging
@@ -53,13 +53,6 @@ FAST = {
     "lease_seconds": 4.0,
 }
 """Short waits in seconds, for tests."""
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def service_settings(

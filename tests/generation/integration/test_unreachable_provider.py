@@ -7,8 +7,9 @@ from sqlalchemy import text
 
 from contracts.generation import GenerationCancelled, GenerationFailed
 from local_platform.servers import S3Server
+from local_platform.servers.ports import free_port
 from tests.generation.harness import order
-from tests.generation.service import BrokerOf, free_port, peers, running, service_settings
+from tests.generation.service import BrokerOf, peers, running, service_settings
 from tests.support.databases import Database
 from tests.support.waiting import eventually
 

@@ -10,16 +10,11 @@ import httpx
 import psutil
 import pytest
 
+from local_platform.servers.ports import free_port
 from tests.support.waiting import eventually
 
 MEMORY_OF_A_BARE_SERVICE_MB = 100
 """A service may use 120 MB; what all of them share must leave room for what they do."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Probe:

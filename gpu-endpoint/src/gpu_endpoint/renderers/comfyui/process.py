@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import re
 import shutil
 import signal
@@ -26,6 +27,7 @@ PREVIEW_PIXELS: Final = 320
 _LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 _READY_POLL_SECONDS: Final = 0.05
 _REMEMBERED_LINES: Final = 40
+_PORTS: Final = range(10_000, 16_000)
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 _log = logging.getLogger(__name__)
@@ -213,7 +215,9 @@ def _retrieved(task: asyncio.Task[None]) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A free port, not of those from which the system serves outgoing connections: one could take it before ComfyUI."""
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise _not_started(f"no port between {_PORTS.start} and {_PORTS.stop} is free")
