@@ -1,15 +1,20 @@
 """Failures of the object store: responses are lost, buckets are missing, and no file is rejected for it."""
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from aiohttp import web
 
 from contracts.storage import AssetStored
 from local_platform.servers import S3Server
+from service_runtime.backoff import Backoff
+from storage import s3_requests
 from storage.decoders import Decoders
 from storage.errors import Rejected, StoreUnavailable
 from storage.object_store import ObjectStore
@@ -44,6 +49,74 @@ async def test_a_write_whose_response_was_lost_is_recognised_by_its_checksum(
     assert proxy.lost == 1
     assert found is not None
     assert (found.sha256, found.metadata["attempt-number"]) == (sha256, "1")
+
+
+async def test_a_large_file_is_sent_again_whole_after_a_lost_response(
+    store: ObjectStore, proxy: LossyProxy, tmp_path: Path
+) -> None:
+    """The second write goes over the connection of the first, so that the HTTP client repeats it by itself."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 3_000_000)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert await store.put_once(f"{uuid4()}/output.mp4", path, sha256, "video/mp4", {}) is None
+    key = f"{uuid4()}/output.mp4"
+    proxy.losses = 1
+    found = await store.put_once(key, path, sha256, "video/mp4", {})
+    assert proxy.lost == 1
+    assert found is not None
+    assert found.sha256 == sha256
+    fetched = await store.fetch("library", key, tmp_path / "fetched", 3_000_000)
+    assert fetched.sha256 == sha256
+
+
+async def test_any_key_is_signed_as_the_store_reads_it(store: ObjectStore, tmp_path: Path) -> None:
+    key, body = f"{uuid4()}/a b+c~d%2F=é'(1)*.mp4", b"any key"
+    sha256 = hashlib.sha256(body).hexdigest()
+    assert await store.put_once(key, body, sha256, "video/mp4", {"attempt-number": "1"}) is None
+    assert (await store.fetch("library", key, tmp_path / "file", 100)).sha256 == sha256
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "tries"),
+    [(503, "SlowDown", 3), (500, "InternalError", 3), (400, "RequestTimeout", 3), (403, "AccessDenied", 1)],
+)
+async def test_a_refusal_is_repeated_where_that_may_help(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: str, tries: int
+) -> None:
+    monkeypatch.setattr(s3_requests, "BACKOFF", Backoff(first=timedelta(milliseconds=1), longest=timedelta(seconds=1)))
+    answers = iter([status] * tries + [200])
+    seen = 0
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        nonlocal seen
+        seen += 1
+        given = next(answers)
+        body = b"found" if given == 200 else f"<Error><Code>{code}</Code></Error>".encode()
+        return web.Response(status=given, body=body)
+
+    async with _serving(answer) as url:
+        store = ObjectStore(settings_for(s3_server, url))
+        await store.open()
+        try:
+            with pytest.raises(StoreUnavailable, match=f"GetObject: {status} {code}"):
+                await store.fetch("incoming", "key", tmp_path / "file", 100)
+            assert seen == tries
+            assert (await store.fetch("incoming", "key", tmp_path / "file", 100)).size_bytes == 5
+        finally:
+            await store.close()
+
+
+@contextlib.asynccontextmanager
+async def _serving(answer: Callable[[web.BaseRequest], Awaitable[web.Response]]) -> AsyncIterator[str]:
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
 
 
 async def test_lost_responses_end_in_one_asset_and_one_message(

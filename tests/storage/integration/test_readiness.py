@@ -67,7 +67,7 @@ async def test_the_service_is_not_ready_without_its_object_store(
         async with process(storage, nats_server, **environment):
             await readiness.reached()
             await reachable.aclose()
-            await readiness.lost("object_store", "bucket incoming: EndpointConnectionError")
+            await readiness.lost("object_store", "bucket incoming: ClientConnectorError")
 
 
 async def test_the_service_is_not_ready_if_its_database_takes_no_writes(

@@ -1,25 +1,24 @@
 """Access to the buckets: reads from `incoming` and `uploads`, writes to `library`, each object once, and deletes."""
 
+import asyncio
 import base64
 import hashlib
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-import aioboto3
 import aiohttp
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from service_runtime.tracing import step
 from storage.errors import Rejected, StoreUnavailable
 from storage.metrics import Operation, object_seconds
+from storage.s3_requests import CHUNK_BYTES, FAILURES, S3Refused, S3Requests, metadata_headers, metadata_of
 from storage.settings import Settings
 
-CHUNK_BYTES: Final = 1024 * 1024
 _ABSENT_KEY: Final = ".readiness"
 """No object has this key: every key starts with an id."""
 
@@ -41,42 +40,27 @@ class ExistingObject:
 
 
 class ObjectStore:
-    """One S3 client for the life of the service."""
+    """The three buckets, for the life of the service."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._requests = S3Requests(settings)
         self._stack = AsyncExitStack()
         self._client: Any = None
+        self._opening = asyncio.Lock()
 
     async def open(self) -> None:
-        """Create the client. It connects when it is first used."""
-        settings = self._settings
-        session = aioboto3.Session(
-            aws_access_key_id=settings.s3_access_key_id.get_secret_value(),
-            aws_secret_access_key=settings.s3_secret_access_key.get_secret_value(),
-            region_name=settings.s3_region,
-        )
-        config = Config(
-            signature_version="s3v4",
-            # R2 refuses boto's default checksum trailers; the explicit ChecksumSHA256 below works.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            connect_timeout=5,
-            read_timeout=30,
-            max_pool_connections=32,
-            retries={"mode": "standard", "max_attempts": 2},
-            s3={"addressing_style": "path"},
-        )
-        context = session.client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
-        self._client = await self._stack.enter_async_context(context)
+        """Get ready. It connects when it is first used."""
+        await self._requests.open()
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._requests.close()
         await self._stack.aclose()
 
     async def check(self) -> None:
         """A readiness check: the store answers, and the token may read every bucket. Raises ``StoreUnavailable``."""
-        if self._client is None:
+        if not self._requests.is_open:
             raise StoreUnavailable("not connected yet")
         settings = self._settings
         for bucket in (settings.s3_incoming_bucket, settings.s3_uploads_bucket, settings.s3_library_bucket):
@@ -86,41 +70,26 @@ class ObjectStore:
                 raise StoreUnavailable(f"bucket {bucket}: {error}") from error
 
     async def _check_bucket(self, bucket: str) -> None:
-        async with _store_errors():
+        with _store_errors():
             try:
                 # Not HEAD: its answer does not tell a missing object, which is expected, from a missing bucket.
-                response = await self._client.get_object(Bucket=bucket, Key=_ABSENT_KEY)
-            except ClientError as error:
-                if error.response.get("Error", {}).get("Code") != "NoSuchKey":
+                async with self._requests.send("GetObject", bucket, _ABSENT_KEY):
+                    pass
+            except S3Refused as refusal:
+                if refusal.code != "NoSuchKey":
                     raise
-            else:
-                response["Body"].close()
 
     async def fetch(self, bucket: str, key: str, path: Path, max_bytes: int) -> FetchedFile:
         """Stream an object to ``path``. Raises ``Rejected`` if it is absent or larger than ``max_bytes``."""
-        digest, size = hashlib.sha256(), 0
-        async with _measured("get"):
+        with _measured("get"):
             try:
-                response = await self._client.get_object(Bucket=bucket, Key=key)
-            except ClientError as error:
+                async with self._requests.send("GetObject", bucket, key) as response:
+                    return await _save(response, path, max_bytes)
+            except S3Refused as refusal:
                 # A missing bucket is our mistake, and no reason to reject a file.
-                if error.response.get("Error", {}).get("Code") == "NoSuchKey":
-                    raise Rejected("not_found", "no object under the reported key") from error
+                if refusal.code == "NoSuchKey":
+                    raise Rejected("not_found", "no object under the reported key") from refusal
                 raise
-            # Absent where the store decompresses an object that was uploaded compressed.
-            length = response.get("ContentLength")
-            async with response["Body"] as body:
-                with path.open("wb") as file:
-                    async for chunk in response["Body"].iter_chunks(CHUNK_BYTES):
-                        size += len(chunk)
-                        if max(size, length or 0) > max_bytes:
-                            body.close()
-                            raise Rejected("size_mismatch", f"the file is larger than {max_bytes} bytes")
-                        digest.update(chunk)
-                        file.write(chunk)
-            if length is not None and size != length:
-                raise StoreUnavailable(f"the body ended after {size} of {length} bytes")
-        return FetchedFile(size, digest.hexdigest())
 
     async def put_once(
         self, key: str, body: Path | bytes, sha256: str, content_type: str, metadata: dict[str, str]
@@ -129,36 +98,37 @@ class ObjectStore:
 
         After a write whose response was lost, the existing object has the checksum of ``body``.
         """
-        async with _measured("put"):
-            data = body.open("rb") if isinstance(body, Path) else body
+        bucket = self._settings.s3_library_bucket
+        headers = {
+            "Content-Type": content_type,
+            "If-None-Match": "*",
+            "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
+            **metadata_headers(metadata | {"sha256": sha256}),
+        }
+        with _measured("put"):
             try:
-                await self._client.put_object(
-                    Bucket=self._settings.s3_library_bucket,
-                    Key=key,
-                    Body=data,
-                    ContentType=content_type,
-                    ChecksumSHA256=base64.b64encode(bytes.fromhex(sha256)).decode(),
-                    IfNoneMatch="*",
-                    Metadata=metadata | {"sha256": sha256},
-                )
-            except ClientError as error:
-                if _status(error) not in (409, 412):
+                async with self._requests.send("PutObject", bucket, key, body=body, sha256=sha256, headers=headers):
+                    return None
+            except S3Refused as refusal:
+                if refusal.status not in (HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED):
                     raise
-            else:
-                return None
-            finally:
-                if not isinstance(data, bytes):
-                    data.close()
-            head = await self._client.head_object(Bucket=self._settings.s3_library_bucket, Key=key)
-        return ExistingObject(head["Metadata"].get("sha256", ""), head["Metadata"])
+            async with self._requests.send("HeadObject", bucket, key) as response:
+                found = metadata_of(response)
+        return ExistingObject(found.get("sha256", ""), found)
 
     async def delete_folder(self, folder: str) -> int:
         """Remove every library object whose key begins with ``folder``; returns how many there were.
 
         Raises ``StoreUnavailable``, also where a rule of the bucket refuses it.
         """
+        # Users seldom delete: a process that deletes nothing never loads the client.
+        from storage.s3_client import client_errors, open_client
+
         bucket, removed = self._settings.s3_library_bucket, 0
-        async with _measured("delete"):
+        with _measured("delete"), client_errors():
+            async with self._opening:
+                if self._client is None:
+                    self._client = await self._stack.enter_async_context(open_client(self._settings))
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
             async for page in pages:
                 for found in page.get("Contents", ()):
@@ -167,18 +137,30 @@ class ObjectStore:
         return removed
 
 
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+async def _save(response: aiohttp.ClientResponse, path: Path, max_bytes: int) -> FetchedFile:
+    digest, size = hashlib.sha256(), 0
+    # Absent where the store decompresses an object that was uploaded compressed.
+    length = response.content_length
+    with path.open("wb") as file:
+        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+            size += len(chunk)
+            if max(size, length or 0) > max_bytes:
+                raise Rejected("size_mismatch", f"the file is larger than {max_bytes} bytes")
+            digest.update(chunk)
+            file.write(chunk)
+    if length is not None and size != length:
+        raise StoreUnavailable(f"the body ended after {size} of {length} bytes")
+    return FetchedFile(size, digest.hexdigest())
 
 
-@asynccontextmanager
-async def _measured(operation: Operation) -> AsyncIterator[None]:
+@contextmanager
+def _measured(operation: Operation) -> Iterator[None]:
     """Measure an operation, and turn every failure of the store or of the network to it into ``StoreUnavailable``."""
     began, outcome = time.perf_counter(), "ok"
     try:
-        with step(f"s3 {operation}", attributes={"rpc.system.name": "aws-api", "peer.service": "object-store"}):
-            async with _store_errors():
-                yield
+        attributes = {"rpc.system.name": "aws-api", "peer.service": "object-store"}
+        with step(f"s3 {operation}", attributes=attributes), _store_errors():
+            yield
     except StoreUnavailable:
         outcome = "unavailable"
         raise
@@ -189,12 +171,12 @@ async def _measured(operation: Operation) -> AsyncIterator[None]:
         object_seconds.labels(operation, outcome).observe(time.perf_counter() - began)
 
 
-@asynccontextmanager
-async def _store_errors() -> AsyncIterator[None]:
+@contextmanager
+def _store_errors() -> Iterator[None]:
     try:
         yield
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "")
-        raise StoreUnavailable(f"{error.operation_name}: {_status(error)} {code}") from error
-    except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
+    except S3Refused as refusal:
+        raise StoreUnavailable(str(refusal)) from refusal
+    except FAILURES as error:
+        # Not its text: that has the address.
         raise StoreUnavailable(type(error).__name__) from error
