@@ -22,6 +22,8 @@ class CommandResult(NamedTuple):
 
 
 async def _run(database: Database, *arguments: str) -> CommandResult:
+    if arguments[0] == "grant" and "--wait-seconds" not in arguments:
+        arguments = (*arguments, "--wait-seconds", "0")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "billing.main", *arguments),
         stdout=asyncio.subprocess.PIPE,
@@ -61,6 +63,18 @@ async def test_an_operator_learns_the_id_of_a_grant_even_if_the_database_goes_aw
     output, _ = await process.communicate()
     assert process.returncode != 0
     assert re.search(r"granting under the id [0-9a-f-]{36}: .*--grant-id", output.decode())
+
+
+async def test_a_grant_that_nothing_publishes_is_made_and_called_not_visible(
+    ledger: LedgerHarness, database: Database
+) -> None:
+    user = uuid4()
+    command = ("grant", "--user", str(user), "--credits", "50", "--reason", "goodwill", "--actor", "Ada")
+    outcome = await _run(database, *command, "--wait-seconds", "0.1")
+    assert outcome.code == 0
+    assert "not visible yet" in outcome.output
+    assert await ledger.balance(user) == (50, 0, 0)
+    assert (await _run(database, *command, "--wait-seconds", "301")).code == 2
 
 
 async def test_a_grant_id_used_for_another_grant_is_refused_with_the_reason(

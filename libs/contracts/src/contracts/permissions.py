@@ -48,6 +48,12 @@ LIVE_SUBSCRIBE: dict[Service, tuple[str, ...]] = {
 }
 """Subjects that a service listens to without a durable consumer, because missing one loses nothing."""
 
+FOLLOWED: dict[Service, tuple[Service, ...]] = {"billing": ("gateway",)}
+"""Readers of a service's own stream of which it may ask how far they have come.
+
+An operator who grants credits is told when the user sees them.
+"""
+
 
 class Permissions(msgspec.Struct, frozen=True):
     """Subjects that one NATS user may publish to and subscribe to; everything else is denied."""
@@ -121,6 +127,8 @@ def calls_of(service: Service) -> list[Call]:
         durable = durable_name(service, stream)
         calls += _consumer_calls(stream, durable)
         calls.append(Call(f"$JS.ACK.{stream}.{durable}.>", f"$JS.ACK.{stream}.{durable}.>"))
+    for reader in FOLLOWED.get(service, ()):
+        calls.append(_api_call(f"CONSUMER.INFO.{service.upper()}.{durable_name(reader, service.upper())}"))
     return calls
 
 

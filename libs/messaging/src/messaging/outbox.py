@@ -105,6 +105,13 @@ class Outbox:
               AND created_at <= now() - make_interval(hours => :hours_ago)
             """,
         )
+        self._published_sequence = statement(
+            schema,
+            """
+            SELECT CASE WHEN count(*) = 0 THEN 0 ELSE max(published_sequence) END
+            FROM {schema}.outbox_messages WHERE correlation_id = :correlation_id AND subject = :subject
+            """,
+        )
         self._backlog = statement(
             schema,
             """
@@ -185,6 +192,12 @@ class Outbox:
             values = {"stream": stream, "above_sequence": above_sequence, "hours_ago": hours_ago}
             count += (await connection.execute(self._forget, values)).rowcount
         return count
+
+    async def published_sequence(self, connection: AsyncConnection, correlation_id: UUID, subject: str) -> int | None:
+        """Under which sequence a message was published; None if it waits, and 0 if it has left the outbox since."""
+        values = {"correlation_id": correlation_id, "subject": subject}
+        sequence: int | None = (await connection.execute(self._published_sequence, values)).scalar_one()
+        return sequence
 
     async def backlog(self, connection: AsyncConnection) -> tuple[int, float]:
         """Number of unpublished rows and the age of the oldest in seconds."""

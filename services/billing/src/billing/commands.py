@@ -1,6 +1,7 @@
 """The operator's commands: ``grant``, ``verify`` and ``seal-head``. Each returns its exit code.
 
-They need only ``BILLING_DATABASE_URL`` and work whether or not the service runs.
+They need only ``BILLING_DATABASE_URL`` and work whether or not the service runs. With the broker's settings, ``grant``
+knows when the gateway shows the credits.
 """
 
 import argparse
@@ -19,8 +20,10 @@ from billing.errors import LedgerError
 from billing.repository import seals
 from billing.settings import CommandSettings
 from billing.verification import verify
-from contracts.billing import GrantCredits
+from contracts.billing import CreditsGranted, GrantCredits
 from contracts.ledger_chain import Head
+from messaging.broker import Broker
+from messaging.delivery import Delivery, Follower
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transactions
@@ -34,6 +37,17 @@ VERIFY_STATEMENT_TIMEOUT_MS: Final = 3_600_000
 """A single query of a verification reads the whole ledger."""
 
 
+VISIBLE_SECONDS: Final = 10.0
+"""A running billing publishes a command's message within a second; the gateway shows it milliseconds later."""
+LONGEST_WAIT_SECONDS: Final = 300.0
+VISIBILITY: Final[dict[Delivery, str]] = {
+    "waiting": "not visible yet: no running billing has published it; the user sees the credits as soon as one has",
+    "published": "published; it is not known whether GET /v1/balance shows the credits already",
+    "handled": "visible: GET /v1/balance shows the credits",
+}
+"""What the user sees of a grant."""
+
+
 def add_parsers(commands: "Subparsers") -> None:
     """Describe the commands and their arguments."""
     grant = commands.add_parser("grant", help="credit a user")
@@ -44,6 +58,8 @@ def add_parsers(commands: "Subparsers") -> None:
     grant.add_argument("--note")
     grant.add_argument("--expires-at", type=_time_with_zone, help="ISO 8601 with a time zone")
     grant.add_argument("--grant-id", type=UUID, help="makes the command repeatable; by default a new one")
+    wait_help = f"how long to wait until the user sees the credits (default: {VISIBLE_SECONDS:g})"
+    grant.add_argument("--wait-seconds", type=_seconds, default=VISIBLE_SECONDS, help=wait_help)
     verify = commands.add_parser("verify", help="recompute the ledger: seals, every posting, every invariant")
     verify.add_argument("--head", type=Head.parse, help="a head that was exported before")
     commands.add_parser("seal-head", help="print the head of the hash chain")
@@ -53,27 +69,33 @@ async def run(arguments: argparse.Namespace) -> int:
     """Run the command that was typed; returns the exit code."""
     settings = settings_from_environment(CommandSettings)
     if arguments.command == "grant":
-        return await grant(settings, _grant_command(arguments))
+        return await grant(settings, _grant_command(arguments), arguments.wait_seconds)
     if arguments.command == "verify":
         return await verify_ledger(settings, arguments.head)
     return await print_seal_head(settings)
 
 
-async def grant(settings: CommandSettings, command: GrantCredits) -> int:
-    """Grant credits as an operator. Repeating it with the same grant id changes nothing."""
+async def grant(settings: CommandSettings, command: GrantCredits, wait_seconds: float = 0.0) -> int:
+    """Grant credits as an operator, and wait a little until the user sees them.
+
+    Repeating it with the same grant id changes nothing. A grant that is not visible yet is made all the same.
+    """
     # Printed first: if the connection breaks during the commit, only a repetition under the same id is safe.
     _print(f"granting under the id {command.grant_id}: to be sure, repeat the command with --grant-id and this id")
-    try:
-        async with (
-            _engine(settings, "grant") as engine,
-            Transactions(engine, producer="billing").begin() as tx,
-        ):
-            await handlers.grant_by_operator(tx, [_as_received(command)])
-            is_new = bool(tx.outgoing)
-    except LedgerError as error:
-        return _fail(f"refused ({error.code}): {error}")
-    outcome = f"grant {command.grant_id}: {command.amount_credits} credits to user {command.user_id}"
-    return _print(outcome if is_new else f"{outcome} (made before, nothing changed)")
+    async with _engine(settings, "grant") as engine:
+        try:
+            async with Transactions(engine, producer="billing").begin() as tx:
+                await handlers.grant_by_operator(tx, [_as_received(command)])
+                is_new = bool(tx.outgoing)
+        except LedgerError as error:
+            return _fail(f"refused ({error.code}): {error}")
+        outcome = f"grant {command.grant_id}: {command.amount_credits} credits to user {command.user_id}"
+        _print(outcome if is_new else f"{outcome} (made before, nothing changed)")
+        if wait_seconds:
+            follower = Follower("billing", engine, _broker(settings))
+            delivery = await follower.follow(CreditsGranted, command.grant_id, "gateway", wait_seconds)
+            _print(VISIBILITY[delivery])
+    return 0
 
 
 async def verify_ledger(settings: CommandSettings, exported: Head | None) -> int:
@@ -110,6 +132,13 @@ async def _engine(
         await engine.dispose()
 
 
+def _broker(settings: CommandSettings) -> Broker | None:
+    if settings.nats_url is None:
+        return None
+    password = settings.nats_password.get_secret_value()
+    return Broker(settings.nats_url, settings.nats_user, password, "billing-grant", settings.nats_ca_file)
+
+
 def _grant_command(arguments: argparse.Namespace) -> GrantCredits:
     return GrantCredits(
         grant_id=arguments.grant_id or new_id(),
@@ -141,6 +170,13 @@ def _time_with_zone(text: str) -> datetime:
     if time.tzinfo is None:
         raise argparse.ArgumentTypeError("give the time with its zone, for example 2027-01-31T00:00:00Z")
     return time
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
+        raise argparse.ArgumentTypeError(f"wait 0 to {LONGEST_WAIT_SECONDS:g} seconds")
+    return seconds
 
 
 def _credits(text: str) -> int:

@@ -1,5 +1,7 @@
 """The settings of billing; see ``.env.example``."""
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -16,8 +18,15 @@ class Settings(ServiceSettings):
 
 
 class CommandSettings(BaseSettings):
-    """The settings of an operator's command: the database, as the service's own role (or, to verify, as any reader)."""
+    """The settings of an operator's command: the database, as the service's own role (or, to verify, as any reader).
 
-    model_config = SettingsConfigDict(env_prefix="BILLING_", extra="ignore", frozen=True)
+    The broker, where it is given, knows whether the gateway shows a grant by now.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="BILLING_", extra="ignore", frozen=True, env_ignore_empty=True)
 
     database_url: SecretStr
+    nats_url: str | None = None
+    nats_user: str = "billing"
+    nats_password: SecretStr = SecretStr("")
+    nats_ca_file: Path | None = None

@@ -93,8 +93,12 @@ class Session:
         return text
 
     async def grant(self, user_id: UUID, credits: int, reason: str) -> None:
-        """Grant credits as an operator does. The id makes it safe to repeat if the database was unavailable."""
-        what = ("--credits", str(credits), "--reason", reason, "--actor", "demo", "--grant-id", str(new_id()))
+        """Grant credits as an operator does, until the user sees them.
+
+        The id makes it safe to repeat if the database was unavailable.
+        """
+        what = ["--credits", str(credits), "--reason", reason, "--actor", "demo", "--grant-id", str(new_id())]
+        what += ["--wait-seconds", f"{_BALANCE_TIMEOUT_SECONDS:g}"]
         for pause_seconds in _GRANT_PAUSES_SECONDS:
             try:
                 await self.run_command("billing", "grant", "--user", str(user_id), *what)
