@@ -685,6 +685,27 @@ MONEY = (
         for grant in ("purchase", "bonus", "won", "refund_failed")
     ),
     _gone("grants_have_an_origin", "{signup}", "billing.operator_grants", "grant_id = '{signup}'"),
+    _gone("grants_have_an_origin", "{welcome}", "gateway.signups", "grant_id = '{welcome}'"),
+    *_changed(
+        "grants_have_an_origin",
+        "{welcome}",
+        "gateway.signups",
+        "grant_id = '{welcome}'",
+        "user_id = '{user}'",
+        "amount_credits = 24",
+    ),
+    # A sign-up explains no other kind of grant.
+    *_changed("grants_have_an_origin", "{welcome}", "billing.grants", "grant_id = '{welcome}'", "reason = 'goodwill'"),
+    _gone("signups_reach_the_ledger", "{welcome}", "billing.grants", "grant_id = '{welcome}'", waits=True),
+    *_changed(
+        "signups_reach_the_ledger",
+        "{welcome}",
+        "billing.grants",
+        "grant_id = '{welcome}'",
+        "reason = 'goodwill'",
+        "amount_credits = 26",
+        "user_id = '{user}'",
+    ),
     # What a command from the broker leaves that names neither a payment nor an operator's grant.
     PlantedViolation(
         "grants_have_an_origin",

@@ -6,7 +6,7 @@ Credits move through billing's own handlers; the rows of the others are written 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from auditor.invariants.messages import INBOXES
 from billing import handlers
-from contracts.billing import CreditsReserved, GrantCredits
+from contracts.billing import CreditsReserved, GrantCredits, GrantSignupCredits, signup_grant_id
 from contracts.message import SERVICES, Message, Service
 from contracts.payments import PaymentChanged
 from contracts.permissions import durable_name
@@ -136,6 +136,11 @@ class PlatformHarness:
     running: UUID = field(default_factory=new_id)
     refused: UUID = field(default_factory=new_id)
     asset: UUID = field(default_factory=new_id)
+    newcomer: UUID = field(default_factory=new_id)
+    welcome: UUID = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.welcome = signup_grant_id(self.newcomer)
 
     @property
     def names(self) -> dict[str, str]:
@@ -284,6 +289,9 @@ async def build_platform(database: Database) -> PlatformHarness:
         refused = {"payment_id": platform.refused_payment, "user_id": platform.user}
         await add_row(connection, "gateway.payment_requests", **refused, refusal_code="unknown_pack")
         await add_row(connection, "gateway.payments", **refused, status="refused")
+        await add_row(
+            connection, "gateway.signups", user_id=platform.newcomer, grant_id=platform.welcome, amount_credits=25
+        )
         await _add_waiting(connection, platform)
         await _add_statements(connection, lines)
         await _add_messages(connection, platform)
@@ -297,6 +305,8 @@ async def _move_credits(database: Database, platform: PlatformHarness) -> dict[U
     await ledger.grant(
         platform.buyer, 5, "signup", grant_id=platform.signup, expires_at=datetime.now(UTC) - timedelta(minutes=1)
     )
+    command = GrantSignupCredits(user_id=platform.newcomer, amount_credits=25)
+    await ledger.handle(partial(handlers.apply_commands, max_signup_credits=25), command)
     for payment in platform.payments:
         for movement in payment.movements:
             if movement.kind == "dispute" and payment.payment_id == platform.dispute_lost:

@@ -19,7 +19,7 @@ import httpx
 import jwt
 import sqlalchemy as sa
 
-from billing.consumers import SUBSCRIPTIONS as BILLING
+from billing import consumers as billing_consumers
 from contracts.billing import GrantCredits
 from contracts.generation import GenerationCompleted
 from contracts.message import Message, Service
@@ -223,9 +223,9 @@ class GatewayHarness:
             await self._start(service, ())
         return self._producers[service]
 
-    async def billing(self) -> None:
+    async def billing(self, max_signup_credits: int = 0) -> None:
         """Start the real billing service."""
-        await self._start("billing", BILLING)
+        await self._start("billing", billing_consumers.subscriptions(max_signup_credits))
 
     async def _start(self, service: Service, subscriptions: Any) -> None:
         messaging = Messaging(

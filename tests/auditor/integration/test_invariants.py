@@ -217,7 +217,7 @@ async def test_what_billing_finds_wrong_with_its_ledger_the_auditor_finds_too(
 def test_the_inboxes_are_those_that_the_services_keep() -> None:
     kept = {
         "gateway": gateway_consumers.subscriptions(lambda _: None),
-        "billing": billing_consumers.SUBSCRIPTIONS,
+        "billing": billing_consumers.subscriptions(),
         "payments": payments_consumers.subscriptions(Mock(), Mock()),
         "generation": generation_consumers.subscriptions(Mock()),
         "storage": storage_consumers.subscriptions(Mock(), Mock(), Mock()),

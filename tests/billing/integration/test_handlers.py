@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import msgspec
@@ -18,6 +19,7 @@ from billing.errors import (
     ConflictingOrder,
     ForeignReservation,
     PaymentAlreadyGranted,
+    SignupCreditsTooHigh,
 )
 from billing.loops import expiry
 from contracts.billing import (
@@ -28,6 +30,8 @@ from contracts.billing import (
     CreditsRefused,
     CreditsReleased,
     CreditsReserved,
+    GrantSignupCredits,
+    signup_grant_id,
 )
 from contracts.message import Message
 from messaging.transaction import Transactions
@@ -248,6 +252,23 @@ async def test_a_grant_happens_once_and_its_id_cannot_be_used_for_another(ledger
     assert await ledger.handle(handlers.apply_commands, command) == []
     with pytest.raises(ConflictingGrant):
         await ledger.handle(handlers.apply_commands, grant(user, 51, "signup", grant_id=command.grant_id))
+    assert await ledger.balance(user) == (50, 0, 0)
+
+
+async def test_a_signup_is_credited_once_and_within_billings_own_limit(ledger: LedgerHarness) -> None:
+    user = uuid4()
+    apply_commands = partial(handlers.apply_commands, max_signup_credits=50)
+    too_much = GrantSignupCredits(user_id=user, amount_credits=51)
+    for handler in (apply_commands, handlers.apply_commands):
+        with pytest.raises(SignupCreditsTooHigh):
+            await ledger.handle(handler, too_much)
+    command = GrantSignupCredits(user_id=user, amount_credits=50)
+    (event,) = await ledger.handle(apply_commands, command, command)
+    assert isinstance(event, CreditsGranted)
+    assert (event.grant_id, event.lines[0].reason) == (signup_grant_id(user), "signup")
+    assert await ledger.handle(apply_commands, command) == []
+    with pytest.raises(ConflictingGrant):
+        await ledger.handle(apply_commands, GrantSignupCredits(user_id=user, amount_credits=49))
     assert await ledger.balance(user) == (50, 0, 0)
 
 

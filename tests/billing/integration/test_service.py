@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from billing import conservation
-from billing.consumers import SUBSCRIPTIONS
+from billing.consumers import subscriptions
 from contracts import headers
 from contracts.message import Message, Service
 from local_platform.servers import NatsServer
@@ -157,7 +157,7 @@ async def running(ledger: LedgerHarness, broker_settings: BrokerSettingsOf) -> A
         service="billing",
         engine=ledger.engine,
         settings=broker_settings("billing"),
-        subscriptions=SUBSCRIPTIONS,
+        subscriptions=subscriptions(),
         limits=ConsumerLimits(max_deliveries=1),
     )
     tasks = [asyncio.create_task(component.run()) for component in messaging.components()]

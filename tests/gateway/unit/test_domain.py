@@ -12,6 +12,7 @@ from gateway.domain import (
     decode_cursor,
     download_name,
     encode_cursor,
+    is_confirmed,
     is_storable,
     lane_of,
     request_hash,
@@ -93,6 +94,25 @@ def test_requests_with_other_content_have_other_digests() -> None:
 )
 def test_only_a_known_plan_in_the_token_gives_a_better_lane(token_claims: dict[str, object], lane: str) -> None:
     assert lane_of(token_claims) == lane
+
+
+@pytest.mark.parametrize(
+    ("token_claims", "confirmed"),
+    [
+        ({}, True),
+        ({"email_verified": True, "user_metadata": {"email_verified": True}}, True),
+        ({"user_metadata": "of no known shape"}, True),
+        ({"is_anonymous": False}, True),
+        ({"is_anonymous": True}, False),
+        ({"email_verified": False}, False),
+        ({"user_metadata": {"email_verified": False}}, False),
+        # Users write their metadata themselves: what it says cannot outweigh the other claim.
+        ({"email_verified": False, "user_metadata": {"email_verified": True}}, False),
+        ({"user_metadata": {"email_verified": "yes"}}, False),
+    ],
+)
+def test_a_user_counts_as_confirmed_unless_a_claim_denies_it(token_claims: dict[str, object], confirmed: bool) -> None:
+    assert is_confirmed(token_claims) == confirmed
 
 
 def test_a_page_names_the_next_one_only_if_there_is_one() -> None:

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 
-from billing.consumers import SUBSCRIPTIONS as BILLING
+from billing import consumers as billing_consumers
 from catalogue.credit_packs import load_credit_packs
 from contracts.payments import CreatePayment
 from messaging.ids import new_id
@@ -87,7 +87,7 @@ async def harness(
             service="billing",
             engine=database.engine("billing"),
             settings=broker_settings("billing"),
-            subscriptions=BILLING,
+            subscriptions=billing_consumers.subscriptions(),
         )
         async with serving(payments.app, listener):
             tasks = [

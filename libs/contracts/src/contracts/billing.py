@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from typing import ClassVar, Literal
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from contracts.message import Message, Service
 from contracts.values import GenerationOrder, LedgerLine
@@ -90,6 +90,27 @@ class GrantCredits(Message, frozen=True, kw_only=True):
     payment_id: UUID | None = None
     note: str | None = None
     expires_at: datetime | None = None
+
+
+class GrantSignupCredits(Message, frozen=True, kw_only=True):
+    """Credit a user who signed up, once ever. Billing has a largest amount of its own, and refuses more."""
+
+    subject: ClassVar[str] = "billing.command.grant-signup-credits.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("gateway",)
+    consumers: ClassVar[tuple[Service, ...]] = ("billing", "auditor")
+
+    user_id: UUID
+    amount_credits: int
+
+    @property
+    def grant_id(self) -> UUID:
+        """The id of the grant that comes of it."""
+        return signup_grant_id(self.user_id)
+
+
+def signup_grant_id(user_id: UUID) -> UUID:
+    """The id of the one grant that a user's sign-up can have: it follows from the user, so there is no second."""
+    return uuid5(user_id, "signup")
 
 
 class CreditsGranted(Message, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     billing.CreditsCaptured,
     billing.CreditsReleased,
     billing.GrantCredits,
+    billing.GrantSignupCredits,
     billing.CreditsGranted,
     billing.ClawBackCredits,
     billing.CreditsClawedBack,

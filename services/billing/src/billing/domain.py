@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
-from billing.errors import BalanceTooLarge, CaptureExceedsReservation, InvalidAmount
+from billing.errors import BalanceTooLarge, CaptureExceedsReservation, InvalidAmount, SignupCreditsTooHigh
 from billing.statuses import GrantState, ReservationStatus
-from contracts.billing import ClawBackCredits, GrantCredits, RefusalCode
+from contracts.billing import ClawBackCredits, GrantCredits, GrantSignupCredits, RefusalCode
 from contracts.values import LedgerLine, MovementReason
 
 PlatformAccount = Literal["platform:issued", "platform:revenue", "platform:expired", "platform:refunded"]
@@ -415,6 +415,19 @@ def grant(book: Book, account: Account, command: GrantCredits) -> tuple[LedgerLi
     lines += (expiry.line for expiry in expire_due(book, account))
     lines += _settle_receivable(book, account, cause)
     return tuple(lines)
+
+
+def signup_grant(command: GrantSignupCredits, largest_credits: int) -> GrantCredits:
+    """The grant for a sign-up. Raises SignupCreditsTooHigh for more than ``largest_credits``."""
+    if command.amount_credits > largest_credits:
+        raise SignupCreditsTooHigh(command.user_id, command.amount_credits, largest_credits)
+    return GrantCredits(
+        grant_id=command.grant_id,
+        user_id=command.user_id,
+        amount_credits=command.amount_credits,
+        reason="signup",
+        actor="gateway",
+    )
 
 
 def claw_back(book: Book, account: Account, command: ClawBackCredits) -> tuple[Clawback, LedgerLine]:

@@ -86,6 +86,17 @@ class PaymentAlreadyGranted(LedgerError):
         super().__init__(f"payment {payment_id} was credited before for {reason}")
 
 
+class SignupCreditsTooHigh(LedgerError):
+    """A sign-up was to be credited with more than billing's own settings allow."""
+
+    code = "signup_credits_too_high"
+
+    def __init__(self, user_id: UUID, amount_credits: int, largest_credits: int) -> None:
+        super().__init__(
+            f"the sign-up of user {user_id} with {amount_credits} credits, where at most {largest_credits} are allowed"
+        )
+
+
 class ConflictingClawback(LedgerError):
     """A clawback id was used again with other content."""
 

@@ -5,8 +5,9 @@ Nothing here commits: the transaction belongs to the caller, and the messages ar
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -33,6 +34,7 @@ from contracts.billing import (
     CreditsReleased,
     CreditsReserved,
     GrantCredits,
+    GrantSignupCredits,
 )
 from contracts.gateway import GenerationRequested
 from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
@@ -136,11 +138,25 @@ async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:
     tx.after_commit(lambda: metrics.count_resolutions(resolutions, contradictions))
 
 
-async def apply_commands(tx: Transaction, batch: Sequence[Received[Command]]) -> None:
+async def apply_commands(
+    tx: Transaction, batch: Sequence[Received[Command | GrantSignupCredits]], *, max_signup_credits: int = 0
+) -> None:
     """Credit users and take credits back, each command once, in order of arrival.
 
-    Raises InvalidAmount, BalanceTooLarge, ConflictingGrant, ConflictingClawback and PaymentAlreadyGranted.
+    Raises InvalidAmount, BalanceTooLarge, ConflictingGrant, ConflictingClawback, PaymentAlreadyGranted and
+    SignupCreditsTooHigh.
     """
+    await _apply(tx, [_as_command(message, max_signup_credits) for message in batch])
+
+
+def _as_command(message: Received[Command | GrantSignupCredits], max_signup_credits: int) -> Received[Command]:
+    payload = message.payload
+    if isinstance(payload, GrantSignupCredits):
+        payload = domain.signup_grant(payload, max_signup_credits)
+    return replace(cast("Received[Any]", message), payload=payload)
+
+
+async def _apply(tx: Transaction, batch: Sequence[Received[Command]]) -> None:
     connection = tx.connection
     accounts, book = await _open_accounts(tx, (message.payload.user_id for message in batch))
     history = await _read_history(connection, [message.payload for message in batch])

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from billing import commands
-from billing.consumers import SUBSCRIPTIONS
+from billing.consumers import subscriptions
 from billing.loops.expiry import expire_due_grants
 from billing.loops.overdue import report_overdue_reservations
 from billing.loops.sealer import Sealer
@@ -44,7 +44,7 @@ def build(settings: Settings) -> Billing:
         service="billing",
         engine=engine,
         settings=settings,
-        subscriptions=SUBSCRIPTIONS,
+        subscriptions=subscriptions(settings.max_signup_credits),
     )
     return Billing(
         components=[

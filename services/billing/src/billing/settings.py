@@ -15,6 +15,8 @@ class Settings(ServiceSettings):
 
     sweep_seconds: float = Field(default=5.0, gt=0)
     """How often due grants are expired and the ledger is sealed."""
+    max_signup_credits: int = Field(default=0, ge=0)
+    """The most that the gateway may have credited for a sign-up. 0: nothing at all."""
 
 
 class CommandSettings(BaseSettings):

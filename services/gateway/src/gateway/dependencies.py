@@ -11,6 +11,7 @@ from gateway.admission import Admission
 from gateway.file_urls import FileUrls
 from gateway.live_events import LiveEvents
 from gateway.settings import Settings
+from gateway.signups import Signups
 from gateway.tokens import Tokens
 from messaging.transaction import Transactions
 from service_runtime.database_watch import DatabaseClock
@@ -26,6 +27,7 @@ class Dependencies:
     catalogue: Catalogue
     packs: Mapping[str, CreditPack]
     tokens: Tokens
+    signups: Signups
     clock: DatabaseClock
     admission: Admission
     live_events: LiveEvents

@@ -39,6 +39,8 @@ class User:
     user_id: UUID
     lane: Lane
     token_expires_at: float
+    is_confirmed: bool = True
+    """Signed up for good: no anonymous user, and none whose token says that their address is not confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,18 @@ def lane_of(token_claims: Mapping[str, Any]) -> Lane:
     metadata = token_claims.get("app_metadata")
     plan = metadata.get("plan") if isinstance(metadata, dict) else None
     return _LANES.get(plan, "free") if isinstance(plan, str) else "free"
+
+
+def is_confirmed(token_claims: Mapping[str, Any]) -> bool:
+    """Whether the token speaks of a user who signed up, with an address that is not known to be unconfirmed.
+
+    Supabase gives no token for an unconfirmed address where it asks for confirmation. Where it does not, it says so in
+    ``user_metadata``, which users can write: so a claim can only take away, and never give.
+    """
+    metadata = token_claims.get("user_metadata")
+    said = [metadata.get("email_verified")] if isinstance(metadata, dict) else []
+    said.append(token_claims.get("email_verified"))
+    return not token_claims.get("is_anonymous") and all(claim in (None, True) for claim in said)
 
 
 def request_hash(body: Mapping[str, Any]) -> bytes:

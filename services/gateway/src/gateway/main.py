@@ -16,6 +16,7 @@ from gateway.file_urls import FileUrls
 from gateway.http import build_app
 from gateway.live_events import LiveEvents
 from gateway.settings import Settings
+from gateway.signups import Signups
 from gateway.tokens import Tokens
 from gateway.withdrawals import EVERY_SECONDS, withdraw_overdue
 from messaging.runtime import Messaging
@@ -62,6 +63,7 @@ def build(settings: Settings) -> Gateway:
         catalogue=load_catalogue(),
         packs={pack.id: pack for pack in load_credit_packs()},
         tokens=tokens,
+        signups=Signups(settings, messaging.transactions),
         clock=database.clock,
         admission=Admission(settings),
         live_events=live_events,

@@ -19,6 +19,13 @@ RUNNING_CANCELS: Final = Counter(
 REFUSED: Final = Counter(
     "gateway_rate_limited_total", "Requests beyond a limit, by its name; `busy` is the overload", ["limit"]
 )
+SIGNUPS: Final = Counter(
+    "gateway_signups_total",
+    "New users, by outcome: credited, or not, because the day's sign-ups are used up",
+    ["outcome"],
+)
+for _outcome in ("credited", "too_many"):
+    SIGNUPS.labels(_outcome)
 for _limit in ("address", "reads", "quotes", "writes", "uploads", "upload-bytes", "verified-files", "busy"):
     REFUSED.labels(_limit)
 for _outcome in ("accepted", "refused"):

@@ -149,6 +149,14 @@ class RunningCancels:
 
 
 @dataclass(frozen=True, slots=True)
+class Signup:
+    """Whether billing was asked to credit a user for signing up, and whether the user has credits or had some."""
+
+    is_requested: bool
+    has_had_credits: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RecentUploads:
     """What a user has begun to upload within 24 hours."""
 

@@ -20,6 +20,7 @@ from gateway.records import (
     PaymentRequestRecord,
     RecentUploads,
     RunningCancels,
+    Signup,
 )
 from gateway.statuses import TERMINAL, GenerationStatus
 from gateway.tables import (
@@ -29,6 +30,7 @@ from gateway.tables import (
     payment_requests,
     payments,
     running_cancellations,
+    signups,
     uploads,
     write_allowances,
 )
@@ -73,6 +75,26 @@ _LOCK_OVERDUE: Final = (
     .order_by(_deadline)
     .limit(sa.bindparam("batch"))
     .with_for_update(of=generations, skip_locked=True)
+)
+
+_today: Final = sa.select(sa.func.count()).where(signups.c.requested_at > sa.func.now() - timedelta(days=1))
+_HAS_HAD_CREDITS: Final = sa.select(sa.literal(1)).where(balances.c.user_id == sa.bindparam("user", type_=sa.Uuid))
+_FIND_SIGNUP: Final = sa.select(
+    sa.exists(sa.select(1).where(signups.c.user_id == sa.bindparam("user", type_=sa.Uuid))),
+    _HAS_HAD_CREDITS.exists(),
+)
+_ADD_SIGNUP: Final = (
+    insert(signups)
+    .from_select(
+        ["user_id", "grant_id", "amount_credits"],
+        sa.select(
+            sa.bindparam("user", type_=sa.Uuid),
+            sa.bindparam("grant_id", type_=sa.Uuid),
+            sa.bindparam("amount_credits", type_=sa.BigInteger),
+        ).where(~_HAS_HAD_CREDITS.exists(), _today.scalar_subquery() < sa.bindparam("most", type_=sa.BigInteger)),
+    )
+    .on_conflict_do_nothing(index_elements=["user_id"])
+    .returning(signups.c.user_id)
 )
 
 
@@ -275,8 +297,23 @@ async def recent_uploads(connection: AsyncConnection, user_id: UUID) -> RecentUp
 
 async def has_had_credits(connection: AsyncConnection, user_id: UUID) -> bool:
     """Whether the user ever bought or was granted credits: the first of them opens the balance."""
-    found = await connection.execute(sa.select(sa.literal(1)).where(balances.c.user_id == user_id))
-    return found.one_or_none() is not None
+    return (await connection.execute(_HAS_HAD_CREDITS, {"user": user_id})).one_or_none() is not None
+
+
+async def add_signup(
+    connection: AsyncConnection, user_id: UUID, grant_id: UUID, amount_credits: int, most_per_day: int
+) -> bool:
+    """Record that a new user is credited for signing up; whether that is new.
+
+    It is not for a user who has credits or had some, and not for more than ``most_per_day`` users.
+    """
+    values = {"user": user_id, "grant_id": grant_id, "amount_credits": amount_credits, "most": most_per_day}
+    return (await connection.execute(_ADD_SIGNUP, values)).one_or_none() is not None
+
+
+async def find_signup(connection: AsyncConnection, user_id: UUID) -> Signup:
+    """What is known of a user's sign-up."""
+    return Signup(*(await connection.execute(_FIND_SIGNUP, {"user": user_id})).one())
 
 
 async def add_upload(connection: AsyncConnection, upload: NewUpload) -> None:

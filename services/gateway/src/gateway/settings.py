@@ -63,6 +63,10 @@ class Settings(ServiceSettings):
     """Of one user, in any 24 hours."""
     max_upload_bytes_per_day: int = Field(default=2 * 1024**3, ge=MAX_UPLOAD_BYTES)
     """Of one user, in any 24 hours."""
+    signup_credits: int = Field(default=0, ge=0)
+    """What a new user is credited with at their first request. 0: nothing. Billing must allow as much."""
+    max_signups_per_day: int = Field(default=500, ge=1)
+    """How many users, all together, are credited for their sign-up in any 24 hours: so much made-up ones can cost."""
     uploads_need_credits: bool = False
     """Take files only from users who ever bought or were granted credits."""
     running_cancels_per_day: dict[Lane, int] = Field(default_factory=_default_running_cancels)

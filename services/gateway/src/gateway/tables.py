@@ -175,6 +175,16 @@ running_cancellations = sa.Table(
     sa.Column("cancelled_at", _AT, nullable=False, server_default=sa.func.now()),
 )
 
+signups = sa.Table(
+    "signups",
+    metadata,
+    # A user signs up once: billing was asked to credit this, once ever.
+    sa.Column("user_id", _UUID, primary_key=True),
+    sa.Column("grant_id", _UUID, nullable=False),
+    sa.Column("amount_credits", sa.BigInteger, nullable=False),
+    sa.Column("requested_at", _AT, nullable=False, server_default=sa.func.now()),
+)
+
 write_allowances = sa.Table(
     "write_allowances",
     metadata,

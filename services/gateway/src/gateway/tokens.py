@@ -12,7 +12,7 @@ import httpx
 import jwt
 import structlog
 
-from gateway.domain import User, lane_of
+from gateway.domain import User, is_confirmed, lane_of
 from gateway.errors import NotAuthenticated, SignInUnavailable
 from gateway.settings import Settings
 from service_runtime.bounded_http import bounded_client
@@ -225,7 +225,7 @@ class Tokens:
             user_id = UUID(token_claims["sub"])
         except (ValueError, TypeError, AttributeError) as error:
             raise NotAuthenticated("the token's subject is no user id") from error
-        return User(user_id, lane_of(token_claims), float(token_claims["exp"]))
+        return User(user_id, lane_of(token_claims), float(token_claims["exp"]), is_confirmed(token_claims))
 
 
 def _token_of(authorization: str | None) -> str | None:

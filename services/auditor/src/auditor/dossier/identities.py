@@ -74,6 +74,7 @@ _USER: Final = tuple(
         "gateway.balances",
         "gateway.generation_requests",
         "gateway.payment_requests",
+        "gateway.signups",
         "gateway.uploads",
         "generation.video_generations",
     )
@@ -89,6 +90,7 @@ _PARTS: Final = (
         user="user_id",
     ),
     IdColumn("a grant", "billing.grants", "grant_id", payment="payment_id", user="user_id"),
+    IdColumn("the grant of a sign-up", "gateway.signups", "grant_id", user="user_id"),
     IdColumn("a clawback", "billing.clawbacks", "clawback_id", payment="payment_id"),
     IdColumn("an attempt", "generation.attempts", "attempt_id", generation="generation_id"),
     IdColumn(

@@ -291,6 +291,11 @@ SECTION_QUERIES: Final = (
         {"payment": "payment_id = :id"},
     ),
     SectionQuery(
+        "Sign-up (gateway)",
+        "SELECT amount_credits, requested_at, grant_id FROM gateway.signups WHERE {where}",
+        {"user": "user_id = :id"},
+    ),
+    SectionQuery(
         "Grants",
         """
         SELECT reason, amount_credits, remaining_credits, actor, payment_id, note, granted_at, expires_at, grant_id

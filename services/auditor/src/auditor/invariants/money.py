@@ -128,22 +128,49 @@ MONEY: Final = (
     Invariant(
         code="grants_have_an_origin",
         severity="critical",
-        meaning="Every grant comes from a payment whose money arrived, or from an operator's command",
-        # The settled payment and the operator's record are committed before, or with, the grant: nothing is tolerated.
+        meaning="Every grant comes from a payment whose money arrived, from a sign-up, or from an operator's command",
+        # The settled payment, the sign-up and the operator's record are committed before, or with, the grant: nothing
+        # is tolerated.
         query="""
             SELECT g.grant_id::text AS subject,
-                   CASE WHEN g.reason IN ('signup', 'goodwill')
-                             THEN format('the command of an operator for a %s', g.reason)
+                   CASE WHEN g.reason = 'signup'
+                             THEN format('a sign-up of user %s with %s credits, or the command of an operator',
+                                         g.user_id, g.amount_credits)
+                        WHEN g.reason = 'goodwill' THEN 'the command of an operator for a goodwill'
                         ELSE format('a settled payment that requested the %s', g.reason) END AS expected,
-                   CASE WHEN g.reason IN ('signup', 'goodwill') THEN format('none, only the actor "%s"', g.actor)
+                   CASE WHEN s.grant_id IS NOT NULL
+                             THEN format('a sign-up of user %s with %s credits', s.user_id, s.amount_credits)
+                        WHEN g.reason IN ('signup', 'goodwill') THEN format('none, only the actor "%s"', g.actor)
                         WHEN p.payment_id IS NULL THEN 'no payment'
                         ELSE format('payment %s, which is %s and never settled', p.payment_id, p.status) END AS found
             FROM billing.grants AS g
             LEFT JOIN billing.operator_grants AS o USING (grant_id)
+            LEFT JOIN gateway.signups AS s USING (grant_id)
             LEFT JOIN payments.credit_movements AS m ON m.movement_id = g.grant_id
             LEFT JOIN payments.payment_transactions AS p ON p.payment_id = m.payment_id
             WHERE OF_MOVEMENT(g.grant_id)
-              AND CASE WHEN g.reason IN ('signup', 'goodwill') THEN o.grant_id IS NULL ELSE p.settled_at IS NULL END
+              AND CASE WHEN g.reason = 'signup'
+                            THEN o.grant_id IS NULL
+                                 AND (s.user_id, s.amount_credits) IS DISTINCT FROM (g.user_id, g.amount_credits)
+                       WHEN g.reason = 'goodwill' THEN o.grant_id IS NULL
+                       ELSE p.settled_at IS NULL END
+        """,
+    ),
+    Invariant(
+        code="signups_reach_the_ledger",
+        severity="critical",
+        meaning="A user who signed up has the credits that the sign-up promised",
+        query="""
+            SELECT s.grant_id::text AS subject,
+                   format('%s credits for user %s', s.amount_credits, s.user_id) AS expected,
+                   CASE WHEN g.grant_id IS NULL THEN format('nothing since %s', s.requested_at)
+                        ELSE format('a %s of %s credits for user %s', g.reason, g.amount_credits, g.user_id)
+                   END AS found
+            FROM gateway.signups AS s
+            LEFT JOIN billing.grants AS g USING (grant_id)
+            WHERE OF_MOVEMENT(s.grant_id)
+              AND (g.grant_id IS NOT NULL OR s.requested_at <= now() - make_interval(secs => :tolerance))
+              AND (g.reason, g.amount_credits, g.user_id) IS DISTINCT FROM ('signup', s.amount_credits, s.user_id)
         """,
     ),
     Invariant(

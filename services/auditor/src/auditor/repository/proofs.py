@@ -202,6 +202,8 @@ _MOVEMENTS_OF: Final = text("""
     SELECT movement_id FROM payments.credit_movements WHERE payment_id = ANY(CAST(:ids AS uuid[]))
 """)
 
+_SIGNUPS_AMONG: Final = text("SELECT grant_id FROM gateway.signups WHERE grant_id = ANY(CAST(:ids AS uuid[]))")
+
 
 async def find_news(connection: AsyncConnection, watermark: Watermark, now: datetime) -> News:
     """The ids that were touched since ``watermark``: those of new postings, and those that new messages are about."""
@@ -217,7 +219,8 @@ async def find_news(connection: AsyncConnection, watermark: Watermark, now: date
     }
     spoken_of = set((await connection.execute(_NEW_MESSAGES, since)).scalars())
     payments = set((await connection.execute(_PAYMENTS_AMONG, {"ids": list(spoken_of)})).scalars())
-    orders = (spoken_of - payments) | set(posted.orders or ())
+    signups = set((await connection.execute(_SIGNUPS_AMONG, {"ids": list(spoken_of)})).scalars())
+    orders = (spoken_of - payments - signups) | set(posted.orders or ())
     payments |= set(posted.payments or ())
     movements = set((await connection.execute(_MOVEMENTS_OF, {"ids": list(payments)})).scalars())
     return News(
@@ -225,7 +228,7 @@ async def find_news(connection: AsyncConnection, watermark: Watermark, now: date
             "user": posted.users or (),
             "order": orders,
             "payment": payments,
-            "movement": movements | set(posted.movements or ()),
+            "movement": movements | signups | set(posted.movements or ()),
             "transfer": posted.transfers or (),
         },
         until if is_slice else None,
@@ -261,6 +264,7 @@ _ROWS: Final[Mapping[Scope, tuple[int, Sequence[str]]]] = {
             "grant_id FROM billing.grants",
             "clawback_id FROM billing.clawbacks",
             "movement_id FROM payments.credit_movements",
+            "grant_id FROM gateway.signups",
         ),
     ),
     "reservation": (

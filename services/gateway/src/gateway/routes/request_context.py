@@ -34,6 +34,7 @@ async def _user(
         dependencies.admission.take_read(user.user_id)
     # For every log line of this request.
     structlog.contextvars.bind_contextvars(user_id=str(user.user_id))
+    await dependencies.signups.welcome(user)
     return user
 
 
