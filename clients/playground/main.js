@@ -102,7 +102,7 @@ function signIn(session) {
 
   return h("form", { class: "card sign-in", onsubmit: submit },
     h("h1", {}, "Make a clip"),
-    h("p", { class: "hint" }, "On a platform on your machine, any address signs in, and each one is a user of its own."),
+    h("p", { class: "hint" }, "On a platform on your machine, any address signs in, and each one is a user of its own. The proposed one is the user of the commands that make up prints."),
     h("div", { class: "field" }, h("label", { for: "email" }, "E-mail"), email),
     h("div", { class: "field" }, h("label", { for: "plan" }, "Plan"), plan),
     h("details", { class: "more" }, h("summary", {}, "Use an access token"),

@@ -21,8 +21,8 @@ from local_platform.description import (
     read_platform,
 )
 from local_platform.foreground import INTERRUPTED, run_platform
-from local_platform.greeting import DEVELOPMENT_USER, process_table, say_how_to_try_it
-from local_platform.identity import sign_token
+from local_platform.greeting import process_table, say_how_to_try_it
+from local_platform.identity import DEVELOPMENT_USER, sign_token
 from local_platform.locking import PlatformAlreadyRunsError, is_locked, remove_leftovers
 from local_platform.servers import ServerFailedError
 from local_platform.servers.ports import PortInUseError, usual_ports

@@ -1,15 +1,13 @@
 """What is printed about a platform that runs: a table of its processes, the playground's address, commands to paste."""
 
 from typing import Final
-from uuid import UUID
 
 from rich.table import Table
 
 from local_platform.console import bold, say, table
 from local_platform.description import PlatformDescription
-from local_platform.identity import sign_token
+from local_platform.identity import DEVELOPMENT_USER, sign_token
 
-DEVELOPMENT_USER: Final = UUID("00000000-0000-7000-8000-000000000001")
 _TOKEN_SECONDS: Final = 12 * 3600
 
 
@@ -33,7 +31,7 @@ def say_how_to_try_it(platform: PlatformDescription) -> None:
 export TOKEN={token}
 export USER_ID={DEVELOPMENT_USER}
 
-# grant credits to the development user
+# grant credits to the development user, whom the playground signs in, too
 make run NAME={platform.name} SERVICE=billing \\
   ARGS="grant --user $USER_ID --credits 1000 --reason goodwill --actor me"
 # list the models, and show the balance

@@ -37,6 +37,10 @@ AUDIENCE = "authenticated"
 JWKS_PATH = "/auth/v1/.well-known/jwks.json"
 TOKEN_PATH = "/auth/v1/token"  # noqa: S105 - an address
 TOKEN_SECONDS = 3600
+DEVELOPMENT_USER = UUID("00000000-0000-7000-8000-000000000001")
+"""Whose token `make up` and `make token` print."""
+DEVELOPMENT_ADDRESS = "you@example.test"
+"""Signs in as the same user. The playground proposes it."""
 _COORDINATE_BYTES = 32
 
 
@@ -114,7 +118,8 @@ def build_app(identity: IdentityDescription) -> Starlette:
             signing_in = msgspec.json.decode(await request.body(), type=SignIn)
         except msgspec.DecodeError as error:
             return JSONResponse({"error": "invalid_request", "error_description": str(error)}, status_code=400)
-        user_id = uuid5(NAMESPACE_URL, f"mailto:{signing_in.email}")
+        is_developer = signing_in.email == DEVELOPMENT_ADDRESS
+        user_id = DEVELOPMENT_USER if is_developer else uuid5(NAMESPACE_URL, f"mailto:{signing_in.email}")
         signed = sign_token(identity, user_id, signing_in.plan, TOKEN_SECONDS)
         user = {"id": str(user_id), "email": signing_in.email, "app_metadata": {"plan": signing_in.plan}}
         answer = {"access_token": signed, "token_type": "bearer", "expires_in": TOKEN_SECONDS, "user": user}
