@@ -219,6 +219,7 @@ docs: install ## Generate docs/asyncapi.json, docs/openapi.json, docs/statuses.m
 	$(RUN)/python -m contracts.asyncapi docs/asyncapi.json
 	$(RUN)/python -m local_platform.openapi docs/openapi.json
 	$(RUN)/python -m local_platform.statuses docs/statuses.md docs/api.md
+	$(RUN)/python -m local_platform.api_answers docs/api.md
 	$(RUN)/python -m provisioning broker --format chart > deploy/k8s/components/nats/values.json
 	$(RUN)/python -m provisioning broker --format server > deploy/compose/nats.conf
 

@@ -10,6 +10,8 @@ from contracts.values import MovementReason
 from gateway.events import FailureCode
 from gateway.openapi import GENERAL_PROBLEMS, OWN_PROBLEMS
 from gateway.routes import account, events, generations, offers, payments, uploads
+from local_platform.api_answers import render_answers
+from local_platform.openapi import describe_api
 from local_platform.statuses import render_api
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
@@ -44,6 +46,10 @@ def test_every_operation_id_is_unique_and_a_valid_identifier() -> None:
     names = [getattr(route, "operation_id", None) for router in ROUTERS for route in router.routes]
     assert all(name and re.fullmatch(r"[a-z]+[A-Za-z]+", name) for name in names), names
     assert len(set(names)) == len(names)
+
+
+def test_the_answers_of_every_endpoint_are_current() -> None:
+    assert render_answers(DOCUMENT, describe_api()) == DOCUMENT, "run `make docs`"
 
 
 def test_the_tables_of_statuses_are_current() -> None:

@@ -10,6 +10,7 @@ from jsonschema import ValidationError
 from contracts.payments import PaymentRefusalCode
 from contracts.values import MovementReason
 from gateway.events import STREAMED, FailureCode
+from gateway.examples import ANSWERS
 from gateway.openapi import MEMBERS, OWN_PROBLEMS
 from local_platform.openapi import describe_api
 from service_runtime.problems import InvalidRequest, MalformedRequest, UnsupportedMediaType
@@ -107,6 +108,22 @@ def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:
         validator(document, {"$ref": f"#/components/schemas/{name}"}).validate(schemas[name]["example"])
     pages = {name for name, schema in schemas.items() if "items" in schema.get("properties", {})}
     assert set(schemas) - set(examples) - pages == WITHOUT_EXAMPLE
+
+
+def test_every_answer_has_an_example_that_matches_its_schema(document: dict[str, Any]) -> None:
+    seen = set()
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            content = response.get("content", {}).get("application/json")
+            if content is None or not status.startswith("2"):
+                continue
+            schema = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+            example = content.get("example", schema.get("example"))
+            assert example is not None, name
+            validator(document, content["schema"]).validate(example)
+            seen.add(operation["operationId"])
+    assert set(OPERATIONS) - seen == {"deleteGeneration", "streamEvents"}
+    assert set(ANSWERS) <= seen
 
 
 def test_a_key_is_text_and_never_null(document: dict[str, Any]) -> None:

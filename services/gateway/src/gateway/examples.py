@@ -192,3 +192,60 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "generation_id": _ID,
     },
 }
+
+_NOT_YET: Final = dict.fromkeys(("captured_credits", "attempt_number", "download", "completed_at"))
+_REQUESTED: Final = EXAMPLES["Generation"] | _NOT_YET | {"status": "requested"}
+_RULES: Final[dict[str, Any]] = {
+    "price": {"base": "1", "per_megapixel": "2"},
+    "surcharges": {"resolutions": [], "steps": {"included": 4, "share_per_extra_step": "1/8"}},
+}
+_MODEL: Final[dict[str, Any]] = {
+    "id": "flux-schnell",
+    "title": "FLUX.1 schnell",
+    "description": "A picture in a few seconds.",
+    "kind": "image",
+    "parameters_schema": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["prompt"],
+        "properties": {
+            "prompt": {"type": "string", "title": "Prompt", "minLength": 1, "maxLength": 2000},
+            "width": {"type": "integer", "title": "Width", "minimum": 256, "maximum": 2048, "default": 1024},
+        },
+    },
+    **_RULES,
+    "tiers": [{"id": "standard", "title": "Standard", "from_steps": 1, **_RULES}],
+    "audio": False,
+    "licence": {
+        "name": "Apache License 2.0",
+        "spdx": "Apache-2.0",
+        "url": "https://huggingface.co/black-forest-labs/FLUX.1-schnell",
+        "excluded_territories": [],
+        "conditions": "None beyond the licence.",
+    },
+    "max_pixels": 2097152,
+    "order_deadline_seconds": 3600,
+}
+
+ANSWERS: Final[dict[str, dict[str, Any]]] = {
+    "createGeneration": _REQUESTED,
+    "repeatGeneration": _REQUESTED,
+    "listGenerations": {"items": [EXAMPLES["Generation"]], "next_cursor": "WyIyMDI2LTExLTIzVDA5OjI4OjEzWiJd"},
+    "getGenerationTimeline": {"items": [EXAMPLES["TimelineEntry"]]},
+    "cancelGeneration": _REQUESTED | {"status": "queued"},
+    "getLedger": {"items": [EXAMPLES["LedgerLine"]], "next_before": 17},
+    "listModels": {"items": [_MODEL]},
+    "listCreditPacks": {"items": [EXAMPLES["CreditPack"]]},
+    "listPayments": {"items": [EXAMPLES["Payment"]], "next_cursor": None},
+    "getPaymentTimeline": {
+        "items": [
+            {
+                "at": "2026-11-23T09:31:40Z",
+                "name": "payment_settled",
+                "detail": {"payment_id": _ID, "status": "settled", "version": 3, "reason": "settled"},
+                "since_previous_ms": 206412.7,
+            }
+        ]
+    },
+}
+"""What an operation answers, where that is not the example of its schema."""

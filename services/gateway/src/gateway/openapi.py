@@ -11,7 +11,7 @@ from contracts.payments import PaymentRefusalCode
 from gateway import errors
 from gateway.errors import NotAuthenticated, RateLimited, SignInUnavailable
 from gateway.events import LIVE_EVENTS, STREAMED
-from gateway.examples import EXAMPLES
+from gateway.examples import ANSWERS, EXAMPLES
 from gateway.statuses import GenerationStatus
 from service_runtime.problems import (
     CONTENT_TYPE,
@@ -196,6 +196,10 @@ def _event_schema(name: str, data: str) -> dict[str, Any]:
 
 def _complete(operation: dict[str, Any]) -> None:
     responses: Responses = operation["responses"]
+    for status, response in responses.items():
+        content = response.get("content", {}).get("application/json")
+        if content is not None and str(status).startswith("2") and operation["operationId"] in ANSWERS:
+            content["example"] = ANSWERS[operation["operationId"]]
     if "application/json" in responses.get("422", {}).get("content", {}):
         del responses["422"]
     parameters = operation.get("parameters", ())
