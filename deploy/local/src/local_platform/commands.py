@@ -163,9 +163,11 @@ def _up_detached(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from local_platform.demo import run_demo
+    from local_platform.demo import SETTINGS, run_demo
 
-    platform_options = PlatformOptions(name=options.name, ports=dict(options.port), workers=options.workers)
+    platform_options = PlatformOptions(
+        name=options.name, ports=dict(options.port), workers=options.workers, environment=SETTINGS
+    )
     return asyncio.run(run_platform(platform_options, run_demo, interrupted=INTERRUPTED))
 
 

@@ -8,10 +8,12 @@ import time
 from local_platform.api_client import ApiClient, UnexpectedAnswerError
 from local_platform.console import green, red, say
 from local_platform.demo.session import DemoFailedError, Session
-from local_platform.demo.steps import STEPS, Story
+from local_platform.demo.steps import SETTINGS, STEPS, Story
 from local_platform.description import PlatformDescription
 from local_platform.supervisor import Supervisor
 from messaging.ids import new_id
+
+__all__ = ["SETTINGS", "run_demo"]
 
 
 async def run_demo(supervisor: Supervisor, platform: PlatformDescription) -> int:

@@ -34,6 +34,11 @@ FAILING_CLIP: Final[Order] = {
 }
 CLIP_FILE: Final = "clip.mp4"
 SIGNUP_CREDITS: Final = 50
+SETTINGS: Final = {
+    "gateway": {"GATEWAY_SIGNUP_CREDITS": str(SIGNUP_CREDITS)},
+    "billing": {"BILLING_MAX_SIGNUP_CREDITS": str(SIGNUP_CREDITS)},
+}
+"""What the steps need of a platform's services."""
 ATTEMPTS: Final = 3
 """How often generation tries before it fails an order: its default."""
 
@@ -56,8 +61,8 @@ class Story:
 async def sign_up(story: Story) -> None:
     session = story.session
     session.heading("A user signs up and gets credits")
-    await session.grant(session.user.user_id, SIGNUP_CREDITS, "signup")
-    check((await session.balance()).available_credits == SIGNUP_CREDITS, "their first balance shows the credits")
+    await session.balance_becomes(SIGNUP_CREDITS)
+    check(True, f"user {session.user.user_id} came for the first time, and has {SIGNUP_CREDITS} credits")
     models = await session.items("/v1/models", Model)
     say(table(("model", "kind", "title"), [(model.id, model.kind, model.title) for model in models]))
 
@@ -160,7 +165,7 @@ async def show_mark(story: Story) -> None:
 async def refuse_poor_user(story: Story) -> None:
     story.session.heading("Somebody with too few credits")
     async with ApiClient(story.session.platform, new_id()) as poor:
-        await story.session.grant(poor.user_id, 1, "signup")
+        await story.session.grant(poor.user_id, 1, "goodwill")
         answer = await poor.post("/v1/generations", CLIP, str(new_id()), expect=402)
     refused = msgspec.convert(answer, RefusedOrder)
     say(f"  402 {refused.code}: required {refused.required}, available {refused.available}")
