@@ -9,6 +9,7 @@ BENCHMARKS = (
     "benchmarks.claims",
     "benchmarks.estimates",
     "benchmarks.marking",
+    "benchmarks.newcomer",
     "benchmarks.smoke",
     "benchmarks.tracing",
     "benchmarks.webhooks",

@@ -11,6 +11,8 @@ const DESKTOP = { width: 1280, height: 800 }
 const PHONE = { width: 390, height: 844 }
 const USABLE_MS = 500
 const LOADS = 5
+// Longer than the clip takes: it is finished while nobody can hear of it.
+const OUTAGE_MS = 20_000
 
 const complaints = []
 let browser
@@ -86,7 +88,7 @@ test("the clip plays", async () => {
   assert.equal(await page.locator(".gallery li").count(), 1)
 })
 
-test("a picture becomes a clip, though the network is away meanwhile", async () => {
+test("a picture becomes a clip, though the network is away for 20 s meanwhile", async () => {
   await page.getByLabel("Model").selectOption("wan-2.2-i2v")
   await page.getByLabel("Prompt", { exact: true }).fill("the waves begin to move")
   await button("Order").click()
@@ -99,6 +101,7 @@ test("a picture becomes a clip, though the network is away meanwhile", async () 
   await page.locator(".caption", { hasText: "the waves begin to move" }).waitFor()
   await page.context().setOffline(true)
   await page.getByRole("img", { name: "Connecting" }).waitFor()
+  await page.waitForTimeout(OUTAGE_MS)
   await page.context().setOffline(false)
   await page.getByRole("img", { name: "Live" }).waitFor()
   await plays()

@@ -15,8 +15,7 @@ from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
 
 _TIMEOUT_SECONDS = 15.0
-_UNAVAILABLE_SECONDS = 60.0
-"""How long a service may be unavailable, for example killed and restarting, before that is a failure."""
+_PATIENCE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.3
 _TEMPORARY = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
 
@@ -34,10 +33,22 @@ class ServerSentEvent:
 
 
 class ApiClient:
-    """The calls of one user. Every method raises UnexpectedAnswerError for an unexpected status."""
+    """The calls of one user. Every method raises UnexpectedAnswerError for an unexpected status.
 
-    def __init__(self, platform: PlatformDescription, user_id: UUID, plan: str = "free") -> None:
+    ``patience_seconds`` is how long services may be unavailable, for example killed and restarting, before that is a
+    failure, too.
+    """
+
+    def __init__(
+        self,
+        platform: PlatformDescription,
+        user_id: UUID,
+        plan: str = "free",
+        *,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
         self.user_id = user_id
+        self._patience_seconds = patience_seconds
         self._last_event_id = "0"
         self._http = httpx.AsyncClient(
             base_url=platform.urls["gateway"],
@@ -71,7 +82,7 @@ class ApiClient:
     async def events(self) -> AsyncGenerator[ServerSentEvent, None]:
         """The user's events, from where the last call of this method ended. Reconnects when the stream breaks."""
         lost_at: float | None = None
-        while lost_at is None or time.monotonic() < lost_at + _UNAVAILABLE_SECONDS:
+        while lost_at is None or time.monotonic() < lost_at + self._patience_seconds:
             try:
                 async with contextlib.aclosing(self._connected_events()) as events:
                     async for event in events:
@@ -81,7 +92,7 @@ class ApiClient:
                 pass
             lost_at = lost_at or time.monotonic()
             await asyncio.sleep(_PAUSE_SECONDS)
-        raise UnexpectedAnswerError(f"GET /v1/events: no stream for {_UNAVAILABLE_SECONDS:.0f} s")
+        raise UnexpectedAnswerError(f"GET /v1/events: no stream for {self._patience_seconds:.0f} s")
 
     async def _connected_events(self) -> AsyncGenerator[ServerSentEvent, None]:
         headers = {"Last-Event-ID": self._last_event_id}
@@ -104,7 +115,7 @@ class ApiClient:
 
     async def _answer(self, request: httpx.Request) -> tuple[httpx.Response, bool]:
         """The decision on ``request``, and whether it had to be sent more than once."""
-        deadline = time.monotonic() + _UNAVAILABLE_SECONDS
+        deadline = time.monotonic() + self._patience_seconds
         for tries in range(1, 1000):
             try:
                 response = await self._http.send(request)
@@ -118,7 +129,7 @@ class ApiClient:
                 break
             await asyncio.sleep(_PAUSE_SECONDS)
         raise UnexpectedAnswerError(
-            f"{request.method} {request.url.path}: no decision within {_UNAVAILABLE_SECONDS:.0f} s, last {answer}"
+            f"{request.method} {request.url.path}: no decision within {self._patience_seconds:.0f} s, last {answer}"
         )
 
 
