@@ -274,6 +274,19 @@ QUEUE: Final = Board(
                     ],
                 ),
                 Panel(
+                    "Estimates that held",
+                    "Share of the first estimates that came true, of delivered orders. A p50 should hold in half of "
+                    "the cases, a p90 in nine of ten.",
+                    "percentunit",
+                    [
+                        Query(
+                            f'sum by (estimate) (rate(generation_estimate_ratio_bucket{{le="1.0"}}[{RATE}]))'
+                            f" / sum by (estimate) (rate(generation_estimate_ratio_count[{RATE}]))",
+                            "{{estimate}}",
+                        )
+                    ],
+                ),
+                Panel(
                     "In flight",
                     "Attempts that may be using a worker, by model and lane.",
                     "none",
