@@ -45,4 +45,4 @@ async def test_a_grant_that_may_not_be_visible_yet_says_so(
     assert await grant(settings(harness), command, 2) == 0
     printed = capsys.readouterr().out
     assert "made before" in printed
-    assert VISIBILITY["published"] in printed
+    assert VISIBILITY["handled"] not in printed
