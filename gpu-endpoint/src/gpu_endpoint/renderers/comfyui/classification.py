@@ -21,17 +21,37 @@ class Trouble(enum.Enum):
 _OUT_OF_RANGE: Final = frozenset({"value_bigger_than_max", "value_smaller_than_min"})
 _UNREADABLE_INPUTS: Final = ("UnidentifiedImageError", "InvalidDataError", "DecompressionBombError")
 _DAMAGED_TYPES: Final = ("SafetensorError", "UnpicklingError")
-_DAMAGED_WORDS: Final = ("deserializing header", "PytorchStreamReader failed", "invalid load key")
+_DAMAGED_WORDS: Final = (
+    "deserializing header",
+    "safetensors file is corrupt",  # by ComfyUI itself, which reads such files without the library where it has a GPU
+    "PytorchStreamReader failed",
+    "invalid load key",
+)
+_GPU_MEMORY_WORDS: Final = (
+    "ran out of memory on your GPU",
+    # cuBLAS and cuDNN, whose context lives on.
+    "_STATUS_ALLOC_FAILED",
+    # comfy-aimdo, which keeps weights on the GPU and on the host.
+    "VRAM grow failed",
+    "VRAM reservation failed",
+    "VBAR",
+)
+_HOST_MEMORY_WORDS: Final = (
+    "DefaultCPUAllocator",
+    "HostBuffer allocation failed",
+    "HostBuffer.extend failed",
+    "HostBuffer.register failed",
+)
 
 
 def trouble_of(error: ExecutionError) -> Trouble | None:
     """Memory that ran out, in each of its shapes, or a GPU that is lost to this process; None for the rest."""
     kind, message = error.exception_type.rsplit(".", 1)[-1], error.exception_message
-    if kind == "OutOfMemoryError" or "ran out of memory on your GPU" in message:
+    if kind == "OutOfMemoryError" or any(words in message for words in _GPU_MEMORY_WORDS):
         return Trouble.GPU_MEMORY
     if kind == "AcceleratorError" and "out of memory" in message.lower():
         return Trouble.GPU_MEMORY
-    if "DefaultCPUAllocator" in message or kind == "MemoryError":
+    if kind == "MemoryError" or any(words in message for words in _HOST_MEMORY_WORDS):
         return Trouble.HOST_MEMORY
     if kind == "AcceleratorError" or "CUDA error" in message or "cuDNN error" in message:
         return Trouble.DEAD_CONTEXT
