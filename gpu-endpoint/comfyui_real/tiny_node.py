@@ -6,6 +6,7 @@ text. A Z-Image model that says its size in its file is built in that size: Comf
 A save lasts as much longer as the file ``save_seconds`` of the base directory says, if it is there: a tiny clip is
 saved before anybody could cancel it.
 ``TrapOutput`` has two of the traps of the stand-in's node of that name, for the benchmark of the worker.
+``BreakContext`` lets a kernel on the GPU fail, so that ComfyUI's process can compute nothing any more.
 """
 
 import hashlib
@@ -108,4 +109,22 @@ class TrapOutput:
         return {"ui": {"images": [{"filename": path.name, "subfolder": "", "type": "output"}]}}
 
 
-NODE_CLASS_MAPPINGS = {"TrapOutput": TrapOutput}
+class BreakContext:
+    """Passes latents on, after a kernel was launched that fails: whatever uses the GPU next hears of it."""
+
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "launch"
+    CATEGORY = "tiny"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        """What it takes."""
+        return {"required": {"samples": ("LATENT",)}}
+
+    def launch(self, samples):
+        """Look up the hundredth of eight numbers, where nobody can refuse to."""
+        torch.zeros(8, device="cuda")[torch.full((1,), 99, device="cuda")]
+        return (samples,)
+
+
+NODE_CLASS_MAPPINGS = {"TrapOutput": TrapOutput, "BreakContext": BreakContext}

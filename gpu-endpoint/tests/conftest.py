@@ -10,9 +10,9 @@ from gpu_endpoint.job import RenderJob, parse_job
 from gpu_endpoint.model_store import local_disk
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait, up to ten seconds, until it is true."""
-    async with asyncio.timeout(10):
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait, up to ten seconds or that many, until it is true."""
+    async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -62,13 +62,18 @@ def trapped(trap: str, *, to_the_end: bool = False, **inputs: Any) -> Graph:
     return graph
 
 
-def sampled(seed: int = 0, steps: int = 4) -> Graph:
-    """The catalogue's own text to video, as small as it gets."""
+SMALLEST = (256, 256, 5)
+"""Width, height and frames."""
+
+
+def sampled(seed: int = 0, steps: int = 4, size: tuple[int, int, int] = SMALLEST) -> Graph:
+    """The catalogue's own text to video, as small as it gets, or of that width, height and number of frames."""
+    width, height, frames = size
     graph: Graph = json.loads((CATALOGUE / "wan-2.2-t2v/workflow.json").read_text())
     for part in graph.values():
         inputs = part["inputs"]
         if "length" in inputs:
-            inputs |= {"width": 256, "height": 256, "length": 5}
+            inputs |= {"width": width, "height": height, "length": frames}
         if "noise_seed" in inputs:
             inputs |= {"noise_seed": seed, "steps": steps}
             inputs |= {"end_at_step": steps // 2} if inputs["start_at_step"] == 0 else {"start_at_step": steps // 2}
