@@ -37,7 +37,7 @@ TABLES: Final = (
         )
     ),
     *(f"generation.{table}" for table in ("video_generations", "attempts", "provider_callbacks", "user_queues")),
-    *(f"storage.{table}" for table in ("verifications", "assets", "uploads")),
+    *(f"storage.{table}" for table in ("verifications", "assets", "uploads", "previews")),
     *(f"payments.{table}" for table in ("payment_transactions", "provider_events", "credit_movements", "refunds")),
     "auditor.journal",
 )

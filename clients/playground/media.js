@@ -53,11 +53,36 @@ function expected({ queue_position: position, estimated_completion_at: ready }) 
 /** The picture of a generation in a list. */
 export function thumbnail(generation, progress, refresh) {
   if (generation.status === "completed" && generation.download) {
-    const poster = h("img", { src: generation.download.poster_url, alt: "", loading: "lazy" })
-    whenExpired(poster, generation.download, refresh)
-    return poster
+    const still = h("img", { ...sources(generation.download), alt: "", loading: "lazy" })
+    whenExpired(still, generation.download, refresh)
+    return still
   }
   if (progress?.preview) return h("img", { src: `data:image/jpeg;base64,${progress.preview}`, alt: "" })
   return h("span", { class: ENDED.has(generation.status) ? "blank ended" : "blank" },
     generation.failure ? sayFailure(generation.failure) : sayStatus(generation.status))
+}
+
+/** The browser takes the thumbnail that is just large enough. They come a moment after the file: until then the poster. */
+function sources({ thumbnails, poster_url: poster }) {
+  if (thumbnails.length === 0) return { src: poster }
+  const srcset = thumbnails.map(({ url, width_pixels: width }) => `${url} ${width}w`).join(", ")
+  return { src: thumbnails[0].url, srcset, sizes: "16rem" }
+}
+
+/** A clip in a list moves while its card is pointed at or reached by keyboard, unless its reader prefers stillness. */
+export function movesWhenChosen(card, picture, find) {
+  const still = matchMedia("(prefers-reduced-motion: reduce)")
+  const stop = () => picture.querySelector(".moving")?.remove()
+  function move() {
+    const moving = find()?.download?.animated_preview
+    if (!moving || still.matches || picture.querySelector(".moving")) return
+    const element = h("img", { src: moving.url, alt: "", class: "moving" })
+    // Its link may have run out. The still picture says so, too, and brings fresh ones.
+    element.addEventListener("error", () => element.remove())
+    picture.append(element)
+  }
+  card.addEventListener("pointerenter", move)
+  card.addEventListener("pointerleave", stop)
+  card.addEventListener("focus", () => card.matches(":focus-visible") && move())
+  card.addEventListener("blur", stop)
 }

@@ -2,6 +2,8 @@
 import { ENDED, newKey, NoAnswerError, refused } from "./client.js"
 
 const PAGE = 24
+/** Events without a new status after which a generation shows more than before. */
+const WORTH_READING = new Set(["credits_captured", "previews_stored"])
 const INTENT = "reelhouse.intent"
 
 export class Store extends EventTarget {
@@ -86,7 +88,7 @@ export class Store extends EventTarget {
         break
       case "generation.updated":
         if (data.name === "deleted") this.#forget(data.generation_id)
-        else if (data.status !== undefined || data.name === "credits_captured") await this.#refresh(data.generation_id)
+        else if (data.status !== undefined || WORTH_READING.has(data.name)) await this.#refresh(data.generation_id)
         break
       case "generation.progress":
         this.progress.set(data.generation_id, { ...this.progress.get(data.generation_id), ...data })

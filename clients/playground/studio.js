@@ -2,7 +2,7 @@
 import { ENDED, refused } from "./client.js"
 import { announce, debounced, h } from "./dom.js"
 import { modelForm } from "./form.js"
-import { growing, player, thumbnail } from "./media.js"
+import { growing, movesWhenChosen, player, thumbnail } from "./media.js"
 import { sayCredits, sayError, sayFailure, sayStatus } from "./words.js"
 
 const DRAFT = "reelhouse.draft"
@@ -181,6 +181,7 @@ function gallery(store, watch) {
       watch.show(store.generations.get(generation.id))
       watch.element.scrollIntoView({ block: "nearest" })
     }
+    movesWhenChosen(button, picture, () => store.generations.get(generation.id))
     return { element: h("li", {}, button), picture, label, drawn: "" }
   }
 

@@ -25,7 +25,8 @@ const REASON = {
 const EVENT = {
   requested: "Ordered", credits_reserved: "Credits set aside", queued: "Put into the queue", dispatching: "Sent to a GPU",
   running: "Rendering began", attempt_failed: "An attempt failed", storing: "Uploaded, being checked",
-  late_output_ready: "A late file arrived", asset_stored: "Stored in the library", completed: "Ready", failed: "Failed",
+  late_output_ready: "A late file arrived", asset_stored: "Stored in the library", previews_stored: "Thumbnails stored",
+  completed: "Ready", failed: "Failed",
   refused: "Refused", cancelling: "Being stopped", cancelled: "Cancelled", credits_captured: "Charged",
   credits_released: "Credits given back", deleted: "Deleted",
 }

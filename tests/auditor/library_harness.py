@@ -6,12 +6,15 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 from sqlalchemy import text
 
 from auditor.library import Library, LibraryAddress
 from auditor.loops.library_scanner import LibraryScanner
 from auditor.pace import Pace
 from auditor.repository.library import ScanKind
+from contracts.object_keys import poster_key, thumbnail_key
+from contracts.storage import Preview
 from local_platform.servers import S3Server
 from messaging.ids import new_id
 from messaging.transaction import Transactions
@@ -25,6 +28,7 @@ class StoredAsset:
     generation_id: UUID
     output: str
     poster: str
+    thumbnail: str
 
 
 @dataclass
@@ -42,11 +46,13 @@ class LibraryHarness:
         asset = StoredAsset(
             generation_id,
             f"{user}/{generation_id}/output.mp4",
-            f"{user}/{generation_id}/poster-{sha256[:16]}.jpg",
+            poster_key(user, generation_id, sha256),
+            thumbnail_key(user, generation_id, sha256, 256),
         )
         self.put(asset.output, body)
         self.put(asset.poster, b"a poster")
-        values = {"asset": new_id(), "user": user, "generation": generation_id, "sha256": sha256, "size": len(body)}
+        asset_id = new_id()
+        values = {"asset": asset_id, "user": user, "generation": generation_id, "sha256": sha256, "size": len(body)}
         await self.execute(
             """
             INSERT INTO storage.assets (asset_id, generation_id, role, user_id, attempt_id, attempt_number, object_key,
@@ -57,7 +63,30 @@ class LibraryHarness:
             output=asset.output,
             poster=asset.poster,
         )
+        await self._record_thumbnail(asset_id, user, asset)
         return asset
+
+    async def _record_thumbnail(self, asset_id: UUID, user: UUID, asset: StoredAsset) -> None:
+        body = b"a thumbnail"
+        self.put(asset.thumbnail, body)
+        thumbnail = Preview(
+            object_key=asset.thumbnail,
+            content_type="image/webp",
+            width_pixels=256,
+            height_pixels=144,
+            size_bytes=len(body),
+            sha256=hashlib.sha256(body).hexdigest(),
+        )
+        await self.execute(
+            """
+            INSERT INTO storage.previews (asset_id, generation_id, user_id, due_at, ended_at, outcome, thumbnails)
+            VALUES (:asset, :generation, :user, NULL, now(), 'stored', CAST(:thumbnails AS jsonb))
+            """,
+            asset=asset_id,
+            generation=asset.generation_id,
+            user=user,
+            thumbnails=msgspec.json.encode([thumbnail]).decode(),
+        )
 
     async def record_deletion(self, asset: StoredAsset) -> None:
         """Do what storage does with a user's delete, but for the files."""

@@ -858,6 +858,15 @@ DEADLINES = (
         waits=True,
     ),
     *_changed(
+        "previews_are_made",
+        "{delivered}",
+        "storage.previews",
+        "generation_id = '{delivered}'",
+        "ended_at = NULL, outcome = NULL, thumbnails = NULL, animated_preview = NULL,"
+        " due_at = now(), requested_at = now() - interval '1441 minutes'",
+        waits=True,
+    ),
+    *_changed(
         "deletions_are_carried_out",
         "{late}",
         "storage.deletions",

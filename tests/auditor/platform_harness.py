@@ -389,6 +389,15 @@ async def _add_order(connection: AsyncConnection, order: Order) -> None:
     if order.asset_id:
         await add_row(connection, "storage.assets", **owned, **file, asset_id=order.asset_id, role="output")
         await add_row(connection, "storage.assets", **owned, role="another")
+        await add_row(
+            connection,
+            "storage.previews",
+            **owned,
+            asset_id=order.asset_id,
+            due_at=None,
+            ended_at="now",
+            outcome="deleted",
+        )
 
 
 async def _add_payment(connection: AsyncConnection, payment: Payment) -> None:

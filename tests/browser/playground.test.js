@@ -88,6 +88,24 @@ test("the clip plays", async () => {
   assert.equal(await page.locator(".gallery li").count(), 1)
 })
 
+test("its card has a thumbnail, and moves while it is chosen if motion is welcome", async () => {
+  const card = page.locator(".gallery button")
+  await page.waitForFunction(() => document.querySelector(".gallery img")?.currentSrc.includes("/thumbnail-"))
+  await drawn(".gallery img")
+  await card.hover()
+  assert.equal(await page.locator(".moving").count(), 0)
+  await page.emulateMedia({ reducedMotion: "no-preference" })
+  await page.mouse.move(0, 0)
+  await card.hover()
+  await drawn(".moving")
+  await page.mouse.move(0, 0)
+  await page.locator(".moving").waitFor({ state: "detached" })
+  await page.keyboard.press("Tab")
+  await card.focus()
+  await drawn(".moving")
+  await page.emulateMedia({ reducedMotion: "reduce" })
+})
+
 test("a picture becomes a clip, though the network is away for 20 s meanwhile", async () => {
   await page.getByLabel("Model").selectOption("wan-2.2-i2v")
   await page.getByLabel("Prompt", { exact: true }).fill("the waves begin to move")

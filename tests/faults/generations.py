@@ -244,8 +244,8 @@ class Inspection:
         found += self._customer_errors(orders)
         found += self._balance_errors(orders, balances)
         outputs = {row["object_key"] for row in orders.values() if row["object_key"] is not None}
-        posters = {key for key in objects if key.endswith(".jpg")}
-        found += [f"{key} lies in the library and belongs to no order" for key in objects.keys() - outputs - posters]
+        pictures = {key for key in objects if key.endswith((".jpg", ".webp"))}
+        found += [f"{key} lies in the library and belongs to no order" for key in objects.keys() - outputs - pictures]
         return found
 
     def _order_errors(self, row: asyncpg.Record, objects: dict[str, str]) -> list[str]:

@@ -17,13 +17,15 @@ from uuid import UUID, uuid4
 
 import httpx
 import jwt
+import msgspec
 import sqlalchemy as sa
 
 from billing import consumers as billing_consumers
 from contracts.billing import GrantCredits
 from contracts.generation import GenerationCompleted
 from contracts.message import Message, Service
-from contracts.storage import AssetStored
+from contracts.object_keys import animated_preview_key, thumbnail_key
+from contracts.storage import AssetStored, Preview, PreviewsStored
 from contracts.values import MediaProperties
 from gateway.errors import NotListening
 from gateway.main import Gateway, build
@@ -300,6 +302,28 @@ def asset_of(generation_id: UUID, user_id: UUID) -> AssetStored:
         media=MediaProperties(
             content_type="video/mp4", width_pixels=832, height_pixels=480, codec="h264", duration_ms=5063
         ),
+        stored_at=now(),
+    )
+
+
+def previews_of(asset: AssetStored) -> PreviewsStored:
+    """A thumbnail of 9 bytes and an animated preview of 6, under the keys that storage would use."""
+    owned = (asset.user_id, asset.generation_id, asset.sha256)
+    thumbnail = Preview(
+        object_key=thumbnail_key(*owned, 256),
+        content_type="image/webp",
+        width_pixels=256,
+        height_pixels=148,
+        size_bytes=9,
+        sha256="1" * 64,
+    )
+    moving = msgspec.structs.replace(thumbnail, object_key=animated_preview_key(*owned), size_bytes=6)
+    return PreviewsStored(
+        generation_id=asset.generation_id,
+        user_id=asset.user_id,
+        asset_id=asset.asset_id,
+        thumbnails=(thumbnail,),
+        animated_preview=moving,
         stored_at=now(),
     )
 

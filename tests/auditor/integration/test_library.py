@@ -46,7 +46,7 @@ async def test_a_library_that_is_as_recorded_has_no_findings(library: LibraryHar
     await library.read_all()
     await library.list_all()
     assert await library.findings() == {}
-    assert counted("as_recorded") - before == 6
+    assert counted("as_recorded") - before == 9
     assert [row.position for row in await library.rows("SELECT position FROM auditor.library_scans")] == [None, None]
 
 
@@ -93,13 +93,14 @@ async def test_a_file_that_its_user_deleted_must_be_gone(library: LibraryHarness
     library.put(leftover, b"a poster")
     for asset in (gone, kept):
         await library.record_deletion(asset)
-    library.delete(gone.output)
-    library.delete(gone.poster)
+    for key in (gone.output, gone.poster, gone.thumbnail):
+        library.delete(key)
     await library.read_all()
-    assert set(await library.findings()) == {kept.output, kept.poster}
+    kept_files = {kept.output, kept.poster, kept.thumbnail}
+    assert set(await library.findings()) == kept_files
     await library.list_all()
-    assert set(await library.findings()) == {kept.output, kept.poster, leftover}
-    for key in (kept.output, kept.poster, leftover):
+    assert set(await library.findings()) == {*kept_files, leftover}
+    for key in (*kept_files, leftover):
         library.delete(key)
     await library.scanner.check_again()
     assert await library.findings() == {}
@@ -114,8 +115,8 @@ async def test_a_file_that_is_deleted_while_it_is_read_is_no_loss(
     async def read_after_the_delete(object_key: str, expected_bytes: int | None) -> FoundFile | None:
         if not await library.rows("SELECT FROM storage.deletions"):
             await library.record_deletion(asset)
-            library.delete(asset.output)
-            library.delete(asset.poster)
+            for key in (asset.output, asset.poster, asset.thumbnail):
+                library.delete(key)
         return await read(object_key, expected_bytes)
 
     monkeypatch.setattr(library.library, "read", read_after_the_delete)
@@ -128,6 +129,19 @@ async def test_a_poster_that_somebody_else_wrote_is_named(library: LibraryHarnes
     library.s3.client("storage").put_object(Bucket="library", Key=asset.poster, Body=b"an advertisement")
     await library.read_all()
     assert await library.findings() == {asset.poster: (FILES_DIFFER_CODE, "none")}
+
+
+async def test_previews_are_known_and_read_like_outputs(library: LibraryHarness) -> None:
+    asset = await library.store()
+    directory = asset.output.rpartition("/")[0]
+    library.put(f"{directory}/thumbnail-of-previews-that-were-given-up-256.webp", b"a thumbnail")
+    await library.list_all()
+    await library.read_all()
+    assert await library.findings() == {}
+    library.put(asset.thumbnail, b"another thumb")
+    await library.make_due("assets")
+    await library.read_all()
+    assert await library.findings() == {asset.thumbnail: (FILES_DIFFER_CODE, "13 bytes")}
 
 
 async def test_an_object_that_no_order_knows_is_named_after_the_grace(
@@ -155,7 +169,7 @@ async def test_orders_that_are_gone_after_a_restore_leave_findings(library: Libr
     asset = await library.store()
     await library.execute("DELETE FROM storage.assets")
     await library.list_all()
-    assert set(await library.findings()) == {asset.output, asset.poster}
+    assert set(await library.findings()) == {asset.output, asset.poster, asset.thumbnail}
 
 
 async def test_a_finding_ends_when_the_file_is_put_right(library: LibraryHarness) -> None:
@@ -191,7 +205,7 @@ async def test_reading_goes_on_where_it_stopped(library: LibraryHarness, monkeyp
             positions.append({row.kind: row.position for row in scans}[kind])
         assert len(set(positions)) == len(positions) >= 3
         assert positions[-1] is None
-        assert counted("as_recorded") - before == (2 * len(assets) if kind == "assets" else 0)
+        assert counted("as_recorded") - before == (3 * len(assets) if kind == "assets" else 0)
     assert await library.findings() == {}
 
 

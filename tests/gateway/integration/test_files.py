@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from local_platform.servers import S3Server
-from tests.gateway.harness import CLIP, GatewayHarness, asset_of, completion_of, now
+from tests.gateway.harness import CLIP, GatewayHarness, asset_of, completion_of, now, previews_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -28,6 +28,7 @@ async def test_a_completed_generation_has_links_for_ten_minutes_at_most(
     for key, body in ((asset.object_key, b"mp4"), (asset.poster_object_key, b"jpg")):
         s3_server.client("admin").put_object(Bucket="library", Key=key, Body=body)
     done = completion_of(asset, capture_credits=0, late=True)
+    previews = previews_of(asset)
     await harness.publish("storage", asset, about=generation_id)
 
     async def in_timeline() -> bool:
@@ -45,6 +46,30 @@ async def test_a_completed_generation_has_links_for_ten_minutes_at_most(
     shown = await eventually(completed, what="the completion")
     assert shown["late"] is True
     download = shown["download"]
+    assert (download["thumbnails"], download["animated_preview"]) == ([], None)
+    await harness.publish("storage", previews, about=generation_id)
+
+    async def with_thumbnails() -> dict[str, Any] | None:
+        found: dict[str, Any] = (await user.get(path)).json()["download"]
+        return found if found["thumbnails"] else None
+
+    download = await eventually(with_thumbnails, what="the previews")
+    timeline = (await user.get(f"{path}/timeline")).json()["items"]
+    assert timeline[-1]["name"] == "previews_stored"
+    (thumbnail,), moving = download["thumbnails"], download["animated_preview"]
+    for preview, size_bytes, key in (
+        (thumbnail, 9, previews.thumbnails[0].object_key),
+        (moving, 6, f"{asset.object_key.rpartition('/')[0]}/animated-{asset.sha256[:16]}.webp"),
+    ):
+        url = preview.pop("url")
+        assert urlsplit(url).path == f"/library/{key}"
+        assert int(parse_qs(urlsplit(url).query)["X-Amz-Expires"][0]) <= 600
+        assert preview == {
+            "content_type": "image/webp",
+            "width_pixels": 256,
+            "height_pixels": 148,
+            "size_bytes": size_bytes,
+        }
     assert (download["content_type"], download["width_pixels"], download["size_bytes"]) == ("video/mp4", 832, 3)
     for url, body in ((download["url"], b"mp4"), (download["poster_url"], b"jpg")):
         query = parse_qs(urlsplit(url).query)

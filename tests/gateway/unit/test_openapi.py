@@ -21,6 +21,7 @@ WITHOUT_EXAMPLE = {
     "Download",
     "Failure",
     "Model",
+    "PreviewPicture",
     "QuoteLine",
     "QuoteTerms",
     "ResolutionTier",

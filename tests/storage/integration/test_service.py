@@ -73,6 +73,8 @@ async def process(
             "STORAGE_OPS_PORT": "0",
             "STORAGE_POLL_SECONDS": "0.2",
             "STORAGE_DECODER_PROCESSES": "1",
+            # They have their own tests.
+            "STORAGE_PREVIEWS": "off",
             "STORAGE_S3_ENDPOINT_URL": storage.s3.endpoint_url,
             "STORAGE_S3_REGION": storage.s3.region,
             "STORAGE_S3_ACCESS_KEY_ID": access_key,

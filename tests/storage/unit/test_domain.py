@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.object_keys import poster_key
 from contracts.values import MediaProperties, ReportedOutput
 from storage.domain import (
     ExpectedMedia,
@@ -15,7 +16,6 @@ from storage.domain import (
     check_object_key,
     check_size_and_checksum,
     library_key,
-    poster_key,
 )
 from storage.errors import Rejected
 

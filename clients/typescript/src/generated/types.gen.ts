@@ -81,7 +81,7 @@ export type CreditPackList = {
 /**
  * Download
  *
- * Links to the file and its poster. They work until ``expires_at``; ask again for fresh ones.
+ * Links to the file, its poster and its previews. They work until ``expires_at``; ask again for fresh ones.
  */
 export type Download = {
     /**
@@ -104,6 +104,16 @@ export type Download = {
      * Poster Url
      */
     poster_url: string;
+    /**
+     * Thumbnails
+     *
+     * The smallest first: 256, 512 and 1024 pixels on the longer side, and none larger than the file. They come a moment after the file, with `previews_stored`. Until then, and if they cannot be made, this is empty: show the poster.
+     */
+    thumbnails: Array<PreviewPicture>;
+    /**
+     * The first three seconds of a clip, without sound. It comes with the thumbnails.
+     */
+    animated_preview: PreviewPicture | null;
     /**
      * Expires At
      */
@@ -576,6 +586,34 @@ export type PaymentRequest = {
      * Where the checkout sends the user afterwards, paid or not, with `payment_id` in the query. Of an origin that may call this API.
      */
     return_url?: string | null;
+};
+
+/**
+ * PreviewPicture
+ *
+ * A small WebP picture of the file. Its link expires with that of the file.
+ */
+export type PreviewPicture = {
+    /**
+     * Url
+     */
+    url: string;
+    /**
+     * Content Type
+     */
+    content_type: string;
+    /**
+     * Width Pixels
+     */
+    width_pixels: number;
+    /**
+     * Height Pixels
+     */
+    height_pixels: number;
+    /**
+     * Size Bytes
+     */
+    size_bytes: number;
 };
 
 /**
@@ -1068,7 +1106,7 @@ export type Problem = ({
  */
 export type GenerationUpdated = {
     generation_id: string;
-    name: 'asset_stored' | 'attempt_failed' | 'cancelled' | 'cancelling' | 'completed' | 'credits_captured' | 'credits_released' | 'credits_reserved' | 'deleted' | 'dispatching' | 'failed' | 'late_output_ready' | 'queued' | 'refused' | 'running' | 'storing';
+    name: 'asset_stored' | 'attempt_failed' | 'cancelled' | 'cancelling' | 'completed' | 'credits_captured' | 'credits_released' | 'credits_reserved' | 'deleted' | 'dispatching' | 'failed' | 'late_output_ready' | 'previews_stored' | 'queued' | 'refused' | 'running' | 'storing';
     status?: 'cancelled' | 'cancelling' | 'completed' | 'dispatching' | 'failed' | 'queued' | 'refused' | 'requested' | 'running' | 'storing';
     version?: number;
     attempt_number?: number;

@@ -29,6 +29,7 @@ AGGREGATES: Final[Mapping[str, Mapping[Any, StatusMeaning]]] = {
     "Asset (storage)": storage.statuses.ASSET_STATUS_MEANING,
     "Upload (storage)": storage.statuses.UPLOAD_STATUS_MEANING,
     "Deletion (storage)": storage.statuses.DELETION_STATUS_MEANING,
+    "Previews (storage)": storage.statuses.PREVIEW_STATUS_MEANING,
 }
 """Title of the section: the ``STATUS_MEANING`` that stands beside the statuses in the aggregate's service."""
 

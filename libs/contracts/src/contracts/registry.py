@@ -32,6 +32,7 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     storage.InputsVerified,
     storage.InputsRejected,
     storage.AssetStored,
+    storage.PreviewsStored,
     storage.AssetRejected,
     storage.OutputMissing,
     storage.DeleteFiles,

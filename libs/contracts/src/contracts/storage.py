@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import ClassVar, Final, Literal
 from uuid import UUID
 
+import msgspec
+
 from contracts.message import Message, Service
 from contracts.values import MediaProperties
 
@@ -96,6 +98,35 @@ class AssetStored(Message, frozen=True, kw_only=True):
     size_bytes: int
     sha256: str
     media: MediaProperties
+    stored_at: datetime
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """A small picture of an output, in the library beside it."""
+
+    object_key: str
+    content_type: str
+    width_pixels: int
+    height_pixels: int
+    size_bytes: int
+    sha256: str
+
+
+class PreviewsStored(Message, frozen=True, kw_only=True):
+    """The small pictures of an output are in the library: thumbnails, the smallest first, and of a clip one that moves.
+
+    They come after the output, and may never come: nothing waits for them.
+    """
+
+    subject: ClassVar[str] = "storage.event.previews-stored.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("storage",)
+    consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
+
+    generation_id: UUID
+    user_id: UUID
+    asset_id: UUID
+    thumbnails: tuple[Preview, ...]
+    animated_preview: Preview | None
     stored_at: datetime
 
 

@@ -7,6 +7,7 @@ from typing import Final, Literal, TypeAlias
 from uuid import UUID
 
 from auditor.domain import Severity, Violation
+from contracts.object_keys import MADE_FROM_OUTPUT
 
 FILES_DIFFER_CODE: Final = "library_files_are_as_recorded"
 STRANGERS_CODE: Final = "library_files_have_an_order"
@@ -118,6 +119,9 @@ def find_generation(object_key: str) -> UUID | None:
 
 
 def is_left_over(object_key: str, outputs: Sequence[str]) -> bool:
-    """Whether this is a poster beside one of ``outputs`` that belongs to another attempt, which lost the race."""
+    """Whether this was made from the output of an attempt that lost the race against one of ``outputs``.
+
+    Or it is a preview that was written before previews of that output were given up.
+    """
     directory, _, name = object_key.rpartition("/")
-    return name.startswith("poster-") and any(output.rpartition("/")[0] == directory for output in outputs)
+    return name.startswith(MADE_FROM_OUTPUT) and any(output.rpartition("/")[0] == directory for output in outputs)

@@ -39,6 +39,7 @@ GenerationEventName = Literal[
     "storing",
     "late_output_ready",
     "asset_stored",
+    "previews_stored",
     "completed",
     "failed",
     "cancelling",

@@ -24,6 +24,17 @@ _USAGE: Final = {
     "captured_credits": 32,
 }
 
+
+def _picture(name: str, width: int, height: int, size_bytes: int) -> dict[str, Any]:
+    return {
+        "url": f"https://library.example/{name}.webp?X-Amz-Signature=...",
+        "content_type": "image/webp",
+        "width_pixels": width,
+        "height_pixels": height,
+        "size_bytes": size_bytes,
+    }
+
+
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "QuoteRequest": _ORDER,
     "Quote": {
@@ -54,6 +65,12 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "save_url": "https://library.example/output.mp4?response-content-disposition=...&X-Amz-Signature=...",
             "file_name": "wan-2.2-t2v-20261123-092813-3c4d5e.mp4",
             "poster_url": "https://library.example/poster.jpg?X-Amz-Signature=...",
+            "thumbnails": [
+                _picture("thumbnail-256", 256, 148, 9566),
+                _picture("thumbnail-512", 512, 295, 21576),
+                _picture("thumbnail-832", 832, 480, 40112),
+            ],
+            "animated_preview": _picture("animated", 320, 185, 58231),
             "expires_at": "2026-11-23T09:45:00Z",
             "content_type": "video/mp4",
             "size_bytes": 2481920,

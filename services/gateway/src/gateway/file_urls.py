@@ -5,20 +5,31 @@ from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from contracts.object_keys import upload_key
-from gateway.records import NewUpload, StoredFile
+from contracts.storage import Preview
+from gateway.records import NewUpload, StoredFile, StoredPreviews
 from gateway.settings import Settings
 from service_runtime.database_watch import DatabaseClock
 from service_runtime.presigned_urls import PresignedUrls
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewUrl:
+    """Where a small picture can be read, as long as its file."""
+
+    url: str
+    preview: Preview
+
+
+@dataclass(frozen=True, slots=True)
 class DownloadUrls:
-    """Where a file and its poster can be read until ``expires_at``; ``save_url`` saves it as ``file_name``."""
+    """Where a file and its pictures can be read until ``expires_at``; ``save_url`` saves it as ``file_name``."""
 
     url: str
     save_url: str
     file_name: str
     poster_url: str
+    thumbnails: tuple[PreviewUrl, ...]
+    animated_preview: PreviewUrl | None
     expires_at: datetime
 
 
@@ -48,7 +59,7 @@ class FileUrls:
             clock.now,
         )
 
-    def download(self, file: StoredFile, name: str) -> DownloadUrls:
+    def download(self, file: StoredFile, previews: StoredPreviews, name: str) -> DownloadUrls:
         """Fresh addresses of a stored file, which is to be saved as ``name`` with the file's own ending."""
         validity = self._download_validity
         file_name = name + PurePosixPath(file.object_key).suffix
@@ -57,8 +68,13 @@ class FileUrls:
             save_url=self._signer.get(self._library, file.object_key, validity, file_name=file_name),
             file_name=file_name,
             poster_url=self._signer.get(self._library, file.poster_object_key, validity),
+            thumbnails=tuple(map(self._preview, previews.thumbnails)),
+            animated_preview=None if previews.animated_preview is None else self._preview(previews.animated_preview),
             expires_at=self._now() + validity,
         )
+
+    def _preview(self, preview: Preview) -> PreviewUrl:
+        return PreviewUrl(self._signer.get(self._library, preview.object_key, self._download_validity), preview)
 
     def upload(self, upload: NewUpload) -> UploadUrl:
         """The address that takes the announced file, once.

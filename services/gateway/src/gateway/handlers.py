@@ -36,7 +36,7 @@ from contracts.generation import (
 )
 from contracts.message import Message
 from contracts.payments import Payment, PaymentChanged, PaymentRefused
-from contracts.storage import AssetStored, FilesDeleted
+from contracts.storage import AssetStored, FilesDeleted, PreviewsStored
 from contracts.values import LedgerLine
 from gateway import projections
 from gateway.events import (
@@ -48,7 +48,7 @@ from gateway.events import (
     PaymentUpdated,
 )
 from gateway.projections import GenerationChange, HistoryEntry, RunningCancel, Transition, Verdict
-from gateway.records import StoredFile
+from gateway.records import StoredFile, StoredPreviews
 from gateway.statuses import status_of_refusal
 from messaging.ids import derived_id
 from messaging.received import Received
@@ -321,6 +321,13 @@ def _asset_stored(changes: Changes, message: Received[AssetStored]) -> None:
     changes.record(message, asset.user_id, event)
 
 
+def _previews_stored(changes: Changes, message: Received[PreviewsStored]) -> None:
+    stored = message.payload
+    changes.generation(stored.generation_id).previews = StoredPreviews(stored.thumbnails, stored.animated_preview)
+    event = GenerationUpdated(generation_id=stored.generation_id, name="previews_stored")
+    changes.record(message, stored.user_id, event)
+
+
 def _files_deleted(changes: Changes, message: Received[FilesDeleted]) -> None:
     event = GenerationUpdated(generation_id=message.payload.generation_id, name="deleted")
     changes.record(message, message.payload.user_id, event)
@@ -366,6 +373,7 @@ REACTIONS: Final[dict[type[Message], Callable[[Changes, Received[Any]], None]]] 
     GenerationCancelling: _cancelling,
     GenerationCancelled: _cancelled,
     AssetStored: _asset_stored,
+    PreviewsStored: _previews_stored,
     FilesDeleted: _files_deleted,
     PaymentChanged: _payment_changed,
     PaymentRefused: _payment_refused,

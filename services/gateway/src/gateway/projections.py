@@ -18,7 +18,7 @@ from contracts.billing import RefusalCode
 from contracts.payments import Payment, PaymentRefused
 from contracts.values import LedgerLine
 from gateway.events import EventName, FailureCode
-from gateway.records import StoredFile
+from gateway.records import StoredFile, StoredPreviews
 from gateway.statuses import GenerationStatus, status_of_refusal
 from gateway.tables import (
     generation_requests,
@@ -65,6 +65,7 @@ class GenerationChange:
     captured_credits: int | None = None
     released_credits: int | None = None
     file: StoredFile | None = None
+    previews: StoredPreviews | None = None
 
     def add(self, transition: Transition) -> None:
         """Take one more transition into account."""
@@ -81,6 +82,7 @@ class GenerationChange:
         if (file := self.file) is not None:
             values |= {name: getattr(file, name) for name in _FILE} | {"media": msgspec.to_builtins(file.media)}
         values |= {
+            "previews": None if self.previews is None else msgspec.to_builtins(self.previews),
             "generation_id": self.generation_id,
             "attempt_number": self.attempt_number,
             "charged_credits": self.charged_credits,
@@ -156,11 +158,11 @@ _ADD_LINES: Final = sa.text("""
 _STATE: Final = ("status", "late", "completed_at", "failure_code", "failure_detail")
 _TRANSITION: Final = ("version", *_STATE)
 _FILE: Final = ("object_key", "poster_object_key", "size_bytes", "sha256")
-_FACTS: Final = ("charged_credits", "captured_credits", "released_credits", *_FILE, "media")
+_FACTS: Final = ("charged_credits", "captured_credits", "released_credits", *_FILE, "media", "previews")
 
 
 def _new(name: str) -> sa.BindParameter[Any]:
-    kind = JSONB(none_as_null=True) if name == "media" else generations.c[name].type
+    kind = JSONB(none_as_null=True) if name in ("media", "previews") else generations.c[name].type
     return sa.bindparam(f"new_{name}", type_=kind)
 
 

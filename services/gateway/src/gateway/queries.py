@@ -12,7 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.values import Kind, LedgerLine, MediaProperties
 from gateway.domain import Cursor
-from gateway.records import BalanceRecord, GenerationRecord, HistoryRecord, PaymentRecord, StoredFile, UsageRecord
+from gateway.records import (
+    BalanceRecord,
+    GenerationRecord,
+    HistoryRecord,
+    PaymentRecord,
+    StoredFile,
+    StoredPreviews,
+    UsageRecord,
+)
 from gateway.statuses import GenerationStatus
 from gateway.tables import activity, activity_heads, balances, generations, ledger_lines, payments
 from messaging.database import single_statements
@@ -221,6 +229,7 @@ def _generation(row: _Row) -> GenerationRecord:
         failure_code=row.failure_code,
         failure_detail=row.failure_detail,
         file=_file(row),
+        previews=_previews(row),
         requested_at=row.requested_at,
         expires_at=row.expires_at,
         start_before_at=row.start_before_at,
@@ -239,6 +248,10 @@ def _file(row: _Row) -> StoredFile | None:
         sha256=row.sha256,
         media=msgspec.convert(row.media, MediaProperties),
     )
+
+
+def _previews(row: _Row) -> StoredPreviews:
+    return StoredPreviews() if row.previews is None else msgspec.convert(row.previews, StoredPreviews)
 
 
 def _before(cursor: Cursor, at: sa.Column[Any], row_id: sa.Column[Any]) -> sa.ColumnElement[bool]:

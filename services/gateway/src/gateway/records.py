@@ -8,6 +8,7 @@ from uuid import UUID
 
 from contracts.billing import RefusalCode
 from contracts.payments import PaymentRefusalCode, Provider
+from contracts.storage import Preview
 from contracts.values import Kind, MediaProperties
 from gateway.events import EventName, FailureCode
 from gateway.statuses import GenerationStatus, PaymentStatus
@@ -46,6 +47,14 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPreviews:
+    """Small pictures of a file, the smallest first, and one that moves. They are known after the file, or never."""
+
+    thumbnails: tuple[Preview, ...] = ()
+    animated_preview: Preview | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRecord:
     """A generation as its owner sees it. ``file`` may be known before the generation is completed.
 
@@ -64,6 +73,7 @@ class GenerationRecord:
     failure_code: FailureCode | None
     failure_detail: str | None
     file: StoredFile | None
+    previews: StoredPreviews
     requested_at: datetime
     expires_at: datetime
     start_before_at: datetime | None

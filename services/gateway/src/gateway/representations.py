@@ -14,7 +14,7 @@ from contracts.values import Kind, MovementReason
 from gateway.domain import LONGEST_MOMENT, in_utc, written_day, written_moment, written_number
 from gateway.estimates import Estimate
 from gateway.events import FailureCode
-from gateway.file_urls import DownloadUrls
+from gateway.file_urls import DownloadUrls, PreviewUrl
 from gateway.records import GenerationRecord, HistoryRecord, PaymentRecord, StoredFile
 from gateway.statuses import GenerationStatus, PaymentStatus
 
@@ -120,13 +120,31 @@ class ModelList(BaseModel):
     items: list[Model]
 
 
+class PreviewPicture(BaseModel):
+    """A small WebP picture of the file. Its link expires with that of the file."""
+
+    url: str
+    content_type: str
+    width_pixels: int
+    height_pixels: int
+    size_bytes: int
+
+
 class Download(BaseModel):
-    """Links to the file and its poster. They work until ``expires_at``; ask again for fresh ones."""
+    """Links to the file, its poster and its previews. They work until ``expires_at``; ask again for fresh ones."""
 
     url: str = Field(description="To show it.")
     save_url: str = Field(description="The same file; a browser saves it as `file_name`.")
     file_name: str
     poster_url: str
+    thumbnails: list[PreviewPicture] = Field(
+        description="The smallest first: 256, 512 and 1024 pixels on the longer side, and none larger than the file."
+        " They come a moment after the file, with `previews_stored`. Until then, and if they cannot be made, this is"
+        " empty: show the poster."
+    )
+    animated_preview: PreviewPicture | None = Field(
+        description="The first three seconds of a clip, without sound. It comes with the thumbnails."
+    )
     expires_at: datetime
     content_type: str
     size_bytes: int
@@ -364,6 +382,8 @@ def _represent_download(file: StoredFile, urls: DownloadUrls) -> Download:
         save_url=urls.save_url,
         file_name=urls.file_name,
         poster_url=urls.poster_url,
+        thumbnails=[_picture(one) for one in urls.thumbnails],
+        animated_preview=None if urls.animated_preview is None else _picture(urls.animated_preview),
         expires_at=urls.expires_at,
         content_type=file.media.content_type,
         size_bytes=file.size_bytes,
@@ -372,6 +392,17 @@ def _represent_download(file: StoredFile, urls: DownloadUrls) -> Download:
         height_pixels=file.media.height_pixels,
         duration_ms=file.media.duration_ms,
         frames_per_second=file.media.frames_per_second,
+    )
+
+
+def _picture(address: PreviewUrl) -> PreviewPicture:
+    preview = address.preview
+    return PreviewPicture(
+        url=address.url,
+        content_type=preview.content_type,
+        width_pixels=preview.width_pixels,
+        height_pixels=preview.height_pixels,
+        size_bytes=preview.size_bytes,
     )
 
 

@@ -57,6 +57,8 @@ generations = sa.Table(
     sa.Column("charged_credits", sa.BigInteger),
     # Its user deleted it: it is in no list, and its files go.
     sa.Column("deleted_at", _AT),
+    # Null until storage has made them.
+    sa.Column("previews", pg.JSONB),
 )
 
 balances = sa.Table(

@@ -10,13 +10,28 @@ import sys
 import threading
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from storage.decoding import LENGTH_BYTES, READY, DecodeRequest, DecodeResult, Inspection, Marking, Signature
+from storage.decoding import (
+    BACKGROUND,
+    LENGTH_BYTES,
+    READY,
+    DecodeRequest,
+    DecodeResult,
+    Inspection,
+    Marking,
+    RenderedPreview,
+    Signature,
+)
 from storage.errors import Rejected, Unmarkable
 from storage.inspection import container_of_kind, inspect, inspect_upload, limit_resources
 from storage.marking import Marker
+from storage.preview_rendering import render_previews
+
+NICENESS: Final = 10
+"""A tenth of the processor where others want it: previews of a busy day come late, and not never."""
 
 
 def main() -> None:
@@ -25,6 +40,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     limit_resources()
+    if BACKGROUND in sys.argv:
+        # Only now: until here it has loaded its libraries, which a busy machine would draw out tenfold, too.
+        os.nice(NICENESS)
     threading.Thread(target=_exit_with_the_service, daemon=True).start()
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
@@ -49,6 +67,8 @@ def _exit_with_the_service() -> None:
 
 def _decode(request: DecodeRequest) -> DecodeResult:
     try:
+        if request.previews:
+            return DecodeResult(previews=_previews(request))
         if request.marking is not None:
             return DecodeResult(inspection=_mark(request, request.marking))
         read = inspect_upload if request.is_input else inspect
@@ -73,7 +93,16 @@ def _mark(request: DecodeRequest, marking: Marking) -> Inspection:
             # A bad file is rejected for what it is. If it is good, the mark does not go on it, or breaks it.
             inspect(request.path, request.kind, request.max_pixels)
             raise Unmarkable(str(error)) from error
-    return msgspec.structs.replace(inspection, poster=marker.mark_poster(inspection.poster))
+    return msgspec.structs.replace(inspection, poster=marker.mark_picture(inspection.poster, "jpg"))
+
+
+def _previews(request: DecodeRequest) -> tuple[RenderedPreview, ...]:
+    """Small pictures of an output, marked if the output is."""
+    rendered = render_previews(request.path, request.kind, request.max_pixels)
+    if request.marking is None:
+        return rendered
+    marker = _marker(request.marking.certificates)
+    return tuple(msgspec.structs.replace(one, body=marker.mark_picture(one.body, "webp")) for one in rendered)
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ import contextlib
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,17 @@ import msgspec
 
 from contracts.values import Kind
 from service_runtime.tracing import step
-from storage.decoding import LENGTH_BYTES, READY, DecodeRequest, DecodeResult, Inspection, Marking, Signature
+from storage.decoding import (
+    BACKGROUND,
+    LENGTH_BYTES,
+    READY,
+    DecodeRequest,
+    DecodeResult,
+    Inspection,
+    Marking,
+    RenderedPreview,
+    Signature,
+)
 from storage.errors import DecoderFailed, DecoderNotStarted, Rejected, SignerUnavailable, Unmarkable
 from storage.metrics import markings_total
 from storage.signing import Signer
@@ -28,8 +38,12 @@ FILES_PER_PROCESS: Final = 1000
 """Decoders leak a little memory: a process is replaced after this number of files."""
 MAX_RESULT_BYTES: Final = 32 * 1024 * 1024
 """A decoder that a hostile file controls could write anything."""
+PREVIEW_SECONDS: Final = 300.0
+"""Many times more: in the background it gets little of a busy processor."""
 MAX_SIGNATURES: Final = 2
 """Of one file: its own and that of its poster. A decoder that a hostile file controls could ask for any number."""
+MAX_PREVIEW_SIGNATURES: Final = 4
+"""Of the previews of one file: three thumbnails, and one that moves."""
 MAX_CLAIM_BYTES: Final = 16 * 1024
 """What is signed names the file by its hash: 1.4 kB."""
 
@@ -38,12 +52,20 @@ class Decoders:
     """Decodes ``processes`` files at a time, each within bounded time and memory. Waiting for a process is unbounded.
 
     ``picture_seconds`` is the bound for a picture. Files are marked by ``signer``, if there is one.
+    ``background``: nobody waits for the files, so the processes have a low priority.
     """
 
-    def __init__(self, processes: int, picture_seconds: float = PICTURE_SECONDS, signer: Signer | None = None) -> None:
+    def __init__(
+        self,
+        processes: int,
+        picture_seconds: float = PICTURE_SECONDS,
+        signer: Signer | None = None,
+        *,
+        background: bool = False,
+    ) -> None:
         self._signer = signer
         self._seconds: dict[Kind, float] = {"image": picture_seconds, "video": CLIP_SECONDS}
-        self._all = [_Decoder() for _ in range(processes)]
+        self._all = [_Decoder(background) for _ in range(processes)]
         self._idle: asyncio.LifoQueue[_Decoder] = asyncio.LifoQueue()
         for decoder in self._all:
             self._idle.put_nowait(decoder)
@@ -92,11 +114,24 @@ class Decoders:
             raise Unmarkable(result.detail)
         raise Rejected(result.code or "undecodable", result.detail)
 
-    async def _decode(self, request: DecodeRequest) -> DecodeResult:
+    async def render_previews(self, path: Path, kind: Kind, max_pixels: int) -> Sequence[RenderedPreview]:
+        """Small pictures of an output, marked if there is a signer. Raises what ``inspect`` and ``mark`` raise."""
+        marking = None if self._signer is None else Marking(self._signer.certificates)
+        with step("previews"):
+            result = await self._decode(
+                DecodeRequest(str(path), kind, max_pixels, marking=marking, previews=True), PREVIEW_SECONDS
+            )
+        if result.previews is not None:
+            return result.previews
+        if result.unmarkable:
+            raise Unmarkable(result.detail)
+        raise Rejected(result.code or "undecodable", result.detail)
+
+    async def _decode(self, request: DecodeRequest, seconds: float | None = None) -> DecodeResult:
         async with self._borrowed() as decoder:
             await decoder.start()
             try:
-                async with asyncio.timeout(self._seconds[request.kind]):
+                async with asyncio.timeout(seconds or self._seconds[request.kind]):
                     return await decoder.decode(request, self._signer)
             except (TimeoutError, ConnectionError, EOFError, msgspec.DecodeError) as error:
                 raise DecoderFailed(type(error).__name__) from error
@@ -124,7 +159,8 @@ class Decoders:
 class _Decoder:
     """A slot for one process. A new process starts when one is needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, background: bool) -> None:
+        self._arguments = (BACKGROUND,) if background else ()
         self._process: Process | None = None
         self._files = 0
 
@@ -135,7 +171,7 @@ class _Decoder:
         await self.stop()
         self._process = await asyncio.create_subprocess_exec(
             # Isolated: it imports nothing from the working directory of the service.
-            *(sys.executable, "-I", "-m", "storage.decoder_process"),
+            *(sys.executable, "-I", "-m", "storage.decoder_process", *self._arguments),
             stdin=PIPE,
             stdout=PIPE,
             # A traceback goes where the service's log goes.
@@ -158,10 +194,11 @@ class _Decoder:
         """
         self._files += 1
         await self._write(request)
+        most = MAX_PREVIEW_SIGNATURES if request.previews else MAX_SIGNATURES
         result, signatures, unavailable = await self._read(), 0, None
         while result.to_sign is not None:
             signatures += 1
-            if request.marking is None or signer is None or signatures > MAX_SIGNATURES:
+            if request.marking is None or signer is None or signatures > most:
                 raise EOFError("a signature that nobody asked for")
             if len(result.to_sign) > MAX_CLAIM_BYTES:
                 raise EOFError(f"a claim of {len(result.to_sign)} bytes")

@@ -1,6 +1,6 @@
 """The protocol between the service and its decoder processes. The service itself never loads a decoder."""
 
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -9,8 +9,13 @@ from contracts.values import Kind, MediaProperties
 
 READY: Final = b"\n"
 """A decoder writes this once it has started."""
+BACKGROUND: Final = "--background"
+"""The argument of a decoder whose work nobody waits for."""
 LENGTH_BYTES: Final = 4
 """Each result is preceded by its length, most significant byte first."""
+
+
+PreviewRole: TypeAlias = Literal["thumbnail", "animated"]
 
 
 class Marking(msgspec.Struct, frozen=True):
@@ -24,13 +29,17 @@ class Marking(msgspec.Struct, frozen=True):
 
 
 class DecodeRequest(msgspec.Struct, frozen=True):
-    """One file to decode, as a line of JSON. ``is_input``: a user's file, which a GPU worker is to read."""
+    """One file to decode, as a line of JSON. ``is_input``: a user's file, which a GPU worker is to read.
+
+    ``previews``: an output of which small pictures are to be made.
+    """
 
     path: str
     kind: Kind
     max_pixels: int
     is_input: bool = False
     marking: Marking | None = None
+    previews: bool = False
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -54,13 +63,23 @@ class Inspection(msgspec.Struct, frozen=True):
     poster: bytes = b""
 
 
+class RenderedPreview(msgspec.Struct, frozen=True):
+    """A small picture of an output (WebP)."""
+
+    role: PreviewRole
+    width_pixels: int
+    height_pixels: int
+    body: bytes
+
+
 class DecodeResult(msgspec.Struct, frozen=True):
-    """The inspection of the file, the reason why it is rejected, or a claim to sign before there is a result.
+    """The inspection or the previews of the file, why it is rejected, or a claim to sign before there is a result.
 
     With ``unmarkable`` the file itself is good.
     """
 
     inspection: Inspection | None = None
+    previews: tuple[RenderedPreview, ...] | None = None
     code: RejectionCode | None = None
     detail: str = ""
     unmarkable: bool = False

@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from contracts.object_keys import library_folder
 from contracts.storage import DeleteFiles, FilesDeleted
 from messaging.failpoints import failpoint
 from messaging.leased_worker import LeasedWorker
@@ -20,7 +21,6 @@ from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.tracing import Origin
 from storage import repository
-from storage.domain import library_folder
 from storage.errors import StoreUnavailable
 from storage.metrics import deletions_total, oldest_deletion_seconds
 from storage.object_store import ObjectStore

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from contracts.object_keys import library_folder
 from contracts.values import MediaProperties, ReportedOutput
 from storage.decoding import Inspection
 from storage.errors import Rejected
@@ -121,20 +122,6 @@ def check_media(expected: ExpectedMedia, media: MediaProperties) -> None:
             raise Rejected("wrong_dimensions", f"{expected.duration_ms} ms were ordered, not {media.duration_ms}")
 
 
-def library_folder(user_id: UUID, generation_id: UUID) -> str:
-    """What the key of every file of a generation begins with."""
-    return f"{user_id}/{generation_id}/"
-
-
 def library_key(user_id: UUID, generation_id: UUID, content_type: str) -> str:
     """The key of a generation's one output. All attempts share it, so that only one of them can be written."""
     return f"{library_folder(user_id, generation_id)}output.{_EXTENSIONS[content_type]}"
-
-
-def poster_key(user_id: UUID, generation_id: UUID, output_sha256: str) -> str:
-    """The key of an output's still picture.
-
-    It contains the checksum of the output. So a poster always belongs to its clip when two attempts race, and it can
-    be written before the output is.
-    """
-    return f"{library_folder(user_id, generation_id)}poster-{output_sha256[:16]}.jpg"

@@ -74,15 +74,21 @@ class _Work:
 class VerificationHandler:
     """Verifies the files of claimed verifications and records the results, each behind the fence of its claim.
 
-    ``wake_deletions`` is called when a file was stored whose user has deleted the generation.
+    ``wake_deletions`` is called when a file was stored whose user has deleted the generation. ``wake_previews`` is
+    called when an output was stored of which small pictures are to be made; None if none are.
     """
 
     def __init__(
-        self, transactions: Transactions, verifier: Verifier, wake_deletions: Callable[[], None] = lambda: None
+        self,
+        transactions: Transactions,
+        verifier: Verifier,
+        wake_deletions: Callable[[], None] = lambda: None,
+        wake_previews: Callable[[], None] | None = None,
     ) -> None:
         self._transactions = transactions
         self._verifier = verifier
         self._wake_deletions = wake_deletions
+        self._wake_previews = wake_previews
 
     async def handle(self, claimed: ClaimedVerification, recorded: AssetStored | None) -> Refusal | None:
         """Record the result of one verification and return the refusal, if it is one.
@@ -168,8 +174,10 @@ class VerificationHandler:
         failpoint("storage.before_record")
         async with self._transactions.begin() as tx:
             if await repository.complete(tx.connection, work.claimed.claim, AssetStored.subject):
-                recorded = await repository.add_asset(tx.connection, asset)
+                recorded = await repository.add_asset(tx.connection, asset, self._wake_previews is not None)
                 tx.publish(recorded, cause=work.request)
+                if self._wake_previews is not None:
+                    tx.after_commit(self._wake_previews)
                 if await repository.reopen_deletion(tx.connection, asset.generation_id):
                     tx.after_commit(self._wake_deletions)
 

@@ -43,7 +43,7 @@ def limit_resources() -> None:
 def inspect(path: str, kind: Kind, max_pixels: int) -> Inspection:
     """Decode a picture, or every frame of a video. Raises ``Rejected`` unless it is a whole file of this ``kind``."""
     container = container_of_kind(path, kind)
-    with _opened(path, container, max_pixels) as opened:
+    with open_file(path, container, max_pixels) as opened:
         return _decode(opened, container, max_pixels)
 
 
@@ -76,7 +76,7 @@ def container_of_kind(path: str, kind: Kind) -> Container:
 
 
 @contextlib.contextmanager
-def _opened(path: str, container: Container, max_pixels: int) -> Iterator[InputContainer]:
+def open_file(path: str, container: Container, max_pixels: int) -> Iterator[InputContainer]:
     """Open a file for FFmpeg. What it raises for the file, also in the block, is an answer about the file."""
     # Opening a file decodes a frame of each of its streams already: the bound on pixels must hold from here on.
     options = {"protocol_whitelist": "file", "max_pixels": str(max_pixels)}
@@ -99,17 +99,18 @@ def _answers_about_the_file(failure: str) -> Iterator[None]:
 def _is_whole(path: str, container: Container, max_pixels: int) -> bool:
     """Whether FFmpeg finds nothing missing or broken in a picture. Raises ``Rejected`` if ComfyUI would fail on it."""
     try:
-        with _opened(path, container, max_pixels) as opened:
-            _first_frame(opened, max_pixels, strict=True)
+        with open_file(path, container, max_pixels) as opened:
+            first_frame(opened, max_pixels, strict=True)
             return True
     except Rejected:
-        with _opened(path, container, max_pixels) as opened, contextlib.suppress(av.InvalidDataError):
+        with open_file(path, container, max_pixels) as opened, contextlib.suppress(av.InvalidDataError):
             # ComfyUI takes what FFmpeg makes of it. If that is nothing, it reads the picture with Pillow.
-            _first_frame(opened, max_pixels, strict=False)
+            first_frame(opened, max_pixels, strict=False)
         return False
 
 
-def _first_frame(opened: InputContainer, max_pixels: int, *, strict: bool) -> VideoFrame:
+def first_frame(opened: InputContainer, max_pixels: int, *, strict: bool) -> VideoFrame:
+    """The picture of a file. Raises ``Rejected``; with ``strict`` also for what FFmpeg would forgive."""
     stream = opened.streams.video[0]
     stream.codec_context.options = {"max_pixels": str(max_pixels)} | ({"err_detect": "explode"} if strict else {})
     # For the one frame of a picture, starting threads costs more than they save.
@@ -158,7 +159,7 @@ def _decode(opened: InputContainer, container: Container, max_pixels: int) -> In
             raise Rejected("undecodable", f"the file is truncated: {frames} of {presented} frames")
     else:
         # A picture can be followed by others, like the gain map of a photograph. Readers show only the first one.
-        poster = last = _first_frame(opened, max_pixels, strict=True)
+        poster = last = first_frame(opened, max_pixels, strict=True)
         frames = 1
     if poster is None:
         raise Rejected("undecodable", "the file has no frames")

@@ -17,7 +17,7 @@ from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.settings import settings_from_environment
-from storage import deletions
+from storage import deletions, previews
 from storage.consumers import subscriptions
 from storage.decoders import Decoders
 from storage.handlers import VerificationHandler
@@ -48,7 +48,7 @@ def build(settings: Settings) -> Storage:
     database = DatabaseWatch(settings, engine)
     store = ObjectStore(settings)
     workspace = create_workspace()
-    wake_outputs, wake_inputs, wake_deletions = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    wake_outputs, wake_inputs, wake_deletions, wake_previews = (asyncio.Event() for _ in range(4))
     messaging = Messaging(
         service="storage",
         engine=engine,
@@ -59,10 +59,15 @@ def build(settings: Settings) -> Storage:
     signer = signer_of(settings)
     output_decoders = Decoders(settings.decoder_processes, signer=signer)
     input_decoders = Decoders(settings.decoder_processes)
+    # One file at a time, and no process until there is one.
+    preview_decoders = Decoders(1, signer=signer, background=True)
+    makes_previews = settings.previews == "on"
 
     def worker(name: str, decoders: Decoders, subjects: Collection[str], wake: asyncio.Event) -> Component:
         verifier = Verifier(store, decoders, workspace, settings)
-        handler = VerificationHandler(messaging.transactions, verifier, wake_deletions.set)
+        handler = VerificationHandler(
+            messaging.transactions, verifier, wake_deletions.set, wake_previews.set if makes_previews else None
+        )
         verifications = Verifications(messaging.transactions, handler, subjects)
         return verifications.worker(name, settings.concurrency, settings.poll_seconds, wake)
 
@@ -77,10 +82,15 @@ def build(settings: Settings) -> Storage:
     async def stop() -> None:
         await output_decoders.stop()
         await input_decoders.stop()
+        await preview_decoders.stop()
         shutil.rmtree(workspace, ignore_errors=True)
         await store.close()
         await engine.dispose()
 
+    # What was requested before previews were turned off is made all the same.
+    previewer = previews.Previews(
+        *(messaging.transactions, store, preview_decoders, workspace, settings.s3_library_bucket), wake_deletions.set
+    )
     return Storage(
         components=[
             database,
@@ -88,8 +98,10 @@ def build(settings: Settings) -> Storage:
             worker("outputs", output_decoders, OUTPUT_SUBJECTS, wake_outputs),
             worker("inputs", input_decoders, INPUT_SUBJECTS, wake_inputs),
             deletions.Deletions(messaging.transactions, store).worker(settings.poll_seconds, wake_deletions),
+            previewer.worker(settings.poll_seconds, wake_previews),
             every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),
             every("deletion gauges", GAUGES_SECONDS, partial(deletions.measure, messaging.transactions)),
+            every("preview gauges", GAUGES_SECONDS, partial(previews.measure, messaging.transactions)),
         ],
         readiness={**messaging.readiness(), "database": database.ready, "object_store": store.check},
         start=start,

@@ -66,11 +66,11 @@ class Marker:
                 _PICTURES[container](picture, with_packet)
                 self._sign(with_packet, container, target)
 
-    def mark_poster(self, poster: bytes) -> bytes:
-        """The marked JPEG. Raises ``Unmarkable``."""
+    def mark_picture(self, picture: bytes, container: str) -> bytes:
+        """The marked picture. Raises ``Unmarkable``."""
         with_packet, target = io.BytesIO(), io.BytesIO()
-        copy_jpeg(io.BytesIO(poster), with_packet)
-        self._sign(with_packet, "jpg", target)
+        _PICTURES[container](io.BytesIO(picture), with_packet)
+        self._sign(with_packet, container, target)
         return target.getvalue()
 
     def _sign(self, source: BinaryIO, container: str, target: BinaryIO, in_blocks: bool = False) -> None:

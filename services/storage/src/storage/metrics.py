@@ -8,6 +8,7 @@ from contracts.generation import OutputReady, OutputSought
 from contracts.storage import RejectionCode, VerifyInputs
 
 Operation = Literal["get", "put", "delete"]
+PreviewOutcome = Literal["stored", "given_up", "deleted"]
 
 verifications_total: Final = Counter(
     "storage_verifications_total", "Verifications with a result.", ["request", "outcome", "code"]
@@ -24,6 +25,18 @@ oldest_open_seconds: Final = Gauge(
 deletions_total: Final = Counter("storage_deletions_total", "Generations whose files were deleted for their users.")
 oldest_deletion_seconds: Final = Gauge(
     "storage_oldest_deletion_seconds", "Age of the oldest deletion that is not carried out."
+)
+previews_total: Final = Counter("storage_previews_total", "Outputs whose previews ended, by outcome.", ["outcome"])
+preview_failures_total: Final = Counter(
+    "storage_preview_failures_total", "Tries to make previews that failed, other than because something was away."
+)
+preview_seconds: Final = Histogram(
+    "storage_preview_seconds",
+    "From the claim of an output to its previews.",
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+oldest_preview_seconds: Final = Gauge(
+    "storage_oldest_preview_seconds", "How long the output has been stored that has waited longest for its previews."
 )
 object_seconds: Final = Histogram(
     "storage_object_seconds",
@@ -45,6 +58,8 @@ for _message in (OutputReady, OutputSought, VerifyInputs):
         verifications_total.labels(_request, "refused", _code)
 for _outcome in ("marked", "unmarkable", "signer_unavailable"):
     markings_total.labels(_outcome)
+for _preview_outcome in get_args(PreviewOutcome):
+    previews_total.labels(_preview_outcome)
 for _operation in get_args(Operation):
     for _outcome in ("ok", "unavailable", "rejected"):
         object_seconds.labels(_operation, _outcome)

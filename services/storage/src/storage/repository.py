@@ -11,16 +11,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.storage import AssetStored
+from contracts.storage import AssetStored, PreviewsStored
 from contracts.values import MediaProperties
-from messaging.leases import Claim, any_of
+from messaging.leases import Claim, LeasedTable, any_of
 from storage.domain import VerifiedUpload
-from storage.tables import DELETIONS, VERIFICATIONS, assets, deletions, uploads, verifications
+from storage.metrics import PreviewOutcome
+from storage.tables import DELETIONS, PREVIEWS, VERIFICATIONS, assets, deletions, previews, uploads, verifications
 
 OUTPUT: Final = "output"
 
 LOOKAHEAD: Final = 1000
-"""The number of open verifications, the oldest first, among which users take turns."""
+"""The number of open rows of work, the oldest first, among which users take turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,39 +85,74 @@ class ClaimedDeletion:
     requested_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimedPreviews:
+    """An output of which a worker is to make previews. ``is_deleted``: its user has deleted the generation.
+
+    ``failures`` counts the tries that failed for a reason of their own.
+    """
+
+    claim: Claim
+    asset: AssetStored
+    is_deleted: bool
+    requested_at: datetime
+    failures: int
+
+
 _ADD_VERIFICATIONS: Final = insert(verifications).values(next_try_at=sa.func.now()).on_conflict_do_nothing()
 
-# The first turn of each user comes before the second turn of any user. Verifications in progress count as turns that
-# were taken. So a user with many or with slow files delays others only by the files in progress.
-#
-# Rows are locked by their key, in the order of ``t``, until there are enough. ``coalesce`` hides the condition from the
-# planner: by the statistics of an empty queue it would walk the index of due rows for each of them.
-_CLAIM_DUE: Final = sa.text(f"""
-    WITH open AS MATERIALIZED (
-        SELECT message_id, user_id, next_try_at, coalesce(leased_until >= now(), false) AS leased
-        FROM storage.verifications
-        WHERE subject = ANY(CAST(:subjects AS text[])) AND next_try_at <= now()
-        ORDER BY next_try_at LIMIT :lookahead
-    ), turns AS MATERIALIZED (
-        SELECT message_id, leased, next_try_at,
-               row_number() OVER (PARTITION BY user_id ORDER BY leased DESC, next_try_at) AS turn
-        FROM open
-    ), chosen AS MATERIALIZED (
-        SELECT t.message_id
-        FROM (SELECT message_id FROM turns WHERE NOT leased ORDER BY turn, next_try_at) AS t
-        CROSS JOIN LATERAL (
-            SELECT FROM storage.verifications AS v
-            WHERE v.message_id = t.message_id AND coalesce({VERIFICATIONS.due_sql("v")}, false)
-            FOR UPDATE SKIP LOCKED
-        ) AS locked
-        LIMIT :room
-    )
-    UPDATE storage.verifications AS v
-    SET {VERIFICATIONS.claim_sql("v")}
-    WHERE v.message_id = ANY (ARRAY(SELECT message_id FROM chosen))
-    RETURNING v.*
-""").columns(**{column.name: column.type for column in verifications.c})  # noqa: S608 - all parts are constants
-_ADD_ASSET: Final = insert(assets).on_conflict_do_nothing(index_elements=["generation_id", "role"]).returning(*assets.c)
+
+def _claim_in_turns(work: LeasedTable, among: str = "") -> sa.TextualSelect:
+    """The claim of due rows in which users take turns, the oldest row of each first. ``among`` is a condition.
+
+    The first turn of each user comes before the second turn of any user. Rows in progress count as turns that were
+    taken. So a user with many or with slow files delays others only by the files in progress.
+
+    Rows are locked by their key, in the order of ``t``, until there are enough. ``coalesce`` hides the condition from
+    the planner: by the statistics of an empty queue it would walk the index of due rows for each of them.
+    """
+    table, due_at = work.table.fullname, work.due_at
+    (key,) = (column.name for column in work.table.primary_key)
+    return sa.text(f"""
+        WITH open AS MATERIALIZED (
+            SELECT {key}, user_id, {due_at}, coalesce(leased_until >= now(), false) AS leased
+            FROM {table}
+            WHERE {among} {due_at} <= now()
+            ORDER BY {due_at} LIMIT :lookahead
+        ), turns AS MATERIALIZED (
+            SELECT {key}, leased, {due_at},
+                   row_number() OVER (PARTITION BY user_id ORDER BY leased DESC, {due_at}) AS turn
+            FROM open
+        ), chosen AS MATERIALIZED (
+            SELECT t.{key}
+            FROM (SELECT {key} FROM turns WHERE NOT leased ORDER BY turn, {due_at}) AS t
+            CROSS JOIN LATERAL (
+                SELECT FROM {table} AS v
+                WHERE v.{key} = t.{key} AND coalesce({work.due_sql("v")}, false)
+                FOR UPDATE SKIP LOCKED
+            ) AS locked
+            LIMIT :room
+        )
+        UPDATE {table} AS v
+        SET {work.claim_sql("v")}
+        WHERE v.{key} = ANY (ARRAY(SELECT {key} FROM chosen))
+        RETURNING v.*
+    """).columns(**{column.name: column.type for column in work.table.c})  # noqa: S608 - all parts are constants
+
+
+_CLAIM_DUE: Final = _claim_in_turns(VERIFICATIONS, "subject = ANY(CAST(:subjects AS text[])) AND")
+_CLAIM_PREVIEWS: Final = _claim_in_turns(PREVIEWS)
+_ADD_ASSET: Final = (
+    insert(assets)
+    .values({one.name: sa.bindparam(f"new_{one.name}", type_=one.type) for one in assets.c if one.name != "stored_at"})
+    .on_conflict_do_nothing(index_elements=["generation_id", "role"])
+    .returning(*assets.c)
+)
+_ADDED: Final = _ADD_ASSET.cte("added")
+_REQUESTED: Final = ("asset_id", "generation_id", "user_id")
+_ADD_PREVIEWED: Final = sa.select(_ADDED).add_cte(
+    sa.insert(previews).from_select(_REQUESTED, sa.select(*(_ADDED.c[name] for name in _REQUESTED))).cte("requested")
+)
 _FIND_ASSETS: Final = sa.select(assets).where(
     assets.c.generation_id == sa.func.any(sa.bindparam("generation_ids", type_=sa.ARRAY(sa.Uuid))),
     assets.c.role == sa.bindparam("role"),
@@ -136,6 +172,14 @@ _REOPEN_DELETION: Final = (
     .where(deletions.c.generation_id == sa.bindparam("id"))
     .values(_DUE_AGAIN)
     .returning(deletions.c.generation_id)
+)
+
+
+_IS_DELETED: Final = (
+    sa.select(sa.true()).where(deletions.c.generation_id == assets.c.generation_id).limit(1).scalar_subquery()
+)
+_FIND_PREVIEWED: Final = sa.select(assets, sa.func.coalesce(_IS_DELETED, sa.false()).label("is_deleted")).where(
+    assets.c.asset_id == sa.func.any(sa.bindparam("asset_ids", type_=sa.ARRAY(sa.Uuid)))
 )
 
 
@@ -176,8 +220,11 @@ async def find_assets(connection: AsyncConnection, generation_ids: Collection[UU
     return {row.generation_id: _announcement(row) for row in rows}
 
 
-async def add_asset(connection: AsyncConnection, asset: AssetStored) -> AssetStored:
-    """Record the output of a generation, unless it has one. Returns the output that is recorded."""
+async def add_asset(connection: AsyncConnection, asset: AssetStored, with_previews: bool) -> AssetStored:
+    """Record the output of a generation, unless it has one. Returns the output that is recorded.
+
+    ``with_previews``: small pictures of it are to be made, due at once.
+    """
     row = {
         "asset_id": asset.asset_id,
         "generation_id": asset.generation_id,
@@ -191,7 +238,8 @@ async def add_asset(connection: AsyncConnection, asset: AssetStored) -> AssetSto
         "sha256": asset.sha256,
         "media": msgspec.to_builtins(asset.media),
     }
-    added = (await connection.execute(_ADD_ASSET, row)).one_or_none()
+    statement = _ADD_PREVIEWED if with_previews else _ADD_ASSET
+    added = (await connection.execute(statement, {f"new_{name}": value for name, value in row.items()})).one_or_none()
     if added is not None:
         return _announcement(added)
     return (await find_assets(connection, [asset.generation_id]))[asset.generation_id]
@@ -250,6 +298,43 @@ async def claim_deletions(connection: AsyncConnection, room: int, lease: timedel
     ]
 
 
+async def claim_previews(connection: AsyncConnection, room: int, lease: timedelta) -> list[ClaimedPreviews]:
+    """Claim outputs whose previews are due. Users take turns, and the oldest of a user comes first."""
+    claimed = (await connection.execute(_CLAIM_PREVIEWS, {"room": room, "lease": lease, "lookahead": LOOKAHEAD})).all()
+    found = await _previewed(connection, [row.asset_id for row in claimed])
+    return [
+        ClaimedPreviews(
+            PREVIEWS.claim_of(row), *found[row.asset_id], requested_at=row.requested_at, failures=row.failures
+        )
+        for row in claimed
+    ]
+
+
+async def end_previews(
+    connection: AsyncConnection,
+    claim: Claim,
+    outcome: PreviewOutcome,
+    reason: str | None,
+    stored: PreviewsStored | None,
+) -> bool:
+    """The previews are made, or never will be. False if another worker has claimed them since."""
+    return await PREVIEWS.complete(
+        connection,
+        claim,
+        ended_at=sa.func.now(),
+        outcome=outcome,
+        reason=reason,
+        thumbnails=None if stored is None else msgspec.to_builtins(stored.thumbnails),
+        animated_preview=None if stored is None else msgspec.to_builtins(stored.animated_preview),
+    )
+
+
+async def measure_previews(connection: AsyncConnection) -> float:
+    """How long the oldest output without previews has waited for them, in seconds."""
+    age = sa.func.extract("epoch", sa.func.now() - sa.func.min(previews.c.requested_at))
+    return float(await connection.scalar(sa.select(age).where(previews.c.due_at.is_not(None))) or 0.0)
+
+
 async def complete_deletion(connection: AsyncConnection, claim: Claim, deleted_at: datetime) -> bool:
     """No file is there any more. False if another worker has claimed it since, or a file was stored since."""
     return await DELETIONS.complete(connection, claim, deleted_at=deleted_at)
@@ -259,6 +344,11 @@ async def measure_deletions(connection: AsyncConnection) -> float:
     """How long the oldest deletion has been open, in seconds."""
     age = sa.func.extract("epoch", sa.func.now() - sa.func.min(deletions.c.opened_at))
     return float(await connection.scalar(sa.select(age).where(deletions.c.due_at.is_not(None))) or 0.0)
+
+
+async def _previewed(connection: AsyncConnection, asset_ids: Sequence[UUID]) -> dict[UUID, tuple[AssetStored, bool]]:
+    rows = await connection.execute(_FIND_PREVIEWED, {"asset_ids": asset_ids}) if asset_ids else ()
+    return {row.asset_id: (_announcement(row), row.is_deleted) for row in rows}
 
 
 def _claimed(row: sa.Row[Any]) -> ClaimedVerification:

@@ -34,6 +34,9 @@ class Settings(ServiceSettings):
     marking_certificates: str | None = None
     """The certificate of the key and those above it, in PEM, the key's own first."""
 
+    previews: Literal["on", "off"] = "on"
+    """``off``: no thumbnails and no animated previews are made of what is stored from now on."""
+
     @model_validator(mode="after")
     def _marking_is_decided(self) -> "Settings":
         given = [self.marking_key is not None, self.marking_certificates is not None]

@@ -13,6 +13,9 @@ UploadStatus: TypeAlias = Literal["verified"]
 DeletionStatus: TypeAlias = Literal["requested", "deleted"]
 """``requested``: ``due_at`` is set. ``deleted``: ``deleted_at`` is set."""
 
+PreviewStatus: TypeAlias = Literal["requested", "stored", "given_up", "deleted"]
+"""``requested``: ``due_at`` is set. The others are the ``outcome``."""
+
 VERIFICATION_STATUS_MEANING: Final[Mapping[VerificationStatus, StatusMeaning]] = {
     "due": StatusMeaning(
         set_by="a message that requests it (output-ready, output-sought, verify-inputs), or a worker that stops",
@@ -67,5 +70,31 @@ DELETION_STATUS_MEANING: Final[Mapping[DeletionStatus, StatusMeaning]] = {
         ended_by="only a file of the generation that is stored late, or another delete: then `requested` again",
         deadline="none",
         user_sees="`deleted` in the event stream",
+    ),
+}
+PREVIEW_STATUS_MEANING: Final[Mapping[PreviewStatus, StatusMeaning]] = {
+    "requested": StatusMeaning(
+        set_by="the transaction that records the output, unless previews are off",
+        ended_by="the worker that made them; users take turns",
+        deadline="none of its own: it is tried again within 10 minutes; the auditor reports it after a day",
+        user_sees="the poster",
+    ),
+    "stored": StatusMeaning(
+        set_by="that worker, behind its fence, with the message that announces them",
+        ended_by="final",
+        deadline="none",
+        user_sees="`thumbnails`, and of a clip `animated_preview`; `previews_stored` in the event stream",
+    ),
+    "given_up": StatusMeaning(
+        set_by="the worker whose third try failed; an unavailable store or signer does not count",
+        ended_by="final",
+        deadline="none",
+        user_sees="the poster",
+    ),
+    "deleted": StatusMeaning(
+        set_by="the worker that found that the user has deleted the generation meanwhile",
+        ended_by="final",
+        deadline="none",
+        user_sees="the generation is not there any more",
     ),
 }

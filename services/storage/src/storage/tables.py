@@ -91,3 +91,32 @@ deletions = sa.Table(
 
 DELETIONS = LeasedTable(deletions)
 """Deletions are leased work, and due again when a file of the generation is stored after all."""
+
+previews = sa.Table(
+    "previews",
+    metadata,
+    # The output of which they are made.
+    sa.Column("asset_id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("generation_id", pg.UUID(as_uuid=True), nullable=False),
+    # Users take turns.
+    sa.Column("user_id", pg.UUID(as_uuid=True), nullable=False),
+    sa.Column("requested_at", _AT, nullable=False, server_default=sa.func.now()),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    # Tries that failed for a reason of their own. That something was away does not count.
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    # Null once they are made or given up.
+    sa.Column("due_at", _AT, server_default=sa.func.now()),
+    sa.Column("leased_until", _AT),
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("ended_at", _AT),
+    # stored | given_up | deleted
+    sa.Column("outcome", sa.Text),
+    # Why they were given up, or what the last try failed of.
+    sa.Column("reason", sa.Text),
+    # What lies in the library, as it was announced: the auditor holds the library against it.
+    sa.Column("thumbnails", pg.JSONB(none_as_null=True)),
+    sa.Column("animated_preview", pg.JSONB(none_as_null=True)),
+)
+
+PREVIEWS = LeasedTable(previews)
+"""Previews are leased work."""

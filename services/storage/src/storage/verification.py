@@ -19,7 +19,7 @@ from uuid import UUID
 import structlog
 
 from contracts.generation import OutputReady, OutputSought
-from contracts.object_keys import MAX_UPLOAD_BYTES, upload_key
+from contracts.object_keys import MAX_UPLOAD_BYTES, poster_key, upload_key
 from contracts.storage import AssetStored
 from contracts.values import Kind, ReportedOutput
 from messaging.failpoints import failpoint
@@ -36,7 +36,6 @@ from storage.domain import (
     check_object_key,
     check_size_and_checksum,
     library_key,
-    poster_key,
 )
 from storage.errors import MarkingImpossible, Rejected, SignerUnavailable, Unmarkable
 from storage.object_store import FetchedFile, ObjectStore

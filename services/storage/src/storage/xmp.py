@@ -81,8 +81,8 @@ def copy_webp(source: BinaryIO, target: BinaryIO) -> None:
     name = first[:4]
     header = first[8:18] if name == b"VP8X" else _extended_header(name, first, source)
     target.write(b"RIFF\0\0\0\0WEBPVP8X" + struct.pack("<I", 10) + bytes([header[0] | 0x04]) + header[1:])
+    end = source.seek(0, os.SEEK_END)
     source.seek(30 if name == b"VP8X" else 12)
-    end = os.fstat(source.fileno()).st_size
     while source.tell() + 8 <= end:
         head = source.read(8)
         length = struct.unpack_from("<I", head, 4)[0]

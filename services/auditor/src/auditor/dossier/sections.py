@@ -182,6 +182,14 @@ SECTION_QUERIES: Final = (
         _OF_GENERATION,
     ),
     SectionQuery(
+        "Previews",
+        """
+        SELECT requested_at, ended_at, outcome, reason, tries, failures, due_at, thumbnails, animated_preview
+        FROM storage.previews WHERE {where}
+        """,
+        _OF_GENERATION,
+    ),
+    SectionQuery(
         "Deletion",
         """
         SELECT requested_at, opened_at, deleted_at, tries, due_at FROM storage.deletions WHERE {where}

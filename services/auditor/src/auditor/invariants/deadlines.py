@@ -102,6 +102,17 @@ DEADLINES: Final = (
         """,
     ),
     Invariant(
+        code="previews_are_made",
+        severity="warning",
+        meaning="Thumbnails of an output are made, or given up, within a day",
+        query="""
+            SELECT generation_id::text AS subject, format('previews of the output of %s', requested_at) AS expected,
+                   format('none after %s tries; %s', tries, coalesce(reason, 'no reason is known')) AS found
+            FROM storage.previews
+            WHERE due_at IS NOT NULL AND requested_at <= now() - interval '1 day' - make_interval(secs => :tolerance)
+        """,
+    ),
+    Invariant(
         code="deletions_are_carried_out",
         severity="warning",
         meaning="What a user deletes has left the library within an hour",

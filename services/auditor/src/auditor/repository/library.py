@@ -55,8 +55,13 @@ class ScanAges:
 
 _ASSET: Final = """
     SELECT asset_id, generation_id, object_key, poster_object_key, size_bytes, sha256, stored_at,
-           d.generation_id IS NOT NULL AS is_deleted, d.deleted_at
-    FROM storage.assets LEFT JOIN storage.deletions AS d USING (generation_id)
+           d.generation_id IS NOT NULL AS is_deleted, d.deleted_at, p.ended_at AS previews_stored_at,
+           p.thumbnails || coalesce(p.animated_preview, '[]') AS previews
+    FROM storage.assets AS a
+    LEFT JOIN storage.deletions AS d USING (generation_id)
+    LEFT JOIN LATERAL (
+        SELECT ended_at, thumbnails, animated_preview FROM storage.previews WHERE asset_id = a.asset_id LIMIT 1
+    ) AS p ON true
 """
 _ASSETS_AFTER: Final = text(f"{_ASSET} WHERE asset_id > :after AND asset_id <= :through ORDER BY asset_id LIMIT :limit")
 _ASSETS_OF: Final = text(f"{_ASSET} WHERE generation_id = ANY(CAST(:generations AS uuid[])) ORDER BY stored_at")
@@ -147,7 +152,11 @@ def _asset(row: Row[Any]) -> RecordedAsset:
     deletion = {"is_deleted": row.is_deleted, "deleted_at": row.deleted_at}
     output = RecordedFile(row.object_key, row.size_bytes, row.sha256, stored_at, **deletion)
     poster = RecordedFile(row.poster_object_key, None, None, stored_at, **deletion)
-    return RecordedAsset(row.asset_id, row.generation_id, (output, poster))
+    previews = [
+        RecordedFile(one["object_key"], one["size_bytes"], one["sha256"], row.previews_stored_at, **deletion)
+        for one in row.previews or ()
+    ]
+    return RecordedAsset(row.asset_id, row.generation_id, (output, poster, *previews))
 
 
 def _scan(row: Row[Any]) -> LibraryScan:
