@@ -33,7 +33,7 @@ from storage.deletions import Deletions
 from storage.handlers import VerificationHandler
 from storage.object_store import ObjectStore
 from storage.previews import MAX_FAILURES, Previews, measure
-from storage.repository import ClaimedPreviews
+from storage.repository import ClaimedPreviews, NewPreviews
 from storage.signing import signer_of
 from storage.tables import PREVIEWS, previews
 from storage.worker import OUTPUT_SUBJECTS, Verifications
@@ -275,7 +275,7 @@ class PreviewCase(LeaseCase):
 
     async def add(self, connection: AsyncConnection, count: int) -> None:
         for _ in range(count):
-            await repository.add_asset(connection, an_asset(), with_previews=True)
+            await repository.add_asset(connection, an_asset(), NewPreviews(None))
 
     async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[ClaimedPreviews]:
         return await repository.claim_previews(tx.connection, room, lease)

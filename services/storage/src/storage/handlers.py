@@ -24,7 +24,7 @@ from messaging.received import Received
 from messaging.transaction import Transaction, Transactions
 from storage import repository
 from storage.errors import DecoderFailed, Rejected
-from storage.repository import ClaimedVerification, NewVerification
+from storage.repository import ClaimedVerification, NewPreviews, NewVerification
 from storage.verification import Verifier
 
 Request: TypeAlias = OutputReady | OutputSought | VerifyInputs
@@ -174,7 +174,8 @@ class VerificationHandler:
         failpoint("storage.before_record")
         async with self._transactions.begin() as tx:
             if await repository.complete(tx.connection, work.claimed.claim, AssetStored.subject):
-                recorded = await repository.add_asset(tx.connection, asset, self._wake_previews is not None)
+                previews = None if self._wake_previews is None else NewPreviews(work.claimed.traceparent)
+                recorded = await repository.add_asset(tx.connection, asset, previews)
                 tx.publish(recorded, cause=work.request)
                 if self._wake_previews is not None:
                     tx.after_commit(self._wake_previews)

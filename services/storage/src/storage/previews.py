@@ -85,7 +85,7 @@ class Previews:
             timeout_seconds=MAX_WORK_SECONDS,
             backoff=BACKOFF,
             wake=wake,
-            origin=lambda one: Origin(None, one.asset.generation_id, one.asset.user_id),
+            origin=lambda one: Origin(one.traceparent, one.asset.generation_id, one.asset.user_id),
         )
 
     async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[ClaimedPreviews]:

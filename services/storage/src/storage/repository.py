@@ -86,6 +86,13 @@ class ClaimedDeletion:
 
 
 @dataclass(frozen=True, slots=True)
+class NewPreviews:
+    """Small pictures are to be made of an output, in the trace of its verification."""
+
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedPreviews:
     """An output of which a worker is to make previews. ``is_deleted``: its user has deleted the generation.
 
@@ -95,7 +102,7 @@ class ClaimedPreviews:
     claim: Claim
     asset: AssetStored
     is_deleted: bool
-    requested_at: datetime
+    traceparent: str | None
     failures: int
 
 
@@ -150,8 +157,11 @@ _ADD_ASSET: Final = (
 )
 _ADDED: Final = _ADD_ASSET.cte("added")
 _REQUESTED: Final = ("asset_id", "generation_id", "user_id")
+_REQUEST: Final = sa.select(
+    *(_ADDED.c[name] for name in _REQUESTED), sa.bindparam("previews_traceparent", type_=sa.Text).label("traceparent")
+)
 _ADD_PREVIEWED: Final = sa.select(_ADDED).add_cte(
-    sa.insert(previews).from_select(_REQUESTED, sa.select(*(_ADDED.c[name] for name in _REQUESTED))).cte("requested")
+    sa.insert(previews).from_select((*_REQUESTED, "traceparent"), _REQUEST).cte("requested")
 )
 _FIND_ASSETS: Final = sa.select(assets).where(
     assets.c.generation_id == sa.func.any(sa.bindparam("generation_ids", type_=sa.ARRAY(sa.Uuid))),
@@ -220,10 +230,10 @@ async def find_assets(connection: AsyncConnection, generation_ids: Collection[UU
     return {row.generation_id: _announcement(row) for row in rows}
 
 
-async def add_asset(connection: AsyncConnection, asset: AssetStored, with_previews: bool) -> AssetStored:
+async def add_asset(connection: AsyncConnection, asset: AssetStored, requested: NewPreviews | None) -> AssetStored:
     """Record the output of a generation, unless it has one. Returns the output that is recorded.
 
-    ``with_previews``: small pictures of it are to be made, due at once.
+    If previews of it are ``requested``, they are due at once.
     """
     row = {
         "asset_id": asset.asset_id,
@@ -238,8 +248,12 @@ async def add_asset(connection: AsyncConnection, asset: AssetStored, with_previe
         "sha256": asset.sha256,
         "media": msgspec.to_builtins(asset.media),
     }
-    statement = _ADD_PREVIEWED if with_previews else _ADD_ASSET
-    added = (await connection.execute(statement, {f"new_{name}": value for name, value in row.items()})).one_or_none()
+    values = {f"new_{name}": value for name, value in row.items()}
+    if requested is None:
+        added = (await connection.execute(_ADD_ASSET, values)).one_or_none()
+    else:
+        values["previews_traceparent"] = requested.traceparent
+        added = (await connection.execute(_ADD_PREVIEWED, values)).one_or_none()
     if added is not None:
         return _announcement(added)
     return (await find_assets(connection, [asset.generation_id]))[asset.generation_id]
@@ -304,7 +318,7 @@ async def claim_previews(connection: AsyncConnection, room: int, lease: timedelt
     found = await _previewed(connection, [row.asset_id for row in claimed])
     return [
         ClaimedPreviews(
-            PREVIEWS.claim_of(row), *found[row.asset_id], requested_at=row.requested_at, failures=row.failures
+            PREVIEWS.claim_of(row), *found[row.asset_id], traceparent=row.traceparent, failures=row.failures
         )
         for row in claimed
     ]

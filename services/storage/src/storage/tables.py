@@ -100,6 +100,7 @@ previews = sa.Table(
     sa.Column("generation_id", pg.UUID(as_uuid=True), nullable=False),
     # Users take turns.
     sa.Column("user_id", pg.UUID(as_uuid=True), nullable=False),
+    sa.Column("traceparent", sa.Text),
     sa.Column("requested_at", _AT, nullable=False, server_default=sa.func.now()),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
     # Tries that failed for a reason of their own. That something was away does not count.

@@ -13,6 +13,7 @@ STATEMENTS = (
         asset_id uuid PRIMARY KEY,
         generation_id uuid NOT NULL,
         user_id uuid NOT NULL,
+        traceparent text,
         requested_at timestamptz NOT NULL DEFAULT now(),
         tries integer NOT NULL DEFAULT 0,
         failures integer NOT NULL DEFAULT 0,
