@@ -20,6 +20,7 @@ from contracts.permissions import (
     permissions_of,
     provisioner_permissions,
 )
+from contracts.queries import QUERIES
 from contracts.streams import STREAMS
 
 USERS: Final = (*SERVICES, PROVISIONER)
@@ -32,6 +33,9 @@ _HEADROOM: Final = 1.25
 _PULL_THRESHOLD: Final = "10s"
 """How long a server keeps the way back of a pull that says nothing. Our pulls have heartbeats of 2 s; at the server's
 default of 2 minutes the entries of ended pulls pile up."""
+
+_ANSWER_WITHIN: Final = "10s"
+"""How long a service may answer a query. Its asker waits for less."""
 
 _VARIABLE: Final = re.compile(r'"<< (\$\w+) >>"')
 
@@ -58,6 +62,9 @@ def accounts(password: Callable[[str], str]) -> dict[str, Any]:
         for heard in heard_by(service):
             thin[heard.producer]["exports"].append({"stream": heard.subject, "accounts": [service]})
             thin[service]["imports"].append({"stream": {"account": heard.producer, "subject": heard.subject}})
+    for query in QUERIES:
+        thin[query.responder]["exports"].append({"service": query.subject, "accounts": [query.asker]})
+        thin[query.asker]["imports"].append({"service": {"account": query.responder, "subject": query.subject}})
     hub = {
         "jetstream": "enabled",
         "users": [_user(PROVISIONER, provisioner_permissions(), password)],
@@ -76,7 +83,9 @@ def _shared(exports: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _user(name: str, permissions: Permissions, password: Callable[[str], str]) -> dict[str, Any]:
-    allowed = {"publish": list(permissions.publish), "subscribe": list(permissions.subscribe)}
+    allowed: dict[str, Any] = {"publish": list(permissions.publish), "subscribe": list(permissions.subscribe)}
+    if permissions.answers:
+        allowed["allow_responses"] = {"max": 1, "expires": _ANSWER_WITHIN}
     return {"user": name, "password": password(name), "permissions": allowed}
 
 

@@ -171,3 +171,19 @@ class CreditsExpired(Message, frozen=True, kw_only=True):
     user_id: UUID
     expired_credits: int
     lines: tuple[LedgerLine, ...]
+
+
+class LedgerHeadPublished(Message, frozen=True, kw_only=True):
+    """The sealed ledger has ``tree_size`` postings, and this is the root over them: what receipts lead to.
+
+    It cannot be taken back: the gateway and the auditor each keep it under a role of their own. Of two heads the longer
+    one contains the shorter one. ``root_hash`` is in hexadecimal.
+    """
+
+    subject: ClassVar[str] = "billing.event.ledger-head-published.v1"
+    producers: ClassVar[tuple[Service, ...]] = ("billing",)
+    consumers: ClassVar[tuple[Service, ...]] = ("gateway", "auditor")
+
+    tree_size: int
+    root_hash: str
+    published_at: datetime

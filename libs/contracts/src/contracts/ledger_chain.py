@@ -34,9 +34,13 @@ class SealedPosting(msgspec.Struct, frozen=True, array_like=True):
     note: str | None
     occurred_at: datetime
 
+    def canonical(self) -> bytes:
+        """What is hashed: a compact JSON array of the columns; times are UTC."""
+        return msgspec.json.encode(self)
+
     def leaf_hash(self) -> bytes:
-        """Hash of the posting alone. Its canonical form is a compact JSON array of the columns; times are UTC."""
-        return hashlib.sha256(msgspec.json.encode(self)).digest()
+        """Hash of the posting alone."""
+        return hashlib.sha256(self.canonical()).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,7 @@ NO_SEALS = Head(0, 0, GENESIS)
 class Finding:
     """One thing that is not as it was sealed, named."""
 
-    kind: Literal["edited", "removed", "inserted", "seal", "head"]
+    kind: Literal["edited", "removed", "inserted", "seal", "head", "tree"]
     subject: str
     detail: str
     transfer_id: UUID | None = None

@@ -14,6 +14,7 @@ from contracts import live
 from contracts.billing import CreditsRefused, CreditsReserved
 from contracts.message import SERVICES, Service
 from contracts.payments import PaymentChanged, PaymentRefused
+from contracts.queries import answered_by, asked_by
 from contracts.registry import BY_SUBJECT, consumed_by, produced_by, stream_of
 
 HUB: Final = "HUB"
@@ -56,10 +57,14 @@ An operator who grants credits is told when the user sees them.
 
 
 class Permissions(msgspec.Struct, frozen=True):
-    """Subjects that one NATS user may publish to and subscribe to; everything else is denied."""
+    """Subjects that one NATS user may publish to and subscribe to; everything else is denied.
+
+    ``answers`` allows one answer to each message that asks for one, wherever that is.
+    """
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    answers: bool = False
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -144,9 +149,14 @@ def heard_by(service: Service) -> list[Heard]:
 
 def permissions_of(service: Service) -> Permissions:
     """Everything that the user of ``service`` needs in its account, and no more."""
-    publish = [*(call.local_subject for call in calls_of(service)), *LIVE_PUBLISH.get(service, ())]
-    subscribe = [f"{inbox_prefix(service)}.>", *LIVE_SUBSCRIBE.get(service, ())]
-    return Permissions(publish=tuple(publish), subscribe=tuple(subscribe))
+    publish = [
+        *(call.local_subject for call in calls_of(service)),
+        *LIVE_PUBLISH.get(service, ()),
+        *(query.subject for query in asked_by(service)),
+    ]
+    answered = [query.subject for query in answered_by(service)]
+    subscribe = [f"{inbox_prefix(service)}.>", *LIVE_SUBSCRIBE.get(service, ()), *answered]
+    return Permissions(publish=tuple(publish), subscribe=tuple(subscribe), answers=bool(answered))
 
 
 def provisioner_permissions() -> Permissions:

@@ -17,6 +17,7 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     billing.ClawBackCredits,
     billing.CreditsClawedBack,
     billing.CreditsExpired,
+    billing.LedgerHeadPublished,
     generation.CancelGeneration,
     generation.GenerationQueued,
     generation.GenerationDispatched,

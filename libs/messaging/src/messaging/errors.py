@@ -55,3 +55,10 @@ class NotProvisionedError(BrokerUnavailableError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}; `{PROVISION_COMMAND}` of this release makes it")
+
+
+class QueryUnansweredError(Exception):
+    """A service did not answer a question in time. The same question may be asked again."""
+
+    def __init__(self, responder: str) -> None:
+        super().__init__(f"{responder} did not answer in time")

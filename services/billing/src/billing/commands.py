@@ -22,6 +22,7 @@ from billing.settings import CommandSettings
 from billing.verification import verify
 from contracts.billing import CreditsGranted, GrantCredits
 from contracts.ledger_chain import Head
+from contracts.ledger_tree import TreeHead
 from messaging.broker import Broker
 from messaging.delivery import Delivery, Follower
 from messaging.ids import new_id
@@ -62,6 +63,7 @@ def add_parsers(commands: "Subparsers") -> None:
     grant.add_argument("--wait-seconds", type=_seconds, default=VISIBLE_SECONDS, help=wait_help)
     verify = commands.add_parser("verify", help="recompute the ledger: seals, every posting, every invariant")
     verify.add_argument("--head", type=Head.parse, help="a head that was exported before")
+    verify.add_argument("--tree-head", type=TreeHead.parse, help="a head of the tree that was published before")
     commands.add_parser("seal-head", help="print the head of the hash chain")
 
 
@@ -71,7 +73,7 @@ async def run(arguments: argparse.Namespace) -> int:
     if arguments.command == "grant":
         return await grant(settings, _grant_command(arguments), arguments.wait_seconds)
     if arguments.command == "verify":
-        return await verify_ledger(settings, arguments.head)
+        return await verify_ledger(settings, arguments.head, arguments.tree_head)
     return await print_seal_head(settings)
 
 
@@ -98,16 +100,17 @@ async def grant(settings: CommandSettings, command: GrantCredits, wait_seconds: 
     return 0
 
 
-async def verify_ledger(settings: CommandSettings, exported: Head | None) -> int:
+async def verify_ledger(settings: CommandSettings, exported: Head | None, exported_tree: TreeHead | None) -> int:
     """Recompute the whole ledger and print what is wrong with it. The exit code is 0 if it is sound."""
     async with _engine(settings, "verify", VERIFY_STATEMENT_TIMEOUT_MS) as engine:
-        report = await verify(engine, exported)
+        report = await verify(engine, exported, exported_tree)
     for finding in report.findings:
         _print(f"TAMPERED: {finding}")
     for violation in report.violations:
         _print(f"VIOLATED: {violation.invariant}: {violation.detail}")
     _print(f"{report.seals} seals over {report.sealed_postings} postings, {report.unsealed_postings} not sealed yet")
     _print(f"head {report.head}")
+    _print(f"tree head {report.tree}")
     return _print("the ledger is sound") if report.sound else _fail("the ledger is NOT sound")
 
 

@@ -3,6 +3,8 @@
 from typing import ClassVar
 from uuid import UUID
 
+from contracts.ledger_tree import Node, TreeHead
+
 
 class LedgerError(Exception):
     """A command or event that contradicts what the ledger already holds. It ends in the dead letters, named by code."""
@@ -104,3 +106,17 @@ class ConflictingClawback(LedgerError):
 
     def __init__(self, clawback_id: UUID) -> None:
         super().__init__(f"clawback {clawback_id} was made before with other content")
+
+
+class TreeIncomplete(Exception):
+    """A hash that the tree over the ledger must have is not there: rows of it were removed or cut."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(f"the tree over the ledger lacks node {node.number} of level {node.level}")
+
+
+class HeadContradicted(Exception):
+    """The tree over the ledger does not continue the head that was published last: nothing more is published."""
+
+    def __init__(self, head: TreeHead) -> None:
+        super().__init__(f"the tree over the ledger does not continue the published head {head}")

@@ -13,7 +13,11 @@ from billing.consumers import subscriptions
 from billing.loops.expiry import expire_due_grants
 from billing.loops.overdue import report_overdue_reservations
 from billing.loops.sealer import Sealer
+from billing.loops.tree_grower import TreeGrower
+from billing.proofs import prove_line, prove_prefix
 from billing.settings import Settings
+from contracts.queries import ProveLedgerLine, ProveLedgerPrefix, Query
+from messaging.queries import Answer, Responder
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
@@ -46,12 +50,19 @@ def build(settings: Settings) -> Billing:
         settings=settings,
         subscriptions=subscriptions(settings.max_signup_credits),
     )
+    answers: dict[type[Query], Answer] = {
+        ProveLedgerLine: partial(prove_line, engine),
+        ProveLedgerPrefix: partial(prove_prefix, engine),
+    }
+    tree_grower = TreeGrower(messaging.transactions, settings.head_seconds)
     return Billing(
         components=[
             database,
             *messaging.components(),
+            Responder(messaging.broker, answers),
             every("expiry", settings.sweep_seconds, partial(expire_due_grants, messaging.transactions)),
             every("sealing", settings.sweep_seconds, Sealer(engine).seal),
+            every("ledger tree", settings.sweep_seconds, tree_grower.grow),
             every("overdue", OVERDUE_SECONDS, partial(report_overdue_reservations, engine)),
         ],
         readiness={"database": database.ready, **messaging.readiness()},

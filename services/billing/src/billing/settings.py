@@ -17,6 +17,8 @@ class Settings(ServiceSettings):
     """How often due grants are expired and the ledger is sealed."""
     max_signup_credits: int = Field(default=0, ge=0)
     """The most that the gateway may have credited for a sign-up. 0: nothing at all."""
+    head_seconds: float = Field(default=60.0, ge=0)
+    """How long a published head of the ledger stands until the next one: a receipt waits for that."""
 
 
 class CommandSettings(BaseSettings):

@@ -147,3 +147,23 @@ ledger_seals = Table(
     Column("sealed_at", DateTime(timezone=True), nullable=False),
     comment="The hash chain over the ledger: each seal covers the postings of one closed range.",
 )
+
+ledger_tree = Table(
+    "ledger_tree",
+    metadata,
+    Column("seal_number", BigInteger, primary_key=True, autoincrement=False),
+    Column("first_leaf", BigInteger, nullable=False),
+    Column("tree_size", BigInteger, nullable=False),
+    Column("nonce_seed", LargeBinary, nullable=False),
+    Column("node_hashes", LargeBinary, nullable=False),
+    comment="The Merkle tree over the sealed ledger: what each seal adds to it. The seeds of the nonces are secret.",
+)
+
+tree_heads = Table(
+    "tree_heads",
+    metadata,
+    Column("tree_size", BigInteger, primary_key=True, autoincrement=False),
+    Column("root_hash", LargeBinary, nullable=False),
+    Column("published_at", DateTime(timezone=True), nullable=False),
+    comment="The heads of the tree that were published.",
+)

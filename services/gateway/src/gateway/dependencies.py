@@ -13,6 +13,7 @@ from gateway.live_events import LiveEvents
 from gateway.settings import Settings
 from gateway.signups import Signups
 from gateway.tokens import Tokens
+from messaging.broker import Broker
 from messaging.transaction import Transactions
 from service_runtime.database_watch import DatabaseClock
 
@@ -31,4 +32,5 @@ class Dependencies:
     clock: DatabaseClock
     admission: Admission
     live_events: LiveEvents
+    broker: Broker
     file_urls: FileUrls

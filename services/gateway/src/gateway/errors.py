@@ -144,6 +144,48 @@ class PaymentRefusedProblem(Problem):
     status = 409
 
 
+class LedgerLineNotFound(Problem):
+    """No line of this user has this number, or it has not arrived here yet."""
+
+    code = "ledger_line_not_found"
+    title = "There is no such line"
+    status = 404
+
+
+class LineNotSealed(Problem):
+    """The line is not in a published head of the ledger yet: try again after ``Retry-After``."""
+
+    code = "line_not_sealed"
+    title = "The line is not sealed yet"
+    status = 409
+    retryable = True
+
+
+class LedgerHeadNotFound(Problem):
+    """No head of this size was published."""
+
+    code = "ledger_head_not_found"
+    title = "There is no such head"
+    status = 404
+
+
+class ReceiptsUnavailable(Problem):
+    """Billing, which proves, does not answer at the moment."""
+
+    code = "receipts_unavailable"
+    title = "No proof can be made at the moment"
+    status = 503
+    retryable = True
+
+
+class ReceiptNotProvable(Problem):
+    """The ledger does not prove what the statement or an earlier head says. Operators are told; keep what you have."""
+
+    code = "receipt_not_provable"
+    title = "The ledger cannot prove this"
+    status = 500
+
+
 class InvalidCursor(Problem):
     """The cursor does not come from an earlier page."""
 

@@ -21,6 +21,7 @@ from contracts.billing import (
     CreditsRefused,
     CreditsReleased,
     CreditsReserved,
+    LedgerHeadPublished,
     RefusalCode,
 )
 from contracts.generation import (
@@ -71,6 +72,7 @@ class Changes:
     payments: list[Payment] = field(default_factory=list)
     refused_payments: list[PaymentRefused] = field(default_factory=list)
     running_cancels: list[RunningCancel] = field(default_factory=list)
+    ledger_heads: list[LedgerHeadPublished] = field(default_factory=list)
     history: list[HistoryEntry] = field(default_factory=list)
 
     def generation(self, generation_id: UUID) -> GenerationChange:
@@ -132,6 +134,7 @@ class Projector:
         await projections.count_running_cancels(tx.connection, changes.running_cancels)
         await projections.advance_payments(tx.connection, changes.payments)
         await projections.refuse_payments(tx.connection, changes.refused_payments)
+        await projections.add_ledger_heads(tx.connection, changes.ledger_heads)
         tx.after_commit(lambda: self._notify({entry.user_id for entry in history}))
 
     async def _defer_early_completions(self, tx: Transaction, messages: Sequence[Received[Any]]) -> list[Received[Any]]:
@@ -207,6 +210,10 @@ def _clawed_back(changes: Changes, message: Received[CreditsClawedBack]) -> None
 
 def _expired(changes: Changes, message: Received[CreditsExpired]) -> None:
     changes.post(message, message.payload.lines)
+
+
+def _head_published(changes: Changes, message: Received[LedgerHeadPublished]) -> None:
+    changes.ledger_heads.append(message.payload)
 
 
 def _transition(
@@ -363,6 +370,7 @@ REACTIONS: Final[dict[type[Message], Callable[[Changes, Received[Any]], None]]] 
     CreditsGranted: _granted,
     CreditsClawedBack: _clawed_back,
     CreditsExpired: _expired,
+    LedgerHeadPublished: _head_published,
     GenerationQueued: _queued,
     GenerationDispatched: _dispatched,
     GenerationStarted: _started,

@@ -67,6 +67,7 @@ def build(settings: Settings) -> Gateway:
         clock=database.clock,
         admission=Admission(settings),
         live_events=live_events,
+        broker=messaging.broker,
         file_urls=FileUrls(settings, database.clock),
     )
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.billing import RefusalCode
+from contracts.billing import LedgerHeadPublished, RefusalCode
 from contracts.payments import Payment, PaymentRefused
 from contracts.values import LedgerLine
 from gateway.events import EventName, FailureCode
@@ -23,6 +23,7 @@ from gateway.statuses import GenerationStatus, status_of_refusal
 from gateway.tables import (
     generation_requests,
     generations,
+    ledger_heads,
     payment_requests,
     payments,
     running_cancellations,
@@ -286,6 +287,20 @@ async def refuse_payments(connection: AsyncConnection, refusals: Sequence[Paymen
             .where(payments.c.payment_id == refused.payment_id, payments.c.status == "created")
             .values(status="refused", detail=refused.detail, updated_at=sa.func.now())
         )
+
+
+async def add_ledger_heads(connection: AsyncConnection, heads: Sequence[LedgerHeadPublished]) -> None:
+    """Keep published heads. One that is known stays as it is."""
+    if heads:
+        rows = [
+            {
+                "tree_size": head.tree_size,
+                "root_hash": bytes.fromhex(head.root_hash),
+                "published_at": head.published_at,
+            }
+            for head in sorted(heads, key=lambda one: one.tree_size)
+        ]
+        await connection.execute(insert(ledger_heads).on_conflict_do_nothing(), rows)
 
 
 async def append_history(connection: AsyncConnection, entries: Sequence[HistoryEntry]) -> None:

@@ -16,13 +16,14 @@ from gateway.records import (
     BalanceRecord,
     GenerationRecord,
     HistoryRecord,
+    LedgerHeadRecord,
     PaymentRecord,
     StoredFile,
     StoredPreviews,
     UsageRecord,
 )
 from gateway.statuses import GenerationStatus
-from gateway.tables import activity, activity_heads, balances, generations, ledger_lines, payments
+from gateway.tables import activity, activity_heads, balances, generations, ledger_heads, ledger_lines, payments
 from messaging.database import single_statements
 
 _Row: TypeAlias = sa.Row[*tuple[Any, ...]]
@@ -41,6 +42,7 @@ class GenerationFilter:
 
 _PAYMENT: Final = [payments.c[field.name] for field in fields(PaymentRecord)]
 _HISTORY: Final = [activity.c[field.name] for field in fields(HistoryRecord)]
+_HEAD: Final = [ledger_heads.c[field.name] for field in fields(LedgerHeadRecord)]
 _LINE: Final = [ledger_lines.c[name] for name in LedgerLine.__struct_fields__]
 
 _FIND_GENERATION: Final = sa.select(generations).where(
@@ -195,6 +197,34 @@ async def list_lines(
         statement = statement.order_by(columns.line_number.desc())
     rows = await _rows(engine, statement.limit(limit))
     return [LedgerLine(**row._mapping) for row in rows]
+
+
+async def find_line(engine: AsyncEngine, user_id: UUID, line_number: int) -> LedgerLine | None:
+    """One statement line of this user."""
+    columns = ledger_lines.c
+    of_number = sa.select(*_LINE).where(columns.user_id == user_id, columns.line_number == line_number)
+    row = await _first(engine, of_number)
+    return None if row is None else LedgerLine(**row._mapping)
+
+
+async def list_heads(engine: AsyncEngine, before: int | None, limit: int) -> list[LedgerHeadRecord]:
+    """The published heads of the ledger, newest first from below ``before``."""
+    newest = sa.select(*_HEAD).order_by(ledger_heads.c.tree_size.desc()).limit(limit)
+    if before is not None:
+        newest = newest.where(ledger_heads.c.tree_size < before)
+    return [LedgerHeadRecord(*row) for row in await _rows(engine, newest)]
+
+
+async def find_newest_head(engine: AsyncEngine) -> LedgerHeadRecord | None:
+    """The published head of the longest ledger."""
+    heads = await list_heads(engine, None, 1)
+    return heads[0] if heads else None
+
+
+async def find_head(engine: AsyncEngine, tree_size: int) -> LedgerHeadRecord | None:
+    """The published head of this size."""
+    row = await _first(engine, sa.select(*_HEAD).where(ledger_heads.c.tree_size == tree_size))
+    return None if row is None else LedgerHeadRecord(*row)
 
 
 async def last_sequence(engine: AsyncEngine, user_id: UUID) -> int:

@@ -127,6 +127,15 @@ class BalanceRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerHeadRecord:
+    """A head of the sealed ledger as billing published it: how many postings it has, and the root over them."""
+
+    tree_size: int
+    root_hash: bytes
+    published_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRecord:
     """What a user ordered of one model on one day (UTC)."""
 

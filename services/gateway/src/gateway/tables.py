@@ -92,6 +92,14 @@ ledger_lines = sa.Table(
     sa.Column("occurred_at", _AT, nullable=False),
 )
 
+ledger_heads = sa.Table(
+    "ledger_heads",
+    metadata,
+    sa.Column("tree_size", sa.BigInteger, primary_key=True),
+    sa.Column("root_hash", sa.LargeBinary, nullable=False),
+    sa.Column("published_at", _AT, nullable=False),
+)
+
 payment_requests = sa.Table(
     "payment_requests",
     metadata,

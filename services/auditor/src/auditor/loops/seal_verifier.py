@@ -1,5 +1,7 @@
 """Compares the ledger with its seals, from the first to the last and then again from the first, a few at a time.
 
+The Merkle tree over the seals is recomputed on the way, and every published head of it.
+
 What the invariants cannot see, the seals show: a posting that was changed together with everything that follows from
 it. The auditor also remembers ends of the chain that it has seen: a rewritten chain no longer has those seals.
 """
@@ -17,6 +19,7 @@ from auditor.repository import findings, seals
 from auditor.repository.seals import PassStart
 from auditor.schemas import snapshot
 from contracts.ledger_chain import NO_SEALS, Finding, Head, Seal, SealedPosting, check_link, check_postings, head_of
+from contracts.ledger_tree import TreeCheck
 
 SEALS_PER_ROUND: Final = 200
 POSTINGS_PER_ROUND: Final = 10_000
@@ -33,6 +36,7 @@ class _Pass:
 
     start: PassStart
     head: Head = NO_SEALS
+    tree: TreeCheck = field(default_factory=TreeCheck)
     seals_intact: bool = True
     """Whether the seals themselves were in order: only then is their end remembered."""
     found: list[Violation] = field(default_factory=list)
@@ -82,14 +86,26 @@ class SealVerifier:
     async def _verify(self, connection: AsyncConnection, current: _Pass) -> bool:
         """Whether this was the end. Nothing is awaited between a seal's findings and the step beyond it."""
         following = await seals.find_next_seals(connection, current.head, SEALS_PER_ROUND, POSTINGS_PER_ROUND)
+        leaves = sum(len(seal.posting_ids) for seal in following)
+        # All that may be right are no more than there are leaves: beyond them a few are enough to be named.
+        heads = await seals.find_tree_heads(connection, current.tree.tree.size, leaves + LISTED)
         if not following:
+            if not current.tree.has_ended:
+                current.add(current.tree.check_end(heads))
             current.add(map(_rewritten, await seals.find_rewritten(connection, self._seen)))
             return True
         postings = await seals.find_postings(connection, [(seal, _most_postings(seal)) for seal in following])
+        parts = await seals.find_parts(connection, following)
+        last_seal = await seals.get_last_seal(connection)
+        had_ended = current.tree.has_ended
         for seal in following:
             current.add(check_link(current.head, seal))
             current.add(_check_postings(seal, postings.get(seal.seal_number, [])))
+            current.add(current.tree.check(seal, parts.get(seal.seal_number), heads, last_seal))
             current.head = head_of(seal)
+        # Later the tree may have grown: what is said of its end is said of this snapshot.
+        if current.tree.has_ended and not had_ended:
+            current.add(current.tree.check_end(heads))
         return False
 
     async def _store(self, current: _Pass) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.ledger_chain import Head, Seal, SealedPosting
+from contracts.ledger_tree import Node, TreeHead, TreePart
 
 # The number of leaves is their length: the lists themselves are read only of those seals that are compared.
 _NEXT_SEALS: Final = text("""
@@ -53,6 +54,28 @@ _ADD_HEAD: Final = text("""
     SELECT :seal_number, :seal_hash
     WHERE NOT EXISTS (SELECT FROM auditor.ledger_heads WHERE seen_at > now() - interval '1 hour')
     ON CONFLICT DO NOTHING
+""")
+_PARTS: Final = text("""
+    SELECT seal_number, first_leaf, tree_size, nonce_seed, node_hashes FROM billing.ledger_tree
+    WHERE seal_number >= :first AND seal_number <= :last
+""")
+_LAST_SEAL: Final = text("SELECT coalesce(max(seal_number), 0) FROM billing.ledger_tree")
+# What billing says that it published, and what arrived under a role that is not billing's.
+_TREE_HEADS: Final = text("""
+    (SELECT tree_size, root_hash FROM billing.tree_heads WHERE tree_size > :after ORDER BY tree_size LIMIT :most)
+    UNION
+    (SELECT tree_size, root_hash FROM gateway.ledger_heads WHERE tree_size > :after ORDER BY tree_size LIMIT :most)
+    ORDER BY tree_size, root_hash
+""")
+_NODES: Final = text("""
+    SELECT wanted.place, substring(part.node_hashes FROM CAST(1 + 32 * (
+        wanted.position - 2 * part.first_leaf + bit_count(part.first_leaf::bit(64))) AS integer) FOR 32)
+    FROM unnest(CAST(:leaves AS bigint[]), CAST(:positions AS bigint[]))
+        WITH ORDINALITY AS wanted (last_leaf, position, place)
+    CROSS JOIN LATERAL (
+        SELECT first_leaf, node_hashes FROM billing.ledger_tree
+        WHERE first_leaf <= wanted.last_leaf ORDER BY first_leaf DESC LIMIT 1
+    ) AS part
 """)
 _BEGIN: Final = text("""
     SELECT now(), (SELECT count(*) FROM auditor.findings WHERE code = :code AND resolved_at IS NULL)
@@ -106,6 +129,42 @@ async def find_postings(
 async def find_rewritten(connection: AsyncConnection, seen: Head) -> list[int]:
     """The numbers of the seals that are no longer those that were seen: the stored heads, and ``seen``."""
     return list((await connection.execute(_REWRITTEN, _values(seen))).scalars())
+
+
+async def find_parts(connection: AsyncConnection, following: Sequence[Seal]) -> Mapping[int, TreePart]:
+    """What these consecutive seals have added to the tree, by their number."""
+    bounds = {"first": following[0].seal_number, "last": following[-1].seal_number}
+    return {
+        row.seal_number: TreePart(
+            seal_number=row.seal_number,
+            first_leaf=row.first_leaf,
+            tree_size=row.tree_size,
+            nonce_seed=row.nonce_seed,
+            node_hashes=row.node_hashes,
+        )
+        for row in await connection.execute(_PARTS, bounds)
+    }
+
+
+async def get_last_seal(connection: AsyncConnection) -> int:
+    """The number of the last seal that is in the tree; 0 if there is none."""
+    number: int = (await connection.execute(_LAST_SEAL)).scalar_one()
+    return number
+
+
+async def find_tree_heads(connection: AsyncConnection, after: int, most: int) -> list[TreeHead]:
+    """The published heads of sizes above ``after``, wherever they are kept, in their order: ``most`` of each place."""
+    bounds = {"after": after, "most": most}
+    return [TreeHead(*row) for row in await connection.execute(_TREE_HEADS, bounds)]
+
+
+async def find_nodes(connection: AsyncConnection, nodes: Sequence[Node]) -> Mapping[Node, bytes]:
+    """The stored hashes of the tree, as far as they are there."""
+    wanted = {
+        "leaves": [((node.number + 1) << node.level) - 1 for node in nodes],
+        "positions": [node.position for node in nodes],
+    }
+    return {nodes[place - 1]: hash_ for place, hash_ in await connection.execute(_NODES, wanted)}
 
 
 async def add_head(connection: AsyncConnection, head: Head) -> None:

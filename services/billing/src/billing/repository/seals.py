@@ -11,7 +11,7 @@ from contracts.ledger_chain import NO_SEALS, Head, Seal, SealedPosting
 SEALING_LOCK: Final = 7_315_002_118
 """Key of the advisory lock under which one replica at a time extends the chain."""
 
-_POSTING_COLUMNS: Final = [balance_ledger.c[name] for name in SealedPosting.__struct_fields__]
+POSTING_COLUMNS: Final = [balance_ledger.c[name] for name in SealedPosting.__struct_fields__]
 
 
 class Horizon(NamedTuple):
@@ -67,7 +67,7 @@ async def find_postings(
 ) -> list[SealedPosting]:
     """Postings of a range in posting order."""
     statement = (
-        select(*_POSTING_COLUMNS)
+        select(*POSTING_COLUMNS)
         .where(balance_ledger.c.posting_id > after_posting_id, balance_ledger.c.posting_id <= through_posting_id)
         .order_by(balance_ledger.c.posting_id)
         .limit(limit)

@@ -13,10 +13,31 @@ from fastapi.responses import StreamingResponse
 from pydantic import BeforeValidator, Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gateway import queries
+from gateway import queries, receipts
 from gateway.domain import LARGEST_NUMBER, written_number
-from gateway.openapi import Responses
-from gateway.representations import Balance, Day, LedgerLine, LedgerPage, Limit, Usage, UsageEntry, represent_line
+from gateway.errors import (
+    LedgerHeadNotFound,
+    LedgerLineNotFound,
+    LineNotSealed,
+    ReceiptNotProvable,
+    ReceiptsUnavailable,
+)
+from gateway.openapi import Responses, refusals
+from gateway.representations import (
+    Balance,
+    Day,
+    LedgerConsistency,
+    LedgerHeadPage,
+    LedgerLine,
+    LedgerPage,
+    LedgerReceipt,
+    Limit,
+    Usage,
+    UsageEntry,
+    represent_head,
+    represent_line,
+    represent_posting,
+)
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
 from service_runtime.problems import InvalidRequest, named_errors
 
@@ -28,6 +49,9 @@ MOST_DAYS: Final = timedelta(days=92)
 
 _CONTROLS: Final = ("\t", "\r", "\n")
 _FORMULAS: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+
+LineNumber = Annotated[int, Field(ge=1, le=LARGEST_NUMBER), BeforeValidator(written_number)]
+TreeSize = LineNumber
 
 STATEMENT: Responses = {200: {"model": LedgerPage, "content": {"text/csv": {"schema": {"type": "string"}}}}}
 
@@ -66,7 +90,7 @@ async def get_ledger(
     accept: Annotated[str, Header(include_in_schema=False)] = "",
     format: Annotated[Literal["json", "csv"] | None, Query(description="Or send 'Accept: text/csv'.")] = None,
     before: Annotated[
-        Annotated[int, Field(ge=1, le=LARGEST_NUMBER), BeforeValidator(written_number)] | None,
+        LineNumber | None,
         Query(description="Lines below this number; from next_before."),
     ] = None,
     limit: Limit = 50,
@@ -79,6 +103,54 @@ async def get_ledger(
     page = lines[:limit]
     following = page[-1].line_number if len(lines) > limit else None
     return LedgerPage(items=[represent_line(line) for line in page], next_before=following)
+
+
+@router.get(
+    "/v1/ledger/{line_number}/receipt",
+    operation_id="getLedgerReceipt",
+    responses=refusals(LedgerLineNotFound, LineNotSealed, ReceiptsUnavailable, ReceiptNotProvable),
+)
+async def get_ledger_receipt(
+    dependencies: CurrentDependencies, user: CurrentUser, line_number: LineNumber
+) -> LedgerReceipt:
+    """A proof that a line stands in the sealed ledger, to be checked without us."""
+    receipt = await receipts.get_receipt(dependencies, user.user_id, line_number)
+    return LedgerReceipt(
+        line_number=receipt.line_number,
+        head=represent_head(receipt.head),
+        postings=[represent_posting(proof) for proof in receipt.postings],
+    )
+
+
+@router.get("/v1/ledger/heads", operation_id="listLedgerHeads")
+async def list_ledger_heads(
+    dependencies: CurrentDependencies,
+    _user: CurrentUser,
+    before: Annotated[TreeSize | None, Query(description="Shorter ones than this; from next_before.")] = None,
+    limit: Limit = 50,
+) -> LedgerHeadPage:
+    """The published heads of the ledger of all users, newest first. Keep one: it cannot be taken back."""
+    heads = await queries.list_heads(dependencies.engine, before, limit + 1)
+    page = heads[:limit]
+    following = page[-1].tree_size if len(heads) > limit else None
+    return LedgerHeadPage(items=[represent_head(head) for head in page], next_before=following)
+
+
+@router.get(
+    "/v1/ledger/heads/{tree_size}/consistency",
+    operation_id="getLedgerConsistency",
+    responses=refusals(LedgerHeadNotFound, ReceiptsUnavailable, ReceiptNotProvable),
+)
+async def get_ledger_consistency(
+    dependencies: CurrentDependencies, _user: CurrentUser, tree_size: TreeSize
+) -> LedgerConsistency:
+    """A proof that the newest head continues this one: nothing that was sealed then has changed or gone."""
+    proof = await receipts.get_consistency(dependencies, tree_size)
+    return LedgerConsistency(
+        first=represent_head(proof.first),
+        second=represent_head(proof.second),
+        path=[hash_.hex() for hash_ in proof.path],
+    )
 
 
 async def _csv(engine: AsyncEngine, user_id: UUID) -> AsyncIterator[str]:
