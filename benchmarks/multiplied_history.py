@@ -107,7 +107,10 @@ async def multiply(engine: AsyncEngine, copies: int, heavy: UUID) -> None:
         await connection.exec_driver_sql(
             f"UPDATE gateway.activity_heads SET sequence = sequence * {copies + 1} WHERE user_id = '{heavy}'"
         )
-        await connection.exec_driver_sql("TRUNCATE billing.ledger_seals, auditor.ledger_heads")
+        await connection.exec_driver_sql(
+            "TRUNCATE billing.ledger_seals, billing.ledger_tree, billing.tree_heads, gateway.ledger_heads,"
+            " auditor.ledger_heads"
+        )
         await connection.exec_driver_sql("VACUUM ANALYZE")
 
 

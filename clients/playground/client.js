@@ -967,6 +967,45 @@ var Operations = class _Operations extends HeyApiClient {
     });
   }
   /**
+   * Get Ledger Receipt
+   *
+   * A proof that a line stands in the sealed ledger, to be checked without us.
+   */
+  getLedgerReceipt(options) {
+    return (options.client ?? this.client).get({
+      responseStyle: "data",
+      security: [{ scheme: "bearer", type: "http" }],
+      url: "/v1/ledger/{line_number}/receipt",
+      ...options
+    });
+  }
+  /**
+   * List Ledger Heads
+   *
+   * The published heads of the ledger of all users, newest first. Keep one: it cannot be taken back.
+   */
+  listLedgerHeads(options) {
+    return (options?.client ?? this.client).get({
+      responseStyle: "data",
+      security: [{ scheme: "bearer", type: "http" }],
+      url: "/v1/ledger/heads",
+      ...options
+    });
+  }
+  /**
+   * Get Ledger Consistency
+   *
+   * A proof that the newest head continues this one: nothing that was sealed then has changed or gone.
+   */
+  getLedgerConsistency(options) {
+    return (options.client ?? this.client).get({
+      responseStyle: "data",
+      security: [{ scheme: "bearer", type: "http" }],
+      url: "/v1/ledger/heads/{tree_size}/consistency",
+      ...options
+    });
+  }
+  /**
    * List Models
    *
    * Every model with the schema of its parameters and its price rule. Cache it by its ETag.

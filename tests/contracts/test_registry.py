@@ -8,6 +8,7 @@ import pytest
 
 from contracts.message import SERVICES, Message
 from contracts.permissions import durable_name, permissions_of
+from contracts.queries import QUERIES
 from contracts.registry import BY_SUBJECT, MESSAGES, consumed_by, produced_by, stream_of
 from contracts.streams import BY_NAME, STREAMS
 
@@ -78,6 +79,16 @@ def test_a_service_may_publish_what_it_produces_and_nothing_that_others_produce(
         assert produced <= allowed
         assert not {message.subject for message in MESSAGES if message.subject not in produced} & allowed
         assert not [subject for subject in allowed if subject in (">", "*", "$JS.API.>")]
+
+
+def test_a_query_belongs_to_no_stream_and_only_its_asker_may_ask() -> None:
+    for query in QUERIES:
+        assert re.fullmatch(rf"query\.{query.responder}\.[a-z]+(-[a-z]+)*\.v[1-9][0-9]*", query.subject)
+        assert stream_of(query.subject) not in BY_NAME
+        assert [one for one in SERVICES if query.subject in permissions_of(one).publish] == [query.asker]
+        assert [one for one in SERVICES if query.subject in permissions_of(one).subscribe] == [query.responder]
+    responders = {query.responder for query in QUERIES}
+    assert {service for service in SERVICES if permissions_of(service).answers} == responders
 
 
 def test_names_of_streams_and_consumers_are_short_and_free_of_dots() -> None:

@@ -31,6 +31,7 @@ from contracts.permissions import (
     streams_of,
     verifier_name,
 )
+from contracts.queries import QUERIES
 from contracts.registry import MESSAGES, produced_by, stream_of
 from contracts.streams import STREAMS
 from local_platform.servers import NatsServer
@@ -326,6 +327,43 @@ async def test_a_service_reads_what_it_may_know_and_hears_its_own_account(server
             for stream in sources_of(attacker.service):
                 read = set(consumed_subjects(attacker.service, stream))
                 assert await read_all(attacker, stream, durable_name(attacker.service, stream)) == read
+
+
+async def test_a_query_reaches_its_responder_from_its_asker_alone(server: NatsServer) -> None:
+    async with attackers(server) as (users, admin):
+        before = (await state_of(admin))["BILLING"]["messages"]
+        for query in QUERIES:
+            asked: list[str] = []
+            overheard: list[str] = []
+
+            async def answer(message: Msg, asked: list[str] = asked) -> None:
+                asked.append(message.data.decode())
+                if message.reply:
+                    await message.respond(b"the answer")
+
+            async def overhear(message: Msg, overheard: list[str] = overheard) -> None:
+                overheard.append(message.data.decode())
+
+            [asker] = [one for one in users if one.user == query.asker]
+            [responder] = [one for one in users if one.user == query.responder]
+            others = [one for one in users if one.service not in (query.asker, query.responder)]
+            await responder.client.subscribe(query.subject, queue="replicas", cb=answer)
+            await responder.settled()
+            for other in others:
+                await other.client.subscribe(query.subject, queue="replicas", cb=overhear)
+                await other.settled()
+            for other in others:
+                await other.client.publish(query.subject, other.user.encode())
+                await other.settled()
+            # Where the answer would do harm, it only reaches the asker's own account.
+            await asker.client.publish(query.subject, b"a detour", GRANT)
+            found = await asker.client.request(query.subject, b"a question", timeout=10)
+            assert found.data == b"the answer"
+            assert asked == ["a detour", "a question"]
+            assert responder.denied == 0, "one answer to each question is allowed"
+            # In its own account, whom no permission holds may talk to itself.
+            assert set(overheard) <= {other.user for other in others if other.user.endswith("-bare")}
+        assert (await state_of(admin))["BILLING"]["messages"] == before
 
 
 async def read_all(attacker: Attacker, stream: str, consumer: str) -> set[str]:

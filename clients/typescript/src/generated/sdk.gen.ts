@@ -2,7 +2,7 @@
 
 import type { Client, ClientMeta, Options as Options2, RequestResult, TDataShape } from './client';
 import { client } from './client.gen';
-import type { CancelGenerationData, CancelGenerationErrors, CancelGenerationResponses, CreateGenerationData, CreateGenerationErrors, CreateGenerationResponses, CreatePaymentData, CreatePaymentErrors, CreatePaymentResponses, CreateQuoteData, CreateQuoteErrors, CreateQuoteResponses, CreateUploadData, CreateUploadErrors, CreateUploadResponses, DeleteGenerationData, DeleteGenerationErrors, DeleteGenerationResponses, GetBalanceData, GetBalanceErrors, GetBalanceResponses, GetGenerationData, GetGenerationErrors, GetGenerationResponses, GetGenerationTimelineData, GetGenerationTimelineErrors, GetGenerationTimelineResponses, GetLedgerData, GetLedgerErrors, GetLedgerResponses, GetPaymentData, GetPaymentErrors, GetPaymentResponses, GetPaymentTimelineData, GetPaymentTimelineErrors, GetPaymentTimelineResponses, GetUsageData, GetUsageErrors, GetUsageResponses, ListCreditPacksData, ListCreditPacksErrors, ListCreditPacksResponses, ListGenerationsData, ListGenerationsErrors, ListGenerationsResponses, ListModelsData, ListModelsErrors, ListModelsResponses, ListPaymentsData, ListPaymentsErrors, ListPaymentsResponses, RepeatGenerationData, RepeatGenerationErrors, RepeatGenerationResponses, VerifyFileData, VerifyFileErrors, VerifyFileResponses } from './types.gen';
+import type { CancelGenerationData, CancelGenerationErrors, CancelGenerationResponses, CreateGenerationData, CreateGenerationErrors, CreateGenerationResponses, CreatePaymentData, CreatePaymentErrors, CreatePaymentResponses, CreateQuoteData, CreateQuoteErrors, CreateQuoteResponses, CreateUploadData, CreateUploadErrors, CreateUploadResponses, DeleteGenerationData, DeleteGenerationErrors, DeleteGenerationResponses, GetBalanceData, GetBalanceErrors, GetBalanceResponses, GetGenerationData, GetGenerationErrors, GetGenerationResponses, GetGenerationTimelineData, GetGenerationTimelineErrors, GetGenerationTimelineResponses, GetLedgerConsistencyData, GetLedgerConsistencyErrors, GetLedgerConsistencyResponses, GetLedgerData, GetLedgerErrors, GetLedgerReceiptData, GetLedgerReceiptErrors, GetLedgerReceiptResponses, GetLedgerResponses, GetPaymentData, GetPaymentErrors, GetPaymentResponses, GetPaymentTimelineData, GetPaymentTimelineErrors, GetPaymentTimelineResponses, GetUsageData, GetUsageErrors, GetUsageResponses, ListCreditPacksData, ListCreditPacksErrors, ListCreditPacksResponses, ListGenerationsData, ListGenerationsErrors, ListGenerationsResponses, ListLedgerHeadsData, ListLedgerHeadsErrors, ListLedgerHeadsResponses, ListModelsData, ListModelsErrors, ListModelsResponses, ListPaymentsData, ListPaymentsErrors, ListPaymentsResponses, RepeatGenerationData, RepeatGenerationErrors, RepeatGenerationResponses, VerifyFileData, VerifyFileErrors, VerifyFileResponses } from './types.gen';
 
 export type Options<TData extends TDataShape = TDataShape, ThrowOnError extends boolean = boolean, TResponse = unknown> = Options2<TData, ThrowOnError, TResponse> & {
     /**
@@ -226,6 +226,48 @@ export class Operations extends HeyApiClient {
             responseStyle: 'data',
             security: [{ scheme: 'bearer', type: 'http' }],
             url: '/v1/ledger',
+            ...options
+        });
+    }
+    
+    /**
+     * Get Ledger Receipt
+     *
+     * A proof that a line stands in the sealed ledger, to be checked without us.
+     */
+    public getLedgerReceipt<ThrowOnError extends boolean = true>(options: Options<GetLedgerReceiptData, ThrowOnError>): RequestResult<GetLedgerReceiptResponses, GetLedgerReceiptErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).get<GetLedgerReceiptResponses, GetLedgerReceiptErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/ledger/{line_number}/receipt',
+            ...options
+        });
+    }
+    
+    /**
+     * List Ledger Heads
+     *
+     * The published heads of the ledger of all users, newest first. Keep one: it cannot be taken back.
+     */
+    public listLedgerHeads<ThrowOnError extends boolean = true>(options?: Options<ListLedgerHeadsData, ThrowOnError>): RequestResult<ListLedgerHeadsResponses, ListLedgerHeadsErrors, ThrowOnError, 'data'> {
+        return (options?.client ?? this.client).get<ListLedgerHeadsResponses, ListLedgerHeadsErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/ledger/heads',
+            ...options
+        });
+    }
+    
+    /**
+     * Get Ledger Consistency
+     *
+     * A proof that the newest head continues this one: nothing that was sealed then has changed or gone.
+     */
+    public getLedgerConsistency<ThrowOnError extends boolean = true>(options: Options<GetLedgerConsistencyData, ThrowOnError>): RequestResult<GetLedgerConsistencyResponses, GetLedgerConsistencyErrors, ThrowOnError, 'data'> {
+        return (options.client ?? this.client).get<GetLedgerConsistencyResponses, GetLedgerConsistencyErrors, ThrowOnError, 'data'>({
+            responseStyle: 'data',
+            security: [{ scheme: 'bearer', type: 'http' }],
+            url: '/v1/ledger/heads/{tree_size}/consistency',
             ...options
         });
     }

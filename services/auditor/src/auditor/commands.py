@@ -1,4 +1,4 @@
-"""The operator's commands: ``check`` and ``show``. Each returns its exit code.
+"""The operator's commands: ``check``, ``show`` and ``growth``. Each returns its exit code.
 
 They work whether or not the service runs.
 """
@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from auditor.checking import check_until_clean, reading_engine
 from auditor.dossier import read_dossier, render_dossier, render_files, render_unread_files
-from auditor.errors import LibraryUnavailable, NoDatabase, UnknownIdentity, UnusableIdentity
+from auditor.errors import LibraryUnavailable, NoDatabase, NoHead, UnknownIdentity, UnusableIdentity
 from auditor.file_checks import check_files
+from auditor.growth import prove_growth
 from auditor.library import Library, LibraryAddress
 from auditor.pace import Pace
 from auditor.reports import render_report, report_document
@@ -25,6 +26,7 @@ from auditor.repository.library import find_assets_of
 from auditor.schemas import snapshot
 from auditor.settings import CommandSettings
 from auditor.terminal import print_to
+from contracts.ledger_tree import TreeHead
 from service_runtime.settings import settings_from_environment
 
 if TYPE_CHECKING:
@@ -57,7 +59,9 @@ def add_parsers(commands: "Subparsers") -> None:
     show = commands.add_parser("show", help="print everything that is known about an id")
     show.add_argument("id", help="any id of the platform or of a provider; what it belongs to is found")
     show.add_argument("--all", action="store_true", help="every row and every text whole, not the latest alone")
-    for command in (check, show):
+    growth = commands.add_parser("growth", help="prove that the newest head of the ledger continues one that was kept")
+    growth.add_argument("--since", type=TreeHead.parse, required=True, help="the head that was kept, SIZE:ROOT")
+    for command in (check, show, growth):
         command.add_argument(
             "--platform", type=Path, help="platform.json of a running platform (default: AUDITOR_DATABASE_URL)"
         )
@@ -73,6 +77,8 @@ async def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.command == "check":
             return await _check(engine, arguments)
+        if arguments.command == "growth":
+            return await growth(engine, arguments.since)
         return await show(engine, arguments.id, arguments.all, source.library)
     finally:
         await engine.dispose()
@@ -97,6 +103,18 @@ async def check(engine: AsyncEngine, tolerance_seconds: float, patience_seconds:
     else:
         print_to(sys.stdout, render_report(report))
     return 0 if report.clean else 1
+
+
+async def growth(engine: AsyncEngine, since: TreeHead) -> int:
+    """Print the proof that the ledger continues a head that was kept. The exit code is 1 if it does not."""
+    try:
+        proof = await prove_growth(engine, since)
+    except NoHead as error:
+        return _fail(str(error))
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(proof.document())).decode() + "\n")
+    if not proof.is_proven:
+        return _fail(f"NOT PROVEN: the ledger does not continue the head {since}")
+    return 0
 
 
 async def show(engine: AsyncEngine, identity: str, all_rows: bool, library: LibraryAddress | None) -> int:

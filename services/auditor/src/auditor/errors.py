@@ -13,5 +13,9 @@ class NoDatabase(Exception):
     """Neither the environment nor the command line names a database."""
 
 
+class NoHead(Exception):
+    """There is no published head of the ledger to prove anything against."""
+
+
 class LibraryUnavailable(Exception):
     """The object store does not answer, or refuses the token, or has no such bucket: nothing is said of a file."""

@@ -1,4 +1,4 @@
-"""The only wiring of the auditor: ``python -m auditor.main serve|migrate|check|show``."""
+"""The only wiring of the auditor: ``python -m auditor.main serve|migrate|check|show|growth``."""
 
 import argparse
 import asyncio

@@ -15,9 +15,10 @@ _TRANSITION: Final = {
     "attempt_number": 1,
     "at": "2026-11-23T09:28:14.402Z",
 }
+_ROOT: Final = "5f0b1c7d0a9e3e2d4c6b8a7990f1e2d3c4b5a69788796a5b4c3d2e1f0a9b8c7d"
 _HEAD: Final = {
     "tree_size": 48213,
-    "root_hash": "5f0b1c7d0a9e3e2d4c6b8a7990f1e2d3c4b5a69788796a5b4c3d2e1f0a9b8c7d",
+    "root_hash": _ROOT,
     "published_at": "2026-11-23T09:29:00Z",
 }
 _USAGE: Final = {
@@ -126,15 +127,20 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "occurred_at": "2026-11-23T09:28:13Z",
     },
     "LedgerHead": _HEAD,
+    "LedgerConsistency": {
+        "first": _HEAD,
+        "second": _HEAD | {"tree_size": 50117, "root_hash": _ROOT[::-1], "published_at": "2026-11-24T09:29:00Z"},
+        "path": [_ROOT, _ROOT[::-1]],
+    },
     "LedgerReceipt": {
         "line_number": 17,
         "head": _HEAD,
         "postings": [
             {
                 "posting": '[48100,"01999c1e-4b7a-7c21-9d0e-5a1f2b3c4d5f","user:available",-8,"reserve",...]',
-                "nonce": "6d1f0a...",
+                "nonce": _ROOT,
                 "leaf_index": 48099,
-                "path": ["9b2e44...", "01c7d8..."],
+                "path": [_ROOT, _ROOT[::-1]],
             }
         ],
     },

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.ledger_chain import Head, Seal, SealedPosting
+from contracts.ledger_chain import HASH_BYTES, Head, Seal, SealedPosting
 from contracts.ledger_tree import Node, TreeHead, TreePart
 
 # The number of leaves is their length: the lists themselves are read only of those seals that are compared.
@@ -66,6 +66,9 @@ _TREE_HEADS: Final = text("""
     UNION
     (SELECT tree_size, root_hash FROM gateway.ledger_heads WHERE tree_size > :after ORDER BY tree_size LIMIT :most)
     ORDER BY tree_size, root_hash
+""")
+_NEWEST_TREE_HEAD: Final = text("""
+    SELECT tree_size, root_hash, published_at FROM billing.tree_heads ORDER BY tree_size DESC LIMIT 1
 """)
 _NODES: Final = text("""
     SELECT wanted.place, substring(part.node_hashes FROM CAST(1 + 32 * (
@@ -158,13 +161,20 @@ async def find_tree_heads(connection: AsyncConnection, after: int, most: int) ->
     return [TreeHead(*row) for row in await connection.execute(_TREE_HEADS, bounds)]
 
 
+async def find_newest_tree_head(connection: AsyncConnection) -> tuple[TreeHead, datetime] | None:
+    """The published head of the longest tree, and when it was published."""
+    row = (await connection.execute(_NEWEST_TREE_HEAD)).one_or_none()
+    return None if row is None else (TreeHead(row.tree_size, row.root_hash), row.published_at)
+
+
 async def find_nodes(connection: AsyncConnection, nodes: Sequence[Node]) -> Mapping[Node, bytes]:
     """The stored hashes of the tree, as far as they are there."""
     wanted = {
         "leaves": [((node.number + 1) << node.level) - 1 for node in nodes],
         "positions": [node.position for node in nodes],
     }
-    return {nodes[place - 1]: hash_ for place, hash_ in await connection.execute(_NODES, wanted)}
+    rows = await connection.execute(_NODES, wanted)
+    return {nodes[place - 1]: hash_ for place, hash_ in rows if len(hash_) == HASH_BYTES}
 
 
 async def add_head(connection: AsyncConnection, head: Head) -> None:
