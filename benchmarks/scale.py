@@ -30,7 +30,13 @@ from auditor.proving import Prover
 from auditor.timeline import read_timeline
 from benchmarks.instant_worker import InstantWorker
 from benchmarks.multiplied_history import multiply
+from billing.loops.sealer import Sealer
+from billing.loops.tree_grower import TreeGrower
+from billing.proofs import prove_line, prove_prefix
+from billing.repository import tree
+from contracts.ledger_tree import TreeHead
 from contracts.message import SERVICES, Service
+from contracts.queries import LedgerLineProof, ProveLedgerLine, ProveLedgerPrefix
 from gateway import queries
 from gateway.queries import GenerationFilter
 from generation.repository.fair_queue import claim_orders
@@ -40,6 +46,7 @@ from local_platform.identity import sign_token
 from local_platform.process_table import ENDPOINT_ID
 from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
+from messaging.transaction import Transactions
 from service_runtime.database import engine_for
 from tests.support.media import picture
 from tests.support.waiting import eventually
@@ -139,6 +146,33 @@ async def _events(engine: AsyncEngine, subjects: Subjects) -> object:
     return await queries.list_history(engine, subjects.heavy, max(sequence - 50, 0), 50)
 
 
+async def _receipt(engine: AsyncEngine, subjects: Subjects) -> object:
+    head = await _newest_head(engine)
+    query = ProveLedgerLine(user_id=subjects.heavy, line_number=1, tree_size=head.tree_size)
+    answer = await prove_line(engine, query)
+    assert isinstance(answer, LedgerLineProof), answer
+    return answer
+
+
+async def _growth(engine: AsyncEngine, _: Subjects) -> object:
+    second = (await _newest_head(engine)).tree_size
+    proof = await prove_prefix(engine, ProveLedgerPrefix(first_tree_size=second // 3, second_tree_size=second))
+    assert proof.path
+    return proof
+
+
+async def _newest_head(engine: AsyncEngine) -> TreeHead:
+    async with engine.connect() as connection:
+        head = await tree.find_head(connection)
+    assert head is not None
+    return head.head
+
+
+async def _grow_nothing(engine: AsyncEngine, _: Subjects) -> object:
+    await TreeGrower(Transactions(engine, producer="billing"), head_seconds=60).grow()
+    return None
+
+
 def _statement(query: str) -> Call:
     async def run(engine: AsyncEngine, _: Subjects) -> object:
         async with engine.connect() as connection:
@@ -161,6 +195,9 @@ CALLS: tuple[tuple[str, Service, Call], ...] = (
     ("GET /v1/balance", "gateway", _balance),
     ("GET /v1/ledger", "gateway", _lines),
     ("GET /v1/events", "gateway", _events),
+    ("GET /v1/ledger/LINE/receipt, in billing", "billing", _receipt),
+    ("that a head continues an older one", "billing", _growth),
+    ("billing: a round of the tree without news", "billing", _grow_nothing),
     ("generation: claim of an empty queue", "generation", _claim),
     (
         "relay: what is not published",
@@ -362,11 +399,12 @@ async def _measure_size(
         await multiply(superuser, copies, heavy)
         say(f"  took {time.perf_counter() - began:.0f} s")
         subjects = await subjects_of(superuser, heavy, light)
-        engine = engine_for(of(platform.postgres.dsns["auditor"]), application_name="bench", pool_size=2)
-        try:
-            await _prove_all(engine)
-        finally:
-            await engine.dispose()
+        for service, prepare in (("billing", _seal_all), ("auditor", _prove_all)):
+            engine = engine_for(of(platform.postgres.dsns[service]), application_name="bench", pool_size=2)
+            try:
+                await prepare(engine)
+            finally:
+                await engine.dispose()
         for name, service, call in CALLS:
             figure = await measure(of(platform.postgres.dsns[service]), superuser, call, subjects)
             figures[name].append(figure)
@@ -375,6 +413,21 @@ async def _measure_size(
         return (copies + 1) * BASE_ORDERS
     finally:
         await superuser.dispose()
+
+
+async def _seal_all(engine: AsyncEngine) -> None:
+    """Seal the whole history and grow its tree, as a platform of this age has done."""
+    began = time.perf_counter()
+    sealer, grower = Sealer(engine), TreeGrower(Transactions(engine, producer="billing"), head_seconds=0)
+    await sealer.seal()
+    head = await sealer.seal()
+    sealed = time.perf_counter()
+    while True:
+        await grower.grow()
+        async with engine.connect() as connection:
+            if (await tree.get_end(connection)).seal_number == head.seal_number:
+                break
+    say(f"  sealing everything took {sealed - began:.0f} s, its tree {time.perf_counter() - sealed:.0f} s")
 
 
 async def _prove_all(engine: AsyncEngine) -> None:
