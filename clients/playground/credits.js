@@ -113,6 +113,7 @@ async function purchase(reelhouse, body) {
 
 function statementOf(reelhouse, onsave) {
   const body = h("tbody")
+  const said = h("p", { class: "news", role: "status" })
   const more = h("button", { type: "button", hidden: true }, "Show more")
   let before
   async function page() {
@@ -120,11 +121,21 @@ function statementOf(reelhouse, onsave) {
     const { items, next_before: next } = await reelhouse.getLedger({ query })
     before = next
     more.hidden = next === null
-    return items.map(line)
+    return items.map((one) => line(one, () => saveReceipt(one.line_number)))
+  }
+  /** The proof that the line is in the sealed ledger: docs/check_receipt.py checks the file. */
+  async function saveReceipt(number) {
+    said.textContent = ""
+    try {
+      const receipt = await reelhouse.getLedgerReceipt({ path: { line_number: number } })
+      save(new Blob([JSON.stringify(receipt, null, 1)], { type: "application/json" }), `receipt-${number}.json`)
+    } catch (error) {
+      said.textContent = refused(error, "line_not_sealed") ? "Its receipt is ready in a minute or two." : sayError(error)
+    }
   }
   more.onclick = async () => body.append(...await page())
   const element = h("section", { class: "card" },
-    h("div", { class: "heading" }, h("h2", {}, "Statement"), h("button", { type: "button", class: "quiet", onclick: onsave }, "Save as CSV")),
+    h("div", { class: "heading" }, h("h2", {}, "Statement"), h("button", { type: "button", class: "quiet", onclick: onsave }, "Save as CSV")), said,
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Statement" }, h("table", {},
       h("thead", {}, h("tr", {}, ["#", "When", "What", "Available", "Reserved", "Balance"].map((name, index) =>
         h("th", { scope: "col", class: index > 2 || index === 0 ? "number" : null }, name)))), body)), more)
@@ -137,12 +148,14 @@ function statementOf(reelhouse, onsave) {
   }
 }
 
-function line(one) {
+function line(one, onreceipt) {
   const delta = (count) => h("td", { class: `number ${count < 0 ? "minus" : count > 0 ? "plus" : "none"}` }, count === 0 ? "–" : sayDelta(count))
   const about = one.generation_id
     ? h("a", { href: `#/orders/${one.generation_id}` }, sayReason(one.reason)) : sayReason(one.reason)
   return h("tr", {},
-    h("td", { class: "number" }, one.line_number), h("td", {}, h("time", { datetime: one.occurred_at }, sayTime(one.occurred_at))),
+    h("td", { class: "number" }, h("button", {
+      type: "button", class: "quiet", title: "Save the receipt", "aria-label": `Receipt of line ${one.line_number}`, onclick: onreceipt,
+    }, one.line_number)), h("td", {}, h("time", { datetime: one.occurred_at }, sayTime(one.occurred_at))),
     h("td", {}, about, one.note && h("small", {}, ` ${one.note}`)),
     delta(one.available_delta_credits), delta(one.reserved_delta_credits),
     h("td", { class: "number" }, sayNumber(one.available_after_credits)))

@@ -149,6 +149,11 @@ test("the statement ends with the balance", async () => {
   assert.match(await page.locator("#balance").textContent(), new RegExp(`^${balance} credits`))
   await page.emulateMedia({ colorScheme: "dark" })
   await picture("playground-credits", true)
+  // A line that is sealed has a receipt; one that is not says so.
+  const saved = page.waitForEvent("download").then((file) => file.suggestedFilename())
+  const early = page.locator("[role=status]", { hasText: "ready in a minute" }).waitFor().then(() => "early")
+  await page.getByRole("button", { name: "Receipt of line 1", exact: true }).click()
+  assert.match(await Promise.race([saved, early]), /^(receipt-1\.json|early)$/)
 })
 
 test("what is deleted is gone, and its charge stays on the statement", async () => {
