@@ -275,6 +275,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
     "getGenerationTimeline": {"items": [EXAMPLES["TimelineEntry"]]},
     "cancelGeneration": _REQUESTED | {"status": "queued"},
     "getLedger": {"items": [EXAMPLES["LedgerLine"]], "next_before": 17},
+    "listLedgerHeads": {"items": [EXAMPLES["LedgerHead"]], "next_before": None},
     "listModels": {"items": [_MODEL]},
     "listCreditPacks": {"items": [EXAMPLES["CreditPack"]]},
     "listPayments": {"items": [EXAMPLES["Payment"]], "next_cursor": None},

@@ -65,14 +65,14 @@ class TreeGrower:
     async def _publish(self) -> None:
         """Announce the tree as it is now, if it grew and the last head is old enough."""
         async with self._transactions.begin() as tx:
+            if not await seals.lock_chain(tx.connection):
+                return
             end = await tree.get_end(tx.connection)
             last = await tree.find_head(tx.connection)
             if end.tree_size == (0 if last is None else last.head.tree_size):
                 return
             now = await tree.get_time(tx.connection)
             if last is not None and now - last.published_at < self._head_interval:
-                return
-            if not await seals.lock_chain(tx.connection):
                 return
             head = (await tree.get_tree(tx.connection, end.tree_size)).head()
             if last is not None and not await _continues(tx.connection, last.head, head):
