@@ -313,6 +313,62 @@ export type GenerationRequest = {
 };
 
 /**
+ * LedgerConsistency
+ *
+ * Proves that the ledger of the first head is the beginning of that of the second one.
+ */
+export type LedgerConsistency = {
+    first: LedgerHead;
+    second: LedgerHead;
+    /**
+     * Path
+     *
+     * As in RFC 9162, 2.1.4; in hexadecimal.
+     */
+    path: Array<string>;
+};
+
+/**
+ * LedgerHead
+ *
+ * The sealed ledger of all users at one moment. What was published is never taken back.
+ */
+export type LedgerHead = {
+    /**
+     * Tree Size
+     *
+     * How many postings it has.
+     */
+    tree_size: number;
+    /**
+     * Root Hash
+     *
+     * The root of the Merkle tree over them (RFC 9162, SHA-256), in hexadecimal.
+     */
+    root_hash: string;
+    /**
+     * Published At
+     */
+    published_at: string;
+};
+
+/**
+ * LedgerHeadPage
+ *
+ * Newest first; ``next_before`` is null on the last page.
+ */
+export type LedgerHeadPage = {
+    /**
+     * Items
+     */
+    items: Array<LedgerHead>;
+    /**
+     * Next Before
+     */
+    next_before: number | null;
+};
+
+/**
  * LedgerLine
  *
  * One movement. Each ``*_after`` is that of the line before plus the delta of this one.
@@ -382,6 +438,23 @@ export type LedgerPage = {
      * Next Before
      */
     next_before: number | null;
+};
+
+/**
+ * LedgerReceipt
+ *
+ * Proves that the line stands in the sealed ledger: `docs/check_receipt.py` checks it without us.
+ */
+export type LedgerReceipt = {
+    /**
+     * Line Number
+     */
+    line_number: number;
+    head: LedgerHead;
+    /**
+     * Postings
+     */
+    postings: Array<PostingReceipt>;
 };
 
 /**
@@ -586,6 +659,36 @@ export type PaymentRequest = {
      * Where the checkout sends the user afterwards, paid or not, with `payment_id` in the query. Of an origin that may call this API.
      */
     return_url?: string | null;
+};
+
+/**
+ * PostingReceipt
+ *
+ * One posting, and the hashes that lead from it to the root. Hashes are in hexadecimal.
+ */
+export type PostingReceipt = {
+    /**
+     * Posting
+     *
+     * The posting as it was sealed, a JSON array. Hash exactly this text.
+     */
+    posting: string;
+    /**
+     * Nonce
+     *
+     * The leaf is SHA-256 of: byte 00, the nonce, and the SHA-256 of the posting.
+     */
+    nonce: string;
+    /**
+     * Leaf Index
+     */
+    leaf_index: number;
+    /**
+     * Path
+     *
+     * From the leaf upwards.
+     */
+    path: Array<string>;
 };
 
 /**
@@ -1022,6 +1125,12 @@ export type Problem = ({
         message: string;
     }>;
 } | {
+    code: 'ledger_head_not_found';
+} | {
+    code: 'ledger_line_not_found';
+} | {
+    code: 'line_not_sealed';
+} | {
     code: 'malformed_request';
 } | {
     code: 'method_not_allowed';
@@ -1046,6 +1155,10 @@ export type Problem = ({
 } | {
     code: 'rate_limited';
 } | {
+    code: 'receipt_not_provable';
+} | {
+    code: 'receipts_unavailable';
+} | {
     code: 'sign_in_unavailable';
 } | {
     code: 'too_many_event_streams';
@@ -1066,7 +1179,7 @@ export type Problem = ({
     /**
      * Stable.
      */
-    code: 'account_frozen' | 'body_too_large' | 'body_too_slow' | 'cancel_allowance_used' | 'generation_deleted' | 'generation_ended' | 'generation_not_found' | 'generation_under_way' | 'headers_too_large' | 'idempotency_key_missing' | 'idempotency_key_reused' | 'insufficient_credits' | 'internal_error' | 'invalid_cursor' | 'invalid_parameters' | 'invalid_request' | 'malformed_request' | 'method_not_allowed' | 'model_not_found' | 'not_authenticated' | 'not_found' | 'pack_not_found' | 'payment_not_found' | 'payment_refused' | 'price_above_limit' | 'rate_limited' | 'sign_in_unavailable' | 'too_many_event_streams' | 'too_many_open_generations' | 'too_many_uploads' | 'unavailable' | 'unsupported_media_type' | 'uploads_need_credits';
+    code: 'account_frozen' | 'body_too_large' | 'body_too_slow' | 'cancel_allowance_used' | 'generation_deleted' | 'generation_ended' | 'generation_not_found' | 'generation_under_way' | 'headers_too_large' | 'idempotency_key_missing' | 'idempotency_key_reused' | 'insufficient_credits' | 'internal_error' | 'invalid_cursor' | 'invalid_parameters' | 'invalid_request' | 'ledger_head_not_found' | 'ledger_line_not_found' | 'line_not_sealed' | 'malformed_request' | 'method_not_allowed' | 'model_not_found' | 'not_authenticated' | 'not_found' | 'pack_not_found' | 'payment_not_found' | 'payment_refused' | 'price_above_limit' | 'rate_limited' | 'receipt_not_provable' | 'receipts_unavailable' | 'sign_in_unavailable' | 'too_many_event_streams' | 'too_many_open_generations' | 'too_many_uploads' | 'unavailable' | 'unsupported_media_type' | 'uploads_need_credits';
     /**
      * Whether the same request may succeed later.
      */
@@ -1943,6 +2056,174 @@ export type GetLedgerResponses = {
 };
 
 export type GetLedgerResponse = GetLedgerResponses[keyof GetLedgerResponses];
+
+export type GetLedgerReceiptData = {
+    body?: never;
+    path: {
+        /**
+         * Line Number
+         */
+        line_number: number;
+    };
+    query?: never;
+    url: '/v1/ledger/{line_number}/receipt';
+};
+
+export type GetLedgerReceiptErrors = {
+    /**
+     * `not_authenticated`: No token, or one that does not verify.
+     */
+    401: Problem;
+    /**
+     * `ledger_line_not_found`: No line of this user has this number, or it has not arrived here yet.
+     */
+    404: Problem;
+    /**
+     * `line_not_sealed`: The line is not in a published head of the ledger yet: try again after ``Retry-After``.
+     */
+    409: Problem;
+    /**
+     * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
+     */
+    422: Problem;
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
+     * `receipt_not_provable`: The ledger does not prove what the statement or an earlier head says. Operators are told; keep what you have.
+     */
+    500: Problem;
+    /**
+     * `receipts_unavailable`: Billing, which proves, does not answer at the moment.
+     *
+     * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
+     */
+    503: Problem;
+    /**
+     * A problem.
+     */
+    default: Problem;
+};
+
+export type GetLedgerReceiptError = GetLedgerReceiptErrors[keyof GetLedgerReceiptErrors];
+
+export type GetLedgerReceiptResponses = {
+    /**
+     * Successful Response
+     */
+    200: LedgerReceipt;
+};
+
+export type GetLedgerReceiptResponse = GetLedgerReceiptResponses[keyof GetLedgerReceiptResponses];
+
+export type ListLedgerHeadsData = {
+    body?: never;
+    path?: never;
+    query?: {
+        /**
+         * Before
+         *
+         * Shorter ones than this; from next_before.
+         */
+        before?: number | null;
+        /**
+         * Limit
+         */
+        limit?: number;
+    };
+    url: '/v1/ledger/heads';
+};
+
+export type ListLedgerHeadsErrors = {
+    /**
+     * `not_authenticated`: No token, or one that does not verify.
+     */
+    401: Problem;
+    /**
+     * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
+     */
+    422: Problem;
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
+     * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
+     */
+    503: Problem;
+    /**
+     * A problem.
+     */
+    default: Problem;
+};
+
+export type ListLedgerHeadsError = ListLedgerHeadsErrors[keyof ListLedgerHeadsErrors];
+
+export type ListLedgerHeadsResponses = {
+    /**
+     * Successful Response
+     */
+    200: LedgerHeadPage;
+};
+
+export type ListLedgerHeadsResponse = ListLedgerHeadsResponses[keyof ListLedgerHeadsResponses];
+
+export type GetLedgerConsistencyData = {
+    body?: never;
+    path: {
+        /**
+         * Tree Size
+         */
+        tree_size: number;
+    };
+    query?: never;
+    url: '/v1/ledger/heads/{tree_size}/consistency';
+};
+
+export type GetLedgerConsistencyErrors = {
+    /**
+     * `not_authenticated`: No token, or one that does not verify.
+     */
+    401: Problem;
+    /**
+     * `ledger_head_not_found`: No head of this size was published.
+     */
+    404: Problem;
+    /**
+     * `invalid_request`: The request does not have the shape that this route documents; ``errors`` names each field.
+     */
+    422: Problem;
+    /**
+     * `rate_limited`: More requests than a user or an address may make in a minute, or more than the service can answer soon.
+     */
+    429: Problem;
+    /**
+     * `receipt_not_provable`: The ledger does not prove what the statement or an earlier head says. Operators are told; keep what you have.
+     */
+    500: Problem;
+    /**
+     * `receipts_unavailable`: Billing, which proves, does not answer at the moment.
+     *
+     * `sign_in_unavailable`: The identity provider's keys are not available at the moment.
+     */
+    503: Problem;
+    /**
+     * A problem.
+     */
+    default: Problem;
+};
+
+export type GetLedgerConsistencyError = GetLedgerConsistencyErrors[keyof GetLedgerConsistencyErrors];
+
+export type GetLedgerConsistencyResponses = {
+    /**
+     * Successful Response
+     */
+    200: LedgerConsistency;
+};
+
+export type GetLedgerConsistencyResponse = GetLedgerConsistencyResponses[keyof GetLedgerConsistencyResponses];
 
 export type ListModelsData = {
     body?: never;
