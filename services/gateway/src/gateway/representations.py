@@ -9,14 +9,13 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from contracts import values
 from contracts.payments import Provider
-from contracts.queries import PostingProof
 from contracts.storage import DIGITAL_SOURCE_TYPE
 from contracts.values import Kind, MovementReason
 from gateway.domain import LONGEST_MOMENT, in_utc, written_day, written_moment, written_number
 from gateway.estimates import Estimate
 from gateway.events import FailureCode
 from gateway.file_urls import DownloadUrls, PreviewUrl
-from gateway.records import GenerationRecord, HistoryRecord, LedgerHeadRecord, PaymentRecord, StoredFile
+from gateway.records import GenerationRecord, HistoryRecord, PaymentRecord, StoredFile
 from gateway.statuses import GenerationStatus, PaymentStatus
 
 MAX_PAGE: Final = 100
@@ -259,46 +258,6 @@ class LedgerPage(BaseModel):
     next_before: int | None
 
 
-class LedgerHead(BaseModel):
-    """The sealed ledger of all users at one moment. What was published is never taken back."""
-
-    tree_size: int = Field(description="How many postings it has.")
-    root_hash: str = Field(description="The root of the Merkle tree over them (RFC 9162, SHA-256), in hexadecimal.")
-    published_at: datetime
-
-
-class LedgerHeadPage(BaseModel):
-    """Newest first; ``next_before`` is null on the last page."""
-
-    items: list[LedgerHead] = Field(max_length=MAX_PAGE)
-    next_before: int | None
-
-
-class PostingReceipt(BaseModel):
-    """One posting, and the hashes that lead from it to the root. Hashes are in hexadecimal."""
-
-    posting: str = Field(description="The posting as it was sealed, a JSON array. Hash exactly this text.")
-    nonce: str = Field(description="The leaf is SHA-256 of: byte 00, the nonce, and the SHA-256 of the posting.")
-    leaf_index: int
-    path: list[str] = Field(description="From the leaf upwards.")
-
-
-class LedgerReceipt(BaseModel):
-    """Proves that the line stands in the sealed ledger: `docs/check_receipt.py` checks it without us."""
-
-    line_number: int
-    head: LedgerHead
-    postings: list[PostingReceipt]
-
-
-class LedgerConsistency(BaseModel):
-    """Proves that the ledger of the first head is the beginning of that of the second one."""
-
-    first: LedgerHead
-    second: LedgerHead
-    path: list[str] = Field(description="As in RFC 9162, 2.1.4; in hexadecimal.")
-
-
 class UsageEntry(BaseModel):
     """What a user ordered of one model on one day (UTC). ``captured_credits`` is what these orders cost so far."""
 
@@ -470,21 +429,6 @@ def represent_payment(record: PaymentRecord) -> Payment:
 def represent_line(line: values.LedgerLine) -> LedgerLine:
     """A line of the statement for its owner."""
     return LedgerLine(**{name: getattr(line, name) for name in LedgerLine.model_fields})
-
-
-def represent_head(head: LedgerHeadRecord) -> LedgerHead:
-    """A published head of the ledger."""
-    return LedgerHead(tree_size=head.tree_size, root_hash=head.root_hash.hex(), published_at=head.published_at)
-
-
-def represent_posting(proof: PostingProof) -> PostingReceipt:
-    """A proven posting for its owner."""
-    return PostingReceipt(
-        posting=proof.posting,
-        nonce=proof.nonce.hex(),
-        leaf_index=proof.leaf_index,
-        path=[hash_.hex() for hash_ in proof.path],
-    )
 
 
 def represent_timeline(history: Sequence[HistoryRecord], requested_at: datetime | None = None) -> Timeline:

@@ -23,20 +23,22 @@ from gateway.errors import (
     ReceiptsUnavailable,
 )
 from gateway.openapi import Responses, refusals
+from gateway.receipt_representations import (
+    LedgerConsistency,
+    LedgerHeadPage,
+    LedgerReceipt,
+    represent_head,
+    represent_posting,
+)
 from gateway.representations import (
     Balance,
     Day,
-    LedgerConsistency,
-    LedgerHeadPage,
     LedgerLine,
     LedgerPage,
-    LedgerReceipt,
     Limit,
     Usage,
     UsageEntry,
-    represent_head,
     represent_line,
-    represent_posting,
 )
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
 from service_runtime.problems import InvalidRequest, named_errors
