@@ -12,7 +12,6 @@ from auditor.repository.library import LibraryScan
 from auditor.tables import LIBRARY_SCANS
 from contracts.message import Service
 from messaging.leases import LeasedTable
-from messaging.transaction import Transaction
 from tests.messaging.leases.case import LeaseCase
 from tests.messaging.leases.conformance import LeaseRules
 
@@ -29,8 +28,8 @@ class LibraryScanCase(LeaseCase):
         for number in range(count):
             await library.add_scan(connection, UUID(int=end.int + number), UUID(int=end.int + number + 1))
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[LibraryScan]:
-        return await library.claim_scans(tx.connection, "assets", room, lease)
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[LibraryScan]:
+        return await library.claim_scans(connection, "assets", room, lease)
 
 
 class TestLibraryScanLeases(LeaseRules):

@@ -20,7 +20,6 @@ from generation.repository.callbacks import (
 from generation.repository.fair_queue import claim_orders
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
-from messaging.transaction import Transaction
 from tests.generation.harness import GenerationHarness
 from tests.generation.orders import ENDPOINT, configure, enqueue, new_order
 from tests.messaging.leases.case import LeaseCase
@@ -66,8 +65,8 @@ class CarrierCase(LeaseCase):
     async def add(self, connection: AsyncConnection, count: int) -> None:
         await add_carriers(connection, count)
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Carrier]:
-        return await claim_carriers(tx.connection, room, lease)
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Carrier]:
+        return await claim_carriers(connection, room, lease)
 
 
 class TestCallbackLeases(LeaseConformance):

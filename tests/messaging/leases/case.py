@@ -28,7 +28,7 @@ class LeaseCase(Protocol):
     async def add(self, connection: AsyncConnection, count: int) -> None:
         """Insert ``count`` rows that are due now."""
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Leased]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Leased]:
         """Claim rows as the service does."""
 
 

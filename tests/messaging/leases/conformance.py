@@ -93,7 +93,7 @@ class LeaseHarness:
     async def claim(self, room: int = 100, lease: timedelta = LONG) -> Sequence[Leased]:
         """Claim in a transaction of its own."""
         async with self.transactions.begin() as tx:
-            return await self.case.claim(tx, room, lease)
+            return await self.case.claim(tx.connection, room, lease)
 
     async def complete(self, row: Leased, worker: str = "here") -> None:
         """Complete a row and leave an effect, or a refusal."""
@@ -160,7 +160,7 @@ class LeaseHarness:
 
     async def _nothing_is_due(self) -> bool:
         async with self.transactions.begin() as tx:
-            claimed = await self.case.claim(tx, 1, LONG)
+            claimed = await self.case.claim(tx.connection, 1, LONG)
             # Only a look: what is claimed here is given back by the rollback.
             await tx.connection.rollback()
         return not claimed

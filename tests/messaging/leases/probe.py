@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import Claim, LeasedTable
-from messaging.transaction import Transaction
 from tests.messaging.leases.case import LeaseCase
 from tests.support.databases import Database, MakeDatabase
 
@@ -60,7 +59,7 @@ class ProbeCase(LeaseCase):
         rows = [{"shelf": "top", "probe_id": new_id()} for _ in range(count)]
         await connection.execute(sa.insert(probes), rows)
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Probe]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Probe]:
         key = sa.tuple_(probes.c.shelf, probes.c.probe_id)
         chosen = (
             sa.select(probes.c.shelf, probes.c.probe_id)
@@ -74,13 +73,13 @@ class ProbeCase(LeaseCase):
         claimed = (
             sa.update(probes).where(key.in_(sa.select(chosen))).values(PROBES.claim_values(lease)).returning(*probes.c)
         )
-        return [Probe(PROBES.claim_of(row)) for row in await tx.connection.execute(claimed)]
+        return [Probe(PROBES.claim_of(row)) for row in await connection.execute(claimed)]
 
 
 class WrittenProbeCase(ProbeCase):
     """The same with a claim that is written as text."""
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Probe]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Probe]:
         statement = sa.text(f"""
             WITH chosen AS MATERIALIZED (
                 SELECT shelf, probe_id FROM billing.probes AS p WHERE {PROBES.due_sql("p")}
@@ -90,5 +89,5 @@ class WrittenProbeCase(ProbeCase):
             FROM chosen WHERE (p.shelf, p.probe_id) = (chosen.shelf, chosen.probe_id)
             RETURNING p.*
         """)
-        rows = await tx.connection.execute(statement, {"room": room, "lease": lease})
+        rows = await connection.execute(statement, {"room": room, "lease": lease})
         return [Probe(PROBES.claim_of(row)) for row in rows]

@@ -16,8 +16,8 @@ from tests.messaging.leases.conformance import (
 from tests.messaging.leases.probe import ProbeCase, WrittenProbeCase
 from tests.support import eventually
 
-COMPLETING = Step("transaction.before_commit:2")
-"""The first commit is that of the claim, the second that of a row's completion."""
+COMPLETING = Step("transaction.before_commit")
+"""The first transaction is that of a row's completion: a claim is one statement."""
 
 
 class TestProbeLeases(LeaseConformance):

@@ -11,7 +11,6 @@ from catalogue.credit_packs import load_credit_packs
 from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
-from messaging.transaction import Transaction
 from payments.domain.records import PaymentRecord, RefundRecord, Sweep
 from payments.domain.snapshots import Checkout, ProviderEvent, Snapshot
 from payments.handlers.polls import record_checkout, record_snapshot
@@ -57,8 +56,8 @@ class PollCase(LeaseCase):
     async def add(self, connection: AsyncConnection, count: int) -> None:
         await add_payments(connection, count)
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Claimed[PaymentRecord]]:
-        return await payments.claim_due(tx.connection, "stripe", room, lease)
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Claimed[PaymentRecord]]:
+        return await payments.claim_due(connection, "stripe", room, lease)
 
 
 class RefundCase(LeaseCase):
@@ -82,8 +81,8 @@ class RefundCase(LeaseCase):
             )
             await refunds.add_refund(connection, refund)
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Claimed[RefundRecord]]:
-        return await refunds.claim_refunds(tx.connection, "stripe", room, lease)
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Claimed[RefundRecord]]:
+        return await refunds.claim_refunds(connection, "stripe", room, lease)
 
 
 class EventCase(LeaseCase):
@@ -98,8 +97,8 @@ class EventCase(LeaseCase):
             event = ProviderEvent(f"evt_{new_id()}", "refund.created", None, "pi_unknown", b"{}")
             await provider_events.add_event(connection, "stripe", event, "webhook", None)
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Claimed[ProviderEvent]]:
-        return await provider_events.claim_unmatched(tx.connection, "stripe", room, lease)
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Claimed[ProviderEvent]]:
+        return await provider_events.claim_unmatched(connection, "stripe", room, lease)
 
 
 class SweepCase(LeaseCase):
@@ -112,8 +111,8 @@ class SweepCase(LeaseCase):
     async def add(self, connection: AsyncConnection, count: int) -> None:
         await sweeps.add_sweeps(connection, [f"{new_id()}:stripe" for _ in range(count)])
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Claimed[Sweep]]:
-        return await sweeps.claim_sweeps(tx.connection, "stripe", room, lease)
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Claimed[Sweep]]:
+        return await sweeps.claim_sweeps(connection, "stripe", room, lease)
 
 
 class TestPollLeases(LeaseConformance):

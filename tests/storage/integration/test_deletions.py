@@ -18,7 +18,6 @@ from messaging.ids import new_id
 from messaging.leased_worker import LeasedWorker
 from messaging.leases import LeasedTable
 from messaging.received import Received
-from messaging.transaction import Transaction
 from storage import repository
 from storage.deletions import Deletions, request_deletion
 from storage.object_store import ObjectStore
@@ -216,8 +215,8 @@ class DeletionCase(LeaseCase):
         ]
         await repository.add_deletions(connection, requested)
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[ClaimedDeletion]:
-        return await repository.claim_deletions(tx.connection, room, lease)
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[ClaimedDeletion]:
+        return await repository.claim_deletions(connection, room, lease)
 
 
 class TestDeletionLeases(LeaseRules):

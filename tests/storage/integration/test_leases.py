@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
-from messaging.transaction import Transaction
 from storage import repository
 from storage.repository import ClaimedVerification, NewVerification
 from storage.tables import VERIFICATIONS
@@ -41,8 +40,8 @@ class VerificationCase(LeaseCase):
         ]
         await repository.add_verifications(connection, requested)
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[ClaimedVerification]:
-        return await repository.claim_due(tx.connection, INPUT_SUBJECTS, room, lease)
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[ClaimedVerification]:
+        return await repository.claim_due(connection, INPUT_SUBJECTS, room, lease)
 
 
 class TestVerificationLeases(LeaseConformance):

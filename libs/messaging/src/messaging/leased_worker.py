@@ -6,13 +6,14 @@ from datetime import timedelta
 from typing import Final, Generic, TypeVar
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging import metrics
 from messaging.database import is_unavailable, single_statements
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
 from messaging.leases import HEARTBEAT, LEASE, Claim, Leased, LeasedTable
-from messaging.transaction import Transaction, Transactions
+from messaging.transaction import Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.lifecycle import to_the_end
 from service_runtime.loops import Every
@@ -31,7 +32,8 @@ _EXTEND_AGAIN: Final = Backoff(first=timedelta(seconds=0.2), longest=timedelta(s
 class LeasedWorker(Generic[Work]):
     """Component that works on the due rows of one leased table, ``concurrency`` at a time.
 
-    ``claim(tx, room, lease)`` claims up to ``room`` due rows for ``lease`` in the transaction it is given.
+    ``claim(connection, room, lease)`` claims up to ``room`` due rows for ``lease``; each of its statements is a
+    transaction of its own.
     ``work(row)`` runs outside any transaction and ends the claim itself, with ``complete`` or ``postpone`` in the
     transaction of its effect. Both are bound by the contract in ``messaging.leases``.
 
@@ -46,7 +48,7 @@ class LeasedWorker(Generic[Work]):
         name: str,
         transactions: Transactions,
         table: LeasedTable,
-        claim: Callable[[Transaction, int, timedelta], Awaitable[Sequence[Work]]],
+        claim: Callable[[AsyncConnection, int, timedelta], Awaitable[Sequence[Work]]],
         work: Callable[[Work], Awaitable[None]],
         *,
         concurrency: int,
@@ -140,8 +142,8 @@ class LeasedWorker(Generic[Work]):
                 await self._table.release(connection, left)
 
     async def _begin(self, room: int) -> int:
-        async with self._transactions.begin() as tx:
-            claimed = await self._claim(tx, room, self._lease)
+        async with single_statements(self._transactions.engine) as connection:
+            claimed = await self._claim(connection, room, self._lease)
         failpoint("lease.after_claim")
         for row in claimed:
             task = asyncio.create_task(self._one(row), name=f"{self.name} {row.claim.key}")

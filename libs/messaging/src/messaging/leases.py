@@ -6,7 +6,7 @@ and whatever it writes under that number is refused.
 
 The contract, for who writes such work:
 
-- **Claim.** One UPDATE that sets ``claim_values``, in a transaction of its own, on rows that are ``due``, with
+- **Claim.** One UPDATE that sets ``claim_values``, a transaction of its own, on rows that are ``due``, with
   ``FOR UPDATE SKIP LOCKED``. Which of the due rows come first (users in turn, the oldest, one lane before another) is
   the service's own query. It names them by key: ``any_of``, or ``= ANY (ARRAY(SELECT …))`` in a text.
 - **Work** runs outside any transaction and may run more than once, and in two processes at once: after a kill, after a

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.object_keys import library_folder
 from contracts.storage import DeleteFiles, FilesDeleted
@@ -79,9 +80,9 @@ class Deletions:
             origin=lambda one: Origin(one.traceparent, one.generation_id, one.user_id),
         )
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[ClaimedDeletion]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[ClaimedDeletion]:
         """Claim due deletions."""
-        return await repository.claim_deletions(tx.connection, room, lease)
+        return await repository.claim_deletions(connection, room, lease)
 
     async def work(self, deletion: ClaimedDeletion) -> None:
         """Remove every file of the generation and announce it, or postpone it if the store is not available."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.generation import OutputReady, OutputSought
 from contracts.storage import AssetStored, VerifyInputs
@@ -15,7 +16,7 @@ from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
 from messaging.leased_worker import LeasedWorker
 from messaging.leases import Claim
-from messaging.transaction import Transaction, Transactions
+from messaging.transaction import Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.tracing import Origin
 from storage import repository
@@ -78,11 +79,11 @@ class Verifications:
             origin=_origin,
         )
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Work]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Work]:
         """Claim due verifications, each with the output that its generation has already."""
-        claimed = await repository.claim_due(tx.connection, self._subjects, room, lease)
+        claimed = await repository.claim_due(connection, self._subjects, room, lease)
         generations = {one.generation_id for one in claimed if one.subject in OUTPUT_SUBJECTS}
-        recorded = await repository.find_assets(tx.connection, generations) if generations else {}
+        recorded = await repository.find_assets(connection, generations) if generations else {}
         return [
             Work(one, recorded.get(one.generation_id) if one.subject in OUTPUT_SUBJECTS else None) for one in claimed
         ]

@@ -14,6 +14,7 @@ from typing import Final
 from uuid import UUID
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from auditor.domain import Violation
 from auditor.errors import LibraryUnavailable
@@ -117,8 +118,8 @@ class LibraryScanner:
     def worker(self, kind: ScanKind) -> LeasedWorker[LibraryScan]:
         """Works on the scans of one kind, one at a time."""
 
-        async def claim(tx: Transaction, room: int, lease: timedelta) -> Sequence[LibraryScan]:
-            return await repository.claim_scans(tx.connection, kind, room, lease)
+        async def claim(connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[LibraryScan]:
+            return await repository.claim_scans(connection, kind, room, lease)
 
         return LeasedWorker(
             f"library {kind}",

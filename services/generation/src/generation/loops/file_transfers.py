@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from generation.changes import save_changes
 from generation.domain.operator_words import operator_words
@@ -22,7 +23,7 @@ from generation.returned_files import LONGEST_SECONDS, BucketUnavailable, Return
 from generation.wake_ups import WakeUps
 from messaging.database import is_unavailable
 from messaging.leased_worker import LeasedWorker
-from messaging.transaction import Transaction, Transactions
+from messaging.transaction import Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.tracing import Origin
 
@@ -60,9 +61,9 @@ class FileTransfers:
             origin=lambda carrier: Origin(carrier.traceparent, carrier.generation_id),
         )
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Carrier]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Carrier]:
         """Claim bodies that are due, in order of arrival."""
-        return await claim_carriers(tx.connection, room, lease)
+        return await claim_carriers(connection, room, lease)
 
     async def transfer(self, carrier: Carrier) -> None:
         """Put the file into the bucket, and act on the report."""

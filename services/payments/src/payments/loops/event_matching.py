@@ -3,8 +3,9 @@
 from datetime import timedelta
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from messaging.transaction import Transaction, Transactions
+from messaging.transaction import Transactions
 from payments.domain.snapshots import ProviderEvent
 from payments.errors import ProviderRefused, ProviderUnavailable
 from payments.handlers.provider_events import record_match
@@ -24,9 +25,9 @@ class EventMatching:
         self._transactions = transactions
         self._provider = provider
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> list[Claimed[ProviderEvent]]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> list[Claimed[ProviderEvent]]:
         """Claim events that are due."""
-        return await provider_events.claim_unmatched(tx.connection, self._provider.name, room, lease)
+        return await provider_events.claim_unmatched(connection, self._provider.name, room, lease)
 
     async def work(self, claimed: Claimed[ProviderEvent]) -> None:
         """Ask about one event and record the answer; after an error the event is tried again, or given up."""

@@ -3,9 +3,10 @@
 from datetime import timedelta
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.failpoints import failpoint
-from messaging.transaction import Transaction, Transactions
+from messaging.transaction import Transactions
 from payments.domain.records import PaymentRecord
 from payments.errors import ProviderRefused, ProviderUnavailable
 from payments.handlers.polls import postpone, record_checkout, record_refusal, record_snapshot
@@ -25,9 +26,9 @@ class PaymentPolls:
         self._transactions = transactions
         self._provider = provider
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> list[Claimed[PaymentRecord]]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> list[Claimed[PaymentRecord]]:
         """Claim payments that are due."""
-        return await payments.claim_due(tx.connection, self._provider.name, room, lease)
+        return await payments.claim_due(connection, self._provider.name, room, lease)
 
     async def work(self, claimed: Claimed[PaymentRecord]) -> None:
         """Call the provider about one payment, and record what came of it."""

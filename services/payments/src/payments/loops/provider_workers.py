@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from messaging.leased_worker import LeasedWorker
 from messaging.leases import LeasedTable
-from messaging.transaction import Transaction, Transactions
+from messaging.transaction import Transactions
 from payments.domain.polling import NO_ANSWER
 from payments.handlers.provider_events import UNMATCHED
 from payments.handlers.refunds import NOT_SENT
@@ -50,7 +52,7 @@ class Intervals:
 class LeasedWork(Protocol[Row]):
     """One kind of work at one provider."""
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[Claimed[Row]]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Claimed[Row]]:
         """Claim up to ``room`` due rows."""
 
     async def work(self, claimed: Claimed[Row]) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 from uuid import UUID
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.transaction import Transaction, Transactions
 from payments.domain.payment_state import Review
@@ -61,10 +62,10 @@ class Reconciliation:
             f"compare:{provider.name}": (compare_interval, self._compare),
         }
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> list[Claimed[Sweep]]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> list[Claimed[Sweep]]:
         """Claim sweeps that are due."""
-        await sweeps.add_sweeps(tx.connection, list(self._sweeps))
-        return await sweeps.claim_sweeps(tx.connection, self._provider.name, room, lease)
+        await sweeps.add_sweeps(connection, list(self._sweeps))
+        return await sweeps.claim_sweeps(connection, self._provider.name, room, lease)
 
     async def work(self, claimed: Claimed[Sweep]) -> None:
         """Make one sweep. Findings are stored one by one and may repeat; the fence guards how far it has read."""

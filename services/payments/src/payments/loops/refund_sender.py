@@ -3,9 +3,10 @@
 from datetime import timedelta
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.failpoints import failpoint
-from messaging.transaction import Transaction, Transactions
+from messaging.transaction import Transactions
 from payments.domain.records import RefundRecord
 from payments.errors import ProviderRefused, ProviderUnavailable
 from payments.handlers.refunds import postpone_refund, record_refund, record_refused_refund
@@ -25,9 +26,9 @@ class RefundSender:
         self._transactions = transactions
         self._provider = provider
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> list[Claimed[RefundRecord]]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> list[Claimed[RefundRecord]]:
         """Claim refunds that are due."""
-        return await refunds.claim_refunds(tx.connection, self._provider.name, room, lease)
+        return await refunds.claim_refunds(connection, self._provider.name, room, lease)
 
     async def work(self, claimed: Claimed[RefundRecord]) -> None:
         """Send one refund, and record what the provider says."""
