@@ -31,7 +31,7 @@ from messaging.errors import FeedLostError
 from messaging.failpoints import failpoint
 from messaging.ids import derived_id, new_id, uuid_or_none
 from messaging.inbox import Deferral, Inbox
-from messaging.positions import Checkpoints, Position, Positions
+from messaging.positions import Checkpoints, Position
 from messaging.received import Received
 from messaging.tracing import consumer_span
 from messaging.transaction import Transaction, Transactions
@@ -164,7 +164,6 @@ class Batches:
         self._max_deliveries = max_deliveries
         self._decoder = Decoder(subscriptions)
         self._inbox = Inbox(service, durable)
-        self._positions = Positions(service)
         self._dead_letters = DeadLetters(service)
         self.checkpoints = Checkpoints(durable)
         self._delayed: set[UUID] = set()
@@ -302,7 +301,7 @@ class Batches:
             new = await self._inbox.receive(tx.connection, list(guarded), position)
         else:
             new = set()
-            await self._positions.put(tx.connection, position)
+            tx.position = position
         outcome.duplicates = guarded - new
         fresh: dict[UUID, Delivery] = {}
         for delivery in deliveries:

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from messaging.positions import PUT_POSITION, Position, position_values
+from messaging.positions import PUT_POSITION, RELAY, Position, position_values
 from messaging.schema import REPLAY_WINDOW_DAYS
 from messaging.sql import statement
 
@@ -38,6 +38,17 @@ class Unpublished(Outgoing):
 _OUTGOING: Final = tuple(field.name for field in fields(Outgoing))
 
 
+_ADD: Final = """
+    INSERT INTO {schema}.outbox_messages
+        (message_id, subject, stream, payload, correlation_id, causation_id, traceparent)
+    SELECT * FROM unnest(
+        CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]),
+        CAST(:payloads AS bytea[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
+        CAST(:traceparents AS text[]))
+    RETURNING message_id, occurred_at, created_at
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
     """A message and the sequence under which its stream stored it."""
@@ -46,22 +57,20 @@ class Acknowledged:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Whether a row of some age is not marked, and whether an operator wants a refused one published again."""
+
+    unpublished: bool
+    restorable: bool
+
+
 class Outbox:
     """The outbox of one schema."""
 
     def __init__(self, schema: str) -> None:
-        self._add = statement(
-            schema,
-            """
-            INSERT INTO {schema}.outbox_messages
-                (message_id, subject, stream, payload, correlation_id, causation_id, traceparent)
-            SELECT * FROM unnest(
-                CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]),
-                CAST(:payloads AS bytea[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
-                CAST(:traceparents AS text[]))
-            RETURNING message_id, occurred_at, created_at
-            """,
-        )
+        self._add = statement(schema, _ADD)
+        self._add_with_position = statement(schema, f"WITH position AS ({PUT_POSITION}) {_ADD}")
         self._lock_unpublished = statement(
             schema,
             """
@@ -73,12 +82,15 @@ class Outbox:
             ORDER BY message_id LIMIT :limit FOR UPDATE SKIP LOCKED
             """,
         )
-        self._is_left = statement(
+        self._find_left = statement(
             schema,
             """
             SELECT EXISTS (
                 SELECT FROM {schema}.outbox_messages
-                WHERE published_at IS NULL AND created_at <= now() - make_interval(secs => :older_than_seconds))
+                WHERE published_at IS NULL AND created_at <= now() - make_interval(secs => :older_than_seconds)),
+                EXISTS (
+                SELECT FROM {schema}.dead_letters
+                WHERE consumer = :relay AND replay_requested_at IS NOT NULL AND replayed_at IS NULL)
             """,
         )
         self._mark = statement(
@@ -120,20 +132,23 @@ class Outbox:
             """,
         )
 
-    async def add(self, connection: AsyncConnection, messages: Sequence[Outgoing]) -> list[Unpublished]:
-        """Write all ``messages`` with one statement; returns them as rows."""
-        rows = await connection.execute(
-            self._add,
-            {
-                "message_ids": [message.message_id for message in messages],
-                "subjects": [message.subject for message in messages],
-                "streams": [message.stream for message in messages],
-                "payloads": [message.payload for message in messages],
-                "correlation_ids": [message.correlation_id for message in messages],
-                "causation_ids": [message.causation_id for message in messages],
-                "traceparents": [message.traceparent for message in messages],
-            },
-        )
+    async def add(
+        self, connection: AsyncConnection, messages: Sequence[Outgoing], position: Position | None = None
+    ) -> list[Unpublished]:
+        """Write all ``messages``, and a checkpoint if one is given, with one statement; returns them as rows."""
+        values: dict[str, object] = {
+            "message_ids": [message.message_id for message in messages],
+            "subjects": [message.subject for message in messages],
+            "streams": [message.stream for message in messages],
+            "payloads": [message.payload for message in messages],
+            "correlation_ids": [message.correlation_id for message in messages],
+            "causation_ids": [message.causation_id for message in messages],
+            "traceparents": [message.traceparent for message in messages],
+        }
+        if position is None:
+            rows = await connection.execute(self._add, values)
+        else:
+            rows = await connection.execute(self._add_with_position, values | position_values(position))
         written = {row.message_id: row for row in rows}
         return [_stored(message, written[message.message_id]) for message in messages]
 
@@ -155,9 +170,10 @@ class Outbox:
         rows = await connection.execute(self._lock_unpublished, values)
         return [Unpublished(*row) for row in rows]
 
-    async def is_left(self, connection: AsyncConnection, older_than_seconds: float) -> bool:
-        """Whether a row of that age is not marked."""
-        return bool((await connection.execute(self._is_left, {"older_than_seconds": older_than_seconds})).scalar())
+    async def find_left(self, connection: AsyncConnection, older_than_seconds: float) -> Left:
+        """What there is for the relay besides what was just committed. It is asked all the time: one statement."""
+        values = {"older_than_seconds": older_than_seconds, "relay": RELAY}
+        return Left(*(await connection.execute(self._find_left, values)).one())
 
     async def mark_published(
         self, connection: AsyncConnection, acknowledged: Sequence[Acknowledged], position: Position

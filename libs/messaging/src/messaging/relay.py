@@ -165,11 +165,10 @@ class Relay:
     async def _sweep(self) -> None:
         """Publish what was left behind, batch by batch; fresh messages are published between the batches."""
         async with single_statements(self._engine) as connection:
-            left = await self._outbox.is_left(connection, GRACE_SECONDS)
-            restorable = RELAY in await self._dead_letters.requested(connection)
-        if left and (await self.relay_batch(GRACE_SECONDS))[1] > 0:
+            left = await self._outbox.find_left(connection, GRACE_SECONDS)
+        if left.unpublished and (await self.relay_batch(GRACE_SECONDS))[1] > 0:
             self._sweep_at = 0.0
-        if restorable:
+        if left.restorable:
             await self._restore_requested()
 
     async def _wait(self) -> None:

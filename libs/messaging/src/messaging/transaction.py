@@ -19,6 +19,7 @@ from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
 from messaging.outbox import Outbox, Outgoing, Unpublished
+from messaging.positions import Position, Positions
 from messaging.received import Received
 from messaging.tracing import traceparent_for
 from service_runtime.tracing import step
@@ -41,6 +42,8 @@ class Transaction:
         self._outgoing: list[Outgoing] = []
         self._deferred: dict[UUID, str] = {}
         self._after_commit: list[Callable[[], None]] = []
+        self.position: Position | None = None
+        """A checkpoint that is written at the end, with what is published."""
 
     def publish(
         self,
@@ -120,6 +123,7 @@ class Transactions:
         self.fresh: deque[Unpublished] = deque(maxlen=FRESH_MESSAGES)
         self.doorbell = asyncio.Event()
         self._outbox = Outbox(producer)
+        self._positions = Positions(producer)
         self._span_attributes = {"db.system.name": "postgresql", "db.namespace": producer}
 
     @asynccontextmanager
@@ -137,7 +141,9 @@ class Transactions:
                     tx = Transaction(connection, self.producer)
                     yield tx
                     if tx.outgoing:
-                        stored = await self._outbox.add(connection, tx.outgoing)
+                        stored = await self._outbox.add(connection, tx.outgoing, tx.position)
+                    elif tx.position is not None:
+                        await self._positions.put(connection, tx.position)
                     failpoint("transaction.before_commit")
         finally:
             await connection.close()
