@@ -30,7 +30,7 @@ from generation.domain import lifecycle, storage_events
 from generation.domain.order import FIRST_VERSION, Order
 from generation.domain.policy import Policy
 from generation.domain.transitions import fail
-from generation.repository.early_cancels import EarlyCancel, add_early_cancels, remove_early_cancels
+from generation.repository.early_cancels import EarlyCancel, add_early_cancels
 from generation.repository.orders import LockedOrders, NewOrder, add_orders, lock_orders
 from generation.track_record import TrackRecord
 from generation.wake_ups import WakeUps
@@ -84,14 +84,14 @@ class Handlers:
         impossible: dict[UUID, str] = {}
         rows = [self._new_order(message, impossible) for message in received.values()]
         added = await add_orders(tx.connection, rows, self._active_caps)
-        cancelled = await remove_early_cancels(tx.connection, sorted(added))
+        cancelled = {generation_id: user_id for generation_id, user_id in added.items() if user_id is not None}
         new = [row for row in rows if row.generation_id in added]
         for row in new:
             queued = GenerationQueued(
                 generation_id=row.generation_id, user_id=row.user_id, version=FIRST_VERSION, lane=row.lane
             )
             tx.publish(queued, correlation_id=row.generation_id, cause=received[row.generation_id])
-        locked = await lock_orders(tx.connection, added & (impossible.keys() | cancelled.keys()))
+        locked = await lock_orders(tx.connection, added.keys() & (impossible.keys() | cancelled.keys()))
         for generation_id, order in locked.orders.items():
             if cancelled.get(generation_id) == order.user_id:
                 lifecycle.cancel(order, self._policy, locked.now)

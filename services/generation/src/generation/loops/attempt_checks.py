@@ -30,6 +30,7 @@ from generation.repository.callbacks import add_callback
 from generation.repository.orders import lock_orders
 from generation.runpod.client import POLLS_AT_ONCE, ProviderUnavailable, RunPodClient
 from generation.wake_ups import WakeUps
+from messaging.database import single_statements
 from messaging.failpoints import failpoint
 from messaging.transaction import Transactions
 
@@ -74,8 +75,8 @@ class AttemptChecks:
             due = await self._take_cancels() if len(due) == _BATCH else []
 
     async def _take_checks(self) -> list[DueAttempt]:
-        async with self._transactions.begin() as tx:
-            return await take_due_checks(tx.connection, _BATCH, self._policy.check_interval.total_seconds())
+        async with single_statements(self._transactions.engine) as connection:
+            return await take_due_checks(connection, _BATCH, self._policy.check_interval.total_seconds())
 
     async def _take_cancels(self) -> list[DueAttempt]:
         async with self._transactions.begin() as tx:

@@ -11,8 +11,9 @@ from generation.domain.policy import Policy
 from generation.repository.callbacks import purge_callbacks
 from generation.repository.early_cancels import lock_early_cancels, purge_early_cancels, remove_early_cancels
 from generation.repository.orders import lock_orders
-from generation.repository.timers import lock_overdue, lock_retries
+from generation.repository.timers import find_due, lock_overdue, lock_retries
 from generation.wake_ups import WakeUps
+from messaging.database import single_statements
 from messaging.transaction import Transactions
 
 _BATCH: Final = 100
@@ -32,9 +33,14 @@ class Timers:
 
     async def process_timers(self) -> None:
         """Act on deadlines that have passed, backoffs that are over, and early cancels whose orders have come."""
-        await self._end_overdue()
-        await self._release_retries()
-        await self._apply_early_cancels()
+        async with single_statements(self._transactions.engine) as connection:
+            due = await find_due(connection)
+        if due.overdue:
+            await self._end_overdue()
+        if due.retries:
+            await self._release_retries()
+        if due.early_cancels:
+            await self._apply_early_cancels()
 
     async def purge(self) -> None:
         """Remove raw bodies and early cancels that are too old to be needed."""

@@ -152,28 +152,37 @@ _SAVE: Final = text(f"""
     WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.user_id = l.user_id
 """)  # noqa: S608 - as above
 
+# A cancel that commits meanwhile is not seen: the timers apply it, as one that commits a moment later.
 _ADD_ORDERS: Final = text("""
-    INSERT INTO generation.video_generations AS g (
-        generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, status, version,
-        ready, inputs_ready, attempt_count, failures, requested_at, enqueued_at, next_attempt_at, expires_at,
-        deadline_at, finished_at, failure_code, failure_detail, expected_width_pixels, expected_height_pixels,
-        expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent, tier,
-        planned_gpu, planned_cost_micro_usd, start_before_at, planned_seconds)
-    SELECT
-        generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, 'queued', 1,
-        inputs_ready, inputs_ready, 0, 0, requested_at, clock_timestamp(), clock_timestamp(), expires_at,
-        least(expires_at, start_before_at), NULL, NULL, NULL, expected_width_pixels, expected_height_pixels,
-        expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent, tier,
-        planned_gpu, planned_cost_micro_usd, start_before_at, planned_seconds
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
-        generation_id uuid, user_id uuid, model_id text, kind text, endpoint text, lane text, price_credits bigint,
-        parameters jsonb, uploads jsonb, inputs_ready boolean, requested_at timestamptz, expires_at timestamptz,
-        expected_width_pixels integer, expected_height_pixels integer, expected_duration_ms integer,
-        max_size_bytes bigint, output_extension text, execution_timeout_seconds integer, traceparent text, tier text,
-        planned_gpu text, planned_cost_micro_usd bigint, start_before_at timestamptz, planned_seconds double precision)
-    ORDER BY generation_id
-    ON CONFLICT (generation_id) DO NOTHING
-    RETURNING generation_id
+    WITH added AS (
+        INSERT INTO generation.video_generations AS g (
+            generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, status, version,
+            ready, inputs_ready, attempt_count, failures, requested_at, enqueued_at, next_attempt_at, expires_at,
+            deadline_at, finished_at, failure_code, failure_detail, expected_width_pixels, expected_height_pixels,
+            expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent, tier,
+            planned_gpu, planned_cost_micro_usd, start_before_at, planned_seconds)
+        SELECT
+            generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, 'queued', 1,
+            inputs_ready, inputs_ready, 0, 0, requested_at, clock_timestamp(), clock_timestamp(), expires_at,
+            least(expires_at, start_before_at), NULL, NULL, NULL, expected_width_pixels, expected_height_pixels,
+            expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent, tier,
+            planned_gpu, planned_cost_micro_usd, start_before_at, planned_seconds
+        FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
+            generation_id uuid, user_id uuid, model_id text, kind text, endpoint text, lane text, price_credits bigint,
+            parameters jsonb, uploads jsonb, inputs_ready boolean, requested_at timestamptz, expires_at timestamptz,
+            expected_width_pixels integer, expected_height_pixels integer, expected_duration_ms integer,
+            max_size_bytes bigint, output_extension text, execution_timeout_seconds integer, traceparent text,
+            tier text, planned_gpu text, planned_cost_micro_usd bigint, start_before_at timestamptz,
+            planned_seconds double precision)
+        ORDER BY generation_id
+        ON CONFLICT (generation_id) DO NOTHING
+        RETURNING generation_id
+    ), early AS (
+        DELETE FROM generation.cancellations AS c USING added
+        WHERE c.generation_id = added.generation_id
+        RETURNING c.generation_id, c.user_id
+    )
+    SELECT a.generation_id, e.user_id AS cancelled_by FROM added AS a LEFT JOIN early AS e USING (generation_id)
 """)
 
 _OPEN_USER_QUEUES: Final = text("""
@@ -303,9 +312,13 @@ async def save_orders(connection: AsyncConnection, locked: LockedOrders) -> Writ
 
 async def add_orders(
     connection: AsyncConnection, new: Sequence[NewOrder], active_caps: Mapping[Lane, int]
-) -> set[UUID]:
-    """Insert orders in state queued and count them in their users' queues. Returns the ids that were not there yet."""
-    inserted = set((await connection.execute(_ADD_ORDERS, {"rows": _json(new)})).scalars())
+) -> dict[UUID, UUID | None]:
+    """Insert orders in state queued and count them in their users' queues.
+
+    Returns those that were not there yet, each with the user whose early cancel waited for it. That is removed.
+    """
+    rows = await connection.execute(_ADD_ORDERS, {"rows": _json(new)})
+    inserted = {row.generation_id: row.cancelled_by for row in rows}
     ready: Counter[tuple[str, Lane, UUID]] = Counter()
     for order in new:
         if order.generation_id in inserted:

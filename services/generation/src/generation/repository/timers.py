@@ -3,6 +3,7 @@
 Every timer is compared with the database's clock.
 """
 
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -24,6 +25,30 @@ _LOCK_RETRIES: Final = text(f"""
     ORDER BY next_attempt_at LIMIT :batch
     FOR UPDATE SKIP LOCKED
 """)  # noqa: S608 - the only insertion is the index's condition
+
+_FIND_DUE: Final = text(f"""
+    SELECT EXISTS (
+               SELECT FROM generation.video_generations
+               WHERE {OPEN_ORDER} AND deadline_at <= clock_timestamp()),
+           EXISTS (
+               SELECT FROM generation.video_generations
+               WHERE {AWAITING_RETRY} AND next_attempt_at <= clock_timestamp()),
+           EXISTS (SELECT FROM generation.cancellations)
+""")  # noqa: S608 - the only insertions are the conditions of indexes
+
+
+@dataclass(frozen=True, slots=True)
+class DueTimers:
+    """What there may be to do. ``early_cancels`` wait for orders, which may not have come."""
+
+    overdue: bool
+    retries: bool
+    early_cancels: bool
+
+
+async def find_due(connection: AsyncConnection) -> DueTimers:
+    """Whether there is anything to lock: mostly there is not, and this is one statement."""
+    return DueTimers(*(await connection.execute(_FIND_DUE)).one())
 
 
 async def lock_overdue(connection: AsyncConnection, batch: int) -> list[UUID]:
