@@ -13,7 +13,7 @@ from contracts.gateway import GenerationRequested
 from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
 from messaging.consumers import Subscription
 
-LINGER_SECONDS: Final = 0.05
+LINGER_SECONDS: Final = 0.1
 """No user waits for a reservation to be resolved: outcomes that arrive within this time share one transaction."""
 
 

@@ -11,7 +11,8 @@ from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.billing import LedgerHeadPublished, RefusalCode
@@ -75,22 +76,21 @@ class GenerationChange:
         if transition.attempt_number is not None:
             self.attempt_number = max(self.attempt_number or 0, transition.attempt_number)
 
-    def parameters(self) -> dict[str, Any]:
-        """The parameters of the update; None is 'nothing new'."""
-        values: dict[str, Any] = dict.fromkeys((*_TRANSITION, *_FACTS))
-        if (transition := self.transition) is not None:
-            values |= {name: getattr(transition, name) for name in _TRANSITION}
-        if (file := self.file) is not None:
-            values |= {name: getattr(file, name) for name in _FILE} | {"media": msgspec.to_builtins(file.media)}
-        values |= {
-            "previews": None if self.previews is None else msgspec.to_builtins(self.previews),
+    def new_values(self) -> dict[str, Any]:
+        """What is new, by column."""
+        values: dict[str, Any] = {
             "generation_id": self.generation_id,
             "attempt_number": self.attempt_number,
             "charged_credits": self.charged_credits,
             "captured_credits": self.captured_credits,
             "released_credits": self.released_credits,
+            "previews": self.previews,
         }
-        return {f"new_{name}": value for name, value in values.items()}
+        if (transition := self.transition) is not None:
+            values |= {name: getattr(transition, name) for name in _TRANSITION}
+        if (file := self.file) is not None:
+            values |= {name: getattr(file, name) for name in (*_FILE, "media")}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,23 +162,26 @@ _FILE: Final = ("object_key", "poster_object_key", "size_bytes", "sha256")
 _FACTS: Final = ("charged_credits", "captured_credits", "released_credits", *_FILE, "media", "previews")
 
 
-def _new(name: str) -> sa.BindParameter[Any]:
-    kind = JSONB(none_as_null=True) if name in ("media", "previews") else generations.c[name].type
-    return sa.bindparam(f"new_{name}", type_=kind)
+_DIALECT: Final = dialect()  # type: ignore[no-untyped-call]
+_UPDATED: Final = ("generation_id", *_TRANSITION, "attempt_number", *_FACTS)
 
 
-_newer = generations.c.version < _new("version")
-_UPDATE_GENERATION: Final = (
-    sa.update(generations)
-    .where(generations.c.generation_id == _new("generation_id"))
-    .values(
-        version=sa.func.greatest(generations.c.version, _new("version")),
-        attempt_number=sa.func.greatest(generations.c.attempt_number, _new("attempt_number")),
-        updated_at=sa.func.now(),
-        **{name: sa.case((_newer, _new(name)), else_=generations.c[name]) for name in _STATE},
-        **{name: sa.func.coalesce(_new(name), generations.c[name]) for name in _FACTS},
-    )
-)
+def _update_generations_sql() -> str:
+    """One statement for any number of generations. The keys are asked for as an array: that walks along the index."""
+    types = {name: generations.c[name].type.compile(dialect=_DIALECT) for name in _UPDATED}
+    record = ", ".join(f"{name} {sql_type}" for name, sql_type in types.items())
+    state = (f"{name} = CASE WHEN g.version < n.version THEN n.{name} ELSE g.{name} END" for name in _STATE)
+    facts = (f"{name} = coalesce(n.{name}, g.{name})" for name in _FACTS)
+    grown = (f"{name} = greatest(g.{name}, n.{name})" for name in ("version", "attempt_number"))
+    assignments = ", ".join(("updated_at = now()", *grown, *state, *facts))
+    return f"""
+        UPDATE gateway.generations AS g SET {assignments}
+        FROM jsonb_to_recordset(CAST(:changes AS jsonb)) AS n({record})
+        WHERE g.generation_id = ANY (CAST(:ids AS uuid[])) AND g.generation_id = n.generation_id
+    """  # noqa: S608 - names of columns
+
+
+_UPDATE_GENERATIONS: Final = sa.text(_update_generations_sql())
 _RECORD_VERDICT: Final = (
     sa.update(generation_requests)
     .where(
@@ -198,9 +201,10 @@ async def update_generations(connection: AsyncConnection, changes: Iterable[Gene
 
     Attempt numbers only grow, because a failure does not name its attempt and may arrive before the attempt's start.
     """
-    rows = [change.parameters() for change in sorted(changes, key=lambda change: change.generation_id)]
+    rows = [change.new_values() for change in changes]
     if rows:
-        await connection.execute(_UPDATE_GENERATION, rows)
+        values = {"ids": [row["generation_id"] for row in rows], "changes": msgspec.json.encode(rows).decode()}
+        await connection.execute(_UPDATE_GENERATIONS, values)
 
 
 async def list_without_file(connection: AsyncConnection, generation_ids: set[UUID]) -> set[UUID]:
