@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
-import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from benchmarks.multiplied_history import multiply
+from benchmarks.order_cost import log_statements
 from contracts.message import SERVICES
 from local_platform.description import PlatformDescription
 from local_platform.supervisor import Supervisor
@@ -54,16 +54,6 @@ class Scan:
     statistics: Statistics
     table: str
     sql: str
-
-
-async def log_statements(platform: PlatformDescription, switch: Literal["all", "none"]) -> None:
-    """Have the server write every statement into its log, or stop that."""
-    connection = await asyncpg.connect(platform.postgres.superuser_dsn)
-    try:
-        await connection.execute(f"ALTER SYSTEM SET log_statement = '{switch}'")
-        await connection.execute("SELECT pg_reload_conf()")
-    finally:
-        await connection.close()
 
 
 async def scans_of(supervisor: Supervisor, platform: PlatformDescription, user_id: UUID) -> list[Scan]:

@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 from prometheus_client import Metric
 
+from benchmarks.order_cost import Log, Sent, log_statements, sent_for_order
 from contracts.message import SERVICES
 from local_platform.supervisor import PlatformOptions, Supervisor
 from tests.observability.canaries import Misuse, misuse
-from tests.observability.planning import Scan, log_statements, scans_of
+from tests.observability.planning import Scan, scans_of
 from tests.observability.scraping import Bought, buy_and_order, scrape
 from tests.support.otlp import ReceivedSpan, collecting
 
@@ -26,6 +27,8 @@ class Observed:
     """What came out: ``metrics`` after one purchase and one order, everything else after the misuse, too."""
 
     bought: Bought
+    sent: Mapping[str, Sent]
+    """What each service sent to the database for the order."""
     metrics: dict[str, dict[str, Metric]]
     spans: Sequence[ReceivedSpan]
     logs: Mapping[str, str]
@@ -55,7 +58,9 @@ async def observe(name: str) -> Observed:
         try:
             platform = await supervisor.start()
             await log_statements(platform, "all")
+            log = Log(supervisor)
             bought = await buy_and_order(platform)
+            sent = await sent_for_order(platform, log, bought.generation_id)
             metrics = await scrape(platform)
             told = await misuse(platform, bought)
             scans = await scans_of(supervisor, platform, bought.user_id)
@@ -66,7 +71,7 @@ async def observe(name: str) -> Observed:
         for process in platform.processes
         if process in SERVICES or process.startswith("worker")
     }
-    return Observed(bought, metrics, collector.spans, logs, told, _secrets(platform.environments), scans)
+    return Observed(bought, sent, metrics, collector.spans, logs, told, _secrets(platform.environments), scans)
 
 
 def _secrets(environments: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -28,6 +28,7 @@ Scraped = dict[str, dict[str, Metric]]
 
 SERIES_LIMIT: Final = 2_500
 """Of one process. A label that users, orders or messages can grow would go past any limit."""
+ORDER_COST: Final = ROOT / "docs" / "decisions" / "0049-what-an-order-costs.md"
 VALUES_LIMIT: Final = 80
 """Of one label of one metric."""
 LIBRARY_METRICS: Final = re.compile(r"^(process|python)_")
@@ -79,6 +80,17 @@ def test_no_label_grows_with_what_users_do(scraped: Scraped) -> None:
                     assert not identifier.search(value) or label == "implementation", (service, name, label, value)
             for label, distinct in values.items():
                 assert len(distinct) <= VALUES_LIMIT, f"{service}: {name}{{{label}}} has {len(distinct)} values"
+
+
+def test_an_order_sends_no_more_to_the_database_than_is_recorded(observed: Observed) -> None:
+    """The table in the decision counts each message in a transaction of its own: here some share one."""
+    recorded = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \|", ORDER_COST.read_text(), re.MULTILINE)
+    limits = {service: (int(statements), int(transactions)) for service, statements, transactions in recorded}
+    sent = {name: (one.statements, len(one.transactions)) for name, one in observed.sent.items() if one.statements}
+    assert sent.keys() == limits.keys(), sent
+    for service, (statements, transactions) in sent.items():
+        assert statements <= limits[service][0], sent
+        assert transactions <= limits[service][1], sent
 
 
 def test_a_first_dead_letter_of_any_message_is_an_increase(scraped: Scraped) -> None:
