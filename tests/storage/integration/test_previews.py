@@ -25,7 +25,6 @@ from local_platform.marks import Mark, mark_of
 from local_platform.servers import NatsServer, S3Server
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
-from messaging.transaction import Transaction
 from storage import repository
 from storage.decoder_process import NICENESS
 from storage.decoders import Decoders
@@ -277,8 +276,8 @@ class PreviewCase(LeaseCase):
         for _ in range(count):
             await repository.add_asset(connection, an_asset(), NewPreviews(None))
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[ClaimedPreviews]:
-        return await repository.claim_previews(tx.connection, room, lease)
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[ClaimedPreviews]:
+        return await repository.claim_previews(connection, room, lease)
 
 
 class TestPreviewLeases(LeaseRules):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.object_keys import animated_preview_key, thumbnail_key
 from contracts.storage import AssetStored, Preview, PreviewsStored
@@ -21,7 +22,7 @@ from contracts.values import Kind
 from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
 from messaging.leased_worker import LeasedWorker
-from messaging.transaction import Transaction, Transactions
+from messaging.transaction import Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.tracing import Origin
 from storage import repository
@@ -88,9 +89,9 @@ class Previews:
             origin=lambda one: Origin(one.traceparent, one.asset.generation_id, one.asset.user_id),
         )
 
-    async def claim(self, tx: Transaction, room: int, lease: timedelta) -> Sequence[ClaimedPreviews]:
+    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[ClaimedPreviews]:
         """Claim due previews."""
-        return await repository.claim_previews(tx.connection, room, lease)
+        return await repository.claim_previews(connection, room, lease)
 
     async def work(self, claimed: ClaimedPreviews) -> None:
         """Make the previews of one output and announce them; or postpone them, or give them up."""
