@@ -24,7 +24,7 @@ CONTRADICTIONS = Counter(
 OVERDUE = Gauge("billing_reservations_overdue", "Reservations still held past their deadline")
 UNSEALED = Gauge("billing_postings_unsealed", "Postings that no seal covers yet")
 SEAL_NUMBER = Gauge("billing_seal_number", "Number of the newest seal of the ledger")
-TREE_SIZE = Gauge("billing_ledger_tree_postings", "Postings in the Merkle tree over the sealed ledger")
+TREE_SEAL_NUMBER = Gauge("billing_tree_seal_number", "Number of the newest seal that is in the Merkle tree")
 
 
 # A rate over a series that appears with its first event misses that event: all of them start at 0.

@@ -52,6 +52,7 @@ class TreeGrower:
             if not await seals.lock_chain(tx.connection):
                 return False
             end = await tree.get_end(tx.connection)
+            metrics.TREE_SEAL_NUMBER.set(end.seal_number)
             following = await seals.find_seals(tx.connection, end.seal_number, SEALS_PER_TRANSACTION)
             if not following:
                 return False
@@ -59,7 +60,7 @@ class TreeGrower:
             for seal in following:
                 part = growing.add_seal(seal, secrets.token_bytes(NONCE_SEED_BYTES))
                 await tree.add_part(tx.connection, part)
-            metrics.TREE_SIZE.set(growing.size)
+            metrics.TREE_SEAL_NUMBER.set(following[-1].seal_number)
         return len(following) == SEALS_PER_TRANSACTION
 
     async def _publish(self) -> None:
