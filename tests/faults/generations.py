@@ -17,6 +17,7 @@ file in the library; there is no dead letter, and every invariant of the auditor
 import argparse
 import asyncio
 import contextlib
+import io
 import json
 import random
 import sys
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -32,6 +34,7 @@ import asyncpg
 import boto3
 import httpx
 from botocore.config import Config
+from PIL import Image
 
 from contracts.message import SERVICES
 from local_platform.api_client import ApiClient, UnexpectedAnswerError
@@ -180,17 +183,21 @@ class Customers:
 
 
 class Fleet:
-    """The script of the GPUs: another picture for each job, and a record of which order got which."""
+    """The script of the GPUs: another picture for each job, and a record of which order got which.
+
+    A picture is known by its pixels: the mark that AI made it changes the file.
+    """
 
     def __init__(self, source: random.Random) -> None:
         self._source = source
-        self._pictures = [picture(SIDE_PIXELS, SIDE_PIXELS, seed) for seed in range(PICTURES)]
-        self.uploaded: defaultdict[str, set[str]] = defaultdict(set)
+        contents = [picture(SIDE_PIXELS, SIDE_PIXELS, seed) for seed in range(PICTURES)]
+        self._pictures = [(content, pixels_of(content)) for content in contents]
+        self.uploaded: defaultdict[str, set[bytes]] = defaultdict(set)
         self.jobs = 0
 
     async def work(self, worker: Worker, job: dict[str, Any]) -> dict[str, Any] | None:
         """The script of the worker."""
-        content = self._pictures[self.jobs % PICTURES]
+        content, pixels = self._pictures[self.jobs % PICTURES]
         self.jobs += 1
         generation_id = job["input"]["output"]["object_key"].split("/")[0]
         if self._source.random() < 0.3:
@@ -201,7 +208,7 @@ class Fleet:
             except httpx.HTTPError:
                 await asyncio.sleep(0.5 * 2**tries)
             else:
-                self.uploaded[generation_id].add(output["outputs"][0]["sha256"])
+                self.uploaded[generation_id].add(pixels)
                 return {"output": output}
         return {"error": json.dumps({"code": "upload_failed", "detail": "the bucket is away", "user_fault": False})}
 
@@ -248,7 +255,7 @@ class Inspection:
         found += [f"{key} lies in the library and belongs to no order" for key in objects.keys() - outputs - pictures]
         return found
 
-    def _order_errors(self, row: asyncpg.Record, objects: dict[str, str]) -> list[str]:
+    def _order_errors(self, row: asyncpg.Record, objects: dict[str, bytes]) -> list[str]:
         found = []
         delivered = row["status"] == "completed"
         if row["status_there"] is not None and row["status"] != row["status_there"]:
@@ -265,9 +272,10 @@ class Inspection:
         if delivered != (row["object_key"] is not None):
             found.append(f"{row['status']}, but its file is {row['object_key']}")
         if row["object_key"] is not None:
-            if objects.get(row["object_key"]) != row["sha256"]:
+            content = objects.get(row["object_key"], b"")
+            if sha256(content).hexdigest() != row["sha256"]:
                 found.append("the library has another file than is recorded")
-            if row["sha256"] not in self._fleet.uploaded[str(row["generation_id"])]:
+            elif pixels_of(content) not in self._fleet.uploaded[str(row["generation_id"])]:
                 found.append("its file was made for another order")
         return found
 
@@ -299,8 +307,8 @@ class Inspection:
         found = [f"{service} has a dead letter: {tuple(letter)}" for letter in letters]
         return found + ([f"{service} has {unpublished} messages to publish"] if unpublished else [])
 
-    def _library(self) -> dict[str, str]:
-        """Key to the sha256 that was recorded when the object was written."""
+    def _library(self) -> dict[str, bytes]:
+        """The content of every object, by its key."""
         keys = self._platform.s3.credentials["admin"]
         client = boto3.client(
             "s3",
@@ -312,7 +320,13 @@ class Inspection:
         )
         pages = client.get_paginator("list_objects_v2").paginate(Bucket="library")
         found = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        return {key: client.head_object(Bucket="library", Key=key)["Metadata"].get("sha256", "") for key in found}
+        return {key: client.get_object(Bucket="library", Key=key)["Body"].read() for key in found}
+
+
+def pixels_of(content: bytes) -> bytes:
+    """The checksum of a picture's pixels."""
+    with Image.open(io.BytesIO(content)) as opened:
+        return sha256(opened.convert("RGB").tobytes()).digest()
 
 
 async def main(disasters: int, per_second: float, orders_per_second: float, seed: int) -> int:
