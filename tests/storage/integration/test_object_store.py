@@ -106,6 +106,30 @@ async def test_a_refusal_is_repeated_where_that_may_help(
             await store.close()
 
 
+async def test_a_store_that_never_asks_for_the_file_is_unavailable(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_requests, "CONTINUE_SECONDS", 0.1)
+    monkeypatch.setattr(s3_requests, "BACKOFF", Backoff(first=timedelta(milliseconds=1), longest=timedelta(seconds=1)))
+    path = tmp_path / "file"
+    path.write_bytes(b"file")
+    over = asyncio.Event()
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        await over.wait()
+        return web.Response()
+
+    async with _serving(answer) as url:
+        store = ObjectStore(settings_for(s3_server, url))
+        await store.open()
+        try:
+            with pytest.raises(StoreUnavailable, match="TimeoutError"):
+                await store.put_once("key", path, hashlib.sha256(b"file").hexdigest(), "video/mp4", {})
+        finally:
+            over.set()
+            await store.close()
+
+
 @contextlib.asynccontextmanager
 async def _serving(answer: Callable[[web.BaseRequest], Awaitable[web.Response]]) -> AsyncIterator[str]:
     runner = web.ServerRunner(web.Server(answer))

@@ -8,7 +8,7 @@ A try that may succeed when it is repeated is repeated, ``MAX_TRIES`` in all: no
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from hashlib import sha256 as sha256_of
@@ -36,6 +36,8 @@ CHUNK_BYTES: Final = 1024 * 1024
 
 _CONNECTIONS: Final = 32
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30)
+CONTINUE_SECONDS: Final = 30.0
+"""The longest wait for a connection, and for the word that a file may be sent. aiohttp has no bound for the latter."""
 _REPEATED: Final = frozenset({429, 500, 502, 503, 504})
 _REPEATED_CODES: Final = frozenset({"RequestTimeout"})
 """The store waited for a body in vain, and says so with 400."""
@@ -141,16 +143,19 @@ class S3Requests:
         method = operation.removesuffix("Object").upper()
         # Signed anew for each try: a signature is good for a quarter of an hour, and a body may take long.
         signed = self._signer.signed(method, url, headers, sha256)
-        response = await self._session.request(
-            method,
-            URL(url, encoded=True),
-            # The encoding is not signed, because proxies change it. Without it aiohttp asks for a compressed answer.
-            headers=signed | {"Accept-Encoding": "identity"},
-            data=_File(body) if isinstance(body, Path) else body,
-            # What is refused, as the second write of a key, is refused before it is sent.
-            expect100=isinstance(body, Path),
-            allow_redirects=False,
-        )
+        is_file = isinstance(body, Path)
+        async with asyncio.timeout(CONTINUE_SECONDS if is_file else None) as wait:
+            response = await self._session.request(
+                method,
+                URL(url, encoded=True),
+                # The encoding is not signed, because proxies change it. Without it aiohttp asks for a compressed
+                # answer.
+                headers=signed | {"Accept-Encoding": "identity"},
+                data=_File(body, begins=lambda: wait.reschedule(None)) if isinstance(body, Path) else body,
+                # What is refused, as the second write of a key, is refused before it is sent.
+                expect100=is_file,
+                allow_redirects=False,
+            )
         if response.status < HTTPStatus.MULTIPLE_CHOICES:
             return response
         try:
@@ -199,9 +204,10 @@ class _File(aiohttp.Payload):
 
     _autoclose = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, begins: Callable[[], None]) -> None:
         super().__init__(path)
         self._path = path
+        self._begins = begins
         self._size = path.stat().st_size
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -210,6 +216,7 @@ class _File(aiohttp.Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Send the file. It was written or read just before, so its pieces are in memory."""
+        self._begins()
         with self._path.open("rb") as file:
             while piece := file.read(CHUNK_BYTES):
                 await writer.write(piece)
