@@ -59,7 +59,6 @@ class AmnesiaWatch:
         checkpoints: Sequence[Checkpoints],
         replicas: int,
         lineage: Lineage,
-        remember_first_sequence: Callable[[str, int], None],
         remember_fill: Callable[[str, float], None],
     ) -> None:
         self.name = "amnesia-watch"
@@ -71,7 +70,6 @@ class AmnesiaWatch:
         self._replicas = replicas
         self._owned = {spec.name: spec for spec in STREAMS if spec.owner == service}
         self._outbox = Outbox(service)
-        self._remember_first_sequence = remember_first_sequence
         self._remember_fill = remember_fill
         self._lineage_watch = LineageWatch(service, engine, broker, lineage)
         self._positions = Positions(service)
@@ -140,7 +138,6 @@ class AmnesiaWatch:
         info = await find_stream(self._broker.jetstream, stream)
         if info is None:
             return  # The provisioner makes it; the next check sees that it is another one.
-        self._remember_first_sequence(stream, info.state.first_seq)
         if info.created is not None and epoch == self._broker.epoch:
             for checkpoints in self._checkpoints:
                 checkpoints.remember_stream(stream, info.created, epoch)

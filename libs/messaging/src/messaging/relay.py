@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -38,6 +38,7 @@ from messaging.lineage import Lineage
 from messaging.outbox import Acknowledged, Outbox, Outgoing, Unpublished
 from messaging.positions import RELAY, Checkpoints
 from messaging.publisher import PubAck, Publisher, PublishRefusedError
+from messaging.topology import find_stream
 from messaging.tracing import record_sent
 from messaging.transaction import Transactions
 from service_runtime.backoff import Backoff
@@ -95,7 +96,6 @@ class Relay:
         self._fresh = transactions.fresh
         self._doorbell = transactions.doorbell
         self._lineage = lineage
-        self._first_sequences: dict[str, int] = {}
         self._spellings: dict[UUID, int] = {}
         self._unmarked: list[tuple[int, Acknowledged]] = []
         self._mark_at = 0.0
@@ -147,10 +147,6 @@ class Relay:
                     _log.warning("publishing_paused", subject=subject, stream=stream, reason="nearly_full")
                     metrics.PUBLISH_FAILURES.labels(self._service, subject, "nearly_full").inc()
                 self._paused_subjects[subject] = time.monotonic() + _HELD_BACK_SECONDS
-
-    def remember_first_sequence(self, stream: str, sequence: int) -> None:
-        """What lies below has left the stream."""
-        self._first_sequences[stream] = sequence
 
     async def _turn(self) -> None:
         """Do what is due."""
@@ -255,13 +251,14 @@ class Relay:
             for future in pending:
                 future.cancel()
             raise
+        first_sequences = await self._first_sequences_of_duplicates(pending)
         if self._broker.epoch != epoch:
             # These answers may be of the old broker or of the new one: the sweep publishes again.
             for future in pending:
                 future.cancel()
             return outcome
         for future, row in pending.items():
-            self._sort(row, future, outcome)
+            self._sort(row, future, outcome, first_sequences)
         record_sent([entry.row for entry in outcome.acknowledged], began_nanoseconds)
         return outcome
 
@@ -274,7 +271,24 @@ class Relay:
             _, waiting = await asyncio.wait(waiting, timeout=min(0.25, deadline - time.monotonic()))
             waiting = {future for future in waiting if pending[future].subject not in self._broker.denied_subjects}
 
-    def _sort(self, row: Unpublished, future: "asyncio.Future[PubAck]", outcome: _Outcome) -> None:
+    async def _first_sequences_of_duplicates(self, pending: Iterable[asyncio.Future[PubAck]]) -> dict[str, int]:
+        """The first sequence of each stream that says that it has a message already.
+
+        A stream remembers for minutes the ids of what was purged. Only what it has now can tell the two apart.
+        """
+        acks = [future.result() for future in pending if future.done() and future.exception() is None]
+        infos = [
+            await find_stream(self._broker.jetstream, name) for name in {ack.stream for ack in acks if ack.duplicate}
+        ]
+        return {str(info.config.name): info.state.first_seq for info in infos if info is not None}
+
+    def _sort(
+        self,
+        row: Unpublished,
+        future: "asyncio.Future[PubAck]",
+        outcome: _Outcome,
+        first_sequences: Mapping[str, int],
+    ) -> None:
         if not future.done():
             future.cancel()
             if row.subject in self._broker.denied_subjects:
@@ -286,7 +300,10 @@ class Relay:
         error = future.exception()
         if error is None:
             ack = future.result()
-            if ack.duplicate and ack.sequence < self._first_sequences.get(ack.stream, 0):
+            if ack.duplicate and ack.stream not in first_sequences:
+                # The stream is gone since. The next sweep asks again.
+                self._count_failure(row, "stream_gone")
+            elif ack.duplicate and ack.sequence < first_sequences[ack.stream]:
                 # Purged, and its id is still remembered. The next sweep publishes it under another spelling.
                 self._spellings[row.message_id] = self._spellings.get(row.message_id, 0) + 1
                 self._count_failure(row, "purged")

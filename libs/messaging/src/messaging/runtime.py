@@ -45,7 +45,6 @@ class Messaging:
             [self.relay.checkpoints, *(consumer.batches.checkpoints for consumer in self.consumers.consumers)],
             settings.stream_replicas,
             self.lineage,
-            self.relay.remember_first_sequence,
             self.relay.remember_fill,
         )
         owned = [stream.name for stream in STREAMS if stream.owner == service]
