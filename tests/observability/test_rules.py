@@ -64,6 +64,7 @@ def test_kubernetes_gets_the_same_rules() -> None:
     assert rules == RULES
 
 
+@pytest.mark.timeout(300)
 def test_every_alert_fires_on_its_fault_and_is_quiet_without_it(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
@@ -72,7 +73,7 @@ def test_every_alert_fires_on_its_fault_and_is_quiet_without_it(tmp_path: Path) 
         [promtool, "test", "rules", OBSERVABILITY / "rules/tests.yaml"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
