@@ -9,12 +9,12 @@ from uuid import uuid4
 
 import pytest
 
+from auditor.commands import growth
 from auditor.loops import seal_verifier
 from auditor.loops.seal_verifier import SealVerifier
 from billing.loops.tree_grower import TreeGrower
 from contracts.ledger_tree import TreeHead
 from contracts.message import SERVICES
-from tests.auditor.integration.test_commands import auditor_command
 from tests.auditor.integration.test_ledger_seals import a_whole_pass, open_findings, restarted, seal, tamper
 from tests.billing.ledger_harness import LedgerHarness
 from tests.support.databases import Database
@@ -116,11 +116,13 @@ async def test_a_tree_that_grows_during_a_pass_is_no_finding(
 
 
 async def test_growth_since_a_head_that_was_kept_is_proven_by_a_command(
-    database: Database, ledger: LedgerHarness, tmp_path: Path
+    database: Database, ledger: LedgerHarness, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = await head(ledger, 6)
-    code, out, err = await auditor_command("growth", "--since", str(kept), dsn=database.dsn("auditor"))
-    assert (code, err) == (0, "")
+    reading = database.engine("auditor")
+    capsys.readouterr()
+    assert await growth(reading, kept) == 0
+    out = capsys.readouterr().out
     assert json.loads(out)["second"]["tree_size"] == 12
     proof = tmp_path / "growth.json"
     proof.write_text(out)
@@ -130,9 +132,8 @@ async def test_growth_since_a_head_that_was_kept_is_proven_by_a_command(
 
     await tamper(database, *FORGET)
     await grow(ledger)
-    code, _, err = await auditor_command("growth", "--since", str(kept), dsn=database.dsn("auditor"))
-    assert code == 1
-    assert f"NOT PROVEN: the ledger does not continue the head {kept}" in err
+    assert await growth(reading, kept) == 1
+    assert f"NOT PROVEN: the ledger does not continue the head {kept}" in capsys.readouterr().err
 
 
 async def check(file: Path) -> tuple[int, str]:
