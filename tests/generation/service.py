@@ -167,6 +167,7 @@ class Peers:
         self.storage = storage
         self._billing = billing
         self._gateway = gateway
+        self._engine = database.engine("generation")
         self.received: dict[UUID, list[Message]] = {}
 
     async def fund(self, *orders: GenerationOrder) -> None:
@@ -206,19 +207,19 @@ class Peers:
 
     async def costs(self, order: GenerationOrder) -> Sequence[Row[*tuple[Any, ...]]]:
         """The order's attempts, with what they took of a worker."""
-        async with self.database.engine("generation").connect() as connection:
+        async with self._engine.connect() as connection:
             statement = "SELECT * FROM generation.attempts WHERE generation_id = :id ORDER BY attempt_number"
             return (await connection.execute(text(statement), {"id": order.generation_id})).all()
 
     async def attempts(self, order: GenerationOrder) -> list[str]:
         """The states of the order's attempts, in order."""
-        async with self.database.engine("generation").connect() as connection:
+        async with self._engine.connect() as connection:
             statement = text("SELECT status FROM generation.attempts WHERE generation_id = :id ORDER BY attempt_number")
             return list((await connection.execute(statement, {"id": order.generation_id})).scalars())
 
     async def status(self, order: GenerationOrder) -> str:
         """The order's state in the database."""
-        async with self.database.engine("generation").connect() as connection:
+        async with self._engine.connect() as connection:
             statement = text("SELECT status FROM generation.video_generations WHERE generation_id = :id")
             return str((await connection.execute(statement, {"id": order.generation_id})).scalar())
 
