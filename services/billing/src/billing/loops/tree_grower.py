@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing import metrics
 from billing.errors import HeadContradicted
-from billing.repository import seals, tree
+from billing.repository import ledger, seals, tree
 from contracts.billing import LedgerHeadPublished
 from contracts.ledger_tree import (
     NONCE_SEED_BYTES,
@@ -72,7 +72,7 @@ class TreeGrower:
             last = await tree.find_head(tx.connection)
             if end.tree_size == (0 if last is None else last.head.tree_size):
                 return
-            now = await tree.get_time(tx.connection)
+            now = await ledger.get_time(tx.connection)
             if last is not None and now - last.published_at < self._head_interval:
                 return
             head = (await tree.get_tree(tx.connection, end.tree_size)).head()

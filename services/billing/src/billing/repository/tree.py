@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.errors import TreeIncomplete
@@ -138,12 +138,6 @@ async def find_heads(connection: AsyncConnection, after: int, through: int | Non
     if through is not None:
         heads = heads.where(columns.tree_size <= through)
     return [TreeHead(*row) for row in await connection.execute(heads)]
-
-
-async def get_time(connection: AsyncConnection) -> datetime:
-    """The time by the database's clock."""
-    now: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
-    return now
 
 
 async def add_head(connection: AsyncConnection, head: TreeHead, published_at: datetime) -> None:
