@@ -4,6 +4,7 @@ from hypothesis import settings
 
 from tests.support.databases import database_factory, make_database
 from tests.support.logs import plain_logs
+from tests.support.priority import ordinary_priority
 from tests.support.servers import broker_settings, nats_server, postgres_server, s3_server
 
 settings.register_profile("campaign", max_examples=400, derandomize=False)
@@ -13,6 +14,7 @@ __all__ = [
     "database_factory",
     "make_database",
     "nats_server",
+    "ordinary_priority",
     "plain_logs",
     "postgres_server",
     "s3_server",
