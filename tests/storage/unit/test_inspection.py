@@ -1,6 +1,7 @@
 """Decoding hostile, broken and ordinary files."""
 
 import io
+import re
 import struct
 import time
 import zlib
@@ -10,6 +11,7 @@ from pathlib import Path
 import av
 import pytest
 from av.video.codeccontext import VideoCodecContext
+from PIL import Image
 
 from contracts.values import Kind
 from storage.decoding import Inspection
@@ -59,6 +61,34 @@ def test_pictures_have_no_length(tmp_path: Path, codec: str, pixels: str, expect
     media = inspected(tmp_path, picture_as(codec, pixels), "image").media
     assert media.content_type == f"image/{expected}"
     assert (media.duration_ms, media.frames, media.frames_per_second) == (None, None, None)
+
+
+def progressive_jpeg() -> bytes:
+    packed = io.BytesIO()
+    with Image.open(io.BytesIO(picture(96, 64))) as shown:
+        shown.convert("RGB").save(packed, "JPEG", progressive=True)
+    return packed.getvalue()
+
+
+def test_a_jpeg_that_lacks_later_scans_is_truncated(tmp_path: Path) -> None:
+    whole = progressive_jpeg()
+    later_scans = [found.start() for found in re.finditer(b"\xff\xda", whole)][1:]
+    assert len(later_scans) > 5
+    for start in later_scans:
+        with pytest.raises(Rejected, match="truncated"):
+            inspected(tmp_path, whole[:start], "image")
+
+
+@pytest.mark.parametrize("lacking", [0, 2])
+def test_a_progressive_jpeg_with_all_its_scans_is_whole(tmp_path: Path, lacking: int) -> None:
+    whole = progressive_jpeg()
+    assert inspected(tmp_path, whole[: len(whole) - lacking], "image").media.codec == "mjpeg"
+
+
+def test_a_jpeg_that_ends_as_its_encoder_meant_is_whole(tmp_path: Path) -> None:
+    whole = progressive_jpeg()
+    coarse = whole[: whole.rindex(b"\xff\xda")] + b"\xff\xd9"
+    assert inspected(tmp_path, coarse, "image").media.codec == "mjpeg"
 
 
 def test_a_second_picture_behind_a_photograph_is_ignored(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from contracts.values import Kind, MediaProperties
 from storage.containers import Container, check_is_whole, detect_container
 from storage.decoding import Inspection
 from storage.errors import Rejected
+from storage.jpeg_scans import ends_between_scans
 
 MEMORY_LIMIT_BYTES: Final = 3 * 1024**3
 MAX_FRAMES: Final = 20_000
@@ -43,6 +44,8 @@ def limit_resources() -> None:
 def inspect(path: str, kind: Kind, max_pixels: int) -> Inspection:
     """Decode a picture, or every frame of a video. Raises ``Rejected`` unless it is a whole file of this ``kind``."""
     container = container_of_kind(path, kind)
+    if container.name == "jpg" and ends_between_scans(Path(path).read_bytes()):
+        raise Rejected("undecodable", "the picture is truncated")
     with open_file(path, container, max_pixels) as opened:
         return _decode(opened, container, max_pixels)
 
