@@ -13,14 +13,11 @@ from uuid import UUID
 
 from gateway.errors import NotAuthenticated, RateLimited
 from gateway.metrics import REFUSED
+from gateway.overload import BUSY, VerdictWaits, WriteQueue
 from gateway.rate_limit_headers import Limit, report
 from gateway.settings import Settings
 from gateway.token_buckets import TokenBuckets
 
-WRITES_PER_CONNECTION: Final = 5
-"""Writes that may wait for each database connection. More would wait longer than a client does, and end as 503."""
-BUSY: Final = "busy"
-"""The name of the overload among the limits, for the metric."""
 FILES_AT_ONCE: Final = 16
 """Files that are received for verification at a time. Each takes a connection, and a chunk of memory."""
 FILES_OF_ONE_ADDRESS: Final = 2
@@ -37,24 +34,13 @@ class Admission:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._places = settings.database_pool_size * WRITES_PER_CONNECTION
+        self.writes = WriteQueue(settings.database_pool_size)
+        self.verdicts = VerdictWaits()
         self._addresses = TokenBuckets(Limit("address", settings.anonymous_requests_per_minute, _MINUTE))
         self._reads = TokenBuckets(Limit("reads", settings.reads_per_minute, _MINUTE))
         self._quotes = TokenBuckets(Limit("quotes", settings.quotes_per_minute, _MINUTE))
         self._files = TokenBuckets(Limit("verified-files", settings.verified_files_per_minute, _MINUTE))
         self._files_under_way: Counter[Hashable] = Counter()
-
-    @contextlib.contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A place for one write until the block ends. Raises ``RateLimited`` if none is free."""
-        if self._places <= 0:
-            REFUSED.labels(BUSY).inc()
-            raise RateLimited("the service is busy", headers={"Retry-After": "1"})
-        self._places -= 1
-        try:
-            yield
-        finally:
-            self._places += 1
 
     def take_anonymous(self, address: str) -> None:
         """Count a request that names no user. Raises ``RateLimited``."""

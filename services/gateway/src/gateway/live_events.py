@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, get_args
+from typing import Any, Final, get_args
 from uuid import UUID
 
 import msgspec
@@ -224,17 +224,21 @@ def _subject_of(reply: Reply) -> UUID | None:
 
 
 async def wait_for_reply(
-    reply: asyncio.Future[Reply], seconds: float, is_recorded: Callable[[], Awaitable[bool]]
+    reply: asyncio.Future[Reply],
+    seconds: float,
+    is_recorded: Callable[[], Awaitable[bool]],
+    cut_short: asyncio.Future[None] | None = None,
 ) -> None:
     """Wait until the reply is heard or recorded, for at most ``seconds``: the request is durable either way.
 
     A live message may be lost, or may have come before this request did. So ``is_recorded`` reads the database, less
-    and less often.
+    and less often. ``cut_short`` ends the wait when it is done.
     """
     deadline = time.monotonic() + seconds
     pause = FIRST_POLL_SECONDS
+    awaited: list[asyncio.Future[Any]] = [reply] if cut_short is None else [reply, cut_short]
     while (remaining := deadline - time.monotonic()) > 0:
-        await asyncio.wait([reply], timeout=min(pause, remaining))
-        if reply.done() or await is_recorded():
+        done, _ = await asyncio.wait(awaited, timeout=min(pause, remaining), return_when=asyncio.FIRST_COMPLETED)
+        if done or await is_recorded():
             return
         pause *= 2

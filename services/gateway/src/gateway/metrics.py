@@ -19,6 +19,9 @@ RUNNING_CANCELS: Final = Counter(
 REFUSED: Final = Counter(
     "gateway_rate_limited_total", "Requests beyond a limit, by its name; `busy` is the overload", ["limit"]
 )
+VERDICTS_CUT_SHORT: Final = Counter(
+    "gateway_verdicts_cut_short_total", "Orders that were answered 202 because too many requests waited for a verdict"
+)
 SIGNUPS: Final = Counter(
     "gateway_signups_total",
     "New users, by outcome: credited, or not, because the day's sign-ups are used up",

@@ -86,7 +86,7 @@ async def place_order(dependencies: Dependencies, user: User, key: str, request:
     """
     # This comes first: a repeated request gets its first result, even if model, price or limits have changed since.
     with contextlib.ExitStack() as admission:
-        admission.enter_context(dependencies.admission.admitted())
+        admission.enter_context(dependencies.admission.writes.admitted())
         earlier = await _find_request(dependencies, user, key)
         if earlier is None:
             priced = _price(dependencies, request)
@@ -212,7 +212,8 @@ async def _check_uploads(tx: Transaction, user: User, model: Model, uploads: dic
 
 async def _await_verdict(dependencies: Dependencies, user: User, key: str, verdict: asyncio.Future[Reply]) -> None:
     seconds = dependencies.settings.verdict_wait_seconds
-    await wait_for_reply(verdict, seconds, lambda: _is_decided(dependencies, user, key))
+    with dependencies.admission.verdicts.waiting() as cut_short:
+        await wait_for_reply(verdict, seconds, lambda: _is_decided(dependencies, user, key), cut_short)
 
 
 async def _answer(
