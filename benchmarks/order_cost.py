@@ -20,7 +20,7 @@ import asyncpg
 import uvloop
 
 from benchmarks.instant_worker import InstantWorker
-from benchmarks.smoke import SIDE_PIXELS, Load, measure
+from benchmarks.smoke import SIDE_PIXELS, measure, platform_load
 from contracts.message import SERVICES
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
@@ -210,7 +210,7 @@ async def main(rate: float, seconds: float, shown: int) -> None:
         api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
         worker = InstantWorker(platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS))
         working = asyncio.create_task(worker.run())
-        async with Load(platform) as load:
+        async with platform_load(platform) as load:
             await measure(platform, load, 5, 3)
             await log_statements(platform, "all")
             await asyncio.sleep(IDLE_SECONDS)

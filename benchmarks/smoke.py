@@ -1,20 +1,23 @@
 """The overhead of the platform per generation, at 1, 10 and 20 requests a second, and memory per process.
 
-    python -m benchmarks.smoke [--seconds 20]
+    python -m benchmarks.smoke [--seconds 20] [--overload 80]
 
-Starts a whole platform with a worker that renders nothing, orders small pictures at an even rate from twenty users, and
+Starts a whole platform with a worker that renders nothing, orders small pictures at an even rate from many users, and
 reads the times from the databases: from the request's transaction to the provider's answer to ``/run``, and from the
 callback's receipt to the completion. The limits are our own aims; the peer is one HTTP request to the same gateway.
+Last comes an overload: what the gateway answers, after how long, and that all it accepted is delivered.
 """
 
 import argparse
 import asyncio
 import contextlib
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
 from uuid import UUID, uuid4
 
 import aiohttp
@@ -25,22 +28,30 @@ import uvloop
 from benchmarks.instant_worker import InstantWorker
 from contracts.message import SERVICES
 from local_platform.console import say, table
-from local_platform.description import PlatformDescription
+from local_platform.description import IdentityDescription, PlatformDescription
 from local_platform.identity import sign_token
 from local_platform.process_table import ENDPOINT_ID
 from local_platform.supervisor import PlatformOptions, Supervisor
+from tests.faults.granting import grant_to_each
 from tests.support.media import picture
 
-USERS = 20
+USERS = 60
+"""So many that none of them uses up what a user may write in a minute, not even in the overload."""
+CREDITS = 1_000_000
 RATES = (1.0, 10.0, 20.0)
 AIM_OVERHEAD_MS = 60.0
 AIM_MEMORY_MB = 120.0
+AIM_OVERLOADED_MS = 1000.0
+"""The 99th percentile of all answers, those that refuse included."""
 SIDE_PIXELS = 256
 DRAIN_SECONDS = 60.0
+OVERLOAD_DRAIN_SECONDS = 180.0
+ANSWER_SECONDS = 30.0
 
 TIMES = """
     SELECT extract(epoch FROM a.submitted_at - r.created_at) * 1000 AS submit_ms,
-           extract(epoch FROM g.finished_at - c.received_at) * 1000 AS complete_ms
+           extract(epoch FROM g.finished_at - c.received_at) * 1000 AS complete_ms,
+           extract(epoch FROM g.finished_at - r.created_at) * 1000 AS total_ms
     FROM gateway.generation_requests r
     JOIN generation.video_generations g USING (generation_id)
     JOIN generation.attempts a USING (generation_id)
@@ -52,100 +63,153 @@ TIMES = """
 
 
 class Load:
-    """Orders pictures for twenty users with credits."""
+    """Orders pictures at an API for many users, to whom the caller has given credits."""
 
-    def __init__(self, platform: PlatformDescription) -> None:
-        self._users = [uuid4() for _ in range(USERS)]
-        self._platform = platform
-        self._tokens = [sign_token(platform.identity, user, "pro") for user in self._users]
+    def __init__(self, url: str, identity: IdentityDescription, users: Sequence[UUID]) -> None:
+        self._url = url
+        self._tokens = [sign_token(identity, user, "pro") for user in users]
+        self._ordered = 0
         self.answered_ms: list[float] = []
+        self.answers: Counter[int] = Counter()
+        """Answers by status."""
 
     async def __aenter__(self) -> "Load":
-        timeout = aiohttp.ClientTimeout(total=30)
-        self._http = aiohttp.ClientSession(self._platform.urls["gateway"], timeout=timeout, raise_for_status=True)
-        for user in self._users:
-            command = ["grant", "--user", str(user), "--credits", "1000000", "--reason", "goodwill", "--actor", "bench"]
-            await asyncio.to_thread(self._billing, command)
+        timeout, connector = aiohttp.ClientTimeout(total=ANSWER_SECONDS), aiohttp.TCPConnector(limit=0)
+        self._http = aiohttp.ClientSession(self._url, timeout=timeout, connector=connector)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.close()
 
-    def _billing(self, arguments: list[str]) -> None:
-        environment = self._platform.environments["billing"]
-        command = [sys.executable, "-m", "billing.main", *arguments]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
-
     async def run(self, per_second: float, seconds: float) -> list[UUID]:
         """Order at an even rate, whether or not earlier orders were answered. Returns the ids of the placed orders."""
         self.answered_ms.clear()
+        self.answers.clear()
         began = time.monotonic()
         orders = []
         for number in range(int(per_second * seconds)):
             await asyncio.sleep(max(0.0, began + number / per_second - time.monotonic()))
-            orders.append(asyncio.create_task(self._order(number)))
-        return list(await asyncio.gather(*orders))
+            orders.append(asyncio.create_task(self._order()))
+        return [placed for placed in await asyncio.gather(*orders) if placed is not None]
 
     async def plain_request_ms(self, count: int) -> float:
         """Median of a plain request to the same gateway, in milliseconds: the least that any answer costs."""
         times = []
         for _ in range(count):
             began = time.monotonic()
-            async with self._http.get("/v1/credit-packs") as answer:
+            async with self._http.get("/v1/credit-packs", raise_for_status=True) as answer:
                 await answer.read()
             times.append((time.monotonic() - began) * 1000)
         return statistics.median(times)
 
-    async def _order(self, number: int) -> UUID:
-        parameters = {"prompt": f"picture {number}", "width": SIDE_PIXELS, "height": SIDE_PIXELS}
+    async def _order(self) -> UUID | None:
+        self._ordered += 1
+        parameters = {"prompt": f"picture {self._ordered}", "width": SIDE_PIXELS, "height": SIDE_PIXELS}
         began = time.monotonic()
         async with self._http.post(
             "/v1/generations",
             json={"model_id": "flux-schnell", "parameters": parameters},
             headers={
-                "Authorization": f"Bearer {self._tokens[number % USERS]}",
+                "Authorization": f"Bearer {self._tokens[self._ordered % len(self._tokens)]}",
                 "Idempotency-Key": str(uuid4()),
             },
         ) as answer:
             placed = await answer.json()
         self.answered_ms.append((time.monotonic() - began) * 1000)
-        return UUID(placed["id"])
+        self.answers[answer.status] += 1
+        return UUID(placed["id"]) if answer.ok else None
 
 
-async def measure(platform: PlatformDescription, load: Load, per_second: float, seconds: float) -> tuple[str, ...]:
-    """One row of the table of times."""
-    generations = await load.run(per_second, seconds)
-    connection = await asyncpg.connect(platform.postgres.superuser_dsn)
+def new_users() -> list[UUID]:
+    """Enough users for a load."""
+    return [uuid4() for _ in range(USERS)]
+
+
+@asynccontextmanager
+async def platform_load(platform: PlatformDescription) -> AsyncIterator[Load]:
+    """A load on a whole platform, whose users have credits."""
+    users = new_users()
+    await grant_to_each(platform, users, CREDITS, actor="bench")
+    async with Load(platform.urls["gateway"], platform.identity, users) as load:
+        yield load
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of each completed order, in milliseconds."""
+
+    submit_ms: Sequence[float]
+    complete_ms: Sequence[float]
+    total_ms: Sequence[float]
+
+
+async def completed_times(dsn: str, query: str, generations: Sequence[UUID], within_seconds: float) -> Times:
+    """Wait until all of them are completed. Raises TimeoutError; ``query`` is ``TIMES``, or the same of a peer."""
+    connection = await asyncpg.connect(dsn)
     try:
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while len(rows := await connection.fetch(TIMES, generations)) < len(generations):
+        deadline = time.monotonic() + within_seconds
+        while len(rows := await connection.fetch(query, generations)) < len(generations):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{len(rows)} of {len(generations)} completed within {DRAIN_SECONDS:.0f} s")
+                raise TimeoutError(f"{len(rows)} of {len(generations)} completed within {within_seconds:.0f} s")
             await asyncio.sleep(0.2)
     finally:
         await connection.close()
-    submit = [float(row["submit_ms"]) for row in rows]
-    complete = [float(row["complete_ms"]) for row in rows]
+    return Times(*([float(row[name]) for row in rows] for name in ("submit_ms", "complete_ms", "total_ms")))
+
+
+async def measure(platform: PlatformDescription, load: Load, per_second: float, seconds: float) -> tuple[str, ...]:
+    """One row of the table of times. Raises RuntimeError if the gateway refused an order."""
+    generations = await load.run(per_second, seconds)
+    if len(generations) < load.answers.total():
+        raise RuntimeError(f"{per_second:g}/s: the gateway answered {_answers(load)}")
+    times = await completed_times(platform.postgres.superuser_dsn, TIMES, generations, DRAIN_SECONDS)
     return (
         f"{per_second:g}/s",
-        str(len(rows)),
-        *(_summary(load.answered_ms), _summary(submit), _summary(complete)),
-        f"{statistics.median(submit) / AIM_OVERHEAD_MS:.2f}",
-        f"{statistics.median(complete) / AIM_OVERHEAD_MS:.2f}",
+        str(len(times.submit_ms)),
+        *(summary(load.answered_ms), summary(times.submit_ms), summary(times.complete_ms)),
+        f"{statistics.median(times.submit_ms) / AIM_OVERHEAD_MS:.2f}",
+        f"{statistics.median(times.complete_ms) / AIM_OVERHEAD_MS:.2f}",
     )
 
 
-def _summary(times_ms: Sequence[float]) -> str:
-    ordered = sorted(times_ms)
-    return f"{statistics.median(ordered):.0f} / {ordered[int(len(ordered) * 0.99) - 1]:.0f}"
+async def overload(platform: PlatformDescription, load: Load, per_second: float, seconds: float) -> tuple[str, ...]:
+    """One row of the table of the overload. Raises RuntimeError where it did more than refuse or answer late."""
+    generations = await load.run(per_second, seconds)
+    allowed = {HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.TOO_MANY_REQUESTS}
+    if load.answers.keys() - allowed:
+        raise RuntimeError(f"{per_second:g}/s: the gateway answered {_answers(load)}")
+    times = await completed_times(platform.postgres.superuser_dsn, TIMES, generations, OVERLOAD_DRAIN_SECONDS)
+    return (
+        f"{per_second:g}/s",
+        _answers(load),
+        summary(load.answered_ms),
+        f"{percentile(load.answered_ms, 0.99) / AIM_OVERLOADED_MS:.2f}",
+        f"{max(times.total_ms) / 1000:.1f}",
+    )
+
+
+def _answers(load: Load) -> str:
+    total = load.answers.total()
+    return ", ".join(f"{status} {number / total:.0%}" for status, number in sorted(load.answers.items()))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which so large a share of them lies."""
+    return sorted(values)[max(0, int(len(values) * share) - 1)]
+
+
+def summary(times_ms: Sequence[float]) -> str:
+    """Median and 99th percentile."""
+    return f"{statistics.median(times_ms):.0f} / {percentile(times_ms, 0.99):.0f}"
 
 
 def cpu_seconds(platform: PlatformDescription) -> dict[str, float]:
     """Processor time each part of the platform has used so far, its child processes included."""
-    return {name: _cpu_seconds(process.pid) for name, process in platform.processes.items()}
+    return {name: processor_seconds(process.pid) for name, process in platform.processes.items()}
 
 
-def _cpu_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
+    """Processor time of one process and its children so far, those that have ended included."""
     process = psutil.Process(pid)
     total = 0.0
     for member in (process, *process.children(recursive=True)):
@@ -166,7 +230,7 @@ def process_rows(platform: PlatformDescription, used: dict[str, float], orders: 
     return [*rows, ("together", f"{total_ms:.1f} ms", "", "")]
 
 
-async def main(seconds: float) -> None:
+async def main(seconds: float, overloaded: float) -> None:
     """Start, measure, print, stop."""
     supervisor = Supervisor(PlatformOptions(name="bench", workers=0, follow_logs=False))
     try:
@@ -174,7 +238,7 @@ async def main(seconds: float) -> None:
         api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
         worker = InstantWorker(platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS))
         working = asyncio.create_task(worker.run())
-        async with Load(platform) as load:
+        async with platform_load(platform) as load:
             say("warming up ...")
             await measure(platform, load, 5, 3)
             plain_ms = await load.plain_request_ms(50)
@@ -184,6 +248,11 @@ async def main(seconds: float) -> None:
                 before = cpu_seconds(platform)
                 rows.append(await measure(platform, load, per_second, seconds))
                 used = {name: after - before[name] for name, after in cpu_seconds(platform).items()}
+            cost = process_rows(platform, used, int(per_second * seconds))
+            heaviest = per_second
+            if overloaded:
+                say(f"{overloaded:g} requests/s for {seconds:g} s, which is too much ...")
+                refused = await overload(platform, load, overloaded, seconds)
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await working
@@ -191,12 +260,11 @@ async def main(seconds: float) -> None:
         say("\nmilliseconds, median / p99; the last two columns are medians as a part of 60 ms")
         say(table(heading, rows))
         say(f"peer: a plain GET of the same gateway takes {plain_ms:.1f} ms at the median\n")
-        say(f"processor time per order at {per_second:g}/s, and memory per service")
-        say(
-            table(
-                ("process", "processor", "memory", "of 120 MB"), process_rows(platform, used, int(per_second * seconds))
-            )
-        )
+        say(f"processor time per order at {heaviest:g}/s, and memory per service")
+        say(table(("process", "processor", "memory", "of 120 MB"), cost))
+        if overloaded:
+            say("\nmore than it can make: answers, their milliseconds (median / p99), the p99 as a part of 1 s")
+            say(table(("rate", "answers", "POST", "of aim", "slowest delivered, s"), [refused]))
     finally:
         await supervisor.stop()
 
@@ -204,4 +272,6 @@ async def main(seconds: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="how long at each rate (default: 20)")
-    uvloop.run(main(parser.parse_args().seconds))
+    parser.add_argument("--overload", type=float, default=80.0, help="requests/s at the end (default: 80; 0: none)")
+    arguments = parser.parse_args()
+    uvloop.run(main(arguments.seconds, arguments.overload))
