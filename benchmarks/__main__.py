@@ -9,6 +9,7 @@ BENCHMARKS = (
     "benchmarks.claims",
     "benchmarks.estimates",
     "benchmarks.marking",
+    "benchmarks.messaging",
     "benchmarks.newcomer",
     "benchmarks.smoke",
     "benchmarks.tracing",
