@@ -84,6 +84,7 @@ audit: $(UV) ## Every lock file against the OSV database of known vulnerabilitie
 	cd gpu-endpoint && ../$(UV) audit --frozen $(ARGS)
 	cd deploy/checks && ../../$(UV) audit --frozen $(ARGS)
 	cd clients && ../$(UV) audit --frozen $(ARGS)
+	cd benchmarks/peers/arq_version && ../../../$(UV) audit --frozen $(ARGS)
 
 k8s-check: install ## Render every overlay and combination of components, and hold them against schemas and settings
 	$(RUN)/pytest tests/deploy/test_kubernetes.py tests/deploy/test_local_overlay.py $(ARGS)
@@ -105,7 +106,8 @@ comfyui-real: install ## The worker and the platform on a real ComfyUI on the CP
 	COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" $(RUN)/pytest tests/comfyui_real $(ARGS)
 
 ##@ Measure and break
-.PHONY: observe observe-pictures bench bench-smoke bench-start load faults faults-ledger faults-payments faults-generations faults-rollouts faults-cluster
+PEER_PACKAGE := benchmarks/peers/bullmq_version
+.PHONY: observe observe-pictures bench bench-smoke bench-peers bench-start load faults faults-ledger faults-payments faults-generations faults-rollouts faults-cluster
 observe: install ## A local platform under traffic with a real Prometheus: every panel and every alert has data; faults make alerts fire
 	$(RUN)/python -m tests.observability.live $(ARGS)
 
@@ -117,6 +119,9 @@ bench: install ## Every benchmark, each as a ratio against a peer and a limit
 
 bench-smoke: install ## Overhead of the platform per generation at 1, 10 and 20 requests/s; memory and processor time per process
 	$(RUN)/python -m benchmarks.smoke $(ARGS)
+
+bench-peers: install benchmarks/peers/arq_version/.venv/.installed $(PEER_PACKAGE)/node_modules/.installed ## What an order costs beside a plain queue: ours, an arq and a BullMQ version, in one run; Linux or macOS
+	$(RUN)/python -m benchmarks.peers $(ARGS)
 
 bench-start: install ## From the start of a GPU worker to its first job, beside the stock one: COMFYUI=<checkout>
 	cd gpu-endpoint && COMFYUI="$(if $(COMFYUI),$(abspath $(COMFYUI)))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" .venv/bin/python -m benchmarks.start $(ARGS)
@@ -209,7 +214,7 @@ clients/.venv/.installed: clients/pyproject.toml clients/uv.lock | $(UV)
 	cd clients && ../$(UV) sync --frozen
 	@touch $@
 
-$(NODE_PACKAGES:%=%/node_modules/.installed): %/node_modules/.installed: %/package-lock.json clients/.venv/.installed
+$(NODE_PACKAGES:%=%/node_modules/.installed) $(PEER_PACKAGE)/node_modules/.installed: %/node_modules/.installed: %/package-lock.json clients/.venv/.installed
 	cd $* && $(CURDIR)/clients/npm ci --silent --fetch-retries 1 --fetch-retry-mintimeout 1000
 	@touch $@
 
@@ -235,6 +240,7 @@ lock: $(UV) ## Resolve the dependencies again after a pyproject.toml changed
 	cd gpu-endpoint && ../$(UV) lock
 	cd deploy/checks && ../../$(UV) lock
 	cd clients && ../$(UV) lock
+	cd benchmarks/peers/arq_version && ../../../$(UV) lock
 
 $(UV):
 	@test -n "$(PYTHON)" || { \
@@ -259,10 +265,14 @@ deploy/checks/.venv/.installed: deploy/checks/pyproject.toml deploy/checks/uv.lo
 	cd deploy/checks && ../../$(UV) sync --frozen
 	@touch $@
 
+benchmarks/peers/arq_version/.venv/.installed: benchmarks/peers/arq_version/pyproject.toml benchmarks/peers/arq_version/uv.lock | $(UV)
+	cd benchmarks/peers/arq_version && ../../../$(UV) sync --frozen
+	@touch $@
+
 clean: ## Remove the environments, the caches and the logs of stopped platforms
 	@for file in .reelhouse/*/platform.json; do \
 		test ! -e "$$file" || { echo "$$file: stop that platform first (make down NAME=...)" >&2; exit 1; }; done
-	rm -rf .venv .tools gpu-endpoint/.venv deploy/checks/.venv clients/.venv $(NODE_PACKAGES:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .reelhouse
+	rm -rf .venv .tools gpu-endpoint/.venv deploy/checks/.venv clients/.venv benchmarks/peers/arq_version/.venv $(NODE_PACKAGES:%=%/node_modules) $(PEER_PACKAGE)/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .reelhouse
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## Show this help

@@ -1,5 +1,7 @@
 """Credits for the users of a campaign or a benchmark, as an operator grants them."""
 
+import contextlib
+import io
 from collections.abc import Iterable
 from uuid import UUID
 
@@ -19,5 +21,8 @@ async def grant_to_each(
         command = GrantCredits(
             grant_id=new_id(), user_id=user_id, amount_credits=amount_credits, reason="goodwill", actor=actor
         )
-        if await grant(settings, command) != 0:
-            raise RuntimeError("no credits were granted")
+        # What the command says is for an operator, not for a table of figures.
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            exit_code = await grant(settings, command)
+        if exit_code != 0:
+            raise RuntimeError(f"no credits were granted: {said.getvalue()}")

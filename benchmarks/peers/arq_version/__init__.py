@@ -1,0 +1,1 @@
+"""FastAPI, SQLAlchemy and arq on Redis: one API and one worker."""
