@@ -1,9 +1,9 @@
 """Multiplies the history of a real platform: every row of every order again and again, with all joins intact.
 
 A copy has its own ids: each UUID becomes another one, the same wherever it stands, and a UUIDv7 keeps the order of its
-time. Copies reach back over ``DAYS``. Other users make the same orders in each copy. One user, the heavy one, stays the
-same: the statement goes on from copy to copy. What a service would have dropped by now (messages beyond their
-retention) is not copied. Seals are left out: a chain cannot be multiplied.
+time. Copies reach back over some days, ``DAYS`` unless told otherwise. Other users make the same orders in each copy.
+One user, the heavy one, stays the same: the statement goes on from copy to copy. What a service would have dropped by
+now (messages beyond their retention) is not copied. Seals are left out: a chain cannot be multiplied.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,16 +79,16 @@ class _Column:
     kind: str
 
 
-async def multiply(engine: AsyncEngine, copies: int, heavy: UUID) -> None:
-    """Add ``copies`` of everything, as superuser, past triggers and foreign keys, in the past."""
-    step = timedelta(days=DAYS) / max(copies, 1)
+async def multiply(engine: AsyncEngine, copies: int, heavy: UUID, days: int = DAYS) -> None:
+    """Add ``copies`` of everything, as superuser, past triggers and foreign keys, in the past ``days``."""
+    step = timedelta(days=days) / max(copies, 1)
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text("SET statement_timeout = 0"))
         await connection.execute(text("SET session_replication_role = replica"))
         await connection.execute(text("SELECT set_config('bench.heavy', :heavy, false)"), {"heavy": str(heavy)})
         await connection.exec_driver_sql(FUNCTION)
-        await _add_days(connection)
+        await _add_days(connection, days)
         lines = await connection.scalar(
             text("SELECT line_number FROM billing.users WHERE user_id = :heavy"), {"heavy": heavy}
         )
@@ -114,13 +114,13 @@ async def multiply(engine: AsyncEngine, copies: int, heavy: UUID) -> None:
         await connection.exec_driver_sql("VACUUM ANALYZE")
 
 
-async def _add_days(connection: AsyncConnection) -> None:
+async def _add_days(connection: AsyncConnection, history_days: int) -> None:
     """The partitions that a platform of this age would have."""
     for service in SERVICES:
         for table, days, bound in (
-            ("outbox_messages", OUTBOX_RETENTION_DAYS, "day"),
-            ("inbox_messages", INBOX_RETENTION_DAYS, "day"),
-            *([("journal", DAYS, "auditor.first_id_of(day)")] if service == "auditor" else []),
+            ("outbox_messages", min(OUTBOX_RETENTION_DAYS, history_days), "day"),
+            ("inbox_messages", min(INBOX_RETENTION_DAYS, history_days), "day"),
+            *([("journal", history_days, "auditor.first_id_of(day)")] if service == "auditor" else []),
         ):
             name = f"{service}.{table}"
             rows = await connection.exec_driver_sql(

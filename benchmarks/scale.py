@@ -6,6 +6,8 @@ A real platform makes a few dozen orders; then its services stop, and its rows a
 (``benchmarks.multiplied_history``). One user has half of all orders. Measured is what the database touches for a call,
 on one connection that has made the call before: the pages of a plan that reads history grow with it.
 The table says how much more the last size costs than the first. A figure that grows is no error: it is to be explained.
+
+At last two months of three are archived: what an order weighs on the disk before and after, table by table.
 """
 
 import argparse
@@ -37,7 +39,7 @@ from billing.repository import tree
 from contracts.ledger_tree import TreeHead
 from contracts.message import SERVICES, Service
 from contracts.queries import LedgerLineProof, ProveLedgerLine, ProveLedgerPrefix
-from gateway import queries
+from gateway import archiving, queries
 from gateway.queries import GenerationFilter
 from generation.repository.fair_queue import claim_orders
 from local_platform.console import say, table
@@ -52,6 +54,8 @@ from tests.support.media import picture
 from tests.support.waiting import eventually
 
 LIGHT_USERS = 10
+ARCHIVED_DAYS = 30
+HEAVIEST_TABLES = 12
 BASE_ORDERS = 40
 PER_SECOND = 4.0
 SIDE_PIXELS = 256
@@ -60,6 +64,11 @@ FLAT = 1.5
 NO_TIMEOUT_MS = 3_600_000
 _PAGES = text("""
     SELECT blks_hit + blks_read, pg_stat_clear_snapshot() FROM pg_stat_database WHERE datname = current_database()
+""")
+_WEIGHTS = text("""
+    SELECT coalesce(pg_partition_root(c.oid), c.oid)::regclass::text AS name, sum(pg_total_relation_size(c.oid))
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND n.nspname = ANY(:schemas) GROUP BY 1 ORDER BY 2 DESC
 """)
 
 
@@ -415,9 +424,53 @@ async def _measure_size(
             figures[name].append(figure)
             say(f"  {name}: {figure.pages:,} pages, {figure.seconds * 1000:,.0f} ms")
         detected.append(await detect(of(platform.postgres.dsns["auditor"]), superuser))
+        await archive(of, platform, superuser, (copies + 1) * BASE_ORDERS, heavy)
         return (copies + 1) * BASE_ORDERS
     finally:
         await superuser.dispose()
+
+
+async def archive(
+    of: Callable[[str], str], platform: PlatformDescription, superuser: AsyncEngine, orders: int, heavy: UUID
+) -> None:
+    """Archive what is older than a month, and print what an order weighs before and after."""
+    before = await _weights(superuser, orders)
+    oldest = await _oldest_order(superuser, heavy)
+    engine = engine_for(of(platform.postgres.dsns["gateway"]), application_name="bench", pool_size=1)
+    try:
+        timeline = await queries.list_timeline(engine, heavy, oldest)
+        began = time.perf_counter()
+        done = [step async for step in archiving.archive(engine, ARCHIVED_DAYS)][-1]
+        say(f"  archived {done}: took {time.perf_counter() - began:.0f} s")
+        assert done.orders > 0
+        assert await queries.list_timeline(engine, heavy, oldest) == timeline
+    finally:
+        await engine.dispose()
+    async with superuser.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("VACUUM FULL ANALYZE gateway.activity"))
+    after = await _weights(superuser, orders)
+    named = dict.fromkeys((*list(before)[:HEAVIEST_TABLES], "gateway.archived_timelines"))
+    rows = [(name, f"{before[name]:,}", f"{after[name]:,}") for name in named]
+    others = [sum(one.values()) - sum(one[name] for name in named) for one in (before, after)]
+    rows += [("all others", f"{others[0]:,}", f"{others[1]:,}")]
+    rows += [("together", f"{sum(before.values()):,}", f"{sum(after.values()):,}")]
+    say(f"bytes an order of {orders:,}, before and after the archive of what is older than {ARCHIVED_DAYS} days")
+    say(table(("table", "before", "after"), rows))
+
+
+async def _weights(superuser: AsyncEngine, orders: int) -> dict[str, int]:
+    """Bytes an order of every table with its indexes and partitions, the heaviest first."""
+    async with superuser.connect() as connection:
+        rows = await connection.execute(_WEIGHTS, {"schemas": list(SERVICES)})
+        return {name: int(size / orders) for name, size in rows}
+
+
+async def _oldest_order(superuser: AsyncEngine, heavy: UUID) -> UUID:
+    query = text("SELECT generation_id FROM gateway.generations WHERE user_id = :heavy ORDER BY requested_at LIMIT 1")
+    async with superuser.connect() as connection:
+        generation_id: UUID = (await connection.execute(query, {"heavy": heavy})).scalar_one()
+    return generation_id
 
 
 async def _seal_all(engine: AsyncEngine) -> None:

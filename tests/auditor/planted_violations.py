@@ -1200,4 +1200,80 @@ MESSAGES = (
     ),
 )
 
-PLANTED_VIOLATIONS = (*LEDGER, *ORDERS, *MONEY, *DEADLINES, *VIEWS, *MESSAGES)
+ARCHIVED = "{delivered_to_debtor}"
+ARCHIVE = "SELECT archive_id::text FROM gateway.timeline_archives"
+OF_ARCHIVED = f"generation_id = '{ARCHIVED}'"
+TIMELINE = "gateway.archived_timelines"
+
+ARCHIVES = (
+    *_changed(
+        "archived_timelines_are_whole",
+        ARCHIVED,
+        TIMELINE,
+        OF_ARCHIVED,
+        "entries = entries - 1",
+        """entries = jsonb_set(entries, '{{0,2}}', '"cancelled"')""",
+        "user_id = '{user}'",
+        "last_sequence = 2",
+        "content_hash = sha256('')",
+    ),
+    _gone("archived_timelines_are_whole", ARCHIVED, TIMELINE, OF_ARCHIVED),
+    # A timeline that no archive took.
+    PlantedViolation(
+        "archived_timelines_are_whole",
+        "{failed}",
+        (
+            f"INSERT INTO {TIMELINE} SELECT '{{failed}}', archive_id, '{{user}}', last_sequence, entries, content_hash"
+            f" FROM {TIMELINE}",
+        ),
+    ),
+    PlantedViolation("archived_timelines_are_whole", ARCHIVED, ("DELETE FROM gateway.timeline_archives",)),
+    *_changed(
+        "archived_timelines_are_whole",
+        "{failed}",
+        "gateway.timeline_archives",
+        "true",
+        "generation_ids = generation_ids || '{failed}'::uuid",
+    ),
+    # A timeline and its hash, both made anew.
+    PlantedViolation(
+        "archives_add_up",
+        ARCHIVE,
+        (
+            f"UPDATE {TIMELINE} SET entries = entries - 1",
+            f"UPDATE {TIMELINE} SET content_hash = sha256(convert_to("
+            "concat_ws(' ', generation_id, user_id, last_sequence, entries), 'UTF8'))",
+        ),
+    ),
+    *_changed(
+        "archives_add_up",
+        ARCHIVE,
+        "gateway.timeline_archives",
+        "true",
+        "captured_credits = captured_credits + 1",
+        "entry_count = entry_count - 1",
+        "content_hash = sha256('')",
+    ),
+    *_changed("archives_add_up", ARCHIVE, "billing.reservations", OF_ARCHIVED, "captured_credits = 29"),
+    _gone("archived_orders_have_ended", ARCHIVED, "gateway.generations", OF_ARCHIVED),
+    *_changed(
+        "archived_orders_have_ended",
+        ARCHIVED,
+        "gateway.generations",
+        OF_ARCHIVED,
+        "status = 'running'",
+        "user_id = '{user}'",
+    ),
+    # Half here and half there.
+    PlantedViolation(
+        "archived_orders_have_ended",
+        ARCHIVED,
+        (
+            "INSERT INTO gateway.activity (user_id, sequence, message_id, subject_id, event, name, data, occurred_at)"
+            f" VALUES ('{{debtor}}', 2, gen_random_uuid(), '{ARCHIVED}', 'generation.updated', 'running', '{{{{}}}}',"
+            " now())",
+        ),
+    ),
+)
+
+PLANTED_VIOLATIONS = (*LEDGER, *ORDERS, *MONEY, *DEADLINES, *VIEWS, *MESSAGES, *ARCHIVES)

@@ -296,6 +296,7 @@ async def build_platform(database: Database) -> PlatformHarness:
         await _add_statements(connection, lines)
         await _add_messages(connection, platform)
         await settle_messages(connection)
+        await _archive(connection, platform.delivered_to_debtor)
     return platform
 
 
@@ -504,6 +505,29 @@ async def _add_messages(connection: AsyncConnection, platform: PlatformHarness) 
                     payload=b"{}",
                     correlation_id=subjects.get(message, platform.running),
                 )
+
+
+async def _archive(connection: AsyncConnection, generation_id: UUID) -> None:
+    """An order that ended long ago; its timeline is in the archive."""
+    of_order = {"id": generation_id}
+    await connection.execute(
+        text("UPDATE gateway.generations SET updated_at = now() - interval '100 days' WHERE generation_id = :id"),
+        of_order,
+    )
+    await connection.execute(
+        text("""
+            INSERT INTO gateway.activity (user_id, sequence, message_id, subject_id, event, name, data, occurred_at)
+            SELECT user_id, number, gen_random_uuid(), generation_id, 'generation.updated', name,
+                   jsonb_build_object('generation_id', generation_id, 'name', name, 'version', number),
+                   now() - interval '100 days'
+            FROM gateway.generations
+            CROSS JOIN unnest(ARRAY['queued', 'running', 'completed']) WITH ORDINALITY AS step (name, number)
+            WHERE generation_id = :id
+        """),
+        of_order,
+    )
+    archive = text("SELECT orders FROM gateway.archive_timelines(90, 100, '00000000-0000-0000-0000-000000000000')")
+    assert await connection.scalar(archive) == 1
 
 
 def name_of(subject: str) -> str:

@@ -20,8 +20,10 @@ from uuid import UUID
 
 from auditor.domain import Invariant
 
-Scope = Literal["user", "order", "payment", "movement", "reservation", "transfer", "message"]
-"""What an invariant is about. A movement is a grant or a clawback; a message is one in an outbox."""
+Scope = Literal["user", "order", "payment", "movement", "reservation", "transfer", "message", "archive"]
+"""What an invariant is about. A movement is a grant or a clawback; a message is one in an outbox; an archive is what
+one step of the gateway's ``archive`` took.
+"""
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 LAST_ID: Final = UUID(int=2**128 - 1)

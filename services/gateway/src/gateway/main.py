@@ -1,6 +1,8 @@
-"""The only wiring of the gateway: ``python -m gateway.main serve|migrate``."""
+"""The only wiring of the gateway: ``python -m gateway.main serve|migrate|archive``."""
 
 import argparse
+import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +11,7 @@ from fastapi import FastAPI
 
 from catalogue import load_catalogue
 from catalogue.credit_packs import load_credit_packs
+from gateway import commands
 from gateway.admission import Admission
 from gateway.consumers import subscriptions
 from gateway.dependencies import Dependencies
@@ -121,10 +124,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m gateway.main", description="The only public API.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     add_service_parsers(subparsers, "gateway")
+    commands.add_parsers(subparsers)
     arguments = parser.parse_args(argv)
     if arguments.command == "migrate":
         run_migrate("gateway", arguments)
         return
+    if arguments.command == "archive":
+        sys.exit(asyncio.run(commands.run(arguments)))
     settings = settings_from_environment(Settings)
     configure_logging("gateway", settings)
     run_process(serve(settings))

@@ -52,6 +52,19 @@ _FIND_GENERATION: Final = sa.select(generations).where(
 # Unmarked files can be alike.
 _FIND_DELIVERED: Final = sa.select(generations.c.kind).where(generations.c.sha256 == sa.bindparam("sha256")).limit(1)
 
+# The owner is no way to the entries: the history of a user may be long.
+_TIMELINE: Final = sa.text("""
+    SELECT sequence, event, name, data, occurred_at FROM gateway.activity
+    WHERE subject_id = :subject_id AND (user_id = :user_id) IS TRUE
+    UNION ALL
+    SELECT CAST(entry ->> 0 AS bigint), 'generation.updated', entry ->> 2,
+           entry -> 3 || jsonb_build_object('generation_id', generation_id, 'name', entry ->> 2),
+           timestamptz 'epoch' + CAST(entry ->> 1 AS bigint) * interval '1 microsecond'
+    FROM gateway.archived_timelines CROSS JOIN LATERAL jsonb_array_elements(entries) AS entry
+    WHERE generation_id = :subject_id AND user_id = :user_id
+    ORDER BY occurred_at, sequence
+""").columns(*_HISTORY)
+
 REMEMBERED_LINES: Final = 100
 """So many lines more, and what they add up to is remembered."""
 _SETTLED: Final = sa.text("""
@@ -127,14 +140,10 @@ async def find_payment(engine: AsyncEngine, user_id: UUID, payment_id: UUID) -> 
 
 
 async def list_timeline(engine: AsyncEngine, user_id: UUID, subject_id: UUID) -> list[HistoryRecord]:
-    """What happened to one generation or payment of this user, in order."""
-    statement = (
-        sa.select(*_HISTORY)
-        # The owner is no way to the rows: the history of a user may be long.
-        .where(activity.c.subject_id == subject_id, (activity.c.user_id == user_id).is_(sa.true()))
-        .order_by(activity.c.occurred_at, activity.c.sequence)
-    )
-    return [HistoryRecord(*row) for row in await _rows(engine, statement)]
+    """What happened to one generation or payment of this user, in order, archived or not."""
+    async with single_statements(engine) as connection:
+        rows = await connection.execute(_TIMELINE, {"user_id": user_id, "subject_id": subject_id})
+        return [HistoryRecord(*row) for row in rows]
 
 
 async def find_balance(engine: AsyncEngine, user_id: UUID) -> tuple[BalanceRecord | None, int]:

@@ -140,6 +140,16 @@ SECTION_QUERIES: Final = (
         _OF_GENERATION,
     ),
     SectionQuery(
+        "Archived timeline (gateway)",
+        """
+        SELECT timestamptz 'epoch' + CAST(entry ->> 1 AS bigint) * interval '1 microsecond' AS occurred_at,
+               entry ->> 2 AS name, entry -> 3 AS data, entry ->> 0 AS sequence, archive_id
+        FROM gateway.archived_timelines CROSS JOIN LATERAL jsonb_array_elements(entries) AS entry
+        WHERE {where} ORDER BY occurred_at
+        """,
+        _OF_GENERATION,
+    ),
+    SectionQuery(
         "Generation",
         """
         SELECT generation_id, user_id, model_id, kind, lane, status, version, price_credits, attempt_count, failures,

@@ -9,6 +9,7 @@ only after a file is stored), there is no tolerance.
 from typing import Final
 
 from auditor.domain import Invariant
+from auditor.invariants.archives import ARCHIVES
 from auditor.invariants.deadlines import DEADLINES
 from auditor.invariants.ledger import LEDGER
 from auditor.invariants.messages import MESSAGES
@@ -16,4 +17,4 @@ from auditor.invariants.money import MONEY
 from auditor.invariants.orders import ORDERS
 from auditor.invariants.views import VIEWS
 
-INVARIANTS: Final[tuple[Invariant, ...]] = (*LEDGER, *ORDERS, *MONEY, *DEADLINES, *VIEWS, *MESSAGES)
+INVARIANTS: Final[tuple[Invariant, ...]] = (*LEDGER, *ORDERS, *MONEY, *DEADLINES, *VIEWS, *MESSAGES, *ARCHIVES)

@@ -202,6 +202,7 @@ _MOVEMENTS_OF: Final = text("""
     SELECT movement_id FROM payments.credit_movements WHERE payment_id = ANY(CAST(:ids AS uuid[]))
 """)
 
+_NEW_ARCHIVES: Final = text("SELECT archive_id FROM gateway.timeline_archives WHERE archive_id >= :first")
 _SIGNUPS_AMONG: Final = text("SELECT grant_id FROM gateway.signups WHERE grant_id = ANY(CAST(:ids AS uuid[]))")
 
 
@@ -223,8 +224,10 @@ async def find_news(connection: AsyncConnection, watermark: Watermark, now: date
     orders = (spoken_of - payments - signups) | set(posted.orders or ())
     payments |= set(posted.payments or ())
     movements = set((await connection.execute(_MOVEMENTS_OF, {"ids": list(payments)})).scalars())
+    archives = (await connection.execute(_NEW_ARCHIVES, {"first": since["first"]})).scalars().all()
     return News(
         {
+            "archive": archives,
             "user": posted.users or (),
             "order": orders,
             "payment": payments,
@@ -247,6 +250,7 @@ _ROWS: Final[Mapping[Scope, tuple[int, Sequence[str]]]] = {
             "generation_id FROM generation.video_generations",
             "generation_id FROM storage.assets",
             "generation_id FROM storage.deletions",
+            "generation_id FROM gateway.archived_timelines",
         ),
     ),
     "payment": (
@@ -276,6 +280,7 @@ _ROWS: Final[Mapping[Scope, tuple[int, Sequence[str]]]] = {
     ),
     "transfer": (2000, ("transfer_id FROM billing.balance_ledger",)),
     "message": (2000, tuple(f"message_id FROM {service}.outbox_messages" for service in SERVICES)),
+    "archive": (10, ("archive_id FROM gateway.timeline_archives",)),
 }
 """How many rows of each table a portion of a pass reads. Users are counted by their lines."""
 LINES_PER_PORTION: Final = 10_000
