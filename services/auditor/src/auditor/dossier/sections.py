@@ -35,9 +35,13 @@ SHORTEST_MENTION: Final = 8
 
 _OF_GENERATION: Final[Mapping[SubjectKind, str]] = {"generation": "generation_id = :id"}
 _OF_ORDER: Final[Mapping[SubjectKind, str]] = {**_OF_GENERATION, "user": "user_id = :id"}
+_IN_BILLING: Final[Mapping[SubjectKind, str]] = {
+    **_OF_GENERATION,
+    "user": "user_id = :id AND generation_id = ANY(:orders)",
+}
 _OF_PAYMENT: Final[Mapping[SubjectKind, str]] = {
     "payment": "payment_id = :id",
-    "user": "payment_id IN (SELECT payment_id FROM payments.payment_transactions WHERE user_id = :id)",
+    "user": "payment_id = ANY(:orders)",
 }
 _OF_PURCHASE: Final[Mapping[SubjectKind, str]] = {"payment": "payment_id = :id", "user": "user_id = :id"}
 _OF_MONEY: Final[Mapping[SubjectKind, str]] = {**_OF_ORDER, **_OF_PURCHASE}
@@ -64,15 +68,18 @@ ORDERS: Final[Mapping[SubjectKind, str]] = {
     "payment": "SELECT :id",
     "correlation": "SELECT :id",
     "mention": "SELECT :id WHERE :id IS NOT NULL",
+    # What billing has of a user is found by the postings: an index by user would cost every order.
     "user": """
+        WITH posted AS MATERIALIZED (
+            SELECT DISTINCT generation_id, payment_id, grant_id FROM billing.balance_ledger WHERE user_id = :id
+        )
         SELECT :id
         UNION SELECT generation_id FROM gateway.generation_requests WHERE user_id = :id
-        UNION SELECT generation_id FROM billing.reservations WHERE user_id = :id
         UNION SELECT generation_id FROM generation.video_generations WHERE user_id = :id
         UNION SELECT payment_id FROM gateway.payment_requests WHERE user_id = :id
         UNION SELECT payment_id FROM payments.payment_transactions WHERE user_id = :id
-        UNION SELECT payment_id FROM billing.grants WHERE user_id = :id AND payment_id IS NOT NULL
-        UNION SELECT grant_id FROM billing.grants WHERE user_id = :id
+        UNION SELECT cause.id FROM posted CROSS JOIN LATERAL (VALUES (generation_id), (payment_id), (grant_id))
+            AS cause (id) WHERE cause.id IS NOT NULL
     """,
 }
 """The ids by which the messages of a subject are correlated: a user's are those of all orders, payments and grants."""
@@ -197,7 +204,13 @@ SECTION_QUERIES: Final = (
         SELECT requested_at, ended_at, outcome, reason, tries, failures, due_at, thumbnails, animated_preview
         FROM storage.previews WHERE {where}
         """,
-        _OF_GENERATION,
+        # Their key is the asset's id.
+        {
+            "generation": """generation_id = :id AND asset_id IN (
+                SELECT asset_id FROM storage.assets WHERE generation_id = :id
+                UNION SELECT asset_id FROM generation.video_generations WHERE generation_id = :id
+            )"""
+        },
     ),
     SectionQuery(
         "Deletion",
@@ -230,7 +243,7 @@ SECTION_QUERIES: Final = (
                reservation_id
         FROM billing.reservations WHERE {where} ORDER BY reserved_at DESC
         """,
-        _OF_ORDER,
+        _IN_BILLING,
     ),
     SectionQuery(
         "Refusal",
@@ -238,7 +251,7 @@ SECTION_QUERIES: Final = (
         SELECT generation_id, user_id, code, required_credits, available_credits, refused_at
         FROM billing.refusals WHERE {where} ORDER BY refused_at DESC
         """,
-        _OF_ORDER,
+        _IN_BILLING,
     ),
     SectionQuery(
         "Request for a payment (gateway)",
@@ -319,7 +332,7 @@ SECTION_QUERIES: Final = (
         SELECT reason, amount_credits, remaining_credits, actor, payment_id, note, granted_at, expires_at, grant_id
         FROM billing.grants WHERE {where} ORDER BY granted_at DESC
         """,
-        _OF_PURCHASE,
+        {"payment": "payment_id = :id", "user": "user_id = :id AND grant_id = ANY(:orders)"},
     ),
     SectionQuery(
         "Clawbacks",
@@ -327,7 +340,7 @@ SECTION_QUERIES: Final = (
         SELECT reason, taken_credits, receivable_credits, payment_id, note, clawed_back_at, clawback_id
         FROM billing.clawbacks WHERE {where} ORDER BY clawed_back_at DESC
         """,
-        _OF_PURCHASE,
+        {"payment": "payment_id = :id", "user": "user_id = :id AND payment_id = ANY(:orders)"},
     ),
     SectionQuery(
         "Postings (ledger), latest first",
