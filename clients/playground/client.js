@@ -837,7 +837,10 @@ var Operations = class _Operations extends HeyApiClient {
   /**
    * Create Generation
    *
-   * Order a clip or a picture. 201: the credits are reserved. 402: there are too few.
+   * Order a clip or a picture, or several variants of one. 201: the credits are reserved. 402: there are too few.
+   *
+   * With a `count` above 1 each variant is a generation of its own: with its own status, file, charge and end. The
+   * answer is the first one, and its `variants` name them all.
    */
   createGeneration(options) {
     return (options.client ?? this.client).post({
@@ -875,6 +878,8 @@ var Operations = class _Operations extends HeyApiClient {
    * Delete Generation
    *
    * Delete one that has ended: it leaves every list, and its files leave the library. Its charge stays.
+   *
+   * With `variants=all` all variants of its order are deleted, or none, if one has not ended.
    */
   deleteGeneration(options) {
     return (options.client ?? this.client).delete({
@@ -917,7 +922,8 @@ var Operations = class _Operations extends HeyApiClient {
    *
    * Work that waits can always be cancelled. Of work that a worker has, the plan allows so many cancels in any 24 hours
    * (`running_cancels_per_day` of a quote): beyond that it runs to its end, and is charged. A cancel that was accepted
-   * for waiting work then stops nothing, if a worker takes the work before the cancel arrives.
+   * for waiting work then stops nothing, if a worker takes the work before the cancel arrives. With `variants=all` each
+   * variant of its order is stopped that can be.
    */
   cancelGeneration(options) {
     return (options.client ?? this.client).post({
@@ -1338,7 +1344,10 @@ var Reelhouse = class extends Operations {
     this.#fetch = send;
     this.#policy = policy;
   }
-  /** Order a clip or a picture, once. Throws the refusal, for example `insufficient_credits`. */
+  /**
+   * Order a clip or a picture, or `count` variants of one, once. Throws the refusal, for example `insufficient_credits`.
+   * The answer is the first variant; its `variants` name all of them.
+   */
   async order(body, { key = newKey(), signal } = {}) {
     return this.createGeneration({ body, headers: { "idempotency-key": key }, signal: signal ?? null });
   }
@@ -1374,12 +1383,21 @@ var Reelhouse = class extends Operations {
   }
   /** The generation once it has ended. `status` says how; links to the file are in `download`. */
   async ended(generationId, options = {}) {
-    const path = { generation_id: generationId };
+    return (await this.#ended([generationId], options))[0];
+  }
+  /** Every variant of the order once all have ended, in their order; of an order of one, that one. */
+  async orderEnded(order, options = {}) {
+    return this.#ended(order.count === 1 ? [order.id] : order.variants.map(({ id }) => id), options);
+  }
+  async #ended(ids, options) {
+    const ended = /* @__PURE__ */ new Map();
     for await (const { event, data } of this.events(options)) {
-      const asks = event === "stream.opened" || event === "generation.updated" && data.generation_id === generationId && data.status !== void 0;
-      if (!asks) continue;
-      const generation = await this.getGeneration({ path, signal: options.signal ?? null });
-      if (ENDED.has(generation.status)) return generation;
+      const asked = event === "stream.opened" ? ids : event === "generation.updated" && data.status !== void 0 ? ids.filter((id) => id === data.generation_id) : [];
+      for (const id of asked) {
+        const generation = await this.getGeneration({ path: { generation_id: id }, signal: options.signal ?? null });
+        if (ENDED.has(generation.status)) ended.set(id, generation);
+      }
+      if (ended.size === ids.length) return ids.map((id) => ended.get(id));
     }
     throw options.signal?.reason ?? new Error("the event stream has ended");
   }

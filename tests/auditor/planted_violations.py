@@ -360,6 +360,7 @@ LEDGER = (
             """
             INSERT INTO billing.refusals
             SELECT '{running}', user_id, code, required_credits, available_credits, refused_at FROM billing.refusals
+            WHERE generation_id = '{refused}'
             """,
         ),
     ),
@@ -460,6 +461,53 @@ ORDERS = (
         "storage.deletions",
         "generation_id = '{late}'",
         "generation_id = '{running}'",
+    ),
+    *_changed(
+        "variants_are_alike",
+        "{second_variant}",
+        "gateway.generations",
+        "generation_id = '{second_variant}'",
+        "user_id = '{user}'",
+        "model_id = 'another'",
+        "price_credits = 1",
+        "requested_at = now() - interval '1 minute'",
+        "variant_number = 4, variant_count = 4",
+    ),
+    *_changed(
+        "variants_are_alike",
+        "{first_variant}",
+        "gateway.generations",
+        "generation_id = '{withdrawn_variant}'",
+        "variant_of = NULL, variant_number = NULL, variant_count = NULL",
+    ),
+    _gone("variants_are_alike", "{first_variant}", "gateway.generations", "generation_id = '{withdrawn_variant}'"),
+    _gone("variants_are_alike", "{second_variant}", "gateway.generations", "generation_id = '{first_variant}'"),
+    *(
+        _gone("variants_are_funded_together", f"{{{subject}}}", "billing.reservations", f"generation_id = '{{{gone}}}'")
+        for subject, gone in (
+            ("second_variant", "first_variant"),
+            ("second_variant", "second_variant"),
+            ("withdrawn_variant", "first_variant"),
+        )
+    ),
+    PlantedViolation(
+        "variants_are_funded_together",
+        "{first_variant}",
+        (
+            "DELETE FROM billing.reservations WHERE generation_id = '{second_variant}'",
+            """
+            INSERT INTO billing.refusals
+            SELECT '{second_variant}', user_id, code, required_credits, available_credits, refused_at
+            FROM billing.refusals WHERE generation_id = '{refused}'
+            """,
+        ),
+    ),
+    *_changed(
+        "variants_are_funded_together",
+        "{second_variant}",
+        "billing.refusals",
+        "generation_id = '{withdrawn_variant}'",
+        "code = 'account_frozen'",
     ),
     *_changed(
         "outcomes_agree_with_reservations",
@@ -1047,7 +1095,7 @@ VIEWS = (
             (f"UPDATE gateway.generations SET status = 'requested', version = 0 WHERE generation_id = '{{{order}}}'",),
             waits=True,
         )
-        for order in ("delivered", "failed", "cancelled", "refused")
+        for order in ("delivered", "failed", "cancelled", "refused", "withdrawn_variant")
     ),
     *_changed(
         "outcomes_are_shown", "{late}", SHOWN, "generation_id = '{late}'", "late = false, version = 0", waits=True

@@ -23,7 +23,17 @@ from contracts.permissions import durable_name
 from contracts.registry import MESSAGES, consumed_by, stream_of
 from contracts.values import LedgerLine
 from messaging.ids import new_id
-from tests.billing.ledger_harness import LedgerHarness, cancelled, clawback, completed, failed, grant, order
+from tests.billing.ledger_harness import (
+    LedgerHarness,
+    cancelled,
+    clawback,
+    completed,
+    failed,
+    grant,
+    order,
+    variants,
+    withdrawn,
+)
 from tests.support.databases import Database
 
 _MADE_UP: dict[str, Callable[[], object]] = {
@@ -63,6 +73,9 @@ class Order:
     late: bool = False
     asset_id: UUID | None = None
     deleted: bool = False
+    variant_number: int | None = None
+    """Its place among the variants of the one order that has some."""
+    is_withdrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,10 @@ class PlatformHarness:
     late: UUID = field(default_factory=new_id)
     running: UUID = field(default_factory=new_id)
     refused: UUID = field(default_factory=new_id)
+    chooser: UUID = field(default_factory=new_id)
+    first_variant: UUID = field(default_factory=new_id)
+    second_variant: UUID = field(default_factory=new_id)
+    withdrawn_variant: UUID = field(default_factory=new_id)
     asset: UUID = field(default_factory=new_id)
     newcomer: UUID = field(default_factory=new_id)
     welcome: UUID = field(init=False)
@@ -176,6 +193,10 @@ class PlatformHarness:
             Order(self.running, self.user, 9, "running"),
             Order(self.refused, self.user, 10_000, "refused"),
             Order(self.delivered_to_debtor, self.debtor, 30, "completed", asset_id=new_id()),
+            Order(self.first_variant, self.chooser, 7, "completed", asset_id=new_id(), variant_number=1),
+            Order(self.second_variant, self.chooser, 7, "failed", variant_number=2),
+            # Its user cancelled it before billing had seen the order.
+            Order(self.withdrawn_variant, self.chooser, 7, "cancelled", variant_number=3, is_withdrawn=True),
         )
 
     @cached_property
@@ -283,7 +304,7 @@ async def build_platform(database: Database) -> PlatformHarness:
     lines = await _move_credits(database, platform)
     async with database.superuser_engine().begin() as connection:
         for order in platform.orders:
-            await _add_order(connection, order)
+            await _add_order(connection, order, platform.first_variant)
         for payment in platform.payments:
             await _add_payment(connection, payment)
         refused = {"payment_id": platform.refused_payment, "user_id": platform.user}
@@ -303,6 +324,7 @@ async def build_platform(database: Database) -> PlatformHarness:
 async def _move_credits(database: Database, platform: PlatformHarness) -> dict[UUID, list[LedgerLine]]:
     ledger = LedgerHarness(database.engine("billing"))
     await ledger.grant(platform.other_user, 50)
+    await ledger.grant(platform.chooser, 50)
     await ledger.grant(
         platform.buyer, 5, "signup", grant_id=platform.signup, expires_at=datetime.now(UTC) - timedelta(minutes=1)
     )
@@ -320,7 +342,13 @@ async def _move_credits(database: Database, platform: PlatformHarness) -> dict[U
 
 async def _reserve(ledger: LedgerHarness, platform: PlatformHarness) -> None:
     for one in platform.orders:
-        await ledger.handle(handlers.reserve, order(one.user_id, one.price_credits, one.generation_id))
+        request = order(one.user_id, one.price_credits, one.generation_id)
+        if one.is_withdrawn:
+            await ledger.handle(handlers.reserve, withdrawn(request, "cancelled"))
+        elif one.variant_number is None:
+            await ledger.handle(handlers.reserve, request)
+    ids = [one.generation_id for one in platform.orders if one.variant_number is not None]
+    await ledger.handle(handlers.reserve, variants(platform.chooser, 7, *ids))
     await ledger.handle(
         handlers.resolve,
         completed(platform.user, platform.delivered, 30),
@@ -329,20 +357,28 @@ async def _reserve(ledger: LedgerHarness, platform: PlatformHarness) -> None:
         cancelled(platform.user, platform.cancelled),
         failed(platform.user, platform.late),
         completed(platform.user, platform.late, 0, late=True),
+        completed(platform.chooser, platform.first_variant, 7),
+        failed(platform.chooser, platform.second_variant),
     )
 
 
-async def _add_order(connection: AsyncConnection, order: Order) -> None:
+async def _add_order(connection: AsyncConnection, order: Order, first_variant: UUID) -> None:
     """The order at the gateway and, unless it was refused, at generation and storage."""
     owned = {"generation_id": order.generation_id, "user_id": order.user_id}
     ended = order.status != "running"
-    funded = order.status != "refused"
+    funded = order.status != "refused" and not order.is_withdrawn
     charged = order.status == "completed" and not order.late
     file = {
         "object_key": f"library/{order.generation_id}",
         "poster_object_key": f"posters/{order.generation_id}",
         "size_bytes": 1000,
         "sha256": order.generation_id.hex,
+    }
+    variant = {
+        "variant_of": first_variant,
+        "variant_number": order.variant_number,
+        "variant_count": 3,
+        "model_id": "wan-2.2-t2v",
     }
     await add_row(connection, "gateway.generation_requests", **owned)
     await add_row(
@@ -357,6 +393,7 @@ async def _add_order(connection: AsyncConnection, order: Order) -> None:
         captured_credits=order.price_credits if charged else None,
         released_credits=order.price_credits if funded and ended and not charged else None,
         deleted_at="now" if order.deleted else None,
+        **({} if order.variant_number is None else variant),
     )
     if not funded:
         return

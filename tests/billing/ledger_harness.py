@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from uuid import UUID, uuid4
 
+import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from billing import handlers
 from contracts.billing import ClawBackCredits, GrantCredits
-from contracts.gateway import GenerationRequested
+from contracts.gateway import GenerationRequested, VariantsRequested
 from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
 from contracts.message import Message
 from contracts.values import GenerationOrder, LedgerLine, MediaProperties
@@ -147,6 +148,20 @@ def order(user_id: UUID, price: int, generation_id: UUID | None = None) -> Gener
             expires_at=now + timedelta(hours=2),
         )
     )
+
+
+def variants(user_id: UUID, price: int, *generation_ids: UUID) -> VariantsRequested:
+    """A request for several clips in one order."""
+    first = order(user_id, price).order
+    return VariantsRequested(
+        user_id=user_id,
+        orders=tuple(msgspec.structs.replace(first, generation_id=generation_id) for generation_id in generation_ids),
+    )
+
+
+def withdrawn(request: GenerationRequested, withdrawal: Literal["cancelled", "expired"]) -> GenerationRequested:
+    """The withdrawal of a request."""
+    return msgspec.structs.replace(request, withdrawal=withdrawal)
 
 
 def grant(

@@ -27,6 +27,9 @@ BEFORE_THE_FIRST_RELEASE: Final = {
 """What stands in migrations that were written before anything ran. The list only gets shorter."""
 
 EXPLAINED: Final = {
+    ("gateway", "0013", "ban-drop-not-null"): "older code looks for an equal key, and to that a null is none",
+    ("gateway", "0013", "prefer-robust-stmts"): "where there is no constraint, dropping it changes nothing",
+    ("gateway", "0013", "ban-drop-constraint"): "its own, which a try that was cut off has left",
     ("billing", "0002", "ban-drop-constraint"): "the same statement replaces it by a wider one",
 }
 """What a rule cannot see to be harmless, and why it is."""

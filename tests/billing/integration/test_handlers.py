@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Literal
 from uuid import UUID, uuid4
 
 import msgspec
@@ -18,6 +19,7 @@ from billing.errors import (
     ConflictingGrant,
     ConflictingOrder,
     ForeignReservation,
+    NoVariants,
     PaymentAlreadyGranted,
     SignupCreditsTooHigh,
 )
@@ -33,7 +35,9 @@ from contracts.billing import (
     GrantSignupCredits,
     signup_grant_id,
 )
+from contracts.gateway import VariantsRequested
 from contracts.message import Message
+from messaging.ids import new_id
 from messaging.transaction import Transactions
 from tests.billing.ledger_harness import (
     GrantReason,
@@ -44,6 +48,8 @@ from tests.billing.ledger_harness import (
     failed,
     grant,
     order,
+    variants,
+    withdrawn,
 )
 from tests.support.databases import Database
 
@@ -107,12 +113,12 @@ async def test_a_refused_order_stays_refused_when_it_is_repeated_with_credits_th
 
 @pytest.mark.parametrize("withdrawal", ["cancelled", "expired"])
 async def test_a_withdrawn_order_is_refused_and_a_request_that_comes_later_is_not_reserved(
-    ledger: LedgerHarness, withdrawal: str
+    ledger: LedgerHarness, withdrawal: Literal["cancelled", "expired"]
 ) -> None:
     user = uuid4()
     await ledger.grant(user, 100)
     request = order(user, 20)
-    (event,) = await ledger.handle(handlers.reserve, msgspec.structs.replace(request, withdrawal=withdrawal))
+    (event,) = await ledger.handle(handlers.reserve, withdrawn(request, withdrawal))
     assert isinstance(event, CreditsRefused)
     assert event.code == withdrawal
     assert await ledger.handle(handlers.reserve, request) == []
@@ -123,10 +129,83 @@ async def test_a_withdrawal_that_comes_after_the_reservation_changes_nothing(led
     user = uuid4()
     await ledger.grant(user, 100)
     request = order(user, 20)
-    withdrawn = msgspec.structs.replace(request, withdrawal="expired")
-    (event,) = await ledger.handle(handlers.reserve, request, withdrawn)
+    (event,) = await ledger.handle(handlers.reserve, request, withdrawn(request, "expired"))
     assert isinstance(event, CreditsReserved)
     assert await ledger.balance(user) == (80, 20, 0)
+
+
+async def test_variants_are_reserved_together_each_with_its_own_reservation_and_line(ledger: LedgerHarness) -> None:
+    user = uuid4()
+    await ledger.grant(user, 65)
+    request = variants(user, 20, *(new_id() for _ in range(3)))
+    events = await ledger.handle(handlers.reserve, request, request)
+    assert [event.order for event in events if isinstance(event, CreditsReserved)] == list(request.orders)
+    assert len(events) == 3
+    assert await ledger.handle(handlers.reserve, request) == []
+    assert await ledger.balance(user) == (5, 60, 0)
+    first, second, third = (one.generation_id for one in request.orders)
+    await ledger.handle(handlers.resolve, completed(user, first, 20), failed(user, second), cancelled(user, third))
+    assert await ledger.balance(user) == (45, 0, 0)
+    async with ledger.engine.connect() as connection:
+        assert await conservation.find_violations(connection) == []
+
+
+@pytest.mark.parametrize(("credits", "code"), [(59, "insufficient_credits"), (100, "account_frozen")])
+async def test_variants_that_cannot_all_be_funded_are_all_refused(
+    ledger: LedgerHarness, credits: int, code: str
+) -> None:
+    user = uuid4()
+    await ledger.grant(user, credits)
+    if code == "account_frozen":
+        await ledger.handle(handlers.apply_commands, clawback(user, credits + 1, new_id()))
+    before = await ledger.balance(user)
+    request = variants(user, 20, *(new_id() for _ in range(3)))
+    events = await ledger.handle(handlers.reserve, request, order(user, 59))
+    refused = [event for event in events if isinstance(event, CreditsRefused)]
+    assert [event.generation_id for event in refused[:3]] == [one.generation_id for one in request.orders]
+    assert {(event.code, event.required_credits, event.available_credits) for event in refused[:3]} == {
+        (code, 60, before[0])
+    }
+    assert isinstance(events[3], CreditsReserved) is (code == "insufficient_credits"), "what it needs is still there"
+    await ledger.grant(user, 1000)
+    assert await ledger.handle(handlers.reserve, request) == []
+
+
+async def test_a_variant_that_was_withdrawn_before_does_not_count_for_the_others(ledger: LedgerHarness) -> None:
+    user = uuid4()
+    await ledger.grant(user, 40)
+    request = variants(user, 20, *(new_id() for _ in range(3)))
+    gone = order(user, 20, request.orders[1].generation_id)
+    await ledger.handle(handlers.reserve, withdrawn(gone, "cancelled"))
+    events = await ledger.handle(
+        handlers.reserve, request, withdrawn(order(user, 20, gone.order.generation_id), "expired")
+    )
+    assert [event.order for event in events if isinstance(event, CreditsReserved)] == [
+        request.orders[0],
+        request.orders[2],
+    ]
+    assert await ledger.balance(user) == (0, 40, 0)
+
+
+async def test_orders_that_are_not_variants_of_one_order_are_not_funded_together(ledger: LedgerHarness) -> None:
+    user = uuid4()
+    await ledger.grant(user, 100)
+    first, second = variants(user, 20, new_id(), new_id()).orders
+    mixed = (
+        (),
+        (first, first),
+        (first, msgspec.structs.replace(second, user_id=uuid4())),
+        (first, msgspec.structs.replace(second, price_credits=1)),
+    )
+    for orders in mixed:
+        with pytest.raises(NoVariants):
+            await ledger.handle(handlers.reserve, VariantsRequested(user_id=user, orders=orders))
+    with pytest.raises(NoVariants):
+        await ledger.handle(handlers.reserve, VariantsRequested(user_id=uuid4(), orders=(first, second)))
+    await ledger.handle(handlers.reserve, order(user, 30, second.generation_id))
+    with pytest.raises(ConflictingOrder):
+        await ledger.handle(handlers.reserve, VariantsRequested(user_id=user, orders=(first, second)))
+    assert await ledger.balance(user) == (70, 30, 0)
 
 
 async def test_an_order_repeated_at_another_price_is_an_error(ledger: LedgerHarness) -> None:

@@ -54,7 +54,7 @@ def credit(
 
 
 def hold(account: Account, price: int, book: Book | None = None) -> Reservation:
-    verdict = domain.reserve(book or book_at(), account, uuid4(), price, NOW + timedelta(hours=2))
+    (verdict,) = domain.reserve(book or book_at(), account, [uuid4()], price, NOW + timedelta(hours=2))
     assert not isinstance(verdict, Refusal)
     return verdict[0]
 
@@ -94,7 +94,7 @@ def test_statement_lines_are_numbered_without_gaps_and_add_up_line_by_line() -> 
     _, lines = credit(account, 100, book=book)
     statement = list(lines)
     reservation = hold(account, 60, book)
-    verdict = domain.reserve(book, account, uuid4(), 10, NOW)
+    (verdict,) = domain.reserve(book, account, [uuid4()], 10, NOW)
     assert not isinstance(verdict, Refusal)
     _, resolved = domain.resolve(book, account, reservation, "captured", 25)
     reserve_line = LedgerLine(
@@ -130,10 +130,29 @@ def test_an_order_within_the_balance_is_reserved() -> None:
     assert balances(account) == (0, 30, 0)
 
 
+def test_variants_are_reserved_as_long_as_the_balance_holds_all_of_them() -> None:
+    account, book, ids = new_account(), book_at(), [uuid4() for _ in range(3)]
+    credit(account, 60)
+    verdicts = domain.reserve(book, account, ids, 20, NOW)
+    reservations = [verdict[0] for verdict in verdicts if not isinstance(verdict, Refusal)]
+    assert [(one.generation_id, one.amount_credits) for one in reservations] == [(id_, 20) for id_ in ids]
+    assert balances(account) == (0, 60, 0)
+
+
+def test_variants_that_cost_more_than_the_balance_are_all_refused() -> None:
+    account, book, ids = new_account(), book_at(), [uuid4() for _ in range(3)]
+    credit(account, 59)
+    refusals = [one for one in domain.reserve(book, account, ids, 20, NOW) if isinstance(one, Refusal)]
+    assert [one.generation_id for one in refusals] == ids
+    assert {(one.required_credits, one.order_credits, one.available_credits) for one in refusals} == {(20, 60, 59)}
+    assert balances(account) == (59, 0, 0)
+    assert book.postings == []
+
+
 def test_an_order_beyond_the_balance_is_refused_and_moves_nothing() -> None:
     account, book = new_account(), book_at()
     credit(account, 29)
-    refusal = domain.reserve(book, account, uuid4(), 30, NOW)
+    (refusal,) = domain.reserve(book, account, [uuid4()], 30, NOW)
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.required_credits, refusal.available_credits) == ("insufficient_credits", 30, 29)
     assert balances(account) == (29, 0, 0)
@@ -167,7 +186,7 @@ def test_a_debt_beyond_the_largest_balance_is_refused() -> None:
 def test_an_order_without_a_positive_price_is_an_error(price: int) -> None:
     account = new_account()
     with pytest.raises(InvalidAmount):
-        domain.reserve(book_at(), account, uuid4(), price, NOW)
+        domain.reserve(book_at(), account, [uuid4()], price, NOW)
 
 
 def test_a_full_capture_charges_everything_with_one_line() -> None:
@@ -265,7 +284,7 @@ def test_what_a_clawback_cannot_take_is_owed_and_freezes_spending() -> None:
     credit(account, 10)
     line = take_back(account, 25)
     assert (line.available_delta_credits, line.receivable_delta_credits) == (-10, 15)
-    refusal = domain.reserve(book_at(), account, uuid4(), 1, NOW)
+    (refusal,) = domain.reserve(book_at(), account, [uuid4()], 1, NOW)
     assert isinstance(refusal, Refusal)
     assert refusal.code == "account_frozen"
 

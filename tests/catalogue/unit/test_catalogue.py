@@ -12,6 +12,7 @@ from billing.domain import MAX_AMOUNT_CREDITS
 from catalogue import Catalogue, InvalidParameters, Model, UnknownModel, comfyui_nodes, load_catalogue
 from catalogue.credit_packs import MOST_CREDITS, InvalidCreditPacks, check_credit_packs, load_credit_packs
 from catalogue.margins import margins
+from catalogue.model import LARGEST_SEED
 from catalogue.pricing import PriceRule
 
 CATALOGUE: Catalogue = load_catalogue()
@@ -109,6 +110,26 @@ def test_no_price_depends_on_the_texts_and_files_that_a_form_still_lacks(model: 
 def test_a_seed_is_drawn_when_none_is_given_and_kept_when_one_is(model: Model) -> None:
     assert model.complete(smallest(model))["seed"] != model.complete(smallest(model))["seed"]
     assert model.complete(smallest(model) | {"seed": 7})["seed"] == 7
+
+
+@described
+def test_the_seeds_of_variants_follow_on_and_nothing_else_differs(model: Model) -> None:
+    first = model.complete(smallest(model) | {"seed": LARGEST_SEED - 1})
+    variants = model.variants(first, 4)
+    assert [variant["seed"] for variant in variants] == [LARGEST_SEED - 1, LARGEST_SEED, 0, 1]
+    assert [variant | {"seed": 0} for variant in variants] == [first | {"seed": 0}] * 4
+    assert model.variants(first, 1) == [first]
+    assert len({model.quote(variant).price_credits for variant in variants}) == 1
+    for count in (0, 5):
+        with pytest.raises(ValueError, match="1 to 4"):
+            model.variants(first, count)
+
+
+def test_a_model_without_a_seed_makes_one_output() -> None:
+    model = CATALOGUE.model("film-interpolation")
+    assert model.max_count == 1
+    with pytest.raises(ValueError, match="1 to 1"):
+        model.variants({}, 2)
 
 
 @each_model

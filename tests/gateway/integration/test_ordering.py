@@ -114,6 +114,10 @@ INVALID: list[tuple[dict[str, Any], str, set[str]]] = [
         ({"parameters": {"prompt": "x"}, "start_within_seconds": value}, "invalid_request", {"start_within_seconds"})
         for value in (0, -1, 86_401, 1.5, "60", True)
     ),
+    *(
+        ({"parameters": {"prompt": "x"}, "count": value}, "invalid_request", {"count"})
+        for value in (0, 5, 1.5, "2", True, None)
+    ),
     ({"parameters": {"prompt": "x"}, "user_id": str(uuid4())}, "invalid_request", {"user_id"}),
     ({}, "invalid_request", {"parameters"}),
 ]

@@ -155,7 +155,7 @@ class ProjectorHarness:
                 assert await repository.add_generation_request(
                     tx.connection, order.generation_id, order.user_id, key, b""
                 )
-                await repository.add_generation(tx.connection, order)
+                await repository.add_generations(tx.connection, [order])
 
     async def rows(self, user_id: UUID) -> dict[str, list[dict[str, Any]]]:
         """The rows of the read models, without the columns that depend on the order of messages."""

@@ -70,8 +70,9 @@ def test_requests_with_other_content_have_other_digests() -> None:
         OrderRequest("z-image-turbo", order.parameters, None),
         OrderRequest("flux-schnell", {"prompt": "a kite", "seed": 8}, None),
         OrderRequest("flux-schnell", order.parameters, 5),
+        OrderRequest("flux-schnell", order.parameters, None, count=2),
     )
-    assert len({order.digest, *(other.digest for other in others)}) == 4
+    assert len({order.digest, *(other.digest for other in others)}) == 5
     purchases = (
         PurchaseRequest("small", "stripe"),
         PurchaseRequest("large", "stripe"),

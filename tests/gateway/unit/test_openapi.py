@@ -30,6 +30,7 @@ WITHOUT_EXAMPLE = {
     "StepSurcharge",
     "Surcharges",
     "Tier",
+    "Variant",
 }
 """Part of other examples, or public at /v1/models."""
 

@@ -92,7 +92,10 @@ export class Operations extends HeyApiClient {
     /**
      * Create Generation
      *
-     * Order a clip or a picture. 201: the credits are reserved. 402: there are too few.
+     * Order a clip or a picture, or several variants of one. 201: the credits are reserved. 402: there are too few.
+     *
+     * With a `count` above 1 each variant is a generation of its own: with its own status, file, charge and end. The
+     * answer is the first one, and its `variants` name them all.
      */
     public createGeneration<ThrowOnError extends boolean = true>(options: Options<CreateGenerationData, ThrowOnError>): RequestResult<CreateGenerationResponses, CreateGenerationErrors, ThrowOnError, 'data'> {
         return (options.client ?? this.client).post<CreateGenerationResponses, CreateGenerationErrors, ThrowOnError, 'data'>({
@@ -132,6 +135,8 @@ export class Operations extends HeyApiClient {
      * Delete Generation
      *
      * Delete one that has ended: it leaves every list, and its files leave the library. Its charge stays.
+     *
+     * With `variants=all` all variants of its order are deleted, or none, if one has not ended.
      */
     public deleteGeneration<ThrowOnError extends boolean = true>(options: Options<DeleteGenerationData, ThrowOnError>): RequestResult<DeleteGenerationResponses, DeleteGenerationErrors, ThrowOnError, 'data'> {
         return (options.client ?? this.client).delete<DeleteGenerationResponses, DeleteGenerationErrors, ThrowOnError, 'data'>({
@@ -177,7 +182,8 @@ export class Operations extends HeyApiClient {
      *
      * Work that waits can always be cancelled. Of work that a worker has, the plan allows so many cancels in any 24 hours
      * (`running_cancels_per_day` of a quote): beyond that it runs to its end, and is charged. A cancel that was accepted
-     * for waiting work then stops nothing, if a worker takes the work before the cancel arrives.
+     * for waiting work then stops nothing, if a worker takes the work before the cancel arrives. With `variants=all` each
+     * variant of its order is stopped that can be.
      */
     public cancelGeneration<ThrowOnError extends boolean = true>(options: Options<CancelGenerationData, ThrowOnError>): RequestResult<CancelGenerationResponses, CancelGenerationErrors, ThrowOnError, 'data'> {
         return (options.client ?? this.client).post<CancelGenerationResponses, CancelGenerationErrors, ThrowOnError, 'data'>({

@@ -264,6 +264,42 @@ export type Generation = {
      * Completed At
      */
     completed_at: string | null;
+    /**
+     * Variant Of
+     *
+     * The id of its order: of the first variant, which has it, too. Null for an order of one.
+     */
+    variant_of: string | null;
+    /**
+     * Variant Number
+     *
+     * Counts from 1.
+     */
+    variant_number: number;
+    /**
+     * Count
+     *
+     * How many outputs were ordered together.
+     */
+    count: number;
+    /**
+     * Variants
+     *
+     * All outputs of its order, itself included. Empty for an order of one.
+     */
+    variants: Array<Variant>;
+    /**
+     * Total Price Credits
+     *
+     * The price of the whole order.
+     */
+    total_price_credits: number;
+    /**
+     * Total Captured Credits
+     *
+     * What was charged so far for all outputs of the order.
+     */
+    total_captured_credits: number;
 };
 
 /**
@@ -299,9 +335,15 @@ export type GenerationRequest = {
         [key: string]: unknown;
     };
     /**
+     * Count
+     *
+     * How many outputs to make, each with another seed and all for the same price; at most `max_count` of the model. They are funded together, or refused together.
+     */
+    count?: number;
+    /**
      * Max Price Credits
      *
-     * Refuse with 409 if the price is higher.
+     * Refuse with 409 if the price of the whole order is higher.
      */
     max_price_credits?: number | null;
     /**
@@ -540,6 +582,12 @@ export type Model = {
      */
     max_pixels: number;
     /**
+     * Max Count
+     *
+     * How many outputs one order may ask for.
+     */
+    max_count: number;
+    /**
      * Order Deadline Seconds
      */
     order_deadline_seconds: number;
@@ -731,8 +779,20 @@ export type Quote = {
     model_id: string;
     /**
      * Price Credits
+     *
+     * Of one output.
      */
     price_credits: number;
+    /**
+     * Count
+     */
+    count: number;
+    /**
+     * Total Price Credits
+     *
+     * Of the order: `count` times the price of one.
+     */
+    total_price_credits: number;
     /**
      * Lines
      */
@@ -784,6 +844,12 @@ export type QuoteRequest = {
     parameters: {
         [key: string]: unknown;
     };
+    /**
+     * Count
+     *
+     * How many outputs to make, each with another seed and all for the same price; at most `max_count` of the model. They are funded together, or refused together.
+     */
+    count?: number;
 };
 
 /**
@@ -817,9 +883,15 @@ export type RepeatRequest = {
     /**
      * Max Price Credits
      *
-     * Refuse with 409 if the price is higher.
+     * Refuse with 409 if the price of the whole order is higher.
      */
     max_price_credits?: number | null;
+    /**
+     * Count
+     *
+     * How many outputs to make, each with another seed and all for the same price; at most `max_count` of the model. They are funded together, or refused together.
+     */
+    count?: number;
 };
 
 /**
@@ -1035,6 +1107,38 @@ export type UsageEntry = {
      * Captured Credits
      */
     captured_credits: number;
+};
+
+/**
+ * Variant
+ *
+ * One output of an order for several.
+ */
+export type Variant = {
+    /**
+     * Id
+     */
+    id: string;
+    /**
+     * Variant Number
+     */
+    variant_number: number;
+    /**
+     * Status
+     */
+    status: 'requested' | 'refused' | 'queued' | 'dispatching' | 'running' | 'storing' | 'completed' | 'failed' | 'cancelling' | 'cancelled';
+    /**
+     * Captured Credits
+     *
+     * What was charged for it; known once it is completed.
+     */
+    captured_credits: number | null;
+    /**
+     * Deleted
+     *
+     * Its user deleted it: its file is gone, and its charge stays.
+     */
+    deleted: boolean;
 };
 
 /**
@@ -1456,6 +1560,10 @@ export type ListGenerationsData = {
          */
         requested_to?: string | null;
         /**
+         * Variant Of
+         */
+        variant_of?: string | null;
+        /**
          * Limit
          */
         limit?: number;
@@ -1698,7 +1806,14 @@ export type DeleteGenerationData = {
          */
         generation_id: string;
     };
-    query?: never;
+    query?: {
+        /**
+         * Variants
+         *
+         * `all`: with every other variant of its order.
+         */
+        variants?: 'this' | 'all';
+    };
     url: '/v1/generations/{generation_id}';
 };
 
@@ -1860,7 +1975,14 @@ export type CancelGenerationData = {
          */
         generation_id: string;
     };
-    query?: never;
+    query?: {
+        /**
+         * Variants
+         *
+         * `all`: with every other variant of its order.
+         */
+        variants?: 'this' | 'all';
+    };
     url: '/v1/generations/{generation_id}/cancel';
 };
 

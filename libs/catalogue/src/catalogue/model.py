@@ -18,6 +18,8 @@ from catalogue.gpu_cost import GpuSeconds, price_rule, usd_per_second
 from catalogue.pricing import PriceRule, Quote, Surcharges
 
 LARGEST_SEED: Final = 2**32 - 1
+MAX_COUNT: Final = 4
+"""Outputs of one order."""
 
 _FORMATS: Final = FormatChecker(formats=())
 
@@ -166,6 +168,21 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             if binding.parameter == parameter and binding.transform in UPLOAD_EXTENSIONS
         }
         return f"{parameter}.{extension}"
+
+    @property
+    def max_count(self) -> int:
+        """How many outputs an order may ask for. A model without a seed would make the same one again."""
+        return MAX_COUNT if "seed" in self.parameters_schema["properties"] else 1
+
+    def variants(self, parameters: dict[str, Any], count: int) -> list[dict[str, Any]]:
+        """The parameters of each output of an order, from the complete ones of the first: their seeds follow on.
+
+        After the largest seed comes 0. Raises ValueError for more than ``max_count``.
+        """
+        if not 1 <= count <= self.max_count:
+            raise ValueError(f"{count} outputs of {self.id}, which makes 1 to {self.max_count}")
+        seeds = ((parameters.get("seed", 0) + number) % (LARGEST_SEED + 1) for number in range(1, count))
+        return [parameters, *(parameters | {"seed": seed} for seed in seeds)]
 
     def missing_texts(self, parameters: dict[str, Any]) -> frozenset[str]:
         """Texts and files that an order needs, and that are not given or empty. No price depends on them."""

@@ -28,7 +28,10 @@ class CreditsReserved(Message, frozen=True, kw_only=True):
 
 
 class CreditsRefused(Message, frozen=True, kw_only=True):
-    """An order could not be funded, or was withdrawn before it was; nothing moved."""
+    """An order could not be funded, or was withdrawn before it was; nothing moved.
+
+    ``required_credits`` is the price of the whole order: of all the variants that were to be funded together.
+    """
 
     subject: ClassVar[str] = "billing.event.credits-refused.v1"
     producers: ClassVar[tuple[Service, ...]] = ("billing",)

@@ -7,6 +7,7 @@ from contracts.message import Message, Service
 
 MESSAGES: Final[tuple[type[Message], ...]] = (
     gateway.GenerationRequested,
+    gateway.VariantsRequested,
     billing.CreditsReserved,
     billing.CreditsRefused,
     billing.CreditsCaptured,

@@ -159,6 +159,9 @@ def _milliseconds(earlier: datetime, later: datetime) -> float:
 
 def _summary(payload: Mapping[str, object]) -> str:
     inner = [part for name in ("order", "payment", "claim") if isinstance(part := payload.get(name), dict)]
+    # The variants of an order are alike.
+    if isinstance(variants := payload.get("orders"), list):
+        inner += variants[:1]
     shown: dict[str, object] = {}
     for part in (payload, *inner):
         for name in _SUMMARY_FIELDS:

@@ -9,7 +9,7 @@ from typing import Final
 
 from billing import handlers
 from contracts.billing import ClawBackCredits, GrantCredits, GrantSignupCredits
-from contracts.gateway import GenerationRequested
+from contracts.gateway import GenerationRequested, VariantsRequested
 from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
 from messaging.consumers import Subscription
 
@@ -22,6 +22,7 @@ def subscriptions(max_signup_credits: int = 0) -> tuple[Subscription, ...]:
     apply_commands = partial(handlers.apply_commands, max_signup_credits=max_signup_credits)
     return (
         Subscription(GenerationRequested, handlers.reserve),
+        Subscription(VariantsRequested, handlers.reserve),
         Subscription(GenerationCompleted, handlers.resolve, linger_seconds=LINGER_SECONDS),
         Subscription(GenerationFailed, handlers.resolve, linger_seconds=LINGER_SECONDS),
         Subscription(GenerationCancelled, handlers.resolve, linger_seconds=LINGER_SECONDS),

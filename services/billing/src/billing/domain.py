@@ -4,7 +4,7 @@ An :class:`Account` is one user's credits while their row is locked. A :class:`B
 transaction will write. The functions decide one message at a time, in order of arrival, and change both.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal
@@ -139,12 +139,16 @@ class Contradiction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """An order that was not funded. The verdict stands: the same generation is never reserved later."""
+    """A generation that was not funded. The verdict stands: the same generation is never reserved later.
+
+    ``order_credits`` is the price of all the variants that were to be funded with it.
+    """
 
     generation_id: UUID
     user_id: UUID
     code: RefusalCode
     required_credits: int
+    order_credits: int
     available_credits: int
     refused_at: datetime
 
@@ -322,15 +326,22 @@ def expire_due(book: Book, account: Account) -> list[Expiry]:
 
 
 def reserve(
-    book: Book, account: Account, generation_id: UUID, price_credits: int, deadline_at: datetime
-) -> tuple[Reservation, LedgerLine] | Refusal:
-    """Set credits aside for an order, or refuse it. Raises InvalidAmount."""
-    check_amount(f"an order (generation {generation_id})", price_credits)
+    book: Book, account: Account, generation_ids: Sequence[UUID], price_credits: int, deadline_at: datetime
+) -> list[tuple[Reservation, LedgerLine] | Refusal]:
+    """Set ``price_credits`` aside for each generation of an order, or refuse all of them. Raises InvalidAmount."""
+    for generation_id in generation_ids:
+        check_amount(f"an order (generation {generation_id})", price_credits)
+    required = price_credits * len(generation_ids)
     frozen = account.receivable_credits > 0
-    if frozen or price_credits > account.available_credits:
-        return refuse(
-            book, account, generation_id, price_credits, "account_frozen" if frozen else "insufficient_credits"
-        )
+    if frozen or required > account.available_credits:
+        code: RefusalCode = "account_frozen" if frozen else "insufficient_credits"
+        return [refuse(book, account, id_, price_credits, code, required) for id_ in generation_ids]
+    return [_set_aside(book, account, id_, price_credits, deadline_at) for id_ in generation_ids]
+
+
+def _set_aside(
+    book: Book, account: Account, generation_id: UUID, price_credits: int, deadline_at: datetime
+) -> tuple[Reservation, LedgerLine]:
     reservation = Reservation(
         reservation_id=book.new_id(),
         generation_id=generation_id,
@@ -345,14 +356,22 @@ def reserve(
     return reservation, line
 
 
-def refuse(book: Book, account: Account, generation_id: UUID, price_credits: int, code: RefusalCode) -> Refusal:
-    """Decide that an order is not funded. Raises InvalidAmount."""
+def refuse(
+    book: Book,
+    account: Account,
+    generation_id: UUID,
+    price_credits: int,
+    code: RefusalCode,
+    order_credits: int | None = None,
+) -> Refusal:
+    """Decide that a generation is not funded; ``order_credits`` is the price of its order. Raises InvalidAmount."""
     check_amount(f"an order (generation {generation_id})", price_credits)
     return Refusal(
         generation_id=generation_id,
         user_id=account.user_id,
         code=code,
         required_credits=price_credits,
+        order_credits=price_credits if order_credits is None else order_credits,
         available_credits=account.available_credits,
         refused_at=book.occurred_at,
     )

@@ -1,5 +1,6 @@
 """What the ledger refuses to do. Each is a mistake of the sender: repeating the message does not help."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 from uuid import UUID
 
@@ -37,6 +38,15 @@ class ConflictingOrder(LedgerError):
 
     def __init__(self, generation_id: UUID) -> None:
         super().__init__(f"generation {generation_id} was requested before with other content")
+
+
+class NoVariants(LedgerError):
+    """Orders that are to be funded together are not of one user at one price, or one stands there twice."""
+
+    code = "no_variants"
+
+    def __init__(self, generation_ids: Sequence[UUID]) -> None:
+        super().__init__(f"generations {', '.join(map(str, generation_ids))} are not variants of one order")
 
 
 class ForeignReservation(LedgerError):

@@ -4,7 +4,7 @@ Nothing here commits: the transaction belongs to the caller, and the messages ar
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, cast
@@ -21,6 +21,7 @@ from billing.errors import (
     ConflictingGrant,
     ConflictingOrder,
     ForeignReservation,
+    NoVariants,
     PaymentAlreadyGranted,
 )
 from billing.repository import ledger
@@ -36,14 +37,15 @@ from contracts.billing import (
     GrantCredits,
     GrantSignupCredits,
 )
-from contracts.gateway import GenerationRequested
+from contracts.gateway import GenerationRequested, VariantsRequested
 from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
 from contracts.message import Message
-from contracts.values import LedgerLine
+from contracts.values import GenerationOrder, LedgerLine
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transaction
 
+Request = GenerationRequested | VariantsRequested
 Command = GrantCredits | ClawBackCredits
 Outcome = GenerationCompleted | GenerationFailed | GenerationCancelled
 
@@ -51,35 +53,31 @@ OVERDUE_SLACK = timedelta(minutes=15)
 """How long after an order's own deadline its reservation counts as overdue: time for the outcome to travel."""
 
 
-async def reserve(tx: Transaction, batch: Sequence[Received[GenerationRequested]]) -> None:
-    """Fund orders, or refuse them. An order that already has a verdict is left as it is, withdrawn or not.
+async def reserve(tx: Transaction, batch: Sequence[Received[Request]]) -> None:
+    """Fund orders, or refuse them. What already has a verdict is left as it is, withdrawn or not.
 
-    Raises InvalidAmount and ConflictingOrder.
+    The variants of an order are funded together, or refused together; those that were withdrawn before do not count.
+    Raises InvalidAmount, ConflictingOrder and NoVariants.
     """
     connection = tx.connection
-    accounts, book = await _open_accounts(tx, (message.payload.order.user_id for message in batch))
-    verdicts = await ledger.find_verdicts(connection, [message.payload.order.generation_id for message in batch])
+    accounts, book = await _open_accounts(tx, (order.user_id for message in batch for order in _orders(message)))
+    verdicts = await ledger.find_verdicts(
+        connection, [order.generation_id for message in batch for order in _orders(message)]
+    )
     reservations: list[Reservation] = []
     refusals: list[domain.Refusal] = []
     for message in batch:
-        order = message.payload.order
-        asked = ledger.Verdict(order.user_id, order.price_credits)
-        known = verdicts.get(order.generation_id)
-        if known == asked:
-            continue
-        if known is not None:
-            raise ConflictingOrder(order.generation_id)
-        verdicts[order.generation_id] = asked
-        verdict = _decide(book, accounts[order.user_id], message.payload)
-        event: Message
-        if isinstance(verdict, domain.Refusal):
-            refusals.append(verdict)
-            event = _refused_event(verdict)
-        else:
-            reservation, line = verdict
-            reservations.append(reservation)
-            event = CreditsReserved(reservation_id=reservation.reservation_id, order=order, line=line)
-        tx.publish(event, correlation_id=order.generation_id, cause=message)
+        undecided = _undecided(verdicts, _orders(message))
+        for order, verdict in zip(undecided, _decide(book, accounts, message.payload, undecided), strict=True):
+            event: Message
+            if isinstance(verdict, domain.Refusal):
+                refusals.append(verdict)
+                event = _refused_event(verdict)
+            else:
+                reservation, line = verdict
+                reservations.append(reservation)
+                event = CreditsReserved(reservation_id=reservation.reservation_id, order=order, line=line)
+            tx.publish(event, correlation_id=order.generation_id, cause=message)
     await ledger.add_postings(connection, book.postings)
     await ledger.add_reservations(connection, reservations)
     await ledger.add_refusals(connection, refusals)
@@ -87,14 +85,43 @@ async def reserve(tx: Transaction, batch: Sequence[Received[GenerationRequested]
     tx.after_commit(lambda: metrics.count_verdicts(reservations, refusals))
 
 
+def _orders(message: Received[Request]) -> Sequence[GenerationOrder]:
+    """What is to be decided together. Raises NoVariants."""
+    request = message.payload
+    if isinstance(request, GenerationRequested):
+        return (request.order,)
+    ids = [order.generation_id for order in request.orders]
+    alike = {(order.user_id, order.price_credits, order.expires_at) for order in request.orders}
+    if len(alike) != 1 or len(set(ids)) != len(ids) or request.orders[0].user_id != request.user_id:
+        raise NoVariants(ids)
+    return request.orders
+
+
+def _undecided(verdicts: dict[UUID, ledger.Verdict], orders: Sequence[GenerationOrder]) -> Sequence[GenerationOrder]:
+    """The orders without a verdict, which they get now. Raises ConflictingOrder."""
+    undecided = []
+    for order in orders:
+        asked = ledger.Verdict(order.user_id, order.price_credits)
+        known = verdicts.get(order.generation_id)
+        if known is None:
+            verdicts[order.generation_id] = asked
+            undecided.append(order)
+        elif known != asked:
+            raise ConflictingOrder(order.generation_id)
+    return undecided
+
+
 def _decide(
-    book: Book, account: Account, request: GenerationRequested
-) -> tuple[Reservation, LedgerLine] | domain.Refusal:
-    order = request.order
-    if request.withdrawal is not None:
-        return domain.refuse(book, account, order.generation_id, order.price_credits, request.withdrawal)
-    deadline = order.expires_at + OVERDUE_SLACK
-    return domain.reserve(book, account, order.generation_id, order.price_credits, deadline)
+    book: Book, accounts: Mapping[UUID, Account], request: Request, orders: Sequence[GenerationOrder]
+) -> Sequence[tuple[Reservation, LedgerLine] | domain.Refusal]:
+    """One verdict for each of the orders, which are alike."""
+    if not orders:
+        return ()
+    first = orders[0]
+    account, ids = accounts[first.user_id], [order.generation_id for order in orders]
+    if isinstance(request, GenerationRequested) and request.withdrawal is not None:
+        return [domain.refuse(book, account, id_, first.price_credits, request.withdrawal) for id_ in ids]
+    return domain.reserve(book, account, ids, first.price_credits, first.expires_at + OVERDUE_SLACK)
 
 
 async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:
@@ -276,7 +303,7 @@ def _refused_event(refusal: domain.Refusal) -> CreditsRefused:
         generation_id=refusal.generation_id,
         user_id=refusal.user_id,
         code=refusal.code,
-        required_credits=refusal.required_credits,
+        required_credits=refusal.order_credits,
         available_credits=refusal.available_credits,
         refused_at=refusal.refused_at,
     )

@@ -14,7 +14,7 @@ from typing import Final
 from uuid import UUID
 
 from contracts.generation import CancelGeneration
-from gateway import repository
+from gateway import queries, repository
 from gateway.dependencies import Dependencies
 from gateway.domain import User
 from gateway.errors import CancelAllowanceUsed, GenerationEnded
@@ -39,16 +39,45 @@ async def request_cancellation(dependencies: Dependencies, user: User, generatio
     generation = await get_generation(dependencies, user, generation_id)
     _check_open(generation.status)
     await check_write(dependencies, user)
-    limit = running_cancels(dependencies.settings, user.lane)
     async with dependencies.transactions.begin() as tx:
-        stop_running = await _take_running_cancel(tx, user, generation_id, limit)
-        now = await repository.get_now(tx.connection)
-        command = CancelGeneration(
-            generation_id=generation_id, user_id=user.user_id, requested_at=now, stop_running=stop_running
-        )
-        tx.publish(command, correlation_id=generation_id)
-        await withdraw(tx, generation_id, "cancelled")
+        await _cancel(tx, dependencies, user, generation_id)
     return generation
+
+
+async def request_cancellation_of_all(dependencies: Dependencies, user: User, generation_id: UUID) -> GenerationRecord:
+    """The same for every variant of its order that can be cancelled; raises as above if none can be."""
+    generation = await get_generation(dependencies, user, generation_id)
+    if generation.variant is None:
+        return await request_cancellation(dependencies, user, generation_id)
+    order_id = generation.variant.order_id
+    variants = (await queries.list_variants(dependencies.engine, user.user_id, [order_id]))[order_id]
+    await check_write(dependencies, user)
+    refusal: GenerationEnded | CancelAllowanceUsed | None = None
+    cancelled = 0
+    async with dependencies.transactions.begin() as tx:
+        for variant in variants:
+            try:
+                await _cancel(tx, dependencies, user, variant.generation_id)
+                cancelled += 1
+            except GenerationEnded as error:
+                # That no worker can be stopped any more says more than that another variant has ended.
+                refusal = refusal or error
+            except CancelAllowanceUsed as error:
+                refusal = error
+        if not cancelled and refusal is not None:
+            raise refusal
+    return generation
+
+
+async def _cancel(tx: Transaction, dependencies: Dependencies, user: User, generation_id: UUID) -> None:
+    limit = running_cancels(dependencies.settings, user.lane)
+    stop_running = await _take_running_cancel(tx, user, generation_id, limit)
+    now = await repository.get_now(tx.connection)
+    command = CancelGeneration(
+        generation_id=generation_id, user_id=user.user_id, requested_at=now, stop_running=stop_running
+    )
+    tx.publish(command, correlation_id=generation_id)
+    await withdraw(tx, generation_id, "cancelled")
 
 
 async def _take_running_cancel(tx: Transaction, user: User, generation_id: UUID, limit: Limit) -> bool:

@@ -12,6 +12,8 @@ from gateway.dependencies import Dependencies
 from gateway.domain import User
 from gateway.errors import GenerationNotFound, GenerationUnderWay
 from gateway.limits import check_write
+from gateway.statuses import GenerationStatus
+from messaging.transaction import Transaction
 
 
 async def delete_generation(dependencies: Dependencies, user: User, generation_id: UUID) -> None:
@@ -24,8 +26,28 @@ async def delete_generation(dependencies: Dependencies, user: User, generation_i
         raise GenerationNotFound
     await check_write(dependencies, user)
     async with dependencies.transactions.begin() as tx:
-        requested_at = await repository.delete_generation(tx.connection, user.user_id, generation_id)
-        if requested_at is None:
-            raise GenerationUnderWay("cancel it first", status_of_generation=generation.status)
-        command = DeleteFiles(generation_id=generation_id, user_id=user.user_id, requested_at=requested_at)
-        tx.publish(command, correlation_id=generation_id)
+        await _delete(tx, user, generation_id, generation.status)
+
+
+async def delete_order(dependencies: Dependencies, user: User, generation_id: UUID) -> None:
+    """Delete all variants of its order, or none if one has not ended. Raises as above."""
+    generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
+    if generation is None:
+        raise GenerationNotFound
+    if generation.variant is None:
+        await delete_generation(dependencies, user, generation_id)
+        return
+    order_id = generation.variant.order_id
+    variants = (await queries.list_variants(dependencies.engine, user.user_id, [order_id]))[order_id]
+    await check_write(dependencies, user)
+    async with dependencies.transactions.begin() as tx:
+        for variant in variants:
+            await _delete(tx, user, variant.generation_id, variant.status)
+
+
+async def _delete(tx: Transaction, user: User, generation_id: UUID, status: GenerationStatus) -> None:
+    requested_at = await repository.delete_generation(tx.connection, user.user_id, generation_id)
+    if requested_at is None:
+        raise GenerationUnderWay("cancel it first", status_of_generation=status)
+    command = DeleteFiles(generation_id=generation_id, user_id=user.user_id, requested_at=requested_at)
+    tx.publish(command, correlation_id=generation_id)

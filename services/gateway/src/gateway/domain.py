@@ -53,12 +53,13 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """A user's request for a generation, not yet checked against the model."""
+    """A user's request for ``count`` generations, not yet checked against the model."""
 
     model_id: str
     parameters: dict[str, Any]
     max_price_credits: int | None
     start_within_seconds: int | None = None
+    count: int = 1
 
     @property
     def digest(self) -> bytes:
@@ -70,6 +71,8 @@ class OrderRequest:
         }
         if self.start_within_seconds is not None:
             content["start_within_seconds"] = self.start_within_seconds
+        if self.count != 1:
+            content["count"] = self.count
         return request_hash(content)
 
 

@@ -41,16 +41,28 @@ def _picture(name: str, width: int, height: int, size_bytes: int) -> dict[str, A
     }
 
 
+def _variant(number: int, status: str, captured_credits: int | None) -> dict[str, Any]:
+    return {
+        "id": _ID[:-1] + "edf"[number - 1],
+        "variant_number": number,
+        "status": status,
+        "captured_credits": captured_credits,
+        "deleted": False,
+    }
+
+
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
-    "QuoteRequest": _ORDER,
+    "QuoteRequest": {**_ORDER, "count": 2},
     "Quote": {
         **_ORDER,
         "price_credits": 8,
+        "count": 2,
+        "total_price_credits": 16,
         "lines": [{"label": "base", "credits": 2}, {"label": "size and length", "credits": 6}],
         "missing": [],
         "terms": {"running_cancels_per_day": 3},
     },
-    "GenerationRequest": {**_ORDER, "max_price_credits": 10, "start_within_seconds": 600},
+    "GenerationRequest": {**_ORDER, "count": 2, "max_price_credits": 20, "start_within_seconds": 600},
     "Generation": {
         "id": _ID,
         "status": "completed",
@@ -90,6 +102,12 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "expires_at": "2026-11-23T11:28:13Z",
         "start_before_at": "2026-11-23T09:38:13Z",
         "completed_at": "2026-11-23T09:30:02Z",
+        "variant_of": _ID,
+        "variant_number": 1,
+        "count": 2,
+        "variants": [_variant(1, "completed", 8), _variant(2, "running", None)],
+        "total_price_credits": 16,
+        "total_captured_credits": 8,
     },
     "VerifyRequest": {"sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"},
     "Verification": {
@@ -173,7 +191,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "created_at": "2026-11-23T09:28:13Z",
         "expires_at": "2026-11-23T10:28:13Z",
     },
-    "RepeatRequest": {"parameters": {"duration_seconds": 3}, "max_price_credits": 10},
+    "RepeatRequest": {"parameters": {"duration_seconds": 3}, "count": 1, "max_price_credits": 10},
     "UsageEntry": _USAGE,
     "Usage": {"day_from": "2026-11-01", "day_to": "2026-11-30", "items": [_USAGE]},
     "UploadRequest": {"content_type": "image/png", "size_bytes": 184320},
@@ -235,7 +253,15 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
 }
 
 _NOT_YET: Final = dict.fromkeys(("captured_credits", "attempt_number", "download", "completed_at"))
-_REQUESTED: Final = EXAMPLES["Generation"] | _NOT_YET | {"status": "requested"}
+_REQUESTED: Final = (
+    EXAMPLES["Generation"]
+    | _NOT_YET
+    | {
+        "status": "requested",
+        "variants": [_variant(1, "requested", None), _variant(2, "requested", None)],
+        "total_captured_credits": 0,
+    }
+)
 _RULES: Final[dict[str, Any]] = {
     "price": {"base": "1", "per_megapixel": "2"},
     "surcharges": {"resolutions": [], "steps": {"included": 4, "share_per_extra_step": "1/8"}},
@@ -265,6 +291,7 @@ _MODEL: Final[dict[str, Any]] = {
         "conditions": "None beyond the licence.",
     },
     "max_pixels": 2097152,
+    "max_count": 4,
     "order_deadline_seconds": 3600,
 }
 

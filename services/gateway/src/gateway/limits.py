@@ -22,11 +22,11 @@ def running_cancels(settings: Settings, lane: Lane) -> Limit:
     return Limit("running-cancels", settings.running_cancels_per_day[lane], DAY_SECONDS)
 
 
-async def check_write(dependencies: Dependencies, user: User) -> None:
-    """Take one of the writes that a user has each minute; a refused one counts, too. Raises ``RateLimited``."""
+async def check_write(dependencies: Dependencies, user: User, count: int = 1) -> None:
+    """Take ``count`` of the writes that a user has each minute; refused ones count, too. Raises ``RateLimited``."""
     limit = Limit("writes", dependencies.settings.writes_per_minute, 60)
     async with single_statements(dependencies.engine) as connection:
-        tokens = await repository.take_write(connection, user.user_id, limit.quota)
+        tokens = await repository.take_write(connection, user.user_id, limit.quota, min(count, limit.quota))
     report(Allowance(limit, int(tokens or 0), limit.refill_seconds))
     if tokens is None:
         REFUSED.labels(limit.name).inc()

@@ -11,7 +11,7 @@ import structlog
 
 from catalogue import FieldError, InvalidParameters, Model, UnknownModel
 from contracts.billing import CreditsRefused, RefusalCode
-from contracts.gateway import GenerationRequested
+from contracts.gateway import GenerationRequested, VariantsRequested
 from contracts.object_keys import UPLOADS_KEPT_FOR
 from contracts.values import GenerationOrder
 from gateway import queries, repository
@@ -54,11 +54,12 @@ class PlacedOrder:
 
 @dataclass(frozen=True, slots=True)
 class _PricedOrder:
-    """A request that fits its model: ``parameters`` are complete, and the price is what billing will reserve."""
+    """A request that fits its model: the parameters of each variant, complete, and what billing will reserve for it."""
 
     model: Model
-    parameters: dict[str, Any]
+    variants: list[dict[str, Any]]
     price_credits: int
+    """Of each variant."""
 
 
 def complete_parameters(
@@ -90,7 +91,7 @@ async def place_order(dependencies: Dependencies, user: User, key: str, request:
         earlier = await _find_request(dependencies, user, key)
         if earlier is None:
             priced = _price(dependencies, request)
-            await check_write(dependencies, user)
+            await check_write(dependencies, user, request.count)
             generation_id = new_id()
             structlog.contextvars.bind_contextvars(correlation_id=str(generation_id))
             # Expected before it is asked for: the verdict may be faster than the commit's return.
@@ -117,15 +118,17 @@ async def repeat_order(
     generation_id: UUID,
     changes: dict[str, Any],
     max_price_credits: int | None,
+    count: int,
 ) -> PlacedOrder:
     """Order the same again, with some parameters changed, at today's price. Raises what ``place_order`` raises.
 
-    Also raises ``GenerationNotFound``. A seed is drawn anew, unless ``changes`` has one.
+    Also raises ``GenerationNotFound``. A seed is drawn anew, unless ``changes`` has one. Of a variant, that one is
+    repeated and not its whole order.
     """
     first = await get_generation(dependencies, user, generation_id)
     same = {name: value for name, value in first.parameters.items() if name != _DRAWN}
     return await place_order(
-        dependencies, user, key, OrderRequest(first.model_id, same | changes, max_price_credits, None)
+        dependencies, user, key, OrderRequest(first.model_id, same | changes, max_price_credits, count=count)
     )
 
 
@@ -141,10 +144,19 @@ async def get_generation(dependencies: Dependencies, user: User, generation_id: 
 
 def _price(dependencies: Dependencies, request: OrderRequest) -> _PricedOrder:
     model, parameters = complete_parameters(dependencies, request.model_id, request.parameters)
+    check_count(model, request.count)
     price = model.quote(parameters).price_credits
-    if request.max_price_credits is not None and price > request.max_price_credits:
-        raise PriceAboveLimit(price_credits=price, max_price_credits=request.max_price_credits)
-    return _PricedOrder(model, parameters, price)
+    total = price * request.count
+    if request.max_price_credits is not None and total > request.max_price_credits:
+        raise PriceAboveLimit(price_credits=total, max_price_credits=request.max_price_credits)
+    return _PricedOrder(model, model.variants(parameters, request.count), price)
+
+
+def check_count(model: Model, count: int) -> None:
+    """Whether one order may ask for so many outputs of the model. Raises ``InvalidModelParameters``."""
+    if count > model.max_count:
+        message = f"may be at most {model.max_count} of this model"
+        raise InvalidModelParameters(errors=named_errors([("count", "too_many", message)]))
 
 
 async def _record(
@@ -162,18 +174,31 @@ async def _record(
     )
     if requested_at is None:
         return await repository.find_generation_request(tx.connection, user.user_id, key)
-    await _check_open_generations(tx, user, dependencies.settings.max_open_generations)
-    order = _order(user, generation_id, priced, requested_at, request.start_within_seconds)
-    await _check_uploads(tx, user, priced.model, order.uploads)
-    await repository.add_generation(tx.connection, order)
-    tx.publish(GenerationRequested(order=order), correlation_id=generation_id)
+    await _check_open_generations(tx, user, request.count, dependencies.settings.max_open_generations)
+    ids = [generation_id, *(new_id() for _ in priced.variants[1:])]
+    orders = [
+        _order(user, id_, priced, parameters, requested_at, request.start_within_seconds)
+        for id_, parameters in zip(ids, priced.variants, strict=True)
+    ]
+    await _check_uploads(tx, user, priced.model, orders[0].uploads)
+    await repository.add_generations(tx.connection, orders)
+    if len(orders) == 1:
+        tx.publish(GenerationRequested(order=orders[0]), correlation_id=generation_id)
+        return None
+    await repository.add_variant_requests(tx.connection, ids[1:], user.user_id, request.digest)
+    tx.publish(VariantsRequested(user_id=user.user_id, orders=tuple(orders)), correlation_id=generation_id)
     return None
 
 
 def _order(
-    user: User, generation_id: UUID, priced: _PricedOrder, requested_at: datetime, start_within_seconds: int | None
+    user: User,
+    generation_id: UUID,
+    priced: _PricedOrder,
+    parameters: dict[str, Any],
+    requested_at: datetime,
+    start_within_seconds: int | None,
 ) -> GenerationOrder:
-    model, parameters = priced.model, priced.parameters
+    model = priced.model
     return GenerationOrder(
         generation_id=generation_id,
         user_id=user.user_id,
@@ -191,10 +216,10 @@ def _order(
     )
 
 
-async def _check_open_generations(tx: Transaction, user: User, limit: int) -> None:
+async def _check_open_generations(tx: Transaction, user: User, count: int, limit: int) -> None:
     # The lock keeps the count true until the commit.
     await repository.lock_allowance(tx.connection, user.user_id)
-    if await repository.count_open_generations(tx.connection, user.user_id) >= limit:
+    if await repository.count_open_generations(tx.connection, user.user_id) + count > limit:
         raise TooManyOpenGenerations(f"at most {limit} at a time", headers={"Retry-After": "10"})
 
 

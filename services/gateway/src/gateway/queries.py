@@ -1,6 +1,6 @@
 """Reads for the API. Every query names the owner, so that another user's row is simply not found."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, TypeAlias
@@ -21,6 +21,8 @@ from gateway.records import (
     StoredFile,
     StoredPreviews,
     UsageRecord,
+    Variant,
+    VariantRecord,
 )
 from gateway.statuses import GenerationStatus
 from gateway.tables import activity, activity_heads, balances, generations, ledger_heads, ledger_lines, payments
@@ -38,10 +40,19 @@ class GenerationFilter:
     model_id: str | None = None
     requested_from: datetime | None = None
     requested_to: datetime | None = None
+    variant_of: UUID | None = None
 
 
 _PAYMENT: Final = [payments.c[field.name] for field in fields(PaymentRecord)]
 _HISTORY: Final = [activity.c[field.name] for field in fields(HistoryRecord)]
+_VARIANT: Final[list[sa.ColumnElement[Any]]] = [
+    generations.c.generation_id,
+    generations.c.variant_of,
+    generations.c.variant_number,
+    generations.c.status,
+    # What is to be captured, until billing says what was.
+    sa.func.coalesce(generations.c.captured_credits, generations.c.charged_credits),
+]
 _HEAD: Final = [ledger_heads.c[field.name] for field in fields(LedgerHeadRecord)]
 _LINE: Final = [ledger_lines.c[name] for name in LedgerLine.__struct_fields__]
 
@@ -98,6 +109,7 @@ async def list_generations(
         (columns.status, wanted.status),
         (columns.kind, wanted.kind),
         (columns.model_id, wanted.model_id),
+        (columns.variant_of, wanted.variant_of),
     ):
         if value is not None:
             statement = statement.where(column == value)
@@ -115,6 +127,24 @@ async def find_generation(engine: AsyncEngine, user_id: UUID, generation_id: UUI
     """One generation of this user, deleted or not."""
     row = await _first(engine, _FIND_GENERATION, {"id": generation_id, "user": user_id})
     return None if row is None else _generation(row)
+
+
+async def list_variants(
+    engine: AsyncEngine, user_id: UUID, order_ids: Collection[UUID]
+) -> dict[UUID, list[VariantRecord]]:
+    """The variants of each of these orders of this user, in their order, deleted ones included."""
+    found: dict[UUID, list[VariantRecord]] = {}
+    if order_ids:
+        columns = generations.c
+        statement = (
+            sa.select(*_VARIANT, columns.deleted_at.is_not(None))
+            .where(columns.variant_of.in_(order_ids), columns.user_id == user_id)
+            .order_by(columns.variant_of, columns.variant_number)
+        )
+        for row in await _rows(engine, statement):
+            variant = VariantRecord(*row)
+            found.setdefault(variant.order_id, []).append(variant)
+    return found
 
 
 async def list_payments(engine: AsyncEngine, user_id: UUID, after: Cursor | None, limit: int) -> list[PaymentRecord]:
@@ -274,6 +304,7 @@ def _generation(row: _Row) -> GenerationRecord:
         start_before_at=row.start_before_at,
         completed_at=row.completed_at,
         deleted_at=row.deleted_at,
+        variant=None if row.variant_of is None else Variant(row.variant_of, row.variant_number, row.variant_count),
     )
 
 

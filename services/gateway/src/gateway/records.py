@@ -55,6 +55,27 @@ class StoredPreviews:
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """The place of a generation among those that were ordered with it: ``order_id`` is the id of the first one."""
+
+    order_id: UUID
+    number: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRecord:
+    """What is shown of a variant beside the others of its order."""
+
+    generation_id: UUID
+    order_id: UUID
+    number: int
+    status: GenerationStatus
+    captured_credits: int | None
+    is_deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRecord:
     """A generation as its owner sees it. ``file`` may be known before the generation is completed.
 
@@ -79,6 +100,8 @@ class GenerationRecord:
     start_before_at: datetime | None
     completed_at: datetime | None
     deleted_at: datetime | None
+    variant: Variant | None = None
+    """None for an order of one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Statements that every order executes are built once: building one costs as much as executing it.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -39,13 +40,14 @@ _bucket = write_allowances.c
 _elapsed = sa.func.extract("epoch", sa.func.now() - _bucket.counted_at)
 _per_minute = sa.bindparam("per_minute", type_=sa.Float)
 _refilled = sa.func.least(_per_minute, _bucket.tokens + _elapsed * (_per_minute / 60.0))
+_count = sa.bindparam("count", type_=sa.Float)
 _TAKE_WRITE: Final = (
     insert(write_allowances)
-    .values(user_id=sa.bindparam("user"), tokens=_per_minute - 1.0, counted_at=sa.func.now())
+    .values(user_id=sa.bindparam("user"), tokens=_per_minute - _count, counted_at=sa.func.now())
     .on_conflict_do_update(
         index_elements=["user_id"],
-        set_={"tokens": _refilled - 1.0, "counted_at": sa.func.now()},
-        where=_refilled >= 1.0,
+        set_={"tokens": _refilled - _count, "counted_at": sa.func.now()},
+        where=_refilled >= _count,
     )
     .returning(_bucket.tokens)
 )
@@ -133,6 +135,17 @@ async def add_generation_request(
     return at
 
 
+async def add_variant_requests(
+    connection: AsyncConnection, generation_ids: Sequence[UUID], user_id: UUID, request_hash: bytes
+) -> None:
+    """Register the further variants of an order, whose key the first one has."""
+    rows = [
+        {"generation_id": id_, "user_id": user_id, "idempotency_key": None, "request_hash": request_hash}
+        for id_ in generation_ids
+    ]
+    await connection.execute(sa.insert(generation_requests), rows)
+
+
 async def find_generation_request(
     connection: AsyncConnection, user_id: UUID, key: str
 ) -> GenerationRequestRecord | None:
@@ -171,9 +184,10 @@ async def find_payment_request(connection: AsyncConnection, user_id: UUID, key: 
     )
 
 
-async def take_write(connection: AsyncConnection, user_id: UUID, per_minute: int) -> float | None:
-    """Take one token of the user's bucket, which refills evenly; how many it holds then, or None if it was empty."""
-    taken = await connection.execute(_TAKE_WRITE, {"user": user_id, "per_minute": float(per_minute)})
+async def take_write(connection: AsyncConnection, user_id: UUID, per_minute: int, count: int) -> float | None:
+    """Take tokens of the user's bucket, which refills evenly; how many it holds then, or None if it had too few."""
+    values = {"user": user_id, "per_minute": float(per_minute), "count": float(count)}
+    taken = await connection.execute(_TAKE_WRITE, values)
     tokens: float | None = taken.scalar_one_or_none()
     return tokens
 
@@ -197,22 +211,28 @@ async def find_uploads(connection: AsyncConnection, user_id: UUID, upload_ids: l
     return {row.upload_id: row[1] for row in await connection.execute(statement)}
 
 
-async def add_generation(connection: AsyncConnection, order: GenerationOrder) -> None:
-    """The read model's row of a new order; everything later only updates it."""
-    row = {
-        "generation_id": order.generation_id,
-        "user_id": order.user_id,
-        "status": "requested",
-        "model_id": order.model_id,
-        "kind": order.kind,
-        "parameters": order.parameters,
-        "price_credits": order.price_credits,
-        "lane": order.lane,
-        "requested_at": order.requested_at,
-        "expires_at": order.expires_at,
-        "start_before_at": order.start_before_at,
-    }
-    await connection.execute(_ADD_GENERATION, row)
+async def add_generations(connection: AsyncConnection, orders: Sequence[GenerationOrder]) -> None:
+    """The read model's rows of a new order, one for each variant; everything later only updates them."""
+    rows = [
+        {
+            "generation_id": order.generation_id,
+            "user_id": order.user_id,
+            "status": "requested",
+            "model_id": order.model_id,
+            "kind": order.kind,
+            "parameters": order.parameters,
+            "price_credits": order.price_credits,
+            "lane": order.lane,
+            "requested_at": order.requested_at,
+            "expires_at": order.expires_at,
+            "start_before_at": order.start_before_at,
+        }
+        for order in orders
+    ]
+    if len(rows) > 1:
+        for number, row in enumerate(rows, start=1):
+            row |= {"variant_of": orders[0].generation_id, "variant_number": number, "variant_count": len(rows)}
+    await connection.execute(_ADD_GENERATION, rows if len(rows) > 1 else rows[0])
 
 
 async def find_unanswered(connection: AsyncConnection, generation_id: UUID) -> GenerationOrder | None:

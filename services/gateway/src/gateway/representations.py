@@ -15,7 +15,7 @@ from gateway.domain import LONGEST_MOMENT, in_utc, written_day, written_moment, 
 from gateway.estimates import Estimate
 from gateway.events import FailureCode
 from gateway.file_urls import DownloadUrls, PreviewUrl
-from gateway.records import GenerationRecord, HistoryRecord, PaymentRecord, StoredFile
+from gateway.records import GenerationRecord, HistoryRecord, PaymentRecord, StoredFile, VariantRecord
 from gateway.statuses import GenerationStatus, PaymentStatus
 
 MAX_PAGE: Final = 100
@@ -41,83 +41,13 @@ class Quote(BaseModel):
     """A price in whole credits, and the parts that add up to it; parameters with all defaults filled in."""
 
     model_id: str
-    price_credits: int
+    price_credits: int = Field(description="Of one output.")
+    count: int
+    total_price_credits: int = Field(description="Of the order: `count` times the price of one.")
     lines: list[QuoteLine]
     parameters: dict[str, Any]
     missing: list[str] = Field(description="What an order still needs. The price does not depend on it.")
     terms: QuoteTerms
-
-
-class ResolutionTier(BaseModel):
-    """Outputs of up to so many pixels cost ``factor`` times the sum of the rates."""
-
-    label: str
-    up_to_pixels: int
-    factor: str
-
-
-class StepSurcharge(BaseModel):
-    """``included`` steps cost nothing more; each further one adds ``share_per_extra_step`` of the price."""
-
-    included: int
-    share_per_extra_step: str
-
-
-class Surcharges(BaseModel):
-    """What multiplies the sum of the rates before it is rounded, in exact fractions.
-
-    First the ``factor`` of the first of the ``resolutions`` that holds the output, or else of the last; then, with
-    ``steps``, 1 + ``share_per_extra_step`` for each step above ``included``.
-    """
-
-    resolutions: list[ResolutionTier]
-    steps: StepSurcharge | None
-
-
-class Tier(BaseModel):
-    """A way to make the same thing, chosen by ``steps``: the last tier whose ``from_steps`` is not larger."""
-
-    id: str
-    title: str
-    from_steps: int
-    price: dict[str, str] = Field(description="Rates in credits, as exact fractions; the sum is rounded up once.")
-    surcharges: Surcharges
-
-
-class Licence(BaseModel):
-    """Under what the model may be used. ``excluded_territories`` are ISO 3166 codes, or ``EU``."""
-
-    name: str
-    spdx: str | None
-    url: str
-    excluded_territories: list[str]
-    conditions: str
-
-
-class Model(BaseModel):
-    """A model: render a form from ``parameters_schema`` (JSON Schema 2020-12).
-
-    ``price`` and ``surcharges`` are those of the tier that the defaults order.
-    """
-
-    id: str
-    title: str
-    description: str
-    kind: Kind
-    parameters_schema: dict[str, Any]
-    price: dict[str, str] = Field(description="Rates in credits, as exact fractions; the sum is rounded up once.")
-    surcharges: Surcharges
-    tiers: list[Tier]
-    audio: bool = Field(description="Its clips have sound.")
-    licence: Licence
-    max_pixels: int
-    order_deadline_seconds: int
-
-
-class ModelList(BaseModel):
-    """Every model on offer."""
-
-    items: list[Model]
 
 
 class PreviewPicture(BaseModel):
@@ -172,6 +102,16 @@ class Failure(BaseModel):
     detail: str | None
 
 
+class Variant(BaseModel):
+    """One output of an order for several."""
+
+    id: UUID
+    variant_number: int
+    status: GenerationStatus
+    captured_credits: int | None = Field(description="What was charged for it; known once it is completed.")
+    deleted: bool = Field(description="Its user deleted it: its file is gone, and its charge stays.")
+
+
 class Generation(BaseModel):
     """A generation, from the request to the file."""
 
@@ -200,6 +140,14 @@ class Generation(BaseModel):
         description="If no worker has begun by then, it ends, and the credits go back; null: nobody asked for that."
     )
     completed_at: datetime | None
+    variant_of: UUID | None = Field(
+        description="The id of its order: of the first variant, which has it, too. Null for an order of one."
+    )
+    variant_number: int = Field(description="Counts from 1.")
+    count: int = Field(description="How many outputs were ordered together.")
+    variants: list[Variant] = Field(description="All outputs of its order, itself included. Empty for an order of one.")
+    total_price_credits: int = Field(description="The price of the whole order.")
+    total_captured_credits: int = Field(description="What was charged so far for all outputs of the order.")
 
 
 class GenerationPage(BaseModel):
@@ -277,23 +225,6 @@ class Usage(BaseModel):
     items: list[UsageEntry]
 
 
-class CreditPack(BaseModel):
-    """A credit pack. The price is in the smallest unit of the currency."""
-
-    id: str
-    title: str
-    price_cents: int
-    currency: str
-    credits: int
-    bonus_credits: int
-
-
-class CreditPackList(BaseModel):
-    """Every pack on offer, cheapest first."""
-
-    items: list[CreditPack]
-
-
 class Payment(BaseModel):
     """A payment: send the user to ``checkout_url`` while it is ``pending``."""
 
@@ -344,9 +275,14 @@ Moment = Annotated[
 
 
 def represent_generation(
-    record: GenerationRecord, urls: DownloadUrls | None = None, estimate: Estimate | None = None
+    record: GenerationRecord,
+    variants: Sequence[VariantRecord] = (),
+    urls: DownloadUrls | None = None,
+    estimate: Estimate | None = None,
 ) -> Generation:
-    """A generation for its owner. ``urls`` are those of its file, if it has one."""
+    """A generation for its owner. ``urls`` are those of its file, if it has one; ``variants`` those of its order."""
+    captured = [variant.captured_credits for variant in variants] if variants else [record.captured_credits]
+    count = 1 if record.variant is None else record.variant.count
     start = None if estimate is None else estimate.start
     completion = None if estimate is None else estimate.completion
     failure = None
@@ -373,6 +309,22 @@ def represent_generation(
         expires_at=record.expires_at,
         start_before_at=record.start_before_at,
         completed_at=record.completed_at,
+        variant_of=None if record.variant is None else record.variant.order_id,
+        variant_number=1 if record.variant is None else record.variant.number,
+        count=count,
+        variants=[_represent_variant(variant) for variant in variants],
+        total_price_credits=count * record.price_credits,
+        total_captured_credits=sum(credits or 0 for credits in captured),
+    )
+
+
+def _represent_variant(record: VariantRecord) -> Variant:
+    return Variant(
+        id=record.generation_id,
+        variant_number=record.number,
+        status=record.status,
+        captured_credits=record.captured_credits,
+        deleted=record.is_deleted,
     )
 
 

@@ -4,6 +4,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from catalogue.model import MAX_COUNT
 from contracts.object_keys import MAX_UPLOAD_BYTES
 from contracts.payments import Provider
 
@@ -11,6 +12,18 @@ MAX_PARAMETERS: Final = 1000
 """No model takes as many."""
 MAX_START_SECONDS: Final = 86_400
 """No model has a longer deadline."""
+
+
+MAX_PRICE: Final[Any] = Field(
+    default=None, ge=1, description="Refuse with 409 if the price of the whole order is higher."
+)
+COUNT: Final[Any] = Field(
+    default=1,
+    ge=1,
+    le=MAX_COUNT,
+    description="How many outputs to make, each with another seed and all for the same price; at most `max_count` of"
+    " the model. They are funded together, or refused together.",
+)
 
 
 class Body(BaseModel):
@@ -25,12 +38,13 @@ class QuoteRequest(Body):
 
     model_id: str = Field(max_length=64)
     parameters: dict[str, Any] = Field(max_length=MAX_PARAMETERS)
+    count: int = COUNT
 
 
 class GenerationRequest(QuoteRequest):
     """What is to be made, and for how much at most."""
 
-    max_price_credits: int | None = Field(default=None, ge=1, description="Refuse with 409 if the price is higher.")
+    max_price_credits: int | None = MAX_PRICE
     start_within_seconds: int | None = Field(
         default=None,
         ge=1,
@@ -47,7 +61,8 @@ class RepeatRequest(Body):
         max_length=MAX_PARAMETERS,
         description="They replace those of the first order. Without a `seed` here, one is drawn.",
     )
-    max_price_credits: int | None = Field(default=None, ge=1, description="Refuse with 409 if the price is higher.")
+    max_price_credits: int | None = MAX_PRICE
+    count: int = COUNT
 
 
 class PaymentRequest(Body):

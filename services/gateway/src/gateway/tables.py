@@ -15,7 +15,8 @@ generation_requests = sa.Table(
     metadata,
     sa.Column("generation_id", _UUID, primary_key=True),
     sa.Column("user_id", _UUID, nullable=False),
-    sa.Column("idempotency_key", sa.Text, nullable=False),
+    # Null on the further variants of an order.
+    sa.Column("idempotency_key", sa.Text),
     sa.Column("request_hash", sa.LargeBinary, nullable=False),
     sa.Column("created_at", _AT, nullable=False, server_default=sa.func.now()),
     # reserved | insufficient_credits | account_frozen; null until billing has answered.
@@ -59,6 +60,10 @@ generations = sa.Table(
     sa.Column("deleted_at", _AT),
     # Null until storage has made them.
     sa.Column("previews", pg.JSONB),
+    # The first variant of the order, also on that one itself; all three are null on an order of one.
+    sa.Column("variant_of", _UUID),
+    sa.Column("variant_number", sa.SmallInteger),
+    sa.Column("variant_count", sa.SmallInteger),
 )
 
 balances = sa.Table(

@@ -157,6 +157,16 @@ SECTION_QUERIES: Final = (
         _OF_GENERATION,
     ),
     SectionQuery(
+        "Variants of the order (gateway)",
+        """
+        SELECT variant_of AS order_id, variant_number, generation_id, status, price_credits, captured_credits,
+               released_credits, deleted_at
+        FROM gateway.generations WHERE variant_of = (SELECT variant_of FROM gateway.generations WHERE {where})
+        ORDER BY variant_number
+        """,
+        _OF_GENERATION,
+    ),
+    SectionQuery(
         "Generation",
         """
         SELECT generation_id, user_id, model_id, kind, lane, status, version, price_credits, attempt_count, failures,

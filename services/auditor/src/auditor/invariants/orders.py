@@ -154,6 +154,61 @@ ORDERS: Final = (
         """,
     ),
     Invariant(
+        code="variants_are_alike",
+        severity="critical",
+        meaning="The variants of an order are as many as were ordered, 1, 2, 3 without a gap, of one user, model and"
+        " price",
+        # They are written in one transaction: nothing is tolerated.
+        query="""
+            SELECT g.generation_id::text AS subject,
+                   format('variant 1 to %s of as many, %s for %s credits of user %s, like generation %s',
+                          g.variant_count, f.model_id, f.price_credits, f.user_id, g.variant_of) AS expected,
+                   format('variant %s, %s for %s credits of user %s, requested at %s, among variants %s',
+                          g.variant_number, g.model_id, g.price_credits, g.user_id, g.requested_at, every.numbers)
+                       AS found
+            FROM gateway.generations AS g
+            LEFT JOIN gateway.generations AS f ON f.generation_id = g.variant_of
+            CROSS JOIN LATERAL (
+                SELECT array_agg(s.variant_number ORDER BY s.variant_number) AS numbers
+                FROM gateway.generations AS s WHERE s.variant_of = g.variant_of
+            ) AS every
+            WHERE OF_ORDER(g.generation_id) AND g.variant_of IS NOT NULL
+              AND ((f.variant_of, f.variant_number, f.variant_count, f.user_id, f.model_id, f.price_credits,
+                    f.requested_at)
+                   IS DISTINCT FROM
+                   (g.variant_of, 1, g.variant_count, g.user_id, g.model_id, g.price_credits, g.requested_at)
+                   OR every.numbers IS DISTINCT FROM
+                      (SELECT array_agg(number::smallint) FROM generate_series(1, g.variant_count) AS number))
+        """,
+    ),
+    Invariant(
+        code="variants_are_funded_together",
+        severity="critical",
+        meaning="The variants of an order are reserved together or refused together, apart from those that were"
+        " withdrawn before",
+        # Billing writes their verdicts in one transaction: nothing is tolerated.
+        query="""
+            SELECT g.generation_id::text AS subject,
+                   format('one verdict for all variants of order %s that were not withdrawn', g.variant_of)
+                       AS expected,
+                   string_agg(format('variant %s is %s', s.variant_number, v.verdict), ', '
+                              ORDER BY s.variant_number) AS found
+            FROM gateway.generations AS g
+            JOIN gateway.generations AS s ON s.variant_of = g.variant_of
+            CROSS JOIN LATERAL (
+                SELECT coalesce((SELECT 'reserved' FROM billing.reservations AS r
+                                 WHERE r.generation_id = s.generation_id LIMIT 1),
+                                (SELECT 'refused (' || f.code || ')' FROM billing.refusals AS f
+                                 WHERE f.generation_id = s.generation_id LIMIT 1),
+                                'undecided') AS verdict
+            ) AS v
+            WHERE OF_ORDER(g.generation_id) AND g.variant_of IS NOT NULL
+            GROUP BY g.generation_id, g.variant_of
+            HAVING count(DISTINCT v.verdict)
+                       FILTER (WHERE v.verdict NOT IN ('refused (cancelled)', 'refused (expired)')) > 1
+        """,
+    ),
+    Invariant(
         code="deletions_have_their_request",
         severity="critical",
         meaning="Files leave the library when their own user has deleted a generation that has ended, and only then",

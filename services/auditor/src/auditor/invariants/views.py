@@ -126,8 +126,10 @@ VIEWS: Final = (
                 SELECT generation_id, status, late, version, finished_at FROM generation.video_generations
                 WHERE OF_ORDER(generation_id)
                 UNION ALL
-                SELECT generation_id, 'refused', false, 0, refused_at FROM billing.refusals
-                WHERE OF_ORDER(generation_id)
+                -- What its user cancelled before billing had seen it is not shown as a refusal.
+                SELECT generation_id, CASE code WHEN 'cancelled' THEN 'cancelled' ELSE 'refused' END, false, 0,
+                       refused_at
+                FROM billing.refusals WHERE OF_ORDER(generation_id)
             ) AS o
             LEFT JOIN gateway.generations AS g USING (generation_id)
             WHERE g.version > o.version

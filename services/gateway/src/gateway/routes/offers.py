@@ -7,8 +7,8 @@ import msgspec
 from fastapi import APIRouter, Header, Response
 
 from catalogue.model import Tier as CatalogueTier
+from gateway.offer_representations import CreditPack, CreditPackList, Licence, Model, ModelList, Surcharges, Tier
 from gateway.openapi import Responses
-from gateway.representations import CreditPack, CreditPackList, Licence, Model, ModelList, Surcharges, Tier
 from gateway.routes.request_context import LIMITED_BY_ADDRESS, CurrentDependencies
 
 router = APIRouter(tags=["offers"], dependencies=[LIMITED_BY_ADDRESS])
@@ -44,6 +44,7 @@ async def list_models(
                 audio=model.audio,
                 licence=Licence(**msgspec.to_builtins(model.licence)),
                 max_pixels=model.limits.max_pixels,
+                max_count=model.max_count,
                 order_deadline_seconds=model.order_deadline_seconds,
             )
             for model in dependencies.catalogue.offered

@@ -1,0 +1,33 @@
+"""Variants: several generations that were ordered together, each with a row of its own.
+
+Of an order's variants only the first has the idempotency key. The release before looks requests up by an equal key,
+and to it a null is equal to none; it shows variants as generations that were ordered one by one.
+"""
+
+from alembic import op
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE gateway.generation_requests ALTER COLUMN idempotency_key DROP NOT NULL")
+    for column in ("variant_of uuid", "variant_number smallint", "variant_count smallint"):
+        op.execute(f"ALTER TABLE gateway.generations ADD COLUMN IF NOT EXISTS {column}")
+    op.execute(
+        "ALTER TABLE gateway.generations DROP CONSTRAINT IF EXISTS variants_are_counted,"
+        " ADD CONSTRAINT variants_are_counted CHECK (num_nulls(variant_of, variant_number, variant_count) = 3 OR"
+        " (num_nulls(variant_of, variant_number, variant_count) = 0 AND variant_number BETWEEN 1 AND variant_count"
+        " AND variant_count > 1 AND (variant_number = 1) = (variant_of = generation_id))) NOT VALID"
+    )
+    # Apart, so that the rows are read without the lock of the change.
+    with op.get_context().autocommit_block():
+        op.execute("ALTER TABLE gateway.generations VALIDATE CONSTRAINT variants_are_counted")
+        # A build that was interrupted leaves an index that nothing uses.
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS gateway.generations_by_variant")
+        op.execute(
+            "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS generations_by_variant"
+            " ON gateway.generations (variant_of, variant_number) WHERE variant_of IS NOT NULL"
+        )
