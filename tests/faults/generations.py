@@ -2,10 +2,11 @@
 
     python -m tests.faults.generations [--disasters 200] [--per-second 0.7] [--orders-per-second 3] [--seed 20261123]
 
-Customers order pictures and cancel some of them, as a patient frontend does: a request without an answer is repeated
-under its key. Meanwhile services, PostgreSQL, NATS and the object store are killed with -9, services are frozen past
-their leases, and the broker's store is wiped or replaced by an older copy. Connections of services fall silent or are
-cut off for a while, streams are purged, disks of NATS and PostgreSQL are full, services run with a wrong clock.
+Customers order pictures, some in three variants, and cancel some of them, as a patient frontend does: a request without
+an answer is repeated under its key. Meanwhile services, PostgreSQL, NATS and the object store are killed with -9,
+services are frozen past their leases, and the broker's store is wiped or replaced by an older copy. Connections of
+services fall silent or are cut off for a while, streams are purged, disks of NATS and PostgreSQL are full, services run
+with a wrong clock.
 RunPod (the emulator) loses, repeats and delays its webhooks, loses jobs, refuses and fails. One seed is one schedule.
 Full disks need root, wrong clocks Debian's package faketime: without them the campaign says so and goes without.
 
@@ -58,6 +59,8 @@ CANCELLED: Final = 0.12
 """Share of the orders that their customers cancel."""
 IN_A_HURRY: Final = 0.1
 """Share of the orders that a worker has to begin within a few seconds."""
+IN_VARIANTS: Final = 0.1
+"""Share of the orders that ask for three variants."""
 MANY_CANCELS: Final = {"gateway": {"GATEWAY_RUNNING_CANCELS_PER_DAY": '{"free": 9999, "standard": 9999, "pro": 9999}'}}
 """A few customers stand for many."""
 HEAL_SECONDS: Final = 60.0
@@ -139,6 +142,8 @@ class Customers:
             body: dict[str, Any] = {"model_id": "flux-schnell", "parameters": parameters}
             if self._source.random() < IN_A_HURRY:
                 body["start_within_seconds"] = self._source.randint(1, 5)
+            if self._source.random() < IN_VARIANTS:
+                body["count"] = 3
             order = CustomerOrder(user, str(new_id()), body)
             self.orders.append(order)
             cancel_after_seconds = self._source.uniform(0.0, 3.0) if self._source.random() < CANCELLED else None
@@ -173,7 +178,7 @@ class Customers:
             await asyncio.sleep(cancel_after_seconds)
             # The order may have ended by now: then the refusal of the cancel is right.
             with contextlib.suppress(UnexpectedAnswerError):
-                path = f"/v1/generations/{order.generation_id}/cancel"
+                path = f"/v1/generations/{order.generation_id}/cancel?variants=all"
                 await user.post(path, {}, str(new_id()), expect=202)
 
     async def close(self) -> None:
