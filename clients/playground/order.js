@@ -122,6 +122,10 @@ function factsOf(generation) {
     ["Ordered", sayTime(generation.requested_at)],
     ["Price", sayCredits(generation.price_credits)],
     ["Charged", charged],
+    ...(generation.count === 1 ? [] : [
+      ["Variants", variantsOf(generation)],
+      ["Whole order", `${sayCredits(generation.total_captured_credits)} charged of ${generation.total_price_credits}`],
+    ]),
     ...(download ? [
       ["File", `${download.width_pixels} × ${download.height_pixels}, ${(download.size_bytes / 1e6).toFixed(2)} MB`],
       ["SHA-256", h("code", { title: download.sha256 }, `${download.sha256.slice(0, 16)}…`)],
@@ -131,6 +135,12 @@ function factsOf(generation) {
     ["Id", h("code", {}, generation.id)],
   ]
 }
+
+/** A link to each output of the order. */
+const variantsOf = ({ id, variants }) => h("span", { class: "variants" }, variants.map((one) => {
+  const label = `${one.variant_number}: ${one.deleted ? "deleted" : sayStatus(one.status)}`
+  return one.id === id || one.deleted ? h("span", {}, label) : h("a", { href: `#/orders/${one.id}` }, label)
+}))
 
 /** The statement lines of one order. The statement is newest first, so it is read until it is older than the order. */
 async function postingsOf(reelhouse, generation) {

@@ -145,7 +145,8 @@ export class Store extends EventTarget {
   #keep(generation) {
     if (ENDED.has(generation.status)) this.progress.delete(generation.id)
     this.generations.set(generation.id, generation)
-    const newestFirst = [...this.generations].sort(([, a], [, b]) => (a.requested_at < b.requested_at ? 1 : -1))
+    const newestFirst = [...this.generations].sort(([, a], [, b]) =>
+      a.requested_at === b.requested_at ? a.variant_number - b.variant_number : a.requested_at < b.requested_at ? 1 : -1)
     this.generations = new Map(newestFirst)
     this.#tell("generation", generation.id)
   }

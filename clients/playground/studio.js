@@ -33,6 +33,8 @@ function composer(reelhouse, store, watch) {
   const select = h("select", { id: "model" }, store.models.map((model) => h("option", { value: model.id }, model.title)))
   const about = h("p", { class: "hint" })
   const fields = h("div")
+  const count = h("input", { id: "count", type: "number", inputmode: "numeric", min: 1, required: true, value: draft.count || 1 })
+  const howMany = h("div", { class: "how-many" }, h("label", { for: "count" }, "How many"), count)
   const price = h("span", { class: "price", "aria-live": "polite" })
   const button = h("button", { class: "primary", type: "submit" }, "Order")
   const complaint = h("p", { class: "complaint", role: "alert" })
@@ -42,12 +44,15 @@ function composer(reelhouse, store, watch) {
   select.value = draft.model_id ?? store.models.find((model) => model.kind === "video" && !needsUpload(model))?.id
   if (!select.value) select.selectedIndex = 0
 
+  /** What is in the form. Several outputs of one order differ in their seeds. */
+  const wanted = () => ({ model_id: select.value, parameters: form.values(), count: Number(count.value) })
+
   const quote = debounced(async () => {
-    const body = { model_id: select.value, parameters: form.values() }
     try {
-      quoted = await reelhouse.createQuote({ body })
-      price.textContent = sayCredits(quoted.price_credits)
-      price.title = quoted.lines.map((line) => `${line.label}: ${line.credits}`).join(", ")
+      quoted = await reelhouse.createQuote({ body: wanted() })
+      price.textContent = sayCredits(quoted.total_price_credits)
+      const each = quoted.lines.map((line) => `${line.label}: ${line.credits}`).join(", ")
+      price.title = quoted.count === 1 ? each : `${quoted.count} times ${quoted.price_credits}: ${each}`
     } catch (error) {
       quoted = undefined
       price.textContent = ""
@@ -58,13 +63,16 @@ function composer(reelhouse, store, watch) {
 
   function changed() {
     complaint.textContent = ""
-    sessionStorage.setItem(DRAFT, JSON.stringify({ model_id: select.value, parameters: form.values() }))
-    quote()
+    sessionStorage.setItem(DRAFT, JSON.stringify(wanted()))
+    if (count.reportValidity()) quote()
   }
 
   function showModel(parameters) {
     const model = store.models.find(({ id }) => id === select.value)
     about.textContent = model.description
+    count.max = model.max_count
+    count.value = Math.min(count.value, model.max_count)
+    howMany.hidden = model.max_count === 1
     form = modelForm(model.parameters_schema, parameters, {
       upload: (file) => reelhouse.upload(file), onchange: changed,
     })
@@ -74,13 +82,13 @@ function composer(reelhouse, store, watch) {
 
   async function order(event) {
     event.preventDefault()
-    if (!form.complete()) return
+    if (!form.complete() || !count.reportValidity()) return
     button.disabled = true
     complaint.textContent = ""
     try {
       // What the user saw is what they pay: a price that has risen since is refused.
-      const limit = quoted && { max_price_credits: quoted.price_credits }
-      watch.show(await store.order({ model_id: select.value, parameters: form.values(), ...limit }))
+      const limit = quoted && { max_price_credits: quoted.total_price_credits }
+      watch.show(await store.order({ ...wanted(), ...limit }))
       announce("Ordered")
     } catch (error) {
       complaint.textContent = sayError(error)
@@ -93,10 +101,11 @@ function composer(reelhouse, store, watch) {
   }
 
   select.addEventListener("change", () => showModel(form.values()))
+  count.addEventListener("input", changed)
   showModel(draft.parameters ?? {})
   return h("form", { class: "card composer", onsubmit: order, novalidate: true, "aria-label": "Order" },
     h("div", { class: "field" }, h("label", { for: "model" }, "Model"), select, about),
-    fields, h("div", { class: "order" }, button, price), complaint)
+    fields, h("div", { class: "order" }, howMany, button, price), complaint)
 }
 
 const needsUpload = (model) =>
@@ -195,7 +204,8 @@ function gallery(store, watch) {
     if (one.drawn === drawn) return
     one.drawn = drawn
     one.picture.replaceChildren(thumbnail(generation, progress, () => store.generation(id)))
-    one.label.textContent = generation.parameters.prompt ?? generation.model_id
+    const place = generation.count === 1 ? "" : ` (${generation.variant_number} of ${generation.count})`
+    one.label.textContent = (generation.parameters.prompt ?? generation.model_id) + place
     one.element.firstChild.setAttribute("aria-label", `${one.label.textContent}: ${sayStatus(generation.status)}`)
   }
 

@@ -209,6 +209,20 @@ test("orders that wait, and then run, say their place in the queue, and when the
   await page.getByText(/^\d+ % · step.* · ready in /).waitFor()
 })
 
+test("variants are ordered with one click, for the price of all of them, and each has its card", async () => {
+  await link("Studio").click()
+  await page.getByLabel("How many").fill("2")
+  await price(16)
+  await button("Order").click()
+  for (const place of ["(1 of 2)", "(2 of 2)"]) {
+    await page.locator(".gallery button", { hasText: place }).waitFor()
+  }
+  await page.locator(".gallery button", { hasText: "(2 of 2)" }).click()
+  await link("Details").click()
+  await page.locator(".facts", { hasText: /credits charged of 16/ }).waitFor()
+  assert.equal(await page.locator(".variants a").count(), 1)
+})
+
 /** The price beside the button. */
 async function price(credits) {
   await page.locator(".price", { hasText: `${credits} credits` }).waitFor()

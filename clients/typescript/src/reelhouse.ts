@@ -55,7 +55,10 @@ export class Reelhouse extends Operations {
     this.#policy = policy
   }
 
-  /** Order a clip or a picture, once. Throws the refusal, for example `insufficient_credits`. */
+  /**
+   * Order a clip or a picture, or `count` variants of one, once. Throws the refusal, for example `insufficient_credits`.
+   * The answer is the first variant; its `variants` name all of them.
+   */
   async order(body: GenerationRequest, { key = newKey(), signal }: IntentOptions = {}): Promise<Generation> {
     return this.createGeneration({ body, headers: { "idempotency-key": key }, signal: signal ?? null })
   }
@@ -99,14 +102,26 @@ export class Reelhouse extends Operations {
 
   /** The generation once it has ended. `status` says how; links to the file are in `download`. */
   async ended(generationId: string, options: { signal?: AbortSignal } = {}): Promise<Generation> {
-    const path = { generation_id: generationId }
+    return (await this.#ended([generationId], options))[0]!
+  }
+
+  /** Every variant of the order once all have ended, in their order; of an order of one, that one. */
+  async orderEnded(order: Generation, options: { signal?: AbortSignal } = {}): Promise<Generation[]> {
+    return this.#ended(order.count === 1 ? [order.id] : order.variants.map(({ id }) => id), options)
+  }
+
+  async #ended(ids: string[], options: { signal?: AbortSignal }): Promise<Generation[]> {
+    const ended = new Map<string, Generation>()
     for await (const { event, data } of this.events(options)) {
       // The stream first, then the question: so nothing can happen in between.
-      const asks = event === "stream.opened" ||
-        (event === "generation.updated" && data.generation_id === generationId && data.status !== undefined)
-      if (!asks) continue
-      const generation = await this.getGeneration({ path, signal: options.signal ?? null })
-      if (ENDED.has(generation.status)) return generation
+      const asked = event === "stream.opened" ? ids
+        : event === "generation.updated" && data.status !== undefined ? ids.filter((id) => id === data.generation_id)
+          : []
+      for (const id of asked) {
+        const generation = await this.getGeneration({ path: { generation_id: id }, signal: options.signal ?? null })
+        if (ENDED.has(generation.status)) ended.set(id, generation)
+      }
+      if (ended.size === ids.length) return ids.map((id) => ended.get(id)!)
     }
     throw options.signal?.reason ?? new Error("the event stream has ended")
   }

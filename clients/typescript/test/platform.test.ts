@@ -41,6 +41,21 @@ test("an order whose answer is lost is placed once", async () => {
   await assert.rejects(reelhouse.order(other, { key }), (error) => refused(error, "idempotency_key_reused"))
 })
 
+test("variants are one order, and each has its own file and charge", async () => {
+  const order = await reelhouse.order({ ...ORDER, count: 2 })
+  assert.equal(order.total_price_credits, 2 * order.price_credits)
+  const variants = await reelhouse.orderEnded(order)
+  assert.deepEqual(variants.map(({ id }) => id), order.variants.map(({ id }) => id))
+  assert.deepEqual(variants.map(({ status }) => status), ["completed", "completed"])
+  assert.equal(new Set(variants.map(({ download }) => download!.url.split("?")[0])).size, 2)
+  assert.equal(new Set(variants.map(({ parameters }) => parameters["seed"])).size, 2)
+  const path = { generation_id: order.id }
+  assert.equal((await reelhouse.getGeneration({ path })).total_captured_credits, order.total_price_credits)
+  await reelhouse.deleteGeneration({ path, query: { variants: "all" } })
+  const { items } = await reelhouse.listGenerations({ query: { variant_of: order.id } })
+  assert.deepEqual(items, [])
+})
+
 test("who has too few credits learns how many are missing", async () => {
   const poor = new Reelhouse({ baseUrl: REELHOUSE, token: POOR_TOKEN })
   await assert.rejects(poor.order(ORDER), (error) => {
