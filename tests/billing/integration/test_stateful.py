@@ -31,7 +31,8 @@ from billing import conservation, domain, handlers
 from billing.errors import LedgerError
 from billing.repository import ledger as ledger_repository
 from contracts.message import Message
-from tests.billing.ledger_harness import LedgerHarness, cancelled, clawback, completed, failed, grant, order
+from messaging.ids import new_id
+from tests.billing.ledger_harness import LedgerHarness, cancelled, clawback, completed, failed, grant, order, variants
 from tests.support.databases import DatabaseFactory
 
 USERS = 2
@@ -161,18 +162,21 @@ class LedgerMachine(RuleBasedStateMachine):
             self.add(who, given.grant_id, bonus, 0, 99, payment)
         return who, payment, amount + bonus
 
-    @rule(target=reservations, who=WHO, price=AMOUNTS, times=TIMES)
-    def reserve(self, who: int, price: int, times: int) -> Any:
-        request = order(self.users[who], price)
+    @rule(target=reservations, who=WHO, price=AMOUNTS, count=st.sampled_from([1, 1, 3]), times=TIMES)
+    def reserve(self, who: int, price: int, count: int, times: int) -> Any:
+        ids = [new_id() for _ in range(count)]
+        user = self.users[who]
+        request = order(user, price, ids[0]) if count == 1 else variants(user, price, *ids)
         self.send(handlers.reserve, request, times)
         account = self.account_of(who)
-        if account.owed or price > account.available:
+        if account.owed or price * count > account.available:
             # Refused for good: the same order is refused again, even with more credits.
             self.harness.run(self.ledger.handle(handlers.reserve, request))
             return multiple()
-        self.model_reservations[request.order.generation_id] = ModelReservation(who, account.take(price))
-        account.held += price
-        return request.order.generation_id
+        for generation_id in ids:
+            self.model_reservations[generation_id] = ModelReservation(who, account.take(price))
+            account.held += price
+        return multiple(*ids)
 
     def resolve(self, generation: UUID, captured: int | None) -> None:
         reservation = self.model_reservations[generation]
