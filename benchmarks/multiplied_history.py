@@ -6,7 +6,10 @@ One user, the heavy one, stays the same: the statement goes on from copy to copy
 now (messages beyond their retention) is not copied. Seals are left out: a chain cannot be multiplied.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -16,9 +19,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.message import SERVICES
+from local_platform.console import say
 from messaging.schema import INBOX_RETENTION_DAYS, OUTBOX_RETENTION_DAYS
 
 DAYS: Final = 90
+AT_ONCE: Final = 2
+"""Tables that are copied at the same time."""
+SAID_SECONDS: Final = 10.0
+"""A table that took longer is named, so that somebody who waits sees what goes on."""
 
 TABLES: Final = (
     *(f"{service}.{table}" for service in SERVICES for table in ("outbox_messages", "inbox_messages")),
@@ -49,10 +57,17 @@ _NAMED: Final = frozenset(
     )
 )
 """Text that names one thing: each copy has its own."""
-_AGE_DAYS: Final[Mapping[str, int]] = {"outbox_messages": OUTBOX_RETENTION_DAYS, "inbox_messages": INBOX_RETENTION_DAYS}
+CALLBACK_DAYS: Final = 7
+"""`GENERATION_CALLBACK_RETENTION_SECONDS`, as it is set by default."""
+_AGE_DAYS: Final[Mapping[str, int]] = {
+    "outbox_messages": OUTBOX_RETENTION_DAYS,
+    "inbox_messages": INBOX_RETENTION_DAYS,
+    "provider_callbacks": CALLBACK_DAYS,
+}
 _DATED: Final[Mapping[str, str]] = {
     "outbox_messages": "created_at",
     "inbox_messages": "received_at",
+    "provider_callbacks": "received_at",
     "journal": "received_at",
 }
 _HEAVY_TOTALS: Final = frozenset(
@@ -79,27 +94,40 @@ class _Column:
     kind: str
 
 
-async def multiply(engine: AsyncEngine, copies: int, heavy: UUID, days: int = DAYS) -> None:
-    """Add ``copies`` of everything, as superuser, past triggers and foreign keys, in the past ``days``."""
+async def multiply(
+    engine: AsyncEngine, copies: int, heavy: UUID, days: int = DAYS, journal_days: int | None = None
+) -> None:
+    """Add ``copies`` of everything, as superuser, past triggers and foreign keys, in the past ``days``.
+
+    ``journal_days``: how far the journal reaches back, by default as far as everything.
+    """
     step = timedelta(days=days) / max(copies, 1)
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await connection.execute(text("SET statement_timeout = 0"))
-        await connection.execute(text("SET session_replication_role = replica"))
-        await connection.execute(text("SELECT set_config('bench.heavy', :heavy, false)"), {"heavy": str(heavy)})
-        await connection.exec_driver_sql(FUNCTION)
-        await _add_days(connection, days)
+    kept = {**_AGE_DAYS, "journal": days if journal_days is None else min(journal_days, days)}
+    waiting = list(reversed(TABLES))
+    async with _copying(engine, heavy) as connection:
+        await _add_days(connection, {name: min(age, days) for name, age in kept.items()})
         lines = await connection.scalar(
             text("SELECT line_number FROM billing.users WHERE user_id = :heavy"), {"heavy": heavy}
         )
         entries = await connection.scalar(
             text("SELECT coalesce(max(sequence), 0) FROM gateway.activity WHERE user_id = :heavy"), {"heavy": heavy}
         )
-        for table in TABLES:
-            columns = await _columns(connection, table)
-            await connection.exec_driver_sql(
-                _copy(table, columns, copies, int(step.total_seconds() * 1000), lines or 0, entries or 0)
-            )
+
+        async def copy_tables() -> None:
+            async with _copying(engine, heavy) as copying:
+                while waiting:
+                    table, began = waiting.pop(), time.perf_counter()
+                    columns = await _columns(copying, table)
+                    milliseconds = int(step.total_seconds() * 1000)
+                    await copying.exec_driver_sql(
+                        _copy(table, columns, copies, milliseconds, lines or 0, entries or 0, kept)
+                    )
+                    if (seconds := time.perf_counter() - began) > SAID_SECONDS:
+                        say(f"  {table}: {seconds:.0f} s")
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(AT_ONCE):
+                tasks.create_task(copy_tables())
         for table in ("billing.users", "gateway.balances"):
             totals = [one.name for one in await _columns(connection, table) if one.name in _HEAVY_TOTALS]
             changes = ", ".join(f"{name} = {name} * {copies + 1}" for name in totals)
@@ -114,18 +142,31 @@ async def multiply(engine: AsyncEngine, copies: int, heavy: UUID, days: int = DA
         await connection.exec_driver_sql("VACUUM ANALYZE")
 
 
-async def _add_days(connection: AsyncConnection, history_days: int) -> None:
+@contextlib.asynccontextmanager
+async def _copying(engine: AsyncEngine, heavy: UUID) -> AsyncIterator[AsyncConnection]:
+    """A session of its own: its settings and its function end with it."""
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("SET statement_timeout = 0"))
+        await connection.execute(text("SET session_replication_role = replica"))
+        await connection.execute(text("SELECT set_config('bench.heavy', :heavy, false)"), {"heavy": str(heavy)})
+        await connection.exec_driver_sql(FUNCTION)
+        yield connection
+        await connection.invalidate()
+
+
+async def _add_days(connection: AsyncConnection, kept: Mapping[str, int]) -> None:
     """The partitions that a platform of this age would have."""
     for service in SERVICES:
-        for table, days, bound in (
-            ("outbox_messages", min(OUTBOX_RETENTION_DAYS, history_days), "day"),
-            ("inbox_messages", min(INBOX_RETENTION_DAYS, history_days), "day"),
-            *([("journal", history_days, "auditor.first_id_of(day)")] if service == "auditor" else []),
+        for table, bound in (
+            ("outbox_messages", "day"),
+            ("inbox_messages", "day"),
+            *([("journal", "auditor.first_id_of(day)")] if service == "auditor" else []),
         ):
             name = f"{service}.{table}"
             rows = await connection.exec_driver_sql(
                 f"SELECT to_char(day, 'YYYYMMDD'), {bound}::text, {bound.replace('day', '(day + 1)')}::text"
-                f" FROM (SELECT current_date - n AS day FROM generate_series(1, {days}) AS n) AS days"
+                f" FROM (SELECT current_date - n AS day FROM generate_series(1, {kept[table]}) AS n) AS days"
                 f" WHERE to_regclass('{name}_' || to_char(day, 'YYYYMMDD')) IS NULL"
             )
             partitions: list[tuple[str, str, str]] = [tuple(row) for row in rows]
@@ -145,16 +186,20 @@ async def _columns(connection: AsyncConnection, table: str) -> list[_Column]:
 
 
 def _copy(
-    table: str, columns: Sequence[_Column], copies: int, milliseconds: int, heavy_lines: int, heavy_entries: int
+    table: str,
+    columns: Sequence[_Column],
+    copies: int,
+    milliseconds: int,
+    heavy_lines: int,
+    heavy_entries: int,
+    kept: Mapping[str, int],
 ) -> str:
     name = table.partition(".")[2]
     values = ", ".join(_value(table, one, milliseconds, heavy_lines, heavy_entries) for one in columns)
     names = ", ".join(one.name for one in columns)
     condition = "true"
-    if name in _DATED and name in _AGE_DAYS:
-        condition = (
-            f"row.{_DATED[name]} - copy * interval '{milliseconds} ms' > now() - interval '{_AGE_DAYS[name]} days'"
-        )
+    if name in _DATED:
+        condition = f"row.{_DATED[name]} - copy * interval '{milliseconds} ms' > now() - interval '{kept[name]} days'"
     if any(one.name == "user_id" for one in columns) and name in ("users", "balances", "activity_heads", "user_queues"):
         condition += " AND row.user_id <> CAST(current_setting('bench.heavy') AS uuid)"
     return f"""
@@ -183,6 +228,10 @@ def _value(table: str, column: _Column, milliseconds: int, heavy_lines: int, hea
             f"CASE WHEN {is_heavy} THEN {value} + copy *"
             f" (SELECT b.{final} FROM gateway.balances AS b WHERE b.user_id = row.user_id) ELSE {value} END"
         )
+    if table == "gateway.activity" and column.name == "data":
+        own_id = f"to_jsonb(pg_temp.copied(row.subject_id, copy, copy * {milliseconds}::bigint))"
+        copied = f"jsonb_set({value}, '{{generation_id}}', {own_id})"
+        return f"CASE WHEN {value} ? 'generation_id' THEN {copied} ELSE {value} END"
     if table == "gateway.activity" and column.name == "sequence":
         return f"CASE WHEN {is_heavy} THEN {value} + copy * {heavy_entries} ELSE {value} END"
     return value

@@ -31,7 +31,7 @@ from auditor.portions import SCOPES
 from auditor.proving import Prover
 from auditor.timeline import read_timeline
 from benchmarks.instant_worker import InstantWorker
-from benchmarks.multiplied_history import multiply
+from benchmarks.multiplied_history import DAYS, multiply
 from billing.loops.sealer import Sealer
 from billing.loops.tree_grower import TreeGrower
 from billing.proofs import prove_line, prove_prefix
@@ -340,7 +340,7 @@ async def subjects_of(superuser: AsyncEngine, heavy: UUID, light: UUID) -> Subje
         return Subjects(heavy, light, (await connection.execute(query, {"heavy": heavy})).scalar_one())
 
 
-async def main(sizes: Sequence[int]) -> None:
+async def main(sizes: Sequence[int], journal_days: int) -> None:
     """Make the base, multiply it to each size in turn, measure, print."""
     supervisor = Supervisor(PlatformOptions(name="scale", workers=0, follow_logs=False))
     heavy, light = uuid4(), [uuid4() for _ in range(LIGHT_USERS)]
@@ -361,7 +361,9 @@ async def main(sizes: Sequence[int]) -> None:
         made: list[int] = []
         for size in sizes:
             database = await _restored(platform, size)
-            made.append(await _measure_size(platform, database, size, heavy, light[0], figures, detected))
+            done = _measure_size(platform, database, size, heavy, light[0], figures, detected, journal_days)
+            made.append(await done)
+            await _execute(platform, f"DROP DATABASE {database} WITH (FORCE)")
         print_table(made, figures, detected)
     finally:
         await supervisor.stop()
@@ -369,20 +371,29 @@ async def main(sizes: Sequence[int]) -> None:
 
 async def _restored(platform: PlatformDescription, size: int) -> str:
     """A copy of the platform's database for one size."""
-    connection = await asyncpg.connect(platform.postgres.superuser_dsn)
-    try:
-        origin = await connection.fetchval("SELECT current_database()")
-    finally:
-        await connection.close()
+    origin = _database_of(platform.postgres.superuser_dsn)
     name = f"scale_{size}"
-    dsn = platform.postgres.superuser_dsn.replace(f"/{origin}", "/postgres")
-    connection = await asyncpg.connect(dsn)
+    await _execute(
+        platform,
+        f'CREATE DATABASE {name} TEMPLATE "{origin}"',
+        f"GRANT CONNECT ON DATABASE {name} TO {', '.join(SERVICES)}",
+    )
+    return name
+
+
+async def _execute(platform: PlatformDescription, *statements: str) -> None:
+    """As superuser, in no database of the platform."""
+    dsn = platform.postgres.superuser_dsn
+    connection = await asyncpg.connect(dsn.replace(f"/{_database_of(dsn)}", "/postgres"))
     try:
-        await connection.execute(f'CREATE DATABASE {name} TEMPLATE "{origin}"')
-        await connection.execute(f"GRANT CONNECT ON DATABASE {name} TO {', '.join(SERVICES)}")
+        for statement in statements:
+            await connection.execute(statement)
     finally:
         await connection.close()
-    return name
+
+
+def _database_of(dsn: str) -> str:
+    return dsn.rpartition("/")[2].partition("?")[0]
 
 
 async def _measure_size(
@@ -393,19 +404,19 @@ async def _measure_size(
     light: UUID,
     figures: dict[str, list[Figure]],
     detected: list[tuple[int, float]],
+    journal_days: int,
 ) -> int:
     def of(dsn: str) -> str:
-        origin = dsn.rpartition("/")[2].partition("?")[0]
-        return dsn.replace(f"/{origin}", f"/{database}")
+        return dsn.replace(f"/{_database_of(dsn)}", f"/{database}")
 
     superuser = engine_for(
-        of(platform.postgres.superuser_dsn), application_name="bench", pool_size=2, statement_timeout_ms=0
+        of(platform.postgres.superuser_dsn), application_name="bench", pool_size=4, statement_timeout_ms=0
     )
     try:
         copies = max(size // BASE_ORDERS - 1, 0)
         say(f"multiplying to {(copies + 1) * BASE_ORDERS:,} orders ...")
         began = time.perf_counter()
-        await multiply(superuser, copies, heavy)
+        await multiply(superuser, copies, heavy, journal_days=journal_days)
         say(f"  took {time.perf_counter() - began:.0f} s")
         subjects = await subjects_of(superuser, heavy, light)
         preparations: tuple[tuple[Service, Callable[[AsyncEngine], Awaitable[None]]], ...]
@@ -529,4 +540,7 @@ def print_table(sizes: Sequence[int], figures: dict[str, list[Figure]], detected
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--orders", default="1000,10000", help="sizes of the history, in order (default: 1000,10000)")
-    uvloop.run(main([int(size) for size in parser.parse_args().orders.split(",")]))
+    journal_help = "how far the journal reaches back: the heaviest table, and flat (default: 90)"
+    parser.add_argument("--journal-days", type=int, default=DAYS, help=journal_help)
+    arguments = parser.parse_args()
+    uvloop.run(main([int(size) for size in arguments.orders.split(",")], arguments.journal_days))
