@@ -86,8 +86,10 @@ async def place_order(dependencies: Dependencies, user: User, key: str, request:
     ``InsufficientCredits``, ``AccountFrozen``, ``RateLimited``, ``TooManyOpenGenerations`` and ``GenerationDeleted``.
     """
     # This comes first: a repeated request gets its first result, even if model, price or limits have changed since.
-    with contextlib.ExitStack() as admission:
-        admission.enter_context(dependencies.admission.writes.admitted())
+    async with contextlib.AsyncExitStack() as admission:
+        writes = dependencies.admission.writes
+        admission.enter_context(writes.admitted())
+        await admission.enter_async_context(writes.turns)
         earlier = await _find_request(dependencies, user, key)
         if earlier is None:
             priced = _price(dependencies, request)
@@ -99,7 +101,7 @@ async def place_order(dependencies: Dependencies, user: User, key: str, request:
                 async with dependencies.transactions.begin() as tx:
                     earlier = await _record(tx, dependencies, user, key, request, generation_id, priced)
                 # The wait for billing costs nobody anything.
-                admission.close()
+                await admission.aclose()
                 if earlier is None:
                     await _await_verdict(dependencies, user, key, verdict)
                     return await _answer(dependencies, user, key, generation_id, verdict, replayed=False)

@@ -13,10 +13,12 @@ from typing import Final
 from gateway.errors import RateLimited
 from gateway.metrics import REFUSED, VERDICTS_CUT_SHORT
 
-LONGEST_WAIT_SECONDS: Final = 0.5
+LONGEST_WAIT_SECONDS: Final = 0.4
 """How long an order may be expected to wait until it is written. Beyond that it is refused."""
 WRITES_PER_CONNECTION: Final = 5
 """Orders that may wait for each database connection, however fast they were. It bounds them while none ends."""
+SHARE_OF_WRITES: Final = 0.6
+"""The share of the connections that orders may use at a time."""
 VERDICTS_AWAITED: Final = 20
 """Requests that wait for billing's verdict at a time. Without an overload hardly one does: it comes in milliseconds."""
 BUSY: Final = "busy"
@@ -30,11 +32,16 @@ class WriteQueue:
 
     An order that took ``t`` seconds with ``n`` others before it says that each takes ``t / (n + 1)``: so many seconds
     does each place in the queue cost, whatever is slow (the database, its pool, or the processor of this process).
-    As many as there are connections are always taken. They need not queue, and one that waits for a lock of its user
-    must not keep out the others.
+    As many as there are connections are always taken: one that waits for a lock of its user must not keep out others.
+    Inside a place, take one of the ``turns`` before the database is used.
     """
 
     def __init__(self, connections: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.turns: Final = asyncio.Semaphore(max(1, int(connections * SHARE_OF_WRITES)))
+        """First come, first served, which the pool is not: there a late one takes what an early one waits for.
+
+        So no order waits for long, and what must not wait behind orders (answers, projections) finds a connection.
+        """
         self._connections = connections
         self._clock = clock
         self._writing = 0
