@@ -9,7 +9,6 @@ What the services do without orders is measured first and taken off. ``--stateme
 
 import argparse
 import asyncio
-import contextlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,14 +18,11 @@ from typing import Final, Literal
 import asyncpg
 import uvloop
 
-from benchmarks.instant_worker import InstantWorker
-from benchmarks.smoke import SIDE_PIXELS, measure, platform_load
+from benchmarks.smoke import instant_worker, measure, platform_load
 from contracts.message import SERVICES
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
-from local_platform.process_table import ENDPOINT_ID
 from local_platform.supervisor import PlatformOptions, Supervisor
-from tests.support.media import picture
 from tests.support.waiting import eventually
 
 IDLE_SECONDS: Final = 12.0
@@ -207,10 +203,7 @@ async def main(rate: float, seconds: float, shown: int) -> None:
     supervisor = Supervisor(PlatformOptions(name="order-cost", workers=0, follow_logs=False))
     try:
         platform = await supervisor.start()
-        api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
-        worker = InstantWorker(platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS))
-        working = asyncio.create_task(worker.run())
-        async with platform_load(platform) as load:
+        async with instant_worker(platform), platform_load(platform) as load:
             await measure(platform, load, 5, 3)
             await log_statements(platform, "all")
             await asyncio.sleep(IDLE_SECONDS)
@@ -223,9 +216,6 @@ async def main(rate: float, seconds: float, shown: int) -> None:
             await asyncio.sleep(IDLE_SECONDS)
             busy, after = log.new(), await counts(platform)
             busy_seconds = asyncio.get_running_loop().time() - began
-        working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
     finally:
         await supervisor.stop()
     orders, share = int(rate * seconds), busy_seconds / IDLE_SECONDS

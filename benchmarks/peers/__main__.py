@@ -8,10 +8,8 @@ made after an order at a low priority. The emulated RunPod keeps no rate limit h
 """
 
 import argparse
-import asyncio
-import contextlib
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,25 +20,22 @@ import psutil
 import uvloop
 
 from benchmarks import messaging
-from benchmarks.instant_worker import InstantWorker
 from benchmarks.peers import kills, peers
 from benchmarks.peers.measuring import LADDER, OURS, PLAIN, RATE, Measured, System, measure, result_rows
 from benchmarks.smoke import (
     CREDITS,
-    SIDE_PIXELS,
     TIMES,
     Load,
+    instant_worker,
     new_users,
     platform_load,
 )
 from contracts.message import SERVICES
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
-from local_platform.process_table import ENDPOINT_ID
 from local_platform.supervisor import PlatformOptions, Supervisor
 from tests.faults.granting import grant_to_each
 from tests.support.folders import removed_at_exit
-from tests.support.media import picture
 from tests.support.waiting import eventually
 
 NAMES: Final = (OURS, *get_args(peers.PeerName))
@@ -95,7 +90,7 @@ class Comparison:
         try:
             platform = await supervisor.start()
             await _lift_rate_limits(platform)
-            async with _working(platform):
+            async with instant_worker(platform):
                 await self._measure_all(platform, supervisor)
         finally:
             await supervisor.stop()
@@ -159,19 +154,6 @@ def report_kills(survived: Mapping[str, kills.Survived]) -> None:
     ]
     say(f"\n{kills.KILLS} kill -9 of API and worker in turn; requests without an answer are repeated under their key")
     say(table(("", "requests", "orders debited", "not delivered after a minute", "debited twice"), rows))
-
-
-@contextlib.asynccontextmanager
-async def _working(platform: PlatformDescription) -> AsyncIterator[None]:
-    """A worker that renders nothing takes the jobs inside the block."""
-    api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
-    worker = InstantWorker(platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS))
-    working = asyncio.create_task(worker.run())
-    try:
-        yield
-    finally:
-        working.cancel()
-        await asyncio.wait({working})
 
 
 async def _lift_rate_limits(platform: PlatformDescription) -> None:
