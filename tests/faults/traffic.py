@@ -27,6 +27,7 @@ CREDITS: Final = 1_000_000
 SIDE_PIXELS: Final = 256
 PURCHASE_EVERY_SECONDS: Final = 2.0
 REQUEST_SECONDS: Final = 30.0
+_BUSY_TRIES: Final = 30
 _RESUME_SECONDS: Final = 0.1
 _UNFINISHED: Final = "status NOT IN ('completed', 'failed', 'cancelled', 'refused')"
 
@@ -137,14 +138,20 @@ class Traffic:
         if method == "POST":
             headers["Idempotency-Key"] = str(new_id())
         began = time.monotonic()
+        url = f"{self._platform.urls['gateway']}{path}"
         try:
-            url = f"{self._platform.urls['gateway']}{path}"
-            async with self._http.request(method, url, json=body, headers=headers) as answer:
-                self.answers[f"{method} {answer.status}"] += 1
-                if answer.status in expected:
-                    decoded: dict[str, Any] = await answer.json()
-                    return decoded
-                self.failures.append(f"{method} {path}: {answer.status} {(await answer.text())[:200]}")
+            for _ in range(_BUSY_TRIES):
+                async with self._http.request(method, url, json=body, headers=headers) as answer:
+                    self.answers[f"{method} {answer.status}"] += 1
+                    if answer.status in expected:
+                        decoded: dict[str, Any] = await answer.json()
+                        return decoded
+                    reason = f"{method} {path}: {answer.status} {(await answer.text())[:200]}"
+                    if answer.status != HTTPStatus.TOO_MANY_REQUESTS:
+                        break
+                # Nothing was written: the same is sent again, under its key, as every client does.
+                await asyncio.sleep(float(answer.headers["Retry-After"]))
+            self.failures.append(reason)
         except (aiohttp.ClientError, TimeoutError) as error:
             self.failures.append(f"{method} {path}: {type(error).__name__}: {error}")
         finally:
