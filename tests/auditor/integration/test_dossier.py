@@ -94,6 +94,10 @@ async def test_whatever_belongs_to_a_generation_leads_to_it(
         assert "## Timeline" in page
         assert "## Reservation" in page
     assert first_line(await shown(auditor, platform.delivered)) == f"# {platform.delivered} is a generation"
+    assert "## Variants" not in await shown(auditor, platform.delivered)
+    siblings = section(await shown(auditor, platform.second_variant), "Variants of the order")
+    for variant in (platform.first_variant, platform.second_variant, platform.withdrawn_variant):
+        assert str(variant) in unfolded(siblings)
 
 
 async def test_whatever_belongs_to_a_payment_or_a_user_leads_to_it(

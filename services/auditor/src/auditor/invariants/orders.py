@@ -172,7 +172,8 @@ ORDERS: Final = (
                 SELECT array_agg(s.variant_number ORDER BY s.variant_number) AS numbers
                 FROM gateway.generations AS s WHERE s.variant_of = g.variant_of
             ) AS every
-            WHERE OF_ORDER(g.generation_id) AND g.variant_of IS NOT NULL
+            -- Not by variant_of: its index, read for that alone, would be read whole.
+            WHERE OF_ORDER(g.generation_id) AND g.variant_count IS NOT NULL
               AND ((f.variant_of, f.variant_number, f.variant_count, f.user_id, f.model_id, f.price_credits,
                     f.requested_at)
                    IS DISTINCT FROM
@@ -191,21 +192,24 @@ ORDERS: Final = (
             SELECT g.generation_id::text AS subject,
                    format('one verdict for all variants of order %s that were not withdrawn', g.variant_of)
                        AS expected,
-                   string_agg(format('variant %s is %s', s.variant_number, v.verdict), ', '
-                              ORDER BY s.variant_number) AS found
+                   every.verdicts AS found
             FROM gateway.generations AS g
-            JOIN gateway.generations AS s ON s.variant_of = g.variant_of
             CROSS JOIN LATERAL (
-                SELECT coalesce((SELECT 'reserved' FROM billing.reservations AS r
-                                 WHERE r.generation_id = s.generation_id LIMIT 1),
-                                (SELECT 'refused (' || f.code || ')' FROM billing.refusals AS f
-                                 WHERE f.generation_id = s.generation_id LIMIT 1),
-                                'undecided') AS verdict
-            ) AS v
-            WHERE OF_ORDER(g.generation_id) AND g.variant_of IS NOT NULL
-            GROUP BY g.generation_id, g.variant_of
-            HAVING count(DISTINCT v.verdict)
-                       FILTER (WHERE v.verdict NOT IN ('refused (cancelled)', 'refused (expired)')) > 1
+                SELECT string_agg(format('variant %s is %s', s.variant_number, v.verdict), ', '
+                                  ORDER BY s.variant_number) AS verdicts,
+                       count(DISTINCT v.verdict)
+                           FILTER (WHERE v.verdict NOT IN ('refused (cancelled)', 'refused (expired)')) AS different
+                FROM gateway.generations AS s
+                CROSS JOIN LATERAL (
+                    SELECT coalesce((SELECT 'reserved' FROM billing.reservations AS r
+                                     WHERE r.generation_id = s.generation_id LIMIT 1),
+                                    (SELECT 'refused (' || f.code || ')' FROM billing.refusals AS f
+                                     WHERE f.generation_id = s.generation_id LIMIT 1),
+                                    'undecided') AS verdict ONE_BY_ONE()
+                ) AS v
+                WHERE s.variant_of = g.variant_of
+            ) AS every
+            WHERE OF_ORDER(g.generation_id) AND g.variant_count IS NOT NULL AND every.different > 1
         """,
     ),
     Invariant(
