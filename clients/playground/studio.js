@@ -105,7 +105,7 @@ function composer(reelhouse, store, watch) {
   showModel(draft.parameters ?? {})
   return h("form", { class: "card composer", onsubmit: order, novalidate: true, "aria-label": "Order" },
     h("div", { class: "field" }, h("label", { for: "model" }, "Model"), select, about),
-    fields, h("div", { class: "order" }, howMany, button, price), complaint)
+    fields, howMany, h("div", { class: "order" }, button, price), complaint)
 }
 
 const needsUpload = (model) =>
