@@ -33,7 +33,7 @@ ADD_GENERATION = text("""
     INSERT INTO gateway.generations (
         generation_id, user_id, status, model_id, kind, parameters, price_credits, captured_credits, lane, requested_at,
         expires_at, updated_at)
-    VALUES (:id, :user_id, :status, 'flux-schnell', 'image', '{}', 3, 3, 'pro', :at, :at, :at)
+    VALUES (:id, :user_id, :status, 'flux-schnell', 'image', '{}', 3, 3, 'pro', :at, :at, :updated_at)
 """)
 
 
@@ -45,14 +45,21 @@ class ArchiveHarness:
     engine: AsyncEngine
     user_id: UUID
 
-    async def add_order(self, days: float, status: GenerationStatus = "completed", last_days: float = 0.0) -> UUID:
-        """An order of ``days`` ago; with ``last_days``, something happened to it since."""
+    async def add_order(
+        self,
+        days: float,
+        status: GenerationStatus = "completed",
+        last_days: float | None = None,
+        updated_days: float | None = None,
+    ) -> UUID:
+        """An order of ``days`` ago. Its last entry may be younger, and so may the last change of its row."""
         generation_id, at = new_id(), datetime.now(UTC) - timedelta(days=days)
-        values = {"id": generation_id, "user_id": self.user_id, "status": status, "at": at}
+        updated_at = at if updated_days is None else datetime.now(UTC) - timedelta(days=updated_days)
+        values = {"id": generation_id, "user_id": self.user_id, "status": status, "at": at, "updated_at": updated_at}
         async with self.engine.begin() as connection:
             await connection.execute(ADD_GENERATION, values)
         entries = [self.entry(generation_id, name, at + timedelta(microseconds=7 * n)) for n, name in enumerate(STEPS)]
-        if last_days:
+        if last_days is not None:
             entries.append(self.entry(generation_id, "previews_stored", datetime.now(UTC) - timedelta(days=last_days)))
         await self.append([*entries, self.balance_entry(at)])
         return generation_id
@@ -113,19 +120,20 @@ async def test_a_month_of_two_is_archived_and_nobody_sees_a_difference(harness: 
     young = await harness.add_order(YOUNG_DAYS)
     open_order = await harness.add_order(OLD_DAYS, status="running")
     touched = await harness.add_order(OLD_DAYS, last_days=YOUNG_DAYS)
-    orders = [*old, young, open_order, touched]
+    changed = await harness.add_order(OLD_DAYS, updated_days=YOUNG_DAYS)
+    orders = [*old, young, open_order, touched, changed]
     before = await harness.everything_shown(orders)
     history = await queries.list_history(harness.engine, harness.user_id, 0, 100)
 
-    assert await harness.archive() == Archived(orders=3, entries=3 * len(STEPS), balance_entries=5)
+    assert await harness.archive() == Archived(orders=3, entries=3 * len(STEPS), balance_entries=6)
     assert await harness.everything_shown(orders) == before
     assert await queries.list_timeline(harness.engine, new_id(), old[0]) == [], "it is another user's"
-    assert [await harness.count("activity", one) for one in orders] == [0, 0, 0, 4, 4, 5]
-    assert [await harness.count("archived_timelines", one) for one in orders] == [1, 1, 1, 0, 0, 0]
+    assert [await harness.count("activity", one) for one in orders] == [0, 0, 0, 4, 4, 5, 4]
+    assert [await harness.count("archived_timelines", one) for one in orders] == [1, 1, 1, 0, 0, 0, 0]
     # A stream that resumes from the beginning gets what is there, under the numbers that it had.
     left = await queries.list_history(harness.engine, harness.user_id, 0, 100)
     assert left == [one for one in history if one in left]
-    assert len(left) == len(history) - 3 * len(STEPS) - 5
+    assert len(left) == len(history) - 3 * len(STEPS) - 6
 
     assert await harness.archive() == Archived(), "what is done is not done again"
     # An archived order is deleted by its user later: that is shown, and archived in its turn.
