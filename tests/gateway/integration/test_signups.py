@@ -2,9 +2,11 @@
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 from billing.commands import grant
 from contracts.billing import GrantSignupCredits, signup_grant_id
+from gateway import repository
 from messaging.ids import new_id
 from tests.gateway.harness import Client, GatewayHarness
 from tests.gateway.integration.test_grants import granted, settings
@@ -62,3 +64,15 @@ async def test_nobody_is_credited_for_signing_up_unless_it_is_set(harness: Gatew
     sent = "SELECT 1 FROM gateway.outbox_messages WHERE subject = :subject"
     assert await harness.rows(sent, subject=GrantSignupCredits.subject) == []
     assert await signups(harness) == []
+
+
+async def test_replicas_that_record_a_user_at_the_same_instant_record_one_signup(harness: GatewayHarness) -> None:
+    engine = harness.database.engine("gateway", pool_size=8)
+
+    async def record(user_id: UUID) -> bool:
+        async with engine.begin() as connection:
+            return await repository.add_signup(connection, user_id, signup_grant_id(user_id), 50, 1_000_000)
+
+    for _ in range(60):
+        user_id = new_id()
+        assert sorted(await asyncio.gather(*(record(user_id) for _ in range(8)))) == [False] * 7 + [True]

@@ -95,7 +95,8 @@ _ADD_SIGNUP: Final = (
             sa.bindparam("amount_credits", type_=sa.BigInteger),
         ).where(~_HAS_HAD_CREDITS.exists(), _today.scalar_subquery() < sa.bindparam("most", type_=sa.BigInteger)),
     )
-    .on_conflict_do_nothing(index_elements=["user_id"])
+    # Of both constraints: with a target, two that come at the same instant can meet at the other one.
+    .on_conflict_do_nothing()
     .returning(signups.c.user_id)
 )
 

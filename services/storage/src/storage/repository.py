@@ -152,7 +152,8 @@ _CLAIM_PREVIEWS: Final = _claim_in_turns(PREVIEWS)
 _ADD_ASSET: Final = (
     insert(assets)
     .values({one.name: sa.bindparam(f"new_{one.name}", type_=one.type) for one in assets.c if one.name != "stored_at"})
-    .on_conflict_do_nothing(index_elements=["generation_id", "role"])
+    # Of all constraints: with a target, two that come at the same instant can meet at the key of the object.
+    .on_conflict_do_nothing()
     .returning(*assets.c)
 )
 _ADDED: Final = _ADD_ASSET.cte("added")
