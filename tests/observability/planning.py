@@ -64,7 +64,7 @@ async def scans_of(supervisor: Supervisor, platform: PlatformDescription, user_i
     log = (supervisor.log_directory / "postgres.log").read_text(errors="replace")
     sent = sorted({(service, sql) for service, sql in _statements(log) if service in SERVICES})
     assert {service for service, _ in sent} == set(SERVICES)
-    engine = engine_for(platform.postgres.superuser_dsn, application_name="plans", pool_size=1, statement_timeout_ms=0)
+    engine = engine_for(platform.postgres.superuser_dsn, application_name="plans", pool_size=4, statement_timeout_ms=0)
     try:
         await multiply(engine, COPIES, user_id)
         async with engine.connect() as connection:
