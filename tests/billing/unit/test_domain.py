@@ -10,8 +10,8 @@ import pytest
 
 from billing import domain
 from billing.domain import Account, Book, Refusal, Reservation
-from billing.errors import BalanceTooLarge, CaptureExceedsReservation, InvalidAmount
-from contracts.billing import ClawBackCredits, GrantCredits
+from billing.errors import BalanceTooLarge, CaptureExceedsReservation, InvalidAmount, SignupCreditsTooHigh
+from contracts.billing import ClawBackCredits, GrantCredits, GrantSignupCredits
 from contracts.values import LedgerLine
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
@@ -337,6 +337,21 @@ def test_a_clawback_passes_over_spent_grants_and_takes_from_the_others() -> None
     other, _ = credit(account, 10)
     take_back(account, 4, payment_id)
     assert [account.grants[grant_id].remaining_credits for grant_id in (spent, other)] == [0, 6]
+
+
+@pytest.mark.parametrize("amount_credits", [1, 50])
+def test_sign_up_credits_within_billings_own_bound_are_granted_as_promotion(amount_credits: int) -> None:
+    command = GrantSignupCredits(user_id=uuid4(), amount_credits=amount_credits)
+    granted = domain.signup_grant(command, largest_credits=50)
+    assert (granted.grant_id, granted.user_id) == (command.grant_id, command.user_id)
+    assert (granted.amount_credits, granted.reason, granted.actor) == (amount_credits, "signup", "gateway")
+    assert (granted.payment_id, granted.expires_at) == (None, None)
+
+
+def test_sign_up_credits_beyond_billings_own_bound_are_an_error() -> None:
+    command = GrantSignupCredits(user_id=uuid4(), amount_credits=51)
+    with pytest.raises(SignupCreditsTooHigh, match="51 credits, where at most 50 are allowed"):
+        domain.signup_grant(command, largest_credits=50)
 
 
 @pytest.mark.parametrize("amount", [0, -1])

@@ -1,5 +1,6 @@
-"""Cursors, request hashes, and what a spreadsheet makes of a note."""
+"""Cursors, request hashes, return addresses, and numbers, moments and days as people write them."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID, uuid4
 
@@ -15,8 +16,13 @@ from gateway.domain import (
     is_confirmed,
     is_storable,
     lane_of,
+    origin_of,
     request_hash,
     split_page,
+    with_payment,
+    written_day,
+    written_moment,
+    written_number,
 )
 from gateway.routes.account import _cell
 
@@ -71,14 +77,16 @@ def test_requests_with_other_content_have_other_digests() -> None:
         OrderRequest("flux-schnell", {"prompt": "a kite", "seed": 8}, None),
         OrderRequest("flux-schnell", order.parameters, 5),
         OrderRequest("flux-schnell", order.parameters, None, count=2),
+        OrderRequest("flux-schnell", order.parameters, None, start_within_seconds=2),
     )
-    assert len({order.digest, *(other.digest for other in others)}) == 5
+    assert len({order.digest, *(other.digest for other in others)}) == 6
     purchases = (
         PurchaseRequest("small", "stripe"),
         PurchaseRequest("large", "stripe"),
         PurchaseRequest("small", "btcpay"),
+        PurchaseRequest("small", "stripe", "https://app.example.com/credits"),
     )
-    assert len({purchase.digest for purchase in purchases}) == 3
+    assert len({purchase.digest for purchase in purchases}) == 4
 
 
 @pytest.mark.parametrize(
@@ -130,3 +138,99 @@ def test_a_file_is_saved_under_a_safe_and_sortable_name() -> None:
     at = datetime(2026, 11, 23, 1, 28, 13, tzinfo=timezone(timedelta(hours=2)))
     assert download_name("wan-2.2-t2v", at, UUID(int=0x3C4D5E)) == "wan-2.2-t2v-20261122-232813-3c4d5e"
     assert download_name('é"/\r\n', at, UUID(int=7)).startswith("_____-2026")
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://app.example.com/credits?from=menu#top", "https://app.example.com"),
+        ("HTTPS://App.Example.COM", "https://app.example.com"),
+        ("https://app.example.com:443/", "https://app.example.com"),
+        ("http://app.example.com:80/", "http://app.example.com"),
+        ("https://app.example.com:80/", "https://app.example.com:80"),
+        ("http://localhost:5173/credits", "http://localhost:5173"),
+    ],
+)
+def test_an_address_has_the_origin_that_a_browser_sends(url: str, origin: str) -> None:
+    assert origin_of(url) == origin
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "/credits",
+        "app.example.com/credits",
+        "https:///credits",
+        "javascript:alert(1)",
+        "ftp://app.example.com/",
+        # A reader takes the first for the host, and a browser the second.
+        "https://app.example.com@evil.example.com/",
+        "https://app.example.com:port/",
+        "https://app.example.com:99999/",
+        "https://[app.example.com/",
+        "https://app.example.com/\x00",
+        "https://app.example.com/\u202e",
+    ],
+)
+def test_what_is_no_address_of_a_page_has_no_origin(url: str) -> None:
+    assert origin_of(url) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://app.example.com", "https://app.example.com?payment_id={}"),
+        (
+            "https://app.example.com/credits?from=menu#top",
+            "https://app.example.com/credits?from=menu&payment_id={}#top",
+        ),
+    ],
+)
+def test_the_payments_id_joins_the_query_and_leaves_the_rest(url: str, expected: str) -> None:
+    payment_id = uuid4()
+    assert with_payment(url, payment_id) == expected.format(payment_id)
+
+
+WRITTEN_WELL = [
+    *((written_number, text) for text in ("0", "007", str(2**63 - 1))),
+    *(
+        (written_moment, text)
+        for text in ("2026-11-23T09:30Z", "2026-11-23 09:30:00.123456+02:00", "2026-11-23t09:30:00-0330")
+    ),
+    (written_day, "2026-11-23"),
+]
+
+
+@pytest.mark.parametrize(("check", "text"), WRITTEN_WELL)
+def test_numbers_moments_and_days_as_people_write_them_are_taken(check: Callable[[object], object], text: str) -> None:
+    assert check(text) == text
+
+
+WRITTEN_BADLY = [
+    *((written_number, text) for text in ("", "1_0", "+1", "-1", " 1", "1\n", "1.0", "\u0661", "1" * 20)),
+    *(
+        (written_moment, text)
+        for text in (
+            "",
+            "0.5",
+            "1795599000",
+            "2026-11-23",
+            "2026-11-23T09:30:00",
+            "2026-11-23T09:30:00." + 30 * "1" + "Z",
+        )
+    ),
+    *((written_day, text) for text in ("", "20261123", "1795599000", "1026-11-23", "2026-11-23T00:00", "2026-11-23\n")),
+]
+
+
+@pytest.mark.parametrize(("check", "text"), WRITTEN_BADLY)
+def test_other_ways_of_writing_them_are_refused(check: Callable[[object], object], text: str) -> None:
+    with pytest.raises(ValueError, match=r"^is not a (number|moment|day) "):
+        check(text)
+
+
+@pytest.mark.parametrize("check", [written_number, written_moment, written_day])
+def test_a_value_that_is_no_text_is_left_to_the_next_check(check: Callable[[object], object]) -> None:
+    assert check(7) == 7
+    assert check(None) is None

@@ -175,6 +175,18 @@ class TestTrackRecord:
         said = measure(one)
         assert (said.handover_seconds, said.run_ratio) == (7.0, 1.5)
 
+    def test_an_attempt_that_nobody_timed_says_only_how_long_storing_took(self) -> None:
+        one = delivered()
+        one.attempts[0].started_at = None
+        said = measure(one)
+        assert (said.handover_seconds, said.run_ratio, said.storing_seconds) == (None, None, 3.0)
+
+    def test_an_attempt_without_a_time_of_preparation_says_nothing_of_its_handover(self) -> None:
+        one = delivered()
+        one.attempts[0].prepared_at = None
+        said = measure(one)
+        assert (said.handover_seconds, said.run_ratio, said.storing_seconds) == (None, 2.0, 3.0)
+
     def test_a_file_of_no_known_attempt_says_nothing(self) -> None:
         one = delivered()
         one.verifying_number = None

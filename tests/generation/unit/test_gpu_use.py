@@ -66,6 +66,17 @@ def test_a_later_word_replaces_an_assumption_and_silence_replaces_nothing() -> N
     assert attempt.cost_micro_usd == cost_micro_usd(L4, 4_200)
 
 
+def test_the_clock_does_not_outweigh_what_the_provider_said() -> None:
+    running = one()
+    attempt = running.attempts[0]
+    attempt.started_at = NOW
+    record_use(running, attempt, GpuUse(gpu_type=L4, execution_ms=4_200))
+    attempt.end("lost", NOW + timedelta(seconds=60))
+    assume_use(running, attempt)
+    assert (attempt.execution_ms, attempt.execution_assumed) == (4_200, False)
+    assert attempt.cost_micro_usd == cost_micro_usd(L4, 4_200)
+
+
 def test_an_assumed_time_is_no_longer_than_the_model_may_run() -> None:
     running = one()
     attempt = running.attempts[0]

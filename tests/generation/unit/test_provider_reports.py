@@ -141,6 +141,26 @@ def test_an_exception_in_the_sdk_is_reported_without_its_traceback() -> None:
     assert report.detail == "<class 'ValueError'>: boom"
 
 
+def test_the_details_that_the_sdk_left_in_the_output_follow_the_reason_once() -> None:
+    # worker-comfyui gives ``error`` and ``details`` together; RunPod's SDK moves ``error`` alone.
+    output = {"details": ["node 12: cannot identify image file"]}
+    report = read_report(body("FAILED", error="Workflow validation failed", output=output), "mp4")
+    assert isinstance(report, JobFailed)
+    assert report.detail == 'Workflow validation failed; ["node 12: cannot identify image file"]'
+    assert (report.code, report.user_fault) == ("invalid_input", True)
+    repeated = read_report(body("FAILED", error="no such node", output={"error": "no such node"}), "mp4")
+    assert isinstance(repeated, JobFailed)
+    assert repeated.detail == "no such node"
+
+
+@pytest.mark.parametrize("more", [{}, {"error": "", "output": {}}, {"error": None, "output": []}])
+def test_a_failure_without_a_reason_says_so(more: dict[str, Any]) -> None:
+    report = read_report(body("FAILED", **more), "mp4")
+    assert isinstance(report, JobFailed)
+    assert (report.code, report.detail) == ("execution_failed", "the worker gave no reason")
+    assert not report.user_fault
+
+
 def test_a_failure_whose_reason_is_an_object_keeps_it_as_json() -> None:
     report = read_report(body("FAILED", output={"traceback": ["line 1"]}), "mp4")
     assert isinstance(report, JobFailed)
