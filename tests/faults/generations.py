@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -97,12 +98,14 @@ OPEN_ORDERS: Final = """
 ORDERS: Final = """
     SELECT o.generation_id, o.user_id, o.status, o.price_credits, o.late, o.captured_credits AS shown_credits,
            g.status AS status_there, g.late AS late_there, r.status AS reservation, r.captured_credits,
+           f.code AS refusal,
            (SELECT count(*) FROM billing.reservations AS x WHERE x.generation_id = o.generation_id) AS reservations,
            a.object_key, a.sha256, q.idempotency_key
     FROM gateway.generations AS o
     JOIN gateway.generation_requests AS q USING (generation_id)
     LEFT JOIN generation.video_generations AS g USING (generation_id)
     LEFT JOIN billing.reservations AS r USING (generation_id)
+    LEFT JOIN billing.refusals AS f USING (generation_id)
     LEFT JOIN storage.assets AS a ON a.generation_id = o.generation_id AND a.role = 'output'
 """
 
@@ -267,13 +270,7 @@ class Inspection:
             found.append(f"{row['status']} in the gateway, {row['status_there']} in generation")
         if row["late_there"] is not None and row["late"] != row["late_there"]:
             found.append("late in the gateway or in generation, but not in both")
-        if row["reservations"] != 1:
-            found.append(f"{row['reservations']} reservations")
-        due = row["price_credits"] if delivered and not row["late"] else 0
-        if (row["captured_credits"], row["shown_credits"] or 0) != (due, due):
-            found.append(f"{due} credits are due, {row['captured_credits']} were charged, {row['shown_credits']} shown")
-        if row["reservation"] not in ("captured", "released"):
-            found.append(f"its reservation is {row['reservation']}")
+        found += charge_errors(row)
         if delivered != (row["object_key"] is not None):
             found.append(f"{row['status']}, but its file is {row['object_key']}")
         if row["object_key"] is not None:
@@ -326,6 +323,33 @@ class Inspection:
         pages = client.get_paginator("list_objects_v2").paginate(Bucket="library")
         found = [item["Key"] for page in pages for item in page.get("Contents", [])]
         return {key: client.get_object(Bucket="library", Key=key)["Body"].read() for key in found}
+
+
+def charge_errors(order: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the reservation and the charge of an order that has ended, a row of ``ORDERS``.
+
+    Each order has one reservation. Only an order whose cancel overtook billing has none: billing refused it as
+    cancelled, and generation never heard of it.
+    """
+    if (order["status"], order["refusal"]) == ("cancelled", "cancelled"):
+        traces = [f"it was refused, and has {order['reservations']} reservations"] if order["reservations"] else []
+        if order["status_there"] is not None:
+            traces.append(f"it was refused, and is {order['status_there']} in generation")
+        if order["shown_credits"]:
+            traces.append(f"it was refused, and {order['shown_credits']} credits are shown")
+        return traces
+    found = []
+    if order["refusal"] is not None:
+        found.append(f"billing refused it: {order['refusal']}")
+    if order["reservations"] != 1:
+        found.append(f"{order['reservations']} reservations")
+    due = order["price_credits"] if order["status"] == "completed" and not order["late"] else 0
+    charged, shown = order["captured_credits"], order["shown_credits"]
+    if (charged, shown or 0) != (due, due):
+        found.append(f"{due} credits are due, {charged} were charged, {shown} shown")
+    if order["reservation"] not in ("captured", "released"):
+        found.append(f"its reservation is {order['reservation']}")
+    return found
 
 
 def pixels_of(content: bytes) -> bytes:
