@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from gateway.archiving import MIN_AGE_DAYS, Archived, archive
+from messaging.database import DATABASE_ERRORS, is_contended, is_unavailable
 from service_runtime.database import engine_for
 from service_runtime.settings import database_url_from_environment
 
@@ -28,7 +29,10 @@ def add_parsers(commands: "Subparsers") -> None:
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Run the command that was typed; returns the exit code."""
+    """Run the command that was typed; returns the exit code.
+
+    It is 1 if the database was away, or let a step wait too long: what earlier steps archived stays so.
+    """
     dsn = database_url_from_environment("gateway")
     engine = engine_for(dsn, application_name="reelhouse-gateway-archive", pool_size=1)
     done, said_at = Archived(), time.monotonic()
@@ -37,10 +41,23 @@ async def run(arguments: argparse.Namespace) -> int:
             if time.monotonic() - said_at >= SAY_EVERY_SECONDS:
                 said_at = time.monotonic()
                 _say("so far", done)
+    except DATABASE_ERRORS as error:
+        if not is_unavailable(error):
+            raise
+        _say("so far", done)
+        sys.stderr.write(f"not finished: {_reason(error)}; what is archived stays so: repeat the command\n")
+        return 1
     finally:
         await engine.dispose()
     _say("archived", done)
     return 0
+
+
+def _reason(error: BaseException) -> str:
+    said = str(getattr(error, "orig", None) or error).partition("\n")[0] or type(error).__name__
+    if is_contended(error):
+        return f"a step waited too long for the database, mostly for a lock of another session ({said})"
+    return f"the database is not available ({said})"
 
 
 def _say(what: str, done: Archived) -> None:
