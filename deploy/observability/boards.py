@@ -101,6 +101,15 @@ OVERVIEW: Final = Board(
                     ],
                 ),
                 Panel(
+                    "Overload",
+                    "Requests a second that a busy gateway refused (429: orders, and files to verify), and orders that it answered 202 before the verdict.",
+                    "ops",
+                    [
+                        Query(f'sum(rate(gateway_rate_limited_total{{limit="busy"}}[{RATE}]))', "refused"),
+                        Query(f"sum(rate(gateway_verdicts_cut_short_total[{RATE}]))", "orders answered early"),
+                    ],
+                ),
+                Panel(
                     "Time to deliver",
                     "From the request to the delivery of orders that are charged.",
                     "s",
