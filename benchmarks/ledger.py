@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -24,16 +24,20 @@ import asyncpg
 import msgspec
 
 from billing import handlers
+from contracts.gateway import GenerationRequested
 from local_platform.servers import PostgresServer
 from local_platform.servers.binaries import postgres_programs
 from messaging.ids import new_id
-from tests.billing.ledger_harness import LedgerHarness, order
+from messaging.received import Received
+from messaging.transaction import Transactions
+from tests.billing.ledger_harness import LedgerHarness, order, received
 from tests.support.databases import Database, DatabaseFactory
 from tests.support.folders import removed_at_exit
 
 BATCH = 100
 PEER_CONNECTIONS = 20
 PGBENCH_SECONDS = 8
+NOT_RECORDED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 LIMIT_SCRIPT = """
 BEGIN;
@@ -71,14 +75,20 @@ class Account:
 
 async def ledger(database: Database, account: Account, reservations: int, replicas: int) -> float:
     """Reservations per second through the handler, ``replicas`` batches at a time."""
-    ledgers = [LedgerHarness(database.engine("billing", pool_size=1)) for _ in range(replicas)]
-    batches = [[order(account.user, 1) for _ in range(BATCH)] for _ in range(reservations // BATCH)]
+    batches = [[_message(account) for _ in range(BATCH)] for _ in range(reservations // BATCH)]
 
-    async def work(one: LedgerHarness) -> None:
+    async def work(transactions: Transactions) -> None:
         while batches:
-            await one.handle(handlers.reserve, *batches.pop())
+            async with transactions.begin() as tx:
+                await handlers.reserve(tx, batches.pop())
 
-    return await _rate(reservations, [partial(work, one) for one in ledgers])
+    engines = [database.engine("billing", pool_size=1) for _ in range(replicas)]
+    return await _rate(reservations, [partial(work, Transactions(engine, producer="billing")) for engine in engines])
+
+
+def _message(account: Account) -> Received[GenerationRequested]:
+    """An order as a consumer hands it over: decoded, and of a trace that is not recorded, as most are."""
+    return replace(received(order(account.user, 1)), traceparent=NOT_RECORDED)
 
 
 async def peer(database: Database, account: Account, reservations: int) -> float:
