@@ -129,6 +129,27 @@ async def test_a_database_that_pauses_keeps_its_connections(database: Database, 
             assert await connection.scalar(text("SELECT pg_backend_pid()")) == backend
 
 
+async def test_a_watch_that_stops_while_it_tries_another_connection_closes_it(
+    database: Database, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_watch, "GRACE_SECONDS", 60.0)
+    superuser = database.superuser_engine()
+
+    async def connections() -> int:
+        async with superuser.connect() as connection:
+            watching = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%-watch'"
+            return int(await connection.scalar(text(f"{watching} AND datname = current_database()")) or 0)
+
+    async def are(count: int) -> bool:
+        return await connections() == count
+
+    async with watched(proxy.through(database.dsn("billing"))) as (watch, _):
+        await eventually(ready(watch))
+        proxy.silence_established()
+        await eventually(lambda: are(2))
+    await eventually(lambda: are(1))
+
+
 async def test_without_a_watch_a_silent_connection_ends_at_the_timeout(
     database: Database, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

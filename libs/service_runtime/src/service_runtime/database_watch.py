@@ -127,14 +127,16 @@ class DatabaseWatch:
             async with asyncio.timeout(SILENCE_SECONDS):
                 await self._question(fresh)
             await asyncio.wait({question}, timeout=GRACE_SECONDS)
+            if question.done():
+                return False
+            self._disconnect()
+            self._connection = fresh
         except (*DRIVER_ERRORS, DatabaseReadOnly):
-            fresh.terminate()
             return False
-        if question.done():
-            fresh.terminate()
-            return False
-        self._disconnect()
-        self._connection = fresh
+        finally:
+            # Also when the watch is stopped meanwhile.
+            if self._connection is not fresh:
+                fresh.terminate()
         closed = sum(close_older_connections(engine, asked_at) for engine in self._engines)
         SILENT_CONNECTIONS.labels(self._settings.service).inc(closed + 1)
         log.error("silent_database_connections_closed", connections=closed + 1)
