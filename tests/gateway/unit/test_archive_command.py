@@ -36,7 +36,7 @@ async def test_a_step_that_waits_too_long_for_a_lock_ends_the_command_with_one_l
     told = capsys.readouterr()
     assert told.out == "so far: 12 entries of 3 orders; 0 old events of balances dropped\n"
     assert told.err == (
-        "not finished: a step waited too long for the database, mostly for a lock of another session"
+        "not finished: the command waited too long for the database, mostly for a lock of another session"
         " (canceling statement due to lock timeout); what is archived stays so: repeat the command\n"
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service_runtime.database import engine_for
+from service_runtime.database import ENGINE_ERRORS, engine_for
 from service_runtime.migrations import migrate
 from service_runtime.schema_version import SchemaOutdated, wait_for_schema
 from service_runtime.settings import database_url_from_environment
@@ -40,6 +40,8 @@ def run_migrate(service: str, arguments: argparse.Namespace) -> None:
         asyncio.run(_check(engine_for(dsn, application_name=f"reelhouse-{service}-check"), service, arguments))
     except SchemaOutdated as error:
         sys.exit(str(error))
+    except ENGINE_ERRORS as error:
+        sys.exit(f"the database is not available ({type(error).__name__}: {error})")
 
 
 async def _check(engine: AsyncEngine, service: str, arguments: argparse.Namespace) -> None:

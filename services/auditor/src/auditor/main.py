@@ -1,8 +1,6 @@
 """The only wiring of the auditor: ``python -m auditor.main serve|migrate|check|show|growth``."""
 
 import argparse
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +18,7 @@ from auditor.loops.library_scanner import LibraryScanner
 from auditor.loops.seal_verifier import SealVerifier
 from auditor.pace import Pace
 from auditor.settings import Settings
+from messaging.command_line import run_command
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
@@ -113,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif arguments.command == "migrate":
         run_migrate("auditor", arguments)
     else:
-        sys.exit(asyncio.run(commands.run(arguments)))
+        run_command(commands.run(arguments))
 
 
 if __name__ == "__main__":

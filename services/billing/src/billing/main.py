@@ -1,8 +1,6 @@
 """The only wiring of billing: ``python -m billing.main serve|migrate|grant|verify|seal-head``."""
 
 import argparse
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +15,7 @@ from billing.loops.tree_grower import TreeGrower
 from billing.proofs import prove_line, prove_prefix
 from billing.settings import Settings
 from contracts.queries import ProveLedgerLine, ProveLedgerPrefix, Query
+from messaging.command_line import run_command
 from messaging.queries import Answer, Responder
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
@@ -97,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif arguments.command == "migrate":
         run_migrate("billing", arguments)
     else:
-        sys.exit(asyncio.run(commands.run(arguments)))
+        run_command(commands.run(arguments))
 
 
 if __name__ == "__main__":

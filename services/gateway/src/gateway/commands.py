@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from gateway.archiving import MIN_AGE_DAYS, Archived, archive
-from messaging.database import DATABASE_ERRORS, is_contended, is_unavailable
+from messaging.command_line import unavailability
+from messaging.database import DATABASE_ERRORS, is_unavailable
 from service_runtime.database import engine_for
 from service_runtime.settings import database_url_from_environment
 
@@ -45,19 +46,12 @@ async def run(arguments: argparse.Namespace) -> int:
         if not is_unavailable(error):
             raise
         _say("so far", done)
-        sys.stderr.write(f"not finished: {_reason(error)}; what is archived stays so: repeat the command\n")
+        sys.stderr.write(f"not finished: {unavailability(error)}; what is archived stays so: repeat the command\n")
         return 1
     finally:
         await engine.dispose()
     _say("archived", done)
     return 0
-
-
-def _reason(error: BaseException) -> str:
-    said = str(getattr(error, "orig", None) or error).partition("\n")[0] or type(error).__name__
-    if is_contended(error):
-        return f"a step waited too long for the database, mostly for a lock of another session ({said})"
-    return f"the database is not available ({said})"
 
 
 def _say(what: str, done: Archived) -> None:

@@ -1,8 +1,6 @@
 """The only wiring of the gateway: ``python -m gateway.main serve|migrate|archive``."""
 
 import argparse
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +20,7 @@ from gateway.settings import Settings
 from gateway.signups import Signups
 from gateway.tokens import Tokens
 from gateway.withdrawals import EVERY_SECONDS, withdraw_overdue
+from messaging.command_line import run_command
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
@@ -130,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run_migrate("gateway", arguments)
         return
     if arguments.command == "archive":
-        sys.exit(asyncio.run(commands.run(arguments)))
+        run_command(commands.run(arguments))
     settings = settings_from_environment(Settings)
     configure_logging("gateway", settings)
     run_process(serve(settings))

@@ -1,8 +1,6 @@
 """The only wiring of generation: ``python -m generation.main serve|migrate|margin``."""
 
 import argparse
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +26,7 @@ from generation.settings import Settings
 from generation.startup import configure_when_available
 from generation.track_record import TrackRecord
 from generation.wake_ups import WakeUps
+from messaging.command_line import run_command
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
@@ -142,7 +141,7 @@ def main() -> None:
     commands.add_parsers(subparsers)
     arguments = parser.parse_args()
     if arguments.command == "margin":
-        sys.exit(asyncio.run(commands.run(arguments)))
+        run_command(commands.run(arguments))
     if arguments.command == "migrate":
         run_migrate("generation", arguments)
         return

@@ -34,8 +34,8 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         command.add_argument("--note", required=True, help="why")
 
 
-async def run(settings: Settings, arguments: argparse.Namespace) -> None:
-    """Run one of ``COMMANDS`` in one transaction; the running service does what follows from it."""
+async def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Run one of ``COMMANDS`` in one transaction; the running service does what follows from it. Returns 0."""
     engine = create_engine(settings)
     try:
         async with Transactions(engine, producer="payments").begin() as tx:
@@ -43,6 +43,7 @@ async def run(settings: Settings, arguments: argparse.Namespace) -> None:
         _print(outcome)
     finally:
         await engine.dispose()
+    return 0
 
 
 async def _reviews(tx: Transaction, _: argparse.Namespace) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 from litestar import Litestar
 
 from catalogue.credit_packs import load_credit_packs
+from messaging.command_line import run_command
 from messaging.runtime import Messaging
 from payments import commands, metrics
 from payments.consumers import subscriptions
@@ -122,7 +123,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     settings = settings_from_environment(Settings)
     configure_logging("payments", settings)
-    run_process(serve(settings) if arguments.command == "serve" else commands.run(settings, arguments))
+    if arguments.command == "serve":
+        run_process(serve(settings))
+    run_command(commands.run(settings, arguments))
 
 
 if __name__ == "__main__":
