@@ -13,17 +13,20 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE gateway.generation_requests ALTER COLUMN idempotency_key DROP NOT NULL")
-    for column in ("variant_of uuid", "variant_number smallint", "variant_count smallint"):
-        op.execute(f"ALTER TABLE gateway.generations ADD COLUMN IF NOT EXISTS {column}")
-    op.execute(
-        "ALTER TABLE gateway.generations DROP CONSTRAINT IF EXISTS variants_are_counted,"
-        " ADD CONSTRAINT variants_are_counted CHECK (num_nulls(variant_of, variant_number, variant_count) = 3 OR"
-        " (num_nulls(variant_of, variant_number, variant_count) = 0 AND variant_number BETWEEN 1 AND variant_count"
-        " AND variant_count > 1 AND (variant_number = 1) = (variant_of = generation_id))) NOT VALID"
-    )
-    # Apart, so that the rows are read without the lock of the change.
+    # Each statement is a transaction of its own, and each may be run again. Together, the first would keep its table
+    # locked while the second waits for readers that have the second table and wait for the first: under load, for ever.
     with op.get_context().autocommit_block():
+        op.execute("ALTER TABLE gateway.generation_requests ALTER COLUMN idempotency_key DROP NOT NULL")
+        op.execute(
+            "ALTER TABLE gateway.generations ADD COLUMN IF NOT EXISTS variant_of uuid,"
+            " ADD COLUMN IF NOT EXISTS variant_number smallint, ADD COLUMN IF NOT EXISTS variant_count smallint"
+        )
+        op.execute(
+            "ALTER TABLE gateway.generations DROP CONSTRAINT IF EXISTS variants_are_counted,"
+            " ADD CONSTRAINT variants_are_counted CHECK (num_nulls(variant_of, variant_number, variant_count) = 3 OR"
+            " (num_nulls(variant_of, variant_number, variant_count) = 0 AND variant_number BETWEEN 1 AND variant_count"
+            " AND variant_count > 1 AND (variant_number = 1) = (variant_of = generation_id))) NOT VALID"
+        )
         op.execute("ALTER TABLE gateway.generations VALIDATE CONSTRAINT variants_are_counted")
         # A build that was interrupted leaves an index that nothing uses.
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS gateway.generations_by_variant")
