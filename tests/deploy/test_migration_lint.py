@@ -1,5 +1,6 @@
 """No migration stops the release before it: each one's SQL is held by squawk, statement by statement."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,9 @@ EXPLAINED: Final = {
     ("billing", "0002", "ban-drop-constraint"): "the same statement replaces it by a wider one",
 }
 """What a rule cannot see to be harmless, and why it is."""
+
+ALTERED_TOGETHER: Final = {("generation", "0003"), ("payments", "0004")}
+"""Migrations that were released before the rule."""
 
 REFUSED: Final = {
     "CREATE INDEX ON billing.grants (actor)": "require-concurrent-index-creation",
@@ -81,6 +85,37 @@ def test_every_migration_leaves_the_release_before_it_alone(tmp_path: Path) -> N
     new = {key: what for key, what in by_rule.items() if key not in BEFORE_THE_FIRST_RELEASE | EXPLAINED}
     assert new == {}
     assert (BEFORE_THE_FIRST_RELEASE | EXPLAINED).keys() <= by_rule.keys(), "an exception that nothing needs"
+
+
+def altered_together(sql: str) -> list[set[str]]:
+    """The standing tables of each transaction that alters several: it keeps one locked while it waits for another.
+
+    A reader of both that has the other one waits for the first: neither goes on before the lock timeout.
+    """
+    found = []
+    for block in re.findall(r"\bBEGIN;(.*?)\bCOMMIT;", sql, re.DOTALL):
+        made = set(re.findall(r"\bCREATE TABLE (?:IF NOT EXISTS )?([\w.]+)", block))
+        altered = set(re.findall(r"\bALTER TABLE ([\w.]+)", block)) - made
+        if len(altered) > 1:
+            found.append(altered)
+    return found
+
+
+def test_no_migration_alters_two_tables_in_one_transaction() -> None:
+    found = set()
+    for service in SERVICES:
+        before = "base"
+        for revision in sorted(revisions(service)[0]):
+            if altered_together(migration_sql(service, f"{before}:{revision}")):
+                found.add((service, revision))
+            before = revision
+    assert found == ALTERED_TOGETHER
+
+
+def test_two_tables_that_are_altered_together_are_found() -> None:
+    two = "ALTER TABLE billing.grants ADD COLUMN a int;\nALTER TABLE billing.users ADD COLUMN b int;"
+    assert altered_together(f"BEGIN;\n{two}\nCOMMIT;") == [{"billing.grants", "billing.users"}]
+    assert altered_together(f"BEGIN;\n{two.replace(';', '; COMMIT; BEGIN;')}\nCOMMIT;") == []
 
 
 @pytest.mark.parametrize("statement", REFUSED)
