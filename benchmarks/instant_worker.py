@@ -2,12 +2,20 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 from yarl import URL
+
+from local_platform.description import PlatformDescription
+from local_platform.process_table import ENDPOINT_ID
+from tests.support.media import picture
+
+SIDE_PIXELS: Final = 256
+"""Of the picture that :func:`instant_worker` uploads: so large must orders be."""
 
 
 class InstantWorker:
@@ -80,3 +88,16 @@ class InstantWorker:
             url, params={"isStream": "false"}, json={"output": output}, headers=self._headers
         ) as answer:
             answer.raise_for_status()
+
+
+@asynccontextmanager
+async def instant_worker(platform: PlatformDescription) -> AsyncIterator[None]:
+    """A worker that renders nothing takes the jobs inside the block."""
+    api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
+    worker = InstantWorker(platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS))
+    working = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        working.cancel()
+        await asyncio.wait({working})

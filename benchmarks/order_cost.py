@@ -18,7 +18,8 @@ from typing import Final, Literal
 import asyncpg
 import uvloop
 
-from benchmarks.smoke import instant_worker, measure, platform_load
+from benchmarks.instant_worker import instant_worker
+from benchmarks.smoke import measure, platform_load
 from contracts.message import SERVICES
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription

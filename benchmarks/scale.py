@@ -12,7 +12,6 @@ At last two months of three are archived: what an order weighs on the disk befor
 
 import argparse
 import asyncio
-import contextlib
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,7 +29,7 @@ from auditor.dossier import read_dossier
 from auditor.portions import SCOPES
 from auditor.proving import Prover
 from auditor.timeline import read_timeline
-from benchmarks.instant_worker import InstantWorker
+from benchmarks.instant_worker import SIDE_PIXELS, instant_worker
 from benchmarks.multiplied_history import DAYS, multiply
 from billing.loops.sealer import Sealer
 from billing.loops.tree_grower import TreeGrower
@@ -50,7 +49,6 @@ from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
 from messaging.transaction import Transactions
 from service_runtime.database import engine_for
-from tests.support.media import picture
 from tests.support.waiting import eventually
 
 LIGHT_USERS = 10
@@ -58,7 +56,6 @@ ARCHIVED_DAYS = 30
 HEAVIEST_TABLES = 12
 BASE_ORDERS = 40
 PER_SECOND = 4.0
-SIDE_PIXELS = 256
 TOLERANCE_SECONDS = 60.0
 FLAT = 1.5
 NO_TIMEOUT_MS = 3_600_000
@@ -346,14 +343,9 @@ async def main(sizes: Sequence[int], journal_days: int) -> None:
     heavy, light = uuid4(), [uuid4() for _ in range(LIGHT_USERS)]
     try:
         platform = await supervisor.start()
-        api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
-        worker = InstantWorker(platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS))
-        working = asyncio.create_task(worker.run())
-        await place_orders(platform, heavy, light)
-        await settle(platform)
-        working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
+        async with instant_worker(platform):
+            await place_orders(platform, heavy, light)
+            await settle(platform)
         for service in SERVICES:
             await supervisor.end(service)
         figures: dict[str, list[Figure]] = {name: [] for name, _, _ in CALLS}

@@ -24,15 +24,13 @@ import asyncpg
 import psutil
 import uvloop
 
-from benchmarks.instant_worker import InstantWorker
+from benchmarks.instant_worker import SIDE_PIXELS, instant_worker
 from contracts.message import SERVICES
 from local_platform.console import say, table
 from local_platform.description import IdentityDescription, PlatformDescription
 from local_platform.identity import sign_token
-from local_platform.process_table import ENDPOINT_ID
 from local_platform.supervisor import PlatformOptions, Supervisor
 from tests.faults.granting import grant_to_each
-from tests.support.media import picture
 
 USERS = 60
 """So many that none of them uses up what a user may write in a minute, not even in the overload."""
@@ -42,7 +40,6 @@ AIM_OVERHEAD_MS = 60.0
 AIM_MEMORY_MB = 120.0
 AIM_OVERLOADED_MS = 1000.0
 """The 99th percentile of all answers, those that refuse included."""
-SIDE_PIXELS = 256
 EXPECTED = frozenset({"201", "202", "429 rate_limited"})
 """Answers to orders, in an overload."""
 DRAIN_SECONDS = 60.0
@@ -231,19 +228,6 @@ def process_rows(platform: PlatformDescription, used: dict[str, float], orders: 
         rows.append((name, f"{used[name] / orders * 1000:.1f} ms", *memory))
     total_ms = sum(used.values()) / orders * 1000
     return [*rows, ("together", f"{total_ms:.1f} ms", "", "")]
-
-
-@asynccontextmanager
-async def instant_worker(platform: PlatformDescription) -> AsyncIterator[None]:
-    """A worker that renders nothing takes the jobs inside the block."""
-    api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
-    worker = InstantWorker(platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS))
-    working = asyncio.create_task(worker.run())
-    try:
-        yield
-    finally:
-        working.cancel()
-        await asyncio.wait({working})
 
 
 async def main(seconds: float, overloaded: float) -> None:

@@ -20,13 +20,13 @@ import psutil
 import uvloop
 
 from benchmarks import messaging
+from benchmarks.instant_worker import instant_worker
 from benchmarks.peers import kills, peers
 from benchmarks.peers.measuring import LADDER, OURS, PLAIN, RATE, Measured, System, measure, result_rows
 from benchmarks.smoke import (
     CREDITS,
     TIMES,
     Load,
-    instant_worker,
     new_users,
     platform_load,
 )

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import aiohttp
 import asyncpg
 
-from benchmarks.smoke import SIDE_PIXELS
+from benchmarks.instant_worker import SIDE_PIXELS
 from local_platform.description import IdentityDescription
 from local_platform.identity import sign_token
 from tests.support.waiting import eventually

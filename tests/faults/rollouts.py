@@ -13,12 +13,10 @@ lost, every order was delivered, every replica ended with code 0, and every inva
 
 import argparse
 import asyncio
-import contextlib
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -26,18 +24,17 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from benchmarks.instant_worker import InstantWorker
+from benchmarks.instant_worker import instant_worker
 from contracts.message import SERVICES, Service
 from local_platform.console import say
 from local_platform.description import PlatformDescription
 from local_platform.migrations import migrate_all
-from local_platform.process_table import ENDPOINT_ID, WITH_PUBLIC_HTTP, replica_name
+from local_platform.process_table import WITH_PUBLIC_HTTP, replica_name
 from local_platform.reverse_proxy import ReplicaState
 from local_platform.supervisor import PlatformOptions, Supervisor
 from tests.faults.books import check_books
 from tests.faults.releases import Release, before_the_newest_migration, check_out
-from tests.faults.traffic import SIDE_PIXELS, Traffic
-from tests.support.media import picture
+from tests.faults.traffic import Traffic
 from tests.support.waiting import eventually
 
 REPLICAS: Final = 2
@@ -117,7 +114,7 @@ async def run_campaign(title: str, per_second: float, rounds: int, release: Rele
     supervisor = Supervisor(options)
     try:
         platform = await supervisor.start()
-        async with _rendering(platform), aiohttp.ClientSession() as http, Traffic(platform) as traffic:
+        async with instant_worker(platform), aiohttp.ClientSession() as http, Traffic(platform) as traffic:
             replacements, over = Replacements(supervisor, platform, http), asyncio.Event()
             began = time.monotonic()
             ordering = asyncio.create_task(traffic.run(per_second, over))
@@ -169,18 +166,6 @@ def _report(
     say(f"{traffic.event_count()} events received; {len(traffic.failures)} failed requests; {len(errors)} errors")
     for error in errors[:40]:
         say(f"  {error}")
-
-
-@contextlib.asynccontextmanager
-async def _rendering(platform: PlatformDescription) -> AsyncIterator[None]:
-    api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
-    worker = InstantWorker(platform.urls["runpod"], ENDPOINT_ID, api_key, picture(SIDE_PIXELS, SIDE_PIXELS))
-    working = asyncio.create_task(worker.run())
-    try:
-        yield
-    finally:
-        working.cancel()
-        await asyncio.wait([working])
 
 
 async def main(per_second: float, rounds: int, from_commit: str | None, only: str | None) -> int:

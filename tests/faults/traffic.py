@@ -17,6 +17,7 @@ import aiohttp
 import asyncpg
 from yarl import URL
 
+from benchmarks.instant_worker import SIDE_PIXELS
 from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
 from messaging.ids import new_id
@@ -24,7 +25,6 @@ from tests.faults.granting import grant_to_each
 
 USERS: Final = 20
 CREDITS: Final = 1_000_000
-SIDE_PIXELS: Final = 256
 PURCHASE_EVERY_SECONDS: Final = 2.0
 REQUEST_SECONDS: Final = 30.0
 _BUSY_TRIES: Final = 30
