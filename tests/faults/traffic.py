@@ -1,7 +1,7 @@
 """Open-loop traffic that forgives nothing: one request that fails or one event that is missing is an error.
 
-Users order pictures at an even rate and look at each order, buy credits by card, and follow their event stream, which
-they resume with ``Last-Event-ID`` whenever it ends. No request is repeated.
+Users order pictures at an even rate, some in two variants, and look at each order, buy credits by card, and follow
+their event stream, which they resume with ``Last-Event-ID`` whenever it ends. No request is repeated.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ from tests.faults.granting import grant_to_each
 
 USERS: Final = 20
 CREDITS: Final = 1_000_000
+IN_VARIANTS_EVERY: Final = 20
+"""One order of so many asks for two variants. The release that is upgraded must know them, too."""
 PURCHASE_EVERY_SECONDS: Final = 2.0
 REQUEST_SECONDS: Final = 30.0
 _BUSY_TRIES: Final = 30
@@ -42,6 +44,7 @@ class Traffic:
         self._following: list[asyncio.Task[None]] = []
         self._requests: list[asyncio.Task[None]] = []
         self.orders: list[UUID] = []
+        """Each variant of an order is one of them."""
         self.purchases: list[UUID] = []
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -102,10 +105,12 @@ class Traffic:
     async def _place_order(self, number: int) -> None:
         user = self.users[number % USERS]
         parameters = {"prompt": f"picture {number}", "width": SIDE_PIXELS, "height": SIDE_PIXELS}
-        body = {"model_id": "flux-schnell", "parameters": parameters}
+        body: dict[str, Any] = {"model_id": "flux-schnell", "parameters": parameters}
+        if number % IN_VARIANTS_EVERY == IN_VARIANTS_EVERY - 1:
+            body["count"] = 2
         order = await self._request("POST", "/v1/generations", user, (HTTPStatus.CREATED, HTTPStatus.ACCEPTED), body)
         if order is not None:
-            self.orders.append(UUID(order["id"]))
+            self.orders += [UUID(one["id"]) for one in order["variants"] or (order,)]
             await self._request("GET", f"/v1/generations/{order['id']}", user, (HTTPStatus.OK,))
 
     async def _purchase_until(self, over: asyncio.Event) -> None:
