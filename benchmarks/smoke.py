@@ -31,6 +31,7 @@ from local_platform.description import IdentityDescription, PlatformDescription
 from local_platform.identity import sign_token
 from local_platform.supervisor import PlatformOptions, Supervisor
 from tests.faults.granting import grant_to_each
+from tests.observability.scraping import scrape
 
 USERS = 60
 """So many that none of them uses up what a user may write in a minute, not even in the overload."""
@@ -230,6 +231,13 @@ def process_rows(platform: PlatformDescription, used: dict[str, float], orders: 
     return [*rows, ("together", f"{total_ms:.1f} ms", "", "")]
 
 
+async def estimating(platform: PlatformDescription) -> tuple[float, float]:
+    """Rounds of estimates so far, and the seconds they took: the whole wall time, waits for the database included."""
+    metric = (await scrape(platform))["generation"]["generation_estimating_seconds"]
+    samples = {sample.name.rpartition("_")[2]: sample.value for sample in metric.samples}
+    return samples["count"], samples["sum"]
+
+
 async def main(seconds: float, overloaded: float) -> None:
     """Start, measure, print, stop."""
     supervisor = Supervisor(PlatformOptions(name="bench", workers=0, follow_logs=False))
@@ -242,10 +250,12 @@ async def main(seconds: float, overloaded: float) -> None:
             rows = []
             for per_second in RATES:
                 say(f"{per_second:g} requests/s for {seconds:g} s ...")
-                before = cpu_seconds(platform)
+                before, (rounds, estimated) = cpu_seconds(platform), await estimating(platform)
                 rows.append(await measure(platform, load, per_second, seconds))
                 used = {name: after - before[name] for name, after in cpu_seconds(platform).items()}
             cost = process_rows(platform, used, int(per_second * seconds))
+            rounds_now, estimated_now = await estimating(platform)
+            rounds, estimated = rounds_now - rounds, estimated_now - estimated
             heaviest = per_second
             if overloaded:
                 say(f"{overloaded:g} requests/s for {seconds:g} s, which is too much ...")
@@ -256,6 +266,10 @@ async def main(seconds: float, overloaded: float) -> None:
         say(f"peer: a plain GET of the same gateway takes {plain_ms:.1f} ms at the median\n")
         say(f"processor time per order at {heaviest:g}/s, and memory per service")
         say(table(("process", "processor", "memory", "of 120 MB"), cost))
+        say(
+            f"estimates for all orders under way: {rounds:.0f} rounds of {estimated / rounds * 1000:.1f} ms, "
+            f"so at most {estimated / seconds:.2%} of one core"
+        )
         if overloaded:
             say("\nmore than it can make: answers, their milliseconds (median / p99), the p99 of all as a part of 1 s")
             say(table(("rate", "answers", "placed", "refused", "of aim", "slowest delivered, s"), [refused]))
