@@ -197,6 +197,9 @@ class GatewayHarness:
             "http_port": 0,
             "jwt_issuer": self.identity.issuer,
             "jwks_url": f"{self.identity.url}/auth/v1/.well-known/jwks.json",
+            # Longer than production waits: on a slow machine an answer without the reply would be right, too.
+            "verdict_wait_seconds": 30,
+            "checkout_wait_seconds": 30,
             **s3,
         }
         return Settings(**(values | changed))
