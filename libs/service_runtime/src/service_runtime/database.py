@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from service_runtime.fair_pool import FairPool
 from service_runtime.process_metrics import watch_pool
 from service_runtime.settings import ServiceSettings
 
@@ -76,6 +77,7 @@ def engine_for(
     """An engine for ``dsn``, for tools that have no settings object. No limit is ever off by default."""
     engine = create_async_engine(
         sqlalchemy_url(dsn),
+        poolclass=FairPool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECONDS,

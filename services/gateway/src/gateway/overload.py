@@ -38,10 +38,7 @@ class WriteQueue:
 
     def __init__(self, connections: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.turns: Final = asyncio.Semaphore(max(1, int(connections * SHARE_OF_WRITES)))
-        """First come, first served, which the pool is not: there a late one takes what an early one waits for.
-
-        So no order waits for long, and what must not wait behind orders (answers, projections) finds a connection.
-        """
+        """First come, first served. What must not wait behind orders (answers, projections) finds a connection."""
         self._connections = connections
         self._clock = clock
         self._writing = 0
