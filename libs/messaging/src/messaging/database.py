@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Final
 
 import asyncpg
@@ -53,11 +54,17 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 @asynccontextmanager
 async def single_statements(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A connection on which each statement is a transaction of its own: one round trip instead of three."""
-    connection = await connect(engine)
+    connection = await connect(_autocommitting(engine))
     try:
-        yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+        yield connection
     finally:
         await connection.close()
+
+
+@lru_cache(maxsize=8)
+def _autocommitting(engine: AsyncEngine) -> AsyncEngine:
+    """The same engine and pool. To make it costs as much as a statement; so does the same option on a connection."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def is_unavailable(error: BaseException) -> bool:

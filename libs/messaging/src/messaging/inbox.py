@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.ids import time_of
 from messaging.positions import PUT_POSITION, Position, position_values
-from messaging.sql import statement
+from messaging.sql import hot_statement, statement
 
 UNDATED: Final = date(1970, 1, 1)
 """The day of ids that carry no time; it has no partition, so they are stored in DEFAULT and expire by receipt."""
@@ -46,7 +46,7 @@ class Inbox:
         # Ids are inserted sorted: two replicas with the same messages wait for each other instead of running into a
         # deadlock.
         self._insert = statement(schema, _INSERT)
-        self._receive = statement(schema, f"WITH position AS ({PUT_POSITION}) {_INSERT}")
+        self._receive = hot_statement(schema, f"WITH position AS ({PUT_POSITION}) {_INSERT}")
         self._is_known = statement(
             schema,
             """
@@ -98,8 +98,8 @@ class Inbox:
 
     async def receive(self, connection: AsyncConnection, message_ids: Sequence[UUID], position: Position) -> set[UUID]:
         """:meth:`add_new`, and write the checkpoint of the batch with the same statement."""
-        rows = await connection.execute(self._receive, self._keys(message_ids) | position_values(position))
-        return {row.message_id for row in rows}
+        rows = await self._receive.fetch(connection, self._keys(message_ids) | position_values(position))
+        return {row[0] for row in rows}
 
     async def add_new(self, connection: AsyncConnection, message_ids: Sequence[UUID]) -> set[UUID]:
         """Mark ``message_ids`` as received; returns those that were not received before."""

@@ -1,17 +1,16 @@
 """All SQL over ``outbox_messages``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.positions import PUT_POSITION, RELAY, Position, position_values
 from messaging.schema import REPLAY_WINDOW_DAYS
-from messaging.sql import statement
+from messaging.sql import hot_statement, statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +32,6 @@ class Unpublished(Outgoing):
 
     occurred_at: datetime
     created_at: datetime
-
-
-_OUTGOING: Final = tuple(field.name for field in fields(Outgoing))
 
 
 _ADD: Final = """
@@ -69,8 +65,8 @@ class Outbox:
     """The outbox of one schema."""
 
     def __init__(self, schema: str) -> None:
-        self._add = statement(schema, _ADD)
-        self._add_with_position = statement(schema, f"WITH position AS ({PUT_POSITION}) {_ADD}")
+        self._add = hot_statement(schema, _ADD)
+        self._add_with_position = hot_statement(schema, f"WITH position AS ({PUT_POSITION}) {_ADD}")
         self._lock_unpublished = statement(
             schema,
             """
@@ -82,7 +78,7 @@ class Outbox:
             ORDER BY message_id LIMIT :limit FOR UPDATE SKIP LOCKED
             """,
         )
-        self._find_left = statement(
+        self._find_left = hot_statement(
             schema,
             """
             SELECT EXISTS (
@@ -93,7 +89,7 @@ class Outbox:
                 WHERE consumer = :relay AND replay_requested_at IS NOT NULL AND replayed_at IS NULL)
             """,
         )
-        self._mark = statement(
+        self._mark = hot_statement(
             schema,
             f"""
             WITH position AS ({PUT_POSITION})
@@ -146,11 +142,11 @@ class Outbox:
             "traceparents": [message.traceparent for message in messages],
         }
         if position is None:
-            rows = await connection.execute(self._add, values)
+            rows = await self._add.fetch(connection, values)
         else:
-            rows = await connection.execute(self._add_with_position, values | position_values(position))
-        written = {row.message_id: row for row in rows}
-        return [_stored(message, written[message.message_id]) for message in messages]
+            rows = await self._add_with_position.fetch(connection, values | position_values(position))
+        times = {message_id: (occurred_at, created_at) for message_id, occurred_at, created_at in rows}
+        return [_stored(message, *times[message.message_id]) for message in messages]
 
     async def lock_unpublished(
         self,
@@ -173,7 +169,8 @@ class Outbox:
     async def find_left(self, connection: AsyncConnection, older_than_seconds: float) -> Left:
         """What there is for the relay besides what was just committed. It is asked all the time: one statement."""
         values = {"older_than_seconds": older_than_seconds, "relay": RELAY}
-        return Left(*(await connection.execute(self._find_left, values)).one())
+        (left,) = await self._find_left.fetch(connection, values)
+        return Left(*left)
 
     async def mark_published(
         self, connection: AsyncConnection, acknowledged: Sequence[Acknowledged], position: Position
@@ -183,8 +180,8 @@ class Outbox:
         Harmless if it was recorded before.
         """
         times = [entry.row.created_at for entry in acknowledged]
-        await connection.execute(
-            self._mark,
+        await self._mark.execute(
+            connection,
             {
                 "message_ids": [entry.row.message_id for entry in acknowledged],
                 "sequences": [entry.sequence for entry in acknowledged],
@@ -221,6 +218,15 @@ class Outbox:
         return int(count), float(oldest)
 
 
-def _stored(message: Outgoing, written: Row[Any]) -> Unpublished:
-    said = {name: getattr(message, name) for name in _OUTGOING}
-    return Unpublished(**said, occurred_at=written.occurred_at, created_at=written.created_at)
+def _stored(message: Outgoing, occurred_at: datetime, created_at: datetime) -> Unpublished:
+    return Unpublished(
+        message.message_id,
+        message.subject,
+        message.stream,
+        message.payload,
+        message.correlation_id,
+        message.causation_id,
+        message.traceparent,
+        occurred_at,
+        created_at,
+    )

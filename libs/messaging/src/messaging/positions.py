@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.ids import new_id
 from messaging.schema import REPLAY_WINDOW_DAYS
-from messaging.sql import statement
+from messaging.sql import hot_statement, statement
 
 RELAY: Final = "relay"
 """Holder of the relay's checkpoints. Those of a consumer have its durable name as their holder."""
@@ -128,7 +128,7 @@ class Positions:
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
-        self._put = statement(schema, PUT_POSITION)
+        self._put = hot_statement(schema, PUT_POSITION)
         self._due = statement(
             schema,
             f"""
@@ -201,7 +201,7 @@ class Positions:
 
     async def put(self, connection: AsyncConnection, position: Position) -> None:
         """Write a checkpoint, in the transaction of its batch."""
-        await connection.execute(self._put, position_values(position))
+        await self._put.execute(connection, position_values(position))
 
     async def due(self, connection: AsyncConnection) -> list[Position]:
         """The checkpoints to verify, the highest first: the unverified ones, and for each holder and stream the highest

@@ -1,0 +1,72 @@
+"""Statements that are sent as they are written, for the few that every order and every message needs.
+
+SQLAlchemy's compiler, its result objects and its way between two stacks cost more than the driver and the network. A
+:class:`Statement` goes to the driver on the same connection and in the same transaction as all other statements. Its
+errors are SQLAlchemy's own, and a connection that they show to be broken is given up as ever.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.util import greenlet_spawn
+
+Record: TypeAlias = Any
+"""asyncpg's row, which has no types: values by position, and by name as in a mapping."""
+
+_NAME: Final = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)\b")
+
+
+class Statement:
+    """One statement. ``:name`` stands for a value; say its type with ``CAST`` where the server cannot tell."""
+
+    def __init__(self, sql: str) -> None:
+        self.names: Final = tuple(dict.fromkeys(_NAME.findall(sql)))
+        numbers = {name: number for number, name in enumerate(self.names, start=1)}
+        self.sql: Final = _NAME.sub(lambda found: f"${numbers[found[1]]}", sql)
+
+    async def fetch(self, connection: AsyncConnection, values: Mapping[str, Any]) -> list[Record]:
+        """All rows. ``connection`` must be in a transaction, or one on which each statement commits."""
+        cursor = await self._execute(connection, values)
+        return list(cursor._rows)
+
+    async def fetch_one(self, connection: AsyncConnection, values: Mapping[str, Any]) -> Record | None:
+        """The first row, if there is one."""
+        cursor = await self._execute(connection, values)
+        return cursor._rows[0] if cursor._rows else None
+
+    async def execute(self, connection: AsyncConnection, values: Mapping[str, Any]) -> int:
+        """How many rows were written, or read."""
+        cursor = await self._execute(connection, values)
+        return int(cursor.rowcount)
+
+    async def _execute(self, connection: AsyncConnection, values: Mapping[str, Any]) -> Any:
+        bound = tuple([values[name] for name in self.names])
+        sync: Any = connection.sync_connection
+        assert sync is not None, "the connection is open"
+        if not sync.in_transaction() and sync.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            # The adapter would begin one that SQLAlchemy does not know, and nobody would commit it.
+            raise RuntimeError("begin a transaction first")
+        cursor: Any = sync.connection.cursor()
+        cursor._invalidate_schema_cache_asof = sync.dialect._invalidate_schema_cache_asof
+        if sync._has_events or sync.engine._has_events:
+            for notify in sync.dispatch.before_cursor_execute:
+                notify(sync, cursor, self.sql, bound, None, False)
+        try:
+            # The coroutine that the cursor's own ``execute`` waits for, without the change of stacks.
+            await cursor._prepare_and_execute(self.sql, bound)
+        except BaseException as error:
+            await greenlet_spawn(_fail, sync, cursor, self.sql, bound, error)
+            raise
+        return cursor
+
+
+def _fail(connection: Any, cursor: Any, sql: str, bound: tuple[Any, ...], error: BaseException) -> None:
+    """Raise what SQLAlchemy makes of an error of any statement, and have it judge the connection."""
+    dialect = connection.dialect
+    context = dialect.execution_ctx_cls._init_statement(dialect, connection, connection.connection, {}, sql, [bound])
+    try:
+        raise error  # noqa: TRY301 - it passes on what is being handled on its own stack, and this is another one
+    except BaseException:  # noqa: BLE001
+        connection._handle_dbapi_exception(error, sql, bound, cursor, context)
