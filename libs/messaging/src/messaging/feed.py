@@ -9,7 +9,9 @@ after the export's threshold (``provisioning.broker``).
 """
 
 import asyncio
+import contextlib
 import json
+import time
 from collections import deque
 from typing import Final
 
@@ -38,6 +40,7 @@ class Feed:
         self._subject = f"{API_PREFIX}.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._batch_size = batch_size
         self._linger_seconds = linger_seconds
+        self._batch_at = 0.0
         self._inbox = broker.client.new_inbox()
         self._subscription: Subscription | None = None
         self._queue: deque[Msg] = deque()
@@ -46,10 +49,13 @@ class Feed:
         self._lost: str | None = None
         self._retired = False
         self._arrived = asyncio.Event()
+        self._hurried = asyncio.Event()
+        """There is something not to wait with: a full batch, or the end of this feed."""
         self.epoch = broker.epoch
 
     async def open(self) -> None:
         """Listen; what is asked for from now on arrives here."""
+        self._batch_at = time.monotonic() + self._linger_seconds
         self._subscription = await self._broker.client.subscribe(self._inbox, cb=self._on_message)
 
     async def retire(self) -> None:
@@ -82,18 +88,19 @@ class Feed:
     def lose(self, reason: str) -> None:
         """Give this feed up: the next :meth:`batch` raises."""
         self._lost = reason
-        self._arrived.set()
+        self.wake()
 
     def wake(self) -> None:
         """Check the state of the connection now."""
         self._arrived.set()
+        self._hurried.set()
 
     async def batch(self) -> list[Msg]:
-        """Wait for messages; returns all that are there, at most ``batch_size``, after a moment for more to arrive.
+        """Wait for messages; returns all that are there, at most ``batch_size``.
 
-        Raises FeedLostError.
+        A batch that is not full is not taken sooner than ``linger_seconds`` after the one before: so what comes after
+        a quiet time does not wait, and what comes often is taken together. Raises FeedLostError.
         """
-        lingered = self._linger_seconds == 0
         while True:
             if not self.current:
                 raise FeedLostError("the connection was rebuilt")
@@ -102,11 +109,14 @@ class Feed:
             await self._ask_for_more()
             if not self._queue:
                 await self._wait()
-            elif lingered or len(self._queue) >= self._batch_size:
-                return [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_size))]
+            elif len(self._queue) < self._batch_size and (early := self._batch_at - time.monotonic()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(early):
+                        await self._hurried.wait()
+                self._hurried.clear()
             else:
-                lingered = True
-                await asyncio.sleep(self._linger_seconds)
+                self._batch_at = time.monotonic() + self._linger_seconds
+                return [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_size))]
 
     async def _ask_for_more(self) -> None:
         wanted = self._batch_size - self._outstanding - len(self._queue)
@@ -140,6 +150,8 @@ class Feed:
             self._outstanding = max(0, self._outstanding - 1)
             self._queue.append(message)
             self._arrived.set()
+            if len(self._queue) >= self._batch_size:
+                self._hurried.set()
         elif status != _HEARTBEAT:
             self._end_request(status, message.headers or {})
 
@@ -152,7 +164,7 @@ class Feed:
             self._outstanding = max(0, self._outstanding - int(headers[_PENDING_HEADER]))
         else:
             self._lost = f"the pull was refused ({status} {description})"
-        self._arrived.set()
+        self.wake()
 
 
 FEED_ERRORS: Final = (FeedLostError, nats.errors.Error, OSError)

@@ -118,7 +118,10 @@ class LeasedTable:
 
     def held(self, claim: Claim) -> sa.ColumnElement[bool]:
         """The condition under which ``claim`` stands: no worker has claimed the row since, and it has not ended."""
-        return self._held([claim])
+        # Column by column: a list of keys is written into the statement anew each time.
+        columns = self.table.c
+        key = (column == value for column, value in zip(self._key, claim.key, strict=True))
+        return sa.and_(*key, columns[self.fence] == claim.fence, columns[self.leased_until].is_not(None))
 
     async def extend(self, connection: AsyncConnection, claims: Sequence[Claim], lease: timedelta) -> set[Claim]:
         """Say that these are still being worked on. Returns those that are lost: another worker has their rows.

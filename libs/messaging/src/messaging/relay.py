@@ -47,12 +47,12 @@ _log = structlog.get_logger("messaging.relay")
 
 BATCH_MESSAGES: Final = 500
 PUBLISH_TIMEOUT_SECONDS: Final = 5.0
-SWEEP_SECONDS: Final = 0.5
-GRACE_SECONDS: Final = 0.5
+SWEEP_SECONDS: Final = 1.0
+GRACE_SECONDS: Final = 1.0
 """How old a row is before the sweep takes it: until then the process that wrote it publishes it."""
 
-MARK_SECONDS: Final = 0.1
-"""How long an acknowledged message may wait for others to be marked with it."""
+MARK_SECONDS: Final = 0.4
+"""How long an acknowledged message may wait for others to be marked with it: well below ``GRACE_SECONDS``."""
 
 _PAUSE_SECONDS: Final = 1.0
 _DENIED_PAUSE_SECONDS: Final = 10.0

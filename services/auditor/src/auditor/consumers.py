@@ -6,7 +6,7 @@ from auditor import handlers
 from contracts.registry import consumed_by
 from messaging.consumers import Subscription
 
-LINGER_SECONDS: Final = 0.25
+LINGER_SECONDS: Final = 1.0
 """Nothing waits for the journal, so messages are collected: a batch costs as much as a message."""
 
 # The journal's primary key is the message id, so a repeated message is harmless without an inbox.

@@ -7,8 +7,8 @@ from contracts.registry import stream_of
 from gateway.handlers import REACTIONS, Notify, Projector
 from messaging.consumers import Subscription
 
-LINGER_SECONDS: Final = 0.1
-"""A generation and a balance change in many small steps, and no user notices a tenth of a second.
+LINGER_SECONDS: Final = 0.2
+"""A generation and a balance change in many small steps, and no user notices a fifth of a second.
 
 A request that waits for its verdict hears it through ``live_events``. Storage's messages do not linger, because a
 completion is deferred until its file is known.
