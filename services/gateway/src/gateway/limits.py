@@ -9,6 +9,7 @@ from gateway.domain import User
 from gateway.errors import RateLimited, TooManyUploads, UploadsNeedCredits
 from gateway.metrics import REFUSED
 from gateway.rate_limit_headers import Allowance, Limit, report
+from gateway.records import GenerationRequestRecord
 from gateway.settings import Settings
 from messaging.database import single_statements
 from messaging.transaction import Transaction
@@ -24,9 +25,32 @@ def running_cancels(settings: Settings, lane: Lane) -> Limit:
 
 async def check_write(dependencies: Dependencies, user: User, count: int = 1) -> None:
     """Take ``count`` of the writes that a user has each minute; refused ones count, too. Raises ``RateLimited``."""
-    limit = Limit("writes", dependencies.settings.writes_per_minute, 60)
+    limit = _writes(dependencies.settings)
     async with single_statements(dependencies.engine) as connection:
         tokens = await repository.take_write(connection, user.user_id, limit.quota, min(count, limit.quota))
+    _report_writes(limit, tokens)
+
+
+async def find_request_or_check_write(
+    dependencies: Dependencies, user: User, key: str, count: int
+) -> GenerationRequestRecord | None:
+    """The order that used this key; or None, and :func:`check_write` of a new one."""
+    limit = _writes(dependencies.settings)
+    async with single_statements(dependencies.engine) as connection:
+        found = await repository.find_request_or_take_write(
+            connection, user.user_id, key, limit.quota, min(count, limit.quota)
+        )
+    if isinstance(found, GenerationRequestRecord):
+        return found
+    _report_writes(limit, found)
+    return None
+
+
+def _writes(settings: Settings) -> Limit:
+    return Limit("writes", settings.writes_per_minute, 60)
+
+
+def _report_writes(limit: Limit, tokens: float | None) -> None:
     report(Allowance(limit, int(tokens or 0), limit.refill_seconds))
     if tokens is None:
         REFUSED.labels(limit.name).inc()

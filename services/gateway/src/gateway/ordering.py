@@ -28,14 +28,14 @@ from gateway.errors import (
     PriceAboveLimit,
     TooManyOpenGenerations,
 )
-from gateway.limits import check_write
+from gateway.limits import find_request_or_check_write
 from gateway.live_events import Reply, wait_for_reply
 from gateway.records import GenerationRecord, GenerationRequestRecord
 from gateway.statuses import WITHDRAWN
 from messaging.database import single_statements
 from messaging.ids import new_id
 from messaging.transaction import Transaction
-from service_runtime.problems import named_errors
+from service_runtime.problems import Problem, named_errors
 
 OLDEST_UPLOAD: Final = UPLOADS_KEPT_FOR - timedelta(days=1)
 """An order waits for hours before its uploads are read, and nobody removes them to the minute."""
@@ -85,32 +85,49 @@ async def place_order(dependencies: Dependencies, user: User, key: str, request:
     Raises the problems of ``complete_parameters``, ``PriceAboveLimit``, ``IdempotencyKeyReused``,
     ``InsufficientCredits``, ``AccountFrozen``, ``RateLimited``, ``TooManyOpenGenerations`` and ``GenerationDeleted``.
     """
-    # This comes first: a repeated request gets its first result, even if model, price or limits have changed since.
     async with contextlib.AsyncExitStack() as admission:
         writes = dependencies.admission.writes
         admission.enter_context(writes.admitted())
         await admission.enter_async_context(writes.turns)
-        earlier = await _find_request(dependencies, user, key)
-        if earlier is None:
-            priced = _price(dependencies, request)
-            await check_write(dependencies, user, request.count)
+        found = await _find_request_or_price(dependencies, user, key, request)
+        if isinstance(found, GenerationRequestRecord):
+            earlier = found
+        else:
             generation_id = new_id()
             structlog.contextvars.bind_contextvars(correlation_id=str(generation_id))
             # Expected before it is asked for: the verdict may be faster than the commit's return.
             with dependencies.live_events.expecting(generation_id) as verdict:
                 async with dependencies.transactions.begin() as tx:
-                    earlier = await _record(tx, dependencies, user, key, request, generation_id, priced)
+                    used = await _record(tx, dependencies, user, key, request, generation_id, found)
                 # The wait for billing costs nobody anything.
                 await admission.aclose()
-                if earlier is None:
+                if used is None:
                     await _await_verdict(dependencies, user, key, verdict)
                     return await _answer(dependencies, user, key, generation_id, verdict, replayed=False)
+            earlier = used
     if earlier.request_hash != request.digest:
         raise IdempotencyKeyReused(generation_id=str(earlier.generation_id))
     with dependencies.live_events.expecting(earlier.generation_id) as verdict:
         if not await _is_decided(dependencies, user, key):
             await _await_verdict(dependencies, user, key, verdict)
         return await _answer(dependencies, user, key, earlier.generation_id, verdict, replayed=True)
+
+
+async def _find_request_or_price(
+    dependencies: Dependencies, user: User, key: str, request: OrderRequest
+) -> GenerationRequestRecord | _PricedOrder:
+    """The request that used the key: it gets its first result, even if model, price or limits have changed since.
+
+    A new one is priced, and counted among the writes of its user.
+    """
+    try:
+        priced = _price(dependencies, request)
+    except Problem:
+        earlier = await _find_request(dependencies, user, key)
+        if earlier is None:
+            raise
+        return earlier
+    return await find_request_or_check_write(dependencies, user, key, request.count) or priced
 
 
 async def repeat_order(
@@ -219,8 +236,7 @@ def _order(
 
 
 async def _check_open_generations(tx: Transaction, user: User, count: int, limit: int) -> None:
-    # The lock keeps the count true until the commit.
-    await repository.lock_allowance(tx.connection, user.user_id)
+    # The lock of the user's allowance, which came with the request, keeps the count true until the commit.
     if await repository.count_open_generations(tx.connection, user.user_id) + count > limit:
         raise TooManyOpenGenerations(f"at most {limit} at a time", headers={"Retry-After": "10"})
 

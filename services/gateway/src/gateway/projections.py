@@ -22,13 +22,13 @@ from gateway.events import EventName, FailureCode
 from gateway.records import StoredFile, StoredPreviews
 from gateway.statuses import GenerationStatus, status_of_refusal
 from gateway.tables import (
-    generation_requests,
     generations,
     ledger_heads,
     payment_requests,
     payments,
     running_cancellations,
 )
+from service_runtime.statements import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class HistoryEntry:
     occurred_at: datetime
 
 
-_APPEND_HISTORY: Final = sa.text("""
+_APPEND_HISTORY: Final = Statement("""
     WITH entries AS MATERIALIZED (
         SELECT e.*, row_number() OVER (PARTITION BY user_id ORDER BY place) AS number,
                count(*) OVER (PARTITION BY user_id) AS numbers
@@ -138,7 +138,7 @@ _APPEND_HISTORY: Final = sa.text("""
 """)
 
 # Nothing reads from the lines, so they are written last, and the balances lock the users in the order of their ids.
-_ADD_LINES: Final = sa.text("""
+_ADD_LINES: Final = Statement("""
     WITH lines AS MATERIALIZED (
         SELECT * FROM jsonb_populate_recordset(CAST(NULL AS gateway.ledger_lines), CAST(:lines AS jsonb))
     ), added AS (
@@ -181,19 +181,19 @@ def _update_generations_sql() -> str:
     """  # noqa: S608 - names of columns
 
 
-_UPDATE_GENERATIONS: Final = sa.text(_update_generations_sql())
-_RECORD_VERDICT: Final = (
-    sa.update(generation_requests)
-    .where(
-        generation_requests.c.generation_id == sa.bindparam("of_generation_id"),
-        generation_requests.c.verdict.is_(None),
-    )
-    .values(
-        verdict=sa.bindparam("new_verdict"),
-        required_credits=sa.bindparam("new_required_credits"),
-        available_credits=sa.bindparam("new_available_credits"),
-    )
-)
+_UPDATE_GENERATIONS: Final = Statement(_update_generations_sql())
+_RECORD_VERDICTS: Final = Statement("""
+    UPDATE gateway.generation_requests AS r
+    SET verdict = v.verdict, required_credits = v.required_credits, available_credits = v.available_credits
+    FROM unnest(CAST(:generation_ids AS uuid[]), CAST(:verdicts AS text[]), CAST(:required AS bigint[]),
+                CAST(:available AS bigint[])) AS v (generation_id, verdict, required_credits, available_credits)
+    WHERE r.generation_id = v.generation_id AND r.generation_id = ANY (CAST(:generation_ids AS uuid[]))
+      AND r.verdict IS NULL
+""")
+_WITHOUT_FILE: Final = Statement("""
+    SELECT generation_id FROM gateway.generations
+    WHERE generation_id = ANY (CAST(:generation_ids AS uuid[])) AND object_key IS NULL
+""")
 
 
 async def update_generations(connection: AsyncConnection, changes: Iterable[GenerationChange]) -> None:
@@ -204,31 +204,28 @@ async def update_generations(connection: AsyncConnection, changes: Iterable[Gene
     rows = [change.new_values() for change in changes]
     if rows:
         values = {"ids": [row["generation_id"] for row in rows], "changes": msgspec.json.encode(rows).decode()}
-        await connection.execute(_UPDATE_GENERATIONS, values)
+        await _UPDATE_GENERATIONS.execute(connection, values)
 
 
 async def list_without_file(connection: AsyncConnection, generation_ids: set[UUID]) -> set[UUID]:
     """Those of these generations of which no stored file is known."""
-    statement = sa.select(generations.c.generation_id).where(
-        generations.c.generation_id.in_(generation_ids), generations.c.object_key.is_(None)
-    )
-    return set((await connection.execute(statement)).scalars())
+    rows = await _WITHOUT_FILE.fetch(connection, {"generation_ids": list(generation_ids)})
+    return {row[0] for row in rows}
 
 
 async def record_verdicts(connection: AsyncConnection, verdicts: Sequence[Verdict]) -> None:
     """Record billing's answers to orders; the first one stands."""
-    if not verdicts:
-        return
-    rows = [
-        {
-            "of_generation_id": verdict.generation_id,
-            "new_verdict": verdict.verdict,
-            "new_required_credits": verdict.required_credits,
-            "new_available_credits": verdict.available_credits,
+    if verdicts:
+        # One for each generation. They are locked in one order.
+        first = {verdict.generation_id: verdict for verdict in reversed(verdicts)}
+        ordered = sorted(first.values(), key=lambda one: one.generation_id)
+        values = {
+            "generation_ids": [one.generation_id for one in ordered],
+            "verdicts": [one.verdict for one in ordered],
+            "required": [one.required_credits for one in ordered],
+            "available": [one.available_credits for one in ordered],
         }
-        for verdict in verdicts
-    ]
-    await connection.execute(_RECORD_VERDICT, rows)
+        await _RECORD_VERDICTS.execute(connection, values)
 
 
 async def refuse_generations(connection: AsyncConnection, refusals: Mapping[UUID, RefusalCode]) -> None:
@@ -255,8 +252,8 @@ async def add_lines(connection: AsyncConnection, lines: Sequence[LedgerLine]) ->
     """Add statement lines and let balances follow the highest line of each user; returns whose balance moved."""
     if not lines:
         return set()
-    moved = await connection.execute(_ADD_LINES, {"lines": msgspec.json.encode(lines).decode()})
-    return set(moved.scalars())
+    moved = await _ADD_LINES.fetch(connection, {"lines": msgspec.json.encode(lines).decode()})
+    return {row[0] for row in moved}
 
 
 async def advance_payments(connection: AsyncConnection, changed: Sequence[Payment]) -> None:
@@ -314,4 +311,4 @@ async def append_history(connection: AsyncConnection, entries: Sequence[HistoryE
     no number below N appears later.
     """
     columns = {f"{field.name}s": [getattr(entry, field.name) for entry in entries] for field in fields(HistoryEntry)}
-    await connection.execute(_APPEND_HISTORY, columns)
+    await _APPEND_HISTORY.execute(connection, columns)

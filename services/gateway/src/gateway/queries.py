@@ -1,6 +1,6 @@
 """Reads for the API. Every query names the owner, so that another user's row is simply not found."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, TypeAlias
@@ -27,6 +27,7 @@ from gateway.records import (
 from gateway.statuses import GenerationStatus
 from gateway.tables import activity, activity_heads, balances, generations, ledger_heads, ledger_lines, payments
 from messaging.database import single_statements
+from service_runtime.statements import Statement
 
 _Row: TypeAlias = sa.Row[*tuple[Any, ...]]
 
@@ -56,8 +57,8 @@ _VARIANT: Final[list[sa.ColumnElement[Any]]] = [
 _HEAD: Final = [ledger_heads.c[field.name] for field in fields(LedgerHeadRecord)]
 _LINE: Final = [ledger_lines.c[name] for name in LedgerLine.__struct_fields__]
 
-_FIND_GENERATION: Final = sa.select(generations).where(
-    generations.c.generation_id == sa.bindparam("id"), generations.c.user_id == sa.bindparam("user")
+_FIND_GENERATION: Final = Statement(
+    f"SELECT {', '.join(generations.c.keys())} FROM gateway.generations WHERE generation_id = :id AND user_id = :user"  # noqa: S608
 )
 
 # Unmarked files can be alike.
@@ -120,12 +121,13 @@ async def list_generations(
     if after is not None:
         statement = statement.where(_before(after, columns.requested_at, columns.generation_id))
     statement = statement.order_by(columns.requested_at.desc(), columns.generation_id.desc()).limit(limit)
-    return [_generation(row) for row in await _rows(engine, statement)]
+    return [_generation(dict(row._mapping)) for row in await _rows(engine, statement)]
 
 
 async def find_generation(engine: AsyncEngine, user_id: UUID, generation_id: UUID) -> GenerationRecord | None:
     """One generation of this user, deleted or not."""
-    row = await _first(engine, _FIND_GENERATION, {"id": generation_id, "user": user_id})
+    async with single_statements(engine) as connection:
+        row = await _FIND_GENERATION.fetch_one(connection, {"id": generation_id, "user": user_id})
     return None if row is None else _generation(row)
 
 
@@ -284,44 +286,46 @@ async def list_history(engine: AsyncEngine, user_id: UUID, after: int, limit: in
     return [HistoryRecord(*row) for row in await _rows(engine, statement)]
 
 
-def _generation(row: _Row) -> GenerationRecord:
+def _generation(row: Mapping[str, Any]) -> GenerationRecord:
     return GenerationRecord(
-        generation_id=row.generation_id,
-        status=row.status,
-        model_id=row.model_id,
-        kind=row.kind,
-        parameters=row.parameters,
-        price_credits=row.price_credits,
-        captured_credits=row.charged_credits if row.captured_credits is None else row.captured_credits,
-        attempt_number=row.attempt_number,
-        late=row.late,
-        failure_code=row.failure_code,
-        failure_detail=row.failure_detail,
+        generation_id=row["generation_id"],
+        status=row["status"],
+        model_id=row["model_id"],
+        kind=row["kind"],
+        parameters=row["parameters"],
+        price_credits=row["price_credits"],
+        captured_credits=row["charged_credits"] if row["captured_credits"] is None else row["captured_credits"],
+        attempt_number=row["attempt_number"],
+        late=row["late"],
+        failure_code=row["failure_code"],
+        failure_detail=row["failure_detail"],
         file=_file(row),
         previews=_previews(row),
-        requested_at=row.requested_at,
-        expires_at=row.expires_at,
-        start_before_at=row.start_before_at,
-        completed_at=row.completed_at,
-        deleted_at=row.deleted_at,
-        variant=None if row.variant_of is None else Variant(row.variant_of, row.variant_number, row.variant_count),
+        requested_at=row["requested_at"],
+        expires_at=row["expires_at"],
+        start_before_at=row["start_before_at"],
+        completed_at=row["completed_at"],
+        deleted_at=row["deleted_at"],
+        variant=None
+        if row["variant_of"] is None
+        else Variant(row["variant_of"], row["variant_number"], row["variant_count"]),
     )
 
 
-def _file(row: _Row) -> StoredFile | None:
-    if row.object_key is None:
+def _file(row: Mapping[str, Any]) -> StoredFile | None:
+    if row["object_key"] is None:
         return None
     return StoredFile(
-        object_key=row.object_key,
-        poster_object_key=row.poster_object_key,
-        size_bytes=row.size_bytes,
-        sha256=row.sha256,
-        media=msgspec.convert(row.media, MediaProperties),
+        object_key=row["object_key"],
+        poster_object_key=row["poster_object_key"],
+        size_bytes=row["size_bytes"],
+        sha256=row["sha256"],
+        media=msgspec.convert(row["media"], MediaProperties),
     )
 
 
-def _previews(row: _Row) -> StoredPreviews:
-    return StoredPreviews() if row.previews is None else msgspec.convert(row.previews, StoredPreviews)
+def _previews(row: Mapping[str, Any]) -> StoredPreviews:
+    return StoredPreviews() if row["previews"] is None else msgspec.convert(row["previews"], StoredPreviews)
 
 
 def _before(cursor: Cursor, at: sa.Column[Any], row_id: sa.Column[Any]) -> sa.ColumnElement[bool]:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,31 +34,57 @@ from gateway.tables import (
     running_cancellations,
     signups,
     uploads,
-    write_allowances,
 )
+from service_runtime.statements import Statement
 
-_bucket = write_allowances.c
-_elapsed = sa.func.extract("epoch", sa.func.now() - _bucket.counted_at)
-_per_minute = sa.bindparam("per_minute", type_=sa.Float)
-_refilled = sa.func.least(_per_minute, _bucket.tokens + _elapsed * (_per_minute / 60.0))
-_count = sa.bindparam("count", type_=sa.Float)
-_TAKE_WRITE: Final = (
-    insert(write_allowances)
-    .values(user_id=sa.bindparam("user"), tokens=_per_minute - _count, counted_at=sa.func.now())
-    .on_conflict_do_update(
-        index_elements=["user_id"],
-        set_={"tokens": _refilled - _count, "counted_at": sa.func.now()},
-        where=_refilled >= _count,
+_REFILLED: Final = """least(CAST(:per_minute AS float8), b.tokens
+    + CAST(extract(epoch FROM now() - b.counted_at) AS float8) * (CAST(:per_minute AS float8) / 60))"""
+_TAKE: Final = f"""
+    INSERT INTO gateway.write_allowances AS b (user_id, tokens, counted_at)
+    SELECT CAST(:user AS uuid), CAST(:per_minute AS float8) - CAST(:count AS float8), now() {{unless}}
+    ON CONFLICT (user_id) DO UPDATE
+    SET tokens = {_REFILLED} - CAST(:count AS float8), counted_at = now()
+    WHERE {_REFILLED} >= CAST(:count AS float8)
+    RETURNING b.tokens
+"""  # noqa: S608 - the insertions are constants
+_TAKE_WRITE: Final = Statement(_TAKE.format(unless=""))
+_REQUEST: Final = "generation_id, request_hash, verdict, required_credits, available_credits"
+_FIND_GENERATION_REQUEST_SQL: Final = f"""
+    SELECT {_REQUEST} FROM gateway.generation_requests WHERE user_id = :user AND idempotency_key = :key
+"""  # noqa: S608 - the insertion is a constant
+_FIND_GENERATION_REQUEST: Final = Statement(_FIND_GENERATION_REQUEST_SQL)
+_FIND_REQUEST_OR_TAKE_WRITE: Final = Statement(f"""
+    WITH known AS ({_FIND_GENERATION_REQUEST_SQL}),
+         taken AS ({_TAKE.format(unless="WHERE NOT EXISTS (SELECT FROM known)")})
+    SELECT {_REQUEST}, tokens FROM (VALUES (1)) AS one LEFT JOIN known ON true LEFT JOIN taken ON true
+""")  # noqa: S608 - the insertions are constants
+# The lock comes second: of requests with one key, those that wait for the first must not hold it.
+_ADD_GENERATION_REQUEST: Final = Statement("""
+    WITH added AS (
+        INSERT INTO gateway.generation_requests (generation_id, user_id, idempotency_key, request_hash)
+        VALUES (:generation_id, :user, :key, :request_hash)
+        ON CONFLICT (user_id, idempotency_key) DO NOTHING
+        RETURNING user_id, created_at
+    ), allowance AS (
+        SELECT user_id FROM gateway.write_allowances WHERE user_id = (SELECT user_id FROM added) FOR UPDATE
     )
-    .returning(_bucket.tokens)
-)
-_LOCK_ALLOWANCE: Final = sa.select(_bucket.user_id).where(_bucket.user_id == sa.bindparam("user")).with_for_update()
+    SELECT created_at FROM added LEFT JOIN allowance USING (user_id)
+""")
+_LOCK_ALLOWANCE: Final = Statement("SELECT 1 FROM gateway.write_allowances WHERE user_id = :user FOR UPDATE")
 # In the text, so that the planner sees that the index of open generations matches.
-_terminal: Final[list[sa.ColumnElement[str]]] = [sa.literal_column(f"'{status}'") for status in sorted(TERMINAL)]
-_COUNT_OPEN: Final = sa.select(sa.func.count()).where(
-    generations.c.user_id == sa.bindparam("user"), generations.c.status.not_in(_terminal)
+_TERMINAL_SQL: Final = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
+_COUNT_OPEN: Final = Statement(
+    f"SELECT count(*) FROM gateway.generations WHERE user_id = :user AND status NOT IN ({_TERMINAL_SQL})"  # noqa: S608
 )
-_ADD_GENERATION: Final = sa.insert(generations)
+_terminal: Final[list[sa.ColumnElement[str]]] = [sa.literal_column(f"'{status}'") for status in sorted(TERMINAL)]
+_ADD_GENERATIONS: Final = Statement("""
+    INSERT INTO gateway.generations
+        (generation_id, user_id, status, model_id, kind, parameters, price_credits, lane, requested_at, expires_at,
+         start_before_at, variant_of, variant_number, variant_count)
+    SELECT generation_id, user_id, 'requested', model_id, kind, parameters, price_credits, lane, requested_at,
+           expires_at, start_before_at, variant_of, variant_number, variant_count
+    FROM jsonb_populate_recordset(CAST(NULL AS gateway.generations), CAST(:orders AS jsonb))
+""")
 _ORDER: Final = tuple(name for name in GenerationOrder.__struct_fields__ if name != "uploads")
 # In the text, so that the planner sees that the index of unanswered orders matches.
 _is_requested: Final = generations.c.status == sa.literal_column("'requested'")
@@ -101,21 +128,14 @@ _ADD_SIGNUP: Final = (
 )
 
 
-def _add_request(table: sa.Table) -> sa.sql.dml.ReturningInsert[Any]:
-    fresh = insert(table).on_conflict_do_nothing(index_elements=["user_id", "idempotency_key"])
-    return fresh.returning(table.c.created_at)
-
-
-def _find_request(table: sa.Table) -> sa.Select[Any]:
-    return sa.select(table).where(
-        table.c.user_id == sa.bindparam("user"), table.c.idempotency_key == sa.bindparam("key")
-    )
-
-
-_ADD_GENERATION_REQUEST: Final = _add_request(generation_requests)
-_FIND_GENERATION_REQUEST: Final = _find_request(generation_requests)
-_ADD_PAYMENT_REQUEST: Final = _add_request(payment_requests)
-_FIND_PAYMENT_REQUEST: Final = _find_request(payment_requests)
+_ADD_PAYMENT_REQUEST: Final = (
+    insert(payment_requests)
+    .on_conflict_do_nothing(index_elements=["user_id", "idempotency_key"])
+    .returning(payment_requests.c.created_at)
+)
+_FIND_PAYMENT_REQUEST: Final = sa.select(payment_requests).where(
+    payment_requests.c.user_id == sa.bindparam("user"), payment_requests.c.idempotency_key == sa.bindparam("key")
+)
 
 
 async def get_now(connection: AsyncConnection) -> datetime:
@@ -129,11 +149,12 @@ async def add_generation_request(
 ) -> datetime | None:
     """Register an idempotency key of a user for an order; the time of that, or None if the key was used before.
 
-    Of concurrent requests with one key all but one wait here for the first to commit.
+    Of concurrent requests with one key all but one wait here for the first to commit. Where it is new, this also is
+    :func:`lock_allowance`.
     """
-    values = {"generation_id": generation_id, "user_id": user_id, "idempotency_key": key, "request_hash": request_hash}
-    at: datetime | None = (await connection.execute(_ADD_GENERATION_REQUEST, values)).scalar_one_or_none()
-    return at
+    values = {"generation_id": generation_id, "user": user_id, "key": key, "request_hash": request_hash}
+    added = await _ADD_GENERATION_REQUEST.fetch_one(connection, values)
+    return None if added is None else added["created_at"]
 
 
 async def add_variant_requests(
@@ -151,16 +172,18 @@ async def find_generation_request(
     connection: AsyncConnection, user_id: UUID, key: str
 ) -> GenerationRequestRecord | None:
     """The order that used this idempotency key of a user."""
-    row = (await connection.execute(_FIND_GENERATION_REQUEST, {"user": user_id, "key": key})).one_or_none()
-    if row is None:
-        return None
-    return GenerationRequestRecord(
-        generation_id=row.generation_id,
-        request_hash=row.request_hash,
-        verdict=row.verdict,
-        required_credits=row.required_credits,
-        available_credits=row.available_credits,
-    )
+    row = await _FIND_GENERATION_REQUEST.fetch_one(connection, {"user": user_id, "key": key})
+    return None if row is None else GenerationRequestRecord(*row)
+
+
+async def find_request_or_take_write(
+    connection: AsyncConnection, user_id: UUID, key: str, per_minute: int, count: int
+) -> GenerationRequestRecord | float | None:
+    """:func:`find_generation_request`, and :func:`take_write` if the key is new: asked with every order."""
+    values = _writes(user_id, per_minute, count) | {"key": key}
+    (row,) = await _FIND_REQUEST_OR_TAKE_WRITE.fetch(connection, values)
+    *request, tokens = row
+    return tokens if request[0] is None else GenerationRequestRecord(*request)
 
 
 async def add_payment_request(
@@ -187,20 +210,23 @@ async def find_payment_request(connection: AsyncConnection, user_id: UUID, key: 
 
 async def take_write(connection: AsyncConnection, user_id: UUID, per_minute: int, count: int) -> float | None:
     """Take tokens of the user's bucket, which refills evenly; how many it holds then, or None if it had too few."""
-    values = {"user": user_id, "per_minute": float(per_minute), "count": float(count)}
-    taken = await connection.execute(_TAKE_WRITE, values)
-    tokens: float | None = taken.scalar_one_or_none()
-    return tokens
+    taken = await _TAKE_WRITE.fetch_one(connection, _writes(user_id, per_minute, count))
+    return None if taken is None else taken[0]
+
+
+def _writes(user_id: UUID, per_minute: int, count: int) -> dict[str, Any]:
+    return {"user": user_id, "per_minute": float(per_minute), "count": float(count)}
 
 
 async def lock_allowance(connection: AsyncConnection, user_id: UUID) -> None:
     """Let one request of a user at a time count what the user has, until its transaction ends."""
-    await connection.execute(_LOCK_ALLOWANCE, {"user": user_id})
+    await _LOCK_ALLOWANCE.execute(connection, {"user": user_id})
 
 
 async def count_open_generations(connection: AsyncConnection, user_id: UUID) -> int:
     """How many generations of the user are under way."""
-    return int((await connection.execute(_COUNT_OPEN, {"user": user_id})).scalar_one())
+    (row,) = await _COUNT_OPEN.fetch(connection, {"user": user_id})
+    return int(row[0])
 
 
 async def find_uploads(connection: AsyncConnection, user_id: UUID, upload_ids: list[UUID]) -> dict[UUID, timedelta]:
@@ -218,7 +244,6 @@ async def add_generations(connection: AsyncConnection, orders: Sequence[Generati
         {
             "generation_id": order.generation_id,
             "user_id": order.user_id,
-            "status": "requested",
             "model_id": order.model_id,
             "kind": order.kind,
             "parameters": order.parameters,
@@ -233,7 +258,7 @@ async def add_generations(connection: AsyncConnection, orders: Sequence[Generati
     if len(rows) > 1:
         for number, row in enumerate(rows, start=1):
             row |= {"variant_of": orders[0].generation_id, "variant_number": number, "variant_count": len(rows)}
-    await connection.execute(_ADD_GENERATION, rows if len(rows) > 1 else rows[0])
+    await _ADD_GENERATIONS.execute(connection, {"orders": msgspec.json.encode(rows).decode()})
 
 
 async def find_unanswered(connection: AsyncConnection, generation_id: UUID) -> GenerationOrder | None:

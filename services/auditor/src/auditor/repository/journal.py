@@ -1,13 +1,15 @@
 """The journal: every message that was received, once."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service_runtime.statements import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class JournalEntry:
 
 _COLUMNS: Final = tuple(field.name for field in fields(JournalEntry))
 
-_ADD_ENTRIES: Final = text(
+_ADD_ENTRIES: Final = Statement(
     f"""
     INSERT INTO auditor.journal ({", ".join(_COLUMNS)})
     SELECT message_id, subject, stream, producer, is_foreign, correlation_id, causation_id, user_id, traceparent,
@@ -50,8 +52,7 @@ _ADD_ENTRIES: Final = text(
 
 async def add_entries(connection: AsyncConnection, entries: Sequence[JournalEntry]) -> None:
     """Add ``entries`` to the journal; entries that are in it already stay unchanged."""
-    columns = zip(*(astuple(entry) for entry in entries), strict=True)
-    await connection.execute(_ADD_ENTRIES, dict(zip(_COLUMNS, (list(values) for values in columns), strict=True)))
+    await _ADD_ENTRIES.execute(connection, {name: [getattr(one, name) for one in entries] for name in _COLUMNS})
 
 
 @dataclass(frozen=True, slots=True)
