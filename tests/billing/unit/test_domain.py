@@ -81,12 +81,12 @@ def test_every_transfer_adds_up_to_zero_and_names_its_cause() -> None:
     domain.resolve(book, account, reservation, "captured", 25)
     take_back(account, 90, book=book)
     credit(account, 50, book=book)
-    totals: dict[UUID, int] = {}
-    for posting in book.postings:
-        totals[posting.transfer_id] = totals.get(posting.transfer_id, 0) + posting.amount_credits
-        causes = (posting.generation_id, posting.grant_id, posting.clawback_id)
-        assert sum(cause is not None for cause in causes) == 1
-    assert set(totals.values()) == {0}
+    for transfer in book.transfers:
+        line, cause = transfer.line, transfer.cause
+        of_user = line.available_delta_credits + line.reserved_delta_credits - line.receivable_delta_credits
+        assert of_user + transfer.platform_credits == 0
+        assert sum(id_ is not None for id_ in (cause.generation_id, cause.grant_id, cause.clawback_id)) == 1
+    assert len({transfer.line.transfer_id for transfer in book.transfers}) == len(book.transfers) == 7
 
 
 def test_statement_lines_are_numbered_without_gaps_and_add_up_line_by_line() -> None:
@@ -146,7 +146,7 @@ def test_variants_that_cost_more_than_the_balance_are_all_refused() -> None:
     assert [one.generation_id for one in refusals] == ids
     assert {(one.required_credits, one.order_credits, one.available_credits) for one in refusals} == {(20, 60, 59)}
     assert balances(account) == (59, 0, 0)
-    assert book.postings == []
+    assert book.transfers == []
 
 
 def test_an_order_beyond_the_balance_is_refused_and_moves_nothing() -> None:
@@ -156,7 +156,7 @@ def test_an_order_beyond_the_balance_is_refused_and_moves_nothing() -> None:
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.required_credits, refusal.available_credits) == ("insufficient_credits", 30, 29)
     assert balances(account) == (29, 0, 0)
-    assert book.postings == []
+    assert book.transfers == []
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,9 @@ def test_credits_smaller_than_the_debt_leave_the_account_frozen() -> None:
 def test_credits_returned_after_a_dispute_come_out_of_what_was_refunded() -> None:
     account, book = new_account(), book_at()
     credit(account, 10, "dispute_won", book=book)
-    assert {posting.account for posting in book.postings} == {"platform:refunded", "user:available"}
+    (transfer,) = book.transfers
+    assert (transfer.platform, transfer.platform_credits) == ("platform:refunded", -10)
+    assert transfer.line.available_delta_credits == 10
 
 
 def test_a_grant_that_arrives_after_its_time_expires_at_once() -> None:

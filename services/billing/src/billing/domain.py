@@ -1,14 +1,16 @@
 """The rules of the ledger: pure, synchronous, integers only.
 
-An :class:`Account` is one user's credits while their row is locked. A :class:`Book` collects the postings that the
+An :class:`Account` is one user's credits while their row is locked. A :class:`Book` collects the transfers that the
 transaction will write. The functions decide one message at a time, in order of arrival, and change both.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
+
+import msgspec
 
 from billing.errors import BalanceTooLarge, CaptureExceedsReservation, InvalidAmount, SignupCreditsTooHigh
 from billing.statuses import GrantState, ReservationStatus
@@ -16,8 +18,6 @@ from contracts.billing import ClawBackCredits, GrantCredits, GrantSignupCredits,
 from contracts.values import LedgerLine, MovementReason
 
 PlatformAccount = Literal["platform:issued", "platform:revenue", "platform:expired", "platform:refunded"]
-UserAccount = Literal["user:available", "user:reserved", "user:receivable"]
-LedgerAccount = UserAccount | PlatformAccount
 
 MAX_AMOUNT_CREDITS: Final = 1_000_000_000
 """The most that one grant, clawback or order may move: far beyond any pack or price."""
@@ -32,29 +32,7 @@ RETURNED_REASONS: Final[frozenset[MovementReason]] = frozenset({"dispute_won", "
 """Grants that undo a clawback: their credits come back from ``platform:refunded`` and are not issued again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Posting:
-    """One leg of a transfer. The legs of a transfer add up to zero.
-
-    ``user:receivable`` is a debt, so its postings are negative: 40 credits owed are a balance of -40 there.
-    """
-
-    transfer_id: UUID
-    account: LedgerAccount
-    amount_credits: int
-    reason: MovementReason
-    user_id: UUID | None
-    line_number: int | None
-    generation_id: UUID | None
-    payment_id: UUID | None
-    grant_id: UUID | None
-    clawback_id: UUID | None
-    note: str | None
-    occurred_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
     """What a transfer was made for."""
 
     generation_id: UUID | None = None
@@ -62,6 +40,19 @@ class Cause:
     grant_id: UUID | None = None
     clawback_id: UUID | None = None
     note: str | None = None
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """The postings that are made together: one for each balance of the user that moves, and one of the platform.
+
+    They add up to zero. ``user:receivable`` is a debt, so its posting is negative: 40 credits owed are a balance of
+    -40 there. Where credits only move between the user's own accounts, the platform has no part in it.
+    """
+
+    line: LedgerLine
+    cause: Cause
+    platform: PlatformAccount | None
+    platform_credits: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,16 +85,14 @@ class Grant:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(msgspec.Struct, frozen=True):
     """The part of a reservation that came out of one grant."""
 
     grant_id: UUID
     amount_credits: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     """Credits set aside for one generation. ``draws`` are in spending order and add up to the amount."""
 
     reservation_id: UUID
@@ -117,8 +106,7 @@ class Reservation:
     captured_credits: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resolution:
+class Resolution(msgspec.Struct, frozen=True, kw_only=True):
     """The one end of a reservation: what was charged and what went back."""
 
     reservation_id: UUID
@@ -129,16 +117,14 @@ class Resolution:
     resolved_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Contradiction:
+class Contradiction(msgspec.Struct, frozen=True):
     """An outcome that came after another one had resolved the reservation. It changes nothing."""
 
     kind: Literal["capture_after_release", "release_after_capture"]
     generation_id: UUID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """A generation that was not funded. The verdict stands: the same generation is never reserved later.
 
     ``order_credits`` is the price of all the variants that were to be funded with it.
@@ -153,8 +139,7 @@ class Refusal:
     refused_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clawback:
+class Clawback(msgspec.Struct, frozen=True, kw_only=True):
     """Credits of a payment taken back: ``taken_credits`` at once, ``receivable_credits`` owed."""
 
     clawback_id: UUID
@@ -167,8 +152,7 @@ class Clawback:
     clawed_back_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Expiry:
+class Expiry(msgspec.Struct, frozen=True):
     """The credits that a grant still had when it expired."""
 
     grant: Grant
@@ -181,7 +165,7 @@ class Book:
 
     occurred_at: datetime
     new_id: Callable[[], UUID]
-    postings: list[Posting] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -248,7 +232,7 @@ def move(
     receivable: int = 0,
     platform: PlatformAccount | None = None,
 ) -> LedgerLine:
-    """Write one transfer: the changes to a user's balances, and the platform's posting that balances them.
+    """Record one transfer: the changes to a user's balances, and the platform's posting that balances them.
 
     Raises BalanceTooLarge.
     """
@@ -261,36 +245,11 @@ def move(
     assert account.receivable_credits >= 0, "receivable credits would be negative"
     if max(account.available_credits + account.reserved_credits, account.receivable_credits) > MAX_BALANCE_CREDITS:
         raise BalanceTooLarge(account.user_id, MAX_BALANCE_CREDITS)
-    transfer_id = book.new_id()
-    legs: tuple[tuple[LedgerAccount | None, int], ...] = (
-        ("user:available", available),
-        ("user:reserved", reserved),
-        ("user:receivable", -receivable),
-        (platform, receivable - available - reserved),
-    )
-    for name, amount in legs:
-        if amount:
-            assert name is not None, f"a transfer for {reason} does not add up to zero"
-            is_of_user = name != platform
-            book.postings.append(
-                Posting(
-                    transfer_id=transfer_id,
-                    account=name,
-                    amount_credits=amount,
-                    reason=reason,
-                    user_id=account.user_id if is_of_user else None,
-                    line_number=account.line_number if is_of_user else None,
-                    generation_id=cause.generation_id,
-                    payment_id=cause.payment_id,
-                    grant_id=cause.grant_id,
-                    clawback_id=cause.clawback_id,
-                    note=cause.note,
-                    occurred_at=book.occurred_at,
-                )
-            )
-    return LedgerLine(
+    platform_credits = receivable - available - reserved
+    assert (platform is None) == (platform_credits == 0), f"a transfer for {reason} does not add up to zero"
+    line = LedgerLine(
         line_number=account.line_number,
-        transfer_id=transfer_id,
+        transfer_id=book.new_id(),
         user_id=account.user_id,
         reason=reason,
         available_delta_credits=available,
@@ -304,6 +263,8 @@ def move(
         note=cause.note,
         occurred_at=book.occurred_at,
     )
+    book.transfers.append(Transfer(line=line, cause=cause, platform=platform, platform_credits=platform_credits))
+    return line
 
 
 def check_amount(what: str, amount_credits: int) -> None:
@@ -412,7 +373,7 @@ def resolve(
 
 def resolved(reservation: Reservation, resolution: Resolution) -> Reservation:
     """The reservation as it is after its resolution."""
-    return replace(reservation, status=resolution.status, captured_credits=resolution.captured_credits)
+    return msgspec.structs.replace(reservation, status=resolution.status, captured_credits=resolution.captured_credits)
 
 
 def grant(book: Book, account: Account, command: GrantCredits) -> tuple[LedgerLine, ...]:

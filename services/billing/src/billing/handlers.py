@@ -3,11 +3,13 @@
 Nothing here commits: the transaction belongs to the caller, and the messages are published with it.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import Any, cast
+from datetime import datetime, timedelta
+from typing import Any, Final, cast
 from uuid import UUID
 
 import msgspec
@@ -39,7 +41,6 @@ from contracts.billing import (
 )
 from contracts.gateway import GenerationRequested, VariantsRequested
 from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
-from contracts.message import Message
 from contracts.values import GenerationOrder, LedgerLine
 from messaging.ids import new_id
 from messaging.received import Received
@@ -48,9 +49,13 @@ from messaging.transaction import Transaction
 Request = GenerationRequested | VariantsRequested
 Command = GrantCredits | ClawBackCredits
 Outcome = GenerationCompleted | GenerationFailed | GenerationCancelled
+Decision = tuple[Reservation, LedgerLine] | domain.Refusal
 
 OVERDUE_SLACK = timedelta(minutes=15)
 """How long after an order's own deadline its reservation counts as overdue: time for the outcome to travel."""
+
+_STEPS_TO_SEND: Final = 2
+"""A task sends its statement in its first step, and the loop hands that to the socket before the next one."""
 
 
 async def reserve(tx: Transaction, batch: Sequence[Received[Request]]) -> None:
@@ -59,30 +64,39 @@ async def reserve(tx: Transaction, batch: Sequence[Received[Request]]) -> None:
     The variants of an order are funded together, or refused together; those that were withdrawn before do not count.
     Raises InvalidAmount, ConflictingOrder and NoVariants.
     """
-    connection = tx.connection
-    accounts, book = await _open_accounts(tx, (order.user_id for message in batch for order in _orders(message)))
-    verdicts = await ledger.find_verdicts(
-        connection, [order.generation_id for message in batch for order in _orders(message)]
-    )
-    reservations: list[Reservation] = []
-    refusals: list[domain.Refusal] = []
-    for message in batch:
-        undecided = _undecided(verdicts, _orders(message))
-        for order, verdict in zip(undecided, _decide(book, accounts, message.payload, undecided), strict=True):
-            event: Message
-            if isinstance(verdict, domain.Refusal):
-                refusals.append(verdict)
-                event = _refused_event(verdict)
-            else:
-                reservation, line = verdict
-                reservations.append(reservation)
-                event = CreditsReserved(reservation_id=reservation.reservation_id, order=order, line=line)
-            tx.publish(event, correlation_id=order.generation_id, cause=message)
-    await ledger.add_postings(connection, book.postings)
-    await ledger.add_reservations(connection, reservations)
-    await ledger.add_refusals(connection, refusals)
-    await ledger.update_grants(connection, accounts.values())
+    requests = [(message, _orders(message)) for message in batch]
+    orders = [order for _, variants in requests for order in variants]
+    accounts = await ledger.lock_users(tx.connection, (order.user_id for order in orders), opening=True)
+    now, verdicts = await ledger.find_verdicts(tx.connection, accounts, [order.generation_id for order in orders])
+    book = _open_book(tx, accounts, now)
+    decisions: list[tuple[Received[Request], GenerationOrder, Decision]] = []
+    for message, variants in requests:
+        undecided = _undecided(verdicts, variants)
+        decided = _decide(book, accounts, message.payload, undecided)
+        decisions += [(message, *one) for one in zip(undecided, decided, strict=True)]
+    refusals = [decision for _, _, decision in decisions if isinstance(decision, domain.Refusal)]
+    reservations = [decision[0] for _, _, decision in decisions if not isinstance(decision, domain.Refusal)]
+    async with _while_writing(ledger.add_reservations(tx.connection, book, accounts.values(), reservations)):
+        for message, order, decision in decisions:
+            tx.publish(_verdict_event(order, decision), correlation_id=order.generation_id, cause=message)
+    await ledger.add_refusals(tx.connection, refusals)
     tx.after_commit(lambda: metrics.count_verdicts(reservations, refusals))
+
+
+@asynccontextmanager
+async def _while_writing(write: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """The body, which must not wait, runs while the database executes ``write``.
+
+    Other transactions wait for the users that are locked: what takes time here and does not change the postings, such
+    as the encoding of events, is done meanwhile.
+    """
+    writing = asyncio.create_task(write)
+    try:
+        for _ in range(_STEPS_TO_SEND):
+            await asyncio.sleep(0)
+        yield
+    finally:
+        await writing
 
 
 def _orders(message: Received[Request]) -> Sequence[GenerationOrder]:
@@ -113,7 +127,7 @@ def _undecided(verdicts: dict[UUID, ledger.Verdict], orders: Sequence[Generation
 
 def _decide(
     book: Book, accounts: Mapping[UUID, Account], request: Request, orders: Sequence[GenerationOrder]
-) -> Sequence[tuple[Reservation, LedgerLine] | domain.Refusal]:
+) -> Sequence[Decision]:
     """One verdict for each of the orders, which are alike."""
     if not orders:
         return ()
@@ -135,16 +149,13 @@ async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:
     messages = [message for message in batch if not _is_late(message.payload)]
     if not messages:
         return
-    connection = tx.connection
-    accounts = await ledger.lock_users(connection, (m.payload.user_id for m in messages), opening=False)
-    found = await ledger.find_reservations(connection, [m.payload.generation_id for m in messages])
+    accounts = await ledger.lock_users(tx.connection, (m.payload.user_id for m in messages), opening=False)
+    generation_ids = [message.payload.generation_id for message in messages]
+    now, found = await ledger.find_reservations(tx.connection, accounts, generation_ids)
     _check_owners(messages, found)
     # A user whose row was committed only after the locking is not locked: to this batch the reservation is early.
     reservations = {id_: reservation for id_, reservation in found.items() if reservation.user_id in accounts}
-    drawn = {draw.grant_id for reservation in reservations.values() for draw in reservation.draws}
-    await ledger.find_grants(connection, accounts, drawn)
-    book = Book(await ledger.get_time(connection), new_id)
-    _expire_due(tx, book, accounts)
+    book = _open_book(tx, accounts, now)
     resolutions: list[domain.Resolution] = []
     contradictions: list[Contradiction] = []
     for message in messages:
@@ -159,9 +170,7 @@ async def resolve(tx: Transaction, batch: Sequence[Received[Outcome]]) -> None:
             reservations[outcome.generation_id] = domain.resolved(reservation, resolution)
             resolutions.append(resolution)
             tx.publish(event, correlation_id=outcome.generation_id, cause=message)
-    await ledger.add_postings(connection, book.postings)
-    await ledger.add_resolutions(connection, resolutions)
-    await ledger.update_grants(connection, accounts.values())
+    await ledger.add_resolutions(tx.connection, book, accounts.values(), resolutions)
     tx.after_commit(lambda: metrics.count_resolutions(resolutions, contradictions))
 
 
@@ -205,10 +214,9 @@ async def _apply(tx: Transaction, batch: Sequence[Received[Command]]) -> None:
             clawback, line = domain.claw_back(book, account, command)
             clawbacks.append((clawback, content))
             tx.publish(_clawed_back_event(clawback, line), correlation_id=command.payment_id, cause=message)
-    await ledger.add_postings(connection, book.postings)
     await ledger.add_grants(connection, grants, book.occurred_at)
     await ledger.add_clawbacks(connection, clawbacks)
-    await ledger.update_grants(connection, accounts.values())
+    await ledger.add_transfers(connection, book, accounts.values())
     tx.after_commit(lambda: metrics.count_commands([command for command, _ in grants], [one for one, _ in clawbacks]))
 
 
@@ -268,21 +276,19 @@ async def _read_history(connection: AsyncConnection, commands: Sequence[Command]
 async def expire_grants(tx: Transaction, user_ids: Sequence[UUID]) -> None:
     """Take away the remainders of these users' due grants."""
     accounts, book = await _open_accounts(tx, user_ids)
-    await ledger.add_postings(tx.connection, book.postings)
-    await ledger.update_grants(tx.connection, accounts.values())
+    await ledger.add_transfers(tx.connection, book, accounts.values())
 
 
 async def _open_accounts(tx: Transaction, user_ids: Iterable[UUID]) -> tuple[dict[UUID, Account], Book]:
-    """Lock the users (new ones too), read their grants, and expire the due ones before anything is decided."""
-    connection: AsyncConnection = tx.connection
-    accounts = await ledger.lock_users(connection, user_ids, opening=True)
-    await ledger.find_grants(connection, accounts)
-    book = Book(await ledger.get_time(connection), new_id)
-    _expire_due(tx, book, accounts)
-    return accounts, book
+    """Lock the users (new ones too), read their grants, and expire the due ones."""
+    accounts = await ledger.lock_users(tx.connection, user_ids, opening=True)
+    now = await ledger.find_grants(tx.connection, accounts)
+    return accounts, _open_book(tx, accounts, now)
 
 
-def _expire_due(tx: Transaction, book: Book, accounts: dict[UUID, Account]) -> None:
+def _open_book(tx: Transaction, accounts: dict[UUID, Account], now: datetime) -> Book:
+    """Begin to write at ``now``: due grants expire before anything is decided."""
+    book = Book(now, new_id)
     expiries: list[domain.Expiry] = []
     for account in accounts.values():
         for expiry in domain.expire_due(book, account):
@@ -296,6 +302,14 @@ def _expire_due(tx: Transaction, book: Book, accounts: dict[UUID, Account]) -> N
             tx.publish(event, correlation_id=expiry.grant.payment_id or expiry.grant.grant_id)
     if expiries:
         tx.after_commit(lambda: metrics.count_expiries(expiries))
+    return book
+
+
+def _verdict_event(order: GenerationOrder, decision: Decision) -> CreditsReserved | CreditsRefused:
+    if isinstance(decision, domain.Refusal):
+        return _refused_event(decision)
+    reservation, line = decision
+    return CreditsReserved(reservation_id=reservation.reservation_id, order=order, line=line)
 
 
 def _refused_event(refusal: domain.Refusal) -> CreditsRefused:

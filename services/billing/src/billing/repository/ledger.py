@@ -6,16 +6,15 @@ read or written. Everything that a user owns is decided under that lock, so no o
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
     Insert,
+    Row,
     Table,
-    TableValuedAlias,
-    and_,
     bindparam,
     func,
     insert,
@@ -23,26 +22,16 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    union_all,
-    update,
+    text,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.domain import Account, Clawback, Draw, Grant, Posting, Refusal, Reservation, Resolution
-from billing.tables import (
-    balance_ledger,
-    clawbacks,
-    grants,
-    operator_grants,
-    refusals,
-    reservation_grants,
-    reservation_resolutions,
-    reservations,
-    users,
-)
+from billing.domain import Account, Book, Clawback, Draw, Grant, Refusal, Reservation, Resolution
+from billing.tables import clawbacks, grants, operator_grants, refusals, reservations
 from contracts.billing import GrantCredits
+
+T = TypeVar("T")
 
 
 class Verdict(NamedTuple):
@@ -61,15 +50,13 @@ class GrantKey(NamedTuple):
     reason: str
 
 
-def _unnest(table: Table, names: Sequence[str]) -> TableValuedAlias:
-    """Rows made of one array parameter per column, named ``<column>s``."""
-    arrays = [bindparam(f"{name}s", type_=ARRAY(table.c[name].type)) for name in names]
-    return func.unnest(*arrays).table_valued(*names, name="rows").render_derived()
-
-
 def _insert_rows(table: Table, names: Sequence[str]) -> Insert:
-    """One statement for any number of rows: its triggers run once, and its plan is prepared once."""
-    rows = _unnest(table, names)
+    """One statement for any number of rows, of one array parameter per column, named ``<column>s``.
+
+    Its triggers run once, and its plan is prepared once.
+    """
+    arrays = [bindparam(f"{name}s", type_=ARRAY(table.c[name].type)) for name in names]
+    rows = func.unnest(*arrays).table_valued(*names, name="rows").render_derived()
     return insert(table).from_select(list(names), select(*(rows.c[name] for name in names)))
 
 
@@ -83,62 +70,58 @@ def _columns(names: Sequence[str], rows: Iterable[Sequence[object]]) -> dict[str
     return {f"{name}s": list(column) for name, column in zip(names, columns, strict=True)}
 
 
-_POSTING = tuple(column.name for column in balance_ledger.columns if column.name != "posting_id")
-_RESERVATION = ("reservation_id", "generation_id", "user_id", "amount_credits", "deadline_at", "reserved_at")
-_DRAW = ("reservation_id", "position", "grant_id", "amount_credits")
-_RESOLUTION = ("reservation_id", "status", "captured_credits", "released_credits", "resolved_at")
 _REFUSAL = ("generation_id", "user_id", "code", "required_credits", "available_credits", "refused_at")
 _GRANT = tuple(column.name for column in grants.columns)
 _CLAWBACK = tuple(column.name for column in clawbacks.columns)
-_REMAINDER = ("grant_id", "remaining_credits")
 
-_INSERT_POSTINGS = _insert_rows(balance_ledger, _POSTING)
-_INSERT_RESERVATIONS = _insert_rows(reservations, _RESERVATION)
-_INSERT_DRAWS = _insert_rows(reservation_grants, _DRAW)
-_INSERT_RESOLUTIONS = _insert_rows(reservation_resolutions, _RESOLUTION)
 _INSERT_REFUSALS = _insert_rows(refusals, _REFUSAL)
 _INSERT_GRANTS = _insert_rows(grants, _GRANT)
 _INSERT_CLAWBACKS = _insert_rows(clawbacks, _CLAWBACK)
 
-_new_users = _unnest(users, ("user_id",))
-_OPEN_USERS = (
-    postgresql_insert(users)
-    .from_select(["user_id"], select(_new_users.c.user_id).order_by(_new_users.c.user_id))
-    .on_conflict_do_nothing()
-)
-_LOCK_USERS = select(users).where(_is_any(users.c.user_id, "user_ids")).order_by(users.c.user_id).with_for_update()
-_FIND_GRANTS = select(
-    grants.c.grant_id,
-    grants.c.user_id,
-    grants.c.reason,
-    grants.c.remaining_credits,
-    grants.c.payment_id,
-    grants.c.expires_at,
-    grants.c.granted_at,
-).where(
-    or_(
-        and_(_is_any(grants.c.user_id, "user_ids"), grants.c.remaining_credits > literal_column("0")),
-        _is_any(grants.c.grant_id, "drawn"),
+_OPEN_USERS = text("""
+    INSERT INTO billing.users (user_id)
+    SELECT wanted.user_id FROM unnest(CAST(:user_ids AS uuid[])) AS wanted (user_id) ORDER BY wanted.user_id
+    ON CONFLICT DO NOTHING
+""")
+_LOCK = """
+    SELECT user_id, available_credits, reserved_credits, receivable_credits, line_number
+    FROM billing.users WHERE user_id = ANY(CAST(:user_ids AS uuid[])) {condition}
+    ORDER BY user_id FOR UPDATE
+"""
+_LOCK_USERS = text(_LOCK.format(condition=""))
+_LOCK_KNOWN_USERS = text(
+    _LOCK.format(
+        condition="""AND cardinality(CAST(:user_ids AS uuid[])) = (
+            SELECT count(*) FROM billing.users AS known WHERE known.user_id = ANY(CAST(:user_ids AS uuid[])))"""
     )
 )
-_FIND_VERDICTS = union_all(
-    select(
-        reservations.c.generation_id, reservations.c.user_id, reservations.c.amount_credits.label("price_credits")
-    ).where(_is_any(reservations.c.generation_id, "generation_ids")),
-    select(refusals.c.generation_id, refusals.c.user_id, refusals.c.required_credits).where(
-        _is_any(refusals.c.generation_id, "generation_ids")
-    ),
-)
-_FIND_RESERVATIONS = (
-    select(
-        reservations,
-        func.array_agg(aggregate_order_by(reservation_grants.c.grant_id, reservation_grants.c.position)),
-        func.array_agg(aggregate_order_by(reservation_grants.c.amount_credits, reservation_grants.c.position)),
-    )
-    .join(reservation_grants, reservation_grants.c.reservation_id == reservations.c.reservation_id)
-    .where(_is_any(reservations.c.generation_id, "generation_ids"))
-    .group_by(reservations.c.reservation_id)
-)
+
+_SPENDABLE = "user_id = ANY(CAST(:user_ids AS uuid[])) AND remaining_credits > 0"
+_OF_ORDERS = "generation_id = ANY(CAST(:generation_ids AS uuid[]))"
+_GRANTS = """
+    SELECT clock_timestamp() AS now, ARRAY(
+        SELECT ROW(user_id, grant_id, reason, remaining_credits, payment_id, expires_at, granted_at)
+        FROM billing.grants WHERE {condition}) AS grants
+"""
+_FIND_GRANTS = text(_GRANTS.format(condition=_SPENDABLE))
+_FIND_VERDICTS = text(f"""
+    {_GRANTS.format(condition=_SPENDABLE)}, ARRAY(
+        SELECT ROW(generation_id, user_id, amount_credits) FROM billing.reservations WHERE {_OF_ORDERS}
+        UNION ALL
+        SELECT ROW(generation_id, user_id, required_credits) FROM billing.refusals WHERE {_OF_ORDERS}) AS verdicts
+""")  # noqa: S608 - constants
+_DRAWS_OF_ORDERS = f"""
+    FROM billing.reservations JOIN billing.reservation_grants USING (reservation_id) WHERE {_OF_ORDERS}
+"""
+_SPENDABLE_OR_DRAWN = f"({_SPENDABLE}) OR grant_id = ANY(ARRAY(SELECT grant_id {_DRAWS_OF_ORDERS}))"
+_FIND_RESERVATIONS = text(f"""
+    {_GRANTS.format(condition=_SPENDABLE_OR_DRAWN)}, ARRAY(
+        SELECT ROW(reservation_id, generation_id, user_id, amount_credits, status, captured_credits, deadline_at,
+                   reserved_at)
+        FROM billing.reservations WHERE {_OF_ORDERS}) AS reservations, ARRAY(
+        SELECT ROW(reservation_id, grant_id, reservation_grants.amount_credits) {_DRAWS_OF_ORDERS}
+        ORDER BY reservation_id, position) AS draws
+""")  # noqa: S608 - constants
 _FIND_GRANT_KEYS = select(grants.c.grant_id, grants.c.content_hash, grants.c.payment_id, grants.c.reason).where(
     or_(_is_any(grants.c.grant_id, "grant_ids"), _is_any(grants.c.payment_id, "payment_ids"))
 )
@@ -146,12 +129,64 @@ _FIND_CLAWBACK_HASHES = select(clawbacks.c.clawback_id, clawbacks.c.content_hash
     _is_any(clawbacks.c.clawback_id, "clawback_ids")
 )
 _TIME = select(func.clock_timestamp())
-_remainders = _unnest(grants, _REMAINDER)
-_UPDATE_GRANTS = (
-    update(grants)
-    .where(grants.c.grant_id == _remainders.c.grant_id)
-    .values(remaining_credits=_remainders.c.remaining_credits)
+
+# The users are locked until the commit and each statement is a round trip: one statement writes what a batch decided.
+_POSTINGS = """
+    INSERT INTO billing.balance_ledger
+        (transfer_id, account, amount_credits, reason, user_id, line_number, generation_id, payment_id, grant_id,
+         clawback_id, note, occurred_at)
+    SELECT transfer_id, posting.account, posting.amount_credits, reason, posting.user_id, posting.line_number,
+           generation_id, payment_id, grant_id, clawback_id, note, CAST(:occurred_at AS timestamptz)
+    FROM unnest(
+        CAST(:transfer_ids AS uuid[]), CAST(:reasons AS text[]), CAST(:user_ids AS uuid[]),
+        CAST(:line_numbers AS bigint[]), CAST(:available AS bigint[]), CAST(:reserved AS bigint[]),
+        CAST(:receivable AS bigint[]), CAST(:platforms AS text[]), CAST(:platform_credits AS bigint[]),
+        CAST(:generation_ids AS uuid[]), CAST(:payment_ids AS uuid[]), CAST(:grant_ids AS uuid[]),
+        CAST(:clawback_ids AS uuid[]), CAST(:notes AS text[])
+    ) AS transfer (
+        transfer_id, reason, user_id, line_number, available, reserved, receivable, platform, platform_credits,
+        generation_id, payment_id, grant_id, clawback_id, note)
+    CROSS JOIN LATERAL (VALUES
+        ('user:available', available, transfer.user_id, transfer.line_number),
+        ('user:reserved', reserved, transfer.user_id, transfer.line_number),
+        ('user:receivable', -receivable, transfer.user_id, transfer.line_number),
+        (platform, platform_credits, NULL, NULL)
+    ) AS posting (account, amount_credits, user_id, line_number)
+    WHERE posting.amount_credits <> 0
+"""
+_REMAINDERS = """
+    UPDATE billing.grants SET remaining_credits = changed.remaining_credits
+    FROM unnest(CAST(:changed_grant_ids AS uuid[]), CAST(:remainders AS bigint[]))
+        AS changed (grant_id, remaining_credits)
+    WHERE grants.grant_id = changed.grant_id
+"""
+_RESERVATIONS = """
+    INSERT INTO billing.reservations
+        (reservation_id, generation_id, user_id, amount_credits, deadline_at, reserved_at)
+    SELECT rows.*, CAST(:occurred_at AS timestamptz)
+    FROM unnest(
+        CAST(:reservation_ids AS uuid[]), CAST(:reserved_generation_ids AS uuid[]),
+        CAST(:reserving_user_ids AS uuid[]), CAST(:amounts AS bigint[]), CAST(:deadlines AS timestamptz[])) AS rows
+"""
+_DRAWS = """
+    INSERT INTO billing.reservation_grants (reservation_id, position, grant_id, amount_credits)
+    SELECT * FROM unnest(
+        CAST(:drawing_ids AS uuid[]), CAST(:positions AS smallint[]), CAST(:drawn_grant_ids AS uuid[]),
+        CAST(:drawn_amounts AS bigint[]))
+"""
+_RESOLUTIONS = """
+    INSERT INTO billing.reservation_resolutions
+        (reservation_id, status, captured_credits, released_credits, resolved_at)
+    SELECT rows.*, CAST(:occurred_at AS timestamptz)
+    FROM unnest(
+        CAST(:resolved_ids AS uuid[]), CAST(:statuses AS text[]), CAST(:captured AS bigint[]),
+        CAST(:released AS bigint[])) AS rows
+"""
+_ADD_TRANSFERS = text(f"WITH postings AS ({_POSTINGS}) {_REMAINDERS}")
+_ADD_RESERVATIONS = text(
+    f"WITH postings AS ({_POSTINGS}), reservations AS ({_RESERVATIONS}), draws AS ({_DRAWS}) {_REMAINDERS}"
 )
+_ADD_RESOLUTIONS = text(f"WITH postings AS ({_POSTINGS}), resolutions AS ({_RESOLUTIONS}) {_REMAINDERS}")
 
 _OVERDUE = (reservations.c.status == literal_column("'held'")) & (reservations.c.deadline_at < func.clock_timestamp())
 
@@ -159,13 +194,15 @@ _OVERDUE = (reservations.c.status == literal_column("'held'")) & (reservations.c
 async def lock_users(connection: AsyncConnection, user_ids: Iterable[UUID], *, opening: bool) -> dict[UUID, Account]:
     """Lock the users' rows in one fixed order, so that no two transactions ever wait for each other in a circle.
 
-    With ``opening``, users not seen before get a row first: FOR UPDATE on a missing row would lock nothing. That step
-    holds no lock on a row that existed, and waits in the same order, so it cannot close a circle either.
+    With ``opening``, users not seen before get a row: FOR UPDATE on a missing row would lock nothing. While one is
+    missing, none is locked: the step that opens them waits in the same order, and holds no lock on a row that existed,
+    so it cannot close a circle either.
     """
     parameters = {"user_ids": sorted(set(user_ids))}
-    if opening:
+    rows = (await connection.execute(_LOCK_KNOWN_USERS if opening else _LOCK_USERS, parameters)).all()
+    if opening and not rows:
         await connection.execute(_OPEN_USERS, parameters)
-    rows = await connection.execute(_LOCK_USERS, parameters)
+        rows = (await connection.execute(_LOCK_USERS, parameters)).all()
     return {
         row.user_id: Account(
             user_id=row.user_id,
@@ -179,49 +216,75 @@ async def lock_users(connection: AsyncConnection, user_ids: Iterable[UUID], *, o
 
 
 async def get_time(connection: AsyncConnection) -> datetime:
-    """The database's clock now. Asked after locking, so that the times on one user's statement never go back."""
+    """The database's clock now."""
     now: datetime = (await connection.execute(_TIME)).scalar_one()
     return now
 
 
-async def find_grants(connection: AsyncConnection, accounts: dict[UUID, Account], drawn: Iterable[UUID] = ()) -> None:
-    """Give each locked account its grants: those with credits left, and those in ``drawn``."""
-    rows = await connection.execute(_FIND_GRANTS, {"user_ids": list(accounts), "drawn": list(drawn)})
-    for row in rows:
-        grant = Grant(
-            grant_id=row.grant_id,
-            reason=row.reason,
-            remaining_credits=row.remaining_credits,
-            payment_id=row.payment_id,
-            expires_at=row.expires_at,
-            granted_at=row.granted_at,
+# After the locking, each handler reads all that it needs with one statement. The database's clock is part of it, so
+# that the times on one user's statement never go back.
+
+
+async def find_grants(connection: AsyncConnection, accounts: dict[UUID, Account]) -> datetime:
+    """Give each locked account its grants with credits left. Returns the database's clock."""
+    row = (await connection.execute(_FIND_GRANTS, {"user_ids": list(accounts)})).one()
+    return _read_grants(row, accounts)
+
+
+async def find_verdicts(
+    connection: AsyncConnection, accounts: dict[UUID, Account], generation_ids: Sequence[UUID]
+) -> tuple[datetime, dict[UUID, Verdict]]:
+    """``find_grants``, and the verdicts of those orders that already have one."""
+    values = {"user_ids": list(accounts), "generation_ids": generation_ids}
+    row = (await connection.execute(_FIND_VERDICTS, values)).one()
+    verdicts = {generation_id: Verdict(user_id, price) for generation_id, user_id, price in row.verdicts}
+    return _read_grants(row, accounts), verdicts
+
+
+async def find_reservations(
+    connection: AsyncConnection, accounts: dict[UUID, Account], generation_ids: Sequence[UUID]
+) -> tuple[datetime, dict[UUID, Reservation]]:
+    """``find_grants``, and the reservations of these generations with the grants that they drew from."""
+    values = {"user_ids": list(accounts), "generation_ids": generation_ids}
+    row = (await connection.execute(_FIND_RESERVATIONS, values)).one()
+    draws: dict[UUID, list[Draw]] = {}
+    for reservation_id, grant_id, amount in row.draws:
+        draws.setdefault(reservation_id, []).append(Draw(grant_id, amount))
+    found = [
+        Reservation(
+            reservation_id=reservation_id,
+            generation_id=generation_id,
+            user_id=user_id,
+            amount_credits=amount,
+            status=status,
+            captured_credits=captured,
+            deadline_at=deadline_at,
+            reserved_at=reserved_at,
+            draws=tuple(draws[reservation_id]),
         )
-        accounts[row.user_id].add_grant(grant)
-
-
-async def find_verdicts(connection: AsyncConnection, generation_ids: Sequence[UUID]) -> dict[UUID, Verdict]:
-    """The verdicts of those orders that already have one."""
-    rows = await connection.execute(_FIND_VERDICTS, {"generation_ids": generation_ids})
-    return {row.generation_id: Verdict(row.user_id, row.price_credits) for row in rows}
-
-
-async def find_reservations(connection: AsyncConnection, generation_ids: Sequence[UUID]) -> dict[UUID, Reservation]:
-    """The reservations of these generations, each with its draws in spending order."""
-    rows = await connection.execute(_FIND_RESERVATIONS, {"generation_ids": generation_ids})
-    return {
-        row.generation_id: Reservation(
-            reservation_id=row.reservation_id,
-            generation_id=row.generation_id,
-            user_id=row.user_id,
-            amount_credits=row.amount_credits,
-            deadline_at=row.deadline_at,
-            reserved_at=row.reserved_at,
-            draws=tuple(Draw(grant_id, amount) for grant_id, amount in zip(row[-2], row[-1], strict=True)),
-            status=row.status,
-            captured_credits=row.captured_credits,
+        for reservation_id, generation_id, user_id, amount, status, captured, deadline_at, reserved_at in (
+            row.reservations
         )
-        for row in rows
-    }
+    ]
+    return _read_grants(row, accounts), {reservation.generation_id: reservation for reservation in found}
+
+
+def _read_grants(row: Row[Any], accounts: dict[UUID, Account]) -> datetime:
+    for user_id, grant_id, reason, remaining, payment_id, expires_at, granted_at in row.grants:
+        # A reservation that was committed only after the locking drew from grants of a user who is not locked.
+        if user_id in accounts:
+            accounts[user_id].add_grant(
+                Grant(
+                    grant_id=grant_id,
+                    reason=reason,
+                    remaining_credits=remaining,
+                    payment_id=payment_id,
+                    expires_at=expires_at,
+                    granted_at=granted_at,
+                )
+            )
+    now: datetime = row.now
+    return now
 
 
 async def find_grant_keys(
@@ -254,32 +317,79 @@ async def find_users_with_due_grants(connection: AsyncConnection, limit: int, sk
     return list(dict.fromkeys(rows.scalars()))
 
 
-async def add_postings(connection: AsyncConnection, rows: Sequence[Posting]) -> None:
-    """Write transfers. The database applies them to the balances and checks them at commit."""
-    if rows:
-        values = ([getattr(row, name) for name in _POSTING] for row in rows)
-        await connection.execute(_INSERT_POSTINGS, _columns(_POSTING, values))
+async def add_transfers(connection: AsyncConnection, book: Book, accounts: Iterable[Account]) -> None:
+    """Write transfers, and the remainders of the grants that they changed.
+
+    The database applies the postings to the balances, and checks them at commit.
+    """
+    if book.transfers:
+        await connection.execute(_ADD_TRANSFERS, _transfers(book, accounts))
 
 
-async def add_reservations(connection: AsyncConnection, rows: Sequence[Reservation]) -> None:
-    """Write reservations and what each drew from which grant."""
-    if not rows:
+async def add_reservations(
+    connection: AsyncConnection, book: Book, accounts: Iterable[Account], rows: Sequence[Reservation]
+) -> None:
+    """:func:`add_transfers`, and the reservations with what each drew from which grant."""
+    if not book.transfers:
         return
-    values = ([getattr(row, name) for name in _RESERVATION] for row in rows)
-    await connection.execute(_INSERT_RESERVATIONS, _columns(_RESERVATION, values))
-    draws = (
-        (row.reservation_id, position, draw.grant_id, draw.amount_credits)
-        for row in rows
-        for position, draw in enumerate(row.draws)
-    )
-    await connection.execute(_INSERT_DRAWS, _columns(_DRAW, draws))
+    draws = [(row.reservation_id, position, draw) for row in rows for position, draw in enumerate(row.draws)]
+    values = {
+        "reservation_ids": [row.reservation_id for row in rows],
+        "reserved_generation_ids": [row.generation_id for row in rows],
+        "reserving_user_ids": [row.user_id for row in rows],
+        "amounts": [row.amount_credits for row in rows],
+        "deadlines": [row.deadline_at for row in rows],
+        "drawing_ids": [reservation_id for reservation_id, _, _ in draws],
+        "positions": [position for _, position, _ in draws],
+        "drawn_grant_ids": [draw.grant_id for _, _, draw in draws],
+        "drawn_amounts": [draw.amount_credits for _, _, draw in draws],
+    }
+    await connection.execute(_ADD_RESERVATIONS, _transfers(book, accounts) | values)
 
 
-async def add_resolutions(connection: AsyncConnection, rows: Sequence[Resolution]) -> None:
-    """End reservations. The database refuses a second end of the same one."""
-    if rows:
-        values = ([getattr(row, name) for name in _RESOLUTION] for row in rows)
-        await connection.execute(_INSERT_RESOLUTIONS, _columns(_RESOLUTION, values))
+async def add_resolutions(
+    connection: AsyncConnection, book: Book, accounts: Iterable[Account], rows: Sequence[Resolution]
+) -> None:
+    """:func:`add_transfers`, and the ends of reservations. The database refuses a second end of the same one."""
+    if not book.transfers:
+        return
+    values = {
+        "resolved_ids": [row.reservation_id for row in rows],
+        "statuses": [row.status for row in rows],
+        "captured": [row.captured_credits for row in rows],
+        "released": [row.released_credits for row in rows],
+    }
+    await connection.execute(_ADD_RESOLUTIONS, _transfers(book, accounts) | values)
+
+
+def _transfers(book: Book, accounts: Iterable[Account]) -> dict[str, object]:
+    lines = [transfer.line for transfer in book.transfers]
+    causes = [transfer.cause for transfer in book.transfers]
+    changed = [(id_, account.grants[id_].remaining_credits) for account in accounts for id_ in account.changed_grants]
+    return {
+        "occurred_at": book.occurred_at,
+        "transfer_ids": [line.transfer_id for line in lines],
+        "reasons": [line.reason for line in lines],
+        "user_ids": [line.user_id for line in lines],
+        "line_numbers": [line.line_number for line in lines],
+        "available": [line.available_delta_credits for line in lines],
+        "reserved": [line.reserved_delta_credits for line in lines],
+        "receivable": _sparse([line.receivable_delta_credits for line in lines]),
+        "platforms": _sparse([transfer.platform for transfer in book.transfers]),
+        "platform_credits": _sparse([transfer.platform_credits for transfer in book.transfers]),
+        "generation_ids": _sparse([cause.generation_id for cause in causes]),
+        "payment_ids": _sparse([cause.payment_id for cause in causes]),
+        "grant_ids": _sparse([cause.grant_id for cause in causes]),
+        "clawback_ids": _sparse([cause.clawback_id for cause in causes]),
+        "notes": _sparse([cause.note for cause in causes]),
+        "changed_grant_ids": [grant_id for grant_id, _ in changed],
+        "remainders": [remaining for _, remaining in changed],
+    }
+
+
+def _sparse(column: list[T]) -> list[T]:
+    """Nothing for a column that says nothing: ``unnest`` fills what is shorter with NULL."""
+    return column if any(column) else []
 
 
 async def add_refusals(connection: AsyncConnection, rows: Sequence[Refusal]) -> None:
@@ -292,7 +402,7 @@ async def add_refusals(connection: AsyncConnection, rows: Sequence[Refusal]) -> 
 async def add_grants(
     connection: AsyncConnection, rows: Sequence[tuple[GrantCredits, bytes]], granted_at: datetime
 ) -> None:
-    """Write grants with their full amount; ``update_grants`` then writes what a debt or an expiry took."""
+    """Write grants with their full amount; :func:`add_transfers` then writes what a debt or an expiry took."""
     if rows:
         values = (
             (
@@ -337,17 +447,6 @@ async def add_clawbacks(connection: AsyncConnection, rows: Sequence[tuple[Clawba
             for clawback, content_hash in rows
         )
         await connection.execute(_INSERT_CLAWBACKS, _columns(_CLAWBACK, values))
-
-
-async def update_grants(connection: AsyncConnection, accounts: Iterable[Account]) -> None:
-    """Write the remainder of every grant that the batch changed."""
-    rows = [
-        (grant_id, account.grants[grant_id].remaining_credits)
-        for account in accounts
-        for grant_id in account.changed_grants
-    ]
-    if rows:
-        await connection.execute(_UPDATE_GRANTS, _columns(_REMAINDER, rows))
 
 
 async def count_overdue(connection: AsyncConnection) -> int:
