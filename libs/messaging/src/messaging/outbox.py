@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.positions import PUT_POSITION, RELAY, Position, position_values
@@ -13,8 +14,7 @@ from messaging.schema import REPLAY_WINDOW_DAYS
 from messaging.sql import hot_statement, statement
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """A message that waits for the commit of its transaction."""
 
     message_id: UUID
@@ -26,22 +26,23 @@ class Outgoing:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Unpublished(Outgoing):
+class Unpublished(Outgoing, frozen=True):
     """A committed message that waits for the broker."""
 
     occurred_at: datetime
     created_at: datetime
 
 
+# Both times of a row are by default the time of its transaction.
 _ADD: Final = """
-    INSERT INTO {schema}.outbox_messages
-        (message_id, subject, stream, payload, correlation_id, causation_id, traceparent)
-    SELECT * FROM unnest(
-        CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]),
-        CAST(:payloads AS bytea[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
-        CAST(:traceparents AS text[]))
-    RETURNING message_id, occurred_at, created_at
+    added AS (
+        INSERT INTO {schema}.outbox_messages
+            (message_id, subject, stream, payload, correlation_id, causation_id, traceparent)
+        SELECT * FROM unnest(
+            CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]),
+            CAST(:payloads AS bytea[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
+            CAST(:traceparents AS text[])))
+    SELECT now()
 """
 
 
@@ -65,8 +66,8 @@ class Outbox:
     """The outbox of one schema."""
 
     def __init__(self, schema: str) -> None:
-        self._add = hot_statement(schema, _ADD)
-        self._add_with_position = hot_statement(schema, f"WITH position AS ({PUT_POSITION}) {_ADD}")
+        self._add = hot_statement(schema, f"WITH {_ADD}")
+        self._add_with_position = hot_statement(schema, f"WITH position AS ({PUT_POSITION}), {_ADD}")
         self._lock_unpublished = statement(
             schema,
             """
@@ -142,11 +143,10 @@ class Outbox:
             "traceparents": [message.traceparent for message in messages],
         }
         if position is None:
-            rows = await self._add.fetch(connection, values)
+            [[now]] = await self._add.fetch(connection, values)
         else:
-            rows = await self._add_with_position.fetch(connection, values | position_values(position))
-        times = {message_id: (occurred_at, created_at) for message_id, occurred_at, created_at in rows}
-        return [_stored(message, *times[message.message_id]) for message in messages]
+            [[now]] = await self._add_with_position.fetch(connection, values | position_values(position))
+        return [_stored(message, now) for message in messages]
 
     async def lock_unpublished(
         self,
@@ -218,7 +218,7 @@ class Outbox:
         return int(count), float(oldest)
 
 
-def _stored(message: Outgoing, occurred_at: datetime, created_at: datetime) -> Unpublished:
+def _stored(message: Outgoing, now: datetime) -> Unpublished:
     return Unpublished(
         message.message_id,
         message.subject,
@@ -227,6 +227,6 @@ def _stored(message: Outgoing, occurred_at: datetime, created_at: datetime) -> U
         message.correlation_id,
         message.causation_id,
         message.traceparent,
-        occurred_at,
-        created_at,
+        now,
+        now,
     )
