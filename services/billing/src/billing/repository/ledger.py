@@ -6,14 +6,13 @@ read or written. Everything that a user owns is decided under that lock, so no o
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
     Insert,
-    Row,
     Table,
     bindparam,
     func,
@@ -22,16 +21,15 @@ from sqlalchemy import (
     not_,
     or_,
     select,
-    text,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.domain import Account, Book, Clawback, Draw, Grant, Refusal, Reservation, Resolution
+from billing.domain import Account, Book, Clawback, Draw, Grant, Refusal, Reservation, Resolution, Transfer
 from billing.tables import clawbacks, grants, operator_grants, refusals, reservations
 from contracts.billing import GrantCredits
-
-T = TypeVar("T")
+from contracts.values import LedgerLine
+from service_runtime.statements import Record, Statement
 
 
 class Verdict(NamedTuple):
@@ -78,7 +76,7 @@ _INSERT_REFUSALS = _insert_rows(refusals, _REFUSAL)
 _INSERT_GRANTS = _insert_rows(grants, _GRANT)
 _INSERT_CLAWBACKS = _insert_rows(clawbacks, _CLAWBACK)
 
-_OPEN_USERS = text("""
+_OPEN_USERS = Statement("""
     INSERT INTO billing.users (user_id)
     SELECT wanted.user_id FROM unnest(CAST(:user_ids AS uuid[])) AS wanted (user_id) ORDER BY wanted.user_id
     ON CONFLICT DO NOTHING
@@ -88,8 +86,8 @@ _LOCK = """
     FROM billing.users WHERE user_id = ANY(CAST(:user_ids AS uuid[])) {condition}
     ORDER BY user_id FOR UPDATE
 """
-_LOCK_USERS = text(_LOCK.format(condition=""))
-_LOCK_KNOWN_USERS = text(
+_LOCK_USERS = Statement(_LOCK.format(condition=""))
+_LOCK_KNOWN_USERS = Statement(
     _LOCK.format(
         condition="""AND cardinality(CAST(:user_ids AS uuid[])) = (
             SELECT count(*) FROM billing.users AS known WHERE known.user_id = ANY(CAST(:user_ids AS uuid[])))"""
@@ -103,8 +101,8 @@ _GRANTS = """
         SELECT ROW(user_id, grant_id, reason, remaining_credits, payment_id, expires_at, granted_at)
         FROM billing.grants WHERE {condition}) AS grants
 """
-_FIND_GRANTS = text(_GRANTS.format(condition=_SPENDABLE))
-_FIND_VERDICTS = text(f"""
+_FIND_GRANTS = Statement(_GRANTS.format(condition=_SPENDABLE))
+_FIND_VERDICTS = Statement(f"""
     {_GRANTS.format(condition=_SPENDABLE)}, ARRAY(
         SELECT ROW(generation_id, user_id, amount_credits) FROM billing.reservations WHERE {_OF_ORDERS}
         UNION ALL
@@ -114,7 +112,7 @@ _DRAWS_OF_ORDERS = f"""
     FROM billing.reservations JOIN billing.reservation_grants USING (reservation_id) WHERE {_OF_ORDERS}
 """
 _SPENDABLE_OR_DRAWN = f"({_SPENDABLE}) OR grant_id = ANY(ARRAY(SELECT grant_id {_DRAWS_OF_ORDERS}))"
-_FIND_RESERVATIONS = text(f"""
+_FIND_RESERVATIONS = Statement(f"""
     {_GRANTS.format(condition=_SPENDABLE_OR_DRAWN)}, ARRAY(
         SELECT ROW(reservation_id, generation_id, user_id, amount_credits, status, captured_credits, deadline_at,
                    reserved_at)
@@ -137,19 +135,11 @@ _POSTINGS = """
          clawback_id, note, occurred_at)
     SELECT transfer_id, posting.account, posting.amount_credits, reason, posting.user_id, posting.line_number,
            generation_id, payment_id, grant_id, clawback_id, note, CAST(:occurred_at AS timestamptz)
-    FROM unnest(
-        CAST(:transfer_ids AS uuid[]), CAST(:reasons AS text[]), CAST(:user_ids AS uuid[]),
-        CAST(:line_numbers AS bigint[]), CAST(:available AS bigint[]), CAST(:reserved AS bigint[]),
-        CAST(:receivable AS bigint[]), CAST(:platforms AS text[]), CAST(:platform_credits AS bigint[]),
-        CAST(:generation_ids AS uuid[]), CAST(:payment_ids AS uuid[]), CAST(:grant_ids AS uuid[]),
-        CAST(:clawback_ids AS uuid[]), CAST(:notes AS text[])
-    ) AS transfer (
-        transfer_id, reason, user_id, line_number, available, reserved, receivable, platform, platform_credits,
-        generation_id, payment_id, grant_id, clawback_id, note)
+    FROM unnest(CAST(:transfers AS billing.transfer_row[])) AS transfer
     CROSS JOIN LATERAL (VALUES
-        ('user:available', available, transfer.user_id, transfer.line_number),
-        ('user:reserved', reserved, transfer.user_id, transfer.line_number),
-        ('user:receivable', -receivable, transfer.user_id, transfer.line_number),
+        ('user:available', available_credits, transfer.user_id, transfer.line_number),
+        ('user:reserved', reserved_credits, transfer.user_id, transfer.line_number),
+        ('user:receivable', -receivable_credits, transfer.user_id, transfer.line_number),
         (platform, platform_credits, NULL, NULL)
     ) AS posting (account, amount_credits, user_id, line_number)
     WHERE posting.amount_credits <> 0
@@ -163,30 +153,24 @@ _REMAINDERS = """
 _RESERVATIONS = """
     INSERT INTO billing.reservations
         (reservation_id, generation_id, user_id, amount_credits, deadline_at, reserved_at)
-    SELECT rows.*, CAST(:occurred_at AS timestamptz)
-    FROM unnest(
-        CAST(:reservation_ids AS uuid[]), CAST(:reserved_generation_ids AS uuid[]),
-        CAST(:reserving_user_ids AS uuid[]), CAST(:amounts AS bigint[]), CAST(:deadlines AS timestamptz[])) AS rows
+    SELECT one.*, CAST(:occurred_at AS timestamptz)
+    FROM unnest(CAST(:reservations AS billing.reservation_row[])) AS one
 """
 _DRAWS = """
     INSERT INTO billing.reservation_grants (reservation_id, position, grant_id, amount_credits)
-    SELECT * FROM unnest(
-        CAST(:drawing_ids AS uuid[]), CAST(:positions AS smallint[]), CAST(:drawn_grant_ids AS uuid[]),
-        CAST(:drawn_amounts AS bigint[]))
+    SELECT * FROM unnest(CAST(:draws AS billing.draw_row[]))
 """
 _RESOLUTIONS = """
     INSERT INTO billing.reservation_resolutions
         (reservation_id, status, captured_credits, released_credits, resolved_at)
-    SELECT rows.*, CAST(:occurred_at AS timestamptz)
-    FROM unnest(
-        CAST(:resolved_ids AS uuid[]), CAST(:statuses AS text[]), CAST(:captured AS bigint[]),
-        CAST(:released AS bigint[])) AS rows
+    SELECT one.*, CAST(:occurred_at AS timestamptz)
+    FROM unnest(CAST(:resolutions AS billing.resolution_row[])) AS one
 """
-_ADD_TRANSFERS = text(f"WITH postings AS ({_POSTINGS}) {_REMAINDERS}")
-_ADD_RESERVATIONS = text(
+_ADD_TRANSFERS = Statement(f"WITH postings AS ({_POSTINGS}) {_REMAINDERS}")
+_ADD_RESERVATIONS = Statement(
     f"WITH postings AS ({_POSTINGS}), reservations AS ({_RESERVATIONS}), draws AS ({_DRAWS}) {_REMAINDERS}"
 )
-_ADD_RESOLUTIONS = text(f"WITH postings AS ({_POSTINGS}), resolutions AS ({_RESOLUTIONS}) {_REMAINDERS}")
+_ADD_RESOLUTIONS = Statement(f"WITH postings AS ({_POSTINGS}), resolutions AS ({_RESOLUTIONS}) {_REMAINDERS}")
 
 _OVERDUE = (reservations.c.status == literal_column("'held'")) & (reservations.c.deadline_at < func.clock_timestamp())
 
@@ -199,20 +183,11 @@ async def lock_users(connection: AsyncConnection, user_ids: Iterable[UUID], *, o
     so it cannot close a circle either.
     """
     parameters = {"user_ids": sorted(set(user_ids))}
-    rows = (await connection.execute(_LOCK_KNOWN_USERS if opening else _LOCK_USERS, parameters)).all()
+    rows = await (_LOCK_KNOWN_USERS if opening else _LOCK_USERS).fetch(connection, parameters)
     if opening and not rows:
-        await connection.execute(_OPEN_USERS, parameters)
-        rows = (await connection.execute(_LOCK_USERS, parameters)).all()
-    return {
-        row.user_id: Account(
-            user_id=row.user_id,
-            available_credits=row.available_credits,
-            reserved_credits=row.reserved_credits,
-            receivable_credits=row.receivable_credits,
-            line_number=row.line_number,
-        )
-        for row in rows
-    }
+        await _OPEN_USERS.execute(connection, parameters)
+        rows = await _LOCK_USERS.fetch(connection, parameters)
+    return {row["user_id"]: Account(**row) for row in rows}
 
 
 async def get_time(connection: AsyncConnection) -> datetime:
@@ -227,7 +202,7 @@ async def get_time(connection: AsyncConnection) -> datetime:
 
 async def find_grants(connection: AsyncConnection, accounts: dict[UUID, Account]) -> datetime:
     """Give each locked account its grants with credits left. Returns the database's clock."""
-    row = (await connection.execute(_FIND_GRANTS, {"user_ids": list(accounts)})).one()
+    [row] = await _FIND_GRANTS.fetch(connection, {"user_ids": list(accounts)})
     return _read_grants(row, accounts)
 
 
@@ -236,8 +211,8 @@ async def find_verdicts(
 ) -> tuple[datetime, dict[UUID, Verdict]]:
     """``find_grants``, and the verdicts of those orders that already have one."""
     values = {"user_ids": list(accounts), "generation_ids": generation_ids}
-    row = (await connection.execute(_FIND_VERDICTS, values)).one()
-    verdicts = {generation_id: Verdict(user_id, price) for generation_id, user_id, price in row.verdicts}
+    [row] = await _FIND_VERDICTS.fetch(connection, values)
+    verdicts = {generation_id: Verdict(user_id, price) for generation_id, user_id, price in row["verdicts"]}
     return _read_grants(row, accounts), verdicts
 
 
@@ -246,9 +221,9 @@ async def find_reservations(
 ) -> tuple[datetime, dict[UUID, Reservation]]:
     """``find_grants``, and the reservations of these generations with the grants that they drew from."""
     values = {"user_ids": list(accounts), "generation_ids": generation_ids}
-    row = (await connection.execute(_FIND_RESERVATIONS, values)).one()
+    [row] = await _FIND_RESERVATIONS.fetch(connection, values)
     draws: dict[UUID, list[Draw]] = {}
-    for reservation_id, grant_id, amount in row.draws:
+    for reservation_id, grant_id, amount in row["draws"]:
         draws.setdefault(reservation_id, []).append(Draw(grant_id, amount))
     found = [
         Reservation(
@@ -263,14 +238,14 @@ async def find_reservations(
             draws=tuple(draws[reservation_id]),
         )
         for reservation_id, generation_id, user_id, amount, status, captured, deadline_at, reserved_at in (
-            row.reservations
+            row["reservations"]
         )
     ]
     return _read_grants(row, accounts), {reservation.generation_id: reservation for reservation in found}
 
 
-def _read_grants(row: Row[Any], accounts: dict[UUID, Account]) -> datetime:
-    for user_id, grant_id, reason, remaining, payment_id, expires_at, granted_at in row.grants:
+def _read_grants(row: Record, accounts: dict[UUID, Account]) -> datetime:
+    for user_id, grant_id, reason, remaining, payment_id, expires_at, granted_at in row["grants"]:
         # A reservation that was committed only after the locking drew from grants of a user who is not locked.
         if user_id in accounts:
             accounts[user_id].add_grant(
@@ -283,7 +258,7 @@ def _read_grants(row: Row[Any], accounts: dict[UUID, Account]) -> datetime:
                     granted_at=granted_at,
                 )
             )
-    now: datetime = row.now
+    now: datetime = row["now"]
     return now
 
 
@@ -323,7 +298,7 @@ async def add_transfers(connection: AsyncConnection, book: Book, accounts: Itera
     The database applies the postings to the balances, and checks them at commit.
     """
     if book.transfers:
-        await connection.execute(_ADD_TRANSFERS, _transfers(book, accounts))
+        await _ADD_TRANSFERS.execute(connection, _transfers(book, accounts))
 
 
 async def add_reservations(
@@ -332,19 +307,17 @@ async def add_reservations(
     """:func:`add_transfers`, and the reservations with what each drew from which grant."""
     if not book.transfers:
         return
-    draws = [(row.reservation_id, position, draw) for row in rows for position, draw in enumerate(row.draws)]
     values = {
-        "reservation_ids": [row.reservation_id for row in rows],
-        "reserved_generation_ids": [row.generation_id for row in rows],
-        "reserving_user_ids": [row.user_id for row in rows],
-        "amounts": [row.amount_credits for row in rows],
-        "deadlines": [row.deadline_at for row in rows],
-        "drawing_ids": [reservation_id for reservation_id, _, _ in draws],
-        "positions": [position for _, position, _ in draws],
-        "drawn_grant_ids": [draw.grant_id for _, _, draw in draws],
-        "drawn_amounts": [draw.amount_credits for _, _, draw in draws],
+        "reservations": [
+            (row.reservation_id, row.generation_id, row.user_id, row.amount_credits, row.deadline_at) for row in rows
+        ],
+        "draws": [
+            (row.reservation_id, position, draw.grant_id, draw.amount_credits)
+            for row in rows
+            for position, draw in enumerate(row.draws)
+        ],
     }
-    await connection.execute(_ADD_RESERVATIONS, _transfers(book, accounts) | values)
+    await _ADD_RESERVATIONS.execute(connection, _transfers(book, accounts) | values)
 
 
 async def add_resolutions(
@@ -354,42 +327,38 @@ async def add_resolutions(
     if not book.transfers:
         return
     values = {
-        "resolved_ids": [row.reservation_id for row in rows],
-        "statuses": [row.status for row in rows],
-        "captured": [row.captured_credits for row in rows],
-        "released": [row.released_credits for row in rows],
+        "resolutions": [(row.reservation_id, row.status, row.captured_credits, row.released_credits) for row in rows]
     }
-    await connection.execute(_ADD_RESOLUTIONS, _transfers(book, accounts) | values)
+    await _ADD_RESOLUTIONS.execute(connection, _transfers(book, accounts) | values)
 
 
 def _transfers(book: Book, accounts: Iterable[Account]) -> dict[str, object]:
-    lines = [transfer.line for transfer in book.transfers]
-    causes = [transfer.cause for transfer in book.transfers]
     changed = [(id_, account.grants[id_].remaining_credits) for account in accounts for id_ in account.changed_grants]
     return {
         "occurred_at": book.occurred_at,
-        "transfer_ids": [line.transfer_id for line in lines],
-        "reasons": [line.reason for line in lines],
-        "user_ids": [line.user_id for line in lines],
-        "line_numbers": [line.line_number for line in lines],
-        "available": [line.available_delta_credits for line in lines],
-        "reserved": [line.reserved_delta_credits for line in lines],
-        "receivable": _sparse([line.receivable_delta_credits for line in lines]),
-        "platforms": _sparse([transfer.platform for transfer in book.transfers]),
-        "platform_credits": _sparse([transfer.platform_credits for transfer in book.transfers]),
-        "generation_ids": _sparse([cause.generation_id for cause in causes]),
-        "payment_ids": _sparse([cause.payment_id for cause in causes]),
-        "grant_ids": _sparse([cause.grant_id for cause in causes]),
-        "clawback_ids": _sparse([cause.clawback_id for cause in causes]),
-        "notes": _sparse([cause.note for cause in causes]),
+        "transfers": [_transfer(transfer.line, transfer) for transfer in book.transfers],
         "changed_grant_ids": [grant_id for grant_id, _ in changed],
         "remainders": [remaining for _, remaining in changed],
     }
 
 
-def _sparse(column: list[T]) -> list[T]:
-    """Nothing for a column that says nothing: ``unnest`` fills what is shorter with NULL."""
-    return column if any(column) else []
+def _transfer(line: LedgerLine, transfer: Transfer) -> tuple[object, ...]:
+    return (
+        line.transfer_id,
+        line.reason,
+        line.user_id,
+        line.line_number,
+        line.available_delta_credits,
+        line.reserved_delta_credits,
+        line.receivable_delta_credits,
+        transfer.platform,
+        transfer.platform_credits,
+        line.generation_id,
+        line.payment_id,
+        transfer.cause.grant_id,
+        transfer.cause.clawback_id,
+        line.note,
+    )
 
 
 async def add_refusals(connection: AsyncConnection, rows: Sequence[Refusal]) -> None:
