@@ -40,17 +40,19 @@ class LibraryHarness:
     library: Library
     scanner: LibraryScanner
 
-    async def store(self, body: bytes = b"a clip") -> StoredAsset:
-        """Do what storage does: write a clip and its poster, and record them."""
+    async def store(self, body: bytes = b"a clip", *, own_poster: bool = False) -> StoredAsset:
+        """Do what storage does: write a clip and its poster, and record them; or a picture that is its own poster."""
         user, generation_id, sha256 = uuid4(), uuid4(), hashlib.sha256(body).hexdigest()
+        output = f"{user}/{generation_id}/output.mp4"
         asset = StoredAsset(
             generation_id,
-            f"{user}/{generation_id}/output.mp4",
-            poster_key(user, generation_id, sha256),
+            output,
+            output if own_poster else poster_key(user, generation_id, sha256),
             thumbnail_key(user, generation_id, sha256, 256),
         )
+        if not own_poster:
+            self.put(asset.poster, b"a poster")
         self.put(asset.output, body)
-        self.put(asset.poster, b"a poster")
         asset_id = new_id()
         values = {"asset": asset_id, "user": user, "generation": generation_id, "sha256": sha256, "size": len(body)}
         await self.execute(

@@ -13,6 +13,7 @@ from auditor.library import Library
 from auditor.loops import library_scanner
 from auditor.pace import Pace
 from auditor.recorded_files import FILES_DIFFER_CODE, STRANGERS_CODE, FoundFile
+from auditor.repository.library import find_assets_of
 from local_platform.servers import S3Server
 from tests.auditor.library_harness import LibraryHarness, address_of, library_harness
 from tests.support.databases import Database
@@ -129,6 +130,16 @@ async def test_a_poster_that_somebody_else_wrote_is_named(library: LibraryHarnes
     library.s3.client("storage").put_object(Bucket="library", Key=asset.poster, Body=b"an advertisement")
     await library.read_all()
     assert await library.findings() == {asset.poster: (FILES_DIFFER_CODE, "none")}
+
+
+async def test_a_picture_that_is_its_own_poster_is_read_once(library: LibraryHarness) -> None:
+    asset = await library.store(own_poster=True)
+    async with library.database.engine("auditor", 1).connect() as connection:
+        (recorded,) = await find_assets_of(connection, [asset.generation_id])
+    assert [one.object_key for one in recorded.files] == [asset.output, asset.thumbnail]
+    library.put(asset.output, b"an advertisement")
+    await library.read_all()
+    assert set(await library.findings()) == {asset.output}
 
 
 async def test_previews_are_known_and_read_like_outputs(library: LibraryHarness) -> None:

@@ -5,6 +5,7 @@ import io
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -31,24 +32,27 @@ def picture_as(form: str) -> bytes:
     return buffer.getvalue()
 
 
-DELIVERED = {
-    "video/mp4": (clip(), {}),
-    "image/png": (picture(), {"kind": "image", "expected_duration_ms": None}),
-    "image/jpeg": (picture_as("JPEG"), {"kind": "image", "expected_duration_ms": None}),
-    "image/webp": (picture_as("WEBP"), {"kind": "image", "expected_duration_ms": None}),
+PICTURE: dict[str, Any] = {"kind": "image", "expected_duration_ms": None}
+DELIVERED: dict[str, tuple[str, bytes, dict[str, Any]]] = {
+    "a clip": ("video/mp4", clip(), {}),
+    "a small PNG": ("image/png", picture(), PICTURE),
+    "a PNG": ("image/png", picture(640, 480), PICTURE | {"expected_width_pixels": 640, "expected_height_pixels": 480}),
+    "a small JPEG": ("image/jpeg", picture_as("JPEG"), PICTURE),
+    "a small WebP": ("image/webp", picture_as("WEBP"), PICTURE),
 }
 
 
-@pytest.mark.parametrize("content_type", DELIVERED)
-async def test_a_delivered_file_and_its_poster_are_marked(storage: StorageHarness, content_type: str) -> None:
-    body, ordered = DELIVERED[content_type]
+@pytest.mark.parametrize("file", DELIVERED)
+async def test_a_delivered_file_and_its_poster_are_marked(storage: StorageHarness, file: str) -> None:
+    content_type, body, ordered = DELIVERED[file]
     generation_id, reported = storage.upload_output(body)
     await storage.verify(output_ready(generation_id, reported, **ordered))
     stored = await storage.only(AssetStored)
     delivered = storage.library(stored.object_key)
     assert stored.media.content_type == content_type
     assert mark_of(delivered, content_type, CREDENTIALS.root) == GOOD
-    assert mark_of(storage.library(stored.poster_object_key), "image/jpeg", CREDENTIALS.root) == GOOD
+    poster_type = content_type if file.startswith("a small") else "image/jpeg"
+    assert mark_of(storage.library(stored.poster_object_key), poster_type, CREDENTIALS.root) == GOOD
     assert (stored.size_bytes, stored.sha256) == (len(delivered), hashlib.sha256(delivered).hexdigest())
 
 

@@ -111,8 +111,8 @@ async def test_a_store_that_never_asks_for_the_file_is_unavailable(
 ) -> None:
     monkeypatch.setattr(s3_requests, "CONTINUE_SECONDS", 0.1)
     monkeypatch.setattr(s3_requests, "BACKOFF", Backoff(first=timedelta(milliseconds=1), longest=timedelta(seconds=1)))
-    path = tmp_path / "file"
-    path.write_bytes(b"file")
+    body, path = b"f" * (s3_requests.CHUNK_BYTES + 1), tmp_path / "file"
+    path.write_bytes(body)
     over = asyncio.Event()
 
     async def answer(_: web.BaseRequest) -> web.Response:
@@ -124,7 +124,7 @@ async def test_a_store_that_never_asks_for_the_file_is_unavailable(
         await store.open()
         try:
             with pytest.raises(StoreUnavailable, match="TimeoutError"):
-                await store.put_once("key", path, hashlib.sha256(b"file").hexdigest(), "video/mp4", {})
+                await store.put_once("key", path, hashlib.sha256(body).hexdigest(), "video/mp4", {})
         finally:
             over.set()
             await store.close()

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import REGISTRY
 
+from contracts.object_keys import library_folder
 from contracts.storage import AssetRejected, AssetStored, InputsRejected, InputsVerified, OutputMissing, VerifyInputs
 from contracts.values import ReportedOutput
 from messaging.ids import new_id
@@ -50,6 +51,17 @@ async def test_a_good_picture_is_stored(storage: StorageHarness) -> None:
     stored = await storage.only(AssetStored)
     assert (stored.media.content_type, stored.media.duration_ms) == ("image/png", None)
     assert stored.object_key.endswith("/output.png")
+
+
+async def test_a_small_picture_is_its_own_poster_and_is_written_once(storage: StorageHarness) -> None:
+    generation_id, reported = storage.upload_output(picture())
+    request = output_ready(generation_id, reported, kind="image", expected_duration_ms=None)
+    await storage.verify(request)
+    stored = await storage.only(AssetStored)
+    assert stored.poster_object_key == stored.object_key
+    folder = library_folder(request.user_id, generation_id)
+    listed = storage.s3.client("storage").list_objects_v2(Bucket="library", Prefix=folder)
+    assert [one["Key"] for one in listed["Contents"]] == [stored.object_key]
 
 
 FASTSTART = clip()

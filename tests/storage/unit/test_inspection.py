@@ -14,6 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 from PIL import Image
 
 from contracts.values import Kind
+from storage import inspection
 from storage.decoding import Inspection
 from storage.errors import Rejected
 from storage.inspection import POSTER_LONGEST_SIDE_PIXELS, inspect
@@ -185,8 +186,22 @@ def test_garbage_is_undecodable(tmp_path: Path, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 240), (241, 333), (2600, 260), (17, 2)])
-def test_a_poster_is_a_jpeg_of_the_same_shape_and_of_bounded_size(tmp_path: Path, width: int, height: int) -> None:
+def test_a_poster_is_a_jpeg_of_the_same_shape_and_of_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, height: int
+) -> None:
+    monkeypatch.setattr(inspection, "OWN_POSTER_BYTES", 0)
     poster = inspected(tmp_path, picture(width, height), "image").poster
     media = inspected(tmp_path, poster, "image").media
     assert max(media.width_pixels, media.height_pixels) <= POSTER_LONGEST_SIDE_PIXELS
     assert media.width_pixels / media.height_pixels == pytest.approx(width / height, rel=0.1, abs=0.6)
+
+
+def test_a_picture_that_is_small_and_light_has_no_poster_beside_it(tmp_path: Path) -> None:
+    light, heavy, long = picture(320, 240), picture(400, 240), picture_as("mjpeg", "yuvj420p", 1282, 16)
+    assert len(light) <= inspection.OWN_POSTER_BYTES < len(heavy)
+    posters = [inspected(tmp_path, body, "image").poster for body in (light, heavy, long)]
+    assert [bool(poster) for poster in posters] == [False, True, True]
+
+
+def test_a_clip_has_a_poster_however_small_it_is(tmp_path: Path) -> None:
+    assert inspected(tmp_path, clip(), "video").poster

@@ -37,7 +37,7 @@ def library_folder(user_id: UUID, generation_id: UUID) -> str:
 
 
 def poster_key(user_id: UUID, generation_id: UUID, output_sha256: str) -> str:
-    """The key of an output's still picture."""
+    """The key of an output's still picture, unless the output is a small picture itself."""
     return f"{library_folder(user_id, generation_id)}{POSTER}{output_sha256[:16]}.jpg"
 
 

@@ -93,6 +93,8 @@ def _mark(request: DecodeRequest, marking: Marking) -> Inspection:
             # A bad file is rejected for what it is. If it is good, the mark does not go on it, or breaks it.
             inspect(request.path, request.kind, request.max_pixels)
             raise Unmarkable(str(error)) from error
+    if not inspection.poster:
+        return inspection
     return msgspec.structs.replace(inspection, poster=marker.mark_picture(inspection.poster, "jpg"))
 
 

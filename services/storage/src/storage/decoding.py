@@ -49,7 +49,7 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """The measured properties of a file. An output has a still picture of it, too (JPEG).
+    """The measured properties of a file. An output has a still picture of it, too (JPEG), unless it is a small one.
 
     ``container`` is the extension that the catalogue orders it by, ``pixel_format`` is FFmpeg's name, and
     ``color_transfer`` the number of ITU-T H.273 (table 3).

@@ -176,10 +176,10 @@ class VerificationHandler:
             if await repository.complete(tx.connection, work.claimed.claim, AssetStored.subject):
                 previews = None if self._wake_previews is None else NewPreviews(work.claimed.traceparent)
                 recorded = await repository.add_asset(tx.connection, asset, previews)
-                tx.publish(recorded, cause=work.request)
+                tx.publish(recorded.asset, cause=work.request)
                 if self._wake_previews is not None:
                     tx.after_commit(self._wake_previews)
-                if await repository.reopen_deletion(tx.connection, asset.generation_id):
+                if recorded.is_deleted:
                     tx.after_commit(self._wake_deletions)
 
     async def _record(self, work: _Work, result: Message) -> None:

@@ -24,6 +24,8 @@ from storage.jpeg_scans import ends_between_scans
 MEMORY_LIMIT_BYTES: Final = 3 * 1024**3
 MAX_FRAMES: Final = 20_000
 POSTER_LONGEST_SIDE_PIXELS: Final = 1280
+OWN_POSTER_BYTES: Final = 256 * 1024
+"""An output that is a picture, no larger than a poster and about as quick to load, has no other one."""
 MAX_MISSING_SHARE: Final = 0.05
 """Of the lines of a user's picture. Workers show them grey or black. Nobody means to upload one that lacks more."""
 _UNPAINTED: Final = (0, 64, 128)
@@ -183,8 +185,12 @@ def _decode(opened: InputContainer, container: Container, max_pixels: int) -> In
         pixel_format=stream.codec_context.pix_fmt or "",
         color_transfer=int(stream.codec_context.color_trc),
         audio_codecs=tuple(track.codec.canonical_name for track in opened.streams.audio),
-        poster=_jpeg(poster),
+        poster=b"" if not is_video and _is_own_poster(opened.size, width, height) else _jpeg(poster),
     )
+
+
+def _is_own_poster(size_bytes: int, width: int, height: int) -> bool:
+    return size_bytes <= OWN_POSTER_BYTES and max(width, height) <= POSTER_LONGEST_SIDE_PIXELS
 
 
 def _presented_frames(stream: VideoStream) -> int:

@@ -25,7 +25,8 @@ _BLOCKS_FROM_BYTES: Final = 32 * 1024 * 1024
 
 Blocks of a fragmented clip, or of one with several boxes of frames, read back as invalid: it is hashed as a whole.
 """
-_MEMORY: Final = {"backing_store_memory_threshold_in_mb": 8}
+_MEMORY_MB: Final = 8
+_MEMORY: Final = {"backing_store_memory_threshold_in_mb": _MEMORY_MB}
 """More than this is kept in TMPDIR while the manifest is written."""
 _MANIFEST: Final = {"claim_generator_info": [{"name": "Reelhouse"}], "assertions": []}
 _SETTINGS: Final = {
@@ -61,6 +62,10 @@ class Marker:
                     in_one_box = add_to_mp4(file)
                     is_large = os.fstat(file.fileno()).st_size > _BLOCKS_FROM_BYTES
                     self._sign(file, container, target, in_blocks=in_one_box and is_large)
+                return
+            if path.stat().st_size <= _MEMORY_MB * 1024**2:
+                # The library reads a picture in a thousand small pieces, and each of them from a file is dearer.
+                target.write(self.mark_picture(path.read_bytes(), container))
                 return
             with path.open("rb") as picture, tempfile.TemporaryFile(dir=marked.parent) as with_packet:
                 _PICTURES[container](picture, with_packet)

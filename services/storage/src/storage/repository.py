@@ -1,6 +1,6 @@
 """All SQL of storage. Statements that run for every file are built once."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -40,7 +40,8 @@ class NewVerification:
 class ClaimedVerification:
     """A verification that a worker has claimed.
 
-    ``failed_files`` names a file once for each time that a decoder failed on it.
+    ``failed_files`` names a file once for each time that a decoder failed on it. ``has_output``: an output of the
+    generation is recorded.
     """
 
     claim: Claim
@@ -52,6 +53,7 @@ class ClaimedVerification:
     traceparent: str | None
     failed_files: tuple[str, ...]
     requested_at: datetime
+    has_output: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,14 @@ class NewPreviews:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedAsset:
+    """The output of a generation as it is recorded. ``is_deleted``: its user has deleted the generation."""
+
+    asset: AssetStored
+    is_deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedPreviews:
     """An output of which a worker is to make previews. ``is_deleted``: its user has deleted the generation.
 
@@ -109,8 +119,10 @@ class ClaimedPreviews:
 _ADD_VERIFICATIONS: Final = insert(verifications).values(next_try_at=sa.func.now()).on_conflict_do_nothing()
 
 
-def _claim_in_turns(work: LeasedTable, among: str = "") -> sa.TextualSelect:
+def _claim_in_turns(work: LeasedTable, among: str = "", flags: Mapping[str, str] | None = None) -> sa.TextualSelect:
     """The claim of due rows in which users take turns, the oldest row of each first. ``among`` is a condition.
+
+    ``flags`` are conditions on a claimed row, by the names under which the answers come with it.
 
     The first turn of each user comes before the second turn of any user. Rows in progress count as turns that were
     taken. So a user with many or with slow files delays others only by the files in progress.
@@ -120,6 +132,9 @@ def _claim_in_turns(work: LeasedTable, among: str = "") -> sa.TextualSelect:
     """
     table, due_at = work.table.fullname, work.due_at
     (key,) = (column.name for column in work.table.primary_key)
+    flags = flags or {}
+    returned = ", ".join(["v.*", *(f"{condition} AS {name}" for name, condition in flags.items())])
+    types = {column.name: column.type for column in work.table.c} | dict.fromkeys(flags, sa.Boolean())
     return sa.text(f"""
         WITH open AS MATERIALIZED (
             SELECT {key}, user_id, {due_at}, coalesce(leased_until >= now(), false) AS leased
@@ -143,32 +158,18 @@ def _claim_in_turns(work: LeasedTable, among: str = "") -> sa.TextualSelect:
         UPDATE {table} AS v
         SET {work.claim_sql("v")}
         WHERE v.{key} = ANY (ARRAY(SELECT {key} FROM chosen))
-        RETURNING v.*
-    """).columns(**{column.name: column.type for column in work.table.c})  # noqa: S608 - all parts are constants
+        RETURNING {returned}
+    """).columns(**types)  # noqa: S608 - all parts are constants
 
 
-_CLAIM_DUE: Final = _claim_in_turns(VERIFICATIONS, "subject = ANY(CAST(:subjects AS text[])) AND")
+# Not EXISTS, of which the planner could make a list of all outputs.
+_HAS_OUTPUT: Final = f"""(
+    SELECT true FROM storage.assets AS a WHERE a.generation_id = v.generation_id AND a.role = '{OUTPUT}' LIMIT 1
+) IS NOT NULL"""  # noqa: S608 - the insertion is a constant
+_CLAIM_DUE: Final = _claim_in_turns(
+    VERIFICATIONS, "subject = ANY(CAST(:subjects AS text[])) AND", {"has_output": _HAS_OUTPUT}
+)
 _CLAIM_PREVIEWS: Final = _claim_in_turns(PREVIEWS)
-_ADD_ASSET: Final = (
-    insert(assets)
-    .values({one.name: sa.bindparam(f"new_{one.name}", type_=one.type) for one in assets.c if one.name != "stored_at"})
-    # Of all constraints: with a target, two that come at the same instant can meet at the key of the object.
-    .on_conflict_do_nothing()
-    .returning(*assets.c)
-)
-_ADDED: Final = _ADD_ASSET.cte("added")
-_REQUESTED: Final = ("asset_id", "generation_id", "user_id")
-_REQUEST: Final = sa.select(
-    *(_ADDED.c[name] for name in _REQUESTED), sa.bindparam("previews_traceparent", type_=sa.Text).label("traceparent")
-)
-_ADD_PREVIEWED: Final = sa.select(_ADDED).add_cte(
-    sa.insert(previews).from_select((*_REQUESTED, "traceparent"), _REQUEST).cte("requested")
-)
-_FIND_ASSETS: Final = sa.select(assets).where(
-    assets.c.generation_id == sa.func.any(sa.bindparam("generation_ids", type_=sa.ARRAY(sa.Uuid))),
-    assets.c.role == sa.bindparam("role"),
-)
-
 _DUE_AGAIN: Final = {
     "opened_at": sa.func.now(),
     "due_at": sa.func.now(),
@@ -180,11 +181,36 @@ _DUE_AGAIN: Final = {
 }
 _REOPEN_DELETION: Final = (
     sa.update(deletions)
-    .where(deletions.c.generation_id == sa.bindparam("id"))
+    .where(deletions.c.generation_id == sa.bindparam("stored_generation_id"))
     .values(_DUE_AGAIN)
     .returning(deletions.c.generation_id)
 )
 
+_ADDED: Final = (
+    insert(assets)
+    .values({one.name: sa.bindparam(f"new_{one.name}", type_=one.type) for one in assets.c if one.name != "stored_at"})
+    # Of all constraints: with a target, two that come at the same instant can meet at the key of the object.
+    .on_conflict_do_nothing()
+    .returning(*assets.c)
+    .cte("added")
+)
+_REOPENED: Final = _REOPEN_DELETION.cte("reopened")
+_ALWAYS: Final = sa.select(sa.literal(1).label("one")).subquery("always")
+# One row, also where nothing was added.
+_ADD_ASSET: Final = sa.select(_ADDED, sa.exists(sa.select(_REOPENED)).label("is_deleted")).select_from(
+    _ALWAYS.outerjoin(_ADDED, sa.true())
+)
+_REQUESTED: Final = ("asset_id", "generation_id", "user_id")
+_REQUEST: Final = sa.select(
+    *(_ADDED.c[name] for name in _REQUESTED), sa.bindparam("previews_traceparent", type_=sa.Text).label("traceparent")
+)
+_ADD_PREVIEWED: Final = _ADD_ASSET.add_cte(
+    sa.insert(previews).from_select((*_REQUESTED, "traceparent"), _REQUEST).cte("requested")
+)
+_FIND_ASSETS: Final = sa.select(assets).where(
+    assets.c.generation_id == sa.func.any(sa.bindparam("generation_ids", type_=sa.ARRAY(sa.Uuid))),
+    assets.c.role == sa.bindparam("role"),
+)
 
 _IS_DELETED: Final = (
     sa.select(sa.true()).where(deletions.c.generation_id == assets.c.generation_id).limit(1).scalar_subquery()
@@ -231,10 +257,11 @@ async def find_assets(connection: AsyncConnection, generation_ids: Collection[UU
     return {row.generation_id: _announcement(row) for row in rows}
 
 
-async def add_asset(connection: AsyncConnection, asset: AssetStored, requested: NewPreviews | None) -> AssetStored:
-    """Record the output of a generation, unless it has one. Returns the output that is recorded.
+async def add_asset(connection: AsyncConnection, asset: AssetStored, requested: NewPreviews | None) -> RecordedAsset:
+    """Record the output of a generation, unless it has one.
 
-    If previews of it are ``requested``, they are due at once.
+    If previews of it are ``requested``, they are due at once. If its user has deleted the generation, the file is to
+    go: its deletion is due again.
     """
     row = {
         "asset_id": asset.asset_id,
@@ -249,15 +276,16 @@ async def add_asset(connection: AsyncConnection, asset: AssetStored, requested: 
         "sha256": asset.sha256,
         "media": msgspec.to_builtins(asset.media),
     }
-    values = {f"new_{name}": value for name, value in row.items()}
+    values = {f"new_{name}": value for name, value in row.items()} | {"stored_generation_id": asset.generation_id}
     if requested is None:
-        added = (await connection.execute(_ADD_ASSET, values)).one_or_none()
+        added = (await connection.execute(_ADD_ASSET, values)).one()
     else:
         values["previews_traceparent"] = requested.traceparent
-        added = (await connection.execute(_ADD_PREVIEWED, values)).one_or_none()
-    if added is not None:
-        return _announcement(added)
-    return (await find_assets(connection, [asset.generation_id]))[asset.generation_id]
+        added = (await connection.execute(_ADD_PREVIEWED, values)).one()
+    if added.asset_id is not None:
+        return RecordedAsset(_announcement(added), is_deleted=added.is_deleted)
+    existing = await find_assets(connection, [asset.generation_id])
+    return RecordedAsset(existing[asset.generation_id], is_deleted=added.is_deleted)
 
 
 async def put_upload(connection: AsyncConnection, upload: VerifiedUpload) -> None:
@@ -291,7 +319,9 @@ async def add_deletions(connection: AsyncConnection, requested: Sequence[NewDele
 
 async def reopen_deletion(connection: AsyncConnection, generation_id: UUID) -> bool:
     """A file was stored: if its user has deleted the generation, the file is to go. Says whether that is so."""
-    return (await connection.execute(_REOPEN_DELETION, {"id": generation_id})).one_or_none() is not None
+    return (
+        await connection.execute(_REOPEN_DELETION, {"stored_generation_id": generation_id})
+    ).one_or_none() is not None
 
 
 async def claim_deletions(connection: AsyncConnection, room: int, lease: timedelta) -> list[ClaimedDeletion]:
@@ -377,6 +407,7 @@ def _claimed(row: sa.Row[Any]) -> ClaimedVerification:
         traceparent=row.traceparent,
         failed_files=tuple(row.failed_files),
         requested_at=row.asked_at,
+        has_output=row.has_output,
     )
 
 

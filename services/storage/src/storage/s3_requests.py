@@ -33,6 +33,7 @@ from storage.settings import Settings
 MAX_TRIES: Final = 3
 BACKOFF: Final = Backoff(first=timedelta(seconds=0.25), longest=timedelta(seconds=2), jitter=0.5)
 CHUNK_BYTES: Final = 1024 * 1024
+"""Files are read and sent in pieces of this size; one that is not larger is sent at once."""
 
 _CONNECTIONS: Final = 32
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=30)
@@ -112,7 +113,7 @@ class S3Requests:
         is no success, and an error of aiohttp's or of the network's if there is no answer.
         """
         url = f"{self._endpoint}/{quote(bucket)}/{quote(key)}"
-        response = await self._answer(operation, url, body, sha256, headers or {})
+        response = await self._answer(operation, url, _whole_if_small(body), sha256, headers or {})
         try:
             yield response
         finally:
@@ -163,6 +164,11 @@ class S3Requests:
         finally:
             response.release()
         raise S3Refused(operation, response.status, _code_in(document))
+
+
+def _whole_if_small(body: Path | bytes | None) -> Path | bytes | None:
+    """A small file is sent as it is: to ask first whether it may be sent costs the store another answer."""
+    return body.read_bytes() if isinstance(body, Path) and body.stat().st_size <= CHUNK_BYTES else body
 
 
 def metadata_of(response: aiohttp.ClientResponse) -> dict[str, str]:

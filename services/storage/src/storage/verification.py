@@ -39,6 +39,7 @@ from storage.domain import (
 )
 from storage.errors import MarkingImpossible, Rejected, SignerUnavailable, Unmarkable
 from storage.object_store import FetchedFile, ObjectStore
+from storage.s3_requests import CHUNK_BYTES
 from storage.settings import Settings
 
 MAX_MARK_BYTES: Final = 1024 * 1024
@@ -94,7 +95,9 @@ class Verifier:
             check_size_and_checksum(reported, fetched.size_bytes, fetched.sha256)
             if self._decoders.mark_outputs:
                 path, inspection = await self._mark(path, request.kind, files)
-                fetched = await asyncio.to_thread(_measure, path)
+                # To hand a small file to a thread takes longer than to read it.
+                is_small = fetched.size_bytes <= CHUNK_BYTES
+                fetched = _measured(path) if is_small else await asyncio.to_thread(_measured, path)
             else:
                 inspection = await self._decoders.inspect(path, request.kind, MAX_OUTPUT_PIXELS)
             check_format(expected, inspection)
@@ -105,7 +108,7 @@ class Verifier:
             failpoint("storage.before_put")
             existing, poster = await _both(
                 self._store.put_once(key, path, fetched.sha256, content_type, attempt.as_metadata()),
-                self._put_poster(request, fetched, inspection),
+                self._put_poster(request, key, fetched, inspection),
             )
             failpoint("storage.after_put")
             if existing is not None and existing.sha256 != fetched.sha256:
@@ -117,7 +120,7 @@ class Verifier:
                     inspection = await self._decoders.mark(path, None, request.kind, MAX_OUTPUT_PIXELS)
                 else:
                     inspection = await self._decoders.inspect(path, request.kind, MAX_OUTPUT_PIXELS)
-                poster = await self._put_poster(request, fetched, inspection)
+                poster = await self._put_poster(request, key, fetched, inspection)
                 attempt = _Attempt.from_metadata(existing.metadata)
         return AssetStored(
             asset_id=new_id(),
@@ -161,10 +164,13 @@ class Verifier:
         )
 
     async def _put_poster(
-        self, request: OutputReady | OutputSought, output: FetchedFile, inspection: Inspection
+        self, request: OutputReady | OutputSought, output_key: str, output: FetchedFile, inspection: Inspection
     ) -> str:
-        key = poster_key(request.user_id, request.generation_id, output.sha256)
+        """The key of the poster. A small picture, which came without one, is its own."""
         poster = inspection.poster
+        if not poster:
+            return output_key
+        key = poster_key(request.user_id, request.generation_id, output.sha256)
         await self._store.put_once(key, poster, sha256_of(poster).hexdigest(), "image/jpeg", {})
         return key
 
@@ -195,7 +201,7 @@ def _gray_picture(side: int) -> bytes:
     )
 
 
-def _measure(path: Path) -> FetchedFile:
+def _measured(path: Path) -> FetchedFile:
     with path.open("rb") as file:
         digest = file_digest(file, "sha256")
         return FetchedFile(file.tell(), digest.hexdigest())

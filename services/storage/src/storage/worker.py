@@ -82,8 +82,8 @@ class Verifications:
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Work]:
         """Claim due verifications, each with the output that its generation has already."""
         claimed = await repository.claim_due(connection, self._subjects, room, lease)
-        generations = {one.generation_id for one in claimed if one.subject in OUTPUT_SUBJECTS}
-        recorded = await repository.find_assets(connection, generations) if generations else {}
+        made = {one.generation_id for one in claimed if one.has_output and one.subject in OUTPUT_SUBJECTS}
+        recorded = await repository.find_assets(connection, made) if made else {}
         return [
             Work(one, recorded.get(one.generation_id) if one.subject in OUTPUT_SUBJECTS else None) for one in claimed
         ]

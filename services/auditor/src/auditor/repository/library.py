@@ -151,12 +151,14 @@ def _asset(row: Row[Any]) -> RecordedAsset:
     stored_at: datetime = row.stored_at
     deletion = {"is_deleted": row.is_deleted, "deleted_at": row.deleted_at}
     output = RecordedFile(row.object_key, row.size_bytes, row.sha256, stored_at, **deletion)
-    poster = RecordedFile(row.poster_object_key, None, None, stored_at, **deletion)
+    # A small picture is its own poster.
+    keys = {row.poster_object_key} - {row.object_key}
+    posters = [RecordedFile(key, None, None, stored_at, **deletion) for key in keys]
     previews = [
         RecordedFile(one["object_key"], one["size_bytes"], one["sha256"], row.previews_stored_at, **deletion)
         for one in row.previews or ()
     ]
-    return RecordedAsset(row.asset_id, row.generation_id, (output, poster, *previews))
+    return RecordedAsset(row.asset_id, row.generation_id, (output, *posters, *previews))
 
 
 def _scan(row: Row[Any]) -> LibraryScan:
