@@ -19,6 +19,7 @@ import generation.repository.attempts
 import generation.repository.callbacks
 import generation.repository.early_cancels
 import generation.repository.fair_queue
+import generation.repository.sweep
 import generation.repository.timers
 import payments.repository.payments
 import payments.repository.provider_events
@@ -239,6 +240,13 @@ CASES: Final[Mapping[str, Case]] = {
         (ENDED_ORDERS,),
         (READY_ORDERS, EARLY_CANCELS),
         lambda at: generation.repository.early_cancels.lock_early_cancels(at, BATCH),
+    ),
+    "what_is_due": Case(
+        "generation",
+        (ENDED_ORDERS, ENDED_ATTEMPTS, PROCESSED_CALLBACKS, USER_QUEUES),
+        (READY_ORDERS, LIVE_ATTEMPTS, USER_QUEUES),
+        lambda at: generation.repository.sweep.find_due(at),
+        claims=1,
     ),
     "overdue_orders": Case(
         "generation",

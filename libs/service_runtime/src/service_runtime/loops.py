@@ -28,7 +28,8 @@ class Every:
     """A component that calls ``function`` every ``seconds``, at once when ``wake`` is set, and never twice at a time.
 
     A round that fails or exceeds ``timeout_seconds`` is logged and counted, and tried again after growing pauses of up
-    to a minute (or the interval, if that is longer): what a sweep could not do now, it does later.
+    to a minute (or the interval, if that is longer): what a sweep could not do now, it does later. The first pause is
+    ``retry_seconds``, or the interval.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class Every:
         *,
         wake: asyncio.Event | None = None,
         timeout_seconds: float = 60.0,
+        retry_seconds: float | None = None,
     ) -> None:
         self.name = name
         interval = timedelta(seconds=seconds)
-        self._backoff = Backoff(first=max(interval, _SHORTEST_BACKOFF), longest=max(interval, _LONGEST_BACKOFF))
+        first = interval if retry_seconds is None else timedelta(seconds=retry_seconds)
+        self._backoff = Backoff(first=max(first, _SHORTEST_BACKOFF), longest=max(interval, _LONGEST_BACKOFF))
         self._replica = uuid4()
         self.heartbeat_limit_seconds = timeout_seconds + 2 * self._backoff.longest.total_seconds()
         self._seconds = seconds
@@ -96,6 +99,7 @@ def every(
     *,
     wake: asyncio.Event | None = None,
     timeout_seconds: float = 60.0,
+    retry_seconds: float | None = None,
 ) -> Every:
     """``function`` as a component that runs every ``seconds`` (give or take a tenth); see ``Every``."""
-    return Every(name, seconds, function, wake=wake, timeout_seconds=timeout_seconds)
+    return Every(name, seconds, function, wake=wake, timeout_seconds=timeout_seconds, retry_seconds=retry_seconds)

@@ -30,15 +30,14 @@ async def save_changes(
         assume_use(order, attempt)
     spent = tuple(locked.spent())
     written = await save_orders(tx.connection, locked)
-    claimable = {queue.endpoint for queue in written.queues if queue.ready > 0 or queue.active < 0}
     ended_attempts = tuple(locked.ended_attempts())
     ended = [order for order in locked.orders.values() if order.status in FINAL_ORDER_STATUSES and order.events]
     for order in locked.orders.values():
         _publish(tx, order, (causes or {}).get(order.generation_id))
 
     def committed() -> None:
-        if claimable:
-            wake_ups.dispatch_at(claimable)
+        if written.claimable:
+            wake_ups.dispatch_at(written.claimable)
         if any(attempt.cancel_due_at is not None for attempt in written.attempts):
             wake_ups.cancels.set()
         for order in ended:

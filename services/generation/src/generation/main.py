@@ -20,6 +20,7 @@ from generation.loops.endpoint_health import EndpointHealthChecks
 from generation.loops.estimates import Estimates
 from generation.loops.file_transfers import FileTransfers
 from generation.loops.gauges import Gauges
+from generation.loops.sweep import Sweep
 from generation.loops.timers import Timers
 from generation.progress import ProgressReports
 from generation.settings import Settings
@@ -41,6 +42,10 @@ GAUGE_SECONDS: Final = 15.0
 ESTIMATE_SECONDS: Final = 2.0
 PURGE_SECONDS: Final = 3600.0
 LONG_ROUND_SECONDS: Final = 300.0
+
+
+SELDOM: Final = 10
+"""So many polls apart the loops look by themselves that the sweep wakes."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,14 @@ def build(settings: Settings) -> Generation:
         dependencies.job_requests,
         sorted(settings.endpoints),
         policy,
-        DispatchLimits(settings.submit_concurrency, poll, settings.lease_seconds),
+        DispatchLimits(settings.submit_concurrency, poll * SELDOM, settings.lease_seconds),
         settings.breaker,
         wake_ups,
     )
     callbacks = CallbackProcessor(transactions, policy, wake_ups)
     transfers = FileTransfers(transactions, dependencies.returned_files, policy, wake_ups)
     checks = AttemptChecks(transactions, runpod, policy, wake_ups)
+    sweep = Sweep(transactions, wake_ups)
     timers = Timers(transactions, policy, settings.callback_retention_seconds, wake_ups)
     endpoint_ids = {name: endpoint.id for name, endpoint in settings.endpoints.items()}
     tiers = {model.id: [tier.id for tier in model.tiers] for model in dependencies.catalogue.models}
@@ -86,6 +92,8 @@ def build(settings: Settings) -> Generation:
     estimates = Estimates(engine, messaging.broker, track_record)
     node_names = dependencies.catalogue.node_names
     progress = ProgressReports(transactions, messaging.broker, policy, wake_ups, node_names)
+
+    woken = partial(every, seconds=poll * SELDOM, retry_seconds=poll)
 
     async def stop() -> None:
         await dispatcher.drain()
@@ -96,13 +104,21 @@ def build(settings: Settings) -> Generation:
         components=[
             database,
             *messaging.components(),
-            every("dispatch", poll, dispatcher.dispatch, wake=wake_ups.dispatch),
+            every("sweep", poll, sweep.wake_due),
+            woken("dispatch", function=dispatcher.dispatch, wake=wake_ups.dispatch),
             every("record", poll, dispatcher.record, wake=dispatcher.answered),
-            every("callbacks", poll, callbacks.process, wake=wake_ups.callbacks),
+            woken("callbacks", function=callbacks.process, wake=wake_ups.callbacks),
             transfers.worker(poll),
-            every("check-attempts", poll, checks.check_attempts, timeout_seconds=LONG_ROUND_SECONDS),
-            every("cancel-jobs", poll, checks.cancel_jobs, wake=wake_ups.cancels, timeout_seconds=LONG_ROUND_SECONDS),
-            every("process-timers", poll, timers.process_timers),
+            woken(
+                "check-attempts",
+                function=checks.check_attempts,
+                wake=wake_ups.checks,
+                timeout_seconds=LONG_ROUND_SECONDS,
+            ),
+            woken(
+                "cancel-jobs", function=checks.cancel_jobs, wake=wake_ups.cancels, timeout_seconds=LONG_ROUND_SECONDS
+            ),
+            woken("process-timers", function=timers.process_timers, wake=wake_ups.timers),
             every("purge", PURGE_SECONDS, timers.purge, timeout_seconds=LONG_ROUND_SECONDS),
             every("gauges", GAUGE_SECONDS, gauges.measure_database),
             every("estimates", ESTIMATE_SECONDS, estimates.publish),

@@ -5,13 +5,15 @@ from collections.abc import Iterable
 
 
 class WakeUps:
-    """One per process. Nothing is lost if a wake-up is: every loop also polls."""
+    """One per process. Nothing is lost if a wake-up is: ``loops.sweep`` finds it, and every loop also polls."""
 
     def __init__(self) -> None:
         self.dispatch = asyncio.Event()
         self.callbacks = asyncio.Event()
         self.file_transfers = asyncio.Event()
+        self.checks = asyncio.Event()
         self.cancels = asyncio.Event()
+        self.timers = asyncio.Event()
         self._endpoints: set[str] = set()
 
     def dispatch_at(self, endpoints: Iterable[str]) -> None:

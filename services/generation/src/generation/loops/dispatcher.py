@@ -99,9 +99,8 @@ class Dispatcher:
 
     async def dispatch(self) -> None:
         """Claim as much as the endpoints and this process can take, and begin to submit it."""
-        outcomes = await asyncio.gather(
-            *(self._dispatch(endpoint) for endpoint in self._due_endpoints()), return_exceptions=True
-        )
+        due = self._due_endpoints()
+        outcomes = await asyncio.gather(*(self._dispatch(endpoint) for endpoint in due), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
@@ -116,7 +115,7 @@ class Dispatcher:
                 return
 
     def _due_endpoints(self) -> Sequence[str]:
-        """Those that this process was woken for, and all of them once in each poll: replicas do not wake each other."""
+        """Those that this process was woken for; all of them if only time has passed, and once in each poll."""
         named = self._wake_ups.take_endpoints()
         if named and time.monotonic() - self._polled_at < self._limits.poll_seconds:
             return [endpoint for endpoint in self._endpoints if endpoint in named]

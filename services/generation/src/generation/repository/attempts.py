@@ -23,6 +23,9 @@ _CANCEL_BACKOFF: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(m
 _LONGEST_RESOLUTION_SECONDS: Final = 15.0
 """An attempt without a job id needs no answer of the provider: if its process dies, another one takes it this soon."""
 
+DUE_CHECK: Final = f"{LIVE_ATTEMPT} AND check_at <= clock_timestamp()"
+DUE_CANCEL: Final = "cancel_due_at <= clock_timestamp() AND provider_job_id IS NOT NULL"
+
 # A new fence token for an attempt that was not sent in time: from here on its dispatcher cannot mark it any more.
 _TAKE_CHECKS: Final = text(f"""
     UPDATE generation.attempts AS a
@@ -33,7 +36,7 @@ _TAKE_CHECKS: Final = text(f"""
         fence_token = a.fence_token + CASE WHEN a.status = 'prepared' AND a.sending_at IS NULL THEN 1 ELSE 0 END
     WHERE a.attempt_id = ANY (ARRAY(
         SELECT attempt_id FROM generation.attempts
-        WHERE {LIVE_ATTEMPT} AND check_at <= clock_timestamp()
+        WHERE {DUE_CHECK}
         ORDER BY check_at LIMIT :batch
         FOR UPDATE SKIP LOCKED))
     RETURNING a.attempt_id, a.generation_id, a.status, a.fence_token, a.endpoint_id, a.provider_job_id
@@ -56,13 +59,13 @@ _MARK_SENDING: Final = text("""
     RETURNING a.attempt_id
 """)
 
-_LOCK_DUE_CANCELS: Final = text("""
+_LOCK_DUE_CANCELS: Final = text(f"""
     SELECT attempt_id, generation_id, status, fence_token, endpoint_id, provider_job_id, cancel_tries
     FROM generation.attempts
-    WHERE cancel_due_at <= clock_timestamp() AND provider_job_id IS NOT NULL
+    WHERE {DUE_CANCEL}
     ORDER BY cancel_due_at LIMIT :batch
     FOR UPDATE SKIP LOCKED
-""")
+""")  # noqa: S608 - the only insertion is a condition
 
 _SCHEDULE_CANCELS: Final = text("""
     UPDATE generation.attempts AS a

@@ -58,15 +58,17 @@ _IS_KNOWN: Final = text("""
         SELECT FROM generation.provider_callbacks WHERE attempt_id = :attempt_id AND body_sha256 = :body_sha256)
 """)
 
-_LOCK_DUE: Final = text("""
+DUE_CALLBACK: Final = "c.processed_at IS NULL AND NOT c.carries_file AND c.due_at <= clock_timestamp()"
+
+_LOCK_DUE: Final = text(f"""
     SELECT c.callback_id, c.attempt_id,
            (SELECT a.generation_id FROM generation.attempts AS a WHERE a.attempt_id = c.attempt_id) AS generation_id,
            c.source, CASE WHEN octet_length(c.body) <= :inline_bytes THEN c.body END AS body, c.received_at, c.tries
     FROM generation.provider_callbacks AS c
-    WHERE c.processed_at IS NULL AND NOT c.carries_file AND c.due_at <= clock_timestamp()
+    WHERE {DUE_CALLBACK}
     ORDER BY c.due_at LIMIT :batch
     FOR UPDATE SKIP LOCKED
-""")
+""")  # noqa: S608 - the only insertion is a condition
 
 _MARK_PROCESSED: Final = text("""
     UPDATE generation.provider_callbacks AS c

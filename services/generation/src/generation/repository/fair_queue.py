@@ -20,17 +20,20 @@ from contracts.object_keys import output_key
 from contracts.values import Kind, Lane
 from generation.tables import LIVE_ATTEMPT
 
-_LOCK_ENDPOINT_WITH_WORK: Final = text("""
-    SELECT endpoint_id FROM generation.endpoints
-    WHERE endpoint = :endpoint
-      AND EXISTS (
-          SELECT FROM generation.lanes AS l, LATERAL (
-              SELECT FROM generation.user_queues AS q
-              WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.eligible
-              LIMIT 1) AS waiting
-          WHERE l.endpoint = :endpoint)
-    FOR UPDATE
-""")
+
+def has_work_sql(endpoint: str) -> str:
+    """The condition that a user waits at ``endpoint``, an expression, who may have one more order taken."""
+    return f"""EXISTS (
+        SELECT FROM generation.lanes AS its_lane, LATERAL (
+            SELECT FROM generation.user_queues AS waiting
+            WHERE waiting.endpoint = its_lane.endpoint AND waiting.lane = its_lane.lane AND waiting.eligible
+            LIMIT 1) AS found
+        WHERE its_lane.endpoint = {endpoint})"""  # noqa: S608 - the insertion is a constant of ours
+
+
+_LOCK_ENDPOINT_WITH_WORK: Final = text(f"""
+    SELECT endpoint_id FROM generation.endpoints WHERE endpoint = :endpoint AND {has_work_sql(":endpoint")} FOR UPDATE
+""")  # noqa: S608 - the insertion is a constant
 
 # A statement of its own, after the lock: its snapshot must see the attempts of the lock's previous owner.
 _GET_BUDGET: Final = text(f"""

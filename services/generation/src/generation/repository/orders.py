@@ -16,6 +16,7 @@ from contracts.generation import FailureCode
 from contracts.values import Kind, Lane
 from generation.domain.order import Attempt, Lookup, Occupancy, Order
 from generation.domain.statuses import OrderStatus
+from generation.repository.fair_queue import has_work_sql
 from generation.tables import attempts as attempts_table
 from generation.tables import video_generations as orders_table
 
@@ -150,6 +151,7 @@ _SAVE: Final = text(f"""
     SET ready_count = q.ready_count + l.ready, active_count = q.active_count + l.active
     FROM locked AS l
     WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.user_id = l.user_id
+    RETURNING q.endpoint, (l.ready > 0 OR l.active < 0) AND (q.eligible OR {has_work_sql("l.endpoint")})
 """)  # noqa: S608 - as above
 
 # A cancel that commits meanwhile is not seen: the timers apply it, as one that commits a moment later.
@@ -204,12 +206,19 @@ class _Before(NamedTuple):
     occupancy: dict[UUID, Occupancy]
 
 
-class Written(NamedTuple):
-    """What was saved."""
+class Changes(NamedTuple):
+    """What differs from what was loaded."""
 
     orders: list[OrderState]
     attempts: list[Attempt]
     queues: list[QueueChange]
+
+
+class Written(NamedTuple):
+    """What was saved, and the endpoints at which there are orders to claim since."""
+
+    attempts: list[Attempt]
+    claimable: set[str]
 
 
 class Spent(NamedTuple):
@@ -234,11 +243,11 @@ class LockedOrders:
     now: datetime
     _before: _Before
 
-    def changes(self) -> Written:
+    def changes(self) -> Changes:
         """What differs from what was loaded."""
         orders = [_order_state(order) for order in self.orders.values()]
         attempts = [attempt for order in self.orders.values() for attempt in order.attempts]
-        return Written(
+        return Changes(
             [state for state in orders if state != self._before.orders[state.generation_id]],
             [attempt for attempt in attempts if attempt != self._before.attempts.get(attempt.attempt_id)],
             self._queue_changes(),
@@ -299,15 +308,16 @@ async def lock_orders(connection: AsyncConnection, generation_ids: Iterable[UUID
 
 async def save_orders(connection: AsyncConnection, locked: LockedOrders) -> Written:
     """Write whatever changed: orders, attempts, and the counters of their users' queues."""
-    written = locked.changes()
-    if any(written):
-        rows = {
-            orders_table.name: _json(written.orders),
-            attempts_table.name: _json(written.attempts),
-            "user_queues": _json(written.queues),
-        }
-        await connection.execute(_SAVE, rows)
-    return written
+    changes = locked.changes()
+    if not any(changes):
+        return Written([], set())
+    rows = {
+        orders_table.name: _json(changes.orders),
+        attempts_table.name: _json(changes.attempts),
+        "user_queues": _json(changes.queues),
+    }
+    queues = (await connection.execute(_SAVE, rows)).all()
+    return Written(changes.attempts, {endpoint for endpoint, claimable in queues if claimable})
 
 
 async def add_orders(

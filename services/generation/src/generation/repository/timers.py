@@ -12,27 +12,26 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from generation.tables import AWAITING_RETRY, OPEN_ORDER
 
+OVERDUE: Final = f"{OPEN_ORDER} AND deadline_at <= clock_timestamp()"
+DUE_RETRY: Final = f"{AWAITING_RETRY} AND next_attempt_at <= clock_timestamp()"
+
 _LOCK_OVERDUE: Final = text(f"""
     SELECT generation_id FROM generation.video_generations
-    WHERE {OPEN_ORDER} AND deadline_at <= clock_timestamp()
+    WHERE {OVERDUE}
     ORDER BY deadline_at LIMIT :batch
     FOR UPDATE SKIP LOCKED
 """)  # noqa: S608 - the only insertion is the index's condition
 
 _LOCK_RETRIES: Final = text(f"""
     SELECT generation_id FROM generation.video_generations
-    WHERE {AWAITING_RETRY} AND next_attempt_at <= clock_timestamp()
+    WHERE {DUE_RETRY}
     ORDER BY next_attempt_at LIMIT :batch
     FOR UPDATE SKIP LOCKED
 """)  # noqa: S608 - the only insertion is the index's condition
 
 _FIND_DUE: Final = text(f"""
-    SELECT EXISTS (
-               SELECT FROM generation.video_generations
-               WHERE {OPEN_ORDER} AND deadline_at <= clock_timestamp()),
-           EXISTS (
-               SELECT FROM generation.video_generations
-               WHERE {AWAITING_RETRY} AND next_attempt_at <= clock_timestamp()),
+    SELECT EXISTS (SELECT FROM generation.video_generations WHERE {OVERDUE}),
+           EXISTS (SELECT FROM generation.video_generations WHERE {DUE_RETRY}),
            EXISTS (SELECT FROM generation.cancellations)
 """)  # noqa: S608 - the only insertions are the conditions of indexes
 

@@ -1,0 +1,39 @@
+"""What there may be to do, asked in one statement. Each condition is that of the statement that takes the rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from generation.repository.attempts import DUE_CANCEL, DUE_CHECK
+from generation.repository.callbacks import DUE_CALLBACK
+from generation.repository.fair_queue import has_work_sql
+from generation.repository.timers import DUE_RETRY, OVERDUE
+
+_FIND_DUE: Final = text(f"""
+    SELECT ARRAY(SELECT e.endpoint FROM generation.endpoints AS e WHERE {has_work_sql("e.endpoint")}),
+           EXISTS (SELECT FROM generation.provider_callbacks AS c WHERE {DUE_CALLBACK}),
+           EXISTS (SELECT FROM generation.attempts WHERE {DUE_CHECK}),
+           EXISTS (SELECT FROM generation.attempts WHERE {DUE_CANCEL}),
+           EXISTS (SELECT FROM generation.video_generations WHERE {OVERDUE})
+           OR EXISTS (SELECT FROM generation.video_generations WHERE {DUE_RETRY})
+           OR EXISTS (SELECT FROM generation.cancellations)
+""")  # noqa: S608 - the insertions are constants
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """``endpoints`` have orders to claim. The rest says whether there is anything; it may be locked."""
+
+    endpoints: Sequence[str]
+    callbacks: bool
+    checks: bool
+    cancels: bool
+    timers: bool
+
+
+async def find_due(connection: AsyncConnection) -> Due:
+    """What there may be to do for the loops of this service."""
+    return Due(*(await connection.execute(_FIND_DUE)).one())
