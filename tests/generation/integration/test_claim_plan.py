@@ -43,9 +43,10 @@ async def fill_queue(connection: AsyncConnection) -> None:
 
 async def explain(connection: AsyncConnection) -> dict[str, Any]:
     """As the service executes it: with one plan for all parameters."""
-    prepared = CLAIM.text.replace(":endpoint", "$1").replace(":batch", "$2")
-    await connection.exec_driver_sql(f"PREPARE claim (text, bigint) AS {prepared}")
-    explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE claim ('{ENDPOINT}', {BATCH})"
+    types, values = {"endpoint": "text", "batch": "bigint"}, {"endpoint": f"'{ENDPOINT}'", "batch": str(BATCH)}
+    await connection.exec_driver_sql(f"PREPARE claim ({', '.join(types[name] for name in CLAIM.names)}) AS {CLAIM.sql}")
+    given = ", ".join(values[name] for name in CLAIM.names)
+    explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE claim ({given})"
     [[plan]] = (await connection.exec_driver_sql(explain)).all()
     return plan[0]  # type: ignore[no-any-return]
 

@@ -21,6 +21,7 @@ from generation.repository.attempts import find_attempt
 from generation.repository.orders import lock_orders
 from generation.wake_ups import WakeUps
 from messaging.broker import Broker
+from messaging.database import single_statements
 from messaging.live import publish_live
 from messaging.transaction import Transactions
 
@@ -104,7 +105,7 @@ class ProgressReports:
         await publish_live(self._broker, PROGRESS_SUBJECT, progress)
 
     async def _find(self, attempt_id: UUID) -> _ReportingAttempt | None:
-        async with self._transactions.engine.connect() as connection:
+        async with single_statements(self._transactions.engine) as connection:
             found = await find_attempt(connection, attempt_id)
         if found is None:
             return None

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from generation.domain.statuses import AttemptStatus
 from generation.tables import LIVE_ATTEMPT
 from service_runtime.backoff import Backoff
+from service_runtime.statements import Statement
 
 MAX_CANCEL_TRIES: Final = 8
 _CANCEL_BACKOFF: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=2))
@@ -27,7 +28,7 @@ DUE_CHECK: Final = f"{LIVE_ATTEMPT} AND check_at <= clock_timestamp()"
 DUE_CANCEL: Final = "cancel_due_at <= clock_timestamp() AND provider_job_id IS NOT NULL"
 
 # A new fence token for an attempt that was not sent in time: from here on its dispatcher cannot mark it any more.
-_TAKE_CHECKS: Final = text(f"""
+_TAKE_CHECKS: Final = Statement(f"""
     UPDATE generation.attempts AS a
     SET check_at = clock_timestamp() + make_interval(secs => CASE
             WHEN a.provider_job_id IS NULL THEN :resolution_seconds
@@ -44,7 +45,7 @@ _TAKE_CHECKS: Final = text(f"""
 
 # ``coalesce`` hides the status from the planner, which would read the index of live attempts for each of them. An
 # attempt that is locked is being cancelled or given up.
-_MARK_SENDING: Final = text("""
+_MARK_SENDING: Final = Statement("""
     UPDATE generation.attempts AS a
     SET sending_at = clock_timestamp(), check_at = clock_timestamp() + make_interval(secs => :lease_seconds)
     WHERE a.attempt_id = ANY (ARRAY(
@@ -74,7 +75,7 @@ _SCHEDULE_CANCELS: Final = text("""
     WHERE a.attempt_id = r.attempt_id
 """)
 
-_FIND: Final = text("""
+_FIND: Final = Statement("""
     SELECT g.generation_id, g.user_id, a.attempt_number, a.status
     FROM generation.attempts AS a JOIN generation.video_generations AS g USING (generation_id)
     WHERE a.attempt_id = :attempt_id
@@ -110,7 +111,7 @@ async def take_due_checks(connection: AsyncConnection, batch: int, interval_seco
         "interval_seconds": interval_seconds,
         "resolution_seconds": min(interval_seconds, _LONGEST_RESOLUTION_SECONDS),
     }
-    return [DueAttempt(*row) for row in await connection.execute(_TAKE_CHECKS, values)]
+    return [DueAttempt(*row) for row in await _TAKE_CHECKS.fetch(connection, values)]
 
 
 async def mark_sending(
@@ -125,7 +126,7 @@ async def mark_sending(
         "fence_tokens": [fence_token for _, fence_token in attempts],
         "lease_seconds": lease_seconds,
     }
-    return set((await connection.execute(_MARK_SENDING, values)).scalars())
+    return {attempt_id for (attempt_id,) in await _MARK_SENDING.fetch(connection, values)}
 
 
 async def take_due_cancels(connection: AsyncConnection, batch: int) -> list[DueAttempt]:
@@ -139,7 +140,7 @@ async def take_due_cancels(connection: AsyncConnection, batch: int) -> list[DueA
 
 async def find_attempt(connection: AsyncConnection, attempt_id: UUID) -> KnownAttempt | None:
     """The attempt of that id, unlocked."""
-    row = (await connection.execute(_FIND, {"attempt_id": attempt_id})).first()
+    row = await _FIND.fetch_one(connection, {"attempt_id": attempt_id})
     return None if row is None else KnownAttempt(*row)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from generation.tables import provider_callbacks
 from messaging.ids import new_id
 from messaging.leases import Claim, LeasedTable
+from service_runtime.statements import Statement
 
 INLINE_BYTES: Final = 256 * 1024
 """A larger body carries its file itself. It is read alone, when the file is transferred."""
@@ -44,7 +45,7 @@ A worker knows the address of its webhook and can say anything there, as often a
 when it is polled has room of its own: so the true end of a job is stored, whatever its worker sent before.
 """
 
-_ADD: Final = text("""
+_ADD: Final = Statement("""
     INSERT INTO generation.provider_callbacks (callback_id, attempt_id, source, body, body_sha256)
     SELECT CAST(:callback_id AS uuid), CAST(:attempt_id AS uuid), :source, :body, :body_sha256
     WHERE (SELECT count(*) < :bodies AND coalesce(sum(octet_length(body)), 0) + :size_bytes <= :room_bytes
@@ -53,14 +54,13 @@ _ADD: Final = text("""
     RETURNING callback_id
 """)
 
-_IS_KNOWN: Final = text("""
-    SELECT EXISTS (
-        SELECT FROM generation.provider_callbacks WHERE attempt_id = :attempt_id AND body_sha256 = :body_sha256)
+_FIND_KNOWN: Final = Statement("""
+    SELECT FROM generation.provider_callbacks WHERE attempt_id = :attempt_id AND body_sha256 = :body_sha256
 """)
 
 DUE_CALLBACK: Final = "c.processed_at IS NULL AND NOT c.carries_file AND c.due_at <= clock_timestamp()"
 
-_LOCK_DUE: Final = text(f"""
+_LOCK_DUE: Final = Statement(f"""
     SELECT c.callback_id, c.attempt_id,
            (SELECT a.generation_id FROM generation.attempts AS a WHERE a.attempt_id = c.attempt_id) AS generation_id,
            c.source, CASE WHEN octet_length(c.body) <= :inline_bytes THEN c.body END AS body, c.received_at, c.tries
@@ -70,19 +70,19 @@ _LOCK_DUE: Final = text(f"""
     FOR UPDATE SKIP LOCKED
 """)  # noqa: S608 - the only insertion is a condition
 
-_MARK_PROCESSED: Final = text("""
+_MARK_PROCESSED: Final = Statement("""
     UPDATE generation.provider_callbacks AS c
     SET processed_at = clock_timestamp(), outcome = r.outcome, due_at = NULL
     FROM unnest(CAST(:ids AS uuid[]), CAST(:outcomes AS text[])) AS r(callback_id, outcome)
     WHERE c.callback_id = r.callback_id AND c.processed_at IS NULL
 """)
 
-_MARK_CARRIERS: Final = text("""
+_MARK_CARRIERS: Final = Statement("""
     UPDATE generation.provider_callbacks SET carries_file = true
     WHERE callback_id = ANY(CAST(:ids AS uuid[])) AND processed_at IS NULL
 """)
 
-_POSTPONE: Final = text("""
+_POSTPONE: Final = Statement("""
     UPDATE generation.provider_callbacks
     SET tries = tries + 1, due_at = clock_timestamp() + make_interval(secs => :seconds)
     WHERE callback_id = :callback_id AND processed_at IS NULL
@@ -152,8 +152,8 @@ async def add_callback(connection: AsyncConnection, attempt_id: UUID, source: So
         await lock_bodies(connection, attempt_id)
     room = ROOM[source]
     bounds = {"bodies": room.bodies, "room_bytes": room.size_bytes, "size_bytes": len(body)}
-    added = await connection.execute(_ADD, {"callback_id": new_id(), "source": source, "body": body, **bounds, **row})
-    return added.first() is not None or bool((await connection.execute(_IS_KNOWN, row)).scalar())
+    added = await _ADD.execute(connection, {"callback_id": new_id(), "source": source, "body": body, **bounds, **row})
+    return added == 1 or await _FIND_KNOWN.fetch_one(connection, row) is not None
 
 
 async def lock_bodies(connection: AsyncConnection, attempt_id: UUID) -> None:
@@ -164,24 +164,24 @@ async def lock_bodies(connection: AsyncConnection, attempt_id: UUID) -> None:
 
 async def lock_due_callbacks(connection: AsyncConnection, batch: int) -> list[Callback]:
     """Unprocessed bodies in order of arrival, without those that another process has locked."""
-    rows = await connection.execute(_LOCK_DUE, {"batch": batch, "inline_bytes": INLINE_BYTES})
+    rows = await _LOCK_DUE.fetch(connection, {"batch": batch, "inline_bytes": INLINE_BYTES})
     return [Callback(*row) for row in rows]
 
 
 async def mark_processed(connection: AsyncConnection, outcomes: Sequence[tuple[UUID, str]]) -> None:
     """Record the outcome of each locked body."""
     ids, names = [one for one, _ in outcomes], [outcome for _, outcome in outcomes]
-    await connection.execute(_MARK_PROCESSED, {"ids": ids, "outcomes": names})
+    await _MARK_PROCESSED.execute(connection, {"ids": ids, "outcomes": names})
 
 
 async def mark_carriers(connection: AsyncConnection, callback_ids: Sequence[UUID]) -> None:
     """These locked bodies carry files: from now on they are leased work, due at once."""
-    await connection.execute(_MARK_CARRIERS, {"ids": list(callback_ids)})
+    await _MARK_CARRIERS.execute(connection, {"ids": list(callback_ids)})
 
 
 async def postpone(connection: AsyncConnection, callback_id: UUID, seconds: float) -> None:
     """Make a locked body due later."""
-    await connection.execute(_POSTPONE, {"callback_id": callback_id, "seconds": seconds})
+    await _POSTPONE.execute(connection, {"callback_id": callback_id, "seconds": seconds})
 
 
 async def claim_carriers(connection: AsyncConnection, room: int, lease: timedelta) -> list[Carrier]:

@@ -9,16 +9,16 @@ waits for more than one round of the others. ``docs/decisions/0020`` shows the p
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.object_keys import output_key
 from contracts.values import Kind, Lane
 from generation.tables import LIVE_ATTEMPT
+from service_runtime.statements import Statement
 
 
 def has_work_sql(endpoint: str) -> str:
@@ -31,12 +31,12 @@ def has_work_sql(endpoint: str) -> str:
         WHERE its_lane.endpoint = {endpoint})"""  # noqa: S608 - the insertion is a constant of ours
 
 
-_LOCK_ENDPOINT_WITH_WORK: Final = text(f"""
+_LOCK_ENDPOINT_WITH_WORK: Final = Statement(f"""
     SELECT endpoint_id FROM generation.endpoints WHERE endpoint = :endpoint AND {has_work_sql(":endpoint")} FOR UPDATE
 """)  # noqa: S608 - the insertion is a constant
 
 # A statement of its own, after the lock: its snapshot must see the attempts of the lock's previous owner.
-_GET_BUDGET: Final = text(f"""
+_GET_BUDGET: Final = Statement(f"""
     SELECT max_active - (
                SELECT count(*) FROM generation.attempts AS a WHERE a.endpoint = e.endpoint AND {LIVE_ATTEMPT}
            ) AS room,
@@ -51,7 +51,7 @@ _GET_BUDGET: Final = text(f"""
 
 # Every order is locked by its key, one by one. Beside the key stands no condition that another index knows: by the
 # statistics of an empty queue, the index of ready orders holds one row, and a walk along it for each order looks cheap.
-CLAIM: Final = text("""
+CLAIM: Final = Statement("""
     WITH users AS MATERIALIZED (
         SELECT l.lane, l.stride, greatest(l.pass, e.virtual_time) AS pass,
                q.user_id, greatest(q.turn, l.virtual_time) AS turn, q.room
@@ -103,7 +103,7 @@ CLAIM: Final = text("""
         l.lane_tag, l.user_tag, l.stride
 """)
 
-_RECORD_CLAIM: Final = text("""
+_RECORD_CLAIM: Final = Statement("""
     WITH served AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(CAST(:users AS jsonb))
             AS r(lane text, user_id uuid, served integer, turn bigint)
@@ -181,6 +181,27 @@ class _Budget:
     paused_seconds: float | None
 
 
+class _Served(NamedTuple):
+    """A row that ``CLAIM`` returns."""
+
+    generation_id: UUID
+    user_id: UUID
+    lane: Lane
+    kind: Kind
+    model_id: str
+    parameters: dict[str, Any]
+    input_object_keys: dict[str, str] | None
+    attempt_number: int
+    output_extension: str
+    max_size_bytes: int
+    execution_timeout_seconds: int
+    traceparent: str | None
+    waited_seconds: float
+    lane_tag: int
+    user_tag: int
+    stride: int
+
+
 class _PreparedAttempt(msgspec.Struct, frozen=True):
     attempt_id: UUID
     generation_id: UUID
@@ -223,27 +244,29 @@ async def claim_orders(
     Locks the endpoint, so that its cap and its token bucket apply over all replicas. While its queue is paused
     (``breaker``) there is nothing to claim; after the pause, one probe at a time.
     """
-    endpoint_id = (await connection.execute(_LOCK_ENDPOINT_WITH_WORK, {"endpoint": endpoint})).scalar()
-    if endpoint_id is None:
+    locked = await _LOCK_ENDPOINT_WITH_WORK.fetch_one(connection, {"endpoint": endpoint})
+    if locked is None:
         return Claim([], None)
-    budget = _Budget(*(await connection.execute(_GET_BUDGET, {"endpoint": endpoint})).one())
+    (endpoint_id,) = locked
+    (found,) = await _GET_BUDGET.fetch(connection, {"endpoint": endpoint})
+    budget = _Budget(*found)
     if budget.paused_seconds is not None and budget.paused_seconds > 0:
         return Claim([], budget.paused_seconds)
     batch = min(len(new_attempt_ids), budget.room, int(budget.tokens), 1 if budget.probing else budget.room)
     short_of_tokens = (1 - budget.tokens % 1) / budget.rate_per_second if int(budget.tokens) <= batch else None
     if batch <= 0:
         return Claim([], short_of_tokens if budget.room > 0 else None)
-    claimed = await connection.execute(CLAIM, {"endpoint": endpoint, "batch": batch})
+    claimed = [_Served(*row) for row in await CLAIM.fetch(connection, {"endpoint": endpoint, "batch": batch})]
     # In the order in which they are served, which the UPDATE does not promise.
-    rows = sorted(claimed.all(), key=lambda row: (row.lane_tag, row.lane, row.user_tag))
+    rows = sorted(claimed, key=lambda row: (row.lane_tag, row.lane, row.user_tag))
     if not rows:
         return Claim([], None)
     orders = [
         _claimed(row, attempt_id, endpoint, endpoint_id, probe=budget.probing)
         for row, attempt_id in zip(rows, new_attempt_ids, strict=False)
     ]
-    await connection.execute(
-        _RECORD_CLAIM,
+    await _RECORD_CLAIM.execute(
+        connection,
         {
             "endpoint": endpoint,
             "endpoint_id": endpoint_id,
@@ -261,9 +284,7 @@ async def claim_orders(
     return Claim(orders, short_of_tokens)
 
 
-def _claimed(
-    row: Row[*tuple[Any, ...]], attempt_id: UUID, endpoint: str, endpoint_id: str, *, probe: bool
-) -> ClaimedOrder:
+def _claimed(row: _Served, attempt_id: UUID, endpoint: str, endpoint_id: str, *, probe: bool) -> ClaimedOrder:
     return ClaimedOrder(
         generation_id=row.generation_id,
         user_id=row.user_id,
@@ -286,7 +307,7 @@ def _claimed(
     )
 
 
-def _served_users(rows: Sequence[Row[*tuple[Any, ...]]]) -> list[_ServedUser]:
+def _served_users(rows: Sequence[_Served]) -> list[_ServedUser]:
     served: dict[tuple[str, UUID], _ServedUser] = {}
     for row in rows:
         user = served.setdefault((row.lane, row.user_id), _ServedUser(row.lane, row.user_id))
@@ -295,7 +316,7 @@ def _served_users(rows: Sequence[Row[*tuple[Any, ...]]]) -> list[_ServedUser]:
     return list(served.values())
 
 
-def _served_lanes(rows: Sequence[Row[*tuple[Any, ...]]]) -> list[_ServedLane]:
+def _served_lanes(rows: Sequence[_Served]) -> list[_ServedLane]:
     served: dict[str, _ServedLane] = {}
     for row in rows:
         lane = served.setdefault(row.lane, _ServedLane(row.lane))

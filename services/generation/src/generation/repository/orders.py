@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ARRAY, Row, Table, Uuid, any_, bindparam, func, select, text
+from sqlalchemy import Table
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,6 +19,7 @@ from generation.domain.statuses import OrderStatus
 from generation.repository.fair_queue import has_work_sql
 from generation.tables import attempts as attempts_table
 from generation.tables import video_generations as orders_table
+from service_runtime.statements import Record, Statement
 
 
 class OrderState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,22 +100,17 @@ _LOOKUP_COLUMNS: Final = ("sought_version", "sought_code", "sought_detail", "sou
 _NAMED_OTHERWISE: Final = ("attempts", "events", "lookup", "verifying_number")
 _ORDER_COLUMNS: Final = tuple(field.name for field in fields(Order) if field.name not in _NAMED_OTHERWISE)
 _DIALECT: Final = dialect()  # type: ignore[no-untyped-call]
-_IDS: Final = bindparam("ids", type_=ARRAY(Uuid))
-
-_LOCK_ORDERS: Final = (
-    select(
-        *(orders_table.c[name] for name in (*_ORDER_COLUMNS, "handed_over_number", *_LOOKUP_COLUMNS)),
-        func.clock_timestamp().label("now"),
-    )
-    .where(orders_table.c.generation_id == any_(_IDS))
-    .order_by(orders_table.c.generation_id)
-    .with_for_update()
-)
-_GET_ATTEMPTS: Final = (
-    select(attempts_table.c.generation_id, *(attempts_table.c[name] for name in _ATTEMPT_COLUMNS))
-    .where(attempts_table.c.generation_id == any_(_IDS))
-    .order_by(attempts_table.c.generation_id, attempts_table.c.attempt_number)
-)
+_LOCKED: Final = (*_ORDER_COLUMNS, "handed_over_number", *_LOOKUP_COLUMNS)
+_LOCK_ORDERS: Final = Statement(f"""
+    SELECT {", ".join(_LOCKED)}, clock_timestamp()
+    FROM generation.video_generations WHERE generation_id = ANY (CAST(:ids AS uuid[]))
+    ORDER BY generation_id FOR UPDATE
+""")  # noqa: S608 - names of columns
+_GET_ATTEMPTS: Final = Statement(f"""
+    SELECT generation_id, {", ".join(_ATTEMPT_COLUMNS)}
+    FROM generation.attempts WHERE generation_id = ANY (CAST(:ids AS uuid[]))
+    ORDER BY generation_id, attempt_number
+""")  # noqa: S608 - as above
 
 
 def _update(table: Table, names: Sequence[str]) -> str:
@@ -134,7 +130,7 @@ def _update(table: Table, names: Sequence[str]) -> str:
 
 # The orders are locked already, and no transaction waits for an order while it has locked an attempt or a counter. So
 # the three may be written in any order, in one round trip.
-_SAVE: Final = text(f"""
+_SAVE: Final = Statement(f"""
     WITH orders AS (
         {_update(orders_table, OrderState.__struct_encode_fields__)}
     ), attempts AS (
@@ -155,7 +151,7 @@ _SAVE: Final = text(f"""
 """)  # noqa: S608 - as above
 
 # A cancel that commits meanwhile is not seen: the timers apply it, as one that commits a moment later.
-_ADD_ORDERS: Final = text("""
+_ADD_ORDERS: Final = Statement("""
     WITH added AS (
         INSERT INTO generation.video_generations AS g (
             generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, status, version,
@@ -187,7 +183,7 @@ _ADD_ORDERS: Final = text("""
     SELECT a.generation_id, e.user_id AS cancelled_by FROM added AS a LEFT JOIN early AS e USING (generation_id)
 """)
 
-_OPEN_USER_QUEUES: Final = text("""
+_OPEN_USER_QUEUES: Final = Statement("""
     INSERT INTO generation.user_queues AS q (endpoint, lane, user_id, ready_count, active_count, active_cap)
     SELECT endpoint, lane, user_id, ready, 0, active_cap
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
@@ -287,17 +283,17 @@ class LockedOrders:
 async def lock_orders(connection: AsyncConnection, generation_ids: Iterable[UUID]) -> LockedOrders:
     """Lock and load the orders of these ids that exist, sorted by id, each with its attempts."""
     ids = sorted(set(generation_ids))
-    rows = (await connection.execute(_LOCK_ORDERS, {"ids": ids})).all() if ids else []
-    attempted = [row.generation_id for row in rows if row.attempt_count]
+    rows = await _LOCK_ORDERS.fetch(connection, {"ids": ids}) if ids else []
+    attempted = [row["generation_id"] for row in rows if row["attempt_count"]]
     attempts: defaultdict[UUID, list[Attempt]] = defaultdict(list)
     if attempted:
         # A statement of its own, after the lock: its snapshot must see the attempts of the lock's previous owner.
-        for row in (await connection.execute(_GET_ATTEMPTS, {"ids": attempted})).all():
-            attempts[row.generation_id].append(_attempt(row))
-    orders = {row.generation_id: _order(row, attempts[row.generation_id]) for row in rows}
+        for generation_id, *columns in await _GET_ATTEMPTS.fetch(connection, {"ids": attempted}):
+            attempts[generation_id].append(Attempt(**dict(zip(_ATTEMPT_COLUMNS, columns, strict=True))))
+    orders = {row["generation_id"]: _order(row, attempts[row["generation_id"]]) for row in rows}
     return LockedOrders(
         orders,
-        rows[-1].now if rows else datetime.min,  # noqa: DTZ901 - never read: there is nothing to apply it to
+        rows[-1][-1] if rows else datetime.min,  # noqa: DTZ901 - never read: there is nothing to apply it to
         _Before(
             {key: _order_state(order) for key, order in orders.items()},
             {one.attempt_id: replace(one) for order in orders.values() for one in order.attempts},
@@ -316,7 +312,7 @@ async def save_orders(connection: AsyncConnection, locked: LockedOrders) -> Writ
         attempts_table.name: _json(changes.attempts),
         "user_queues": _json(changes.queues),
     }
-    queues = (await connection.execute(_SAVE, rows)).all()
+    queues = await _SAVE.fetch(connection, rows)
     return Written(changes.attempts, {endpoint for endpoint, claimable in queues if claimable})
 
 
@@ -327,8 +323,7 @@ async def add_orders(
 
     Returns those that were not there yet, each with the user whose early cancel waited for it. That is removed.
     """
-    rows = await connection.execute(_ADD_ORDERS, {"rows": _json(new)})
-    inserted = {row.generation_id: row.cancelled_by for row in rows}
+    inserted: dict[UUID, UUID | None] = dict(await _ADD_ORDERS.fetch(connection, {"rows": _json(new)}))
     ready: Counter[tuple[str, Lane, UUID]] = Counter()
     for order in new:
         if order.generation_id in inserted:
@@ -338,27 +333,14 @@ async def add_orders(
             _OpenedQueue(endpoint, lane, user_id, count, active_caps[lane])
             for (endpoint, lane, user_id), count in ready.items()
         ]
-        await connection.execute(_OPEN_USER_QUEUES, {"rows": _json(queues)})
+        await _OPEN_USER_QUEUES.execute(connection, {"rows": _json(queues)})
     return inserted
 
 
-def _order(row: Row[*tuple[Any, ...]], attempts: list[Attempt]) -> Order:
-    return Order(
-        **{name: getattr(row, name) for name in _ORDER_COLUMNS},
-        verifying_number=row.handed_over_number,
-        lookup=_lookup(row),
-        attempts=attempts,
-    )
-
-
-def _lookup(row: Row[*tuple[Any, ...]]) -> Lookup | None:
-    if row.sought_version is None:
-        return None
-    return Lookup(row.sought_version, row.sought_code, row.sought_detail, row.sought_retry)
-
-
-def _attempt(row: Row[*tuple[Any, ...]]) -> Attempt:
-    return Attempt(**{name: getattr(row, name) for name in _ATTEMPT_COLUMNS})
+def _order(row: Record, attempts: list[Attempt]) -> Order:
+    columns = dict(zip(_ORDER_COLUMNS, row, strict=False))
+    lookup = None if row["sought_version"] is None else Lookup(*(row[name] for name in _LOOKUP_COLUMNS))
+    return Order(**columns, verifying_number=row["handed_over_number"], lookup=lookup, attempts=attempts)
 
 
 def _order_state(order: Order) -> OrderState:

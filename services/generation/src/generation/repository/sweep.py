@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from generation.repository.attempts import DUE_CANCEL, DUE_CHECK
 from generation.repository.callbacks import DUE_CALLBACK
 from generation.repository.fair_queue import has_work_sql
 from generation.repository.timers import DUE_RETRY, OVERDUE
+from service_runtime.statements import Statement
 
-_FIND_DUE: Final = text(f"""
+_FIND_DUE: Final = Statement(f"""
     SELECT ARRAY(SELECT e.endpoint FROM generation.endpoints AS e WHERE {has_work_sql("e.endpoint")}),
            EXISTS (SELECT FROM generation.provider_callbacks AS c WHERE {DUE_CALLBACK}),
            EXISTS (SELECT FROM generation.attempts WHERE {DUE_CHECK}),
@@ -36,4 +36,5 @@ class Due:
 
 async def find_due(connection: AsyncConnection) -> Due:
     """What there may be to do for the loops of this service."""
-    return Due(*(await connection.execute(_FIND_DUE)).one())
+    (found,) = await _FIND_DUE.fetch(connection, {})
+    return Due(*found)

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from generation.tables import AWAITING_RETRY, OPEN_ORDER
+from service_runtime.statements import Statement
 
 OVERDUE: Final = f"{OPEN_ORDER} AND deadline_at <= clock_timestamp()"
 DUE_RETRY: Final = f"{AWAITING_RETRY} AND next_attempt_at <= clock_timestamp()"
@@ -29,7 +30,7 @@ _LOCK_RETRIES: Final = text(f"""
     FOR UPDATE SKIP LOCKED
 """)  # noqa: S608 - the only insertion is the index's condition
 
-_FIND_DUE: Final = text(f"""
+_FIND_DUE: Final = Statement(f"""
     SELECT EXISTS (SELECT FROM generation.video_generations WHERE {OVERDUE}),
            EXISTS (SELECT FROM generation.video_generations WHERE {DUE_RETRY}),
            EXISTS (SELECT FROM generation.cancellations)
@@ -47,7 +48,8 @@ class DueTimers:
 
 async def find_due(connection: AsyncConnection) -> DueTimers:
     """Whether there is anything to lock: mostly there is not, and this is one statement."""
-    return DueTimers(*(await connection.execute(_FIND_DUE)).one())
+    (found,) = await _FIND_DUE.fetch(connection, {})
+    return DueTimers(*found)
 
 
 async def lock_overdue(connection: AsyncConnection, batch: int) -> list[UUID]:
