@@ -58,8 +58,9 @@ def build(settings: Settings) -> Storage:
     # Uploads have their own slots and decoders: users can make them slow, and paid outputs must not wait for them.
     signer = signer_of(settings)
     output_decoders = Decoders(settings.decoder_processes, signer=signer)
+    # No process until there is a file: the first upload waits half a second for it.
     input_decoders = Decoders(settings.decoder_processes)
-    # One file at a time, and no process until there is one.
+    # One file at a time.
     preview_decoders = Decoders(1, signer=signer, background=True)
     makes_previews = settings.previews == "on"
 
@@ -74,7 +75,6 @@ def build(settings: Settings) -> Storage:
     async def start() -> None:
         await store.open()
         await output_decoders.start()
-        await input_decoders.start()
         if signer is not None:
             await check_signer(output_decoders, workspace)
             certificate_expires_at.set(signer.expires_at.timestamp())

@@ -5,7 +5,6 @@ a low priority and one at a time, and an output without them is as good as any: 
 """
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -40,6 +39,7 @@ from storage.metrics import (
 from storage.object_store import ObjectStore
 from storage.repository import ClaimedPreviews
 from storage.tables import PREVIEWS
+from storage.workspace import temporary_path
 
 CONTENT_TYPE: Final = "image/webp"
 MAX_FAILURES: Final = 3
@@ -114,8 +114,7 @@ class Previews:
     async def write_previews(self, asset: AssetStored) -> PreviewsStored:
         """Make the previews of an output and write each of them, once. Raises what keeps it from that."""
         kind: Kind = "image" if asset.media.duration_ms is None else "video"
-        with tempfile.NamedTemporaryFile(dir=self._workspace) as file:
-            path = Path(file.name)
+        with temporary_path(self._workspace) as path:
             fetched = await self._store.fetch(self._library, asset.object_key, path, asset.size_bytes)
             if fetched.sha256 != asset.sha256:
                 raise Rejected("checksum_mismatch", "the file in the library is not the one that was stored")

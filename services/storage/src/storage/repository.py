@@ -1,9 +1,9 @@
 """All SQL of storage. Statements that run for every file are built once."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -14,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.storage import AssetStored, PreviewsStored
 from contracts.values import MediaProperties
 from messaging.leases import Claim, LeasedTable, any_of
+from service_runtime.statements import Record, Statement
 from storage.domain import VerifiedUpload
 from storage.metrics import PreviewOutcome
-from storage.tables import DELETIONS, PREVIEWS, VERIFICATIONS, assets, deletions, previews, uploads, verifications
+from storage.tables import DELETIONS, PREVIEWS, VERIFICATIONS, deletions, previews, uploads, verifications
 
 OUTPUT: Final = "output"
 
@@ -116,13 +117,22 @@ class ClaimedPreviews:
     failures: int
 
 
-_ADD_VERIFICATIONS: Final = insert(verifications).values(next_try_at=sa.func.now()).on_conflict_do_nothing()
+_ADD_VERIFICATIONS: Final = Statement("""
+    INSERT INTO storage.verifications (
+        message_id, subject, generation_id, user_id, payload, traceparent, next_try_at)
+    SELECT message_id, subject, generation_id, user_id, payload, traceparent, now()
+    FROM unnest(
+        CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:generation_ids AS uuid[]),
+        CAST(:user_ids AS uuid[]), CAST(:payloads AS bytea[]), CAST(:traceparents AS text[])
+    ) AS r (message_id, subject, generation_id, user_id, payload, traceparent)
+    ON CONFLICT DO NOTHING
+""")
 
 
-def _claim_in_turns(work: LeasedTable, among: str = "", flags: Mapping[str, str] | None = None) -> sa.TextualSelect:
+def _claim_in_turns(work: LeasedTable, among: str = "", flag: str = "") -> Statement:
     """The claim of due rows in which users take turns, the oldest row of each first. ``among`` is a condition.
 
-    ``flags`` are conditions on a claimed row, by the names under which the answers come with it.
+    ``flag`` is returned with each row.
 
     The first turn of each user comes before the second turn of any user. Rows in progress count as turns that were
     taken. So a user with many or with slow files delays others only by the files in progress.
@@ -132,10 +142,7 @@ def _claim_in_turns(work: LeasedTable, among: str = "", flags: Mapping[str, str]
     """
     table, due_at = work.table.fullname, work.due_at
     (key,) = (column.name for column in work.table.primary_key)
-    flags = flags or {}
-    returned = ", ".join(["v.*", *(f"{condition} AS {name}" for name, condition in flags.items())])
-    types = {column.name: column.type for column in work.table.c} | dict.fromkeys(flags, sa.Boolean())
-    return sa.text(f"""
+    return Statement(f"""
         WITH open AS MATERIALIZED (
             SELECT {key}, user_id, {due_at}, coalesce(leased_until >= now(), false) AS leased
             FROM {table}
@@ -158,71 +165,77 @@ def _claim_in_turns(work: LeasedTable, among: str = "", flags: Mapping[str, str]
         UPDATE {table} AS v
         SET {work.claim_sql("v")}
         WHERE v.{key} = ANY (ARRAY(SELECT {key} FROM chosen))
-        RETURNING {returned}
-    """).columns(**types)  # noqa: S608 - all parts are constants
+        RETURNING v.*{flag}
+    """)  # noqa: S608 - all parts are constants
 
 
 # Not EXISTS, of which the planner could make a list of all outputs.
-_HAS_OUTPUT: Final = f"""(
+_HAS_OUTPUT: Final = f""", (
     SELECT true FROM storage.assets AS a WHERE a.generation_id = v.generation_id AND a.role = '{OUTPUT}' LIMIT 1
-) IS NOT NULL"""  # noqa: S608 - the insertion is a constant
-_CLAIM_DUE: Final = _claim_in_turns(
-    VERIFICATIONS, "subject = ANY(CAST(:subjects AS text[])) AND", {"has_output": _HAS_OUTPUT}
-)
+) IS NOT NULL AS has_output"""  # noqa: S608 - the insertion is a constant
+_CLAIM_DUE: Final = _claim_in_turns(VERIFICATIONS, "subject = ANY(CAST(:subjects AS text[])) AND", _HAS_OUTPUT)
 _CLAIM_PREVIEWS: Final = _claim_in_turns(PREVIEWS)
-_DUE_AGAIN: Final = {
-    "opened_at": sa.func.now(),
-    "due_at": sa.func.now(),
-    "leased_until": None,
-    # A worker that is at it may have passed the new file by: it cannot record that all are gone.
-    "fence": deletions.c.fence + 1,
-    "tries": 0,
-    "deleted_at": None,
-}
-_REOPEN_DELETION: Final = (
-    sa.update(deletions)
-    .where(deletions.c.generation_id == sa.bindparam("stored_generation_id"))
-    .values(_DUE_AGAIN)
-    .returning(deletions.c.generation_id)
-)
 
-_ADDED: Final = (
-    insert(assets)
-    .values({one.name: sa.bindparam(f"new_{one.name}", type_=one.type) for one in assets.c if one.name != "stored_at"})
-    # Of all constraints: with a target, two that come at the same instant can meet at the key of the object.
-    .on_conflict_do_nothing()
-    .returning(*assets.c)
-    .cte("added")
-)
-_REOPENED: Final = _REOPEN_DELETION.cte("reopened")
-_ALWAYS: Final = sa.select(sa.literal(1).label("one")).subquery("always")
-# One row, also where nothing was added.
-_ADD_ASSET: Final = sa.select(_ADDED, sa.exists(sa.select(_REOPENED)).label("is_deleted")).select_from(
-    _ALWAYS.outerjoin(_ADDED, sa.true())
-)
-_REQUESTED: Final = ("asset_id", "generation_id", "user_id")
-_REQUEST: Final = sa.select(
-    *(_ADDED.c[name] for name in _REQUESTED), sa.bindparam("previews_traceparent", type_=sa.Text).label("traceparent")
-)
-_ADD_PREVIEWED: Final = _ADD_ASSET.add_cte(
-    sa.insert(previews).from_select((*_REQUESTED, "traceparent"), _REQUEST).cte("requested")
-)
-_FIND_ASSETS: Final = sa.select(assets).where(
-    assets.c.generation_id == sa.func.any(sa.bindparam("generation_ids", type_=sa.ARRAY(sa.Uuid))),
-    assets.c.role == sa.bindparam("role"),
-)
+# With another fence: a worker that is at it may have passed the new file by, and cannot record that all are gone.
+_DUE_AGAIN: Final = """
+    opened_at = now(), due_at = now(), leased_until = NULL, fence = d.fence + 1, tries = 0, deleted_at = NULL
+"""
+_REOPEN_DELETION_SQL: Final = f"""
+    UPDATE storage.deletions AS d SET {_DUE_AGAIN} WHERE d.generation_id = :generation_id RETURNING d.generation_id
+"""  # noqa: S608 - the insertion is a constant
+_REOPEN_DELETION: Final = Statement(_REOPEN_DELETION_SQL)
+_ADD_DELETION: Final = Statement(f"""
+    INSERT INTO storage.deletions AS d (generation_id, user_id, message_id, traceparent, requested_at)
+    VALUES (:generation_id, :user_id, :message_id, :traceparent, :requested_at)
+    ON CONFLICT (generation_id) DO UPDATE
+    SET message_id = excluded.message_id, traceparent = excluded.traceparent, requested_at = excluded.requested_at,
+        {_DUE_AGAIN}
+    WHERE d.message_id < excluded.message_id
+""")  # noqa: S608 - the insertion is a constant
 
-_IS_DELETED: Final = (
-    sa.select(sa.true()).where(deletions.c.generation_id == assets.c.generation_id).limit(1).scalar_subquery()
-)
-_FIND_PREVIEWED: Final = sa.select(assets, sa.func.coalesce(_IS_DELETED, sa.false()).label("is_deleted")).where(
-    assets.c.asset_id == sa.func.any(sa.bindparam("asset_ids", type_=sa.ARRAY(sa.Uuid)))
-)
+# A conflict of any constraint: with a target, two that come at the same instant can meet at the key of the object.
+# One row is returned, also where nothing was added.
+_ADD_ASSET: Final = Statement(f"""
+    WITH added AS (
+        INSERT INTO storage.assets (
+            asset_id, generation_id, role, user_id, attempt_id, attempt_number, object_key, poster_object_key,
+            size_bytes, sha256, media)
+        VALUES (
+            :asset_id, :generation_id, '{OUTPUT}', :user_id, :attempt_id, :attempt_number, :object_key,
+            :poster_object_key, :size_bytes, :sha256, CAST(:media AS jsonb))
+        ON CONFLICT DO NOTHING
+        RETURNING *
+    ), requested AS (
+        INSERT INTO storage.previews (asset_id, generation_id, user_id, traceparent)
+        SELECT asset_id, generation_id, user_id, CAST(:traceparent AS text) FROM added
+        WHERE CAST(:with_previews AS boolean)
+    ), reopened AS ({_REOPEN_DELETION_SQL})
+    SELECT added.*, EXISTS (SELECT FROM reopened) AS is_deleted
+    FROM (VALUES (1)) AS always LEFT JOIN added ON true
+""")  # noqa: S608 - the insertions are constants
+_FIND_ASSETS: Final = Statement(f"""
+    SELECT * FROM storage.assets WHERE generation_id = ANY (CAST(:generation_ids AS uuid[])) AND role = '{OUTPUT}'
+""")  # noqa: S608 - the insertion is a constant
+_FIND_PREVIEWED: Final = Statement("""
+    SELECT a.*, coalesce(
+        (SELECT true FROM storage.deletions AS d WHERE d.generation_id = a.generation_id LIMIT 1), false) AS is_deleted
+    FROM storage.assets AS a WHERE a.asset_id = ANY (CAST(:asset_ids AS uuid[]))
+""")
 
 
 async def add_verifications(connection: AsyncConnection, requested: Sequence[NewVerification]) -> None:
     """Record what messages request, due at once. A message that was recorded before changes nothing."""
-    await connection.execute(_ADD_VERIFICATIONS, [asdict(one) for one in requested])
+    await _ADD_VERIFICATIONS.execute(
+        connection,
+        {
+            "message_ids": [one.message_id for one in requested],
+            "subjects": [one.subject for one in requested],
+            "generation_ids": [one.generation_id for one in requested],
+            "user_ids": [one.user_id for one in requested],
+            "payloads": [one.payload for one in requested],
+            "traceparents": [one.traceparent for one in requested],
+        },
+    )
 
 
 async def claim_due(
@@ -230,7 +243,7 @@ async def claim_due(
 ) -> list[ClaimedVerification]:
     """Claim due verifications. Users take turns, and the oldest of a user comes first."""
     values = {"subjects": list(subjects), "room": limit, "lease": lease, "lookahead": LOOKAHEAD}
-    return [_claimed(row) for row in await connection.execute(_CLAIM_DUE, values)]
+    return [_claimed(row) for row in await _CLAIM_DUE.fetch(connection, values)]
 
 
 async def complete(connection: AsyncConnection, claim: Claim, result_subject: str) -> bool:
@@ -253,8 +266,8 @@ async def count_open(connection: AsyncConnection) -> OpenVerifications:
 
 async def find_assets(connection: AsyncConnection, generation_ids: Collection[UUID]) -> dict[UUID, AssetStored]:
     """The recorded outputs of these generations, as they are announced."""
-    rows = await connection.execute(_FIND_ASSETS, {"generation_ids": list(generation_ids), "role": OUTPUT})
-    return {row.generation_id: _announcement(row) for row in rows}
+    rows = await _FIND_ASSETS.fetch(connection, {"generation_ids": list(generation_ids)})
+    return {row["generation_id"]: _announcement(row) for row in rows}
 
 
 async def add_asset(connection: AsyncConnection, asset: AssetStored, requested: NewPreviews | None) -> RecordedAsset:
@@ -263,10 +276,9 @@ async def add_asset(connection: AsyncConnection, asset: AssetStored, requested: 
     If previews of it are ``requested``, they are due at once. If its user has deleted the generation, the file is to
     go: its deletion is due again.
     """
-    row = {
+    values = {
         "asset_id": asset.asset_id,
         "generation_id": asset.generation_id,
-        "role": OUTPUT,
         "user_id": asset.user_id,
         "attempt_id": asset.attempt_id,
         "attempt_number": asset.attempt_number,
@@ -274,18 +286,15 @@ async def add_asset(connection: AsyncConnection, asset: AssetStored, requested: 
         "poster_object_key": asset.poster_object_key,
         "size_bytes": asset.size_bytes,
         "sha256": asset.sha256,
-        "media": msgspec.to_builtins(asset.media),
+        "media": msgspec.json.encode(asset.media).decode(),
+        "with_previews": requested is not None,
+        "traceparent": None if requested is None else requested.traceparent,
     }
-    values = {f"new_{name}": value for name, value in row.items()} | {"stored_generation_id": asset.generation_id}
-    if requested is None:
-        added = (await connection.execute(_ADD_ASSET, values)).one()
-    else:
-        values["previews_traceparent"] = requested.traceparent
-        added = (await connection.execute(_ADD_PREVIEWED, values)).one()
-    if added.asset_id is not None:
-        return RecordedAsset(_announcement(added), is_deleted=added.is_deleted)
+    (added,) = await _ADD_ASSET.fetch(connection, values)
+    if added["asset_id"] is not None:
+        return RecordedAsset(_announcement(added), is_deleted=added["is_deleted"])
     existing = await find_assets(connection, [asset.generation_id])
-    return RecordedAsset(existing[asset.generation_id], is_deleted=added.is_deleted)
+    return RecordedAsset(existing[asset.generation_id], is_deleted=added["is_deleted"])
 
 
 async def put_upload(connection: AsyncConnection, upload: VerifiedUpload) -> None:
@@ -309,19 +318,13 @@ async def put_upload(connection: AsyncConnection, upload: VerifiedUpload) -> Non
 
 async def add_deletions(connection: AsyncConnection, requested: Sequence[NewDeletion]) -> None:
     """Record what users delete, due at once, and again if a newer message says it again."""
-    statement = insert(deletions)
-    newer = deletions.c.message_id < statement.excluded.message_id
-    again = {name: statement.excluded[name] for name in ("message_id", "traceparent", "requested_at")} | _DUE_AGAIN
-    statement = statement.on_conflict_do_update(index_elements=["generation_id"], set_=again, where=newer)
     for one in sorted(requested, key=lambda one: one.generation_id):
-        await connection.execute(statement, asdict(one))
+        await _ADD_DELETION.execute(connection, asdict(one))
 
 
 async def reopen_deletion(connection: AsyncConnection, generation_id: UUID) -> bool:
     """A file was stored: if its user has deleted the generation, the file is to go. Says whether that is so."""
-    return (
-        await connection.execute(_REOPEN_DELETION, {"stored_generation_id": generation_id})
-    ).one_or_none() is not None
+    return await _REOPEN_DELETION.execute(connection, {"generation_id": generation_id}) == 1
 
 
 async def claim_deletions(connection: AsyncConnection, room: int, lease: timedelta) -> list[ClaimedDeletion]:
@@ -345,11 +348,14 @@ async def claim_deletions(connection: AsyncConnection, room: int, lease: timedel
 
 async def claim_previews(connection: AsyncConnection, room: int, lease: timedelta) -> list[ClaimedPreviews]:
     """Claim outputs whose previews are due. Users take turns, and the oldest of a user comes first."""
-    claimed = (await connection.execute(_CLAIM_PREVIEWS, {"room": room, "lease": lease, "lookahead": LOOKAHEAD})).all()
-    found = await _previewed(connection, [row.asset_id for row in claimed])
+    claimed = await _CLAIM_PREVIEWS.fetch(connection, {"room": room, "lease": lease, "lookahead": LOOKAHEAD})
+    found = await _previewed(connection, [row["asset_id"] for row in claimed])
     return [
         ClaimedPreviews(
-            PREVIEWS.claim_of(row), *found[row.asset_id], traceparent=row.traceparent, failures=row.failures
+            Claim((row["asset_id"],), row["fence"], row["tries"]),
+            *found[row["asset_id"]],
+            traceparent=row["traceparent"],
+            failures=row["failures"],
         )
         for row in claimed
     ]
@@ -392,36 +398,36 @@ async def measure_deletions(connection: AsyncConnection) -> float:
 
 
 async def _previewed(connection: AsyncConnection, asset_ids: Sequence[UUID]) -> dict[UUID, tuple[AssetStored, bool]]:
-    rows = await connection.execute(_FIND_PREVIEWED, {"asset_ids": asset_ids}) if asset_ids else ()
-    return {row.asset_id: (_announcement(row), row.is_deleted) for row in rows}
+    rows = await _FIND_PREVIEWED.fetch(connection, {"asset_ids": asset_ids}) if asset_ids else ()
+    return {row["asset_id"]: (_announcement(row), row["is_deleted"]) for row in rows}
 
 
-def _claimed(row: sa.Row[Any]) -> ClaimedVerification:
+def _claimed(row: Record) -> ClaimedVerification:
     return ClaimedVerification(
-        claim=VERIFICATIONS.claim_of(row),
-        message_id=row.message_id,
-        subject=row.subject,
-        generation_id=row.generation_id,
-        user_id=row.user_id,
-        payload=row.payload,
-        traceparent=row.traceparent,
-        failed_files=tuple(row.failed_files),
-        requested_at=row.asked_at,
-        has_output=row.has_output,
+        claim=Claim((row["message_id"],), row["fence"], row["tries"]),
+        message_id=row["message_id"],
+        subject=row["subject"],
+        generation_id=row["generation_id"],
+        user_id=row["user_id"],
+        payload=row["payload"],
+        traceparent=row["traceparent"],
+        failed_files=tuple(row["failed_files"]),
+        requested_at=row["asked_at"],
+        has_output=row["has_output"],
     )
 
 
-def _announcement(row: sa.Row[Any]) -> AssetStored:
+def _announcement(row: Record) -> AssetStored:
     return AssetStored(
-        asset_id=row.asset_id,
-        generation_id=row.generation_id,
-        user_id=row.user_id,
-        attempt_id=row.attempt_id,
-        attempt_number=row.attempt_number,
-        object_key=row.object_key,
-        poster_object_key=row.poster_object_key,
-        size_bytes=row.size_bytes,
-        sha256=row.sha256,
-        media=msgspec.convert(row.media, MediaProperties),
-        stored_at=row.stored_at,
+        asset_id=row["asset_id"],
+        generation_id=row["generation_id"],
+        user_id=row["user_id"],
+        attempt_id=row["attempt_id"],
+        attempt_number=row["attempt_number"],
+        object_key=row["object_key"],
+        poster_object_key=row["poster_object_key"],
+        size_bytes=row["size_bytes"],
+        sha256=row["sha256"],
+        media=msgspec.convert(row["media"], MediaProperties),
+        stored_at=row["stored_at"],
     )

@@ -4,7 +4,6 @@ No transaction is open.
 """
 
 import asyncio
-import tempfile
 import zlib
 from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
@@ -41,6 +40,7 @@ from storage.errors import MarkingImpossible, Rejected, SignerUnavailable, Unmar
 from storage.object_store import FetchedFile, ObjectStore
 from storage.s3_requests import CHUNK_BYTES
 from storage.settings import Settings
+from storage.workspace import temporary_path
 
 MAX_MARK_BYTES: Final = 1024 * 1024
 """The mark makes a file larger than the worker's, by about 13 kB and a little for each 4 MiB of a long clip."""
@@ -89,7 +89,7 @@ class Verifier:
             extension=request.expected_extension,
         )
         with ExitStack() as files:
-            path = self._temporary_file(files)
+            path = files.enter_context(temporary_path(self._workspace))
             check_object_key(request.generation_id, reported.object_key)
             fetched = await self._store.fetch(self._incoming, reported.object_key, path, request.max_size_bytes)
             check_size_and_checksum(reported, fetched.size_bytes, fetched.sha256)
@@ -138,20 +138,16 @@ class Verifier:
 
     async def _mark(self, path: Path, kind: Kind, files: ExitStack) -> tuple[Path, Inspection]:
         """The marked file. What cannot be marked is not delivered. Raises ``Rejected``."""
-        marked = self._temporary_file(files)
+        marked = files.enter_context(temporary_path(self._workspace))
         try:
             return marked, await self._decoders.mark(path, marked, kind, MAX_OUTPUT_PIXELS)
         except Unmarkable as error:
             raise Rejected("wrong_format", f"the file cannot be marked as made by AI: {error}") from error
 
-    def _temporary_file(self, files: ExitStack) -> Path:
-        return Path(files.enter_context(tempfile.NamedTemporaryFile(dir=self._workspace)).name)
-
     async def verify_upload(self, user_id: UUID, upload_id: UUID, kind: Kind) -> VerifiedUpload:
         """Fetch and decode a user's picture or clip. Raises ``Rejected``."""
         key = upload_key(user_id, upload_id)
-        with tempfile.NamedTemporaryFile(dir=self._workspace) as file:
-            path = Path(file.name)
+        with temporary_path(self._workspace) as path:
             fetched = await self._store.fetch(self._uploads, key, path, MAX_UPLOAD_BYTES)
             inspection = await self._decoders.inspect(path, kind, MAX_UPLOAD_PIXELS, is_input=True)
         return VerifiedUpload(
@@ -180,11 +176,10 @@ async def check_signer(decoders: Decoders, workspace: Path) -> None:
 
     A signer that cannot be reached is no reason not to start: files wait for it.
     """
-    with tempfile.NamedTemporaryFile(dir=workspace) as sample, tempfile.NamedTemporaryFile(dir=workspace) as marked:
-        sample.write(_gray_picture(16))
-        sample.flush()
+    with temporary_path(workspace) as sample, temporary_path(workspace) as marked:
+        await asyncio.to_thread(sample.write_bytes, _gray_picture(16))
         try:
-            await decoders.mark(Path(sample.name), Path(marked.name), "image", MAX_OUTPUT_PIXELS)
+            await decoders.mark(sample, marked, "image", MAX_OUTPUT_PIXELS)
         except SignerUnavailable as error:
             log.warning("marking_unavailable", reason=str(error))
         except Unmarkable as error:

@@ -1,13 +1,17 @@
 """Where files lie while they are verified: one directory per process. A new process removes those of killed ones."""
 
 import fcntl
+import itertools
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 _PREFIX: Final = "reelhouse-storage-"
+_NUMBERS: Final = itertools.count()
 
 
 def create_workspace(parent: Path | None = None) -> Path:
@@ -21,6 +25,16 @@ def create_workspace(parent: Path | None = None) -> Path:
         # Another starting process may have removed it before it was locked.
         if _lock(created) and created.exists():
             return created
+
+
+@contextmanager
+def temporary_path(workspace: Path) -> Iterator[Path]:
+    """A path in the workspace of this process that nothing else uses. A file that lies there at the end is removed."""
+    path = workspace / str(next(_NUMBERS))
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _lock(directory: Path) -> bool:
