@@ -26,6 +26,7 @@ The contract, for who writes such work:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
@@ -37,6 +38,9 @@ LEASE: Final = timedelta(seconds=20)
 """How long the row of a worker that was killed rests. Four heartbeats: three may fail before it is lost."""
 
 HEARTBEAT: Final = timedelta(seconds=5)
+
+BOUND_LEASE: Final[sa.BindParameter[timedelta]] = sa.bindparam("lease", type_=sa.Interval())
+"""For the UPDATE of a claim that is built once: to build one takes more processor than to execute it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,8 @@ class LeasedTable:
             columns[self.due_at] <= sa.func.now(), sa.or_(leased_until.is_(None), leased_until < sa.func.now())
         )
 
-    def claim_values(self, lease: timedelta) -> dict[str, Any]:
-        """What the UPDATE of a claim sets."""
+    def claim_values(self, lease: timedelta | sa.ColumnElement[timedelta]) -> dict[str, Any]:
+        """What the UPDATE of a claim sets. Where that is built once, ``lease`` is :data:`BOUND_LEASE`."""
         columns = self.table.c
         return {
             self.leased_until: sa.func.now() + lease,
@@ -150,6 +154,8 @@ class LeasedTable:
         Work that recurs ends this way, too, with its interval as ``delay`` and its tries set to 0.
         """
         failpoint("lease.before_postpone")
+        if isinstance(delay, timedelta):
+            return await self._end(connection, claim, values, delay)
         return await self._end(connection, claim, {self.due_at: sa.func.now() + delay, **values})
 
     async def release(self, connection: AsyncConnection, claims: Sequence[Claim]) -> None:
@@ -157,9 +163,20 @@ class LeasedTable:
         values = {self.leased_until: None, self.tries: self.table.c[self.tries] - 1}
         await connection.execute(sa.update(self.table).where(self._held(claims)).values(values))
 
-    async def _end(self, connection: AsyncConnection, claim: Claim, values: dict[str, Any]) -> bool:
-        ended = sa.update(self.table).where(self.held(claim)).values({self.leased_until: None, **values})
-        return (await connection.execute(ended)).rowcount == 1
+    async def _end(
+        self, connection: AsyncConnection, claim: Claim, values: dict[str, Any], delay: timedelta | None = None
+    ) -> bool:
+        now = frozenset(name for name, value in values.items() if isinstance(value, sa.sql.functions.now))
+        bound = {name: value for name, value in values.items() if name not in now}
+        parameters = {f"new_{name}": value for name, value in bound.items()}
+        if any(isinstance(value, sa.ColumnElement) for value in bound.values()):
+            due = {} if delay is None else {self.due_at: sa.func.now() + delay}
+            ended = sa.update(self.table).where(self.held(claim)).values({self.leased_until: None, **due, **values})
+            return (await connection.execute(ended)).rowcount == 1
+        ended = _end_statement(self, frozenset(bound), now, postponed=delay is not None)
+        parameters |= {f"key_{number}": part for number, part in enumerate(claim.key)}
+        parameters |= {"of_fence": claim.fence} if delay is None else {"of_fence": claim.fence, "delay": delay}
+        return (await connection.execute(ended, parameters)).rowcount == 1
 
     def _held(self, claims: Sequence[Claim]) -> sa.ColumnElement[bool]:
         columns = self.table.c
@@ -171,3 +188,21 @@ class LeasedTable:
     @property
     def _key(self) -> tuple[sa.Column[Any], ...]:
         return tuple(self.table.primary_key.columns)
+
+
+@lru_cache(maxsize=256)
+def _end_statement(leased: LeasedTable, bound: frozenset[str], now: frozenset[str], *, postponed: bool) -> sa.Update:
+    """The end of any claim that sets these columns, to values or to the time. Built once: that is dearer than to send.
+
+    Names of parameters must not be those of columns.
+    """
+    columns = leased.table.c
+    values: dict[str, Any] = {leased.leased_until: None}
+    if postponed:
+        values[leased.due_at] = sa.func.now() + sa.bindparam("delay", type_=sa.Interval())
+    values |= {name: sa.func.now() for name in now}
+    values |= {name: sa.bindparam(f"new_{name}", type_=columns[name].type) for name in bound}
+    key = (column == sa.bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(leased._key))
+    fence = sa.bindparam("of_fence", type_=sa.BigInteger())
+    held = sa.and_(*key, columns[leased.fence] == fence, columns[leased.leased_until].is_not(None))
+    return sa.update(leased.table).where(held).values(values)

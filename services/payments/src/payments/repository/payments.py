@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalogue.credit_packs import CreditPack
 from contracts.payments import Provider
-from messaging.leases import Claim, any_of
+from messaging.leases import BOUND_LEASE, Claim, any_of
 from payments.domain.payment_state import Movement, PaymentState
 from payments.domain.polling import OPEN_STATUSES
 from payments.domain.records import PaymentRecord, SettledPayment
@@ -35,6 +35,21 @@ async def lock_payers(connection: AsyncConnection, user_ids: Sequence[UUID]) -> 
     """
     for user_id in sorted(set(user_ids)):
         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(str(user_id), 0))))
+
+
+_DUE: Final = (
+    sa.select(_COLUMNS.payment_id)
+    .where(_COLUMNS.provider == sa.bindparam("of_provider"), PAYMENTS.due())
+    .order_by(_COLUMNS.next_look_at)
+    .limit(sa.bindparam("room"))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM_DUE: Final = (
+    sa.update(payment_transactions)
+    .where(any_of(_COLUMNS.payment_id, _DUE))
+    .values(PAYMENTS.claim_values(BOUND_LEASE))
+    .returning(*_COLUMNS)
+)
 
 
 async def count_open(connection: AsyncConnection, user_id: UUID) -> int:
@@ -86,20 +101,8 @@ async def claim_due(
     connection: AsyncConnection, provider: Provider, room: int, lease: timedelta
 ) -> list[Claimed[PaymentRecord]]:
     """Claim a provider's payments whose time to be polled has come, longest overdue first."""
-    due = (
-        sa.select(_COLUMNS.payment_id)
-        .where(_COLUMNS.provider == provider, PAYMENTS.due())
-        .order_by(_COLUMNS.next_look_at)
-        .limit(room)
-        .with_for_update(skip_locked=True)
-    )
-    statement = (
-        sa.update(payment_transactions)
-        .where(any_of(_COLUMNS.payment_id, due))
-        .values(PAYMENTS.claim_values(lease))
-        .returning(*_COLUMNS)
-    )
-    return [Claimed(PAYMENTS.claim_of(row), _record(row)) for row in await connection.execute(statement)]
+    values = {"of_provider": provider, "room": room, "lease": lease}
+    return [Claimed(PAYMENTS.claim_of(row), _record(row)) for row in await connection.execute(_CLAIM_DUE, values)]
 
 
 async def lock_claimed(connection: AsyncConnection, claim: Claim) -> PaymentRecord | None:

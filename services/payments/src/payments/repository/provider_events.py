@@ -1,6 +1,7 @@
 """What providers say: webhooks, and events read from their lists."""
 
 from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -8,11 +9,26 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.payments import Provider
-from messaging.leases import Claim, any_of
+from messaging.leases import BOUND_LEASE, Claim, any_of
 from payments.domain.records import EventSource
 from payments.domain.snapshots import ProviderEvent
 from payments.repository.leases import EVENTS, Claimed
 from payments.tables import payment_transactions, provider_events
+
+_of_provider = provider_events.c.provider == sa.bindparam("of_provider")
+_UNMATCHED: Final = (
+    sa.select(provider_events.c.event_id)
+    .where(_of_provider, EVENTS.due())
+    .order_by(provider_events.c.next_match_at)
+    .limit(sa.bindparam("room"))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM_UNMATCHED: Final = (
+    sa.update(provider_events)
+    .where(_of_provider, any_of(provider_events.c.event_id, _UNMATCHED))
+    .values(EVENTS.claim_values(BOUND_LEASE))
+    .returning(*provider_events.c)
+)
 
 
 async def add_event(
@@ -63,23 +79,10 @@ async def claim_unmatched(
     connection: AsyncConnection, provider: Provider, room: int, lease: timedelta
 ) -> list[Claimed[ProviderEvent]]:
     """Claim a provider's events whose payment is not known yet, longest overdue first."""
-    events = provider_events.c
-    due = (
-        sa.select(events.event_id)
-        .where(events.provider == provider, EVENTS.due())
-        .order_by(events.next_match_at)
-        .limit(room)
-        .with_for_update(skip_locked=True)
-    )
-    statement = (
-        sa.update(provider_events)
-        .where(events.provider == provider, any_of(events.event_id, due))
-        .values(EVENTS.claim_values(lease))
-        .returning(*events)
-    )
+    values = {"of_provider": provider, "room": room, "lease": lease}
     return [
         Claimed(EVENTS.claim_of(row), ProviderEvent(row.event_id, row.event_type, None, row.reference, row.body))
-        for row in await connection.execute(statement)
+        for row in await connection.execute(_CLAIM_UNMATCHED, values)
     ]
 
 

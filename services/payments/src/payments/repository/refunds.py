@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -10,11 +10,30 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.payments import Provider
-from messaging.leases import Claim, any_of
+from messaging.leases import BOUND_LEASE, Claim, any_of
 from payments.domain.records import RefundRecord
 from payments.domain.snapshots import ProviderDispute, ProviderRefund
 from payments.repository.leases import REFUNDS, Claimed
 from payments.tables import disputes, refunds
+
+_DUE: Final = (
+    sa.select(refunds.c.refund_id)
+    .where(
+        refunds.c.provider == sa.bindparam("of_provider"),
+        # In the text, so that the planner matches the index of requested refunds.
+        refunds.c.state == sa.literal_column("'requested'"),
+        REFUNDS.due(),
+    )
+    .order_by(refunds.c.next_try_at)
+    .limit(sa.bindparam("room"))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM_REFUNDS: Final = (
+    sa.update(refunds)
+    .where(any_of(refunds.c.refund_id, _DUE))
+    .values(REFUNDS.claim_values(BOUND_LEASE))
+    .returning(*refunds.c)
+)
 
 
 async def put_refunds(
@@ -114,25 +133,8 @@ async def claim_refunds(
     connection: AsyncConnection, provider: Provider, room: int, lease: timedelta
 ) -> list[Claimed[RefundRecord]]:
     """Claim a provider's requested refunds that it has not confirmed, longest overdue first."""
-    due = (
-        sa.select(refunds.c.refund_id)
-        .where(
-            refunds.c.provider == provider,
-            # In the text, so that the planner matches the index of requested refunds.
-            refunds.c.state == sa.literal_column("'requested'"),
-            REFUNDS.due(),
-        )
-        .order_by(refunds.c.next_try_at)
-        .limit(room)
-        .with_for_update(skip_locked=True)
-    )
-    statement = (
-        sa.update(refunds)
-        .where(any_of(refunds.c.refund_id, due))
-        .values(REFUNDS.claim_values(lease))
-        .returning(*refunds.c)
-    )
-    return [Claimed(REFUNDS.claim_of(row), _record(row)) for row in await connection.execute(statement)]
+    values = {"of_provider": provider, "room": room, "lease": lease}
+    return [Claimed(REFUNDS.claim_of(row), _record(row)) for row in await connection.execute(_CLAIM_REFUNDS, values)]
 
 
 async def record_sent(connection: AsyncConnection, claimed: Claimed[RefundRecord], reference: str) -> bool:
