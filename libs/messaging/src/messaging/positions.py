@@ -3,7 +3,8 @@
 A *checkpoint* says: the stream held message M under sequence S. Each process opens a new one every second and after
 every reconnect; within that second it moves forward with the batches. It is written in the transaction that marks its
 batch, so no batch counts as done without a checkpoint at or above its last message. Of each hour the first and the last
-verified checkpoint stay: they tell up to where, and from where on, the broker is intact. See the README for the proof.
+verified checkpoint stay: they tell up to where, and from where on, the broker is intact. Of the last ten minutes those
+of each minute stay: they tell the auditor what a consumer has passed. See the README for the proof.
 """
 
 import time
@@ -24,6 +25,9 @@ RELAY: Final = "relay"
 
 EXPIRY_MARGIN: Final = timedelta(hours=2)
 """What is younger than the stream's retention by more than this cannot have expired, whatever the clocks say."""
+
+KEPT_BY_MINUTE: Final = timedelta(minutes=10)
+"""For so long two checkpoints of each minute stay, and then two of each hour."""
 
 _CHECKPOINT_SECONDS: Final = 1.0
 _COLUMNS: Final = """
@@ -169,17 +173,19 @@ class Positions:
                 SELECT checkpoint_id, recorded_at,
                        row_number() OVER (ORDER BY sequence, checkpoint_id) AS from_first,
                        count(*) OVER () AS all_of_them,
-                       row_number() OVER (of_hour ORDER BY sequence, checkpoint_id) AS from_first_of_hour,
-                       count(*) OVER of_hour AS all_of_hour
+                       row_number() OVER (of_span ORDER BY sequence, checkpoint_id) AS from_first_of_span,
+                       count(*) OVER of_span AS all_of_span
                 FROM {schema}.relay_positions
                 WHERE holder = :holder AND stream = :stream AND verified_at IS NOT NULL
-                WINDOW of_hour AS (PARTITION BY date_trunc('hour', recorded_at))
+                WINDOW of_span AS (PARTITION BY date_trunc(
+                    CASE WHEN recorded_at > now() - CAST(:by_minute AS interval) THEN 'minute' ELSE 'hour' END,
+                    recorded_at))
             )
             DELETE FROM {schema}.relay_positions AS p
             USING verified AS v
             WHERE p.holder = :holder AND p.stream = :stream AND p.checkpoint_id = v.checkpoint_id
               AND v.from_first < v.all_of_them
-              AND (v.from_first_of_hour NOT IN (1, v.all_of_hour)
+              AND (v.from_first_of_span NOT IN (1, v.all_of_span)
                    OR v.recorded_at < now() - CAST(:window AS interval))
             """,
         )
@@ -223,14 +229,15 @@ class Positions:
     async def mark_verified(
         self, connection: AsyncConnection, holder: str, stream: str, positions: Sequence[Position]
     ) -> None:
-        """Note that ``positions`` are intact (unless they moved meanwhile), and keep two of each hour."""
+        """Note that ``positions`` are intact (unless they moved meanwhile), and keep two of each hour and minute."""
         keys: dict[str, object] = {"holder": holder, "stream": stream}
         seen = {
             "checkpoint_ids": [position.checkpoint_id for position in positions],
             "sequences": [position.sequence for position in positions],
         }
         await connection.execute(self._verify, keys | seen)
-        await connection.execute(self._prune, keys | {"window": timedelta(days=REPLAY_WINDOW_DAYS)})
+        kept = {"window": timedelta(days=REPLAY_WINDOW_DAYS), "by_minute": KEPT_BY_MINUTE}
+        await connection.execute(self._prune, keys | kept)
 
     async def forget(self, connection: AsyncConnection, holder: str, stream: str, above_sequence: int) -> None:
         """Drop what ``holder`` knew about ``stream`` above ``above_sequence``."""
