@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from auditor.checking import LISTED_PER_INVARIANT, check_portion, check_whole, walk_along_indexes
+from auditor.checking import LISTED_PER_INVARIANT, check_together, walk_along_indexes
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.invariants import INVARIANTS
 from auditor.invariants.messages import FIRST_UNPROVEN
@@ -128,8 +128,8 @@ class Prover:
         """One round. An invariant whose query fails hides no other; an unavailable database is raised."""
         start = await self._begin()
         tally = _Tally()
-        for invariant in self._whole:
-            tally.add(await check_whole(self._reading, invariant, self._tolerance_seconds))
+        for result in await check_together(self._reading, self._whole, self._tolerance_seconds, None):
+            tally.add(result)
         news = await self._prove_news(start, tally)
         message_id = await self._prove_messages(start, tally)
         passes, from_scratch = await self._go_over(start, tally)
@@ -193,34 +193,46 @@ class Prover:
         passes: dict[Scope, Pass] = {}
         from_scratch: set[UUID] = set()
         # At least one portion a round, however late it is.
-        going = list(SCOPES) if self._pass_seconds > 0 else []
+        going = [*SCOPES[self._turn :], *SCOPES[: self._turn]] if self._pass_seconds > 0 else []
         while going:
-            scope = going[self._turn % len(going)]
-            self._turn += 1
-            current = passes.get(scope) or start.passes.get(scope)
-            if current is None or current.next_id is None:
-                current = _begun(scope, current, start.began_at)
-            assert current.next_id is not None
-            async with snapshot(self._reading) as connection:
-                await walk_along_indexes(connection)
-                portion = await proofs.find_portion(connection, scope, current.next_id)
-                if scope == "user":
-                    from_scratch |= await proofs.find_users_with_lines(connection, portion.first, portion.last)
-            is_sound = await self._check_portion(portion, tally) and current.is_sound
-            if portion.last == LAST_ID:
-                going.remove(scope)
-                proven_at = current.began_at if is_sound else current.proven_at
-                passes[scope] = Pass(scope, None, current.began_at, is_sound, proven_at)
-            else:
-                passes[scope] = replace(current, next_id=UUID(int=portion.last.int + 1), is_sound=is_sound)
-            if time.monotonic() >= until:
-                break
+            for current, portion, users in await self._next_portions(going, start, passes):
+                is_sound = await self._check_portion(portion, tally) and current.is_sound
+                from_scratch |= users
+                if portion.last == LAST_ID:
+                    going.remove(current.scope)
+                    proven_at = current.began_at if is_sound else current.proven_at
+                    passes[current.scope] = Pass(current.scope, None, current.began_at, is_sound, proven_at)
+                else:
+                    next_id = UUID(int=portion.last.int + 1)
+                    passes[current.scope] = replace(current, next_id=next_id, is_sound=is_sound)
+                self._turn = (SCOPES.index(current.scope) + 1) % len(SCOPES)
+                if time.monotonic() >= until:
+                    return passes, from_scratch
         return passes, from_scratch
+
+    async def _next_portions(
+        self, scopes: Sequence[Scope], start: _Start, passes: Mapping[Scope, Pass]
+    ) -> Sequence[tuple[Pass, Range, set[UUID]]]:
+        """Of each scope where its pass stands, the portion that comes next, and its users whose lines are added up."""
+        found = []
+        async with snapshot(self._reading) as connection:
+            await walk_along_indexes(connection)
+            for scope in scopes:
+                current = passes.get(scope) or start.passes.get(scope)
+                if current is None or current.next_id is None:
+                    current = _begun(scope, current, start.began_at)
+                assert current.next_id is not None
+                portion = await proofs.find_portion(connection, scope, current.next_id)
+                users: set[UUID] = set()
+                if scope == "user":
+                    users = await proofs.find_users_with_lines(connection, portion.first, portion.last)
+                found.append((current, portion, users))
+        return found
 
     async def _check_portion(self, portion: Ids | Range, tally: _Tally) -> bool:
         """Whether every invariant of the scope could be evaluated."""
         invariants = self._by_scope[portion.scope]
-        results = await check_portion(self._reading, invariants, self._tolerance_seconds, portion)
+        results = await check_together(self._reading, invariants, self._tolerance_seconds, portion)
         for result in results:
             tally.add(result)
         return all(result.failure is None for result in results)
@@ -254,8 +266,7 @@ class Prover:
             changes = await findings.add_findings(connection, report.violations, complete, start.began_at)
             resolved = await findings.resolve_unseen(connection, _gone(start, report), start.began_at)
             open_findings = await findings.count_open(connection, [one.code for one in self._invariants])
-            for current in passes.values():
-                await proofs.put_pass(connection, current)
+            await proofs.put_passes(connection, list(passes.values()))
             if watermark is not None:
                 await proofs.put_watermark(connection, watermark)
             users = set(news.ids.get("user", ()))

@@ -4,7 +4,7 @@ All of it is in the database that it speaks of, so a restored database has the p
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -98,11 +98,12 @@ _CLOSED_MARK: Final = text(f"""
 """)  # noqa: S608 - as above
 _DROP_MARKS: Final = text("DELETE FROM auditor.proof_marks WHERE noted_at <= :noted_at")
 
+# OFFSET 0: the posting is looked up. Statistics of the one row that say nothing would have the whole ledger hashed.
 _WATERMARK: Final = text("""
     SELECT noted_at, posting_id, message_id,
            (anchor_posting_id IS NULL OR EXISTS (
                SELECT FROM billing.balance_ledger AS l
-               WHERE l.posting_id = anchor_posting_id AND l.transfer_id = anchor_transfer_id))
+               WHERE l.posting_id = anchor_posting_id AND l.transfer_id = anchor_transfer_id OFFSET 0))
            AND noted_at <= clock_timestamp()
            AND posting_id <= (SELECT last_value FROM billing.balance_ledger_posting_id_seq) AS stands
     FROM auditor.proof_watermark
@@ -194,9 +195,8 @@ _NEW_MESSAGES: Final = text(
     + ") AS news"
 )
 _PAYMENTS_AMONG: Final = text("""
-    SELECT id FROM unnest(CAST(:ids AS uuid[])) AS one (id)
-    WHERE EXISTS (SELECT FROM payments.payment_transactions AS p WHERE p.payment_id = one.id)
-       OR EXISTS (SELECT FROM gateway.payment_requests AS q WHERE q.payment_id = one.id)
+    SELECT payment_id FROM payments.payment_transactions WHERE payment_id = ANY(CAST(:ids AS uuid[]))
+    UNION SELECT payment_id FROM gateway.payment_requests WHERE payment_id = ANY(CAST(:ids AS uuid[]))
 """)
 _MOVEMENTS_OF: Final = text("""
     SELECT movement_id FROM payments.credit_movements WHERE payment_id = ANY(CAST(:ids AS uuid[]))
@@ -309,9 +309,10 @@ def _ends(scope: Scope) -> str:
 
 _ENDS: Final = {scope: text(_ends(scope)) for scope in _ROWS}
 _PASSES: Final = text("SELECT scope, next_id, began_at, is_sound, proven_at FROM auditor.proof_passes")
-_PUT_PASS: Final = text("""
+_PUT_PASSES: Final = text("""
     INSERT INTO auditor.proof_passes AS p (scope, next_id, began_at, is_sound, proven_at)
-    VALUES (:scope, :next_id, :began_at, :is_sound, :proven_at)
+    SELECT * FROM unnest(CAST(:scope AS text[]), CAST(:next_id AS uuid[]), CAST(:began_at AS timestamptz[]),
+                         CAST(:is_sound AS boolean[]), CAST(:proven_at AS timestamptz[]))
     ON CONFLICT (scope) DO UPDATE SET next_id = excluded.next_id, began_at = excluded.began_at,
         is_sound = excluded.is_sound AND (p.is_sound OR p.began_at <> excluded.began_at),
         proven_at = greatest(p.proven_at, excluded.proven_at)
@@ -323,9 +324,11 @@ async def find_passes(connection: AsyncConnection) -> dict[Scope, Pass]:
     return {row.scope: Pass(*row) for row in await connection.execute(_PASSES)}
 
 
-async def put_pass(connection: AsyncConnection, current: Pass) -> None:
-    """Store how far a pass has come."""
-    await connection.execute(_PUT_PASS, asdict(current))
+async def put_passes(connection: AsyncConnection, passes: Sequence[Pass]) -> None:
+    """Store how far passes over different scopes have come."""
+    names = ("scope", "next_id", "began_at", "is_sound", "proven_at")
+    if passes:
+        await connection.execute(_PUT_PASSES, {name: [getattr(one, name) for one in passes] for name in names})
 
 
 async def find_portion(connection: AsyncConnection, scope: Scope, first: UUID) -> Range:
