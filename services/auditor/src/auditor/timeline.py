@@ -42,10 +42,15 @@ _SUMMARY_FIELDS: Final = (
 # An id with a time is older than its messages: the partitions before it are not visited. A message whose own id has no
 # time is in the default partition.
 ENTRIES_OF_SUBJECT: Final = """
-    SELECT * FROM auditor.journal WHERE message_id >= :first AND (correlation_id = :id OR user_id = :id)
+    SELECT * FROM auditor.journal WHERE message_id >= :first AND correlation_id = :id
+    UNION ALL (
+        SELECT * FROM auditor.journal WHERE message_id >= :first AND user_id = :id AND correlation_id <> :id
+        ORDER BY occurred_at DESC LIMIT :limit
+    )
     UNION ALL
     SELECT * FROM auditor.journal_default WHERE message_id < :first AND (correlation_id = :id OR user_id = :id)
 """
+"""The messages of an order or a payment, or the latest ``:limit`` of a user."""
 _OLDER_MS: Final = 24 * 3600 * 1000
 _TIME_ORDERED: Final = 7
 _TIME_SHIFT: Final = 80

@@ -17,6 +17,10 @@ from messaging.ids import FIRST_ID
 
 ROWS_PER_SECTION: Final = 50
 HOPS_SHOWN: Final = 200
+COUNTED: Final = 1000
+"""What is not shown is counted so far: a user may have any number of orders."""
+NEWEST_ORDERS: Final = 100
+"""Of a user with more orders, what belongs to orders is shown of the newest."""
 MOST_ROWS: Final = 100_000
 """Of a section or a timeline, when all rows are asked for: as much as fits into memory."""
 
@@ -28,11 +32,22 @@ _TYPES: Final = {
     "first": "uuid",
     "argument": "text",
     "argument_id": "uuid",
+    "counted": "bigint",
     "id": "uuid",
     "key": "text",
+    "limit": "bigint",
+    "most": "bigint",
     "orders": "uuid[]",
 }
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """How many rows there are: ``number``, or more than that."""
+
+    number: int
+    is_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +57,21 @@ class Section:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
-    total: int
+    total: Total
     whole_records: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """Everything about one generation, payment or user. ``hops`` are the latest of ``hops_total``."""
+    """Everything about one generation, payment or user. ``hops`` are the latest of ``hops_total``.
+
+    ``newest_orders``: the user has more, and what belongs to orders is shown of so many; None: of all.
+    """
 
     identification: Identification
     hops: tuple[Hop, ...]
-    hops_total: int
+    hops_total: Total
+    newest_orders: int | None
     sections: tuple[Section, ...]
 
 
@@ -75,6 +94,11 @@ class _Parameters:
     argument_id: UUID | None
     first: UUID
     """The first message that may be about it."""
+    most: int
+    """Orders of a user."""
+    counted: int
+    limit: int
+    """How many messages are counted."""
     orders: list[UUID] = field(default_factory=list)
 
 
@@ -99,10 +123,11 @@ async def _read_chapter(
 ) -> Chapter:
     subject = identification.subject
     first = FIRST_ID if subject.uuid is None else first_message_of(subject.uuid)
-    parameters = _Parameters(subject.uuid, subject.key, argument, uuid_of(argument), first)
-    orders = await connection.execute(_typed(ORDERS[subject.kind]), asdict(parameters))
-    parameters.orders = list(orders.scalars())
-    limit = MOST_ROWS if all_rows else ROWS_PER_SECTION
+    most, counted, limit = (MOST_ROWS,) * 3 if all_rows else (NEWEST_ORDERS, COUNTED, ROWS_PER_SECTION)
+    parameters = _Parameters(subject.uuid, subject.key, argument, uuid_of(argument), first, most, counted, counted + 1)
+    orders = (await connection.execute(_typed(ORDERS[subject.kind]), asdict(parameters))).all()
+    parameters.orders = [row.id for row in orders]
+    is_cut = any(row.is_cut for row in orders)
     sections = [
         await _read_own_rows(connection, column, parameters, limit)
         for column in identification.columns
@@ -116,7 +141,18 @@ async def _read_chapter(
     if subject.uuid is not None:
         hops = await read_timeline(connection, subject.uuid, MOST_ROWS if all_rows else HOPS_SHOWN)
     total: int | None = await connection.scalar(_typed(HOPS), asdict(parameters))
-    return Chapter(identification, tuple(hops), total or 0, tuple(section for section in sections if section.rows))
+    return Chapter(
+        identification=identification,
+        hops=tuple(hops),
+        hops_total=_total(total or 0, counted),
+        newest_orders=most if is_cut else None,
+        sections=tuple(section for section in sections if section.rows),
+    )
+
+
+def _total(rows: int, counted: int) -> Total:
+    """Of so many rows, of which one more than ``counted`` was asked for."""
+    return Total(min(rows, counted), rows > counted)
 
 
 async def _read_section(
@@ -134,8 +170,9 @@ async def _read_own_rows(connection: AsyncConnection, column: IdColumn, paramete
 async def _read(
     connection: AsyncConnection, title: str, query: str, parameters: _Parameters, limit: int, whole_records: bool
 ) -> Section:
+    counted = f"SELECT * FROM ({query}) AS every LIMIT :counted + 1"  # noqa: S608 - constants
     result = await connection.execute(
-        _typed(f"SELECT *, count(*) OVER () FROM ({query}) AS part LIMIT {limit}"),  # noqa: S608
+        _typed(f"SELECT *, count(*) OVER () FROM ({counted}) AS part LIMIT {limit}"),  # noqa: S608
         asdict(parameters),
     )
     names = list(result.keys())[:-1]
@@ -145,7 +182,7 @@ async def _read(
         title=title,
         columns=tuple(names[place] for place in shown),
         rows=tuple(tuple(_readable(row[place]) for place in shown) for row in rows),
-        total=rows[0][-1] if rows else 0,
+        total=_total(rows[0][-1] if rows else 0, parameters.counted),
         whole_records=whole_records,
     )
 

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from auditor.dossier.identities import uuid_of
-from auditor.dossier.reading import Chapter, Dossier, Section
+from auditor.dossier.reading import Chapter, Dossier, Section, Total
 from auditor.file_checks import CheckedFile
 from auditor.terminal import WIDEST_CELL, heading, page, record, table
 from auditor.timeline import render_timeline
@@ -22,6 +22,9 @@ def render_dossier(dossier: Dossier) -> Group:
     parts: list[RenderableType] = []
     for chapter in dossier.chapters:
         parts.append(heading(f"# {_identified(dossier.argument, chapter)}"))
+        if chapter.newest_orders is not None:
+            newest = f"{chapter.newest_orders:,}"
+            parts.append(Text(f"more than {newest} orders: shown is what belongs to the newest, the rest with --all"))
         if chapter.hops:
             parts += _timeline(chapter, dossier.all_rows)
         parts += [_section(section, dossier.all_rows) for section in chapter.sections]
@@ -72,13 +75,15 @@ def _timeline(chapter: Chapter, all_rows: bool) -> list[RenderableType]:
     traces = sorted({hop.trace_id for hop in hops if hop.trace_id})
     if traces:
         shown = traces if all_rows else traces[:TRACES_SHOWN]
-        parts.append(Text(f"traces: {', '.join(shown)}{_share(len(shown), len(traces))}"))
+        parts.append(Text(f"traces: {', '.join(shown)}{_share(len(shown), Total(len(traces)))}"))
     return parts
 
 
-def _share(shown: int, total: int) -> str:
+def _share(shown: int, total: Total) -> str:
     """How many are shown, if that is not all."""
-    return "" if shown >= total else f": {shown} of {total}, the rest with --all"
+    if shown >= total.number and not total.is_more:
+        return ""
+    return f": {shown} of {'more than ' if total.is_more else ''}{total.number}, the rest with --all"
 
 
 def _section(section: Section, all_rows: bool) -> Group:

@@ -1,8 +1,12 @@
 """The sections of a chapter: what to ask the schemas about a generation, a payment or a user, as SQL.
 
 ``:id`` is the subject's UUID, ``:key`` the same as text, ``:argument`` what the operator typed (``:argument_id`` if it
-is a UUID), and ``:orders`` the ids by which the subject's messages are correlated. Where there may be more rows than
-are shown, the latest come first.
+is a UUID), and ``:orders`` the ids by which the subject's messages are correlated: of a user with a long history, those
+of the newest orders. ``:counted`` is how many rows are counted at most. Where there may be more rows than are shown,
+the latest come first.
+
+What belongs to a user is asked of each dead letter, retry and finding, and not the other way round: those are few, and
+a user may have any number of orders.
 """
 
 from collections.abc import Mapping
@@ -34,8 +38,7 @@ SHORTEST_MENTION: Final = 8
 """Characters. Anything shorter is in the text of any message or finding."""
 
 _OF_GENERATION: Final[Mapping[SubjectKind, str]] = {"generation": "generation_id = :id"}
-_OF_ORDER: Final[Mapping[SubjectKind, str]] = {**_OF_GENERATION, "user": "user_id = :id"}
-_IN_BILLING: Final[Mapping[SubjectKind, str]] = {
+_OF_ORDER: Final[Mapping[SubjectKind, str]] = {
     **_OF_GENERATION,
     "user": "user_id = :id AND generation_id = ANY(:orders)",
 }
@@ -43,11 +46,22 @@ _OF_PAYMENT: Final[Mapping[SubjectKind, str]] = {
     "payment": "payment_id = :id",
     "user": "payment_id = ANY(:orders)",
 }
-_OF_PURCHASE: Final[Mapping[SubjectKind, str]] = {"payment": "payment_id = :id", "user": "user_id = :id"}
-_OF_MONEY: Final[Mapping[SubjectKind, str]] = {**_OF_ORDER, **_OF_PURCHASE}
-_FOR_ALL: Final[Mapping[SubjectKind, str]] = dict.fromkeys(
-    ("generation", "payment", "user", "correlation", "mention"), "true"
+_OF_PURCHASE: Final[Mapping[SubjectKind, str]] = {
+    "payment": "payment_id = :id",
+    "user": "user_id = :id AND payment_id = ANY(:orders)",
+}
+_OF_MONEY: Final[Mapping[SubjectKind, str]] = {
+    **_OF_GENERATION,
+    **_OF_PURCHASE,
+    # A statement has no gaps: its last lines are its end.
+    "user": """user_id = :id AND line_number > (
+        SELECT max(line_number) FROM billing.balance_ledger WHERE user_id = :id) - :counted - 1""",
+}
+_OF_NO_USER: Final[Mapping[SubjectKind, str]] = dict.fromkeys(
+    ("generation", "payment", "correlation", "mention"), "true"
 )
+_OF_A_USER: Final[Mapping[SubjectKind, str]] = {"user": "true"}
+_FOR_ALL: Final[Mapping[SubjectKind, str]] = {**_OF_NO_USER, **_OF_A_USER}
 
 _OWNER: Final[Mapping[SubjectKind, str]] = {
     "user": "user_id = :id",
@@ -64,28 +78,58 @@ _OWNER: Final[Mapping[SubjectKind, str]] = {
 }
 
 ORDERS: Final[Mapping[SubjectKind, str]] = {
-    "generation": "SELECT :id",
-    "payment": "SELECT :id",
-    "correlation": "SELECT :id",
-    "mention": "SELECT :id WHERE :id IS NOT NULL",
+    "generation": "SELECT :id AS id, false AS is_cut",
+    "payment": "SELECT :id AS id, false AS is_cut",
+    "correlation": "SELECT :id AS id, false AS is_cut",
+    "mention": "SELECT :id AS id, false AS is_cut WHERE :id IS NOT NULL",
     # What billing has of a user is found by the postings: an index by user would cost every order.
     "user": """
-        WITH posted AS MATERIALIZED (
-            SELECT DISTINCT generation_id, payment_id, grant_id FROM billing.balance_ledger WHERE user_id = :id
+        WITH requested AS MATERIALIZED (
+            SELECT generation_id AS id FROM gateway.generation_requests WHERE user_id = :id LIMIT :most + 1
+        ), shown AS MATERIALIZED (
+            SELECT generation_id AS id FROM gateway.generations WHERE user_id = :id
+            ORDER BY requested_at DESC, generation_id DESC LIMIT :most + 1
+        ), made AS MATERIALIZED (
+            SELECT generation_id AS id FROM generation.video_generations WHERE user_id = :id
+            ORDER BY generation_id DESC LIMIT :most + 1
+        ), asked AS MATERIALIZED (
+            SELECT payment_id AS id FROM gateway.payment_requests WHERE user_id = :id LIMIT :most + 1
+        ), transacted AS MATERIALIZED (
+            SELECT payment_id AS id FROM payments.payment_transactions WHERE user_id = :id LIMIT :most + 1
+        ), paid AS MATERIALIZED (
+            SELECT payment_id AS id FROM gateway.payments WHERE user_id = :id
+            ORDER BY created_at DESC, payment_id DESC LIMIT :most + 1
+        ), posted AS MATERIALIZED (
+            SELECT generation_id, payment_id, grant_id FROM billing.balance_ledger WHERE user_id = :id
+            ORDER BY line_number DESC LIMIT 8 * :most + 1
+        ), cut AS (
+            SELECT (SELECT count(*) FROM requested) > :most OR (SELECT count(*) FROM shown) > :most
+                   OR (SELECT count(*) FROM made) > :most AS orders,
+                   (SELECT count(*) FROM asked) > :most OR (SELECT count(*) FROM transacted) > :most
+                   OR (SELECT count(*) FROM paid) > :most AS payments,
+                   (SELECT count(*) FROM posted) > 8 * :most AS postings
         )
-        SELECT :id
-        UNION SELECT generation_id FROM gateway.generation_requests WHERE user_id = :id
-        UNION SELECT generation_id FROM generation.video_generations WHERE user_id = :id
-        UNION SELECT payment_id FROM gateway.payment_requests WHERE user_id = :id
-        UNION SELECT payment_id FROM payments.payment_transactions WHERE user_id = :id
-        UNION SELECT cause.id FROM posted CROSS JOIN LATERAL (VALUES (generation_id), (payment_id), (grant_id))
-            AS cause (id) WHERE cause.id IS NOT NULL
+        SELECT every.id, cut.orders OR cut.payments OR cut.postings AS is_cut FROM cut CROSS JOIN LATERAL (
+            SELECT :id AS id
+            -- What no index has by time is left out where there is much of it: what is shown has the newest.
+            UNION SELECT id FROM requested WHERE NOT cut.orders
+            UNION SELECT id FROM shown
+            UNION SELECT id FROM made
+            UNION SELECT id FROM asked WHERE NOT cut.payments
+            UNION SELECT id FROM transacted WHERE NOT cut.payments
+            UNION SELECT id FROM paid
+            UNION SELECT cause.id FROM posted CROSS JOIN LATERAL (VALUES (generation_id), (payment_id), (grant_id))
+                AS cause (id) WHERE cause.id IS NOT NULL
+        ) AS every
     """,
 }
-"""The ids by which the messages of a subject are correlated: a user's are those of all orders, payments and grants."""
+"""The ids by which the messages of a subject are correlated: a user's are those of orders, payments and grants.
 
-HOPS: Final = f"SELECT count(*) FROM ({ENTRIES_OF_SUBJECT}) AS every"  # noqa: S608 - a constant
-"""How many messages a timeline is made of."""
+``is_cut``: there are more than ``:most`` of a kind, and these are the newest.
+"""
+
+HOPS: Final = f"SELECT count(*) FROM (SELECT FROM ({ENTRIES_OF_SUBJECT}) AS every LIMIT :limit) AS counted"  # noqa: S608
+"""How many messages a timeline is made of, or ``:limit``."""
 
 
 def _consumers(service: Service) -> str:
@@ -127,6 +171,67 @@ _PARTS: Final = f"""
     UNION SELECT review_id FROM payments.reviews WHERE payment_id IN ({_ORDERS})
 """  # noqa: S608 - as above
 """Every id of a subject that a finding may be about."""
+
+
+def _owners(column: str) -> str:
+    """The users to whom the id of an order, a payment or a grant belongs, by any service; or the user itself."""
+    return f"""
+        SELECT {column}
+        UNION ALL SELECT user_id FROM gateway.generation_requests WHERE generation_id = {column}
+        UNION ALL SELECT user_id FROM generation.video_generations WHERE generation_id = {column}
+        UNION ALL SELECT user_id FROM gateway.payment_requests WHERE payment_id = {column}
+        UNION ALL SELECT user_id FROM payments.payment_transactions WHERE payment_id = {column}
+        UNION ALL SELECT user_id FROM billing.balance_ledger WHERE generation_id = {column}
+        UNION ALL SELECT user_id FROM billing.balance_ledger WHERE payment_id = {column}
+        UNION ALL SELECT user_id FROM billing.balance_ledger WHERE grant_id = {column}
+    """  # noqa: S608 - a column of the queries below
+
+
+def _message(column: str, wanted: str) -> str:
+    """``wanted`` of the message with this id, from the outboxes and from the journal."""
+    sent = for_each_schema(f"SELECT {wanted} FROM {{schema}}.outbox_messages WHERE message_id = {column}")  # noqa: S608
+    return f"{sent} UNION ALL SELECT {wanted} FROM auditor.journal WHERE message_id = {column}"  # noqa: S608
+
+
+def _owners_of_message(column: str) -> str:
+    """The users about whom the message with this id is."""
+    return f"""
+        SELECT user_id FROM auditor.journal WHERE message_id = {column}
+        UNION ALL SELECT owner FROM ({_message(column, "correlation_id")}) AS about
+            CROSS JOIN LATERAL ({_owners("about.correlation_id")}) AS of_it (owner)
+    """  # noqa: S608 - as above
+
+
+_OWNERS_OF_PART: Final = f"""
+    {_owners("part")}
+    UNION ALL {_owners_of_message("part")}
+    UNION ALL SELECT user_id FROM billing.reservations WHERE reservation_id = part
+    UNION ALL SELECT user_id FROM billing.balance_ledger WHERE transfer_id = part
+    UNION ALL SELECT user_id FROM billing.grants WHERE grant_id = part
+    UNION ALL SELECT user_id FROM billing.clawbacks WHERE clawback_id = part
+    UNION ALL SELECT user_id FROM generation.attempts JOIN generation.video_generations USING (generation_id)
+        WHERE attempt_id = part
+    UNION ALL SELECT user_id FROM storage.assets WHERE asset_id = part
+    UNION ALL SELECT user_id FROM gateway.uploads WHERE upload_id = part
+    UNION ALL SELECT user_id FROM payments.credit_movements JOIN payments.payment_transactions USING (payment_id)
+        WHERE movement_id = part
+    UNION ALL SELECT user_id FROM payments.refunds JOIN payments.payment_transactions USING (payment_id)
+        WHERE refund_id = part
+    UNION ALL SELECT user_id FROM payments.reviews JOIN payments.payment_transactions USING (payment_id)
+        WHERE review_id = part
+"""  # noqa: S608 - as above
+"""The users to whom anything belongs that a finding may be about."""
+
+_LETTERS: Final = for_each_schema("SELECT '{schema}' AS schema, * FROM {schema}.dead_letters")
+_LETTERS_OF_USER: Final = f"""
+    SELECT * FROM ({_LETTERS}) AS d
+    WHERE :id IN ({_owners("d.correlation_id")})
+       OR (d.correlation_id IS NULL AND :id IN ({_owners_of_message("d.message_id")}))
+"""  # noqa: S608 - as above
+_LETTER: Final = """d.schema, d.consumer, d.subject, d.reason, d.error, d.deliveries, d.dead_at, d.replay_requested_at,
+               d.replay_failures, d.replayed_at, d.discarded_at, d.discarded_by, d.discard_reason, d.message_id"""
+_RETRIES: Final = for_each_schema("SELECT '{schema}' AS schema, * FROM {schema}.delivery_attempts")
+_UUID: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
 SECTION_QUERIES: Final = (
     SectionQuery(
@@ -253,7 +358,7 @@ SECTION_QUERIES: Final = (
                reservation_id
         FROM billing.reservations WHERE {where} ORDER BY reserved_at DESC
         """,
-        _IN_BILLING,
+        _OF_ORDER,
     ),
     SectionQuery(
         "Refusal",
@@ -261,7 +366,7 @@ SECTION_QUERIES: Final = (
         SELECT generation_id, user_id, code, required_credits, available_credits, refused_at
         FROM billing.refusals WHERE {where} ORDER BY refused_at DESC
         """,
-        _IN_BILLING,
+        _OF_ORDER,
     ),
     SectionQuery(
         "Request for a payment (gateway)",
@@ -418,20 +523,31 @@ SECTION_QUERIES: Final = (
         f"""
         SELECT a.schema, a.consumer, a.failures, a.deferrals, a.first_at, a.last_at, a.last_reason, m.subject,
                a.message_id
-        FROM ({for_each_schema("SELECT '{schema}' AS schema, * FROM {schema}.delivery_attempts")}) AS a
+        FROM ({_RETRIES}) AS a
         LEFT JOIN (SELECT DISTINCT message_id, subject FROM ({_MESSAGES}) AS message) AS m USING (message_id)
         WHERE {{where}} AND (m.message_id IS NOT NULL OR a.message_id = :argument_id)
         ORDER BY a.last_at DESC
         """,  # noqa: S608 - as above
-        _FOR_ALL,
+        _OF_NO_USER,
+        whole_records=True,
+    ),
+    SectionQuery(
+        "Messages that are tried again: failed or early",
+        f"""
+        SELECT a.schema, a.consumer, a.failures, a.deferrals, a.first_at, a.last_at, a.last_reason,
+               (SELECT min(subject) FROM ({_message("a.message_id", "subject")}) AS message) AS subject, a.message_id
+        FROM (SELECT * FROM ({_RETRIES}) AS every ORDER BY last_at DESC LIMIT :counted) AS a
+        WHERE {{where}} AND (a.message_id = :argument_id OR :id IN ({_owners_of_message("a.message_id")}))
+        ORDER BY a.last_at DESC
+        """,  # noqa: S608 - as above
+        _OF_A_USER,
         whole_records=True,
     ),
     SectionQuery(
         "Dead letters",
         f"""
-        SELECT d.schema, d.consumer, d.subject, d.reason, d.error, d.deliveries, d.dead_at, d.replay_requested_at,
-               d.replay_failures, d.replayed_at, d.discarded_at, d.discarded_by, d.discard_reason, d.message_id
-        FROM ({for_each_schema("SELECT '{schema}' AS schema, * FROM {schema}.dead_letters")}) AS d
+        SELECT {_LETTER}
+        FROM ({_LETTERS}) AS d
         LEFT JOIN (SELECT DISTINCT message_id FROM ({_MESSAGES}) AS message) AS m USING (message_id)
         WHERE {{where}} AND (
             d.correlation_id = ANY(:orders) OR d.message_id = :argument_id OR m.message_id IS NOT NULL
@@ -439,7 +555,20 @@ SECTION_QUERIES: Final = (
         )
         ORDER BY d.dead_at DESC
         """,  # noqa: S608 - as above
-        _FOR_ALL,
+        _OF_NO_USER,
+        whole_records=True,
+    ),
+    SectionQuery(
+        "Dead letters",
+        f"""
+        SELECT {_LETTER}
+        FROM (
+            {_LETTERS_OF_USER}
+               OR d.message_id = :argument_id OR position(convert_to(:key, 'UTF8') IN d.payload) > 0
+        ) AS d
+        WHERE {{where}} ORDER BY d.dead_at DESC
+        """,  # noqa: S608 - as above
+        _OF_A_USER,
         whole_records=True,
     ),
     SectionQuery(
@@ -455,7 +584,26 @@ SECTION_QUERIES: Final = (
         )
         ORDER BY resolved_at IS NOT NULL, first_seen_at DESC
         """,  # noqa: S608 - as above
-        _FOR_ALL,
+        _OF_NO_USER,
+        whole_records=True,
+    ),
+    SectionQuery(
+        "Findings",
+        f"""
+        WITH letters AS MATERIALIZED (SELECT message_id FROM ({_LETTERS_OF_USER}) AS letter)
+        SELECT code, severity, subject_key, expected, found, first_seen_at, last_seen_at, resolved_at
+        FROM (
+            SELECT *, CASE WHEN subject_key ~ '{_UUID}' THEN CAST(subject_key AS uuid) END AS part
+            FROM auditor.findings ORDER BY resolved_at IS NOT NULL, first_seen_at DESC LIMIT :counted
+        ) AS latest
+        WHERE {{where}} AND (
+            subject_key = :argument OR position(:key IN concat_ws(' ', subject_key, expected, found)) > 0
+            OR part IN (SELECT message_id FROM letters)
+            OR :id IN ({_OWNERS_OF_PART})
+        )
+        ORDER BY resolved_at IS NOT NULL, first_seen_at DESC
+        """,  # noqa: S608 - as above
+        _OF_A_USER,
         whole_records=True,
     ),
 )

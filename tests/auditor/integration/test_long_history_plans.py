@@ -1,0 +1,94 @@
+"""What `show` and a round of the proof read does not depend on how long the history is."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from auditor.dossier import read_dossier, reading
+from auditor.invariants import INVARIANTS
+from auditor.invariants.deadlines import DEADLINES
+from auditor.proving import Prover
+from benchmarks.multiplied_history import count_as_new, multiply
+from contracts.message import SERVICES
+from tests.auditor.platform_harness import PlatformHarness, build_platform
+from tests.support.databases import Database, MakeDatabase
+from tests.support.plans import PlanHarness
+
+SHORT, MIDDLE, LONG = 5, 20, 80
+"""Copies of a small platform."""
+DAYS: Final = 2
+MORE: Final = 3.5
+"""Indexes grow a level or two, and small tables are read whole. What reads history grows 4 or 16 times."""
+FEW_PAGES: Final = 2
+AT_REST: Final = 0.0
+ENOUGH_SECONDS: Final = 60.0
+ORDERS: Final = 7
+"""In each copy. Some of them are open, so the deadlines of their copies have passed long ago."""
+FORGET_STATISTICS: Final = text("""
+    SELECT count(pg_clear_relation_stats(n.nspname, c.relname))
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'i') AND n.nspname = ANY(:schemas)
+""")
+
+Pages = list[tuple[str, int]]
+
+
+async def pages_of_each_statement(engine: AsyncEngine, call: Callable[[], Awaitable[object]]) -> Pages:
+    async with engine.connect() as connection:
+        plans = PlanHarness(engine, connection)
+        explained = await plans.explain(lambda _: call())
+    return [(" ".join(one.sql.split()), one.buffers) for one in explained]
+
+
+async def pages_of_show(database: Database, platform: PlatformHarness, name: str) -> Pages:
+    engine = database.engine("auditor")
+    return await pages_of_each_statement(engine, lambda: read_dossier(engine, str(getattr(platform, name))))
+
+
+async def pages_of_round(database: Database) -> Pages:
+    """The orders that were not multiplied are new, and all others are proven."""
+    engine = database.engine("auditor")
+    closed = [one for one in INVARIANTS if one not in DEADLINES]
+    for _ in range(2):
+        assert (await Prover(engine, engine, AT_REST, ENOUGH_SECONDS, closed).prove()).report.clean
+    await count_as_new(engine, ORDERS)
+    return await pages_of_each_statement(engine, Prover(engine, engine, AT_REST, 0, closed).prove)
+
+
+async def history(make_database: MakeDatabase, copies: int) -> tuple[Database, PlatformHarness]:
+    database = await make_database(*SERVICES)
+    platform = await build_platform(database)
+    await multiply(database.superuser_engine(), copies, platform.user, DAYS)
+    return database, platform
+
+
+def grown(before: Pages, after: Pages) -> dict[str, tuple[int, int]]:
+    """The statements that read much more than before."""
+    assert [sql for sql, _ in before] == [sql for sql, _ in after]
+    return {
+        sql: (less, more)
+        for (sql, less), (_, more) in zip(before, after, strict=True)
+        if more > MORE * less + FEW_PAGES
+    }
+
+
+async def test_show_and_a_round_are_flat_with_the_history(
+    make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, few = await history(make_database, SHORT)
+    middle, some = await history(make_database, MIDDLE)
+    long, many = await history(make_database, LONG)
+    for name in ("delivered_to_debtor", "debtor"):
+        assert not grown(await pages_of_show(short, few, name), await pages_of_show(long, many, name)), name
+    # The user of all copies has more than is counted, in either history.
+    monkeypatch.setattr(reading, "NEWEST_ORDERS", 5)
+    monkeypatch.setattr(reading, "COUNTED", 20)
+    assert not grown(await pages_of_show(middle, some, "user"), await pages_of_show(long, many, "user"))
+    before = await pages_of_round(middle)
+    assert not grown(before, await pages_of_round(long))
+    async with long.superuser_engine().begin() as connection:
+        await connection.execute(FORGET_STATISTICS, {"schemas": list(SERVICES)})
+    assert not grown(before, await pages_of_round(long))
