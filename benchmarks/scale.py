@@ -8,13 +8,17 @@ on one connection that has made the call before: the pages of a plan that reads 
 The table says how much more the last size costs than the first. A figure that grows is no error: it is to be explained.
 
 At last two months of three are archived: what an order weighs on the disk before and after, table by table.
+
+A million orders need some 20 GB with ``--journal-days 8``, and more than half an hour. It says how far it is, and
+prints the table of what it has measured even if it is interrupted.
 """
 
 import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -30,7 +34,7 @@ from auditor.portions import SCOPES
 from auditor.proving import Prover
 from auditor.timeline import read_timeline
 from benchmarks.instant_worker import SIDE_PIXELS, instant_worker
-from benchmarks.multiplied_history import DAYS, multiply
+from benchmarks.multiplied_history import DAYS, count_as_new, multiply
 from billing.loops.sealer import Sealer
 from billing.loops.tree_grower import TreeGrower
 from billing.proofs import prove_line, prove_prefix
@@ -62,6 +66,11 @@ NO_TIMEOUT_MS = 3_600_000
 _PAGES = text("""
     SELECT blks_hit + blks_read, pg_stat_clear_snapshot() FROM pg_stat_database WHERE datname = current_database()
 """)
+# As on a platform that runs: every reader has come to the end, and the broker still has what it read.
+_READ_TO_THE_END = """
+    UPDATE {schema}.relay_positions SET verified_at = now(), recorded_at = now() - interval '2 minutes'
+"""
+_SIZE = text("SELECT pg_database_size(current_database())")
 _WEIGHTS = text("""
     SELECT coalesce(pg_partition_root(c.oid), c.oid)::regclass::text AS name, sum(pg_total_relation_size(c.oid))
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -94,8 +103,19 @@ async def _check(engine: AsyncEngine, _: Subjects) -> object:
     return await check(engine, TOLERANCE_SECONDS)
 
 
-async def _news(engine: AsyncEngine, _: Subjects) -> object:
+async def _idle_round(engine: AsyncEngine, _: Subjects) -> object:
+    """Everything is proven, to this moment."""
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE auditor.proof_watermark SET message_id = :id"), {"id": new_id()})
     return await Prover(engine, engine, TOLERANCE_SECONDS, 0).prove()
+
+
+async def _news(engine: AsyncEngine, _: Subjects) -> object:
+    """The orders that were not multiplied are new, as many whatever the size."""
+    await count_as_new(engine, BASE_ORDERS)
+    proven = await Prover(engine, engine, TOLERANCE_SECONDS, 0).prove()
+    assert proven.report.clean, proven.report.violations[:5]
+    return proven
 
 
 async def _show(engine: AsyncEngine, subjects: Subjects) -> object:
@@ -187,9 +207,11 @@ def _statement(query: str) -> Call:
     return run
 
 
+PASS = "auditor: a pass over everything"
 CALLS: tuple[tuple[str, Service, Call], ...] = (
     ("auditor: check of all history", "auditor", _check),
-    ("auditor: round, what is new and open", "auditor", _news),
+    ("auditor: round, nothing is new", "auditor", _idle_round),
+    (f"auditor: round, {BASE_ORDERS} new orders", "auditor", _news),
     ("auditor: show an order", "auditor", _show),
     ("auditor: show a light user", "auditor", _show_light),
     ("auditor: show the heavy user", "auditor", _show_heavy),
@@ -285,18 +307,26 @@ async def _open_orders(engine: AsyncEngine) -> int:
         return int((await connection.execute(text(query))).scalar_one())
 
 
+@asynccontextmanager
+async def _engine_of(dsn: str, pool_size: int) -> AsyncIterator[AsyncEngine]:
+    engine = engine_for(dsn, application_name="bench", pool_size=pool_size, statement_timeout_ms=NO_TIMEOUT_MS)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
 async def measure(dsn: str, superuser: AsyncEngine, call: Call, subjects: Subjects) -> Figure:
     """The pages that the second call on one connection touches."""
-    engine = engine_for(dsn, application_name="bench", pool_size=1, statement_timeout_ms=NO_TIMEOUT_MS)
-    try:
-        await call(engine, subjects)
+    async with _engine_of(dsn, 1) as engine:
+        if call is not _check:
+            # What a first call reads of the catalogue is nothing beside all of history.
+            await call(engine, subjects)
         before = await _pages(engine, superuser)
         began = time.perf_counter()
         await call(engine, subjects)
         seconds = time.perf_counter() - began
         return Figure(await _pages(engine, superuser) - before, seconds)
-    finally:
-        await engine.dispose()
 
 
 async def _pages(engine: AsyncEngine, superuser: AsyncEngine) -> int:
@@ -308,7 +338,6 @@ async def _pages(engine: AsyncEngine, superuser: AsyncEngine) -> int:
 
 async def detect(dsn: str, superuser: AsyncEngine) -> tuple[int, float]:
     """Rounds, and the seconds that they ran, until a price that was changed in the middle of the history is found."""
-    engine = engine_for(dsn, application_name="bench", pool_size=2, statement_timeout_ms=NO_TIMEOUT_MS)
     change = text("""
         UPDATE generation.video_generations SET price_credits = price_credits + :by WHERE generation_id = (
             SELECT generation_id FROM generation.video_generations ORDER BY generation_id
@@ -317,15 +346,15 @@ async def detect(dsn: str, superuser: AsyncEngine) -> tuple[int, float]:
     try:
         async with superuser.begin() as connection:
             await connection.execute(change, {"by": 1})
-        prover, rounds, began = Prover(engine, engine, TOLERANCE_SECONDS, 1.8), 0, time.perf_counter()
-        while True:
-            rounds += 1
-            if (await prover.prove()).report.total > 0:
-                return rounds, time.perf_counter() - began
+        async with _engine_of(dsn, 2) as engine:
+            prover, rounds, began = Prover(engine, engine, TOLERANCE_SECONDS, 1.8), 0, time.perf_counter()
+            while True:
+                rounds += 1
+                if (await prover.prove()).report.total > 0:
+                    return rounds, time.perf_counter() - began
     finally:
         async with superuser.begin() as connection:
             await connection.execute(change, {"by": -1})
-        await engine.dispose()
 
 
 async def subjects_of(superuser: AsyncEngine, heavy: UUID, light: UUID) -> Subjects:
@@ -348,15 +377,18 @@ async def main(sizes: Sequence[int], journal_days: int) -> None:
             await settle(platform)
         for service in SERVICES:
             await supervisor.end(service)
-        figures: dict[str, list[Figure]] = {name: [] for name, _, _ in CALLS}
+        figures: dict[str, list[Figure]] = {name: [] for name in (PASS, *(name for name, _, _ in CALLS))}
         detected: list[tuple[int, float]] = []
         made: list[int] = []
-        for size in sizes:
-            database = await _restored(platform, size)
-            done = _measure_size(platform, database, size, heavy, light[0], figures, detected, journal_days)
-            made.append(await done)
-            await _execute(platform, f"DROP DATABASE {database} WITH (FORCE)")
-        print_table(made, figures, detected)
+        try:
+            for size in sizes:
+                database = await _restored(platform, size)
+                done = _measure_size(platform, database, size, heavy, light[0], figures, detected, journal_days)
+                made.append(await done)
+                await _execute(platform, f"DROP DATABASE {database} WITH (FORCE)")
+        finally:
+            # An hour's work is shown, whatever ended it.
+            print_table(made, figures, detected)
     finally:
         await supervisor.stop()
 
@@ -409,19 +441,19 @@ async def _measure_size(
         say(f"multiplying to {(copies + 1) * BASE_ORDERS:,} orders ...")
         began = time.perf_counter()
         await multiply(superuser, copies, heavy, journal_days=journal_days)
-        say(f"  took {time.perf_counter() - began:.0f} s")
+        async with superuser.begin() as connection:
+            size_bytes = (await connection.execute(_SIZE)).scalar_one()
+            for service in SERVICES:
+                await connection.exec_driver_sql(_READ_TO_THE_END.format(schema=service))
+        say(f"  took {time.perf_counter() - began:.0f} s; {size_bytes / 1e9:.1f} GB")
         subjects = await subjects_of(superuser, heavy, light)
-        preparations: tuple[tuple[Service, Callable[[AsyncEngine], Awaitable[None]]], ...]
-        preparations = (("billing", _seal_all), ("auditor", _prove_all))
-        for owner, prepare in preparations:
-            engine = engine_for(of(platform.postgres.dsns[owner]), application_name="bench", pool_size=2)
-            try:
-                await prepare(engine)
-            finally:
-                await engine.dispose()
-            # No relay runs that could publish the head of the tree.
-            async with superuser.begin() as connection:
-                await connection.execute(text("DELETE FROM billing.outbox_messages WHERE published_at IS NULL"))
+        async with _engine_of(of(platform.postgres.dsns["billing"]), 2) as engine:
+            await _seal_all(engine)
+        # No relay runs that could publish the head of the tree.
+        async with superuser.begin() as connection:
+            await connection.execute(text("DELETE FROM billing.outbox_messages WHERE published_at IS NULL"))
+        async with _engine_of(of(platform.postgres.dsns["auditor"]), 1) as engine:
+            figures[PASS].append(await _prove_all(engine, superuser))
         for name, service, call in CALLS:
             figure = await measure(of(platform.postgres.dsns[service]), superuser, call, subjects)
             figures[name].append(figure)
@@ -439,16 +471,13 @@ async def archive(
     """Archive what is older than a month, and print what an order weighs before and after."""
     before = await _weights(superuser, orders)
     oldest = await _oldest_order(superuser, heavy)
-    engine = engine_for(of(platform.postgres.dsns["gateway"]), application_name="bench", pool_size=1)
-    try:
+    async with _engine_of(of(platform.postgres.dsns["gateway"]), 1) as engine:
         timeline = await queries.list_timeline(engine, heavy, oldest)
         began = time.perf_counter()
         done = [step async for step in archiving.archive(engine, ARCHIVED_DAYS)][-1]
         say(f"  archived {done}: took {time.perf_counter() - began:.0f} s")
         assert done.orders > 0
         assert await queries.list_timeline(engine, heavy, oldest) == timeline
-    finally:
-        await engine.dispose()
     async with superuser.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text("VACUUM FULL ANALYZE gateway.activity"))
@@ -491,19 +520,23 @@ async def _seal_all(engine: AsyncEngine) -> None:
     say(f"  sealing everything took {sealed - began:.0f} s, its tree {time.perf_counter() - sealed:.0f} s")
 
 
-async def _prove_all(engine: AsyncEngine) -> None:
+async def _prove_all(engine: AsyncEngine, superuser: AsyncEngine) -> Figure:
     """One pass over everything, at rest: the multiplied history is sound, and proven to its end."""
-    began = time.perf_counter()
+    before, began = await _pages(engine, superuser), time.perf_counter()
     prover = Prover(engine, engine, 0.0, 60.0)
     while True:
         proven = await prover.prove()
         assert proven.report.clean, (proven.report.violations[:5], proven.report.unproven[:1])
         if len(proven.passes) == len(SCOPES) and all(one.proven_at is not None for one in proven.passes.values()):
             break
-    say(f"  one pass over everything took {time.perf_counter() - began:.0f} s")
+        ended = sorted(scope for scope, one in proven.passes.items() if one.proven_at is not None)
+        say(f"  {time.perf_counter() - began:.0f} s of a pass; ended: {', '.join(ended)}")
+    figure = Figure(await _pages(engine, superuser) - before, time.perf_counter() - began)
+    say(f"  {PASS}: {figure.pages:,} pages, {figure.seconds:.0f} s")
     news = Prover(engine, engine, 0.0, 0)
     while not await _is_proven_to_the_end(engine):
         await news.prove()
+    return figure
 
 
 async def _is_proven_to_the_end(engine: AsyncEngine) -> bool:
@@ -518,7 +551,10 @@ async def _is_proven_to_the_end(engine: AsyncEngine) -> bool:
 def print_table(sizes: Sequence[int], figures: dict[str, list[Figure]], detected: Sequence[tuple[int, float]]) -> None:
     """Pages by size, and how much more the last costs than the first."""
     rows = []
-    for name, row in figures.items():
+    if not sizes:
+        return
+    for name, every in figures.items():
+        row = every[: len(sizes)]
         growth = row[-1].pages / max(row[0].pages, 1)
         rows.append((name, *(f"{one.pages:,}" for one in row), "flat" if growth <= FLAT else f"x {growth:,.1f}"))
     say("\npages of 8 KiB by number of orders")
