@@ -1322,6 +1322,19 @@ ARCHIVES = (
             " now())",
         ),
     ),
+    # Dropped before its time.
+    _gone("verifications_stay_a_month", "{delivered}", "storage.verifications", OF_DELIVERED),
+    *_changed(
+        "verifications_stay_a_month",
+        "{delivered}",
+        "storage.verifications",
+        OF_DELIVERED,
+        "answered_at = NULL, next_try_at = now() + interval '1 hour'",
+        "user_id = '{other_user}'",
+    ),
+    *_changed(
+        "verifications_stay_a_month", ARCHIVED, "storage.assets", OF_ARCHIVED, "stored_at = now() - interval '29 days'"
+    ),
 )
 
 PLANTED_VIOLATIONS = (*LEDGER, *ORDERS, *MONEY, *DEADLINES, *VIEWS, *MESSAGES, *ARCHIVES)

@@ -426,6 +426,7 @@ async def _add_order(connection: AsyncConnection, order: Order, first_variant: U
         await add_row(connection, "storage.deletions", **owned, deleted_at="now", due_at=None)
     if order.asset_id:
         await add_row(connection, "storage.assets", **owned, **file, asset_id=order.asset_id, role="output")
+        await add_row(connection, "storage.verifications", **owned, answered_at="now")
         await add_row(connection, "storage.assets", **owned, role="another")
         await add_row(
             connection,
@@ -565,6 +566,10 @@ async def _archive(connection: AsyncConnection, generation_id: UUID) -> None:
     )
     archive = text("SELECT orders FROM gateway.archive_timelines(90, 100, '00000000-0000-0000-0000-000000000000')")
     assert await connection.scalar(archive) == 1
+    await connection.execute(
+        text("UPDATE storage.assets SET stored_at = now() - interval '100 days' WHERE generation_id = :id"), of_order
+    )
+    await connection.execute(text("DELETE FROM storage.verifications WHERE generation_id = :id"), of_order)
 
 
 def name_of(subject: str) -> str:

@@ -2,10 +2,19 @@
 
 import asyncio
 import sys
-from collections.abc import Coroutine
-from typing import Any, NoReturn
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final, NoReturn, TypeVar
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.message import Service
 from messaging.database import DATABASE_ERRORS, is_contended, is_unavailable
+from service_runtime.database import engine_for
+from service_runtime.settings import database_url_from_environment
+
+SAY_EVERY_SECONDS: Final = 5.0
+Done = TypeVar("Done")
 
 
 def run_command(command: Coroutine[Any, Any, int]) -> NoReturn:
@@ -21,6 +30,44 @@ def run_command(command: Coroutine[Any, Any, int]) -> NoReturn:
         sys.stderr.write(f"{unavailability(error)}: repeat the command later\n")
         code = 1
     sys.exit(code)
+
+
+async def run_steps(
+    service: Service,
+    steps: Callable[[AsyncEngine], AsyncIterator[Done]],
+    done: Done,
+    describe: Callable[[Done], str],
+    past: str,
+) -> int:
+    """Run a command of short transactions, which yields after each what is ``done``, and say how far it is.
+
+    Returns the exit code. It is 1 if the database was away, or let a step wait too long: what is done stays so.
+    ``past`` says what the command has done.
+    """
+    engine = engine_for(
+        database_url_from_environment(service), application_name=f"reelhouse-{service}-archive", pool_size=1
+    )
+    said_at = time.monotonic()
+    try:
+        async for done in steps(engine):
+            if time.monotonic() - said_at >= SAY_EVERY_SECONDS:
+                said_at = time.monotonic()
+                _say("so far", describe(done))
+    except DATABASE_ERRORS as error:
+        if not is_unavailable(error):
+            raise
+        _say("so far", describe(done))
+        sys.stderr.write(f"not finished: {unavailability(error)}; what is {past} stays so: repeat the command\n")
+        return 1
+    finally:
+        await engine.dispose()
+    _say(past, describe(done))
+    return 0
+
+
+def _say(what: str, done: str) -> None:
+    sys.stdout.write(f"{what}: {done}\n")
+    sys.stdout.flush()
 
 
 def unavailability(error: BaseException) -> str:

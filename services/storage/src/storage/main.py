@@ -1,4 +1,4 @@
-"""The only wiring of storage: ``python -m storage.main serve|migrate``."""
+"""The only wiring of storage: ``python -m storage.main serve|migrate|archive``."""
 
 import argparse
 import asyncio
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from messaging.command_line import run_command
 from messaging.runtime import Messaging
 from service_runtime.command_line import add_service_parsers, run_migrate
 from service_runtime.database import create_engine
@@ -17,7 +18,7 @@ from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
 from service_runtime.loops import every
 from service_runtime.settings import settings_from_environment
-from storage import deletions, previews
+from storage import commands, deletions, previews
 from storage.consumers import subscriptions
 from storage.decoders import Decoders
 from storage.handlers import VerificationHandler
@@ -128,10 +129,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m storage.main", description="The only writer of the library.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     add_service_parsers(subparsers, "storage")
+    commands.add_parsers(subparsers)
     arguments = parser.parse_args(argv)
     if arguments.command == "migrate":
         run_migrate("storage", arguments)
         return
+    if arguments.command == "archive":
+        run_command(commands.run(arguments))
     settings = settings_from_environment(Settings)
     configure_logging("storage", settings)
     run_process(serve(settings))

@@ -1,4 +1,4 @@
-"""What was archived is all there, unchanged, and agrees with what stayed."""
+"""What was archived is all there, unchanged, and agrees with what stayed, and nothing was dropped before its time."""
 
 from typing import Final
 
@@ -76,6 +76,25 @@ ARCHIVES: Final = (
             WHERE OF_ORDER(t.generation_id)
               AND (g.user_id IS DISTINCT FROM t.user_id OR outside.entries > 0
                    OR g.status NOT IN ('refused', 'completed', 'failed', 'cancelled'))
+        """,
+    ),
+    Invariant(
+        code="verifications_stay_a_month",
+        severity="critical",
+        meaning="For a month, a file in the library has the verification that stored it",
+        # The asset and the answer are written in one transaction: nothing is tolerated.
+        query="""
+            SELECT a.generation_id::text AS subject,
+                   format('an answered verification for user %s: asset %s was stored at %s', a.user_id, a.asset_id,
+                          a.stored_at) AS expected,
+                   coalesce((SELECT string_agg(format('one of user %s that was %s', v.user_id,
+                                                      coalesce('answered at ' || v.answered_at, 'not answered')), ', ')
+                             FROM storage.verifications AS v WHERE v.generation_id = a.generation_id), 'none') AS found
+            FROM storage.assets AS a
+            WHERE OF_ORDER(a.generation_id) AND a.role = 'output' AND a.stored_at > now() - interval '30 days'
+              AND NOT EXISTS (SELECT FROM storage.verifications AS v
+                              WHERE v.generation_id = a.generation_id AND v.user_id = a.user_id
+                                AND v.answered_at IS NOT NULL ONE_BY_ONE())
         """,
     ),
 )
