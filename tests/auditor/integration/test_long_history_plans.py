@@ -17,11 +17,11 @@ from tests.auditor.platform_harness import PlatformHarness, build_platform
 from tests.support.databases import Database, MakeDatabase
 from tests.support.plans import PlanHarness
 
-SHORT, MIDDLE, LONG = 5, 20, 80
+SHORT, MIDDLE, LONG = 5, 30, 150
 """Copies of a small platform."""
 DAYS: Final = 2
 MORE: Final = 3.5
-"""Indexes grow a level or two, and small tables are read whole. What reads history grows 4 or 16 times."""
+"""Indexes grow a level or two, and small tables are read whole. What reads history grows 5 or 25 times."""
 FEW_PAGES: Final = 2
 AT_REST: Final = 0.0
 ENOUGH_SECONDS: Final = 60.0

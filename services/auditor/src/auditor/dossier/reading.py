@@ -19,7 +19,7 @@ ROWS_PER_SECTION: Final = 50
 HOPS_SHOWN: Final = 200
 COUNTED: Final = 1000
 """What is not shown is counted so far: a user may have any number of orders."""
-NEWEST_ORDERS: Final = 100
+NEWEST_ORDERS: Final = 200
 """Of a user with more orders, what belongs to orders is shown of the newest."""
 MOST_ROWS: Final = 100_000
 """Of a section or a timeline, when all rows are asked for: as much as fits into memory."""
