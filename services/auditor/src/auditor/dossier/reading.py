@@ -9,7 +9,8 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from auditor.dossier.identities import IdColumn, Identification, identify, uuid_of, validated
-from auditor.dossier.sections import HOPS, ORDERS, SECTION_QUERIES, SectionQuery, own_rows
+from auditor.dossier.sections import SECTION_QUERIES, SectionQuery, own_rows
+from auditor.dossier.subjects import HOPS, ORDERS
 from auditor.errors import UnknownIdentity
 from auditor.schemas import snapshot
 from auditor.timeline import Hop, first_message_of, read_timeline

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from auditor.dossier.identities import IdColumn, SubjectKind
+from auditor.dossier.owners import OWNERS_OF_PART, message_of, owners_of, owners_of_message
+from auditor.dossier.subjects import MESSAGES, PARTS
 from auditor.schemas import for_each_schema
-from auditor.timeline import ENTRIES_OF_SUBJECT
 from contracts.message import SERVICES, Service
 from contracts.permissions import durable_name
 from contracts.registry import consumed_by, stream_of
@@ -77,60 +78,6 @@ _OWNER: Final[Mapping[SubjectKind, str]] = {
     )""",
 }
 
-ORDERS: Final[Mapping[SubjectKind, str]] = {
-    "generation": "SELECT :id AS id, false AS is_cut",
-    "payment": "SELECT :id AS id, false AS is_cut",
-    "correlation": "SELECT :id AS id, false AS is_cut",
-    "mention": "SELECT :id AS id, false AS is_cut WHERE :id IS NOT NULL",
-    # What billing has of a user is found by the postings: an index by user would cost every order.
-    "user": """
-        WITH requested AS MATERIALIZED (
-            SELECT generation_id AS id FROM gateway.generation_requests WHERE user_id = :id LIMIT :most + 1
-        ), shown AS MATERIALIZED (
-            SELECT generation_id AS id FROM gateway.generations WHERE user_id = :id
-            ORDER BY requested_at DESC, generation_id DESC LIMIT :most + 1
-        ), made AS MATERIALIZED (
-            SELECT generation_id AS id FROM generation.video_generations WHERE user_id = :id
-            ORDER BY generation_id DESC LIMIT :most + 1
-        ), asked AS MATERIALIZED (
-            SELECT payment_id AS id FROM gateway.payment_requests WHERE user_id = :id LIMIT :most + 1
-        ), transacted AS MATERIALIZED (
-            SELECT payment_id AS id FROM payments.payment_transactions WHERE user_id = :id LIMIT :most + 1
-        ), paid AS MATERIALIZED (
-            SELECT payment_id AS id FROM gateway.payments WHERE user_id = :id
-            ORDER BY created_at DESC, payment_id DESC LIMIT :most + 1
-        ), posted AS MATERIALIZED (
-            SELECT generation_id, payment_id, grant_id FROM billing.balance_ledger WHERE user_id = :id
-            ORDER BY line_number DESC LIMIT 8 * :most + 1
-        ), cut AS (
-            SELECT (SELECT count(*) FROM requested) > :most OR (SELECT count(*) FROM shown) > :most
-                   OR (SELECT count(*) FROM made) > :most AS orders,
-                   (SELECT count(*) FROM asked) > :most OR (SELECT count(*) FROM transacted) > :most
-                   OR (SELECT count(*) FROM paid) > :most AS payments,
-                   (SELECT count(*) FROM posted) > 8 * :most AS postings
-        )
-        SELECT every.id, cut.orders OR cut.payments OR cut.postings AS is_cut FROM cut CROSS JOIN LATERAL (
-            SELECT :id AS id
-            -- What no index has by time is left out where there is much of it: what is shown has the newest.
-            UNION SELECT id FROM requested WHERE NOT cut.orders
-            UNION SELECT id FROM shown
-            UNION SELECT id FROM made
-            UNION SELECT id FROM asked WHERE NOT cut.payments
-            UNION SELECT id FROM transacted WHERE NOT cut.payments
-            UNION SELECT id FROM paid
-            UNION SELECT cause.id FROM posted CROSS JOIN LATERAL (VALUES (generation_id), (payment_id), (grant_id))
-                AS cause (id) WHERE cause.id IS NOT NULL
-        ) AS every
-    """,
-}
-"""The ids by which the messages of a subject are correlated: a user's are those of orders, payments and grants.
-
-``is_cut``: there are more than ``:most`` of a kind, and these are the newest.
-"""
-
-HOPS: Final = f"SELECT count(*) FROM (SELECT FROM ({ENTRIES_OF_SUBJECT}) AS every LIMIT :limit) AS counted"  # noqa: S608
-"""How many messages a timeline is made of, or ``:limit``."""
-
 
 def _consumers(service: Service) -> str:
     """Every durable of ``service``: with them, the primary key of its inbox finds a message."""
@@ -138,95 +85,11 @@ def _consumers(service: Service) -> str:
     return ", ".join(f"'{durable_name(service, stream)}'" for stream in streams) or "NULL"
 
 
-_SENT: Final = for_each_schema(
-    "SELECT message_id, subject FROM {schema}.outbox_messages WHERE correlation_id = ANY(:orders)"
-)
-_MESSAGES: Final = f"""
-    {_SENT}
-    UNION ALL SELECT message_id, subject FROM auditor.journal WHERE correlation_id = ANY(:orders) OR user_id = :id
-"""  # noqa: S608 - schema names are constants of the contracts
-"""The messages of a subject, from the outboxes and from the journal: either may lack one."""
-
-_ORDERS: Final = "SELECT unnest(:orders)"
-"""A set to join with: a list would be searched from its start for every row of a ledger."""
-
-_PARTS: Final = f"""
-    SELECT unnest(:orders) AS part
-    UNION SELECT message_id FROM ({_MESSAGES}) AS message
-    UNION SELECT message_id
-        FROM ({for_each_schema("SELECT message_id, correlation_id FROM {schema}.dead_letters")}) AS letter
-        WHERE correlation_id IN ({_ORDERS})
-    UNION SELECT reservation_id FROM billing.reservations WHERE generation_id IN ({_ORDERS})
-    UNION SELECT transfer_id FROM billing.balance_ledger WHERE generation_id IN ({_ORDERS})
-    UNION SELECT transfer_id FROM billing.balance_ledger WHERE payment_id IN ({_ORDERS})
-    UNION SELECT transfer_id FROM billing.balance_ledger WHERE user_id = :id
-    UNION SELECT grant_id FROM billing.grants WHERE payment_id IN ({_ORDERS})
-    UNION SELECT clawback_id FROM billing.clawbacks WHERE payment_id IN ({_ORDERS})
-    UNION SELECT attempt_id FROM generation.attempts WHERE generation_id IN ({_ORDERS})
-    UNION SELECT asset_id FROM generation.video_generations WHERE generation_id IN ({_ORDERS})
-    UNION SELECT asset_id FROM storage.assets WHERE generation_id IN ({_ORDERS})
-    UNION SELECT upload_id FROM gateway.uploads WHERE user_id = :id
-    UNION SELECT movement_id FROM payments.credit_movements WHERE payment_id IN ({_ORDERS})
-    UNION SELECT refund_id FROM payments.refunds WHERE payment_id IN ({_ORDERS})
-    UNION SELECT review_id FROM payments.reviews WHERE payment_id IN ({_ORDERS})
-"""  # noqa: S608 - as above
-"""Every id of a subject that a finding may be about."""
-
-
-def _owners(column: str) -> str:
-    """The users to whom the id of an order, a payment or a grant belongs, by any service; or the user itself."""
-    return f"""
-        SELECT {column}
-        UNION ALL SELECT user_id FROM gateway.generation_requests WHERE generation_id = {column}
-        UNION ALL SELECT user_id FROM generation.video_generations WHERE generation_id = {column}
-        UNION ALL SELECT user_id FROM gateway.payment_requests WHERE payment_id = {column}
-        UNION ALL SELECT user_id FROM payments.payment_transactions WHERE payment_id = {column}
-        UNION ALL SELECT user_id FROM billing.balance_ledger WHERE generation_id = {column}
-        UNION ALL SELECT user_id FROM billing.balance_ledger WHERE payment_id = {column}
-        UNION ALL SELECT user_id FROM billing.balance_ledger WHERE grant_id = {column}
-    """  # noqa: S608 - a column of the queries below
-
-
-def _message(column: str, wanted: str) -> str:
-    """``wanted`` of the message with this id, from the outboxes and from the journal."""
-    sent = for_each_schema(f"SELECT {wanted} FROM {{schema}}.outbox_messages WHERE message_id = {column}")  # noqa: S608
-    return f"{sent} UNION ALL SELECT {wanted} FROM auditor.journal WHERE message_id = {column}"  # noqa: S608
-
-
-def _owners_of_message(column: str) -> str:
-    """The users about whom the message with this id is."""
-    return f"""
-        SELECT user_id FROM auditor.journal WHERE message_id = {column}
-        UNION ALL SELECT owner FROM ({_message(column, "correlation_id")}) AS about
-            CROSS JOIN LATERAL ({_owners("about.correlation_id")}) AS of_it (owner)
-    """  # noqa: S608 - as above
-
-
-_OWNERS_OF_PART: Final = f"""
-    {_owners("part")}
-    UNION ALL {_owners_of_message("part")}
-    UNION ALL SELECT user_id FROM billing.reservations WHERE reservation_id = part
-    UNION ALL SELECT user_id FROM billing.balance_ledger WHERE transfer_id = part
-    UNION ALL SELECT user_id FROM billing.grants WHERE grant_id = part
-    UNION ALL SELECT user_id FROM billing.clawbacks WHERE clawback_id = part
-    UNION ALL SELECT user_id FROM generation.attempts JOIN generation.video_generations USING (generation_id)
-        WHERE attempt_id = part
-    UNION ALL SELECT user_id FROM storage.assets WHERE asset_id = part
-    UNION ALL SELECT user_id FROM gateway.uploads WHERE upload_id = part
-    UNION ALL SELECT user_id FROM payments.credit_movements JOIN payments.payment_transactions USING (payment_id)
-        WHERE movement_id = part
-    UNION ALL SELECT user_id FROM payments.refunds JOIN payments.payment_transactions USING (payment_id)
-        WHERE refund_id = part
-    UNION ALL SELECT user_id FROM payments.reviews JOIN payments.payment_transactions USING (payment_id)
-        WHERE review_id = part
-"""  # noqa: S608 - as above
-"""The users to whom anything belongs that a finding may be about."""
-
 _LETTERS: Final = for_each_schema("SELECT '{schema}' AS schema, * FROM {schema}.dead_letters")
 _LETTERS_OF_USER: Final = f"""
     SELECT * FROM ({_LETTERS}) AS d
-    WHERE :id IN ({_owners("d.correlation_id")})
-       OR (d.correlation_id IS NULL AND :id IN ({_owners_of_message("d.message_id")}))
+    WHERE :id IN ({owners_of("d.correlation_id")})
+       OR (d.correlation_id IS NULL AND :id IN ({owners_of_message("d.message_id")}))
 """  # noqa: S608 - as above
 _LETTER: Final = """d.schema, d.consumer, d.subject, d.reason, d.error, d.deliveries, d.dead_at, d.replay_requested_at,
                d.replay_failures, d.replayed_at, d.discarded_at, d.discarded_by, d.discard_reason, d.message_id"""
@@ -524,7 +387,7 @@ SECTION_QUERIES: Final = (
         SELECT a.schema, a.consumer, a.failures, a.deferrals, a.first_at, a.last_at, a.last_reason, m.subject,
                a.message_id
         FROM ({_RETRIES}) AS a
-        LEFT JOIN (SELECT DISTINCT message_id, subject FROM ({_MESSAGES}) AS message) AS m USING (message_id)
+        LEFT JOIN (SELECT DISTINCT message_id, subject FROM ({MESSAGES}) AS message) AS m USING (message_id)
         WHERE {{where}} AND (m.message_id IS NOT NULL OR a.message_id = :argument_id)
         ORDER BY a.last_at DESC
         """,  # noqa: S608 - as above
@@ -535,9 +398,9 @@ SECTION_QUERIES: Final = (
         "Messages that are tried again: failed or early",
         f"""
         SELECT a.schema, a.consumer, a.failures, a.deferrals, a.first_at, a.last_at, a.last_reason,
-               (SELECT min(subject) FROM ({_message("a.message_id", "subject")}) AS message) AS subject, a.message_id
+               (SELECT min(subject) FROM ({message_of("a.message_id", "subject")}) AS message) AS subject, a.message_id
         FROM (SELECT * FROM ({_RETRIES}) AS every ORDER BY last_at DESC LIMIT :counted) AS a
-        WHERE {{where}} AND (a.message_id = :argument_id OR :id IN ({_owners_of_message("a.message_id")}))
+        WHERE {{where}} AND (a.message_id = :argument_id OR :id IN ({owners_of_message("a.message_id")}))
         ORDER BY a.last_at DESC
         """,  # noqa: S608 - as above
         _OF_A_USER,
@@ -548,7 +411,7 @@ SECTION_QUERIES: Final = (
         f"""
         SELECT {_LETTER}
         FROM ({_LETTERS}) AS d
-        LEFT JOIN (SELECT DISTINCT message_id FROM ({_MESSAGES}) AS message) AS m USING (message_id)
+        LEFT JOIN (SELECT DISTINCT message_id FROM ({MESSAGES}) AS message) AS m USING (message_id)
         WHERE {{where}} AND (
             d.correlation_id = ANY(:orders) OR d.message_id = :argument_id OR m.message_id IS NOT NULL
             OR (length(:key) >= {SHORTEST_MENTION} AND position(convert_to(:key, 'UTF8') IN d.payload) > 0)
@@ -576,7 +439,7 @@ SECTION_QUERIES: Final = (
         f"""
         SELECT code, severity, subject_key, expected, found, first_seen_at, last_seen_at, resolved_at
         FROM auditor.findings
-        LEFT JOIN (SELECT CAST(part AS text) AS known FROM ({_PARTS}) AS every) AS parts ON known = subject_key
+        LEFT JOIN (SELECT CAST(part AS text) AS known FROM ({PARTS}) AS every) AS parts ON known = subject_key
         WHERE {{where}} AND (
             known IS NOT NULL OR subject_key = :argument
             OR (length(:key) >= {SHORTEST_MENTION}
@@ -599,7 +462,7 @@ SECTION_QUERIES: Final = (
         WHERE {{where}} AND (
             subject_key = :argument OR position(:key IN concat_ws(' ', subject_key, expected, found)) > 0
             OR part IN (SELECT message_id FROM letters)
-            OR :id IN ({_OWNERS_OF_PART})
+            OR :id IN ({OWNERS_OF_PART})
         )
         ORDER BY resolved_at IS NOT NULL, first_seen_at DESC
         """,  # noqa: S608 - as above
