@@ -17,7 +17,14 @@ work=$(mktemp -d)
 dockerd --host "unix://$work/engine.sock" --data-root "$work/data" --exec-root "$work/run" --pidfile "$work/pid" \
     --iptables=false --bridge=none >"$work/engine.log" 2>&1 &
 engine=$!
-trap 'kill "$engine" 2>/dev/null; wait "$engine" 2>/dev/null || true; rm -rf "$work"' EXIT INT TERM
+cleanup() {
+    kill "$engine" 2>/dev/null || true
+    wait "$engine" 2>/dev/null || true
+    # A container on the network of this machine leaves a mount behind.
+    umount "$work"/run/netns/* 2>/dev/null || true
+    rm -rf "$work"
+}
+trap cleanup EXIT INT TERM
 export DOCKER_HOST="unix://$work/engine.sock"
 tries=0
 until docker version >/dev/null 2>&1; do

@@ -31,6 +31,8 @@ MEBIBYTE: Final = 1024 * 1024
 COMPRESSED_LIMIT: Final[dict[Service, int]] = dict.fromkeys(SERVICES, 150) | {"storage": 220}
 """Of what the image adds to its base, in MiB; storage carries the decoders."""
 READY_SECONDS: Final = 3.0
+PLAYGROUND: Final = "GATEWAY_PLAYGROUND_DIRECTORY"
+"""A directory of this machine: no image has the playground, which is off in production."""
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -95,7 +97,9 @@ def _contained(spec: ProcessSpec) -> ProcessSpec:
 
     def environment(wiring: Wiring) -> Mapping[str, str]:
         engine = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
-        return {**spec.environment(wiring), **engine}
+        own = dict(spec.environment(wiring))
+        own.pop(PLAYGROUND, None)
+        return {**own, **engine}
 
     return replace(spec, command=contained, environment=environment, directory=lambda _: ROOT)
 
