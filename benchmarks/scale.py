@@ -137,6 +137,7 @@ async def _timeline(engine: AsyncEngine, subjects: Subjects) -> object:
 
 async def _claim(engine: AsyncEngine, _: Subjects) -> object:
     async with engine.connect() as connection:
+        await connection.begin()
         ids = [new_id() for _ in range(100)]
         claimed = await claim_orders(connection, ENDPOINT_ID, ids, send_within_seconds=5.0, probe_seconds=20.0)
         await connection.rollback()
