@@ -240,6 +240,19 @@ async def test_what_does_not_fit_into_memory_is_found_in_the_outbox(harness: Mes
         assert await stored(harness) == FRESH_MESSAGES + 500
 
 
+async def test_a_full_batch_of_marks_does_not_wait(harness: MessagingHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "MARK_SECONDS", 3600.0)
+    monkeypatch.setattr(relay, "GRACE_SECONDS", 3600.0)
+    billing = await harness.start("billing")
+
+    await publish_refused(billing.transactions, relay.BATCH_MESSAGES + 1)
+
+    async def one_waits() -> bool:
+        return await unpublished(harness.engine("billing")) == 1
+
+    await eventually(one_waits, 20, "the marks of a full batch")
+
+
 async def test_the_contracts_decide_who_may_publish_what(harness: MessagingHarness) -> None:
     payments = harness.messaging("payments")
     with pytest.raises(ForeignSubjectError, match="payments does not produce"):

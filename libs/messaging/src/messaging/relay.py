@@ -52,7 +52,10 @@ GRACE_SECONDS: Final = 1.0
 """How old a row is before the sweep takes it: until then the process that wrote it publishes it."""
 
 MARK_SECONDS: Final = 0.4
-"""How long an acknowledged message may wait for others to be marked with it: well below ``GRACE_SECONDS``."""
+"""How long an acknowledged message may wait for others to be marked with it: well below ``GRACE_SECONDS``.
+
+A full batch does not wait.
+"""
 
 _PAUSE_SECONDS: Final = 1.0
 _DENIED_PAUSE_SECONDS: Final = 10.0
@@ -152,7 +155,7 @@ class Relay:
         """Do what is due."""
         if self._fresh:
             await self._publish_fresh()
-        if self._unmarked and time.monotonic() >= self._mark_at:
+        if len(self._unmarked) >= BATCH_MESSAGES or (self._unmarked and time.monotonic() >= self._mark_at):
             await self._mark()
         if time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + SWEEP_SECONDS
