@@ -44,7 +44,7 @@ class Node(NatsServer):
 
     def __init__(self, directory: Path, users: dict[str, str], routes: Sequence[int], number: int) -> None:
         self.chosen_port = free_port()
-        super().__init__(directory, port=self.chosen_port)
+        super().__init__(directory, port=self.chosen_port, replicas=SERVERS)
         self.users = users
         self._routes = routes
         self._number = number

@@ -30,7 +30,8 @@ class NatsServer(EmbeddedServer):
     """One NATS server with JetStream on disk, usable when JetStream is healthy and has our streams and consumers.
 
     ``users`` maps user to password: every service in its account, the provisioner, and ``admin`` with all rights in the
-    account that holds the streams. ``provisioned=False`` leaves out the streams and consumers.
+    account that holds the streams. ``provisioned=False`` leaves out the streams and consumers. ``replicas`` is on how
+    many servers of a cluster each stream is kept.
     ``sync_interval`` is the server's own setting. ``"always"`` syncs before each acknowledgement, None keeps the
     server's default of 2 minutes.
     """
@@ -42,6 +43,7 @@ class NatsServer(EmbeddedServer):
         port: int | None = None,
         sync_interval: str | None = None,
         provisioned: bool = True,
+        replicas: int = 1,
         log_file: Path | None = None,
     ) -> None:
         super().__init__(directory, log_file or directory / "nats.log")
@@ -49,6 +51,7 @@ class NatsServer(EmbeddedServer):
         self.users = {name: secrets.token_urlsafe(18) for name in (*USERS, ADMIN)}
         self._sync_interval = sync_interval
         self._provisioned = provisioned
+        self._replicas = replicas
         self._fixed_port = port
         self._port = port
         self._monitor_port: int | None = None
@@ -120,7 +123,9 @@ class NatsServer(EmbeddedServer):
 
     def _provision(self) -> None:
         # In a thread of its own, because the caller's may have an event loop.
-        work = provision_server(self.url, self.users[PROVISIONER], wait_seconds=_START_TIMEOUT_SECONDS)
+        work = provision_server(
+            self.url, self.users[PROVISIONER], replicas=self._replicas, wait_seconds=_START_TIMEOUT_SECONDS
+        )
         with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, work).result()
 
