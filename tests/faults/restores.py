@@ -34,7 +34,7 @@ import asyncpg
 import httpx
 import msgspec
 
-from contracts.gateway import GenerationRequested
+from contracts.gateway import GenerationRequested, VariantsRequested
 from contracts.message import SERVICES
 from contracts.payments import CreatePayment
 from local_platform.console import say
@@ -70,8 +70,8 @@ class Lost:
         """One line of the command's output."""
         message = msgspec.json.decode(line, type=LostMessage)
         self.messages[message.subject] += 1
-        if message.subject == GenerationRequested.subject:
-            self.orders.add(message.correlation_id)
+        if message.subject in (GenerationRequested.subject, VariantsRequested.subject):
+            self.orders.update(message.generation_ids)
         elif message.subject == CreatePayment.subject:
             self.purchases.add(message.correlation_id)
 

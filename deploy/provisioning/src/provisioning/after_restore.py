@@ -5,7 +5,7 @@ the database knows, so it may not be delivered to anybody. PostgreSQL is the tru
 service publishes its retained outbox again, and the inboxes drop what they know.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -36,6 +36,8 @@ class LostMessage(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     correlation_id: str
     user_id: str | None
+    generation_ids: tuple[str, ...] = ()
+    """The generations that it is about: of an order for several variants, each of them."""
     occurred_at: str
     message_id: str
     producer: str
@@ -108,19 +110,22 @@ async def _read(jetstream: JetStreamContext, stream: str, since: datetime | None
     try:
         while (info := await subscription.consumer_info()).num_pending:
             messages = await subscription.fetch(min(_BATCH, info.num_pending), timeout=_SILENCE_SECONDS)
-            yield [_read_message(stream, message) for message in messages]
+            yield [read_message(stream, message) for message in messages]
             if messages[-1].metadata.sequence.stream >= last:
                 return
     finally:
         await subscription.unsubscribe()
 
 
-def _read_message(stream: str, message: Msg) -> LostMessage:
+def read_message(stream: str, message: Msg) -> LostMessage:
+    """What can be told of a message of ``stream``, whatever it holds: what is missing is empty."""
     values = message.headers or {}
+    content = _content(message.data)
     return LostMessage(
         subject=message.subject,
         correlation_id=values.get(headers.CORRELATION_ID, ""),
-        user_id=_user_of(message.data),
+        user_id=_user_of(content),
+        generation_ids=tuple(_generations_of(content)),
         occurred_at=values.get(headers.OCCURRED_AT, ""),
         message_id=_plain(values.get(headers.MESSAGE_ID, "")),
         producer=values.get(headers.PRODUCER, ""),
@@ -129,18 +134,27 @@ def _read_message(stream: str, message: Msg) -> LostMessage:
     )
 
 
-def _user_of(payload: bytes) -> str | None:
-    """The user that a message is about; some carry it inside an order or a payment."""
+def _content(payload: bytes) -> dict[str, object]:
     try:
         content = msgspec.json.decode(payload)
     except msgspec.DecodeError:
-        return None
-    if not isinstance(content, dict):
-        return None
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _user_of(content: dict[str, object]) -> str | None:
+    """The user that a message is about; some carry it inside an order or a payment."""
     for holder in (content, content.get("order"), content.get("payment")):
         if isinstance(holder, dict) and isinstance(holder.get("user_id"), str):
             return str(holder["user_id"])
     return None
+
+
+def _generations_of(content: dict[str, object]) -> Iterator[str]:
+    several = content.get("orders")
+    for holder in (content, content.get("order"), *(several if isinstance(several, list) else ())):
+        if isinstance(holder, dict) and isinstance(holder.get("generation_id"), str):
+            yield str(holder["generation_id"])
 
 
 async def _known(connection: asyncpg.Connection, message_ids: list[str]) -> set[str]:
