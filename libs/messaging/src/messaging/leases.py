@@ -33,6 +33,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.failpoints import failpoint
+from service_runtime.statements import Record
 
 LEASE: Final = timedelta(seconds=20)
 """How long the row of a worker that was killed rests. Four heartbeats: three may fail before it is lost."""
@@ -115,17 +116,14 @@ class LeasedTable:
             f"{self.fence} = {alias}.{self.fence} + 1, {self.tries} = {alias}.{self.tries} + 1"
         )
 
-    def claim_of(self, row: sa.Row[Any]) -> Claim:
+    def claim_of(self, row: sa.Row[Any] | Record) -> Claim:
         """The claim that a row stands for which the UPDATE of a claim returned."""
-        values = row._mapping
+        values = row._mapping if isinstance(row, sa.Row) else row
         return Claim(tuple(values[column.name] for column in self._key), values[self.fence], values[self.tries])
 
     def held(self, claim: Claim) -> sa.ColumnElement[bool]:
         """The condition under which ``claim`` stands: no worker has claimed the row since, and it has not ended."""
-        # Column by column: a list of keys is written into the statement anew each time.
-        columns = self.table.c
-        key = (column == value for column, value in zip(self._key, claim.key, strict=True))
-        return sa.and_(*key, columns[self.fence] == claim.fence, columns[self.leased_until].is_not(None))
+        return self._held_by(claim.key, claim.fence)
 
     async def extend(self, connection: AsyncConnection, claims: Sequence[Claim], lease: timedelta) -> set[Claim]:
         """Say that these are still being worked on. Returns those that are lost: another worker has their rows.
@@ -178,6 +176,12 @@ class LeasedTable:
         parameters |= {"of_fence": claim.fence} if delay is None else {"of_fence": claim.fence, "delay": delay}
         return (await connection.execute(ended, parameters)).rowcount == 1
 
+    def _held_by(self, key: Sequence[Any], fence: Any) -> sa.ColumnElement[bool]:
+        # Column by column: a list of keys is written into the statement anew each time.
+        columns = self.table.c
+        same = (column == value for column, value in zip(self._key, key, strict=True))
+        return sa.and_(*same, columns[self.fence] == fence, columns[self.leased_until].is_not(None))
+
     def _held(self, claims: Sequence[Claim]) -> sa.ColumnElement[bool]:
         columns = self.table.c
         claimed = sa.tuple_(*self._key, columns[self.fence])
@@ -202,7 +206,6 @@ def _end_statement(leased: LeasedTable, bound: frozenset[str], now: frozenset[st
         values[leased.due_at] = sa.func.now() + sa.bindparam("delay", type_=sa.Interval())
     values |= {name: sa.func.now() for name in now}
     values |= {name: sa.bindparam(f"new_{name}", type_=columns[name].type) for name in bound}
-    key = (column == sa.bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(leased._key))
-    fence = sa.bindparam("of_fence", type_=sa.BigInteger())
-    held = sa.and_(*key, columns[leased.fence] == fence, columns[leased.leased_until].is_not(None))
+    key = [sa.bindparam(f"key_{number}", type_=column.type) for number, column in enumerate(leased._key)]
+    held = leased._held_by(key, sa.bindparam("of_fence", type_=sa.BigInteger()))
     return sa.update(leased.table).where(held).values(values)

@@ -360,7 +360,7 @@ async def claim_previews(connection: AsyncConnection, room: int, lease: timedelt
     found = await _previewed(connection, [row["asset_id"] for row in claimed])
     return [
         ClaimedPreviews(
-            Claim((row["asset_id"],), row["fence"], row["tries"]),
+            PREVIEWS.claim_of(row),
             *found[row["asset_id"]],
             traceparent=row["traceparent"],
             failures=row["failures"],
@@ -411,7 +411,7 @@ async def _previewed(connection: AsyncConnection, asset_ids: Sequence[UUID]) -> 
 
 def _claimed(row: Record) -> ClaimedVerification:
     return ClaimedVerification(
-        claim=Claim((row["message_id"],), row["fence"], row["tries"]),
+        claim=VERIFICATIONS.claim_of(row),
         message_id=row["message_id"],
         subject=row["subject"],
         generation_id=row["generation_id"],
