@@ -1,5 +1,6 @@
 """How an operator's command ends: with its own exit code, and with one line where the database is away."""
 
+import argparse
 import asyncio
 import sys
 import time
@@ -14,6 +15,7 @@ from service_runtime.database import engine_for
 from service_runtime.settings import database_url_from_environment
 
 SAY_EVERY_SECONDS: Final = 5.0
+DEFAULT_AGE_DAYS: Final = 90
 Done = TypeVar("Done")
 
 
@@ -30,6 +32,23 @@ def run_command(command: Coroutine[Any, Any, int]) -> NoReturn:
         sys.stderr.write(f"{unavailability(error)}: repeat the command later\n")
         code = 1
     sys.exit(code)
+
+
+def add_age(archiving: argparse.ArgumentParser, least_days: int, what: str, kept: str) -> None:
+    """Let the command that archives take ``--older-than-days``, of ``what``; less than ``least_days`` is refused.
+
+    ``kept`` is what stays for so long.
+    """
+
+    def age(argument: str) -> int:
+        days = int(argument)
+        if days < least_days:
+            raise argparse.ArgumentTypeError(f"{kept} stay for {least_days} days or more")
+        return days
+
+    archiving.add_argument(
+        "--older-than-days", type=age, default=DEFAULT_AGE_DAYS, help=f"{what} (default: {DEFAULT_AGE_DAYS})"
+    )
 
 
 async def run_steps(

@@ -1,26 +1,19 @@
 """The operator's command ``archive``. It needs only ``GATEWAY_DATABASE_URL``, and the service may run meanwhile."""
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from gateway.archiving import MIN_AGE_DAYS, Archived, archive
-from messaging.command_line import run_steps
+from messaging.command_line import add_age, run_steps
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-DEFAULT_AGE_DAYS: Final = 90
 
 
 def add_parsers(commands: "Subparsers") -> None:
     """Describe the command and its arguments."""
     archiving = commands.add_parser("archive", help="move the timelines of old orders into one row each")
-    archiving.add_argument(
-        "--older-than-days",
-        type=_age,
-        default=DEFAULT_AGE_DAYS,
-        help=f"orders on which nothing has happened for so long (default: {DEFAULT_AGE_DAYS})",
-    )
+    add_age(archiving, MIN_AGE_DAYS, "orders on which nothing has happened for so long", kept="entries")
 
 
 async def run(arguments: argparse.Namespace) -> int:
@@ -32,10 +25,3 @@ async def run(arguments: argparse.Namespace) -> int:
 
 def _described(done: Archived) -> str:
     return f"{done.entries} entries of {done.orders} orders; {done.balance_entries} old events of balances dropped"
-
-
-def _age(argument: str) -> int:
-    days = int(argument)
-    if days < MIN_AGE_DAYS:
-        raise argparse.ArgumentTypeError(f"entries stay for {MIN_AGE_DAYS} days or more")
-    return days

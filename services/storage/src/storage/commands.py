@@ -1,26 +1,19 @@
 """The operator's command ``archive``. It needs only ``STORAGE_DATABASE_URL``, and the service may run meanwhile."""
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from messaging.command_line import run_steps
+from messaging.command_line import add_age, run_steps
 from storage.archiving import MIN_AGE_DAYS, Dropped, drop_old_verifications
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-DEFAULT_AGE_DAYS: Final = 90
-
 
 def add_parsers(commands: "Subparsers") -> None:
     """Describe the command and its arguments."""
     archiving = commands.add_parser("archive", help="drop verifications that were answered long ago")
-    archiving.add_argument(
-        "--older-than-days",
-        type=_age,
-        default=DEFAULT_AGE_DAYS,
-        help=f"verifications that were answered so long ago (default: {DEFAULT_AGE_DAYS})",
-    )
+    add_age(archiving, MIN_AGE_DAYS, "verifications that were answered so long ago", kept="verifications")
 
 
 async def run(arguments: argparse.Namespace) -> int:
@@ -32,10 +25,3 @@ async def run(arguments: argparse.Namespace) -> int:
         lambda done: f"{done.verifications} verifications",
         "dropped",
     )
-
-
-def _age(argument: str) -> int:
-    days = int(argument)
-    if days < MIN_AGE_DAYS:
-        raise argparse.ArgumentTypeError(f"verifications stay for {MIN_AGE_DAYS} days or more")
-    return days
