@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import random
-import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -27,6 +26,7 @@ import asyncpg
 import uvloop
 
 from benchmarks.instant_worker import InstantWorker
+from benchmarks.smoke import estimating
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
@@ -202,17 +202,6 @@ def _held(told: Sequence[tuple[Told, datetime]]) -> tuple[str, str]:
     return f"{p50:.0%}", f"{p90:.0%}"
 
 
-async def round_ms(http: aiohttp.ClientSession, ready_url: str) -> float:
-    """The mean time of a round of estimating, from generation's own metrics."""
-    async with http.get(ready_url.replace("/readyz", "/metrics")) as answer:
-        metrics = await answer.text()
-    total, count = (
-        float(re.findall(rf"^generation_estimating_seconds_{name} (\S+)", metrics, re.MULTILINE)[0])
-        for name in ("sum", "count")
-    )
-    return 1000 * total / count
-
-
 async def measure(platform: PlatformDescription) -> None:
     """Run the loads and print the tables."""
     source = random.Random(SEED)
@@ -241,10 +230,8 @@ async def measure(platform: PlatformDescription) -> None:
         say("\nhow often the estimates held; `ahead` and `off by` are medians of the first ones")
         say(table(heading, lines))
         say("deepest queue: " + ", ".join(f"{load.name} {load.deepest}" for load in loads))
-        ready_url = platform.processes["generation"].ready_url
-        assert ready_url is not None, "a service has an ops port"
-        async with aiohttp.ClientSession() as http:
-            say(f"a round of estimating takes {await round_ms(http, ready_url):.1f} ms, every 2 s")
+        rounds, seconds = await estimating(platform)
+        say(f"a round of estimating takes {1000 * seconds / rounds:.1f} ms, every 2 s")
     finally:
         working.cancel()
         await asyncio.wait({working})
