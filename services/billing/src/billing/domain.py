@@ -267,10 +267,10 @@ def move(
     return line
 
 
-def check_amount(what: str, amount_credits: int) -> None:
-    """Raise InvalidAmount unless ``amount_credits`` is 1 to ``MAX_AMOUNT_CREDITS``."""
+def check_amount(what: str, id_: UUID, amount_credits: int) -> None:
+    """Raise InvalidAmount, which names ``what`` and its id, unless the amount is 1 to ``MAX_AMOUNT_CREDITS``."""
     if not 1 <= amount_credits <= MAX_AMOUNT_CREDITS:
-        raise InvalidAmount(what, amount_credits)
+        raise InvalidAmount(f"{what} {id_}", amount_credits)
 
 
 def expire_due(book: Book, account: Account) -> list[Expiry]:
@@ -290,8 +290,7 @@ def reserve(
     book: Book, account: Account, generation_ids: Sequence[UUID], price_credits: int, deadline_at: datetime
 ) -> list[tuple[Reservation, LedgerLine] | Refusal]:
     """Set ``price_credits`` aside for each generation of an order, or refuse all of them. Raises InvalidAmount."""
-    for generation_id in generation_ids:
-        check_amount(f"an order (generation {generation_id})", price_credits)
+    check_amount("the order of generation", generation_ids[0], price_credits)
     required = price_credits * len(generation_ids)
     frozen = account.receivable_credits > 0
     if frozen or required > account.available_credits:
@@ -326,7 +325,7 @@ def refuse(
     order_credits: int | None = None,
 ) -> Refusal:
     """Decide that a generation is not funded; ``order_credits`` is the price of its order. Raises InvalidAmount."""
-    check_amount(f"an order (generation {generation_id})", price_credits)
+    check_amount("the order of generation", generation_id, price_credits)
     return Refusal(
         generation_id=generation_id,
         user_id=account.user_id,
@@ -378,7 +377,7 @@ def resolved(reservation: Reservation, resolution: Resolution) -> Reservation:
 
 def grant(book: Book, account: Account, command: GrantCredits) -> tuple[LedgerLine, ...]:
     """Add credits, then settle the user's debt out of them. Raises InvalidAmount and BalanceTooLarge."""
-    check_amount(f"grant {command.grant_id}", command.amount_credits)
+    check_amount("grant", command.grant_id, command.amount_credits)
     added = Grant(
         grant_id=command.grant_id,
         reason=command.reason,
@@ -415,7 +414,7 @@ def claw_back(book: Book, account: Account, command: ClawBackCredits) -> tuple[C
 
     The payment's own grants give first, then the others in spending order. Raises InvalidAmount and BalanceTooLarge.
     """
-    check_amount(f"clawback {command.clawback_id}", command.amount_credits)
+    check_amount("clawback", command.clawback_id, command.amount_credits)
     taken = min(command.amount_credits, account.available_credits)
     owed = command.amount_credits - taken
     own_first = sorted(account.grants.values(), key=lambda g: (g.payment_id != command.payment_id, g.spending_order))

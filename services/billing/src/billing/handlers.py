@@ -240,7 +240,7 @@ class _CommandHistory:
         """The hash of a new command's content, or None for a repetition. Raises if it contradicts an earlier one."""
         id_ = command.grant_id if isinstance(command, GrantCredits) else command.clawback_id
         # Before the hash, which exists only for amounts that the database can store.
-        domain.check_amount(f"command {id_}", command.amount_credits)
+        domain.check_amount("command", id_, command.amount_credits)
         content = _content_hash(command)
         known = self.contents.get((type(command), id_))
         if known is None:

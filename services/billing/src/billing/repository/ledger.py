@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
@@ -32,7 +33,7 @@ from contracts.values import LedgerLine
 from service_runtime.statements import Record, Statement
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True):
     """An earlier decision about an order: it was reserved or refused for this user at this price."""
 
     user_id: UUID
