@@ -10,11 +10,13 @@ from uuid import UUID
 import msgspec
 import pytest
 import sqlalchemy.exc
+from nats.aio.client import Client
 from opentelemetry import trace
 
 from contracts import headers
 from contracts.billing import CreditsRefused
 from messaging.batches import Decoder, Subscription, UndecodableError, _deferral_seconds, _retry_seconds
+from messaging.broker import HeaderClient
 from messaging.database import is_contended, is_unavailable
 from messaging.errors import DatabaseUnavailableError
 from messaging.failpoints import VARIABLE, failpoint
@@ -53,6 +55,28 @@ def test_new_ids_are_version_seven_and_in_order() -> None:
     assert {made.version for made in ids} == {7}
     assert ids == sorted(set(ids))
     assert isinstance(ids[0], UUID)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f"{headers.MESSAGE_ID}: {new_id()}\r\n{headers.OCCURRED_AT}: 2026-11-27T10:00:00.5+00:00",
+        "tight:value\r\ntabbed:\tvalue \r\nof-two: values: two\r\nempty:",
+        "with space: lost\r\nno colon\r\nn\u00e4me: lost\r\nvalue: \u00e4\r\nsame: 1\r\nsame: 2",
+        " 100 Idle Heartbeat\r\nNats-Last-Consumer: 1016\r\nNats-Last-Stream: 1024",
+        " 404 No Messages",
+    ],
+)
+async def test_headers_are_read_as_the_library_reads_them(lines: str) -> None:
+    raw = f"NATS/1.0{'' if lines.startswith(' ') else chr(13) + chr(10)}{lines}\r\n\r\n".encode()
+    read = await HeaderClient()._process_headers(raw)
+    assert read == await Client()._process_headers(raw)
+    assert read
+
+
+async def test_a_header_of_broken_bytes_is_read_as_the_library_reads_it() -> None:
+    raw = b"NATS/1.0\r\nvalue: \xff\r\n\xff: lost\r\n\r\n"
+    assert await HeaderClient()._process_headers(raw) == await Client()._process_headers(raw) == {"value": "\ufffd"}
 
 
 def test_derived_ids_repeat() -> None:

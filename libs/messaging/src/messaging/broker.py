@@ -33,6 +33,23 @@ _SAME_TROUBLE_SECONDS: Final = 5.0
 _DENIED_PUBLISH: Final = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
 
+class HeaderClient(Client):
+    """nats-py's client, which reads headers in a third of the time: its own asks of every letter whether it is a space.
+
+    That is done for each message that any service receives.
+    """
+
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        values: dict[str, str] = {}
+        for line in raw.split(b"\r\n"):
+            name, colon, value = line.partition(b":")
+            name = name.strip()
+            if colon and name.isascii() and len(name.split()) == 1:
+                values[name.decode()] = value.strip().decode(errors="replace")
+        return values
+
+
 class Broker:
     """One connection, shared by everything in the process that speaks to the broker.
 
@@ -81,7 +98,7 @@ class Broker:
         async with self._connecting:
             if self._client is not None:
                 return
-            client = Client()
+            client = HeaderClient()
             try:
                 await client.connect(
                     servers=self._url.split(","),
