@@ -11,11 +11,13 @@ from uuid import UUID
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from contracts.billing import CreditsGranted
 from contracts.generation import GenerationQueued, GenerationStarted
 from contracts.live import PROGRESS_SUBJECT, GenerationProgress
 from contracts.values import LedgerLine
+from gateway.routes.events import PAGE
 from messaging.ids import new_id
 from messaging.live import publish_live
 from tests.gateway.harness import PICTURE, Client, Event, GatewayHarness, now
@@ -223,6 +225,45 @@ async def test_a_stream_at_another_replica_wakes_at_once(harness: GatewayHarness
         event = await asyncio.wait_for(anext(events), 10)
         assert event.name == "generation.updated"
         assert time.monotonic() - began < 3
+
+
+async def test_streams_of_all_users_of_a_batch_wake_at_another_replica(harness: GatewayHarness) -> None:
+    writer, reader = await harness.gateway(), await harness.gateway()
+    users = [new_id() for _ in range(3)]
+    with contextlib.ExitStack() as registered:
+        live_events = reader.gateway.dependencies.live_events
+        streams = [registered.enter_context(live_events.streaming(user_id)) for user_id in users]
+        writer.gateway.dependencies.live_events.projected(set(users[:2]))
+        await eventually(lambda: all(stream.wake.is_set() for stream in streams[:2]), what="the wake-ups")
+        assert not streams[2].wake.is_set()
+
+
+async def test_a_stream_reads_the_history_once_for_each_thing_that_happens(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(heartbeat_seconds=60.0)
+    user = harness.user(gateway)
+    reads = 0
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        nonlocal reads
+        reads += "sequence > " in statement
+
+    sa.event.listen(gateway.gateway.dependencies.engine.sync_engine, "before_cursor_execute", count)
+    async with user.events() as events:
+        for number in range(1, 6):
+            await harness.publish("billing", granted_for_payment(user.user_id), about=user.user_id)
+            assert (await asyncio.wait_for(anext(events), 10)).id == str(number)
+    assert reads == 1 + 5
+
+
+async def test_a_history_longer_than_a_page_is_sent_to_its_end(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(heartbeat_seconds=60.0)
+    user = harness.user(gateway)
+    total = 2 * PAGE + 1
+    granted_all = [granted_for_payment(user.user_id) for _ in range(total)]
+    await harness.publish("billing", *granted_all, about=user.user_id)
+    await eventually(lambda: _beyond(harness, user.user_id, total - 1), what="the history")
+    seen = [event.id for event in await asyncio.wait_for(take(user, total, 0), 20)]
+    assert seen == [str(number) for number in range(1, total + 1)]
 
 
 async def test_the_stream_ends_when_the_token_does(harness: GatewayHarness) -> None:

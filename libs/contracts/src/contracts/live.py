@@ -53,4 +53,5 @@ class QueueEstimates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 GATEWAY_PROJECTED_PREFIX: Final = "live.gateway.projected.v1"
-"""``<prefix>.<user id>``: a gateway replica wrote something for that user; the others' open streams read again."""
+"""``<prefix>.<user id>``: a gateway replica wrote something for that user and for those that the message names besides;
+the open streams of the other replicas read again."""

@@ -31,6 +31,7 @@ from gateway.estimates import Estimate, Estimates, estimates_of
 from gateway.events import GenerationEstimated
 from gateway.metrics import OPEN_STREAMS
 from messaging.broker import Broker
+from messaging.ids import new_id
 from messaging.live import publish_live, subscribe_live
 
 MAX_PENDING_PROGRESS: Final = 16
@@ -47,9 +48,12 @@ log = structlog.get_logger(__name__)
 
 
 class Projected(msgspec.Struct, frozen=True):
-    """A gateway added to a user's history."""
+    """A replica added to the histories of ``user_id`` and of the ``others``, in one transaction."""
 
     user_id: UUID
+    others: tuple[UUID, ...] = ()
+    replica: UUID | None = None
+    """Which has woken its own streams already."""
 
 
 @dataclass
@@ -94,6 +98,7 @@ class LiveEvents:
 
     def __init__(self, streams_per_user: int) -> None:
         self.estimates = Estimates()
+        self._replica = new_id()
         self._broker: Broker | None = None
         self._streams_per_user = streams_per_user
         self._waiting: dict[UUID, list[asyncio.Future[Reply]]] = defaultdict(list)
@@ -153,15 +158,17 @@ class LiveEvents:
                 del self._streams[user_id]
 
     def projected(self, users: set[UUID]) -> None:
-        """Wake the streams of these users: here at once, in other replicas by a message."""
+        """Wake the streams of these users: here at once, in other replicas by one message for all."""
         assert self._broker is not None, "listen_on comes first"
+        if not users:
+            return
         for user_id in users:
             self._wake(user_id)
-            task = asyncio.create_task(
-                publish_live(self._broker, f"{GATEWAY_PROJECTED_PREFIX}.{user_id}", Projected(user_id))
-            )
-            self._sending.add(task)
-            task.add_done_callback(self._sent)
+        first, *others = users
+        message = Projected(first, tuple(others), self._replica)
+        task = asyncio.create_task(publish_live(self._broker, f"{GATEWAY_PROJECTED_PREFIX}.{first}", message))
+        self._sending.add(task)
+        task.add_done_callback(self._sent)
 
     def close(self) -> None:
         """End every stream: the process is about to stop, and clients reconnect to another replica."""
@@ -181,7 +188,9 @@ class LiveEvents:
             stream.wake.set()
 
     async def _projected_elsewhere(self, _: str, projected: Projected) -> None:
-        self._wake(projected.user_id)
+        if projected.replica != self._replica:
+            for user_id in (projected.user_id, *projected.others):
+                self._wake(user_id)
 
     async def _resolve(self, _: str, reply: Reply) -> None:
         subject_id = _subject_of(reply)

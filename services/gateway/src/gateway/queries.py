@@ -25,7 +25,7 @@ from gateway.records import (
     VariantRecord,
 )
 from gateway.statuses import GenerationStatus
-from gateway.tables import activity, activity_heads, balances, generations, ledger_heads, ledger_lines, payments
+from gateway.tables import activity, balances, generations, ledger_heads, ledger_lines, payments
 from messaging.database import single_statements
 from service_runtime.statements import Statement
 
@@ -60,6 +60,12 @@ _LINE: Final = [ledger_lines.c[name] for name in LedgerLine.__struct_fields__]
 _FIND_GENERATION: Final = Statement(
     f"SELECT {', '.join(generations.c.keys())} FROM gateway.generations WHERE generation_id = :id AND user_id = :user"  # noqa: S608
 )
+# Every open event stream reads these whenever its user's history grows.
+_LAST_SEQUENCE: Final = Statement("SELECT sequence FROM gateway.activity_heads WHERE user_id = :user")
+_LIST_HISTORY: Final = Statement(f"""
+    SELECT {", ".join(column.name for column in _HISTORY)} FROM gateway.activity
+    WHERE user_id = :user AND sequence > :after ORDER BY sequence LIMIT :limit
+""")  # noqa: S608 - names of columns
 
 # Unmarked files can be alike.
 _FIND_DELIVERED: Final = sa.select(generations.c.kind).where(generations.c.sha256 == sa.bindparam("sha256")).limit(1)
@@ -270,20 +276,16 @@ async def find_head(engine: AsyncEngine, tree_size: int) -> LedgerHeadRecord | N
 
 async def last_sequence(engine: AsyncEngine, user_id: UUID) -> int:
     """The number of the newest entry in a user's history; 0 if there is none."""
-    statement = sa.select(activity_heads.c.sequence).where(activity_heads.c.user_id == user_id)
-    row = await _first(engine, statement)
-    return 0 if row is None else int(row.sequence)
+    async with single_statements(engine) as connection:
+        row = await _LAST_SEQUENCE.fetch_one(connection, {"user": user_id})
+    return 0 if row is None else int(row["sequence"])
 
 
 async def list_history(engine: AsyncEngine, user_id: UUID, after: int, limit: int) -> list[HistoryRecord]:
     """A user's history after entry number ``after``."""
-    statement = (
-        sa.select(*_HISTORY)
-        .where(activity.c.user_id == user_id, activity.c.sequence > after)
-        .order_by(activity.c.sequence)
-        .limit(limit)
-    )
-    return [HistoryRecord(*row) for row in await _rows(engine, statement)]
+    values = {"user": user_id, "after": after, "limit": limit}
+    async with single_statements(engine) as connection:
+        return [HistoryRecord(*row) for row in await _LIST_HISTORY.fetch(connection, values)]
 
 
 def _generation(row: Mapping[str, Any]) -> GenerationRecord:

@@ -113,7 +113,8 @@ async def _events(dependencies: Dependencies, user: User, stream: Stream, after:
             yield _frame(record.event, msgspec.json.encode({**record.data, "at": record.occurred_at}), record.sequence)
             after = record.sequence
         pause = min(dependencies.settings.heartbeat_seconds, remaining)
-        due = records or stream.progress or stream.estimates
+        # Less than a page is all there was when it was read; what came since has set the wake-up.
+        due = len(records) == PAGE or stream.progress or stream.estimates
         if not due and not await _wait_for(stream.wake, pause):
             yield b": still here\n\n"
 
