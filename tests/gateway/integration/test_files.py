@@ -2,15 +2,19 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import httpx
+import nats
 import pytest
+from prometheus_client import REGISTRY
 
+from contracts.storage import AssetStored
 from local_platform.servers import S3Server
-from tests.gateway.harness import CLIP, GatewayHarness, asset_of, completion_of, now, previews_of
+from tests.gateway.harness import CLIP, Client, GatewayHarness, asset_of, completion_of, now, previews_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -129,3 +133,42 @@ async def test_the_daily_upload_limit_holds_for_simultaneous_requests(harness: G
     assert sorted(answer.status_code for answer in answers) == [201] * 3 + [429] * 7
     assert {answer.json()["code"] for answer in answers if answer.status_code == 429} == {"too_many_uploads"}
     assert (await other.post("/v1/uploads", body)).status_code == 201
+
+
+async def test_a_completion_that_comes_right_after_its_file_is_not_deferred(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(verdict_wait_seconds=0.05)
+    user = harness.user(gateway)
+    before = deferred()
+    for _ in range(5):
+        lingering = await asset_beside_another(harness, user)
+        await harness.publish("generation", completion_of(lingering, capture_credits=1), about=lingering.generation_id)
+        await eventually(partial(has_status, user, lingering.generation_id, "completed"), what="the completion")
+    assert deferred() == before
+
+
+async def asset_beside_another(harness: GatewayHarness, user: Client) -> AssetStored:
+    """A file that the gateway has been told of, and that waits for more because another one has just come."""
+    first, second = [asset_of(UUID((await user.order(CLIP)).json()["id"]), user.user_id) for _ in range(2)]
+    known = "SELECT 1 FROM gateway.generations WHERE generation_id = :id AND object_key IS NOT NULL"
+    await harness.publish("storage", first, about=first.generation_id)
+    await eventually(partial(harness.rows, known, id=first.generation_id), what="the first file")
+    client = await nats.connect(harness.nats.url, user="admin", password=harness.nats.users["admin"])
+    try:
+        last = (await client.jetstream().stream_info("STORAGE")).state.last_seq
+
+        async def stored() -> bool:
+            return bool((await client.jetstream().stream_info("STORAGE")).state.last_seq > last)
+
+        await harness.publish("storage", second, about=second.generation_id)
+        await eventually(stored, what="the message of the second file")
+    finally:
+        await client.close()
+    return second
+
+
+async def has_status(user: Client, generation_id: UUID, status: str) -> bool:
+    return bool((await user.get(f"/v1/generations/{generation_id}")).json()["status"] == status)
+
+
+def deferred() -> float:
+    return REGISTRY.get_sample_value("messaging_deferred_total", {"consumer": "gateway-generation"}) or 0.0

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.billing import CreditsCaptured, CreditsRefused, GrantCredits
+from contracts.payments import PaymentRefused
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transaction, Transactions
@@ -37,6 +38,11 @@ def captured(number: int = 1) -> CreditsCaptured:
         released_credits=0,
         lines=(),
     )
+
+
+def payment_refused() -> PaymentRefused:
+    """An event that payments sends and the gateway reads."""
+    return PaymentRefused(payment_id=new_id(), user_id=new_id(), code="unknown_pack", detail="")
 
 
 def grant(amount_credits: int = 1) -> GrantCredits:

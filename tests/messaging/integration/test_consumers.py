@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import service_runtime.database
 from contracts import headers
 from contracts.billing import CreditsCaptured, CreditsRefused
+from contracts.payments import PaymentRefused
 from messaging import dead_letters
 from messaging.consumers import Subscription
 from messaging.ids import new_id
@@ -28,6 +29,7 @@ from tests.messaging.integration.effects import (
     expect_effects,
     expect_published,
     notes,
+    payment_refused,
     publish_refused,
     record,
     refused,
@@ -581,3 +583,35 @@ async def test_message_types_that_share_a_handler_reach_it_together_and_in_order
     await harness.start("gateway", [Subscription(kind, handle, linger_seconds=0.5) for kind in kinds])
     await expect_effects(harness.engine("gateway"), ids)
     assert calls == [["CreditsRefused", "CreditsCaptured", "CreditsRefused"]]
+
+
+async def test_what_has_arrived_of_another_stream_is_handled_first_and_does_not_linger(
+    harness: MessagingHarness,
+) -> None:
+    order: list[str] = []
+
+    async def handle(tx: Transaction, messages: Sequence[Received[CreditsRefused | PaymentRefused]]) -> None:
+        order.extend(type(message.payload).__name__ for message in messages)
+        await record(tx, messages)
+
+    billing, payments = await harness.start("billing"), await harness.start("payments")
+    await harness.start(
+        "gateway",
+        [
+            Subscription(CreditsRefused, handle, linger_seconds=60.0),
+            Subscription(PaymentRefused, handle, after=CreditsRefused),
+        ],
+    )
+    ids = await publish_refused(billing.transactions, 3)
+    client = await harness.admin()
+
+    async def delivered() -> bool:
+        info = await client.jetstream().consumer_info("BILLING", DURABLE)
+        return bool(info.num_ack_pending == 3)
+
+    await eventually(delivered)
+    assert order == []
+    async with payments.transactions.begin() as tx:
+        ids.append(tx.publish(payment_refused(), correlation_id=new_id()))
+    await expect_effects(harness.engine("gateway"), ids)
+    assert order == ["CreditsRefused"] * 3 + ["PaymentRefused"]

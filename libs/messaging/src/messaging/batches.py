@@ -71,14 +71,16 @@ class Subscription:
     raises to refuse them. Subscriptions that share a handler share the call, so that a batch can take its locks in one
     order whatever is in it. ``inbox=False`` leaves out the inbox where the effect has a key of its own that makes a
     repeated message harmless. ``linger_seconds`` is how long a message may wait for others to share its transaction:
-    so far apart are the batches. Of the subscriptions on one stream, the shortest counts. ``foreign`` delivers a
-    message even if it names another producer than the contracts; otherwise it is dead-lettered.
+    so far apart are the batches. Of the subscriptions on one stream, the shortest counts. ``after`` is a message of
+    another stream that mostly comes before this one: what has arrived there is handled first, without lingering.
+    ``foreign`` delivers a message even if it names another producer than the contracts; otherwise it is dead-lettered.
     """
 
     message_type: type[Message]
     handler: Handler
     inbox: bool = True
     linger_seconds: float = 0.0
+    after: type[Message] | None = None
     foreign: bool = False
 
 

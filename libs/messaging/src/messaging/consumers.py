@@ -40,6 +40,8 @@ _REBUILD_SECONDS: Final = 0.2
 _AWAIT_POLL_SECONDS: Final = 0.5
 _AWAIT_LOG_EVERY: Final = 20
 _DRAIN_SECONDS: Final = 10.0
+_CATCH_UP_SECONDS: Final = 0.5
+"""How long a batch waits at most for another stream. Then its messages may be early, and are deferred."""
 _REPLAY_POLL_SECONDS: Final = 1.0
 
 
@@ -65,6 +67,11 @@ class ConsumerGroup:
             StreamConsumer(service, stream, by_stream[stream], transactions, broker, lineage, limits)
             for stream in sorted(by_stream)
         ]
+        by_name = {consumer.stream: consumer for consumer in self.consumers}
+        for subscription in subscriptions:
+            if subscription.after is not None:
+                first, then = (stream_of(one.subject) for one in (subscription.after, subscription.message_type))
+                by_name[then].let_first(subscription.message_type.subject, by_name[first])
 
     async def ready(self) -> None:
         """Return if every consumer is there as we need it. Raises NotProvisionedError otherwise."""
@@ -104,11 +111,16 @@ class StreamConsumer:
         self.batches = Batches(service, stream, self.durable, subscriptions, transactions, limits.max_deliveries)
         self._lineage = lineage
         self._floor_check = FloorCheck(transactions.engine, broker, lineage, stream, self.batches)
+        self._first: dict[str, StreamConsumer] = {}
         self._feed: Feed | None = None
         self._lost_feed: Feed | None = None
         broker.on_reconnect(self._wake)
         lineage.on_doubt(self._begin_anew)
         metrics.start_consumer(service, stream, self.durable, [one.message_type.subject for one in subscriptions])
+
+    def let_first(self, subject: str, other: "StreamConsumer") -> None:
+        """Before a batch with a message of ``subject``, let ``other`` handle what has arrived."""
+        self._first[subject] = other
 
     async def run(self) -> None:
         """Consume until cancelled; build the feed again whenever it breaks.
@@ -144,6 +156,13 @@ class StreamConsumer:
             await feed.close()
             raise
 
+    async def catch_up(self) -> None:
+        """Return when what has arrived is handled, and in any case soon."""
+        if self._feed is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CATCH_UP_SECONDS):
+                    await self._feed.catch_up()
+
     async def _replace(self, feed: Feed) -> None:
         """Keep the lost feed until the next one is lost: what still arrives there is returned to the broker at once."""
         before, self._lost_feed = self._lost_feed, feed
@@ -154,6 +173,8 @@ class StreamConsumer:
     async def _process(self, messages: Sequence[Msg], feed: Feed) -> None:
         alive = asyncio.create_task(self._extend_ack_wait(messages, feed))
         try:
+            for other in {self._first[one.subject] for one in messages if one.subject in self._first}:
+                await other.catch_up()
             await self.batches.process(messages, lambda: feed.current, feed.epoch)
         finally:
             alive.cancel()

@@ -49,6 +49,9 @@ class Feed:
         self._lost: str | None = None
         self._retired = False
         self._arrived = asyncio.Event()
+        self._received = 0
+        self._handled = 0
+        self._caught_up: list[tuple[int, asyncio.Future[None]]] = []
         self._hurried = asyncio.Event()
         """There is something not to wait with: a full batch, or the end of this feed."""
         self.epoch = broker.epoch
@@ -64,6 +67,7 @@ class Feed:
         Without this, a message that the broker sends late waits until its ack wait has passed.
         """
         self._retired = True
+        self._count_handled(self._received)
         for message in self._queue:
             await message.nak()
         self._queue.clear()
@@ -80,6 +84,16 @@ class Feed:
     def current(self) -> bool:
         """Whether these messages came over the present connection."""
         return self.epoch == self._broker.epoch
+
+    async def catch_up(self) -> None:
+        """Have what has arrived taken without lingering; return when it is handled, or when this feed has ended."""
+        if self._handled == self._received:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._caught_up.append((self._received, done))
+        self._batch_at = 0.0
+        self._hurried.set()
+        await done
 
     def waiting(self) -> list[Msg]:
         """Messages that have arrived and that no batch has taken yet."""
@@ -101,6 +115,7 @@ class Feed:
         A batch that is not full is not taken sooner than ``linger_seconds`` after the one before: so what comes after
         a quiet time does not wait, and what comes often is taken together. Raises FeedLostError.
         """
+        self._count_handled(self._received - len(self._queue))
         while True:
             if not self.current:
                 raise FeedLostError("the connection was rebuilt")
@@ -117,6 +132,13 @@ class Feed:
             else:
                 self._batch_at = time.monotonic() + self._linger_seconds
                 return [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_size))]
+
+    def _count_handled(self, number: int) -> None:
+        self._handled = number
+        for wanted, done in self._caught_up:
+            if wanted <= number and not done.done():
+                done.set_result(None)
+        self._caught_up = [(wanted, done) for wanted, done in self._caught_up if wanted > number]
 
     async def _ask_for_more(self) -> None:
         wanted = self._batch_size - self._outstanding - len(self._queue)
@@ -148,6 +170,7 @@ class Feed:
                 await message.nak()
                 return
             self._outstanding = max(0, self._outstanding - 1)
+            self._received += 1
             self._queue.append(message)
             self._arrived.set()
             if len(self._queue) >= self._batch_size:
