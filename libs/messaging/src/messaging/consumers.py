@@ -112,6 +112,7 @@ class StreamConsumer:
         self._lineage = lineage
         self._floor_check = FloorCheck(transactions.engine, broker, lineage, stream, self.batches)
         self._first: dict[str, StreamConsumer] = {}
+        self._in_work: Sequence[Msg] = ()
         self._feed: Feed | None = None
         self._lost_feed: Feed | None = None
         broker.on_reconnect(self._wake)
@@ -144,17 +145,22 @@ class StreamConsumer:
             return
         feed = Feed(self._broker, self.stream, self.durable, self._limits.batch_size, self._linger_seconds)
         await feed.open()
+        alive = asyncio.create_task(self._extend_ack_wait(feed))
         try:
             with self._attached(feed):
                 while True:
-                    messages = await feed.batch()
-                    await to_the_end(self._process(messages, feed), _DRAIN_SECONDS)
+                    self._in_work = await feed.batch()
+                    await to_the_end(self._process(self._in_work, feed), _DRAIN_SECONDS)
+                    self._in_work = ()
         except FEED_ERRORS:
             await self._replace(feed)
             raise
         except BaseException:
             await feed.close()
             raise
+        finally:
+            alive.cancel()
+            self._in_work = ()
 
     async def catch_up(self) -> None:
         """Return when what has arrived is handled, and in any case soon."""
@@ -171,19 +177,15 @@ class StreamConsumer:
             await before.close()
 
     async def _process(self, messages: Sequence[Msg], feed: Feed) -> None:
-        alive = asyncio.create_task(self._extend_ack_wait(messages, feed))
-        try:
-            for other in {self._first[one.subject] for one in messages if one.subject in self._first}:
-                await other.catch_up()
-            await self.batches.process(messages, lambda: feed.current, feed.epoch)
-        finally:
-            alive.cancel()
+        for other in {self._first[one.subject] for one in messages if one.subject in self._first}:
+            await other.catch_up()
+        await self.batches.process(messages, lambda: feed.current, feed.epoch)
 
-    async def _extend_ack_wait(self, messages: Sequence[Msg], feed: Feed) -> None:
-        """Tell the broker again and again that these messages are still being processed."""
+    async def _extend_ack_wait(self, feed: Feed) -> None:
+        """Tell the broker again and again that what it has delivered is still being processed, or waits for that."""
         while True:
             await asyncio.sleep(self._ack_wait_seconds / 3)
-            for message in (*messages, *feed.waiting()):
+            for message in (*self._in_work, *feed.waiting()):
                 if not message.is_acked:
                     await message.in_progress()
 
