@@ -1,13 +1,15 @@
 """Connections to the database, and which of its errors say nothing about the work that met them."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import asyncpg
 import sqlalchemy.exc
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import greenlet_spawn
 
 from messaging.errors import DatabaseUnavailableError
 from service_runtime.database import ENGINE_ERRORS
@@ -34,21 +36,44 @@ For a component that must outlive whatever becomes of the database."""
 
 async def connect(engine: AsyncEngine) -> AsyncConnection:
     """A connection from the pool. Raises DatabaseUnavailableError if none is to be had."""
-    try:
-        return await engine.connect()
-    except ENGINE_ERRORS as error:
-        raise DatabaseUnavailableError(f"no database connection: {type(error).__name__}: {error}") from error
+    return await _connected(engine, engine.sync_engine.connect)
 
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """BEGIN, COMMIT at a clean exit, ROLLBACK otherwise. For messaging's own bookkeeping; services use Transactions."""
-    connection = await connect(engine)
+    """BEGIN, COMMIT at a clean exit, ROLLBACK otherwise. For messaging's own bookkeeping; services use Transactions.
+
+    Each change between the two stacks of SQLAlchemy costs as much as a small statement: there is one for the
+    connection and its transaction, and one for the end of both.
+    """
+    connection = await _connected(engine, partial(_begin, engine.sync_engine))
     try:
-        async with connection.begin():
-            yield connection
-    finally:
+        yield connection
+    except BaseException:
+        # That rolls back.
         await connection.close()
+        raise
+    await greenlet_spawn(_commit, connection.sync_connection)
+
+
+async def _connected(engine: AsyncEngine, connect_sync: Callable[[], Connection]) -> AsyncConnection:
+    try:
+        return AsyncConnection(engine, await greenlet_spawn(connect_sync))
+    except ENGINE_ERRORS as error:
+        raise DatabaseUnavailableError(f"no database connection: {type(error).__name__}: {error}") from error
+
+
+def _begin(engine: Engine) -> Connection:
+    connection = engine.connect()
+    connection.begin()
+    return connection
+
+
+def _commit(connection: Connection) -> None:
+    try:
+        connection.commit()
+    finally:
+        connection.close()
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.message import Message, Service
 from contracts.registry import stream_of
 from contracts.streams import BY_NAME
-from messaging.database import connect
+from messaging.database import transaction
 from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
@@ -134,19 +134,15 @@ class Transactions:
         the outcome is then unknown and must be looked up by key.
         """
         stored: list[Unpublished] = []
-        connection = await connect(self.engine)
-        try:
-            with step("transaction", attributes=self._span_attributes):
-                async with connection.begin():
-                    tx = Transaction(connection, self.producer)
-                    yield tx
-                    if tx.outgoing:
-                        stored = await self._outbox.add(connection, tx.outgoing, tx.position)
-                    elif tx.position is not None:
-                        await self._positions.put(connection, tx.position)
-                    failpoint("transaction.before_commit")
-        finally:
-            await connection.close()
+        with step("transaction", attributes=self._span_attributes):
+            async with transaction(self.engine) as connection:
+                tx = Transaction(connection, self.producer)
+                yield tx
+                if tx.outgoing:
+                    stored = await self._outbox.add(connection, tx.outgoing, tx.position)
+                elif tx.position is not None:
+                    await self._positions.put(connection, tx.position)
+                failpoint("transaction.before_commit")
         failpoint("transaction.after_commit")
         if stored:
             self.fresh.extend(stored)
