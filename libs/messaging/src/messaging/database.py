@@ -13,6 +13,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from messaging.errors import DatabaseUnavailableError
 from service_runtime.database import ENGINE_ERRORS
+from service_runtime.fair_pool import FairPool
 
 _TRANSIENT_CLASSES: Final = ("08", "53", "57P", "58")
 """SQLSTATE classes: connection, insufficient resources, shutdown, system error."""
@@ -36,17 +37,13 @@ For a component that must outlive whatever becomes of the database."""
 
 async def connect(engine: AsyncEngine) -> AsyncConnection:
     """A connection from the pool. Raises DatabaseUnavailableError if none is to be had."""
-    return await _connected(engine, engine.sync_engine.connect)
+    return await _checked_out(engine, engine.sync_engine.connect)
 
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """BEGIN, COMMIT at a clean exit, ROLLBACK otherwise. For messaging's own bookkeeping; services use Transactions.
-
-    Each change between the two stacks of SQLAlchemy costs as much as a small statement: there is one for the
-    connection and its transaction, and one for the end of both.
-    """
-    connection = await _connected(engine, partial(_begin, engine.sync_engine))
+    """BEGIN, COMMIT at a clean exit, ROLLBACK otherwise. For messaging's own bookkeeping; services use Transactions."""
+    connection = await _checked_out(engine, partial(_begin, engine.sync_engine))
     try:
         yield connection
     except BaseException:
@@ -56,9 +53,28 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     await greenlet_spawn(_commit, connection.sync_connection)
 
 
-async def _connected(engine: AsyncEngine, connect_sync: Callable[[], Connection]) -> AsyncConnection:
+@asynccontextmanager
+async def single_statements(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection on which each statement is a transaction of its own: one round trip instead of three."""
+    connection = await connect(_autocommitting(engine))
     try:
-        return AsyncConnection(engine, await greenlet_spawn(connect_sync))
+        yield connection
+    finally:
+        # Nothing is to be rolled back, so that nothing is sent.
+        assert connection.sync_connection is not None
+        connection.sync_connection.close()
+
+
+async def _checked_out(engine: AsyncEngine, check_out: Callable[[], Connection]) -> AsyncConnection:
+    """What ``check_out`` gives. To change to SQLAlchemy's own stack and back costs as much as a small statement.
+
+    It is needed only where there is something to wait for.
+    """
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, FairPool)
+    try:
+        sync = check_out() if pool.gives_at_once() else await greenlet_spawn(check_out)
+        return AsyncConnection(engine, sync)
     except ENGINE_ERRORS as error:
         raise DatabaseUnavailableError(f"no database connection: {type(error).__name__}: {error}") from error
 
@@ -74,16 +90,6 @@ def _commit(connection: Connection) -> None:
         connection.commit()
     finally:
         connection.close()
-
-
-@asynccontextmanager
-async def single_statements(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection on which each statement is a transaction of its own: one round trip instead of three."""
-    connection = await connect(_autocommitting(engine))
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 @lru_cache(maxsize=8)

@@ -49,6 +49,12 @@ class FairQueue(QueueCommon[Any]):
         """:meth:`put_nowait`: the pool never waits for room."""
         self.put_nowait(item)
 
+    def next(self) -> Any:
+        """The idle one that is given next; None if there is none."""
+        if not self._idle:
+            return None
+        return self._idle[-1 if self.use_lifo else 0]
+
     def get_nowait(self) -> Any:
         """An idle one. Raises ``Empty``."""
         if not self._idle:
@@ -81,3 +87,13 @@ class FairPool(AsyncAdaptedQueuePool):
     """SQLAlchemy's pool, in turn."""
 
     _queue_class = FairQueue
+
+    def gives_at_once(self) -> bool:
+        """Whether the next connection needs no wait: one is idle, and open."""
+        assert isinstance(self._pool, FairQueue)
+        record = self._pool.next()
+        return (
+            record is not None
+            and not record._is_hard_or_soft_invalidated()
+            and not record.driver_connection.is_closed()
+        )
