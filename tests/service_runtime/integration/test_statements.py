@@ -57,6 +57,12 @@ async def test_it_is_part_of_the_transaction_around_it(engine: AsyncEngine) -> N
             assert await connection.scalar(KEPT) == 1
 
 
+async def test_statements_at_once_on_one_connection_take_turns(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection, connection.begin():
+        found = await asyncio.gather(*(NUMBERS.execute(connection, {"factor": 1, "count": n}) for n in (1, 2, 3)))
+        assert found == [1, 2, 3]
+
+
 async def test_it_is_refused_where_nobody_would_commit_it(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         with pytest.raises(RuntimeError, match="begin a transaction"):

@@ -28,45 +28,52 @@ class Statement:
 
     async def fetch(self, connection: AsyncConnection, values: Mapping[str, Any]) -> list[Record]:
         """All rows. ``connection`` must be in a transaction, or one on which each statement commits."""
-        cursor = await self._execute(connection, values)
-        return list(cursor._rows)
+        rows, _ = await self._run(connection, values)
+        return rows
 
     async def fetch_one(self, connection: AsyncConnection, values: Mapping[str, Any]) -> Record | None:
         """The first row, if there is one."""
-        cursor = await self._execute(connection, values)
-        return cursor._rows[0] if cursor._rows else None
+        rows, _ = await self._run(connection, values)
+        return rows[0] if rows else None
 
     async def execute(self, connection: AsyncConnection, values: Mapping[str, Any]) -> int:
         """How many rows were written, or read."""
-        cursor = await self._execute(connection, values)
-        return int(cursor.rowcount)
+        _, prepared = await self._run(connection, values)
+        return int(prepared.get_statusmsg().rpartition(" ")[2])
 
-    async def _execute(self, connection: AsyncConnection, values: Mapping[str, Any]) -> Any:
+    async def _run(self, connection: AsyncConnection, values: Mapping[str, Any]) -> tuple[list[Record], Any]:
+        """The rows, and the driver's statement that gave them."""
         bound = tuple([values[name] for name in self.names])
         sync: Any = connection.sync_connection
         assert sync is not None, "the connection is open"
         if not sync.in_transaction() and sync.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
             # The adapter would begin one that SQLAlchemy does not know, and nobody would commit it.
             raise RuntimeError("begin a transaction first")
-        cursor: Any = sync.connection.cursor()
-        cursor._invalidate_schema_cache_asof = sync.dialect._invalidate_schema_cache_asof
         if sync._has_events or sync.engine._has_events:
             for notify in sync.dispatch.before_cursor_execute:
-                notify(sync, cursor, self.sql, bound, None, False)
+                notify(sync, None, self.sql, bound, None, False)
+        adapter: Any = sync.connection.dbapi_connection
         try:
-            # The coroutine that the cursor's own ``execute`` waits for, without the change of stacks.
-            await cursor._prepare_and_execute(self.sql, bound)
+            # What the adapter's cursor does, without the cursor and without the change of stacks.
+            async with adapter._execute_mutex:
+                if adapter._transaction is None:
+                    await adapter._start_transaction()
+                try:
+                    prepared, _ = await adapter._prepare(self.sql, sync.dialect._invalidate_schema_cache_asof)
+                    return await prepared.fetch(*bound), prepared
+                except Exception as error:
+                    adapter._handle_exception(error)
+                    raise
         except BaseException as error:
-            await greenlet_spawn(_fail, sync, cursor, self.sql, bound, error)
+            await greenlet_spawn(_fail, sync, self.sql, bound, error)
             raise
-        return cursor
 
 
-def _fail(connection: Any, cursor: Any, sql: str, bound: tuple[Any, ...], error: BaseException) -> None:
+def _fail(connection: Any, sql: str, bound: tuple[Any, ...], error: BaseException) -> None:
     """Raise what SQLAlchemy makes of an error of any statement, and have it judge the connection."""
     dialect = connection.dialect
     context = dialect.execution_ctx_cls._init_statement(dialect, connection, connection.connection, {}, sql, [bound])
     try:
         raise error  # noqa: TRY301 - it passes on what is being handled on its own stack, and this is another one
     except BaseException:  # noqa: BLE001
-        connection._handle_dbapi_exception(error, sql, bound, cursor, context)
+        connection._handle_dbapi_exception(error, sql, bound, None, context)
