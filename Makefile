@@ -100,7 +100,7 @@ hooks: install ## Run the lint before every commit of this clone
 	$(RUN)/pre-commit install
 
 .PHONY: comfyui-real
-comfyui-real: install ## The worker and the platform on a real ComfyUI on the CPU, with tiny weights: COMFYUI=<checkout>
+comfyui-real: install ## The worker and the platform on a real ComfyUI with tiny weights: COMFYUI=<checkout>, COMFYUI_DEVICE=cuda for a GPU
 	@test -n "$(COMFYUI)" || echo "NOTHING IS CHECKED AGAINST A REAL COMFYUI: give COMFYUI=<checkout>, and COMFYUI_PYTHON=<its Python>"
 	cd gpu-endpoint && COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" .venv/bin/python -m pytest comfyui_real $(ARGS)
 	COMFYUI="$(abspath $(COMFYUI))" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" $(RUN)/pytest tests/comfyui_real $(ARGS)

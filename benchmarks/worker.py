@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from catalogue import load_catalogue
 from local_platform.console import say, table
-from tests.comfyui_real.tiny_comfyui import tiny_comfyui
+from tests.comfyui_real.tiny_comfyui import chosen_device, tiny_comfyui
 from tests.gpu_endpoint.worker import (
     GPU_ENDPOINT,
     PYTHON,
@@ -222,7 +222,7 @@ async def main(jobs: int) -> int:
         directory = Path(name)
         subjects = {"the stand-in": STAND_IN}
         if (real := tiny_comfyui(directory / "base", directory / "work")) is not None:
-            subjects["a real ComfyUI on the CPU, with tiny weights"] = real
+            subjects[f"a real ComfyUI ({chosen_device()}), with tiny weights"] = real
         else:
             say("NOT MEASURED ON A REAL COMFYUI: set COMFYUI to a checkout of it")
         for subject, environment in subjects.items():

@@ -4,7 +4,8 @@ Copied into ``custom_nodes``. The loader nodes stay ComfyUI's own, so that file 
 Text encoders whose smallest model is too large turn a text into numbers of the right shape, the same ones for the same
 text. A Z-Image model that says its size in its file is built in that size: ComfyUI itself knows but one.
 A save lasts as much longer as the file ``save_seconds`` of the base directory says, if it is there: a tiny clip is
-saved before anybody could cancel it.
+saved before anybody could cancel it. ``step_seconds`` and ``decode_seconds`` prolong each step of a sampler and each
+decoding in the same way, for a GPU, which is done with tiny weights before anybody could see it work.
 ``TrapOutput`` has two of the traps of the stand-in's node of that name, for the benchmark of the worker.
 ``BreakContext`` lets a kernel on the GPU fail, so that ComfyUI's process can compute nothing any more.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 import comfy.model_detection
 import comfy.supported_models
 import folder_paths
+import latent_preview
 import nodes
 import torch
 
@@ -67,21 +69,55 @@ def size_by_file(detection):
     detection.model_config_from_unet = model_config_from_unet
 
 
-def prolong(save):
+def last_longer(what):
+    """As long as the file of this name says."""
+    seconds = Path(folder_paths.base_path, f"{what}_seconds")
+    time.sleep(float(seconds.read_text()) if seconds.exists() else 0.0)
+
+
+def prolong_saves(save):
     """Let a save last longer: its file is there, and it hears no interrupt, as a codec hears none."""
     original = save.execute.__func__
 
     def execute(cls, *arguments, **named):
         saved = original(cls, *arguments, **named)
-        seconds = Path(folder_paths.base_path, "save_seconds")
-        time.sleep(float(seconds.read_text()) if seconds.exists() else 0.0)
+        last_longer("save")
         return saved
 
     save.execute = classmethod(execute)
 
 
+def prolong_steps(previews):
+    """Let each step of a sampler last longer: it is told first, and the sampler hears an interrupt afterwards."""
+    original = previews.prepare_callback
+
+    def prepare_callback(*arguments, **named):
+        tell = original(*arguments, **named)
+
+        def callback(*step):
+            tell(*step)
+            last_longer("step")
+
+        return callback
+
+    previews.prepare_callback = prepare_callback
+
+
+def prolong_decoding(decoder):
+    """Let decoding last longer: the model begins late, and it is the model that hears an interrupt."""
+    original = decoder.decode
+
+    def decode(self, *arguments, **named):
+        last_longer("decode")
+        return original(self, *arguments, **named)
+
+    decoder.decode = decode
+
+
 size_by_file(comfy.model_detection)
-prolong(nodes.NODE_CLASS_MAPPINGS["SaveVideo"])
+prolong_saves(nodes.NODE_CLASS_MAPPINGS["SaveVideo"])
+prolong_steps(latent_preview)
+prolong_decoding(nodes.NODE_CLASS_MAPPINGS["VAEDecode"])
 for name in ("CLIPLoader", "DualCLIPLoader"):
     wrap(nodes.NODE_CLASS_MAPPINGS[name])
 

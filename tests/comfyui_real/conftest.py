@@ -1,4 +1,4 @@
-"""A platform whose one worker drives a real ComfyUI on the CPU, with tiny random weights."""
+"""A platform whose one worker drives a real ComfyUI, on the CPU or on a GPU, with tiny random weights."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -19,7 +19,7 @@ from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
 from local_platform.supervisor import PlatformOptions, Supervisor
 from messaging.ids import new_id
-from tests.comfyui_real.tiny_comfyui import REPOSITORY, tiny_comfyui
+from tests.comfyui_real.tiny_comfyui import REPOSITORY, chosen_device, tiny_comfyui
 from tests.support.waiting import eventually
 
 SMALL = {
@@ -30,6 +30,11 @@ SMALL = {
     "steps": 4,
 }
 """As far as a model has these parameters."""
+STEP_SECONDS = {"cpu": 0.0, "cuda": 0.4}
+"""By device: how much longer each step of a sampler lasts, for reports, cancels and kills to meet it.
+
+A GPU is done with tiny weights in a few hundredths of a second, where real ones take seconds.
+"""
 PLAN = "studio"
 FINAL = ("completed", "failed", "cancelled", "refused")
 
@@ -135,9 +140,9 @@ class RealPlatformHarness:
         work = Path(self.environment["COMFYUI_WORK_DIRECTORY"])
         return [str(path) for name in ("input", "output", "temp") for path in (work / name).rglob("*.*")]
 
-    def prolong_saves(self, seconds: float) -> None:
-        """Let ComfyUI's saving node last that much longer, after its file is there; 0 for as long as it takes."""
-        (Path(self.environment["COMFYUI_BASE_DIRECTORY"]) / "save_seconds").write_text(str(seconds))
+    def prolong(self, what: Literal["step", "decode", "save"], seconds: float) -> None:
+        """Let each step, decoding or save of ComfyUI last that much longer than it takes; see ``tiny_node.py``."""
+        (Path(self.environment["COMFYUI_BASE_DIRECTORY"]) / f"{what}_seconds").write_text(str(seconds))
 
     def delivered(self, generation_id: str) -> list[str]:
         """The keys of an order's objects, whether they were accepted or not."""
@@ -172,6 +177,8 @@ async def real(worker_environment: dict[str, str], tmp_path: Path) -> AsyncItera
         platform = await supervisor.start()
         async with ApiClient(platform, new_id(), PLAN) as user:
             harness = RealPlatformHarness(supervisor, platform, user, worker_environment)
+            harness.prolong("step", STEP_SECONDS[chosen_device()])
+            harness.prolong("decode", 0.0)
             await harness.grant(5000)
             yield harness
     finally:

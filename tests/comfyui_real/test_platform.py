@@ -16,6 +16,7 @@ from PIL import Image
 from catalogue import Model, load_catalogue
 from local_platform.media import probe
 from tests.comfyui_real.conftest import RealPlatformHarness
+from tests.comfyui_real.tiny_comfyui import chosen_device
 from tests.support.media import clip, picture
 from tests.support.waiting import eventually
 
@@ -84,6 +85,9 @@ async def settled(real: RealPlatformHarness) -> tuple[int, int]:
 @pytest.mark.parametrize("node", ["High noise steps", "Decode"])
 async def test_cancelled_work_is_stopped_and_not_charged(real: RealPlatformHarness, node: str) -> None:
     before = await real.balance()
+    if chosen_device() == "cuda":
+        # Less than a worker waits before it kills: decoding itself hears the interrupt.
+        real.prolong("decode", 4.0)
     generation_id = await real.order(steps=30 if node != "Decode" else 4)
     async for event in real.follow(generation_id):
         if event.data.get("node") == node:
@@ -103,7 +107,7 @@ async def test_cancel_in_the_last_save_is_free_and_delivers_nothing(
 ) -> None:
     """ComfyUI ignores an interrupt there: the file is written and the prompt succeeds, or the process must go."""
     before = await real.balance()
-    real.prolong_saves(save_seconds)
+    real.prolong("save", save_seconds)
     try:
         pid = real.comfyui_pid()
         generation_id = await real.order()
@@ -112,7 +116,7 @@ async def test_cancel_in_the_last_save_is_free_and_delivers_nothing(
         generation = await real.ended(generation_id)
         await eventually(lambda: real.files() == [], 30, "an empty disk")
     finally:
-        real.prolong_saves(0)
+        real.prolong("save", 0)
     assert (generation["status"], generation["download"]) == ("cancelled", None)
     assert await settled(real) == before
     following = await real.ended(await real.order())
