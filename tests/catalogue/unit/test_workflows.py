@@ -46,6 +46,14 @@ def test_every_node_has_a_part_in_the_result(model: Model, tier: Tier) -> None:
     assert unused_nodes(of_tier(model, tier), NODES) == set()
 
 
+@each_tier
+def test_a_clip_names_its_codec_as_every_comfyui_of_version_0_33_takes_it(model: Model, tier: Tier) -> None:
+    """The release takes ``codec``; a week later, under the same version, it became ``format.codec``."""
+    saves = [node["inputs"] for node in of_tier(model, tier).values() if node["class_type"] == "SaveVideo"]
+    assert len(saves) == (model.kind == "video")
+    assert all(save["codec"] == save["format.codec"] == "h264" for save in saves)
+
+
 BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
     "an input that is missing": ("13", {"fps": None}, "13.inputs.fps: is missing"),
     "an input that nobody takes": ("13", {"colour": "red"}, "13.inputs.colour: CreateVideo does not take it"),
