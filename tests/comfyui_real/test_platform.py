@@ -130,6 +130,8 @@ async def test_comfyui_killed_at_random_costs_nobody_a_file_or_a_credit(real: Re
     seed = int(os.environ.get("SEED", "7"))
     chance = random.Random(seed)
     before, _ = await real.balance()
+    # A worker whose first start fails ends itself. RunPod starts another one; here, nobody does.
+    await eventually(lambda: real.comfyui_boots() != [], 120, "the worker's first start")
     ordered = [await real.order(chance.choice(QUICK_MODELS)) for _ in range(ORDERS)]
     kills = 0
 
