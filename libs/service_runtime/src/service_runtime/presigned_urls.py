@@ -1,17 +1,11 @@
-"""Presigned S3 addresses, made without a network call and without botocore's service models (30 MB, 100 ms).
-
-Needs botocore, a dependency of the services that use this.
-"""
+"""Presigned S3 addresses, made without a network call."""
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
-from urllib.parse import quote
 
-from botocore.auth import SIGV4_TIMESTAMP, S3SigV4QueryAuth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
+from service_runtime.s3_signing import S3Signer
 
 MAX_VALIDITY: Final = timedelta(days=7)
 """The longest that S3 and R2 allow."""
@@ -32,9 +26,7 @@ class PresignedUrls:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._now = now
-        self._endpoint_url = endpoint_url.rstrip("/")
-        self._region = region
-        self._credentials = Credentials(access_key_id, secret_access_key)
+        self._signer = S3Signer(endpoint_url, region, access_key_id, secret_access_key)
 
     def put(self, bucket: str, key: str, validity: timedelta, headers: Mapping[str, str] | None = None) -> str:
         """An address that takes PUTs to exactly this key until it expires, with exactly these ``headers`` if given."""
@@ -70,20 +62,7 @@ class PresignedUrls:
         headers: Mapping[str, str] | None = None,
         parameters: Mapping[str, str] | None = None,
     ) -> str:
-        url = f"{self._endpoint_url}/{quote(bucket)}" + ("" if key is None else f"/{quote(key)}")
-        request = AWSRequest(method, url, headers=dict(headers or {}), params=dict(parameters or {}))
         seconds = int(min(validity, MAX_VALIDITY).total_seconds())
-        _DatedAuth(self._credentials, self._region, seconds, datetime.fromtimestamp(self._now(), UTC)).add_auth(request)
-        return str(request.url)
-
-
-class _DatedAuth(S3SigV4QueryAuth):  # type: ignore[misc] # botocore has no types
-    """botocore's signer at a given time, instead of this host's."""
-
-    def __init__(self, credentials: Credentials, region: str, seconds: int, time: datetime) -> None:
-        super().__init__(credentials, "s3", region, seconds)
-        self._timestamp = time.strftime(SIGV4_TIMESTAMP)
-
-    def _modify_request_before_signing(self, request: AWSRequest) -> None:
-        request.context["timestamp"] = self._timestamp
-        super()._modify_request_before_signing(request)
+        return self._signer.address(
+            method, bucket, key, seconds=seconds, now=self._now(), headers=headers, parameters=parameters
+        )

@@ -1,4 +1,4 @@
-"""Requests to one S3 endpoint, signed by botocore's signer and sent directly.
+"""Requests to one S3 endpoint, signed and sent directly.
 
 A request through aioboto3 costs several times as much processor time, and its model of S3 takes 20 MB: that is loaded
 for what is rare only (``storage.s3_client``).
@@ -8,26 +8,25 @@ A try that may succeed when it is repeated is repeated, ``MAX_TRIES`` in all: no
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from hashlib import sha256 as sha256_of
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from typing import Final
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 from uuid import uuid4
 from xml.etree import ElementTree
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from yarl import URL
 
 from service_runtime.backoff import Backoff
+from service_runtime.s3_signing import S3Signer
 from storage.settings import Settings
 
 MAX_TRIES: Final = 3
@@ -67,11 +66,13 @@ class S3Requests:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._endpoint = settings.s3_endpoint_url.rstrip("/")
-        credentials = Credentials(
-            settings.s3_access_key_id.get_secret_value(), settings.s3_secret_access_key.get_secret_value()
+        self._endpoint_url = settings.s3_endpoint_url
+        self._signer = S3Signer(
+            settings.s3_endpoint_url,
+            settings.s3_region,
+            settings.s3_access_key_id.get_secret_value(),
+            settings.s3_secret_access_key.get_secret_value(),
         )
-        self._signer = _Signer(credentials, "s3", settings.s3_region)
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -81,7 +82,7 @@ class S3Requests:
 
     async def open(self) -> None:
         """Make the pool. It connects when it is first used."""
-        address = urlsplit(self._endpoint)
+        address = urlsplit(self._endpoint_url)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
             timeout=_TIMEOUT,
@@ -112,8 +113,7 @@ class S3Requests:
         ``sha256`` is that of ``body``, in hex; the store refuses another body. Raises ``S3Refused`` for an answer that
         is no success, and an error of aiohttp's or of the network's if there is no answer.
         """
-        url = f"{self._endpoint}/{quote(bucket)}/{quote(key)}"
-        response = await self._answer(operation, url, _whole_if_small(body), sha256, headers or {})
+        response = await self._answer(operation, bucket, key, _whole_if_small(body), sha256, headers or {})
         try:
             yield response
         finally:
@@ -121,13 +121,13 @@ class S3Requests:
             response.release()
 
     async def _answer(
-        self, operation: str, url: str, body: Path | bytes | None, sha256: str, headers: Mapping[str, str]
+        self, operation: str, bucket: str, key: str, body: Path | bytes | None, sha256: str, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         call, tries = uuid4(), 0
         while True:
             tries += 1
             try:
-                return await self._try(operation, url, body, sha256, headers)
+                return await self._try(operation, bucket, key, body, sha256, headers)
             except (aiohttp.ClientConnectionError, TimeoutError):
                 if tries == MAX_TRIES:
                     raise
@@ -137,18 +137,18 @@ class S3Requests:
             await asyncio.sleep(BACKOFF.seconds(tries, call))
 
     async def _try(
-        self, operation: str, url: str, body: Path | bytes | None, sha256: str, headers: Mapping[str, str]
+        self, operation: str, bucket: str, key: str, body: Path | bytes | None, sha256: str, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("open() was not called")
         method = operation.removesuffix("Object").upper()
         # Signed anew for each try: a signature is good for a quarter of an hour, and a body may take long.
-        signed = self._signer.signed(method, url, headers, sha256)
+        signed = self._signer.headers(method, bucket, key, headers, sha256, time.time())
         is_file = isinstance(body, Path)
         async with asyncio.timeout(CONTINUE_SECONDS if is_file else None) as wait:
             response = await self._session.request(
                 method,
-                URL(url, encoded=True),
+                URL(self._signer.url(bucket, key), encoded=True),
                 # The encoding is not signed, because proxies change it. Without it aiohttp asks for a compressed
                 # answer.
                 headers=signed | {"Accept-Encoding": "identity"},
@@ -188,21 +188,6 @@ def _code_in(document: bytes) -> str:
         return ElementTree.fromstring(document).findtext("Code") or ""  # noqa: S314 - expat bounds what entities become
     except ElementTree.ParseError:
         return ""
-
-
-class _Signer(S3SigV4Auth):  # type: ignore[misc] # botocore has no types
-    """botocore's signer, which is told the checksum of the body: it was measured when the body was fetched."""
-
-    def signed(self, method: str, url: str, headers: Mapping[str, str], sha256: str) -> dict[str, str]:
-        """``headers``, and those that sign a request."""
-        request = AWSRequest(method, url, headers=dict(headers))
-        request.context["sha256"] = sha256
-        self.add_auth(request)
-        return dict(request.headers.items())
-
-    def payload(self, request: AWSRequest) -> Any:
-        """The checksum that is signed."""
-        return request.context["sha256"]
 
 
 class _File(aiohttp.Payload):
