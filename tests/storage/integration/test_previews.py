@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 from uuid import uuid4
 
+import msgspec
 import psutil
 import pytest
 import sqlalchemy as sa
@@ -32,9 +33,9 @@ from storage.deletions import Deletions
 from storage.handlers import VerificationHandler
 from storage.object_store import ObjectStore
 from storage.previews import MAX_FAILURES, Previews, measure
-from storage.repository import ClaimedPreviews, NewPreviews
+from storage.repository import ClaimedPreviews
 from storage.signing import signer_of
-from storage.tables import PREVIEWS, previews
+from storage.tables import PREVIEWS, assets, previews
 from storage.worker import OUTPUT_SUBJECTS, Verifications
 from tests.messaging.leases.case import LeaseCase
 from tests.messaging.leases.conformance import LeaseRules
@@ -274,7 +275,11 @@ class PreviewCase(LeaseCase):
 
     async def add(self, connection: AsyncConnection, count: int) -> None:
         for _ in range(count):
-            await repository.add_asset(connection, an_asset(), NewPreviews(None))
+            asset = an_asset()
+            values = msgspec.structs.asdict(asset) | {"role": "output", "media": msgspec.to_builtins(asset.media)}
+            await connection.execute(sa.insert(assets).values(values))
+            wanted = {name: values[name] for name in ("asset_id", "generation_id", "user_id")}
+            await connection.execute(sa.insert(previews).values(wanted))
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[ClaimedPreviews]:
         return await repository.claim_previews(connection, room, lease)

@@ -21,6 +21,7 @@ from messaging.leases import LEASE
 from storage import repository
 from storage.errors import DecoderFailed, StoreUnavailable
 from storage.handlers import MAX_DECODER_FAILURES
+from storage.repository import NewPreviews
 from storage.tables import VERIFICATIONS
 from storage.worker import OUTPUT_SUBJECTS, measure
 from tests.storage.integration.conftest import StorageHarness, output_lookup, output_ready, verify_inputs
@@ -169,6 +170,25 @@ async def test_a_worker_cannot_record_a_result_after_its_lease(storage: StorageH
     async with storage.transactions.begin() as tx:
         assert await repository.complete(tx.connection, stale.claim, "storage.event.asset-rejected.v1") is False
     assert len(await storage.published()) == 1
+
+
+async def test_a_worker_cannot_record_an_output_after_its_lease(storage: StorageHarness) -> None:
+    generation_id, reported = storage.upload_output(clip())
+    request = output_ready(generation_id, reported)
+    stored = await storage.verifier.store_output(request, reported)
+    await storage.receive(request)
+    async with storage.transactions.begin() as tx:
+        (stale,) = await repository.claim_due(tx.connection, OUTPUT_SUBJECTS, 1, -LEASE)
+    async with storage.transactions.begin() as tx:
+        (current,) = await repository.claim_due(tx.connection, OUTPUT_SUBJECTS, 1, LEASE)
+    async with storage.transactions.begin() as tx:
+        assert await repository.record_output(tx.connection, stale.claim, stored, NewPreviews(None)) is None
+    assert await storage.assets() == []
+    async with storage.transactions.begin() as tx:
+        recorded = await repository.record_output(tx.connection, current.claim, stored, NewPreviews(None))
+        assert recorded is not None
+        assert recorded.asset.asset_id == stored.asset_id
+        assert await repository.record_output(tx.connection, current.claim, stored, NewPreviews(None)) is None
 
 
 async def test_a_lookup_finds_the_output_under_the_key_of_any_attempt(storage: StorageHarness) -> None:

@@ -116,6 +116,14 @@ class LeasedTable:
             f"{self.fence} = {alias}.{self.fence} + 1, {self.tries} = {alias}.{self.tries} + 1"
         )
 
+    def complete_sql(self) -> str:
+        """What the UPDATE of :meth:`complete` sets, for a statement that is written as text."""
+        return f"{self.due_at} = NULL, {self.leased_until} = NULL"
+
+    def held_sql(self, alias: str) -> str:
+        """:meth:`held` for a statement that is written as text: it names the key, and binds the fence as ``:fence``."""
+        return f"({alias}.{self.fence} = :fence AND {alias}.{self.leased_until} IS NOT NULL)"
+
     def claim_of(self, row: sa.Row[Any] | Record) -> Claim:
         """The claim that a row stands for which the UPDATE of a claim returned."""
         values = row._mapping if isinstance(row, sa.Row) else row

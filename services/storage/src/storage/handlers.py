@@ -172,15 +172,16 @@ class VerificationHandler:
     async def _record_asset(self, work: _Work, asset: AssetStored) -> None:
         """Record and announce an output. If the generation has one already, that one is announced again."""
         failpoint("storage.before_record")
+        previews = None if self._wake_previews is None else NewPreviews(work.claimed.traceparent)
         async with self._transactions.begin() as tx:
-            if await repository.complete(tx.connection, work.claimed.claim, AssetStored.subject):
-                previews = None if self._wake_previews is None else NewPreviews(work.claimed.traceparent)
-                recorded = await repository.add_asset(tx.connection, asset, previews)
-                tx.publish(recorded.asset, cause=work.request)
-                if self._wake_previews is not None:
-                    tx.after_commit(self._wake_previews)
-                if recorded.is_deleted:
-                    tx.after_commit(self._wake_deletions)
+            recorded = await repository.record_output(tx.connection, work.claimed.claim, asset, previews)
+            if recorded is None:
+                return
+            tx.publish(recorded.asset, cause=work.request)
+            if self._wake_previews is not None:
+                tx.after_commit(self._wake_previews)
+            if recorded.is_deleted:
+                tx.after_commit(self._wake_deletions)
 
     async def _record(self, work: _Work, result: Message) -> None:
         async with self._transactions.begin() as tx:

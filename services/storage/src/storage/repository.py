@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.storage import AssetStored, PreviewsStored
 from contracts.values import MediaProperties
+from messaging.failpoints import failpoint
 from messaging.leases import Claim, LeasedTable, any_of
 from service_runtime.statements import Record, Statement
 from storage.domain import VerifiedUpload
@@ -180,10 +181,9 @@ _CLAIM_PREVIEWS: Final = _claim_in_turns(PREVIEWS)
 _DUE_AGAIN: Final = """
     opened_at = now(), due_at = now(), leased_until = NULL, fence = d.fence + 1, tries = 0, deleted_at = NULL
 """
-_REOPEN_DELETION_SQL: Final = f"""
-    UPDATE storage.deletions AS d SET {_DUE_AGAIN} WHERE d.generation_id = :generation_id RETURNING d.generation_id
-"""  # noqa: S608 - the insertion is a constant
-_REOPEN_DELETION: Final = Statement(_REOPEN_DELETION_SQL)
+_REOPEN_DELETION: Final = Statement(f"""
+    UPDATE storage.deletions AS d SET {_DUE_AGAIN} WHERE d.generation_id = :generation_id
+""")  # noqa: S608 - the insertion is a constant
 _ADD_DELETION: Final = Statement(f"""
     INSERT INTO storage.deletions AS d (generation_id, user_id, message_id, traceparent, requested_at)
     VALUES (:generation_id, :user_id, :message_id, :traceparent, :requested_at)
@@ -194,24 +194,36 @@ _ADD_DELETION: Final = Statement(f"""
 """)  # noqa: S608 - the insertion is a constant
 
 # A conflict of any constraint: with a target, two that come at the same instant can meet at the key of the object.
-# One row is returned, also where nothing was added.
-_ADD_ASSET: Final = Statement(f"""
-    WITH added AS (
+# No row: the claim does not stand. Without an asset in it: the generation has one.
+_RECORD_OUTPUT: Final = Statement(f"""
+    WITH completed AS (
+        UPDATE storage.verifications AS v
+        SET {VERIFICATIONS.complete_sql()}, answer = :answer, answered_at = now()
+        WHERE v.message_id = :message_id AND {VERIFICATIONS.held_sql("v")}
+        RETURNING v.message_id
+    ), added AS (
         INSERT INTO storage.assets (
             asset_id, generation_id, role, user_id, attempt_id, attempt_number, object_key, poster_object_key,
             size_bytes, sha256, media)
-        VALUES (
-            :asset_id, :generation_id, '{OUTPUT}', :user_id, :attempt_id, :attempt_number, :object_key,
-            :poster_object_key, :size_bytes, :sha256, CAST(:media AS jsonb))
+        SELECT
+            CAST(:asset_id AS uuid), CAST(:generation_id AS uuid), '{OUTPUT}', CAST(:user_id AS uuid),
+            CAST(:attempt_id AS uuid), CAST(:attempt_number AS integer), CAST(:object_key AS text),
+            CAST(:poster_object_key AS text), CAST(:size_bytes AS bigint), CAST(:sha256 AS text),
+            CAST(:media AS jsonb)
+        FROM completed
         ON CONFLICT DO NOTHING
         RETURNING *
     ), requested AS (
         INSERT INTO storage.previews (asset_id, generation_id, user_id, traceparent)
         SELECT asset_id, generation_id, user_id, CAST(:traceparent AS text) FROM added
         WHERE CAST(:with_previews AS boolean)
-    ), reopened AS ({_REOPEN_DELETION_SQL})
+    ), reopened AS (
+        UPDATE storage.deletions AS d SET {_DUE_AGAIN}
+        WHERE d.generation_id = :generation_id AND EXISTS (SELECT FROM completed)
+        RETURNING d.generation_id
+    )
     SELECT added.*, EXISTS (SELECT FROM reopened) AS is_deleted
-    FROM (VALUES (1)) AS always LEFT JOIN added ON true
+    FROM completed LEFT JOIN added ON true
 """)  # noqa: S608 - the insertions are constants
 _FIND_ASSETS: Final = Statement(f"""
     SELECT * FROM storage.assets WHERE generation_id = ANY (CAST(:generation_ids AS uuid[])) AND role = '{OUTPUT}'
@@ -278,13 +290,20 @@ async def find_assets(connection: AsyncConnection, generation_ids: Collection[UU
     return {row["generation_id"]: _announcement(row) for row in rows}
 
 
-async def add_asset(connection: AsyncConnection, asset: AssetStored, requested: NewPreviews | None) -> RecordedAsset:
-    """Record the output of a generation, unless it has one.
+async def record_output(
+    connection: AsyncConnection, claim: Claim, asset: AssetStored, requested: NewPreviews | None
+) -> RecordedAsset | None:
+    """Close a verification with the output of its generation, and record that, unless the generation has one.
 
-    If previews of it are ``requested``, they are due at once. If its user has deleted the generation, the file is to
-    go: its deletion is due again.
+    None if another worker has claimed the verification since: then nothing is changed. If previews are ``requested``,
+    they are due at once. If the user has deleted the generation, the file is to go: its deletion is due again.
     """
+    failpoint("lease.before_complete")
+    (message_id,) = claim.key
     values = {
+        "message_id": message_id,
+        "fence": claim.fence,
+        "answer": AssetStored.subject,
         "asset_id": asset.asset_id,
         "generation_id": asset.generation_id,
         "user_id": asset.user_id,
@@ -298,7 +317,9 @@ async def add_asset(connection: AsyncConnection, asset: AssetStored, requested: 
         "with_previews": requested is not None,
         "traceparent": None if requested is None else requested.traceparent,
     }
-    (added,) = await _ADD_ASSET.fetch(connection, values)
+    added = await _RECORD_OUTPUT.fetch_one(connection, values)
+    if added is None:
+        return None
     if added["asset_id"] is not None:
         return RecordedAsset(_announcement(added), is_deleted=added["is_deleted"])
     existing = await find_assets(connection, [asset.generation_id])

@@ -93,11 +93,16 @@ class Verifier:
             check_object_key(request.generation_id, reported.object_key)
             fetched = await self._store.fetch(self._incoming, reported.object_key, path, request.max_size_bytes)
             check_size_and_checksum(reported, fetched.size_bytes, fetched.sha256)
+            body: Path | bytes = path
             if self._decoders.mark_outputs:
-                path, inspection = await self._mark(path, request.kind, files)
-                # To hand a small file to a thread takes longer than to read it.
                 is_small = fetched.size_bytes <= CHUNK_BYTES
-                fetched = _measured(path) if is_small else await asyncio.to_thread(_measured, path)
+                body, inspection = await self._mark(path, request.kind, files)
+                if is_small:
+                    # To hand it to a thread takes longer than to read it.
+                    body = body.read_bytes()
+                    fetched = FetchedFile(len(body), sha256_of(body).hexdigest())
+                else:
+                    fetched = await asyncio.to_thread(_measured, body)
             else:
                 inspection = await self._decoders.inspect(path, request.kind, MAX_OUTPUT_PIXELS)
             check_format(expected, inspection)
@@ -107,7 +112,7 @@ class Verifier:
             attempt = _Attempt(reported.attempt_id, reported.attempt_number)
             failpoint("storage.before_put")
             existing, poster = await _both(
-                self._store.put_once(key, path, fetched.sha256, content_type, attempt.as_metadata()),
+                self._store.put_once(key, body, fetched.sha256, content_type, attempt.as_metadata()),
                 self._put_poster(request, key, fetched, inspection),
             )
             failpoint("storage.after_put")
