@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import httpx
-
 from generation.runpod.client import RunPodClient
+from generation.runpod.transport import AiohttpTransport
 
 Respond = Callable[[asyncio.StreamWriter], Awaitable[None]]
 """Write the answer to one request."""
@@ -45,6 +44,7 @@ class Provider:
     """Answers by path; ``calls`` are the paths requested, in order."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.answers: dict[str, Respond] = {}
         self.calls: list[str] = []
 
@@ -65,7 +65,9 @@ class Provider:
 
 
 @asynccontextmanager
-async def answering(call_seconds: float = 30.0) -> AsyncIterator[tuple[Provider, RunPodClient]]:
+async def answering(
+    call_seconds: float = 30.0, timeout_seconds: float = 30.0
+) -> AsyncIterator[tuple[Provider, RunPodClient]]:
     """A provider that runs inside the block, and a client that waits ``call_seconds`` for a complete answer."""
     provider, open_connections = Provider(), set[asyncio.Task[None]]()
 
@@ -76,12 +78,17 @@ async def answering(call_seconds: float = 30.0) -> AsyncIterator[tuple[Provider,
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    http = httpx.AsyncClient(timeout=30.0, trust_env=False)
+    transport = AiohttpTransport(connections=100)
     try:
-        base = f"http://127.0.0.1:{port}"
-        yield provider, RunPodClient(http, base, "key", call_seconds, rest_base=base)
+        provider.url = base = f"http://127.0.0.1:{port}"
+        yield (
+            provider,
+            RunPodClient(
+                transport, base, "key", timeout_seconds=timeout_seconds, call_seconds=call_seconds, rest_base=base
+            ),
+        )
     finally:
-        await http.aclose()
+        await transport.aclose()
         server.close()
         for task in open_connections:
             task.cancel()

@@ -36,7 +36,7 @@ class RunPod:
         self.answers |= {f"/v1/endpoints/{one}": httpx.Response(200, json={"workersMax": 3}) for one in IDS.values()}
         self.asked: list[str] = []
         self.jobs: list[dict[str, object]] = []
-        self.http = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
+        self.transport = httpx.MockTransport(self.answer)
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request.url.path)
@@ -46,7 +46,9 @@ class RunPod:
 
     def checks(self, harness: GenerationHarness, policy: HealthPolicy = EVERY_MINUTE) -> EndpointHealthChecks:
         """One replica."""
-        client = RunPodClient(self.http, "https://api", "key", 5.0, "https://rest")
+        client = RunPodClient(
+            self.transport, "https://api", "key", timeout_seconds=5.0, call_seconds=5.0, rest_base="https://rest"
+        )
         return EndpointHealthChecks(harness.transactions, client, IDS, policy)
 
 

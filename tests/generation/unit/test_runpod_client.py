@@ -13,7 +13,6 @@ from prometheus_client import REGISTRY
 from generation.runpod.answers import ProviderRefused, ProviderRejected, ProviderUnanswered
 from generation.runpod.client import MAX_RESULT_BYTES, BilledTime, ProviderUnavailable, RunPodClient
 from generation.runpod.job import JobInput, JobPolicy, JobRequest, RequestedOutput
-from service_runtime.bounded_http import bounded_client
 
 JOB = JobRequest(
     input=JobInput(
@@ -36,8 +35,14 @@ Answer = Callable[[httpx.Request], httpx.Response]
 
 
 def client(answer: Answer, max_answer_bytes: int = MAX_RESULT_BYTES) -> RunPodClient:
-    http = bounded_client(max_answer_bytes, transport=httpx.MockTransport(answer))
-    return RunPodClient(http, "https://api.example.com", "key", call_seconds=5.0)
+    return RunPodClient(
+        httpx.MockTransport(answer),
+        "https://api.example.com",
+        "key",
+        timeout_seconds=5.0,
+        call_seconds=5.0,
+        max_answer_bytes=max_answer_bytes,
+    )
 
 
 def raising(error: type[httpx.TransportError]) -> Answer:

@@ -20,17 +20,25 @@ def bounded_client(max_answer_bytes: int, **options: Any) -> httpx.AsyncClient:
     ``options`` are the client's own. A body that is streamed is counted while it is read.
     """
 
-    async def bound(response: httpx.Response) -> None:
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
-            raise AnswerRefused("the answer is encoded although that was not asked for", request=response.request)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _CountedStream(response.stream, max_answer_bytes, response.request)
+    async def bound_response(response: httpx.Response) -> None:
+        bound(response, max_answer_bytes)
 
     client = httpx.AsyncClient(**options)
     client.headers["accept-encoding"] = "identity"
-    client.event_hooks["response"].append(bound)
+    client.event_hooks["response"].append(bound_response)
     return client
+
+
+def bound(response: httpx.Response, max_answer_bytes: int) -> None:
+    """Before the body of ``response`` is read: have that raise ``AnswerRefused`` beyond ``max_answer_bytes``.
+
+    Raises ``AnswerRefused`` if the body is encoded.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise AnswerRefused("the answer is encoded although that was not asked for", request=response.request)
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    response.stream = _CountedStream(response.stream, max_answer_bytes, response.request)
 
 
 class _CountedStream(httpx.AsyncByteStream):

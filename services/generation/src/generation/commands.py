@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 from catalogue.gpu_cost import TARGET_MARGIN
 from generation.domain.margins import EndpointCost, OrdersOfSize
 from generation.repository.margins import MOST_ROWS, get_costs_by_endpoint, get_orders_by_size
-from generation.runpod.client import MAX_RESULT_BYTES, BilledTime, ProviderUnavailable, RunPodClient
+from generation.runpod.client import BilledTime, ProviderUnavailable, RunPodClient
+from generation.runpod.transport import AiohttpTransport
 from generation.settings import CommandSettings
-from service_runtime.bounded_http import bounded_client
 from service_runtime.database import engine_for
 from service_runtime.settings import settings_from_environment
 
@@ -123,8 +123,15 @@ async def _ask_for_bill(
     if settings.runpod_api_key is None:
         return None, "RunPod's bill was not asked for: GENERATION_RUNPOD_API_KEY is not set."
     key = settings.runpod_api_key.get_secret_value()
-    async with bounded_client(MAX_RESULT_BYTES, timeout=_CALL_SECONDS) as http:
-        client = RunPodClient(http, "", key, _CALL_SECONDS, settings.runpod_rest_base)
+    async with AiohttpTransport(connections=1) as transport:
+        client = RunPodClient(
+            transport,
+            "",
+            key,
+            timeout_seconds=_CALL_SECONDS,
+            call_seconds=_CALL_SECONDS,
+            rest_base=settings.runpod_rest_base,
+        )
         try:
             return await client.billed(begin, end), ""
         except ProviderUnavailable as error:

@@ -11,7 +11,8 @@ from generation.callback_urls import CallbackUrls
 from generation.job_requests import JobRequests
 from generation.public_addresses import PublicFetcher
 from generation.returned_files import LARGEST_BYTES, ReturnedFiles
-from generation.runpod.client import CANCELS_AT_ONCE, MAX_RESULT_BYTES, POLLS_AT_ONCE, RunPodClient
+from generation.runpod.client import CANCELS_AT_ONCE, POLLS_AT_ONCE, RunPodClient
+from generation.runpod.transport import AiohttpTransport
 from generation.settings import Settings
 from generation.stock_inputs import StockInputs
 from service_runtime.bounded_http import bounded_client
@@ -34,10 +35,12 @@ class Dependencies:
     job_requests: JobRequests
     runpod: RunPodClient
     returned_files: ReturnedFiles
+    provider: AiohttpTransport
     http_clients: tuple[httpx.AsyncClient, ...]
 
     async def close(self) -> None:
         """Close every connection."""
+        await self.provider.aclose()
         for client in self.http_clients:
             await client.aclose()
 
@@ -48,7 +51,7 @@ def build_dependencies(settings: Settings, clock: DatabaseClock) -> Dependencies
     callback_urls = CallbackUrls(
         settings.callback_base_url, [secret.get_secret_value() for secret in settings.callback_secrets]
     )
-    provider_http = _provider_http(settings)
+    provider = _provider_transport(settings)
     transfer_http = bounded_client(MAX_UPLOAD_BYTES, timeout=_TRANSFER_TIMEOUT)
     job_requests = JobRequests(
         catalogue,
@@ -66,9 +69,10 @@ def build_dependencies(settings: Settings, clock: DatabaseClock) -> Dependencies
     )
     untrusted_http = bounded_client(LARGEST_BYTES, timeout=_TRANSFER_TIMEOUT, trust_env=False, follow_redirects=False)
     runpod = RunPodClient(
-        provider_http,
+        provider,
         settings.runpod_api_base,
         settings.runpod_api_key.get_secret_value(),
+        timeout_seconds=settings.runpod_timeout_seconds,
         call_seconds=settings.lease_seconds,
         rest_base=settings.runpod_rest_base,
     )
@@ -78,8 +82,8 @@ def build_dependencies(settings: Settings, clock: DatabaseClock) -> Dependencies
         _presigned_urls(settings, settings.s3_endpoint_url, clock),
         settings.s3_incoming_bucket,
     )
-    http_clients = (provider_http, transfer_http, untrusted_http)
-    return Dependencies(catalogue, callback_urls, job_requests, runpod, returned_files, http_clients)
+    http_clients = (transfer_http, untrusted_http)
+    return Dependencies(catalogue, callback_urls, job_requests, runpod, returned_files, provider, http_clients)
 
 
 def _load_catalogue(settings: Settings) -> Catalogue:
@@ -90,14 +94,10 @@ def _load_catalogue(settings: Settings) -> Catalogue:
     return catalogue
 
 
-def _provider_http(settings: Settings) -> httpx.AsyncClient:
+def _provider_transport(settings: Settings) -> AiohttpTransport:
     # Submissions, polls of each endpoint, cancels and health: none of them waits for the connection of another.
     connections = settings.submit_concurrency + (POLLS_AT_ONCE + 1) * len(settings.endpoints) + CANCELS_AT_ONCE
-    return bounded_client(
-        MAX_RESULT_BYTES,
-        timeout=settings.runpod_timeout_seconds,
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=32),
-    )
+    return AiohttpTransport(connections)
 
 
 def _presigned_urls(settings: Settings, endpoint_url: str, clock: DatabaseClock) -> PresignedUrls:

@@ -1,1 +1,2 @@
-"""RunPod's API: ``client`` calls it, ``job`` is the body of ``/run``, ``answers`` decides what an answer proves."""
+"""RunPod's API: ``client`` calls it, ``transport`` carries the calls, ``job`` is the body of ``/run``, and ``answers``
+decides what an answer proves."""

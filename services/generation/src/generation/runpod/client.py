@@ -32,6 +32,7 @@ from generation.runpod.answers import (
 from generation.runpod.job import JobRequest, KeepAliveRequest
 from generation.settings import REST_BASE
 from service_runtime.backoff import Backoff
+from service_runtime.bounded_http import bound
 from service_runtime.tracing import step
 
 MAX_RESULT_BYTES: Final = 24 * 1024 * 1024
@@ -70,19 +71,36 @@ class BilledTime:
 
 
 class RunPodClient:
-    """One per process. ``http`` carries the timeouts and the largest answer, and is closed by its owner.
+    """One per process. ``transport`` is closed by its owner.
 
-    The timeouts bound each wait for the next byte; ``call_seconds`` bounds the whole of one request and its answer.
+    ``timeout_seconds`` bounds each wait for a connection and for the next byte; ``call_seconds`` bounds the whole of
+    one request and its answer.
     """
 
     def __init__(
-        self, http: httpx.AsyncClient, api_base: str, api_key: str, call_seconds: float, rest_base: str = REST_BASE
+        self,
+        transport: httpx.AsyncBaseTransport,
+        api_base: str,
+        api_key: str,
+        *,
+        timeout_seconds: float,
+        call_seconds: float,
+        rest_base: str = REST_BASE,
+        max_answer_bytes: int = MAX_RESULT_BYTES,
     ) -> None:
-        self._http = http
+        self._transport = transport
         self._call_seconds = call_seconds
+        self._max_answer_bytes = max_answer_bytes
         self._base = f"{api_base.rstrip('/')}/v2"
         self._rest = f"{rest_base.rstrip('/')}/v1"
-        self._headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json"}
+        self._headers = {
+            "accept": "*/*",
+            "accept-encoding": "identity",
+            "authorization": f"Bearer {api_key}",
+            "content-type": "application/json",
+            "user-agent": f"python-httpx/{httpx.__version__}",
+        }
+        self._extensions = {"timeout": httpx.Timeout(timeout_seconds).as_dict()}
         self._cancelling = asyncio.Semaphore(CANCELS_AT_ONCE)
 
     async def run(self, endpoint_id: str, job: JobRequest | KeepAliveRequest) -> str:
@@ -94,7 +112,7 @@ class RunPodClient:
         async with _measured("run"):
             try:
                 url = f"{self._base}/{endpoint_id}/run"
-                answer = await self._complete("run", self._http.post(url, content=body, headers=self._headers))
+                answer = await self._complete("run", self._send("POST", url, body))
             except _NOT_SENT as error:
                 raise ProviderRefused(_describe(error)) from error
             except httpx.RequestError as error:
@@ -114,7 +132,7 @@ class RunPodClient:
         """Have the job stopped; one that is over or unknown counts as stopped. Raises ProviderUnavailable."""
         url = f"{self._base}/{endpoint_id}/cancel/{job_id}"
         async with self._cancelling, _measured("cancel"):
-            answer = await self._with_retries("cancel", url, lambda: self._http.post(url, headers=self._headers))
+            answer = await self._with_retries("cancel", url, lambda: self._send("POST", url))
             if answer.status_code not in (400, 404):
                 _successful(answer)
 
@@ -151,7 +169,22 @@ class RunPodClient:
             return [line for record in records if (line := _billed(record)) is not None]
 
     async def _get(self, url: str) -> httpx.Response:
-        return await self._http.get(url, headers=self._headers)
+        return await self._send("GET", url)
+
+    async def _send(self, method: str, url: str, body: bytes = b"") -> httpx.Response:
+        """One request and its whole answer. Raises httpx.RequestError.
+
+        Without ``httpx.AsyncClient``: redirects, cookies and the like are no part of this API, and cost as much again.
+        """
+        request = httpx.Request(method, url, headers=self._headers, content=body, extensions=self._extensions)
+        answer = await self._transport.handle_async_request(request)
+        answer.request = request
+        try:
+            bound(answer, self._max_answer_bytes)
+            await answer.aread()
+        finally:
+            await answer.aclose()
+        return answer
 
     async def _complete(self, operation: str, call: Awaitable[httpx.Response]) -> httpx.Response:
         """The complete answer, if it comes in time. Raises httpx.RequestError."""
