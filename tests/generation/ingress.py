@@ -53,7 +53,7 @@ class IngressHarness:
         )
         self.processor = CallbackProcessor(harness.transactions, harness.policy, harness.wake_ups)
         transfers = FileTransfers(harness.transactions, self.files, harness.policy, harness.wake_ups)
-        self.transfers = transfers.worker(poll_seconds=0.2)
+        self.transfers = transfers.worker(poll_seconds=0.2, retry_seconds=0.2)
 
     def url(self, attempt_id: UUID) -> str:
         """A callback address of the attempt that is valid for a minute."""

@@ -32,6 +32,21 @@ async def callback(harness: GenerationHarness) -> None:
         assert await add_callback(connection, attempt.attempt_id, "webhook", b"{}")
 
 
+async def carrier(harness: GenerationHarness) -> None:
+    await callback(harness)
+    await harness.execute("UPDATE generation.provider_callbacks SET carries_file = true")
+
+
+async def carrier_of_a_worker_that_died(harness: GenerationHarness) -> None:
+    await carrier(harness)
+    await harness.execute(f"UPDATE generation.provider_callbacks SET leased_until = {AGAIN}")
+
+
+async def carrier_under_way(harness: GenerationHarness) -> None:
+    await carrier(harness)
+    await harness.execute("UPDATE generation.provider_callbacks SET leased_until = now() + interval '1 minute'")
+
+
 async def check(harness: GenerationHarness) -> None:
     await claimed(harness)
     await harness.execute(f"UPDATE generation.attempts SET check_at = {AGAIN}")
@@ -74,6 +89,9 @@ DUE: dict[str, tuple[Callable[[GenerationHarness], Awaitable[object]], set[str]]
     "nothing": (claimed, set()),
     "an order to claim": (ready, {"dispatch"}),
     "a callback": (callback, {"callbacks"}),
+    "a file to transfer": (carrier, {"file_transfers"}),
+    "a file whose worker died": (carrier_of_a_worker_that_died, {"file_transfers"}),
+    "a file under way": (carrier_under_way, set()),
     "an attempt to check": (check, {"checks"}),
     "a job to stop": (cancel, {"cancels"}),
     "a deadline": (overdue, {"timers"}),
@@ -87,7 +105,8 @@ async def test_the_sweep_wakes_the_loop_that_has_something_to_do(harness: Genera
     prepare, expected = DUE[due]
     await prepare(harness)
     wake_ups = harness.wake_ups
-    events = {name: getattr(wake_ups, name) for name in ("dispatch", "callbacks", "checks", "cancels", "timers")}
+    names = ("dispatch", "callbacks", "file_transfers", "checks", "cancels", "timers")
+    events = {name: getattr(wake_ups, name) for name in names}
     for event in events.values():
         event.clear()
     wake_ups.take_endpoints()

@@ -21,11 +21,13 @@ import generation.repository.early_cancels
 import generation.repository.fair_queue
 import generation.repository.sweep
 import generation.repository.timers
+import payments.repository.due_work
 import payments.repository.payments
 import payments.repository.provider_events
 import payments.repository.refunds
 import storage.repository
 from contracts.message import Service
+from contracts.payments import PROVIDERS
 from messaging.dead_letters import DeadLetters
 from messaging.leases import Claim, LeasedTable
 from messaging.outbox import Outbox
@@ -295,6 +297,21 @@ CASES: Final[Mapping[str, Case]] = {
         (EVENTS_SQL.format(matched_at="now()", next_match_at="NULL"),),
         (EVENTS_SQL.format(matched_at="NULL", next_match_at="now()"),),
         lambda at: payments.repository.provider_events.claim_unmatched(at, "stripe", BATCH, LEASE),
+    ),
+    "what_is_due_at_providers": Case(
+        "payments",
+        (
+            ENDED_PAYMENTS,
+            REFUNDS_SQL.format(reference="uuidv7()::text", state="'succeeded'", next_try_at="NULL"),
+            EVENTS_SQL.format(matched_at="now()", next_match_at="NULL"),
+        ),
+        (
+            OPEN_PAYMENTS,
+            REFUNDS_SQL.format(reference="NULL", state="'requested'", next_try_at="now()"),
+            EVENTS_SQL.format(matched_at="NULL", next_match_at="now()"),
+        ),
+        lambda at: payments.repository.due_work.find_due(at, PROVIDERS),
+        claims=1,
     ),
     "grants_that_expire": Case(
         "billing",

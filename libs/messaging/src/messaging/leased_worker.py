@@ -37,10 +37,11 @@ class LeasedWorker(Generic[Work]):
     ``work(row)`` runs outside any transaction and ends the claim itself, with ``complete`` or ``postpone`` in the
     transaction of its effect. Both are bound by the contract in ``messaging.leases``.
 
-    Rows are claimed when ``wake`` is set, when a place becomes free, and every ``poll_seconds``. Work that raises, or
-    takes longer than ``timeout_seconds``, is logged and postponed by ``backoff``. Work that loses its lease is
-    cancelled. At a stop nothing more is claimed; work under way has ``finish_seconds`` to end, then it is cancelled
-    and given back. ``origin(row)`` says which trace the work continues, and whom it concerns.
+    Rows are claimed when ``wake`` is set, when a place becomes free, and every ``poll_seconds``. A claim that failed is
+    repeated after ``retry_seconds`` (or a poll), and then after growing pauses. Work that raises, or takes longer than
+    ``timeout_seconds``, is logged and postponed by ``backoff``. Work that loses its lease is cancelled. At a stop
+    nothing more is claimed; work under way has ``finish_seconds`` to end, then it is cancelled and given back.
+    ``origin(row)`` says which trace the work continues, and whom it concerns.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LeasedWorker(Generic[Work]):
         origin: Callable[[Work], Origin] = lambda _: Origin(),
         lease: timedelta = LEASE,
         heartbeat: timedelta = HEARTBEAT,
+        retry_seconds: float | None = None,
     ) -> None:
         self.name = name
         self._transactions = transactions
@@ -76,7 +78,7 @@ class LeasedWorker(Generic[Work]):
         self._heartbeat = heartbeat
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._replica = new_id()
-        self._claims = Every(name, poll_seconds, self.fill, wake=self._wake)
+        self._claims = Every(name, poll_seconds, self.fill, wake=self._wake, retry_seconds=retry_seconds)
         self.heartbeat_limit_seconds = self._claims.heartbeat_limit_seconds
         for counter in (metrics.LEASED_WORK_FAILURES, metrics.LEASES_LOST):
             counter.labels(name)

@@ -108,7 +108,7 @@ def build(settings: Settings) -> Generation:
             woken("dispatch", function=dispatcher.dispatch, wake=wake_ups.dispatch),
             every("record", poll, dispatcher.record, wake=dispatcher.answered),
             woken("callbacks", function=callbacks.process, wake=wake_ups.callbacks),
-            transfers.worker(poll),
+            transfers.worker(poll * SELDOM, poll),
             woken(
                 "check-attempts",
                 function=checks.check_attempts,

@@ -17,6 +17,7 @@ from payments import commands, metrics
 from payments.consumers import subscriptions
 from payments.handlers.purchases import Policy
 from payments.http import build_app
+from payments.loops.due_work import DueWork
 from payments.loops.gauges import measure
 from payments.loops.provider_workers import Intervals, ProviderWorkers
 from payments.loops.unposted import report_unposted
@@ -81,6 +82,7 @@ def build(settings: Settings) -> Payments:
         components=[
             database,
             *messaging.components(),
+            every("due-work", settings.poll_seconds, DueWork(transactions, tuple(providers), wake_ups).wake_workers),
             *(component for worker in workers for component in worker.components()),
             every("unposted", UNPOSTED_SECONDS, partial(report_unposted, transactions)),
             every("gauges", GAUGES_SECONDS, partial(measure, transactions, tuple(providers))),

@@ -45,7 +45,7 @@ class FileTransfers:
         self._policy = policy
         self._wake_ups = wake_ups
 
-    def worker(self, poll_seconds: float) -> LeasedWorker[Carrier]:
+    def worker(self, poll_seconds: float, retry_seconds: float) -> LeasedWorker[Carrier]:
         """The component that claims bodies and transfers their files."""
         return LeasedWorker(
             "file-transfers",
@@ -59,6 +59,7 @@ class FileTransfers:
             backoff=_BACKOFF,
             wake=self._wake_ups.file_transfers,
             origin=lambda carrier: Origin(carrier.traceparent, carrier.generation_id),
+            retry_seconds=retry_seconds,
         )
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Carrier]:

@@ -25,6 +25,7 @@ class Sweep:
             wake_ups.dispatch_at(due.endpoints)
         for is_due, event in (
             (due.callbacks, wake_ups.callbacks),
+            (due.file_transfers, wake_ups.file_transfers),
             (due.checks, wake_ups.checks),
             (due.cancels, wake_ups.cancels),
             (due.timers, wake_ups.timers),

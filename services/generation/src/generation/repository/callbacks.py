@@ -59,6 +59,7 @@ _FIND_KNOWN: Final = Statement("""
 """)
 
 DUE_CALLBACK: Final = "c.processed_at IS NULL AND NOT c.carries_file AND c.due_at <= clock_timestamp()"
+DUE_CARRIER: Final = f"d.processed_at IS NULL AND d.carries_file AND {LEASES.due_sql('d')}"
 
 _LOCK_DUE: Final = Statement(f"""
     SELECT c.callback_id, c.attempt_id,
@@ -92,7 +93,7 @@ _CLAIM_CARRIERS: Final = text(f"""
     UPDATE generation.provider_callbacks AS c SET {LEASES.claim_sql("c")}
     WHERE c.callback_id = ANY (ARRAY(
         SELECT d.callback_id FROM generation.provider_callbacks AS d
-        WHERE d.processed_at IS NULL AND d.carries_file AND {LEASES.due_sql("d")}
+        WHERE {DUE_CARRIER}
         ORDER BY d.due_at LIMIT :room
         FOR UPDATE SKIP LOCKED))
     RETURNING c.callback_id, c.fence, c.tries, c.attempt_id, c.received_at,

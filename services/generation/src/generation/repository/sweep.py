@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from generation.repository.attempts import DUE_CANCEL, DUE_CHECK
-from generation.repository.callbacks import DUE_CALLBACK
+from generation.repository.callbacks import DUE_CALLBACK, DUE_CARRIER
 from generation.repository.fair_queue import has_work_sql
 from generation.repository.timers import DUE_RETRY, OVERDUE
 from service_runtime.statements import Statement
@@ -24,6 +24,7 @@ def _is_due(rows: str, timer: str) -> str:
 _FIND_DUE: Final = Statement(f"""
     SELECT ARRAY(SELECT e.endpoint FROM generation.endpoints AS e WHERE {has_work_sql("e.endpoint")}),
            {_is_due(f"generation.provider_callbacks AS c WHERE {DUE_CALLBACK}", "c.due_at")},
+           {_is_due(f"generation.provider_callbacks AS d WHERE {DUE_CARRIER}", "d.due_at")},
            {_is_due(f"generation.attempts WHERE {DUE_CHECK}", "check_at")},
            {_is_due(f"generation.attempts WHERE {DUE_CANCEL}", "cancel_due_at")},
            {_is_due(f"generation.video_generations WHERE {OVERDUE}", "deadline_at")}
@@ -38,6 +39,7 @@ class Due:
 
     endpoints: Sequence[str]
     callbacks: bool
+    file_transfers: bool
     checks: bool
     cancels: bool
     timers: bool

@@ -37,12 +37,15 @@ SWEEPS_AT_ONCE: Final = 2
 
 LONGEST_SWEEP_POLL_SECONDS: Final = 30.0
 
+SELDOM: Final = 10
+"""So many polls apart the workers look by themselves that ``loops.due_work`` wakes."""
+
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How often each worker polls for due rows, and how often each sweep is made."""
+    """How often due work is looked for, and how often each sweep is made."""
 
     poll_seconds: float
     events: timedelta
@@ -70,7 +73,7 @@ class ProviderWorkers:
             table: LeasedTable,
             work: LeasedWork[Row],
             backoff: Backoff,
-            wake: asyncio.Event | None = None,
+            wake: asyncio.Event,
             origin: Callable[[Row], Origin] = lambda _: Origin(),
         ) -> LeasedWorker[Claimed[Row]]:
             return LeasedWorker(
@@ -80,7 +83,8 @@ class ProviderWorkers:
                 work.claim,
                 work.work,
                 concurrency=AT_ONCE,
-                poll_seconds=intervals.poll_seconds,
+                poll_seconds=intervals.poll_seconds * SELDOM,
+                retry_seconds=intervals.poll_seconds,
                 timeout_seconds=WORK_SECONDS,
                 backoff=backoff,
                 wake=wake,
@@ -101,7 +105,8 @@ class ProviderWorkers:
             REFUNDS,
             RefundSender(transactions, provider),
             NOT_SENT,
-            origin=lambda refund: Origin(correlation_id=refund.payment_id),
+            wake_ups.refunds[provider.name],
+            lambda refund: Origin(correlation_id=refund.payment_id),
         )
         self.events = calling(
             "events", EVENTS, EventMatching(transactions, provider), UNMATCHED, wake_ups.events[provider.name]
