@@ -4,8 +4,12 @@ import shutil
 from pathlib import Path
 from uuid import UUID
 
+import pytest
+
 from contracts.billing import CreditsRefused, GrantCredits
+from contracts.permissions import verifier_name
 from local_platform.servers import NatsServer
+from messaging import amnesia
 from messaging.consumers import Subscription
 from messaging.ids import new_id
 from messaging.runtime import Messaging
@@ -327,3 +331,34 @@ async def test_what_has_outlived_the_stream_s_retention_is_not_published_again(h
         await watch.amnesia.check()
 
     assert await unpublished(harness.engine("billing")) == 0
+
+
+async def test_a_stream_that_has_not_changed_is_looked_into_once_a_minute(
+    harness: MessagingHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run_until_published(harness, harness.messaging("billing"), 20)
+    watch = harness.messaging("billing")
+    jetstream = (await harness.admin()).jetstream()
+
+    async def last_look() -> object:
+        """When the service last got a message through the consumer by which it looks into its stream."""
+        info = await jetstream.consumer_info("BILLING", verifier_name("billing", "BILLING"))
+        return info.delivered
+
+    async with watch.broker.open():
+        await watch.amnesia.check()
+        await watch.amnesia.check()
+        before = await last_look()
+        await watch.amnesia.check()
+        assert await last_look() == before
+
+        monkeypatch.setattr(amnesia, "LOOK_INTO_SECONDS", 0.0)
+        await watch.amnesia.check()
+        assert (after_a_minute := await last_look()) != before
+        monkeypatch.undo()
+
+        await watch.amnesia.check()
+        assert await last_look() == after_a_minute
+        await jetstream.publish(CreditsRefused.subject, b"{}", headers={"Nats-Msg-Id": "a stranger"})
+        await watch.amnesia.check()
+        assert await last_look() != after_a_minute

@@ -4,10 +4,13 @@ See ``positions`` for what is remembered, and the README for what a successful c
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 from typing import Final
+from uuid import UUID
 
 import nats.errors
 import sqlalchemy.exc
@@ -25,6 +28,7 @@ from messaging.ids import uuid_or_none
 from messaging.lineage import Lineage, LineageWatch
 from messaging.outbox import Outbox
 from messaging.positions import EXPIRY_MARGIN, RELAY, Checkpoints, Position, Positions
+from messaging.stream_look import StreamLook, look_at
 from messaging.topology import find_consumer, find_stream, hold_against, stream_config, stream_differences
 from messaging.transaction import Transactions
 from messaging.verifier import Verifier
@@ -32,6 +36,8 @@ from messaging.verifier import Verifier
 _log = structlog.get_logger("messaging.amnesia")
 
 CHECK_SECONDS: Final = 3.0
+LOOK_INTO_SECONDS: Final = 60.0
+"""How often the messages of a stream are looked into of which the broker says that nothing has changed."""
 _AWAIT_SECONDS: Final = 0.5
 
 _TRANSIENT: Final = (
@@ -41,6 +47,24 @@ _TRANSIENT: Final = (
     DatabaseUnavailableError,
     BrokerUnavailableError,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Checkpoints that were found intact in a stream, and what the stream held before it was looked into."""
+
+    look: StreamLook
+    checkpoints: frozenset[tuple[UUID, int]]
+    at: float
+
+    def stands(self, look: StreamLook, positions: Sequence[Position]) -> bool:
+        """Whether ``look`` says the same of these ``positions`` without looking into the stream again."""
+        unchanged = look.epoch == self.look.epoch and look.contents == self.look.contents
+        return (
+            unchanged
+            and time.monotonic() - self.at < LOOK_INTO_SECONDS
+            and all(one.verified_at is not None and one.key in self.checkpoints for one in positions)
+        )
 
 
 class AmnesiaWatch:
@@ -75,6 +99,7 @@ class AmnesiaWatch:
         self._positions = Positions(service)
         self._check_now = asyncio.Event()
         self._verifier = Verifier(service, broker)
+        self._found: dict[tuple[str, str], _Found] = {}
         self._waits_for: BrokerUnavailableError | None = BrokerUnavailableError(
             "the service's stream was not compared yet"
         )
@@ -107,8 +132,12 @@ class AmnesiaWatch:
         await self._lineage_watch.check()
         async with single_statements(self._engine) as connection:
             positions = await self._positions.due(connection)
+        # After the checkpoints were read: what they name, the stream had before.
+        looks = {stream: await look_at(self._broker, stream) for stream in {one.stream for one in positions}}
         for (holder, stream), group in groupby(positions, key=lambda position: (position.holder, position.stream)):
-            await self._verify(holder, stream, list(group))
+            look = looks[stream]
+            if look is not None:  # Otherwise the provisioner makes it; the next check sees that it is another one.
+                await self._verify(holder, stream, list(group), look)
 
     async def _compare(self) -> None:
         missing: NotProvisionedError | None = None
@@ -133,23 +162,32 @@ class AmnesiaWatch:
         except TimeoutError:
             return
 
-    async def _verify(self, holder: str, stream: str, positions: Sequence[Position]) -> None:
-        epoch = self._broker.epoch
-        info = await find_stream(self._broker.jetstream, stream)
-        if info is None:
-            return  # The provisioner makes it; the next check sees that it is another one.
-        if info.created is not None and epoch == self._broker.epoch:
+    async def _verify(self, holder: str, stream: str, positions: Sequence[Position], look: StreamLook) -> None:
+        if look.info.created is not None and look.epoch == self._broker.epoch:
             for checkpoints in self._checkpoints:
-                checkpoints.remember_stream(stream, info.created, epoch)
+                checkpoints.remember_stream(stream, look.info.created, look.epoch)
+        found = self._found.pop((holder, stream), None)
+        if found is None or not found.stands(look, positions):
+            found = await self._look_into(holder, stream, positions, look)
+        if found is None:
+            await self._recover(holder, stream)
+        else:
+            self._found[holder, stream] = found
+
+    async def _look_into(
+        self, holder: str, stream: str, positions: Sequence[Position], look: StreamLook
+    ) -> _Found | None:
+        """Look for each of the ``positions`` in the stream. None if one of them is not there."""
+        began = time.monotonic()
         async with transaction(self._engine) as connection:
             await self._positions.lock_verification(connection, stream)
             await self._verifier.expect(stream)
-            intact = await self._are_intact(positions, info)
+            if not await self._are_intact(positions, look.info):
+                return None
             unverified = [position for position in positions if position.verified_at is None]
-            if intact and unverified:
+            if unverified:
                 await self._positions.mark_verified(connection, holder, stream, unverified)
-        if not intact:
-            await self._recover(holder, stream)
+        return _Found(look, frozenset(position.key for position in positions), began)
 
     async def _are_intact(self, positions: Sequence[Position], info: StreamInfo) -> bool:
         for position in positions:

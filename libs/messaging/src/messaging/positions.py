@@ -55,6 +55,11 @@ class Position:
     verified_at: datetime | None = None
     age: timedelta | None = None
 
+    @property
+    def key(self) -> tuple[UUID, int]:
+        """Which checkpoint it is, and where it was when it was read."""
+        return self.checkpoint_id, self.sequence
+
 
 @dataclass(slots=True)
 class _Open:
