@@ -139,6 +139,10 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     refused_at: datetime
 
 
+Decision = tuple[Reservation, LedgerLine] | Refusal
+"""What becomes of one generation of an order."""
+
+
 class Clawback(msgspec.Struct, frozen=True, kw_only=True):
     """Credits of a payment taken back: ``taken_credits`` at once, ``receivable_credits`` owed."""
 
@@ -288,7 +292,7 @@ def expire_due(book: Book, account: Account) -> list[Expiry]:
 
 def reserve(
     book: Book, account: Account, generation_ids: Sequence[UUID], price_credits: int, deadline_at: datetime
-) -> list[tuple[Reservation, LedgerLine] | Refusal]:
+) -> list[Decision]:
     """Set ``price_credits`` aside for each generation of an order, or refuse all of them. Raises InvalidAmount."""
     check_amount("the order of generation", generation_ids[0], price_credits)
     required = price_credits * len(generation_ids)

@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing import domain, metrics
-from billing.domain import Account, Book, Contradiction, Reservation
+from billing.domain import Account, Book, Contradiction, Decision, Reservation
 from billing.errors import (
     ConflictingCapture,
     ConflictingClawback,
@@ -49,7 +49,6 @@ from messaging.transaction import Transaction
 Request = GenerationRequested | VariantsRequested
 Command = GrantCredits | ClawBackCredits
 Outcome = GenerationCompleted | GenerationFailed | GenerationCancelled
-Decision = tuple[Reservation, LedgerLine] | domain.Refusal
 
 OVERDUE_SLACK = timedelta(minutes=15)
 """How long after an order's own deadline its reservation counts as overdue: time for the outcome to travel."""
@@ -73,14 +72,15 @@ async def reserve(tx: Transaction, batch: Sequence[Received[Request]]) -> None:
     for message, variants in requests:
         undecided = _undecided(verdicts, variants)
         decided = _decide(book, accounts, message.payload, undecided)
-        decisions += [(message, *one) for one in zip(undecided, decided, strict=True)]
+        decisions += zip([message] * len(undecided), undecided, decided, strict=True)
     refusals = [decision for _, _, decision in decisions if isinstance(decision, domain.Refusal)]
     reservations = [decision[0] for _, _, decision in decisions if not isinstance(decision, domain.Refusal)]
     async with _while_writing(ledger.add_reservations(tx.connection, book, accounts.values(), reservations)):
         for message, order, decision in decisions:
             tx.publish(_verdict_event(order, decision), correlation_id=order.generation_id, cause=message)
     await ledger.add_refusals(tx.connection, refusals)
-    tx.after_commit(lambda: metrics.count_verdicts(reservations, refusals))
+    # This keeps them, too: to free them takes time, and until the commit others may wait.
+    tx.after_commit(lambda: metrics.count_verdicts([decision for _, _, decision in decisions]))
 
 
 @asynccontextmanager

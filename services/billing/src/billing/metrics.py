@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 import structlog
 from prometheus_client import Counter, Gauge
 
-from billing.domain import Clawback, Contradiction, Expiry, Refusal, Reservation, Resolution
+from billing.domain import Clawback, Contradiction, Decision, Expiry, Refusal, Resolution
 from contracts.billing import ClawBackCredits, GrantCredits, RefusalCode
 
 log = structlog.get_logger(__name__)
@@ -42,12 +42,14 @@ for _kind in get_args(get_type_hints(Contradiction)["kind"]):
     CONTRADICTIONS.labels(_kind)
 
 
-def count_verdicts(reservations: Sequence[Reservation], refusals: Sequence[Refusal]) -> None:
+def count_verdicts(decisions: Sequence[Decision]) -> None:
     """Reserved and refused orders."""
-    VERDICTS.labels("reserved").inc(len(reservations))
-    CREDITS.labels("reserved").inc(sum(reservation.amount_credits for reservation in reservations))
-    for refusal in refusals:
-        VERDICTS.labels(refusal.code).inc()
+    reserved_credits = [one[0].amount_credits for one in decisions if not isinstance(one, Refusal)]
+    VERDICTS.labels("reserved").inc(len(reserved_credits))
+    CREDITS.labels("reserved").inc(sum(reserved_credits))
+    for one in decisions:
+        if isinstance(one, Refusal):
+            VERDICTS.labels(one.code).inc()
 
 
 def count_resolutions(resolutions: Sequence[Resolution], contradictions: Sequence[Contradiction]) -> None:
