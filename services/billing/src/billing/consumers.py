@@ -13,8 +13,11 @@ from contracts.gateway import GenerationRequested, VariantsRequested
 from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
 from messaging.consumers import Subscription
 
-LINGER_SECONDS: Final = 0.1
-"""No user waits for a reservation to be resolved: outcomes that arrive within this time share one transaction."""
+LINGER_SECONDS: Final = 0.2
+"""No user waits for a reservation to be resolved: outcomes that arrive within this time share one transaction.
+
+The gateway tells of credits as seldom.
+"""
 
 
 def subscriptions(max_signup_credits: int = 0) -> tuple[Subscription, ...]:
