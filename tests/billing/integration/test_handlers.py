@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 import service_runtime.database
@@ -67,6 +68,22 @@ async def test_granted_credits_can_be_reserved_and_the_event_carries_the_order(l
         20,
     )
     assert await ledger.balance(user) == (10, 20, 0)
+
+
+async def test_orders_and_their_credits_are_counted_once_they_are_committed(ledger: LedgerHarness) -> None:
+    def counted() -> list[float]:
+        verdicts = [{"verdict": verdict} for verdict in ("reserved", "insufficient_credits")]
+        found = [REGISTRY.get_sample_value("billing_verdicts_total", labels) for labels in verdicts]
+        found.append(REGISTRY.get_sample_value("billing_credits_total", {"movement": "reserved"}))
+        return [value or 0.0 for value in found]
+
+    user, before = uuid4(), counted()
+    await ledger.grant(user, 30)
+    with pytest.raises(ConflictingOrder):
+        await ledger.handle(handlers.reserve, order(user, 5, id_ := new_id()), order(user, 6, id_))
+    assert counted() == before
+    await ledger.handle(handlers.reserve, order(user, 10), order(user, 21), order(user, 15))
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [2, 1, 25]
 
 
 async def test_a_batch_is_decided_in_the_order_of_arrival(ledger: LedgerHarness) -> None:
