@@ -6,6 +6,7 @@ One unit of work is what a service does most: a request under the middleware, a 
 in a transaction on a real PostgreSQL, and its event sent. All three ways do the same, in turns in one process, whose
 processor time is what counts (the exporter's thread included). A collector takes the spans in another process.
 The quickest quarter of the turns of each way is compared: a busy machine slows turns down, and quickens none.
+Each turn of the third way records one unit of ten: where chance decided, the quickest would be those with fewer.
 What off costs is less than what two such measurements differ by. So it is measured alone, too: the same calls for a
 request, a message and its event, with nothing in them, a hundred at a time, the quickest of all.
 Exit code 1 if off costs more than 4 % (against a process without trace ids), or recording 10 % another 5 %, or the
@@ -21,15 +22,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from multiprocessing.connection import Connection
 from typing import Final
 from uuid import UUID, uuid4
 
 import uvloop
-from opentelemetry.sdk.trace import TracerProvider as RecordingProvider
-from opentelemetry.trace import NoOpTracerProvider, TracerProvider
+from opentelemetry.trace import NoOpTracerProvider, Tracer, TracerProvider
 
 from billing import handlers
 from local_platform.console import say, table
@@ -39,17 +38,19 @@ from messaging.tracing import consumer_span, record_sent, traceparent_for
 from service_runtime import tracing
 from service_runtime.http_middleware import AsgiMessage, Receive, RequestObservation, Scope, Send
 from service_runtime.logging import configure_logging
+from service_runtime.tracers import RecordingProvider
 from tests.billing.ledger_harness import LedgerHarness, order, received
 from tests.service_runtime.settings import settings
 from tests.support.databases import DatabaseFactory
 from tests.support.folders import removed_at_exit
 
 UNITS: Final = 10
-"""Of work, in one turn."""
+"""Of work, in one turn. Of those that are recorded, one is."""
 WARM_UP: Final = 10
 """Rounds that do not count."""
 ROUNDS_OF_EXPORT: Final = 60
 """Spans of so many rounds are exported together: some 360, as a service that is busy exports them."""
+EXPORT_MILLISECONDS: Final = 10_000
 MOST_OFF: Final = 1.04
 """Off still makes trace ids: logs, answers and messages carry them, recorded or not."""
 MOST_ON: Final = 1.05
@@ -80,6 +81,20 @@ def collect(ready: Connection) -> None:
     server.serve_forever()
 
 
+class Way:
+    """Who makes the spans of a turn: ``one`` those of one unit, by turns, and ``rest`` those of all others."""
+
+    def __init__(self, one: TracerProvider, rest: TracerProvider) -> None:
+        self.one = one
+        self._tracer = one.get_tracer("reelhouse")
+        self._rest = [rest.get_tracer("reelhouse")] * (UNITS - 1)
+
+    def tracers(self, turn: int) -> Sequence[Tracer]:
+        """Of the units of a turn, by its number."""
+        before = turn % UNITS
+        return [*self._rest[:before], self._tracer, *self._rest[before:]]
+
+
 class Work:
     """Units of work on one ledger."""
 
@@ -88,9 +103,10 @@ class Work:
         self._user = user
         self._app = RequestObservation(self._handle)
 
-    async def turn(self) -> None:
-        """One after the other."""
-        for _ in range(UNITS):
+    async def turn(self, tracers: Sequence[Tracer]) -> None:
+        """A unit with each tracer, one after the other."""
+        for tracer in tracers:
+            tracing._TRACER = tracer  # type: ignore[misc]
             scope = {"type": "http", "method": "POST", "path": "/v1/generations", "query_string": b"", "headers": []}
             await self._app(scope, _receive, _send)
 
@@ -116,11 +132,10 @@ async def _send(message: AsgiMessage) -> None:
     await asyncio.sleep(0)
 
 
-async def seconds_of_turn(work: Work, provider: TracerProvider) -> float:
-    """Processor time of one turn whose spans ``provider`` makes, without their export."""
-    tracing._TRACER = provider.get_tracer("reelhouse")  # type: ignore[misc]
+async def seconds_of_turn(work: Work, tracers: Sequence[Tracer]) -> float:
+    """Processor time of one turn whose spans ``tracers`` make, without their export."""
     began = time.process_time()
-    await work.turn()
+    await work.turn(tracers)
     return time.process_time() - began
 
 
@@ -128,11 +143,11 @@ def seconds_of_export(provider: TracerProvider) -> float:
     """Processor time of the export of what is buffered."""
     began = time.process_time()
     if isinstance(provider, RecordingProvider):
-        assert provider.force_flush()
+        assert provider.force_flush(EXPORT_MILLISECONDS)
     return time.process_time() - began
 
 
-async def measure(work: Work, ways: dict[str, TracerProvider], rounds: int) -> dict[str, list[float]]:
+async def measure(work: Work, ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
     """Seconds of each turn by way, with its share of the exports. Each round begins with another way."""
     names = list(ways)
     turns: dict[str, list[float]] = {name: [] for name in names}
@@ -140,12 +155,12 @@ async def measure(work: Work, ways: dict[str, TracerProvider], rounds: int) -> d
     for number in range(-WARM_UP, rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            seconds = await seconds_of_turn(work, ways[name])
+            seconds = await seconds_of_turn(work, ways[name].tracers(number))
             if number >= 0:
                 turns[name].append(seconds)
         if (number + 1) % ROUNDS_OF_EXPORT == 0 or number + 1 == rounds:
             for name in names:
-                exports[name] += seconds_of_export(ways[name])
+                exports[name] += seconds_of_export(ways[name].one)
     return {name: [one + exports[name] / (rounds + WARM_UP) for one in turns[name]] for name in names}
 
 
@@ -211,12 +226,15 @@ def report(found: dict[str, list[float]], none: float, off_alone: float) -> int:
 async def run(rounds: int, port: int) -> int:
     """Measure on a database of its own."""
     endpoint = f"http://127.0.0.1:{port}/v1/traces"
-    provider = partial(tracing.tracer_provider, "benchmark")
-    ways: dict[str, TracerProvider] = {
-        "none": NoOpTracerProvider(),
-        "off": provider(settings()),
-        "10 %": provider(settings(otlp_endpoint=endpoint, trace_sample_ratio=0.1)),
-    }
+    none, off, nothing, everything = (
+        NoOpTracerProvider(),
+        tracing.tracer_provider("benchmark", settings()),
+        *(
+            tracing.tracer_provider("benchmark", settings(otlp_endpoint=endpoint, trace_sample_ratio=ratio))
+            for ratio in (0, 1)
+        ),
+    )
+    ways = {"none": Way(none, none), "off": Way(off, off), "10 %": Way(everything, nothing)}
     with removed_at_exit("reelhouse-bench-tracing-") as directory:
         server = PostgresServer(directory)
         await server.start()
@@ -228,7 +246,7 @@ async def run(rounds: int, port: int) -> int:
             await database.dispose()
         finally:
             await server.stop("immediate")
-    return report(found, *await measure_calls([ways["none"], ways["off"]]))
+    return report(found, *await measure_calls([none, off]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

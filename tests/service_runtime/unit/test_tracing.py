@@ -2,14 +2,14 @@
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 
+from service_runtime.tracers import RecordingProvider
 from service_runtime.tracing import (
     Origin,
-    _RootSampler,
     batch_span,
     current_trace_id,
     is_not_recorded,
@@ -32,16 +32,15 @@ NOT_RECORDED = f"00-{3:032x}-{1:016x}-00"
 
 
 class Spans:
-    """Traces of this process with one sampler."""
+    """Traces of this process with one ratio."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
         self._exporter = InMemorySpanExporter()
 
-    def sample(self, sampler: Sampler) -> None:
-        """Decide by ``sampler`` from now on."""
-        provider = TracerProvider(sampler)
-        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+    def sample(self, ratio: float) -> None:
+        """Record this part of the traces that begin from now on."""
+        provider = RecordingProvider(SimpleSpanProcessor(self._exporter), Resource({}), ratio)
         self._monkeypatch.setattr("service_runtime.tracing._TRACER", provider.get_tracer("tests"))
 
     @property
@@ -53,7 +52,7 @@ class Spans:
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
     spans = Spans(monkeypatch)
-    spans.sample(ParentBased(_RootSampler(0)))
+    spans.sample(0)
     return spans
 
 
@@ -84,7 +83,7 @@ def test_a_batch_of_several_traces_links_to_each(spans: Spans) -> None:
 
 
 def test_a_batch_is_recorded_only_if_one_of_its_traces_is(spans: Spans) -> None:
-    spans.sample(ParentBased(_RootSampler(1)))
+    spans.sample(1)
     with batch_span("none", [NOT_RECORDED, f"00-{4:032x}-{1:016x}-00"]):
         pass
     with batch_span("no cause", []):
@@ -126,11 +125,11 @@ def test_an_error_is_named_by_its_class_alone(spans: Spans) -> None:
 
 
 def test_without_recording_there_are_trace_ids_all_the_same(spans: Spans) -> None:
-    spans.sample(ALWAYS_OFF)
+    spans.sample(0)
     with span("off"):
         assert current_trace_id() is not None
         assert not is_sampled(traceparent_of(trace.get_current_span()))
-    spans.sample(ALWAYS_ON)
+    spans.sample(1)
     with span("on") as current:
         assert is_sampled(traceparent_of(current))
     assert not is_sampled(None)

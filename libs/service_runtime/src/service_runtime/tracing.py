@@ -5,43 +5,34 @@ in rows that wait for a worker, in the addresses that a provider calls back. No 
 exception, no path, no query. What an operation concerns is said by ids and by names from fixed sets.
 """
 
-import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import Token
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import structlog
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import (
-    Decision,
-    ParentBased,
-    Sampler,
-    SamplingResult,
-    TraceIdRatioBased,
-)
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from opentelemetry.util.types import Attributes, AttributeValue
+from opentelemetry.util.types import Attributes
 
 from service_runtime.settings import ServiceSettings
+from service_runtime.tracers import ERROR_TYPE, IdsOnly, RecordingProvider
 
 CORRELATION_ID: Final = "messaging.message.conversation_id"
 """OpenTelemetry's name for it: the generation or payment that an operation is part of."""
-ERROR_TYPE: Final = "error.type"
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _TRACER: Final = trace.get_tracer("reelhouse")
 _NO_CONTEXT: Final = Context()
 _NOTHING: Final = nullcontext()
-_NOT_RECORDED: Final = TraceFlags(TraceFlags.RANDOM_TRACE_ID)
 _PARSED: Final = 4096
 """Contexts of traces that are kept: one is read several times on its way through a process."""
 
@@ -63,24 +54,22 @@ class Origin:
 
 def configure_tracing(service: str, settings: ServiceSettings) -> None:
     """Make this process produce trace ids, and export spans if ``settings.otlp_endpoint`` is set. Once per process."""
-    if not isinstance(trace.get_tracer_provider(), TracerProvider | _IdsOnly):
+    if not isinstance(trace.get_tracer_provider(), RecordingProvider | IdsOnly):
         trace.set_tracer_provider(tracer_provider(service, settings))
 
 
 def tracer_provider(service: str, settings: ServiceSettings) -> trace.TracerProvider:
     """What makes the spans of a service, by its settings. Without an endpoint it makes ids and nothing else."""
     if settings.otlp_endpoint is None:
-        return _IdsOnly()
+        return IdsOnly()
     resource = Resource.create({"service.name": service, "service.namespace": "reelhouse"})
-    provider = TracerProvider(ParentBased(_RootSampler(settings.trace_sample_ratio)), resource, shutdown_on_exit=False)
-    _export(provider, settings.otlp_endpoint)
-    return provider
+    return RecordingProvider(_exported(settings.otlp_endpoint), resource, settings.trace_sample_ratio)
 
 
 def flush_traces(timeout_seconds: float) -> None:
     """Send what is still buffered; called when the process stops."""
     provider = trace.get_tracer_provider()
-    if isinstance(provider, TracerProvider):
+    if isinstance(provider, RecordingProvider):
         provider.force_flush(int(timeout_seconds * 1000))
 
 
@@ -192,7 +181,7 @@ def mark_failed(failed: Span, error: BaseException) -> None:
     """Record that ``failed`` did not succeed. An exception is named by its class: its message may hold anything."""
     if failed.is_recording():
         failed.set_attribute(ERROR_TYPE, type(error).__qualname__)
-        failed.set_status(Status(StatusCode.ERROR))
+        failed.set_status(StatusCode.ERROR)
 
 
 def _start(
@@ -257,65 +246,10 @@ def _unless_current(cause: Span) -> Span | None:
     return cause
 
 
-class _IdsOnly(trace.TracerProvider, trace.Tracer):
-    """Makes the ids of traces, and records nothing: what a process does that exports nothing."""
-
-    def get_tracer(
-        self,
-        instrumenting_module_name: str,
-        instrumenting_library_version: str | None = None,
-        schema_url: str | None = None,
-        attributes: Attributes = None,
-    ) -> trace.Tracer:
-        """See ``TracerProvider``: there is one for all."""
-        return self
-
-    def start_span(self, name: str, context: Context | None = None, *_: Any, **__: Any) -> Span:
-        """See ``Tracer``: a new id in the trace of the parent, or in a new one."""
-        parent = trace.get_current_span(context).get_span_context()
-        trace_id = parent.trace_id if parent.is_valid else random.getrandbits(128) or 1
-        span_id = random.getrandbits(64) or 1
-        return trace.NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False, trace_flags=_NOT_RECORDED))
-
-    @contextmanager
-    def start_as_current_span(  # type: ignore[override] # its type is private there
-        self, name: str, context: Context | None = None, *_: Any, **__: Any
-    ) -> Iterator[Span]:
-        """See ``Tracer``."""
-        with _Current(self.start_span(name, context)) as started:
-            yield started
-
-
-class _RootSampler(Sampler):
-    """Decides on traces that begin here: ``ratio`` of them, and each that links to one that is recorded."""
-
-    def __init__(self, ratio: float) -> None:
-        self._ratio = TraceIdRatioBased(ratio)
-
-    def should_sample(
-        self,
-        parent_context: Context | None,
-        trace_id: int,
-        name: str,
-        kind: SpanKind | None = None,
-        attributes: Mapping[str, AttributeValue] | None = None,
-        links: Sequence[Link] | None = None,
-        trace_state: TraceState | None = None,
-    ) -> SamplingResult:
-        """See ``Sampler``."""
-        if links:
-            recorded = any(link.context.trace_flags.sampled for link in links)
-            return SamplingResult(Decision.RECORD_AND_SAMPLE if recorded else Decision.DROP, attributes, trace_state)
-        return self._ratio.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
-
-    def get_description(self) -> str:
-        """See ``Sampler``."""
-        return f"root-or-linked({self._ratio.get_description()})"
-
-
-def _export(provider: TracerProvider, endpoint: str) -> None:
+def _exported(endpoint: str) -> SpanProcessor:
     # Here, because a process that exports nothing has no use for protobuf and an HTTP client.
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    from service_runtime.span_exporter import SpanExporter
+
+    return BatchSpanProcessor(SpanExporter(endpoint=endpoint))
