@@ -1,6 +1,6 @@
 """What traces cost in processor time: none at all, made and not recorded, and 10 % of them recorded.
 
-    python -m benchmarks.tracing [--rounds 240]
+    python -m benchmarks.tracing [--rounds 480]
 
 One unit of work is what a service does most: a request under the middleware, a message processed by billing's handler
 in a transaction on a real PostgreSQL, and its event sent. All three ways do the same, in turns in one process, whose
@@ -252,7 +252,7 @@ async def run(rounds: int, port: int) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=240, help="turns of each way (default: 240)")
+    parser.add_argument("--rounds", type=int, default=480, help="turns of each way (default: 480)")
     rounds: int = parser.parse_args(arguments).rounds
     # Exports are made when they are measured, not after five seconds in the turn of another way.
     os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "3600000"
