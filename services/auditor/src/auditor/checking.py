@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.invariants import INVARIANTS
-from auditor.portions import Portion, parameters_of, query_of
+from auditor.portions import Portion, parameters_of, query_of, rows_read_once
 from auditor.schemas import snapshot
 from messaging.database import READ_ONLY, STATEMENT_TIMEOUT, is_unavailable
 from service_runtime.database import engine_for
@@ -35,8 +35,11 @@ STATEMENT_TIMEOUT_MS: Final = 300_000
 # indexes, whatever the statistics say of the tables at that time.
 _WALK: Final = text(
     "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'off', true),"
-    " set_config('jit', 'off', true)"
+    " set_config('enable_nestloop', 'on', true), set_config('jit', 'off', true)"
 )
+# The rows of a portion that were read once have no index, and the server's guess of their number is often one: it would
+# search all of them for each row. What they are joined with beyond the portion says ONE_BY_ONE().
+_JOIN_BY_HASH: Final = text("SELECT set_config('enable_nestloop', 'off', true)")
 
 
 def reading_engine(dsn: str) -> AsyncEngine:
@@ -86,16 +89,19 @@ async def check_together(
     """
     if not invariants:
         return []
-    query = text(" UNION ALL ".join(f"({_offenders(one, portion)})" for one in invariants))
+    rows = rows_read_once(invariants, portion)
+    query = text(rows + " UNION ALL ".join(f"({_offenders(one, portion)})" for one in invariants))
     began = time.perf_counter()
     try:
         async with snapshot(engine) as connection:
             await walk_along_indexes(connection)
-            rows = await connection.execute(query, {"tolerance": tolerance_seconds, **parameters_of(portion)})
+            if rows:
+                await connection.execute(_JOIN_BY_HASH)
+            offenders = await connection.execute(query, {"tolerance": tolerance_seconds, **parameters_of(portion)})
     except DBAPIError:
         return [await _check_one(engine, invariant, tolerance_seconds, portion) for invariant in invariants]
     found: dict[str, list[_Offender]] = defaultdict(list)
-    for row in rows:
+    for row in offenders:
         offender = _Offender(*row)
         found[offender.code].append(offender)
     seconds = (time.perf_counter() - began) / len(invariants)
@@ -129,7 +135,7 @@ async def evaluate(
     connection: AsyncConnection, invariant: Invariant, tolerance_seconds: float, portion: Portion | None = None
 ) -> Result:
     """The rows that break ``invariant``, all or those of ``portion``, as this transaction sees them."""
-    query = text(_offenders(invariant, portion))
+    query = text(rows_read_once([invariant], portion) + _offenders(invariant, portion))
     began = time.perf_counter()
     rows = await connection.execute(query, {"tolerance": tolerance_seconds, **parameters_of(portion)})
     return _result(invariant, [_Offender(*row) for row in rows], time.perf_counter() - began)

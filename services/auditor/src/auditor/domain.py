@@ -18,7 +18,7 @@ class Invariant:
     The columns are ``subject`` (the id an operator would look up), ``expected`` and ``found``, all text. The query may
     use ``:tolerance``, the seconds for which services may disagree while messages are under way.
 
-    It may name its scopes (``OF_ORDER(r.generation_id)``): then it can be evaluated for a portion of them alone
+    It may name its scopes (``OF_USER(u.user_id)``): then it can be evaluated for a portion of them alone
     (``auditor.portions``). Without a scope it is always evaluated whole, so it must read only what is open. Where the
     subject is not the id of the scope, a fourth column ``key`` is, and ``is_keyed`` says so.
     """

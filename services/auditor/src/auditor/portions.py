@@ -3,7 +3,9 @@
 An invariant is written once. Where its query names a scope, the whole, some ids or a range of ids can be put in, so
 the check of what is new, the going-over and the check of all history can never differ in what they demand:
 
-    OF_ORDER(r.generation_id)                a condition: the order is in the portion
+    OF_USER(u.user_id)                       a condition: the user is in the portion
+    ROWS_OF_ORDERS(billing.reservations)     a relation: the rows of the portion's orders (or MESSAGES, TRANSFERS). A
+                                             table is read once for all invariants, also for those that join with it
     LINES_OF_USERS(billing.balance_ledger)   a relation: lines of the portion's users that are not proven yet
     PROVEN_BALANCES()                        a relation: what the proven lines of the portion's users add up to
     ONE_BY_ONE()                             at the end of a subquery: for a portion it is asked for each row of it,
@@ -13,7 +15,7 @@ A query may name several scopes, in different parts. For a portion of one scope,
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 from uuid import UUID
@@ -28,6 +30,7 @@ SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 LAST_ID: Final = UUID(int=2**128 - 1)
 
+_ROWS: Final = re.compile(r"\bROWS_OF_([A-Z]+)S\(([a-z_.]+)\)")
 _CONDITION: Final = re.compile(r"\bOF_([A-Z]+)\(([a-z_.]+)\)")
 _LINES: Final = re.compile(r"\bLINES_OF_USERS\(([a-z_.]+)\)")
 _PROVEN: Final = "PROVEN_BALANCES()"
@@ -40,6 +43,16 @@ _STANDING: Final = """SELECT proven.* FROM auditor.proven_balances AS proven
     WHERE EXISTS (SELECT FROM billing.balance_ledger AS anchor
                   WHERE anchor.user_id = proven.user_id AND anchor.line_number = proven.line_number
                     AND anchor.transfer_id = proven.transfer_id)"""
+
+
+_READ_ONCE: Final[Mapping[Scope, tuple[str, str]]] = {
+    "order": ("generation_id", "*"),
+    "reservation": ("reservation_id", "reservation_id"),
+    "transfer": ("transfer_id", "*"),
+    # Not the payload.
+    "message": ("message_id", "message_id, subject, correlation_id, published_at, published_sequence"),
+}
+"""The column that has the scope's id, and those that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ Portion = Ids | Range
 
 def scopes_of(invariant: Invariant) -> frozenset[Scope]:
     """The scopes that its query names."""
-    named = {match[1].lower() for match in _CONDITION.finditer(invariant.query)}
+    named = {match[1].lower() for pattern in (_CONDITION, _ROWS) for match in pattern.finditer(invariant.query)}
     if _LINES.search(invariant.query):
         named.add("user")
     unknown = named - set(SCOPES)
@@ -73,17 +86,30 @@ def scopes_of(invariant: Invariant) -> frozenset[Scope]:
     return frozenset(scope for scope in SCOPES if scope in named)
 
 
+def rows_read_once(invariants: Sequence[Invariant], portion: Portion | None) -> str:
+    """What comes before the queries of ``invariants`` in one statement: the rows of the portion, table by table."""
+    if portion is None or portion.scope not in _READ_ONCE:
+        return ""
+    key, columns = _READ_ONCE[portion.scope]
+    named = {(match[1].lower(), match[2]) for one in invariants for match in _ROWS.finditer(one.query)}
+    rows = [
+        f"{_name_of(table)} AS MATERIALIZED (SELECT {columns} FROM {table} WHERE {key} {_condition(portion)})"  # noqa: S608
+        for scope, table in sorted(named)
+        if scope == portion.scope
+    ]
+    return f"WITH {', '.join(rows)} " if rows else ""
+
+
 def query_of(invariant: Invariant, portion: Portion | None) -> str:
-    """The query of all rows that break ``invariant``, or of those in ``portion``."""
-    scope = None if portion is None else portion.scope
-    condition = f"= ANY({_IDS})" if isinstance(portion, Ids) else _RANGE
+    """The query of all rows that break ``invariant``, or of those in ``portion``, after ``rows_read_once``."""
 
     def of_scope(match: re.Match[str]) -> str:
-        if scope is None:
+        if portion is None:
             return "true"
-        return f"({match[2]} {condition})" if match[1].lower() == scope else "false"
+        return f"({match[2]} {_condition(portion)})" if match[1].lower() == portion.scope else "false"
 
     query = _CONDITION.sub(of_scope, invariant.query)
+    query = _ROWS.sub(lambda match: _rows(match[1].lower(), match[2], portion), query)
     query = _LINES.sub(lambda match: _lines(match[1], portion), query)
     query = query.replace(_ONE_BY_ONE, "" if portion is None else "OFFSET 0")
     return query.replace(_PROVEN, _proven(portion))
@@ -98,11 +124,27 @@ def parameters_of(portion: Portion | None) -> dict[str, Any]:
     return {"first": portion.first, "last": portion.last}
 
 
+def _condition(portion: Portion) -> str:
+    return f"= ANY({_IDS})" if isinstance(portion, Ids) else _RANGE
+
+
+def _name_of(table: str) -> str:
+    return f"rows_of_{table.replace('.', '_')}"
+
+
+def _rows(scope: str, table: str, portion: Portion | None) -> str:
+    if portion is None:
+        return table
+    if portion.scope != scope:
+        return f"(SELECT * FROM {table} WHERE false)"  # noqa: S608 - a table of an invariant
+    return _name_of(table)
+
+
 def _lines(table: str, portion: Portion | None) -> str:
     if portion is None:
         return table
     if portion.scope != "user":
-        return f"(SELECT * FROM {table} WHERE false)"  # noqa: S608 - a table of an invariant
+        return f"(SELECT * FROM {table} WHERE false)"  # noqa: S608 - as above
     if isinstance(portion, Range):
         return f"(SELECT * FROM {table} WHERE user_id {_RANGE})"  # noqa: S608
     return f"""(

@@ -25,10 +25,10 @@ ARCHIVES: Final = (
             UNION ALL
             SELECT t.generation_id::text, format('no timeline: archive %s took none', t.archive_id),
                    format('%s entries', jsonb_array_length(t.entries)), t.generation_id::text
-            FROM gateway.archived_timelines AS t
-            WHERE OF_ORDER(t.generation_id)
-              AND NOT EXISTS (SELECT FROM gateway.timeline_archives AS a
-                              WHERE a.archive_id = t.archive_id AND t.generation_id = ANY(a.generation_ids))
+            FROM ROWS_OF_ORDERS(gateway.archived_timelines) AS t
+            WHERE NOT EXISTS (SELECT FROM gateway.timeline_archives AS a
+                              WHERE a.archive_id = t.archive_id AND t.generation_id = ANY(a.generation_ids)
+                              ONE_BY_ONE())
         """,
     ),
     Invariant(
@@ -67,15 +67,14 @@ ARCHIVES: Final = (
                    CASE WHEN g.generation_id IS NULL THEN 'none'
                         ELSE format('one of user %s that is %s, with %s', g.user_id, g.status, outside.entries)
                    END AS found
-            FROM gateway.archived_timelines AS t
-            LEFT JOIN gateway.generations AS g USING (generation_id)
+            FROM ROWS_OF_ORDERS(gateway.archived_timelines) AS t
+            LEFT JOIN ROWS_OF_ORDERS(gateway.generations) AS g USING (generation_id)
             CROSS JOIN LATERAL (
                 SELECT count(*) AS entries FROM gateway.activity AS e
                 WHERE e.subject_id = t.generation_id AND e.sequence <= t.last_sequence
             ) AS outside
-            WHERE OF_ORDER(t.generation_id)
-              AND (g.user_id IS DISTINCT FROM t.user_id OR outside.entries > 0
-                   OR g.status NOT IN ('refused', 'completed', 'failed', 'cancelled'))
+            WHERE g.user_id IS DISTINCT FROM t.user_id OR outside.entries > 0
+               OR g.status NOT IN ('refused', 'completed', 'failed', 'cancelled')
         """,
     ),
     Invariant(
@@ -90,8 +89,8 @@ ARCHIVES: Final = (
                    coalesce((SELECT string_agg(format('one of user %s that was %s', v.user_id,
                                                       coalesce('answered at ' || v.answered_at, 'not answered')), ', ')
                              FROM storage.verifications AS v WHERE v.generation_id = a.generation_id), 'none') AS found
-            FROM storage.assets AS a
-            WHERE OF_ORDER(a.generation_id) AND a.role = 'output' AND a.stored_at > now() - interval '30 days'
+            FROM ROWS_OF_ORDERS(storage.assets) AS a
+            WHERE a.role = 'output' AND a.stored_at > now() - interval '30 days'
               AND NOT EXISTS (SELECT FROM storage.verifications AS v
                               WHERE v.generation_id = a.generation_id AND v.user_id = a.user_id
                                 AND v.answered_at IS NOT NULL ONE_BY_ONE())

@@ -15,8 +15,8 @@ LEDGER: Final = (
                           (SELECT string_agg(posting_id::text, ', ' ORDER BY posting_id)
                            FROM billing.balance_ledger AS l WHERE l.transfer_id = broken.transfer_id)) AS found
             FROM (
-                SELECT transfer_id, reason, sum(amount_credits) AS total FROM billing.balance_ledger
-                WHERE OF_TRANSFER(transfer_id)
+                SELECT transfer_id, reason, sum(amount_credits) AS total
+                FROM ROWS_OF_TRANSFERS(billing.balance_ledger) AS l
                 GROUP BY transfer_id, reason, generation_id, payment_id, grant_id, clawback_id
                 HAVING sum(amount_credits) <> 0
             ) AS broken
@@ -30,8 +30,8 @@ LEDGER: Final = (
             SELECT transfer_id::text AS subject, 'one user and one line' AS expected,
                    format('users %s, lines %s', string_agg(DISTINCT user_id::text, ', '),
                           string_agg(DISTINCT line_number::text, ', ')) AS found
-            FROM billing.balance_ledger
-            WHERE OF_TRANSFER(transfer_id) AND user_id IS NOT NULL
+            FROM ROWS_OF_TRANSFERS(billing.balance_ledger) AS l
+            WHERE user_id IS NOT NULL
             GROUP BY transfer_id
             HAVING min(user_id::text) <> max(user_id::text) OR min(line_number) <> max(line_number)
         """,
@@ -43,8 +43,8 @@ LEDGER: Final = (
         query="""
             SELECT transfer_id::text AS subject, format('accounts and signs of a %s', reason) AS expected,
                    format('posting %s of %s credits on %s', posting_id, amount_credits, account) AS found
-            FROM billing.balance_ledger
-            WHERE OF_TRANSFER(transfer_id) AND NOT CASE
+            FROM ROWS_OF_TRANSFERS(billing.balance_ledger) AS l
+            WHERE NOT CASE
                 WHEN reason = 'reserve'
                     THEN (account, sign(amount_credits)) IN (('user:available', -1), ('user:reserved', 1))
                 WHEN reason = 'capture'
@@ -117,9 +117,8 @@ LEDGER: Final = (
             UNION ALL
             SELECT generation_id::text, format('0 to %s credits captured', amount_credits),
                    format('%s captured', captured_credits), generation_id::text
-            FROM billing.reservations
-            WHERE OF_ORDER(generation_id)
-              AND (amount_credits <= 0 OR captured_credits NOT BETWEEN 0 AND amount_credits)
+            FROM ROWS_OF_ORDERS(billing.reservations) AS r
+            WHERE amount_credits <= 0 OR captured_credits NOT BETWEEN 0 AND amount_credits
         """,
     ),
     Invariant(
@@ -129,8 +128,7 @@ LEDGER: Final = (
         query="""
             SELECT generation_id::text AS subject, 'one reservation' AS expected,
                    format('%s: %s', count(*), string_agg(reservation_id::text, ', ')) AS found
-            FROM billing.reservations
-            WHERE OF_ORDER(generation_id)
+            FROM ROWS_OF_ORDERS(billing.reservations) AS r
             GROUP BY generation_id
             HAVING count(*) > 1
         """,
@@ -147,23 +145,23 @@ LEDGER: Final = (
                                     coalesce(e.captured + e.released, r.amount_credits)) END AS expected,
                    format('%s with %s of %s credits captured, and %s resolution(s)', r.status, r.captured_credits,
                           r.amount_credits, e.resolutions) AS found
-            FROM billing.reservations AS r
+            FROM ROWS_OF_ORDERS(billing.reservations) AS r
             CROSS JOIN LATERAL (
                 SELECT count(*) AS resolutions, min(status) AS status,
                        min(captured_credits) AS captured, min(released_credits) AS released
                 FROM billing.reservation_resolutions AS one WHERE one.reservation_id = r.reservation_id
             ) AS e
-            WHERE OF_ORDER(r.generation_id)
-              AND (e.resolutions > 1
-                   OR (r.status, r.captured_credits, r.amount_credits) IS DISTINCT FROM
-                      (coalesce(e.status, 'held'), coalesce(e.captured, 0),
-                       coalesce(e.captured + e.released, r.amount_credits)))
+            WHERE e.resolutions > 1
+               OR (r.status, r.captured_credits, r.amount_credits) IS DISTINCT FROM
+                  (coalesce(e.status, 'held'), coalesce(e.captured, 0),
+                   coalesce(e.captured + e.released, r.amount_credits))
             UNION ALL
             SELECT e.reservation_id::text, 'a resolution of a reservation',
                    format('no reservation, and one that was %s', e.status)
             FROM billing.reservation_resolutions AS e
             WHERE OF_RESERVATION(e.reservation_id)
-              AND NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.reservation_id = e.reservation_id)
+              AND NOT EXISTS (SELECT FROM ROWS_OF_RESERVATIONS(billing.reservations) AS r
+                              WHERE r.reservation_id = e.reservation_id)
         """,
     ),
     Invariant(
@@ -182,8 +180,7 @@ LEDGER: Final = (
             ), kept AS (
                 SELECT generation_id, sum(amount_credits) AS reserved, sum(captured_credits) AS captured,
                        coalesce(sum(amount_credits - captured_credits) FILTER (WHERE status <> 'held'), 0) AS released
-                FROM billing.reservations
-                WHERE OF_ORDER(generation_id)
+                FROM ROWS_OF_ORDERS(billing.reservations) AS r
                 GROUP BY generation_id
             )
             SELECT coalesce(k.generation_id, p.generation_id)::text AS subject,
@@ -220,18 +217,19 @@ LEDGER: Final = (
             SELECT r.generation_id::text AS subject,
                    format('%s credits drawn from grants', r.amount_credits) AS expected,
                    format('%s credits drawn', coalesce(d.drawn, 0)) AS found
-            FROM billing.reservations AS r
+            FROM ROWS_OF_ORDERS(billing.reservations) AS r
             CROSS JOIN LATERAL (
                 SELECT sum(amount_credits) AS drawn
                 FROM billing.reservation_grants AS one WHERE one.reservation_id = r.reservation_id
             ) AS d
-            WHERE OF_ORDER(r.generation_id) AND d.drawn IS DISTINCT FROM r.amount_credits
+            WHERE d.drawn IS DISTINCT FROM r.amount_credits
             UNION ALL
             SELECT d.reservation_id::text, 'no credits drawn: there is no such reservation',
                    format('%s credits drawn from grant %s', d.amount_credits, d.grant_id)
             FROM billing.reservation_grants AS d
             WHERE OF_RESERVATION(d.reservation_id)
-              AND NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.reservation_id = d.reservation_id)
+              AND NOT EXISTS (SELECT FROM ROWS_OF_RESERVATIONS(billing.reservations) AS r
+                              WHERE r.reservation_id = d.reservation_id)
         """,
     ),
     Invariant(
@@ -327,8 +325,8 @@ LEDGER: Final = (
         query="""
             SELECT generation_id::text AS subject, 'one verdict' AS expected,
                    format('reservation %s and a refusal (%s)', reservation_id, code) AS found
-            FROM billing.reservations JOIN billing.refusals USING (generation_id)
-            WHERE OF_ORDER(generation_id)
+            FROM ROWS_OF_ORDERS(billing.reservations) AS r
+            JOIN ROWS_OF_ORDERS(billing.refusals) AS f USING (generation_id)
         """,
     ),
 )

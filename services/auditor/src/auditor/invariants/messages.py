@@ -48,8 +48,8 @@ def _unrecorded(producer: Service, stream: str) -> str:
     return f"""
             SELECT o.message_id::text AS subject, format('%s of {producer} in the journal', o.subject) AS expected,
                    format('published at %s and not received', o.published_at) AS found
-            FROM {producer}.outbox_messages AS o
-            WHERE OF_MESSAGE(o.message_id) AND o.published_at <= now() - make_interval(secs => :tolerance)
+            FROM ROWS_OF_MESSAGES({producer}.outbox_messages) AS o
+            WHERE o.published_at <= now() - make_interval(secs => :tolerance)
               AND o.subject IN ({_subjects(recorded)})
               AND {_was_passed("auditor", stream)}
               AND NOT EXISTS (SELECT FROM auditor.journal AS j WHERE j.message_id = o.message_id ONE_BY_ONE())
@@ -68,27 +68,32 @@ def _unconsumed(producer: Service, consumer: Service, stream: str, received: str
             SELECT o.message_id::text AS subject, format('{consumer} handles %s', o.subject) AS expected,
                    format('published by {producer} at %s (%s), and no trace of it', o.published_at, o.correlation_id)
                        AS found
-            FROM {producer}.outbox_messages AS o
-            WHERE OF_MESSAGE(o.message_id) AND o.published_at <= now() - make_interval(secs => :tolerance)
+            FROM ROWS_OF_MESSAGES({producer}.outbox_messages) AS o
+            WHERE o.published_at <= now() - make_interval(secs => :tolerance)
               AND o.subject IN ({_subjects(messages)})
               AND {_was_passed(consumer, stream)}
               AND NOT EXISTS (SELECT FROM {received} AND i.message_id = o.message_id ONE_BY_ONE())
               AND NOT EXISTS (SELECT FROM {consumer}.dead_letters AS d
-                              WHERE d.consumer = '{durable}' AND d.message_id = o.message_id)
+                              WHERE d.consumer = '{durable}' AND d.message_id = o.message_id ONE_BY_ONE())
               AND NOT EXISTS (SELECT FROM {consumer}.delivery_attempts AS t
                               WHERE t.consumer = '{durable}' AND t.message_id = o.message_id
-                                AND t.last_at > now() - make_interval(secs => 2 * :tolerance))
+                                AND t.last_at > now() - make_interval(secs => 2 * :tolerance) ONE_BY_ONE())
         """  # noqa: S608 - names of the contracts
 
 
-def _first_unproven(producer: Service, consumer: Service, stream: str) -> str:
-    """The first message from ``:first`` on of which ``consumer`` may still have to leave a trace."""
-    messages = tuple(m for m in consumed_by(consumer) if producer in m.producers and stream_of(m.subject) == stream)
+def _first_unproven(producer: Service) -> str:
+    """The first message of ``producer`` from ``:first`` on of which a service may still have to leave a trace."""
+    waits = []
+    for consumer in (*INBOXES, "storage", "auditor"):
+        messages = tuple(m for m in consumed_by(consumer) if producer in m.producers)
+        for stream in sorted({stream_of(message.subject) for message in messages}):
+            sent = tuple(message for message in messages if stream_of(message.subject) == stream)
+            waits.append(f"""(o.subject IN ({_subjects(sent)})
+                    AND (o.published_at <= now() - make_interval(secs => :tolerance)
+                         AND {_was_passed(consumer, stream)}) IS NOT TRUE)""")
     return f"""
             (SELECT o.message_id FROM {producer}.outbox_messages AS o
-             WHERE o.message_id >= :first AND o.subject IN ({_subjects(messages)})
-               AND ((o.published_at <= now() - make_interval(secs => :tolerance)) IS NOT TRUE
-                    OR ({_was_passed(consumer, stream)}) IS NOT TRUE)
+             WHERE o.message_id >= :first AND ({" OR ".join(waits)})
              ORDER BY o.message_id LIMIT 1)
         """  # noqa: S608 - names of the contracts
 
@@ -127,12 +132,8 @@ def _all_unconsumed() -> str:
 
 FIRST_UNPROVEN: Final = (
     "SELECT min(message_id::text)::uuid FROM ("  # noqa: S608 - names of the contracts
-    + " UNION ALL ".join(
-        _first_unproven(producer, consumer, stream)
-        for consumer in (*INBOXES, "storage", "auditor")
-        for producer, stream in _routes(consumed_by(consumer))
-    )
-    + ") AS first_of_route (message_id)"
+    + " UNION ALL ".join(map(_first_unproven, sorted({producer for producer, _ in _routes(consumed_by("auditor"))})))
+    + ") AS first_of_producer (message_id)"
 )
 """Where the proof of messages has to go on: at the first one that has not been passed everywhere."""
 

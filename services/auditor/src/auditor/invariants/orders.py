@@ -12,10 +12,12 @@ ORDERS: Final = (
         query="""
             SELECT q.generation_id::text AS subject, 'a reservation or a refusal' AS expected,
                    format('none since %s', q.created_at) AS found
-            FROM gateway.generation_requests AS q
-            WHERE OF_ORDER(q.generation_id) AND q.created_at <= now() - make_interval(secs => :tolerance)
-              AND NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.generation_id = q.generation_id)
-              AND NOT EXISTS (SELECT FROM billing.refusals AS f WHERE f.generation_id = q.generation_id)
+            FROM ROWS_OF_ORDERS(gateway.generation_requests) AS q
+            WHERE q.created_at <= now() - make_interval(secs => :tolerance)
+              AND NOT EXISTS (SELECT FROM ROWS_OF_ORDERS(billing.reservations) AS r
+                              WHERE r.generation_id = q.generation_id)
+              AND NOT EXISTS (SELECT FROM ROWS_OF_ORDERS(billing.refusals) AS f
+                              WHERE f.generation_id = q.generation_id)
         """,
     ),
     Invariant(
@@ -28,13 +30,13 @@ ORDERS: Final = (
                    format('request of user %s, shown to user %s for %s credits', q.user_id, g.user_id,
                           g.price_credits) AS found
             FROM (
-                SELECT generation_id, user_id, amount_credits AS price_credits FROM billing.reservations
-                WHERE OF_ORDER(generation_id)
+                SELECT generation_id, user_id, amount_credits AS price_credits
+                FROM ROWS_OF_ORDERS(billing.reservations) AS r
                 UNION ALL
-                SELECT generation_id, user_id, required_credits FROM billing.refusals WHERE OF_ORDER(generation_id)
+                SELECT generation_id, user_id, required_credits FROM ROWS_OF_ORDERS(billing.refusals) AS f
             ) AS o
-            LEFT JOIN gateway.generation_requests AS q USING (generation_id)
-            LEFT JOIN gateway.generations AS g USING (generation_id)
+            LEFT JOIN ROWS_OF_ORDERS(gateway.generation_requests) AS q USING (generation_id)
+            LEFT JOIN ROWS_OF_ORDERS(gateway.generations) AS g USING (generation_id)
             WHERE (q.user_id, g.user_id, g.price_credits) IS DISTINCT FROM (o.user_id, o.user_id, o.price_credits)
         """,
     ),
@@ -47,12 +49,11 @@ ORDERS: Final = (
                    format('a generation of user %s for %s credits', r.user_id, r.amount_credits) AS expected,
                    CASE WHEN v.generation_id IS NULL THEN format('none since %s', r.reserved_at)
                         ELSE format('one of user %s for %s credits', v.user_id, v.price_credits) END AS found
-            FROM billing.reservations AS r
-            LEFT JOIN generation.video_generations AS v USING (generation_id)
-            WHERE OF_ORDER(r.generation_id)
-              AND ((v.generation_id IS NULL AND r.reserved_at <= now() - make_interval(secs => :tolerance))
-                   OR (v.generation_id IS NOT NULL
-                       AND (v.user_id, v.price_credits) IS DISTINCT FROM (r.user_id, r.amount_credits)))
+            FROM ROWS_OF_ORDERS(billing.reservations) AS r
+            LEFT JOIN ROWS_OF_ORDERS(generation.video_generations) AS v USING (generation_id)
+            WHERE (v.generation_id IS NULL AND r.reserved_at <= now() - make_interval(secs => :tolerance))
+               OR (v.generation_id IS NOT NULL
+                   AND (v.user_id, v.price_credits) IS DISTINCT FROM (r.user_id, r.amount_credits))
         """,
     ),
     Invariant(
@@ -62,9 +63,9 @@ ORDERS: Final = (
         query="""
             SELECT v.generation_id::text AS subject, 'a reservation' AS expected,
                    format('none; the generation is %s', v.status) AS found
-            FROM generation.video_generations AS v
-            WHERE OF_ORDER(v.generation_id)
-              AND NOT EXISTS (SELECT FROM billing.reservations AS r WHERE r.generation_id = v.generation_id)
+            FROM ROWS_OF_ORDERS(generation.video_generations) AS v
+            WHERE NOT EXISTS (SELECT FROM ROWS_OF_ORDERS(billing.reservations) AS r
+                              WHERE r.generation_id = v.generation_id)
         """,
     ),
     Invariant(
@@ -74,9 +75,9 @@ ORDERS: Final = (
         query="""
             SELECT r.generation_id::text AS subject, 'a stored asset' AS expected,
                    format('none; %s credits were captured', r.captured_credits) AS found
-            FROM billing.reservations AS r
-            WHERE OF_ORDER(r.generation_id) AND r.status = 'captured'
-              AND NOT EXISTS (SELECT FROM storage.assets AS a WHERE a.generation_id = r.generation_id)
+            FROM ROWS_OF_ORDERS(billing.reservations) AS r
+            WHERE r.status = 'captured'
+              AND NOT EXISTS (SELECT FROM ROWS_OF_ORDERS(storage.assets) AS a WHERE a.generation_id = r.generation_id)
         """,
     ),
     Invariant(
@@ -85,11 +86,11 @@ ORDERS: Final = (
         meaning="A completed generation has the asset that it names",
         query="""
             SELECT v.generation_id::text AS subject, format('asset %s', v.asset_id) AS expected,
-                   coalesce((SELECT format('asset %s', a.asset_id) FROM storage.assets AS a
+                   coalesce((SELECT format('asset %s', a.asset_id) FROM ROWS_OF_ORDERS(storage.assets) AS a
                              WHERE a.generation_id = v.generation_id LIMIT 1), 'none') AS found
-            FROM generation.video_generations AS v
-            WHERE OF_ORDER(v.generation_id) AND v.status = 'completed'
-              AND NOT EXISTS (SELECT FROM storage.assets AS a
+            FROM ROWS_OF_ORDERS(generation.video_generations) AS v
+            WHERE v.status = 'completed'
+              AND NOT EXISTS (SELECT FROM ROWS_OF_ORDERS(storage.assets) AS a
                               WHERE a.generation_id = v.generation_id AND a.asset_id = v.asset_id)
         """,
     ),
@@ -101,9 +102,9 @@ ORDERS: Final = (
             SELECT a.generation_id::text AS subject, 'a completed generation' AS expected,
                    format('%s; asset %s was stored at %s', coalesce(v.status, 'none'), a.asset_id, a.stored_at)
                        AS found
-            FROM storage.assets AS a
-            LEFT JOIN generation.video_generations AS v USING (generation_id)
-            WHERE OF_ORDER(a.generation_id) AND v.status IS DISTINCT FROM 'completed'
+            FROM ROWS_OF_ORDERS(storage.assets) AS a
+            LEFT JOIN ROWS_OF_ORDERS(generation.video_generations) AS v USING (generation_id)
+            WHERE v.status IS DISTINCT FROM 'completed'
               AND a.stored_at <= now() - make_interval(secs => :tolerance)
         """,
     ),
@@ -114,9 +115,8 @@ ORDERS: Final = (
         query="""
             SELECT a.generation_id::text AS subject, format('one %s of user %s', a.role, v.user_id) AS expected,
                    format('%s, of user %s', count(*), string_agg(DISTINCT a.user_id::text, ', ')) AS found
-            FROM storage.assets AS a
-            LEFT JOIN generation.video_generations AS v USING (generation_id)
-            WHERE OF_ORDER(a.generation_id)
+            FROM ROWS_OF_ORDERS(storage.assets) AS a
+            LEFT JOIN ROWS_OF_ORDERS(generation.video_generations) AS v USING (generation_id)
             GROUP BY a.generation_id, a.role, v.user_id
             HAVING count(*) > 1 OR bool_or(a.user_id IS DISTINCT FROM v.user_id)
         """,
@@ -130,15 +130,15 @@ ORDERS: Final = (
                    format('%s, %s credits captured, for a generation that is %s%s', wanted.status, wanted.captured,
                           v.status, CASE WHEN v.late THEN ' (late)' ELSE '' END) AS expected,
                    format('%s, %s credits captured', r.status, r.captured_credits) AS found
-            FROM generation.video_generations AS v
-            JOIN billing.reservations AS r USING (generation_id)
+            FROM ROWS_OF_ORDERS(generation.video_generations) AS v
+            JOIN ROWS_OF_ORDERS(billing.reservations) AS r USING (generation_id)
             CROSS JOIN LATERAL (
                 SELECT CASE WHEN v.status = 'completed' AND NOT v.late THEN 'captured'
                             WHEN v.status IN ('completed', 'failed', 'cancelled') THEN 'released'
                             ELSE 'held' END AS status,
                        CASE WHEN v.status = 'completed' AND NOT v.late THEN v.price_credits ELSE 0 END AS captured
             ) AS wanted
-            WHERE OF_ORDER(v.generation_id) AND (r.status, r.captured_credits) <> (wanted.status, wanted.captured)
+            WHERE (r.status, r.captured_credits) <> (wanted.status, wanted.captured)
               AND (r.status <> 'held' OR v.finished_at <= now() - make_interval(secs => :tolerance))
         """,
     ),
@@ -149,8 +149,8 @@ ORDERS: Final = (
         query="""
             SELECT v.generation_id::text AS subject, format('no generation: it was refused (%s)', f.code) AS expected,
                    format('a generation that is %s', v.status) AS found
-            FROM billing.refusals AS f JOIN generation.video_generations AS v USING (generation_id)
-            WHERE OF_ORDER(f.generation_id)
+            FROM ROWS_OF_ORDERS(billing.refusals) AS f
+            JOIN ROWS_OF_ORDERS(generation.video_generations) AS v USING (generation_id)
         """,
     ),
     Invariant(
@@ -166,14 +166,16 @@ ORDERS: Final = (
                    format('variant %s, %s for %s credits of user %s, requested at %s, among variants %s',
                           g.variant_number, g.model_id, g.price_credits, g.user_id, g.requested_at, every.numbers)
                        AS found
-            FROM gateway.generations AS g
-            LEFT JOIN gateway.generations AS f ON f.generation_id = g.variant_of
+            FROM ROWS_OF_ORDERS(gateway.generations) AS g
+            LEFT JOIN LATERAL (
+                SELECT * FROM gateway.generations AS one WHERE one.generation_id = g.variant_of ONE_BY_ONE()
+            ) AS f ON true
             CROSS JOIN LATERAL (
                 SELECT array_agg(s.variant_number ORDER BY s.variant_number) AS numbers
                 FROM gateway.generations AS s WHERE s.variant_of = g.variant_of
             ) AS every
             -- Not by variant_of: its index, read for that alone, would be read whole.
-            WHERE OF_ORDER(g.generation_id) AND g.variant_count IS NOT NULL
+            WHERE g.variant_count IS NOT NULL
               AND ((f.variant_of, f.variant_number, f.variant_count, f.user_id, f.model_id, f.price_credits,
                     f.requested_at)
                    IS DISTINCT FROM
@@ -193,7 +195,7 @@ ORDERS: Final = (
                    format('one verdict for all variants of order %s that were not withdrawn', g.variant_of)
                        AS expected,
                    every.verdicts AS found
-            FROM gateway.generations AS g
+            FROM ROWS_OF_ORDERS(gateway.generations) AS g
             CROSS JOIN LATERAL (
                 SELECT string_agg(format('variant %s is %s', s.variant_number, v.verdict), ', '
                                   ORDER BY s.variant_number) AS verdicts,
@@ -209,7 +211,7 @@ ORDERS: Final = (
                 ) AS v
                 WHERE s.variant_of = g.variant_of
             ) AS every
-            WHERE OF_ORDER(g.generation_id) AND g.variant_count IS NOT NULL AND every.different > 1
+            WHERE g.variant_count IS NOT NULL AND every.different > 1
         """,
     ),
     Invariant(
@@ -221,16 +223,16 @@ ORDERS: Final = (
                    format('an ended order that user %s deleted', d.user_id) AS expected,
                    coalesce(format('one of user %s that is %s, %s', g.user_id, g.status,
                                    coalesce('deleted at ' || g.deleted_at, 'not deleted')), 'none') AS found
-            FROM storage.deletions AS d
-            LEFT JOIN gateway.generations AS g USING (generation_id)
-            WHERE OF_ORDER(d.generation_id)
-              AND (g.deleted_at IS NULL OR g.user_id <> d.user_id
-                   OR g.status NOT IN ('refused', 'completed', 'failed', 'cancelled'))
+            FROM ROWS_OF_ORDERS(storage.deletions) AS d
+            LEFT JOIN ROWS_OF_ORDERS(gateway.generations) AS g USING (generation_id)
+            WHERE g.deleted_at IS NULL OR g.user_id <> d.user_id
+               OR g.status NOT IN ('refused', 'completed', 'failed', 'cancelled')
             UNION ALL
             SELECT g.generation_id::text, format('a deletion by storage, asked for at %s', g.deleted_at), 'none'
-            FROM gateway.generations AS g
-            WHERE OF_ORDER(g.generation_id) AND g.deleted_at <= now() - make_interval(secs => :tolerance)
-              AND NOT EXISTS (SELECT FROM storage.deletions AS d WHERE d.generation_id = g.generation_id)
+            FROM ROWS_OF_ORDERS(gateway.generations) AS g
+            WHERE g.deleted_at <= now() - make_interval(secs => :tolerance)
+              AND NOT EXISTS (SELECT FROM ROWS_OF_ORDERS(storage.deletions) AS d
+                              WHERE d.generation_id = g.generation_id)
         """,
     ),
 )

@@ -123,15 +123,15 @@ VIEWS: Final = (
                         ELSE format('%s in version %s%s', g.status, g.version,
                                     CASE WHEN g.late THEN ' (late)' ELSE '' END) END AS found
             FROM (
-                SELECT generation_id, status, late, version, finished_at FROM generation.video_generations
-                WHERE OF_ORDER(generation_id)
+                SELECT generation_id, status, late, version, finished_at
+                FROM ROWS_OF_ORDERS(generation.video_generations) AS v
                 UNION ALL
                 -- What its user cancelled before billing had seen it is not shown as a refusal.
                 SELECT generation_id, CASE code WHEN 'cancelled' THEN 'cancelled' ELSE 'refused' END, false, 0,
                        refused_at
-                FROM billing.refusals WHERE OF_ORDER(generation_id)
+                FROM ROWS_OF_ORDERS(billing.refusals) AS f
             ) AS o
-            LEFT JOIN gateway.generations AS g USING (generation_id)
+            LEFT JOIN ROWS_OF_ORDERS(gateway.generations) AS g USING (generation_id)
             WHERE g.version > o.version
                OR (g.version = o.version AND o.version > 0 AND (g.status, g.late) <> (o.status, o.late))
                OR (o.status IN ('refused', 'completed', 'failed', 'cancelled')
@@ -151,8 +151,8 @@ VIEWS: Final = (
                    CASE WHEN g.object_key IS NULL THEN format('no file; the generation is shown as %s', g.status)
                         ELSE format('%s with poster %s, sha256 %s, %s bytes, shown to user %s', g.object_key,
                                     g.poster_object_key, g.sha256, g.size_bytes, g.user_id) END AS found
-            FROM (SELECT * FROM gateway.generations WHERE OF_ORDER(generation_id)) AS g
-            FULL JOIN (SELECT * FROM storage.assets WHERE OF_ORDER(generation_id) AND role = 'output') AS a
+            FROM ROWS_OF_ORDERS(gateway.generations) AS g
+            FULL JOIN (SELECT * FROM ROWS_OF_ORDERS(storage.assets) AS one WHERE role = 'output') AS a
                 USING (generation_id)
             WHERE (g.object_key, g.poster_object_key, g.sha256, g.size_bytes)
                   IS DISTINCT FROM (a.object_key, a.poster_object_key, a.sha256, a.size_bytes)
@@ -169,14 +169,13 @@ VIEWS: Final = (
             SELECT r.generation_id::text AS subject,
                    format('%s captured, %s released', due.captured, due.released) AS expected,
                    format('%s captured, %s released', g.captured_credits, g.released_credits) AS found
-            FROM billing.reservations AS r
-            JOIN gateway.generations AS g USING (generation_id)
+            FROM ROWS_OF_ORDERS(billing.reservations) AS r
+            JOIN ROWS_OF_ORDERS(gateway.generations) AS g USING (generation_id)
             CROSS JOIN LATERAL (
                 SELECT CASE WHEN r.status = 'captured' THEN r.captured_credits END AS captured,
                        CASE WHEN r.status = 'released' THEN r.amount_credits END AS released
             ) AS due
-            WHERE OF_ORDER(r.generation_id)
-              AND (g.captured_credits, g.released_credits) IS DISTINCT FROM (due.captured, due.released)
+            WHERE (g.captured_credits, g.released_credits) IS DISTINCT FROM (due.captured, due.released)
               AND (num_nonnulls(g.captured_credits, g.released_credits) > 0
                    OR r.resolved_at <= now() - make_interval(secs => :tolerance))
         """,

@@ -274,6 +274,7 @@ _ROWS: Final[Mapping[Scope, tuple[int, Sequence[str]]]] = {
     "reservation": (
         2000,
         (
+            "reservation_id FROM billing.reservations",
             "reservation_id FROM billing.reservation_grants",
             "reservation_id FROM billing.reservation_resolutions",
         ),
