@@ -1,7 +1,7 @@
-"""What `show` and a round of the proof read does not depend on how long the history is."""
+"""What `show`, a round of the proof and a portion of a pass read does not depend on how long the history is."""
 
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
 
 import pytest
 from sqlalchemy import text
@@ -25,10 +25,15 @@ MORE: Final = 3.5
 FEW_PAGES: Final = 2
 LISTED_PAGES: Final = 75
 """The newest orders and payments of a user are looked up one by one, or a table of so many pages is read whole."""
+LOOKED_AT_IN_VAIN: Final = 100
+"""Rows. The user of all copies has several hundred orders in the long history."""
 AT_REST: Final = 0.0
 ENOUGH_SECONDS: Final = 60.0
 ORDERS: Final = 7
 """In each copy. Some of them are open, so the deadlines of their copies have passed long ago."""
+CLOSED: Final = tuple(one for one in INVARIANTS if one not in DEADLINES)
+PAGES_AN_ORDER: Final = 20
+"""In a pass. It was 60 when each invariant looked each order up in each table."""
 FORGET_STATISTICS: Final = text("""
     SELECT count(pg_clear_relation_stats(n.nspname, c.relname))
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -53,11 +58,10 @@ async def pages_of_show(database: Database, platform: PlatformHarness, name: str
 async def pages_of_round(database: Database) -> Pages:
     """The orders that were not multiplied are new, and all others are proven."""
     engine = database.engine("auditor")
-    closed = [one for one in INVARIANTS if one not in DEADLINES]
     for _ in range(2):
-        assert (await Prover(engine, engine, AT_REST, ENOUGH_SECONDS, closed).prove()).report.clean
+        assert (await Prover(engine, engine, AT_REST, ENOUGH_SECONDS, CLOSED).prove()).report.clean
     await count_as_new(engine, ORDERS)
-    return await pages_of_each_statement(engine, Prover(engine, engine, AT_REST, 0, closed).prove)
+    return await pages_of_each_statement(engine, Prover(engine, engine, AT_REST, 0, CLOSED).prove)
 
 
 async def history(make_database: MakeDatabase, copies: int) -> tuple[Database, PlatformHarness]:
@@ -65,6 +69,27 @@ async def history(make_database: MakeDatabase, copies: int) -> tuple[Database, P
     platform = await build_platform(database)
     await multiply(database.superuser_engine(), copies, platform.user, DAYS)
     return database, platform
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes(part)
+
+
+async def looked_at_in_vain(database: Database, platform: PlatformHarness) -> dict[str, float]:
+    """Requests for orders that `show` of the user of all copies finds by an index and leaves out."""
+    engine = database.engine("auditor")
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql("SET enable_seqscan = off")
+        explained = await PlanHarness(engine, connection).explain(lambda _: read_dossier(engine, str(platform.user)))
+    return {
+        node["Index Name"]: node["Rows Removed by Filter"]
+        for one in explained
+        for node in nodes(one.plan)
+        if node.get("Relation Name") == "generation_requests"
+        and node.get("Rows Removed by Filter", 0) > LOOKED_AT_IN_VAIN
+    }
 
 
 def grown(before: Pages, after: Pages, few_pages: int = FEW_PAGES) -> dict[str, tuple[int, int]]:
@@ -90,8 +115,28 @@ async def test_show_and_a_round_are_flat_with_the_history(
     monkeypatch.setattr(reading, "COUNTED", 20)
     listed = await pages_of_show(middle, some, "user")
     assert not grown(listed, await pages_of_show(long, many, "user"), LISTED_PAGES)
+    assert not await looked_at_in_vain(long, many)
     before = await pages_of_round(middle)
     assert not grown(before, await pages_of_round(long))
     async with long.superuser_engine().begin() as connection:
         await connection.execute(FORGET_STATISTICS, {"schemas": list(SERVICES)})
     assert not grown(before, await pages_of_round(long))
+
+
+async def test_a_pass_reads_the_rows_of_its_orders_once(make_database: MakeDatabase) -> None:
+    database, _ = await history(make_database, MIDDLE)
+    engine = database.engine("auditor")
+    orders = (MIDDLE + 1) * ORDERS
+    for forgets in (False, True):
+        if forgets:
+            async with database.superuser_engine().begin() as connection:
+                await connection.execute(FORGET_STATISTICS, {"schemas": list(SERVICES)})
+        async with engine.connect() as connection:
+            plans = PlanHarness(engine, connection)
+            explained = await plans.explain(lambda _: Prover(engine, engine, AT_REST, ENOUGH_SECONDS, CLOSED).prove())
+        portions = [one for one in explained if one.sql.startswith("WITH rows_of_billing_refusals")]
+        assert portions
+        assert sum(one.buffers for one in portions) <= PAGES_AN_ORDER * orders
+        # They have no index: to look for each order among all of them would take as long as the portion is large.
+        read = [node for one in portions for node in nodes(one.plan) if node["Node Type"] == "CTE Scan"]
+        assert max(node["Actual Loops"] for node in read) == 1
