@@ -18,7 +18,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from messaging.sql import statement
+from messaging.sql import hot_statement, statement
 from service_runtime.database import engine_for
 
 
@@ -76,7 +76,7 @@ class DeadLetters:
             ORDER BY replay_requested_at, message_id LIMIT 1 FOR UPDATE SKIP LOCKED
             """,
         )
-        self._requested = statement(
+        self._requested = hot_statement(
             schema,
             """
             SELECT DISTINCT consumer FROM {schema}.dead_letters
@@ -165,7 +165,7 @@ class DeadLetters:
 
     async def requested(self, connection: AsyncConnection) -> set[str]:
         """The consumers of which an operator wants something replayed."""
-        return set((await connection.execute(self._requested)).scalars())
+        return {consumer for (consumer,) in await self._requested.fetch(connection, {})}
 
     async def lock_requested(self, connection: AsyncConnection, consumer: str) -> DeadLetter | None:
         """One message of ``consumer`` that an operator wants replayed, past those that another replica has locked."""

@@ -138,7 +138,7 @@ class Positions:
     def __init__(self, schema: str) -> None:
         self._schema = schema
         self._put = hot_statement(schema, PUT_POSITION)
-        self._due = statement(
+        self._due = hot_statement(
             schema,
             f"""
             SELECT {_COLUMNS}
@@ -162,7 +162,7 @@ class Positions:
             FROM {{schema}}.relay_positions WHERE holder = :holder AND stream = :stream ORDER BY sequence DESC
             """,  # noqa: S608 - the insertion is a constant
         )
-        self._verify = statement(
+        self._verify = hot_statement(
             schema,
             """
             UPDATE {schema}.relay_positions AS p SET verified_at = now()
@@ -171,7 +171,7 @@ class Positions:
               AND p.checkpoint_id = seen.checkpoint_id AND p.sequence = seen.sequence AND p.verified_at IS NULL
             """,
         )
-        self._prune = statement(
+        self._prune = hot_statement(
             schema,
             """
             WITH verified AS (
@@ -208,7 +208,7 @@ class Positions:
             WHERE holder = :holder AND stream = :stream
             """,
         )
-        self._lock = statement(schema, "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+        self._lock = hot_statement(schema, "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
     async def put(self, connection: AsyncConnection, position: Position) -> None:
         """Write a checkpoint, in the transaction of its batch."""
@@ -219,7 +219,7 @@ class Positions:
         verified one. It stands for all below it, whatever was published above it since. Of the relay also the lowest
         one that cannot have expired: a stream that lost its beginning does not have it."""
         young = timedelta(days=REPLAY_WINDOW_DAYS) - EXPIRY_MARGIN
-        return [Position(*row) for row in await connection.execute(self._due, {"young": young})]
+        return [Position(*row) for row in await self._due.fetch(connection, {"young": young})]
 
     async def all(self, connection: AsyncConnection, holder: str, stream: str) -> list[Position]:
         """Every checkpoint of ``holder`` in ``stream``, the highest first."""
@@ -240,9 +240,9 @@ class Positions:
             "checkpoint_ids": [position.checkpoint_id for position in positions],
             "sequences": [position.sequence for position in positions],
         }
-        await connection.execute(self._verify, keys | seen)
+        await self._verify.execute(connection, keys | seen)
         kept = {"window": timedelta(days=REPLAY_WINDOW_DAYS), "by_minute": KEPT_BY_MINUTE}
-        await connection.execute(self._prune, keys | kept)
+        await self._prune.execute(connection, keys | kept)
 
     async def forget(self, connection: AsyncConnection, holder: str, stream: str, above_sequence: int) -> None:
         """Drop what ``holder`` knew about ``stream`` above ``above_sequence``."""
@@ -251,8 +251,8 @@ class Positions:
 
     async def lock_verification(self, connection: AsyncConnection, stream: str) -> None:
         """Wait until no other replica looks into ``stream``; held until the transaction ends."""
-        await connection.execute(self._lock, {"name": f"{self._schema}.verification.{stream}"})
+        await self._lock.execute(connection, {"name": f"{self._schema}.verification.{stream}"})
 
     async def lock_recovery(self, connection: AsyncConnection) -> None:
         """Wait until no other replica recovers in this schema; held until the transaction ends."""
-        await connection.execute(self._lock, {"name": f"{self._schema}.amnesia_recovery"})
+        await self._lock.execute(connection, {"name": f"{self._schema}.amnesia_recovery"})

@@ -11,7 +11,7 @@ def statement(schema: str, template: str) -> TextClause:
 
 
 def hot_statement(schema: str, template: str) -> Statement:
-    """The same, of what is sent with every message."""
+    """The same, of what is sent with every message, or all the time."""
     return Statement(_filled(schema, template))
 
 

@@ -22,6 +22,7 @@ from generation.repository.endpoint_health import (
 from generation.runpod.answers import SubmissionFailed
 from generation.runpod.client import EndpointHealth, ProviderUnavailable, RunPodClient
 from generation.runpod.job import JobPolicy, KeepAliveRequest
+from messaging.database import single_statements
 from messaging.transaction import Transactions
 
 KEEP_ALIVE: Final = KeepAliveRequest(JobPolicy(execution_timeout=60_000, ttl=3_600_000))
@@ -90,7 +91,7 @@ class EndpointHealthChecks:
 
     async def _show(self) -> None:
         oldest_seconds = self._policy.interval_seconds * _OLDEST_INTERVALS
-        async with self._transactions.engine.connect() as connection:
+        async with single_statements(self._transactions.engine) as connection:
             known = {one.endpoint: one for one in await get_health(connection, self._endpoint_ids, oldest_seconds)}
         for endpoint in self._endpoint_ids:
             health = known.get(endpoint)

@@ -19,6 +19,7 @@ from generation.metrics import ESTIMATING_SECONDS
 from generation.repository.queue_states import QueueState, add_measured, get_measured, get_queue_states
 from generation.track_record import TrackRecord
 from messaging.broker import Broker
+from messaging.database import single_statements
 from messaging.live import publish_live
 
 SHARE_SECONDS: Final = 5.0
@@ -47,7 +48,7 @@ class Estimates:
         if time.monotonic() - self._shared_at >= SHARE_SECONDS:
             self._times = MeasuredTimes(await self._share())
             self._shared_at = time.monotonic()
-        async with self._engine.connect() as connection:
+        async with single_statements(self._engine) as connection:
             states = await get_queue_states(connection)
         for state in states:
             estimates = _estimate(state, self._times, self._used_share(state))

@@ -10,6 +10,7 @@ from contracts.values import Lane
 from generation import metrics
 from generation.domain.statuses import FINAL_ORDER_STATUSES, OrderStatus
 from generation.repository.measurements import get_measurements
+from messaging.database import single_statements
 
 
 class Gauges:
@@ -23,7 +24,7 @@ class Gauges:
 
     async def measure_database(self) -> None:
         """Queue depth and age, open orders, live attempts, paused endpoints, and the oldest due callback."""
-        async with self._engine.connect() as connection:
+        async with single_statements(self._engine) as connection:
             measured = await get_measurements(connection)
         lanes = get_args(Lane)
         # What the database has no row for is empty, and says so.
