@@ -1,11 +1,11 @@
 """What attempts cost, whatever their end, and the report of it."""
 
 import argparse
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-import httpx
 import pytest
 from prometheus_client import REGISTRY
 
@@ -21,6 +21,7 @@ from generation.repository.margins import get_costs_by_endpoint, get_orders_by_s
 from generation.repository.orders import lock_orders
 from generation.runpod.client import BilledTime
 from tests.generation.harness import GenerationHarness, order, stored
+from tests.generation.provider import answering, responds
 
 MODEL = "wan-2.2-t2v"
 L4 = "NVIDIA L4"
@@ -165,10 +166,11 @@ async def test_the_command_prints_the_report_beside_runpods_bill(
     assert MODEL in printed
     assert "RunPod's bill was not asked for" in printed
     monkeypatch.setenv("GENERATION_RUNPOD_API_KEY", "rpa_a_key")
-    bill = httpx.Response(200, json=[{"endpointId": "video-id", "amount": 1.25, "timeBilledMs": 90_000}])
-    transport = httpx.MockTransport(lambda _: bill)
-    monkeypatch.setattr("generation.commands.bounded_client", lambda *_, **__: httpx.AsyncClient(transport=transport))
-    assert await commands.run(parser.parse_args(["margin", "--from", day])) == 0
+    bill = responds(b'[{"endpointId": "video-id", "amount": 1.25, "timeBilledMs": 90000}]')
+    async with answering() as (provider, _):
+        monkeypatch.setenv("GENERATION_RUNPOD_REST_BASE", provider.url)
+        provider.answers = defaultdict(lambda: bill)
+        assert await commands.run(parser.parse_args(["margin", "--from", day])) == 0
     assert "1.2500" in capsys.readouterr().out
 
 
