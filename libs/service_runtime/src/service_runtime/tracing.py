@@ -5,6 +5,7 @@ in rows that wait for a worker, in the addresses that a provider calls back. No 
 exception, no path, no query. What an operation concerns is said by ids and by names from fixed sets.
 """
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import Token
@@ -19,7 +20,7 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes
 
@@ -30,10 +31,12 @@ CORRELATION_ID: Final = "messaging.message.conversation_id"
 """OpenTelemetry's name for it: the generation or payment that an operation is part of."""
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
+_TRACEPARENT: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+"""As every service writes it."""
 _TRACER: Final = trace.get_tracer("reelhouse")
 _NO_CONTEXT: Final = Context()
 _NOTHING: Final = nullcontext()
-_PARSED: Final = 4096
+_PARSED: Final = 512
 """Contexts of traces that are kept: one is read several times on its way through a process."""
 
 
@@ -231,7 +234,14 @@ class _Current(AbstractContextManager[Span]):
 @lru_cache(maxsize=_PARSED)
 def _cause(traceparent: str) -> Span:
     """A span that stands for a ``traceparent``; an invalid one if it is none."""
-    return trace.get_current_span(_PROPAGATOR.extract({"traceparent": traceparent}, _NO_CONTEXT))
+    known = _TRACEPARENT.fullmatch(traceparent)
+    if known is None:
+        # Of a later version, or nothing of the kind.
+        return trace.get_current_span(_PROPAGATOR.extract({"traceparent": traceparent}, _NO_CONTEXT))
+    trace_id, span_id, flags = known.groups()
+    return trace.NonRecordingSpan(
+        SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+    )
 
 
 def _parent(traceparent: str | None) -> Span | None:
