@@ -55,13 +55,7 @@ class _Tracer(trace.Tracer):
 class IdsOnly(trace.TracerProvider, _Tracer):
     """Makes the ids of traces, and records nothing: what a process does that exports nothing."""
 
-    def get_tracer(
-        self,
-        instrumenting_module_name: str,
-        instrumenting_library_version: str | None = None,
-        schema_url: str | None = None,
-        attributes: Attributes = None,
-    ) -> trace.Tracer:
+    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
         """See ``TracerProvider``: there is one for all."""
         return self
 

@@ -132,11 +132,15 @@ def _name_of(table: str) -> str:
     return f"rows_of_{table.replace('.', '_')}"
 
 
+def _no_rows(table: str) -> str:
+    return f"(SELECT * FROM {table} WHERE false)"  # noqa: S608 - a table of an invariant
+
+
 def _rows(scope: str, table: str, portion: Portion | None) -> str:
     if portion is None:
         return table
     if portion.scope != scope:
-        return f"(SELECT * FROM {table} WHERE false)"  # noqa: S608 - a table of an invariant
+        return _no_rows(table)
     return _name_of(table)
 
 
@@ -144,7 +148,7 @@ def _lines(table: str, portion: Portion | None) -> str:
     if portion is None:
         return table
     if portion.scope != "user":
-        return f"(SELECT * FROM {table} WHERE false)"  # noqa: S608 - as above
+        return _no_rows(table)
     if isinstance(portion, Range):
         return f"(SELECT * FROM {table} WHERE user_id {_RANGE})"  # noqa: S608
     return f"""(
@@ -160,4 +164,4 @@ def _lines(table: str, portion: Portion | None) -> str:
 def _proven(portion: Portion | None) -> str:
     if isinstance(portion, Ids) and portion.scope == "user":
         return f"({_STANDING} AND proven.user_id = ANY({_IDS}))"
-    return "(SELECT * FROM auditor.proven_balances WHERE false)"
+    return _no_rows("auditor.proven_balances")
