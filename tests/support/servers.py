@@ -7,13 +7,13 @@ from pydantic import SecretStr
 
 from local_platform.servers import NatsServer, PostgresServer, S3Server
 from service_runtime.settings import ServiceSettings
-from tests.support.folders import removed_at_exit
+from tests.support.folders import quickest_parent, removed_at_exit
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL for the whole session; take a database of your own with ``make_database``."""
-    with removed_at_exit("reelhouse-test-postgres-") as directory:
+    with removed_at_exit("reelhouse-test-postgres-", quickest_parent()) as directory:
         server = PostgresServer(directory)
         server.start_blocking()
         yield server
@@ -23,7 +23,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """One S3 server for the whole session, with the buckets and identities of the platform. Use keys of your own."""
-    with removed_at_exit("reelhouse-test-s3-") as directory:
+    with removed_at_exit("reelhouse-test-s3-", quickest_parent()) as directory:
         server = S3Server(directory)
         server.start_blocking()
         yield server
@@ -33,7 +33,7 @@ def s3_server() -> Iterator[S3Server]:
 @pytest.fixture
 def nats_server() -> Iterator[NatsServer]:
     """A NATS server with an empty store and the permissions of every service switched on."""
-    with removed_at_exit("reelhouse-test-nats-") as directory:
+    with removed_at_exit("reelhouse-test-nats-", quickest_parent()) as directory:
         server = NatsServer(directory)
         server.start_blocking()
         yield server

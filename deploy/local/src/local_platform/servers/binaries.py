@@ -77,8 +77,8 @@ def _copied_programs(package: Path) -> Path:
     return _copies[package]
 
 
-def temporary_directory(prefix: str) -> Path:
-    """A new temporary directory, which is removed at the latest when this process is gone."""
-    path = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+def temporary_directory(prefix: str, parent: Path | None = None) -> Path:
+    """A new directory in ``parent``, or where temporary files are, removed at the latest when this process is gone."""
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
     GUARDIAN.remove(path)
     return path
