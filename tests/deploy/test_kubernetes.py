@@ -12,6 +12,7 @@ import yaml
 
 import messaging.provisioning
 from contracts.message import SERVICES, Service
+from gateway.routes.verification import CUT_OFF_SECONDS
 from tests.deploy.manifests import (
     CHECKOV_EXCEPTIONS,
     KUBERNETES,
@@ -265,7 +266,7 @@ def test_ingress_and_gateway_api_publish_the_same_paths(tmp_path: Path) -> None:
         for rule in route["spec"]["rules"]
         for match in rule["matches"]
         for backend in rule["backendRefs"]
-        if match["path"]["value"] != "/v1/events"  # part of /v1; a rule of its own for its time limit
+        if match["path"]["value"] not in ("/v1/events", "/v1/verify")  # parts of /v1, with time limits of their own
     }
     ingresses = of_kind(render(combination(tmp_path, ["ingress"])), "Ingress").values()
     by_ingress = {
@@ -277,13 +278,11 @@ def test_ingress_and_gateway_api_publish_the_same_paths(tmp_path: Path) -> None:
     assert by_route == by_ingress
 
 
-def test_event_streams_have_no_time_limit_at_the_proxy() -> None:
-    (rule,) = [
-        rule
-        for rule in of_kind(render(PRODUCTION), "HTTPRoute")["gateway"]["spec"]["rules"]
-        if rule["matches"][0]["path"]["value"] == "/v1/events"
-    ]
-    assert rule["timeouts"] == {"request": "0s", "backendRequest": "0s"}
+def test_the_proxy_cuts_no_event_stream_and_no_file_that_is_verified() -> None:
+    rules = of_kind(render(PRODUCTION), "HTTPRoute")["gateway"]["spec"]["rules"]
+    timeouts = {rule["matches"][0]["path"]["value"]: rule["timeouts"] for rule in rules}
+    assert timeouts["/v1/events"] == {"request": "0s", "backendRequest": "0s"}
+    assert int(timeouts["/v1/verify"]["request"].removesuffix("s")) > CUT_OFF_SECONDS
 
 
 def test_scaling_asks_for_metrics_that_the_services_have() -> None:

@@ -27,7 +27,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 async def listener() -> AsyncIterator[Listener]:
-    made = Listener(HttpServer(app, "127.0.0.1", 0, request_seconds=REQUEST_SECONDS), drain_seconds=1.0)
+    slow_paths = {"/file": 30.0, "/small-file": 1.2 * REQUEST_SECONDS}
+    server = HttpServer(app, "127.0.0.1", 0, request_seconds=REQUEST_SECONDS, slow_paths=slow_paths)
+    made = Listener(server, drain_seconds=1.0)
     await made.start()
     yield made
     await made.stop()
@@ -45,6 +47,8 @@ async def connect(listener: Listener) -> tuple[asyncio.StreamReader, asyncio.Str
         b"GET / HT",
         b"GET / HTTP/1.1\r\nhost: x\r\nx-a: b",
         b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\none",
+        b"POST /small-file HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\none",
+        b"GET /file HT",
         b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n",
     ],
 )
@@ -52,6 +56,17 @@ async def test_a_request_that_does_not_come_to_its_end_is_cut_off(listener: List
     reader, writer = await connect(listener)
     writer.write(begun)
     assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+
+
+async def test_a_path_that_takes_files_has_a_time_of_its_own(listener: Listener) -> None:
+    reader, writer = await connect(listener)
+    writer.write(b"POST /file HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
+    other, _ = await connect(listener)
+    assert await asyncio.wait_for(other.read(), 10) == b"", "the time of other requests is over"
+    writer.write(b"cd")
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    assert head.startswith(b"HTTP/1.1 200 ")
     writer.close()
 
 

@@ -5,6 +5,7 @@ uvicorn bounds neither with httptools. Bodies are bounded by ``BodySizeLimit``, 
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -23,11 +24,17 @@ log = structlog.get_logger(__name__)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """A connection must bring each request within ``request_seconds``, the first from when it was opened."""
+    """A connection must bring each request within ``request_seconds``, the first from when it was opened.
 
-    def __init__(self, *arguments: Any, request_seconds: float, **options: Any) -> None:
+    Of a request for one of the ``slow_paths``, the body may take the seconds that stand there.
+    """
+
+    def __init__(
+        self, *arguments: Any, request_seconds: float, slow_paths: Mapping[str, float], **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self._request_seconds = request_seconds
+        self._slow_paths = slow_paths
         self._head_bytes = 0
         self._in_head = True
         self._body_came = False
@@ -37,7 +44,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The time for the first request begins."""
         super().connection_made(transport)
-        self._begin()
+        self._begin(self._request_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
@@ -59,7 +66,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head, self._in_message, self._head_bytes = True, True, 0
         if self._deadline is None:
-            self._begin()
+            self._begin(self._request_seconds)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Headers only: trailers come after the body, and no handler reads them."""
@@ -74,6 +81,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """From here on the body comes, which ``BodySizeLimit`` counts."""
         self._in_head, self._head_bytes = False, 0
         super().on_headers_complete()
+        body_seconds = self._slow_paths.get(self.scope["path"])
+        if body_seconds is not None:
+            self._end()
+            self._begin(body_seconds)
 
     def on_message_complete(self) -> None:
         """The request is here."""
@@ -81,8 +92,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._end()
         super().on_message_complete()
 
-    def _begin(self) -> None:
-        self._deadline = self.loop.call_later(self._request_seconds, self._too_slow)
+    def _begin(self, seconds: float) -> None:
+        self._deadline = self.loop.call_later(seconds, self._too_slow)
 
     def _end(self) -> None:
         if self._deadline is not None:

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -27,14 +27,16 @@ class ListenerFailed(Exception):
 class HttpServer:
     """An ASGI application and where it listens. Port 0 is a free port, said in the log.
 
-    A connection that does not bring a whole request within ``request_seconds`` is cut off. Of ``trusted_proxies``
-    (addresses or networks), and of nobody else, ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed.
+    A connection that does not bring a whole request within ``request_seconds`` is cut off; a request for one of the
+    ``slow_paths`` may take as many seconds as stand there, from the end of its head. Of ``trusted_proxies`` (addresses
+    or networks), and of nobody else, ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed.
     """
 
     app: Any
     host: str
     port: int
     request_seconds: float = 60.0
+    slow_paths: Mapping[str, float] = field(default_factory=dict)
     trusted_proxies: tuple[str, ...] = ()
 
 
@@ -54,7 +56,9 @@ class Listener:
         self._socket = _bind(server)
         config = uvicorn.Config(
             server.app,
-            http=partial(BoundedHttpProtocol, request_seconds=server.request_seconds),  # type: ignore[arg-type]
+            http=partial(  # type: ignore[arg-type]
+                BoundedHttpProtocol, request_seconds=server.request_seconds, slow_paths=server.slow_paths
+            ),
             ws="none",
             log_config=None,
             access_log=False,

@@ -16,6 +16,7 @@ from gateway.dependencies import Dependencies
 from gateway.file_urls import FileUrls
 from gateway.http import build_app
 from gateway.live_events import LiveEvents
+from gateway.routes import verification
 from gateway.settings import Settings
 from gateway.signups import Signups
 from gateway.tokens import Tokens
@@ -95,6 +96,17 @@ def build(settings: Settings) -> Gateway:
     )
 
 
+def http_server(app: FastAPI, settings: Settings) -> HttpServer:
+    """Where the public API listens, how long it waits for a request, and which proxies it believes."""
+    return HttpServer(
+        app,
+        settings.http_host,
+        settings.http_port,
+        slow_paths={verification.PATH: verification.CUT_OFF_SECONDS},
+        trusted_proxies=tuple(str(network) for network in settings.trusted_proxies),
+    )
+
+
 async def serve(settings: Settings) -> None:
     """Run the service until it is told to stop."""
     gateway = build(settings)
@@ -103,14 +115,7 @@ async def serve(settings: Settings) -> None:
         settings,
         schema="gateway",
         components=gateway.components,
-        http=[
-            HttpServer(
-                gateway.app,
-                settings.http_host,
-                settings.http_port,
-                trusted_proxies=tuple(str(network) for network in settings.trusted_proxies),
-            )
-        ],
+        http=[http_server(gateway.app, settings)],
         readiness=gateway.readiness,
         degraded_by=gateway.degraded_by,
         on_drain=gateway.drain,

@@ -22,6 +22,8 @@ router = APIRouter(tags=["verification"], dependencies=[LIMITED_BY_ADDRESS])
 PATH: Final = "/v1/verify"
 RECEIVE_SECONDS: Final = 120.0
 """The longest that a body may take."""
+CUT_OFF_SECONDS: Final = RECEIVE_SECONDS + 10.0
+"""When the listener ends a connection that is slower: after the answer that says so."""
 MAX_JSON_BYTES: Final = 1024
 _JSON: Final = "application/json"
 _FILES: Final = ("application/octet-stream", "video/", "image/")
