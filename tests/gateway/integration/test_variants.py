@@ -135,7 +135,7 @@ async def test_an_order_is_refused_whole_if_not_all_of_its_variants_can_be_place
     assert (await user.order(PICTURE | {"count": 2})).status_code == 201
     full = await user.order(PICTURE | {"count": 2})
     assert (full.status_code, full.json()["code"]) == (429, "too_many_open_generations")
-    assert full.headers["RateLimit"].startswith('"writes";r=3;'), "3 + 2 + 2 of 10"
+    assert '"writes";r=3;' in full.headers["RateLimit"], "3 + 2 + 2 of 10"
     limited = await user.order(PICTURE | {"count": 4})
     assert (limited.status_code, limited.json()["code"]) == (429, "rate_limited")
     assert (await user.order(PICTURE)).status_code == 402

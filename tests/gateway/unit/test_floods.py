@@ -5,6 +5,7 @@ What is asked for here needs no database, so that the application can be called 
 
 import asyncio
 from collections import Counter
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -72,12 +73,23 @@ async def test_reads_and_quotes_of_a_user_are_limited_and_say_so() -> None:
     assert {answer.headers["RateLimit-Policy"] for answer in reads} == {'"reads";q=3;w=60'}
     limited = await harness.send("GET", "/v1/balance", token)
     assert (limited.status_code, limited.json()["code"], limited.json()["retryable"]) == (429, "rate_limited", True)
-    quotes = [await harness.quote(token) for _ in range(3)]
-    assert [answer.status_code for answer in quotes] == [200, 200, 429]
-    assert quotes[2].headers["RateLimit-Policy"] == '"quotes";q=2;w=60'
     other = harness.token()
-    assert (await harness.send("HEAD", "/v1/events", other)).status_code == 200
-    assert await harness.quotes(other, 1) == [200]
+    quotes = [await harness.quote(other) for _ in range(3)]
+    assert [answer.status_code for answer in quotes] == [200, 200, 429]
+    assert quotes[2].headers["RateLimit-Policy"] == '"reads";q=3;w=60, "quotes";q=2;w=60'
+
+
+async def test_what_takes_nothing_from_the_writes_of_a_user_is_limited_all_the_same() -> None:
+    asked = ("/v1/generations", "/v1/payments", f"/v1/generations/{uuid4()}/repeat")
+    for path in asked:
+        harness = FloodHarness(reads_per_minute=3)
+        token = harness.token()
+        answers = [await harness.send("POST", path, token, json={}) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [400, 400, 400, 429], path
+    harness = FloodHarness(reads_per_minute=3)
+    token = harness.token()
+    deletions = [await harness.send("DELETE", "/v1/generations/none", token) for _ in range(4)]
+    assert [answer.status_code for answer in deletions] == [422, 422, 422, 429]
 
 
 @pytest.mark.parametrize("proxies", ['["*"]', '["proxy.example"]', '["10.0.0.1/8"]'])

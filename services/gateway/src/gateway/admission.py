@@ -37,7 +37,8 @@ class Admission:
         self.writes = WriteQueue(settings.database_pool_size)
         self.verdicts = VerdictWaits()
         self._addresses = TokenBuckets(Limit("address", settings.anonymous_requests_per_minute, _MINUTE))
-        self._reads = TokenBuckets(Limit("reads", settings.reads_per_minute, _MINUTE))
+        # What writes does so after it has read, and a repeated or refused request only reads.
+        self._requests = TokenBuckets(Limit("reads", settings.reads_per_minute, _MINUTE))
         self._quotes = TokenBuckets(Limit("quotes", settings.quotes_per_minute, _MINUTE))
         self._files = TokenBuckets(Limit("verified-files", settings.verified_files_per_minute, _MINUTE))
         self._files_under_way: Counter[Hashable] = Counter()
@@ -67,9 +68,9 @@ class Admission:
             if not refused:
                 self._addresses.give_back(site)
 
-    def take_read(self, user_id: UUID) -> None:
-        """Count a read of a user. Raises ``RateLimited``."""
-        _take(self._reads, user_id)
+    def take_request(self, user_id: UUID) -> None:
+        """Count a request of a user, whatever it asks for. Raises ``RateLimited``."""
+        _take(self._requests, user_id)
 
     def take_quote(self, user_id: UUID) -> None:
         """Count a quote of a user. Raises ``RateLimited``."""

@@ -74,8 +74,9 @@ class Settings(ServiceSettings):
     writes_per_minute: int = Field(default=120, ge=1)
     """Of one user: the size of a token bucket, which refills evenly."""
     reads_per_minute: int = Field(default=1200, ge=1)
-    """Of one user at one replica; so are quotes."""
+    """Requests of one user at one replica, whatever they ask for: what writes reads, too."""
     quotes_per_minute: int = Field(default=300, ge=1)
+    """Of one user at one replica."""
     anonymous_requests_per_minute: int = Field(default=600, ge=1)
     """Of one address at one replica: requests without a user, and tokens that were refused."""
     verified_files_per_minute: int = Field(default=20, ge=1)

@@ -11,7 +11,6 @@ from gateway.errors import IdempotencyKeyMissing, InvalidCursor
 
 MAX_KEY_LENGTH: Final = 200
 MAX_CURSOR_LENGTH: Final = 200
-READING: Final = ("GET", "HEAD")
 
 
 # All of these are coroutines: FastAPI runs a plain function in a thread, which costs more than the function does.
@@ -30,8 +29,7 @@ async def _user(
     if user is None:
         with dependencies.admission.signing_in(address_of(request)):
             user = await dependencies.tokens.user_of(authorization)
-    if request.method in READING:
-        dependencies.admission.take_read(user.user_id)
+    dependencies.admission.take_request(user.user_id)
     # For every log line of this request.
     structlog.contextvars.bind_contextvars(user_id=str(user.user_id))
     await dependencies.signups.welcome(user)
