@@ -1,5 +1,6 @@
 """Lists, filters, timelines, cancelling, balances and statements."""
 
+import contextlib
 import csv
 import io
 from fractions import Fraction
@@ -10,6 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from contracts.generation import CancelGeneration, GenerationFailed, GenerationQueued
+from gateway.admission import HISTORIES_OF_ONE_USER
 from tests.gateway.harness import CLIP, PICTURE, Client, GatewayHarness, now
 from tests.support.waiting import eventually
 
@@ -144,6 +146,26 @@ async def test_the_balance_and_statement_add_up_line_by_line_without_formulas(ha
                 assert total == int(row[f"{kind}_after_credits"])
             assert total == balance[f"{kind}_credits"]
     assert {row["generation_id"] for row in rows[1:]} == {item["generation_id"] for item in items[:2]}
+
+
+async def test_answers_from_all_of_a_users_history_are_made_four_at_a_time(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway()
+    user, other = harness.user(gateway), harness.user(gateway)
+    long: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/ledger", {"format": "csv"}),
+        ("/v1/usage", {}),
+        ("/v1/generations", {"kind": "image", "status": "failed"}),
+    ]
+    short: list[tuple[str, dict[str, Any]]] = [("/v1/ledger", {}), ("/v1/generations", {"kind": "image"})]
+    with contextlib.ExitStack() as under_way:
+        for _ in range(HISTORIES_OF_ONE_USER):
+            under_way.enter_context(gateway.gateway.dependencies.admission.reading_history(user.user_id))
+        refused = [await user.get(path, **filters) for path, filters in long]
+        assert [(one.status_code, one.json()["code"]) for one in refused] == [(429, "rate_limited")] * len(long)
+        assert [(await user.get(path, **filters)).status_code for path, filters in short] == [200] * len(short)
+        assert [(await other.get(path, **filters)).status_code for path, filters in long] == [200] * len(long)
+    for _ in range(2):
+        assert [(await user.get(path, **filters)).status_code for path, filters in long] == [200] * len(long)
 
 
 async def test_models_and_packs_are_public_and_models_have_an_etag(harness: GatewayHarness) -> None:

@@ -9,7 +9,8 @@ from starlette.requests import ClientDisconnect
 
 from gateway.errors import TooManyEventStreams
 from gateway.live_events import LiveEvents
-from gateway.routes.events import EventStream
+from gateway.routes.events import HEADERS, MEDIA_TYPE
+from gateway.routes.streamed_answers import StreamedAnswer
 from messaging.ids import new_id
 
 
@@ -26,11 +27,12 @@ async def test_a_client_that_leaves_before_the_first_byte_frees_its_place() -> N
         raise OSError("the connection is gone")
 
     for _ in range(3):
-        registration = contextlib.ExitStack()
-        registration.enter_context(news.streaming(user_id))
+        place = contextlib.ExitStack()
+        place.enter_context(news.streaming(user_id))
         with pytest.raises(TooManyEventStreams), news.streaming(user_id):
             pass
         with contextlib.suppress(ClientDisconnect, OSError):
-            await EventStream(body(), registration)({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+            answer = StreamedAnswer(body(), place, MEDIA_TYPE, HEADERS)
+            await answer({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
     with news.streaming(user_id):
         pass

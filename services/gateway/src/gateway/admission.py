@@ -21,6 +21,11 @@ from gateway.token_buckets import TokenBuckets
 FILES_AT_ONCE: Final = 16
 """Files that are received for verification at a time. Each takes a connection, and a chunk of memory."""
 FILES_OF_ONE_ADDRESS: Final = 2
+HISTORIES_OF_ONE_USER: Final = 4
+"""Answers of a user at a time that read as much as there is: of a long history each costs as much as thousands of other
+reads."""
+HISTORIES: Final = "histories"
+"""Their name among the limits, for the metric."""
 _MINUTE: Final = 60
 _IPV6_SITE_BITS: Final = 64
 """One customer of a network provider has a /64 at least: single addresses of it are free to change."""
@@ -42,6 +47,7 @@ class Admission:
         self._quotes = TokenBuckets(Limit("quotes", settings.quotes_per_minute, _MINUTE))
         self._files = TokenBuckets(Limit("verified-files", settings.verified_files_per_minute, _MINUTE))
         self._files_under_way: Counter[Hashable] = Counter()
+        self._histories_under_way: Counter[Hashable] = Counter()
 
     def take_anonymous(self, address: str) -> None:
         """Count a request that names no user. Raises ``RateLimited``."""
@@ -87,13 +93,28 @@ class Admission:
         if self._files_under_way[site] >= FILES_OF_ONE_ADDRESS or self._files_under_way.total() >= FILES_AT_ONCE:
             REFUSED.labels(BUSY).inc()
             raise RateLimited("too many files are being sent; send the sha256", headers={"Retry-After": "10"})
-        self._files_under_way[site] += 1
-        try:
+        with _place(self._files_under_way, site):
             yield
-        finally:
-            self._files_under_way[site] -= 1
-            if not self._files_under_way[site]:
-                del self._files_under_way[site]
+
+    @contextlib.contextmanager
+    def reading_history(self, user_id: UUID) -> Iterator[None]:
+        """Read all that a user ever did inside the block, however much that is. Raises ``RateLimited``."""
+        if self._histories_under_way[user_id] >= HISTORIES_OF_ONE_USER:
+            REFUSED.labels(HISTORIES).inc()
+            raise RateLimited("too many long answers are being made for you", headers={"Retry-After": "2"})
+        with _place(self._histories_under_way, user_id):
+            yield
+
+
+@contextlib.contextmanager
+def _place(under_way: Counter[Hashable], key: Hashable) -> Iterator[None]:
+    under_way[key] += 1
+    try:
+        yield
+    finally:
+        under_way[key] -= 1
+        if not under_way[key]:
+            del under_way[key]
 
 
 def _take(buckets: TokenBuckets, key: Hashable) -> None:

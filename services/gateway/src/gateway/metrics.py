@@ -29,7 +29,10 @@ SIGNUPS: Final = Counter(
 )
 for _outcome in ("credited", "too_many"):
     SIGNUPS.labels(_outcome)
-for _limit in ("address", "reads", "quotes", "writes", "uploads", "upload-bytes", "verified-files", "busy"):
+for _limit in (
+    *("address", "verified-files", "reads", "quotes", "histories", "writes", "busy"),
+    *("uploads", "upload-bytes"),
+):
     REFUSED.labels(_limit)
 for _outcome in ("accepted", "refused"):
     RUNNING_CANCELS.labels(_outcome)

@@ -43,6 +43,11 @@ class GenerationFilter:
     requested_to: datetime | None = None
     variant_of: UUID | None = None
 
+    @property
+    def reads_history(self) -> bool:
+        """Whether no index has what is wanted: then it is looked for in all that the user has."""
+        return sum(value is not None for value in (self.status, self.kind, self.model_id)) > 1
+
 
 _PAYMENT: Final = [payments.c[field.name] for field in fields(PaymentRecord)]
 _HISTORY: Final = [activity.c[field.name] for field in fields(HistoryRecord)]

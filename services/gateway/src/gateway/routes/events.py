@@ -10,7 +10,6 @@ import msgspec
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BeforeValidator, Field
-from starlette.types import Receive, Scope, Send
 
 from gateway import queries
 from gateway.dependencies import Dependencies
@@ -20,6 +19,7 @@ from gateway.events import ESTIMATED_EVENT, PROGRESS_EVENT
 from gateway.live_events import Stream
 from gateway.openapi import Responses, refusals
 from gateway.routes.request_context import CurrentDependencies, CurrentUser
+from gateway.routes.streamed_answers import StreamedAnswer
 from gateway.tokens import MAX_STREAM_SECONDS
 from messaging.database import DATABASE_ERRORS, is_unavailable
 from service_runtime.backoff import Backoff
@@ -70,21 +70,9 @@ async def stream_events(
     # A number above the newest would silence the stream until the history reaches it.
     after = newest if last_event_id is None else min(last_event_id, newest)
     # Registered before the answer begins, so that a refusal is a plain one.
-    registration = contextlib.ExitStack()
-    stream = registration.enter_context(dependencies.live_events.streaming(user.user_id))
-    return EventStream(_events(dependencies, user, stream, after), registration)
-
-
-class EventStream(StreamingResponse):
-    """Gives the stream's place back however the answer ends, even if it never begins."""
-
-    def __init__(self, body: AsyncIterator[bytes], registration: contextlib.ExitStack) -> None:
-        super().__init__(body, media_type=MEDIA_TYPE, headers=HEADERS)
-        self._registration = registration
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._registration:
-            await super().__call__(scope, receive, send)
+    place = contextlib.ExitStack()
+    stream = place.enter_context(dependencies.live_events.streaming(user.user_id))
+    return StreamedAnswer(_events(dependencies, user, stream, after), place, MEDIA_TYPE, HEADERS)
 
 
 async def _events(dependencies: Dependencies, user: User, stream: Stream, after: int) -> AsyncIterator[bytes]:

@@ -1,6 +1,7 @@
 """Quoting, ordering, listing, watching, cancelling and deleting generations."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -154,7 +155,9 @@ async def list_generations(
 ) -> GenerationPage:
     """The user's generations, newest first."""
     wanted = GenerationFilter(status, kind, model_id, requested_from, requested_to, variant_of)
-    records = await queries.list_generations(dependencies.engine, user.user_id, wanted, cursor, limit + 1)
+    reading = dependencies.admission.reading_history(user.user_id) if wanted.reads_history else nullcontext()
+    with reading:
+        records = await queries.list_generations(dependencies.engine, user.user_id, wanted, cursor, limit + 1)
     page, following = split_page(records, limit, lambda record: Cursor(record.requested_at, record.generation_id))
     return GenerationPage(items=await _represent_all(dependencies, user, page), next_cursor=following)
 
