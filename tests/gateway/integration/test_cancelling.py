@@ -7,8 +7,15 @@ from uuid import UUID
 
 import pytest
 
-from contracts.generation import CancelGeneration, GenerationCancelling
-from tests.gateway.harness import PICTURE, Client, GatewayHarness, Replica
+from contracts.generation import (
+    CancelGeneration,
+    FailureCode,
+    GenerationCancelling,
+    GenerationDispatched,
+    GenerationFailed,
+)
+from messaging.ids import new_id
+from tests.gateway.harness import PICTURE, Client, GatewayHarness, Replica, now
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -100,3 +107,55 @@ async def test_a_cancel_that_meets_a_worker_after_all_counts_too(harness: Gatewa
     refused = await cancel(user, running)
     assert (refused.status_code, refused.json()["code"]) == (409, "cancel_allowance_used")
     assert (await harness.user(gateway).order(PICTURE)).status_code == 202, "others are not concerned"
+
+
+async def given_up(
+    harness: GatewayHarness, user: Client, body: dict[str, Any], code: FailureCode, *, dispatched: bool
+) -> None:
+    """Place an order that fails, in the queue or when the provider has it."""
+    order = UUID((await user.order(body)).json()["id"])
+    if dispatched:
+        sent = GenerationDispatched(
+            generation_id=order,
+            user_id=user.user_id,
+            version=2,
+            attempt_id=new_id(),
+            attempt_number=1,
+            endpoint_id="endpoint",
+            provider_job_id="job",
+            submitted_at=now(),
+        )
+        await harness.publish("generation", sent, about=order)
+    failed = GenerationFailed(
+        generation_id=order, user_id=user.user_id, version=3, code=code, detail="it failed", failed_at=now()
+    )
+    await harness.publish("generation", failed, about=order)
+
+    async def is_failed() -> bool:
+        return bool((await user.get(f"/v1/generations/{order}")).json()["status"] == "failed")
+
+    await eventually(is_failed, 30, "the failure")
+
+
+async def test_a_time_to_begin_that_is_missed_at_the_provider_counts_as_a_cancel(harness: GatewayHarness) -> None:
+    gateway = await gateway_with(harness)
+    user = harness.user(gateway)
+    [running] = await orders(harness, user, "running")
+    timed = PICTURE | {"start_within_seconds": 5}
+    await given_up(harness, user, timed, "not_started_in_time", dispatched=False)
+    await given_up(harness, user, timed, "execution_failed", dispatched=True)
+    await given_up(harness, user, timed, "not_started_in_time", dispatched=True)
+    last = await user.order(timed)
+    assert last.status_code == 202
+    assert last.headers["RateLimit"].split(", ")[-1].startswith('"running-cancels";r=1;')
+    await given_up(harness, user, timed, "not_started_in_time", dispatched=True)
+
+    refused = await user.order(timed)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert refused.headers["RateLimit-Policy"].endswith(', "running-cancels";q=2;w=86400')
+    assert int(refused.headers["Retry-After"]) > 3600
+    assert (await cancel(user, running)).status_code == 409, "both use one allowance"
+    assert (await user.order(PICTURE)).status_code == 202, "without a time to begin it is taken"
+    assert (await harness.user(gateway).order(timed)).status_code == 202, "others are not concerned"
+    await harness.rows("UPDATE gateway.running_cancellations SET cancelled_at = cancelled_at - interval '2 days'")
+    assert (await user.order(timed)).status_code == 202

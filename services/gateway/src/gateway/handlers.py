@@ -72,6 +72,7 @@ class Changes:
     payments: list[Payment] = field(default_factory=list)
     refused_payments: list[PaymentRefused] = field(default_factory=list)
     running_cancels: list[RunningCancel] = field(default_factory=list)
+    missed_starts: list[UUID] = field(default_factory=list)
     ledger_heads: list[LedgerHeadPublished] = field(default_factory=list)
     history: list[HistoryEntry] = field(default_factory=list)
 
@@ -132,6 +133,7 @@ class Projector:
         await projections.refuse_generations(tx.connection, changes.refusals)
         await projections.update_generations(tx.connection, changes.generations.values())
         await projections.count_running_cancels(tx.connection, changes.running_cancels)
+        await projections.count_missed_starts(tx.connection, changes.missed_starts)
         await projections.advance_payments(tx.connection, changes.payments)
         await projections.refuse_payments(tx.connection, changes.refused_payments)
         await projections.add_ledger_heads(tx.connection, changes.ledger_heads)
@@ -300,6 +302,8 @@ def _completed(changes: Changes, message: Received[GenerationCompleted]) -> None
 
 def _failed(changes: Changes, message: Received[GenerationFailed]) -> None:
     event = message.payload
+    if event.code == "not_started_in_time":
+        changes.missed_starts.append(event.generation_id)
     transition = Transition(event.version, "failed", failure_code=event.code, failure_detail=event.detail)
     _transition(changes, message, transition, "failed", code=event.code, detail=event.detail)
 

@@ -1,6 +1,7 @@
 """What a user may do in a while, counted in PostgreSQL by its clock: so for all replicas together."""
 
 from typing import Final
+from uuid import UUID
 
 from contracts.values import Lane
 from gateway import repository
@@ -55,6 +56,22 @@ def _report_writes(limit: Limit, tokens: float | None) -> None:
     if tokens is None:
         REFUSED.labels(limit.name).inc()
         raise RateLimited(f"at most {limit.quota} a minute", headers={"Retry-After": str(limit.refill_seconds)})
+
+
+async def check_start_limit(tx: Transaction, settings: Settings, user: User, generation_id: UUID) -> None:
+    """Whether the user may give an order a time to begin: that is a cancel in advance, and counts like one.
+
+    The user's lock keeps the answer true until the commit. Raises ``RateLimited``.
+    """
+    limit = running_cancels(settings, user.lane)
+    made = await repository.count_running_cancels(tx.connection, user.user_id, generation_id, limit.window_seconds)
+    report(Allowance(limit, limit.quota - made.count, made.seconds_to_next))
+    if made.count >= limit.quota:
+        REFUSED.labels(limit.name).inc()
+        raise RateLimited(
+            f"{limit.quota} cancels of running work in 24 hours are used up: order without start_within_seconds",
+            headers={"Retry-After": str(made.seconds_to_next)},
+        )
 
 
 async def check_upload(tx: Transaction, settings: Settings, user: User, size_bytes: int) -> None:

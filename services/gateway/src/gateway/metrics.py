@@ -31,7 +31,7 @@ for _outcome in ("credited", "too_many"):
     SIGNUPS.labels(_outcome)
 for _limit in (
     *("address", "verified-files", "reads", "quotes", "histories", "writes", "busy"),
-    *("uploads", "upload-bytes"),
+    *("uploads", "upload-bytes", "running-cancels"),
 ):
     REFUSED.labels(_limit)
 for _outcome in ("accepted", "refused"):

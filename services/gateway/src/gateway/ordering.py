@@ -28,7 +28,7 @@ from gateway.errors import (
     PriceAboveLimit,
     TooManyOpenGenerations,
 )
-from gateway.limits import find_request_or_check_write
+from gateway.limits import check_start_limit, find_request_or_check_write
 from gateway.live_events import Reply, wait_for_reply
 from gateway.records import GenerationRecord, GenerationRequestRecord
 from gateway.statuses import WITHDRAWN
@@ -194,6 +194,8 @@ async def _record(
     if requested_at is None:
         return await repository.find_generation_request(tx.connection, user.user_id, key)
     await _check_open_generations(tx, user, request.count, dependencies.settings.max_open_generations)
+    if request.start_within_seconds is not None:
+        await check_start_limit(tx, dependencies.settings, user, generation_id)
     ids = [generation_id, *(new_id() for _ in priced.variants[1:])]
     orders = [
         _order(user, id_, priced, parameters, requested_at, request.start_within_seconds)

@@ -190,6 +190,13 @@ _RECORD_VERDICTS: Final = Statement("""
     WHERE r.generation_id = v.generation_id AND r.generation_id = ANY (CAST(:generation_ids AS uuid[]))
       AND r.verdict IS NULL
 """)
+_COUNT_MISSED_STARTS: Final = Statement("""
+    INSERT INTO gateway.running_cancellations (generation_id, user_id, cancelled_at)
+    SELECT generation_id, user_id, start_before_at FROM gateway.generations
+    WHERE generation_id = ANY (CAST(:ids AS uuid[])) AND attempt_number IS NOT NULL AND start_before_at IS NOT NULL
+    ORDER BY generation_id
+    ON CONFLICT (generation_id) DO NOTHING
+""")
 _WITHOUT_FILE: Final = Statement("""
     SELECT generation_id FROM gateway.generations
     WHERE generation_id = ANY (CAST(:generation_ids AS uuid[])) AND object_key IS NULL
@@ -246,6 +253,15 @@ async def count_running_cancels(connection: AsyncConnection, cancels: Sequence[R
         rows = [asdict(cancel) for cancel in sorted(cancels, key=lambda one: one.generation_id)]
         fresh = insert(running_cancellations).on_conflict_do_nothing(index_elements=["generation_id"])
         await connection.execute(fresh, rows)
+
+
+async def count_missed_starts(connection: AsyncConnection, generation_ids: Sequence[UUID]) -> None:
+    """Count those of these orders that the provider had like cancels of running work: a worker may have been starting.
+
+    They were given up because none had begun by the time that their users allowed.
+    """
+    if generation_ids:
+        await _COUNT_MISSED_STARTS.execute(connection, {"ids": list(generation_ids)})
 
 
 async def add_lines(connection: AsyncConnection, lines: Sequence[LedgerLine]) -> set[UUID]:

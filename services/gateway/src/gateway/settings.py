@@ -70,7 +70,7 @@ class Settings(ServiceSettings):
     uploads_need_credits: bool = False
     """Take files only from users who ever bought or were granted credits."""
     running_cancels_per_day: dict[Lane, int] = Field(default_factory=_default_running_cancels)
-    """By plan: how much work that a worker has one user may cancel, in any 24 hours."""
+    """By plan: how much work that a worker has one user may cancel in any 24 hours, at once or by a time to begin."""
     writes_per_minute: int = Field(default=120, ge=1)
     """Of one user: the size of a token bucket, which refills evenly."""
     reads_per_minute: int = Field(default=1200, ge=1)
