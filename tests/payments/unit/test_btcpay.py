@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from contracts.payments import PaymentMismatch
-from payments.domain.snapshots import CheckoutState
+from payments.domain.snapshots import CheckoutState, ProviderEvent
 from payments.errors import InvalidWebhookSignature
 from payments.providers.btcpay import BtcPay, _Invoice
 
@@ -71,3 +71,9 @@ async def test_only_settled_is_paid_and_what_came_is_counted_by_method(
 async def test_a_signature_of_another_secret_is_refused(provider: BtcPay) -> None:
     with pytest.raises(InvalidWebhookSignature):
         provider.prove_webhook({"btcpay-sig": "sha256=00"}, b"{}")
+
+
+@pytest.mark.parametrize("reference", ["", ".", "../../../users/me", "inv?x=", None])
+async def test_a_name_that_is_no_invoices_leads_to_no_other_address(provider: BtcPay, reference: str | None) -> None:
+    event = ProviderEvent("delivery", "InvoiceSettled", None, reference, b"")
+    assert await provider.find_payment(event) is None

@@ -6,10 +6,11 @@ or was paid after its time, is never credited by itself: a person decides.
 
 import hashlib
 import hmac
+import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import msgspec
@@ -30,6 +31,8 @@ _STATES: dict[str, CheckoutState] = {
     "Expired": "expired",
     "Invalid": "failed",
 }
+_INVOICE_ID: Final = re.compile("[A-Za-z0-9_-]+")
+"""What stands in an address as it is: a webhook says the id, and no other address of the server is to be asked."""
 _MISMATCHES: dict[str, PaymentMismatch] = {"PaidPartial": "underpaid", "PaidLate": "late", "PaidOver": "overpaid"}
 
 
@@ -171,7 +174,7 @@ class BtcPay:
 
     async def find_payment(self, event: ProviderEvent) -> UUID | None:
         """The invoice carries our payment's id as its order id."""
-        if event.reference is None:
+        if event.reference is None or not _INVOICE_ID.fullmatch(event.reference):
             return None
         return _order_id(await call_json(self._client, "GET", f"{self._invoices}/{event.reference}"))
 
