@@ -69,7 +69,10 @@ async def test_an_order_with_uploads_waits_until_they_are_verified(harness: Gene
 
 
 async def test_storage_is_told_which_uploads_must_be_clips(harness: GenerationHarness) -> None:
-    for model_id, parameter, clips in (("film-interpolation", "clip", ("clip",)), ("wan-2.2-i2v", "image", ())):
+    for model_id, parameter, clips, duration_ms in (
+        ("film-interpolation", "clip", ("clip",), 5000),
+        ("wan-2.2-i2v", "image", (), None),
+    ):
         upload = uuid4()
         words = {"prompt": "sea"} if parameter == "image" else {}
         one = order(model_id, uploads={parameter: upload}, parameters=words | {parameter: str(upload)})
@@ -79,7 +82,8 @@ async def test_storage_is_told_which_uploads_must_be_clips(harness: GenerationHa
             id=one.generation_id,
             subject=VerifyInputs.subject,
         )
-        assert msgspec.json.decode(row.payload, type=VerifyInputs).clips == clips
+        told = msgspec.json.decode(row.payload, type=VerifyInputs)
+        assert (told.clips, told.clip_duration_ms) == (clips, duration_ms)
 
 
 async def test_unusable_uploads_fail_the_order(harness: GenerationHarness) -> None:

@@ -449,3 +449,34 @@ async def test_an_upload_is_a_clip_where_the_order_needs_one(storage: StorageHar
     refusal = (await storage.published())[-1]
     assert isinstance(refusal, InputsRejected)
     assert (refusal.code, refusal.parameter) == ("wrong_kind", "clip")
+
+
+@pytest.mark.parametrize(
+    ("frames", "rate", "ordered_ms", "is_taken"),
+    [
+        (16, 8, 2000, True),
+        (14, 8, 2000, True),
+        (13, 8, 2000, False),
+        (40, 8, 2000, True),
+        (130, 60, 2000, True),
+        (130, 120, 1000, False),
+        (8, 8, None, True),
+    ],
+)
+async def test_a_clip_is_as_long_as_ordered_and_has_no_more_frames_than_are_paid_for(
+    storage: StorageHarness, frames: int, rate: int, ordered_ms: int | None, is_taken: bool
+) -> None:
+    owner = uuid4()
+    upload_id = storage.upload_input(owner, clip(width=64, height=64, frames=frames, rate=rate))
+    order = VerifyInputs(
+        generation_id=uuid4(),
+        user_id=owner,
+        uploads={"clip": upload_id},
+        clips=("clip",),
+        clip_duration_ms=ordered_ms,
+    )
+    await storage.verify(order)
+    answer = (await storage.published())[-1]
+    assert isinstance(answer, InputsVerified if is_taken else InputsRejected)
+    if isinstance(answer, InputsRejected):
+        assert (answer.code, answer.parameter) == ("wrong_dimensions", "clip")

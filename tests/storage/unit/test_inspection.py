@@ -5,6 +5,7 @@ import re
 import struct
 import time
 import zlib
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -51,10 +52,36 @@ def picture_as(codec_name: str, pixel_format: str, width: int = 320, height: int
     return b"".join(bytes(packet) for packet in (*codec.encode(frame), *codec.encode(None)))
 
 
+def uneven_clip(milliseconds: Sequence[int]) -> bytes:
+    """A clip whose frames are shown at these times."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for at in milliseconds:
+            frame = av.VideoFrame(64, 64, "yuv420p")
+            frame.pts = at
+            for packet in stream.encode(frame):
+                output.mux(packet)
+        for packet in stream.encode(None):
+            output.mux(packet)
+    return buffer.getvalue()
+
+
 def test_a_clip_is_measured_frame_by_frame(tmp_path: Path) -> None:
-    media = inspected(tmp_path, clip(frames=33, rate=16), "video").media
+    measured = inspected(tmp_path, clip(frames=33, rate=16), "video")
+    media = measured.media
     assert (media.frames, media.frames_per_second, media.duration_ms) == (33, 16.0, 2062)
     assert (media.codec, media.has_audio) == ("h264", False)
+    assert measured.most_frames_in_a_second == 16
+
+
+def test_the_most_frames_of_a_second_are_counted_wherever_they_are(tmp_path: Path) -> None:
+    milliseconds = [*range(0, 5000, 1000), *range(5000, 6000, 10), *range(6000, 30000, 1000)]
+    measured = inspected(tmp_path, uneven_clip(milliseconds), "video")
+    assert measured.most_frames_in_a_second == 100
+    assert (measured.media.frames_per_second or 100) < 10
 
 
 @pytest.mark.parametrize(("codec", "pixels", "expected"), [("png", "rgb24", "png"), ("mjpeg", "yuvj420p", "jpeg")])

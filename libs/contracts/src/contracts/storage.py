@@ -30,7 +30,7 @@ REJECTION_SENTENCES: Final[Mapping[RejectionCode, str]] = {
     "checksum_mismatch": "The file changed while it was uploaded. Upload it again.",
     "undecodable": "The file is damaged, incomplete or too large to be read. Save it again with another program.",
     "wrong_kind": "The file is a clip where a picture is needed, or a picture where a clip is needed.",
-    "wrong_dimensions": "The pictures of the clip differ in size, or are too many.",
+    "wrong_dimensions": "The clip is shorter than ordered, or its pictures differ in size or are too many.",
     "wrong_format": "The file has a format that we do not read. Pictures can be PNG, JPEG or WebP, clips MP4.",
     "animated": "The picture moves. Choose one that stands still.",
 }
@@ -43,6 +43,7 @@ class VerifyInputs(Message, frozen=True, kw_only=True):
     ``uploads`` maps the parameter's name to the upload; its object key is
     ``object_keys.upload_key``, so that an upload of another user cannot be named.
     ``clips`` are the parameters that must be clips; all others must be pictures.
+    ``clip_duration_ms`` is how much of a clip the order uses: it must be as long. None where a release did not say it.
     """
 
     subject: ClassVar[str] = "storage.command.verify-inputs.v1"
@@ -53,6 +54,7 @@ class VerifyInputs(Message, frozen=True, kw_only=True):
     user_id: UUID
     uploads: dict[str, UUID]
     clips: tuple[str, ...] = ()
+    clip_duration_ms: int | None = None
 
 
 class InputsVerified(Message, frozen=True, kw_only=True):

@@ -99,11 +99,13 @@ class Handlers:
                 fail(order, locked.now, code="invalid_input", detail=impossible[generation_id])
         for row in new:
             if row.uploads and (row.generation_id not in locked.orders or not locked.orders[row.generation_id].events):
+                clips = self._catalogue.model(row.model_id).clip_parameters
                 verify = VerifyInputs(
                     generation_id=row.generation_id,
                     user_id=row.user_id,
                     uploads=row.uploads,
-                    clips=self._catalogue.model(row.model_id).clip_parameters,
+                    clips=clips,
+                    clip_duration_ms=row.expected_duration_ms if clips else None,
                 )
                 tx.publish(verify, correlation_id=row.generation_id, cause=received[row.generation_id])
         await save_changes(tx, locked, self._wake_ups, received)

@@ -52,7 +52,7 @@ class Inspection(msgspec.Struct, frozen=True):
     """The measured properties of a file. An output has a still picture of it, too (JPEG), unless it is a small one.
 
     ``container`` is the extension that the catalogue orders it by, ``pixel_format`` is FFmpeg's name, and
-    ``color_transfer`` the number of ITU-T H.273 (table 3).
+    ``color_transfer`` the number of ITU-T H.273 (table 3). ``most_frames_in_a_second`` is of a clip, anywhere in it.
     """
 
     media: MediaProperties
@@ -61,6 +61,7 @@ class Inspection(msgspec.Struct, frozen=True):
     color_transfer: int = 2
     audio_codecs: tuple[str, ...] = ()
     poster: bytes = b""
+    most_frames_in_a_second: int = 0
 
 
 class RenderedPreview(msgspec.Struct, frozen=True):

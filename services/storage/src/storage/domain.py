@@ -18,6 +18,10 @@ MAX_UPLOAD_PIXELS: Final = 50_000_000
 """The largest picture that a user may upload: larger than any phone's, and still decoded in a moment."""
 MAX_OUTPUT_PIXELS: Final = 50_000_000
 """The largest frame of an output."""
+MAX_MISSING_CLIP_MS: Final = 250
+"""How much a user's clip may lack of what is ordered of it: so much less than an output may."""
+MAX_CLIP_FRAMES_IN_A_SECOND: Final = 70
+"""Of a user's clip: 60, and what an uneven clock makes of them. The price is for seconds, the work is for frames."""
 
 _EXTENSIONS: Final = {
     "image/png": "png",
@@ -120,6 +124,19 @@ def check_media(expected: ExpectedMedia, media: MediaProperties) -> None:
         tolerance = max(DURATION_TOLERANCE_MS, round(expected.duration_ms * DURATION_TOLERANCE_SHARE))
         if abs(media.duration_ms - expected.duration_ms) > tolerance:
             raise Rejected("wrong_dimensions", f"{expected.duration_ms} ms were ordered, not {media.duration_ms}")
+
+
+def check_clip(ordered_ms: int | None, inspection: Inspection) -> None:
+    """Raise ``Rejected`` if a user's clip makes no output of ``ordered_ms``, or one that costs more than its price.
+
+    A worker would fail on it, or find out at the end: three times, and the credits go back.
+    """
+    has_ms = inspection.media.duration_ms or 0
+    if ordered_ms is not None and has_ms < ordered_ms - MAX_MISSING_CLIP_MS:
+        raise Rejected("wrong_dimensions", f"{ordered_ms} ms of the clip were ordered, and it has {has_ms}")
+    if inspection.most_frames_in_a_second > MAX_CLIP_FRAMES_IN_A_SECOND:
+        frames = inspection.most_frames_in_a_second
+        raise Rejected("wrong_dimensions", f"{frames} frames in a second, more than {MAX_CLIP_FRAMES_IN_A_SECOND}")
 
 
 def library_key(user_id: UUID, generation_id: UUID, content_type: str) -> str:

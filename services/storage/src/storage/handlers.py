@@ -150,7 +150,7 @@ class VerificationHandler:
         for parameter, upload_id in order.uploads.items():
             try:
                 kind: Kind = "video" if parameter in order.clips else "image"
-                verification = self._verifier.verify_upload(order.user_id, upload_id, kind)
+                verification = self._verifier.verify_upload(order.user_id, upload_id, kind, order.clip_duration_ms)
                 upload = await _verified(work, str(upload_id), verification)
             except Rejected as rejection:
                 rejected = InputsRejected(

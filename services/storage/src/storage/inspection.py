@@ -4,6 +4,7 @@ import contextlib
 import io
 import resource
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -158,14 +159,14 @@ def _decode(opened: InputContainer, container: Container, max_pixels: int) -> In
         stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(max_pixels)}
         # Threads halve the time that a video takes.
         stream.thread_type = "AUTO"
-        frames, poster, last = _frames(opened.decode(stream), stream)
+        frames, poster, last, densest = _frames(opened.decode(stream), stream)
         presented = _presented_frames(stream)
         if presented and frames < presented:
             raise Rejected("undecodable", f"the file is truncated: {frames} of {presented} frames")
     else:
         # A picture can be followed by others, like the gain map of a photograph. Readers show only the first one.
         poster = last = first_frame(opened, max_pixels, strict=True)
-        frames = 1
+        frames, densest = 1, 0
     if poster is None:
         raise Rejected("undecodable", "the file has no frames")
     rate = stream.average_rate or Fraction(0)
@@ -186,6 +187,7 @@ def _decode(opened: InputContainer, container: Container, max_pixels: int) -> In
         color_transfer=int(stream.codec_context.color_trc),
         audio_codecs=tuple(track.codec.canonical_name for track in opened.streams.audio),
         poster=b"" if not is_video and _is_own_poster(opened.size, width, height) else _jpeg(poster),
+        most_frames_in_a_second=densest,
     )
 
 
@@ -205,11 +207,14 @@ def _presented_frames(stream: VideoStream) -> int:
     return sum(1 for entry in stream.index_entries if not entry.is_discard)
 
 
-def _frames(decoded: Iterable[VideoFrame], stream: VideoStream) -> tuple[int, VideoFrame | None, VideoFrame | None]:
-    """Return the number of frames, the frame in the middle, and the last frame."""
+def _frames(
+    decoded: Iterable[VideoFrame], stream: VideoStream
+) -> tuple[int, VideoFrame | None, VideoFrame | None, int]:
+    """Return the number of frames, the frame in the middle, the last frame, and the most frames within one second."""
     middle = stream.frames // 2
     stream_size = (stream.codec_context.width, stream.codec_context.height)
-    count, poster, last = 0, None, None
+    count, poster, last, densest = 0, None, None, 0
+    times: deque[float] = deque()
     for frame in decoded:
         if (frame.width, frame.height) != stream_size:
             raise Rejected("wrong_dimensions", f"frame {count} measures {frame.width}x{frame.height}, unlike the first")
@@ -219,7 +224,11 @@ def _frames(decoded: Iterable[VideoFrame], stream: VideoStream) -> tuple[int, Vi
         count += 1
         if count > MAX_FRAMES:
             raise Rejected("wrong_dimensions", f"more than {MAX_FRAMES} frames")
-    return count, poster, last
+        times.append(frame.time or 0.0)
+        while times[-1] - times[0] >= 1:
+            times.popleft()
+        densest = max(densest, len(times))
+    return count, poster, last, densest
 
 
 def _duration_ms(frames: int, rate: Fraction, last: VideoFrame | None) -> int:

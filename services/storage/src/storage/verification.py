@@ -30,6 +30,7 @@ from storage.domain import (
     MAX_UPLOAD_PIXELS,
     ExpectedMedia,
     VerifiedUpload,
+    check_clip,
     check_format,
     check_media,
     check_object_key,
@@ -149,12 +150,16 @@ class Verifier:
         except Unmarkable as error:
             raise Rejected("wrong_format", f"the file cannot be marked as made by AI: {error}") from error
 
-    async def verify_upload(self, user_id: UUID, upload_id: UUID, kind: Kind) -> VerifiedUpload:
-        """Fetch and decode a user's picture or clip. Raises ``Rejected``."""
+    async def verify_upload(
+        self, user_id: UUID, upload_id: UUID, kind: Kind, clip_duration_ms: int | None
+    ) -> VerifiedUpload:
+        """Fetch and decode a user's picture, or a clip of which so much is ordered. Raises ``Rejected``."""
         key = upload_key(user_id, upload_id)
         with temporary_path(self._workspace) as path:
             fetched = await self._store.fetch(self._uploads, key, path, MAX_UPLOAD_BYTES)
             inspection = await self._decoders.inspect(path, kind, MAX_UPLOAD_PIXELS, is_input=True)
+        if kind == "video":
+            check_clip(clip_duration_ms, inspection)
         return VerifiedUpload(
             upload_id=upload_id,
             user_id=user_id,
