@@ -13,6 +13,7 @@ import pytest
 
 from contracts.live import PROGRESS_SUBJECT, GenerationProgress
 from generation.callback_urls import CallbackUrls
+from generation.http import LARGE_BODIES_AT_ONCE
 from generation.progress import MAX_PREVIEW_BYTES
 from generation.repository.callbacks import ROOM, add_callback
 from generation.repository.fair_queue import ClaimedOrder
@@ -86,6 +87,29 @@ async def test_bodies_of_an_attempt_have_bounded_bytes_also_all_at_once(
     assert sorted(answers) == [200] * 3 + [429] * 3
     [row] = await ingress.harness.query("SELECT sum(octet_length(body)) AS size FROM generation.provider_callbacks")
     assert row.size <= ROOM["webhook"].size_bytes
+
+
+async def test_large_bodies_are_received_a_few_at_a_time(ingress: IngressHarness, claimed: ClaimedOrder) -> None:
+    begun: list[int] = []
+    over = asyncio.Event()
+
+    async def endless(number: int) -> AsyncIterator[bytes]:
+        begun.append(number)
+        yield b'{"lie": %d' % number
+        await over.wait()
+        yield b"}"
+
+    url = ingress.url(claimed.attempt_id)
+    sent = [
+        asyncio.create_task(ingress.http.post(url, content=endless(number)))
+        for number in range(LARGE_BODIES_AT_ONCE + 2)
+    ]
+    await eventually(lambda: len(begun) == LARGE_BODIES_AT_ONCE, what="as many as are received at a time")
+    assert await ingress.post(claimed.attempt_id, {"status": "IN_PROGRESS"}) == 200, "a small one waits for none"
+    assert len(begun) == LARGE_BODIES_AT_ONCE
+    over.set()
+    assert {answer.status_code for answer in await asyncio.gather(*sent)} == {200}
+    assert len(begun) == LARGE_BODIES_AT_ONCE + 2
 
 
 async def test_a_true_end_is_taken_after_any_number_of_lies(ingress: IngressHarness, claimed: ClaimedOrder) -> None:

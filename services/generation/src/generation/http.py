@@ -1,5 +1,7 @@
 """The webhook ingress: prove the address, store the body, answer. ``loops.callbacks`` acts on it."""
 
+import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,6 +27,8 @@ from service_runtime.problems import Problem
 
 MAX_BODY_BYTES: Final = 20 * 1024 * 1024
 """RunPod's own bound on a result."""
+LARGE_BODIES_AT_ONCE: Final = 4
+"""Each is held whole until it is stored, and a worker with one address may send any number. The others wait unread."""
 MAX_PROGRESS_BYTES: Final = 48 * 1024
 """A preview of 32 KiB in base64, and the rest."""
 
@@ -40,6 +44,7 @@ def build_app(
     clock: DatabaseClock,
 ) -> Litestar:
     """The public application: the provider's webhook and the workers' progress."""
+    large = asyncio.Semaphore(LARGE_BODIES_AT_ONCE)
 
     def prove(attempt_id: UUID, token: str) -> None:
         try:
@@ -60,11 +65,13 @@ def build_app(
         request: Request[Any, Any, Any], attempt_id: FromPath[UUID], token: FromPath[str]
     ) -> Response[None]:
         prove(attempt_id, token)
-        body = await request.body()
-        failpoint("ingress.before_store")
-        if not await store(attempt_id, body):
-            # The next poll stores what the job came to.
-            raise _refused(attempt_id, TooManyCallbacks())
+        place: AbstractAsyncContextManager[None] = large if _may_be_large(request) else nullcontext()
+        async with place:
+            body = await request.body()
+            failpoint("ingress.before_store")
+            if not await store(attempt_id, body):
+                # The next poll stores what the job came to.
+                raise _refused(attempt_id, TooManyCallbacks())
         CALLBACKS_ACCEPTED.inc()
         wake_ups.callbacks.set()
         failpoint("ingress.after_store")
@@ -92,6 +99,11 @@ def build_app(
         openapi_config=None,
         logging_config=None,
     )
+
+
+def _may_be_large(request: Request[Any, Any, Any]) -> bool:
+    declared = request.headers.get("content-length", "")
+    return not declared.isdigit() or int(declared) > INLINE_BYTES
 
 
 def _refused(attempt_id: UUID, refusal: Problem) -> Problem:
