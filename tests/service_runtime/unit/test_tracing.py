@@ -1,5 +1,7 @@
 """Which spans are recorded, what they continue, and what they never say."""
 
+import sys
+
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -169,3 +171,12 @@ def test_what_is_no_traceparent_is_not_continued(spans: Spans, text: str) -> Non
     assert is_not_recorded(NOT_RECORDED)
     assert not is_not_recorded(RECORDED)
     assert not is_not_recorded(None)
+
+
+@pytest.mark.parametrize("sent", ["x" * 60_000, f"01-{4:032x}-{1:016x}-01-{'y' * 60_000}"])
+def test_a_traceparent_of_a_stranger_is_not_kept_in_memory(sent: str) -> None:
+    references = sys.getrefcount(sent)
+    for _ in range(2):
+        with span("GET", sent):
+            pass
+    assert sys.getrefcount(sent) == references

@@ -33,6 +33,7 @@ CORRELATION_ID: Final = "messaging.message.conversation_id"
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _TRACEPARENT: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 """As every service writes it."""
+_LENGTH: Final = 55
 _TRACER: Final = trace.get_tracer("reelhouse")
 _NO_CONTEXT: Final = Context()
 _NOTHING: Final = nullcontext()
@@ -231,13 +232,22 @@ class _Current(AbstractContextManager[Span]):
             self._span.end()
 
 
-@lru_cache(maxsize=_PARSED)
 def _cause(traceparent: str) -> Span:
     """A span that stands for a ``traceparent``; an invalid one if it is none."""
+    # What strangers send may be 64 KiB long: that is not kept.
+    return _kept_cause(traceparent) if len(traceparent) == _LENGTH else _strange_cause(traceparent)
+
+
+def _strange_cause(traceparent: str) -> Span:
+    """Of a later version, or nothing of the kind."""
+    return trace.get_current_span(_PROPAGATOR.extract({"traceparent": traceparent}, _NO_CONTEXT))
+
+
+@lru_cache(maxsize=_PARSED)
+def _kept_cause(traceparent: str) -> Span:
     known = _TRACEPARENT.fullmatch(traceparent)
     if known is None:
-        # Of a later version, or nothing of the kind.
-        return trace.get_current_span(_PROPAGATOR.extract({"traceparent": traceparent}, _NO_CONTEXT))
+        return _strange_cause(traceparent)
     trace_id, span_id, flags = known.groups()
     return trace.NonRecordingSpan(
         SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
