@@ -5,23 +5,29 @@ A round without time for a pass shows what is found at once, however long the hi
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import await_only
 
 from auditor.portions import SCOPES
 from auditor.proving import Prover, Round
 from auditor.repository.proofs import WORTH_PROVING
 from billing import handlers
-from messaging.ids import new_id
-from tests.auditor.platform_harness import PlatformHarness
+from contracts.billing import GrantCredits
+from contracts.generation import GenerationCompleted
+from contracts.message import SERVICES, Message, Service
+from messaging.ids import FIRST_ID, first_id_at, new_id
+from tests.auditor.platform_harness import PlatformHarness, name_of
 from tests.billing.ledger_harness import LedgerHarness, grant, order, received
 from tests.support.waiting import eventually
 
 AT_REST = 0.0
+MOMENT = 60.0
 ENOUGH_SECONDS = 60.0
 ONE_PORTION = 1e-9
 
@@ -275,3 +281,49 @@ async def test_proofs_that_were_thrown_away_are_made_again(proof: ProofHarness) 
     )
     await proof.settle()
     assert await proof.scalar("SELECT count(*) FROM auditor.proof_watermark") == 1
+
+
+async def _give_old_id(proof: ProofHarness, producer: Service, message: type[Message]) -> UUID:
+    """A message of some minutes ago, of which the journal knows and no inbox. The next round moves beyond it."""
+    old_id = first_id_at(datetime.now(UTC) - timedelta(minutes=8))
+    give = f"SET message_id = '{old_id}'"
+    of_message = f"WHERE message_id = '{{{name_of(message.subject)}}}'"
+    await proof.platform.corrupt(
+        f"UPDATE auditor.journal {give} {of_message}",
+        f"UPDATE {producer}.outbox_messages {give}, published_at = now() - interval '8 minutes' {of_message}",
+        f"UPDATE auditor.proof_watermark SET noted_at = now() - interval '10 minutes', message_id = '{FIRST_ID}'",
+        "INSERT INTO auditor.proof_marks (noted_at, posting_id, running) SELECT now() - interval '90 seconds',"
+        " last_value, '{{}}' FROM billing.balance_ledger_posting_id_seq",
+    )
+    return old_id
+
+
+async def test_a_message_that_readers_pass_during_a_round_is_checked(proof: ProofHarness) -> None:
+    """They were stopped, and have come to it: all that they had not read is passed at one moment."""
+    lost = await _give_old_id(proof, "generation", GenerationCompleted)
+    to_place = [f"UPDATE {service}.relay_positions SET sequence = {{}}" for service in SERVICES]
+    await proof.platform.corrupt(*(statement.format(0) for statement in to_place))
+    during: list[str] = []
+
+    def readers_pass(_connection: object, _cursor: object, sql: str, *_rest: object) -> None:
+        if not during and ("rows_of_generation_outbox_messages" in sql or "AS firsts" in sql):
+            during.append(sql)
+            await_only(proof.platform.corrupt(*(statement.format(1) for statement in to_place)))
+
+    event.listen(proof.engine.sync_engine, "after_cursor_execute", readers_pass)
+    rounds = [await proof.prover(0, MOMENT).prove() for _ in range(2)]
+    assert during != []
+    assert str(lost) in named(rounds[0], "messages_are_consumed") | named(rounds[1], "messages_are_consumed")
+
+
+async def test_a_message_that_is_tried_again_is_checked_until_it_is_handled(proof: ProofHarness) -> None:
+    deferred = await _give_old_id(proof, "payments", GrantCredits)
+    await proof.platform.corrupt(
+        "INSERT INTO billing.delivery_attempts (consumer, message_id, deferrals, last_reason)"
+        f" VALUES ('billing-billing', '{deferred}', 1, 'early')"
+    )
+    before = await proof.scalar("SELECT noted_at FROM auditor.proof_watermark")
+    assert named(await proof.prover(0, MOMENT).prove(), "messages_are_consumed") == set()
+    assert await proof.scalar("SELECT noted_at FROM auditor.proof_watermark") > before
+    await proof.platform.corrupt("UPDATE billing.delivery_attempts SET last_at = now() - interval '3 minutes'")
+    assert named(await proof.prover(0, MOMENT).prove(), "messages_are_consumed") == {str(deferred)}

@@ -177,12 +177,15 @@ class Prover:
         return keys
 
     async def _prove_messages(self, start: _Start, tally: _Tally) -> UUID:
-        """Returns the first message that is not proven yet: its reader has not come to it."""
-        await self._check_portion(Range("message", start.watermark.message_id, LAST_ID), tally)
+        """Returns the first message that is not proven yet: its reader has not come to it, or tries again.
+
+        That is asked first: what a reader passes while the messages are checked, the next round checks.
+        """
         values = {"first": start.watermark.message_id, "tolerance": self._tolerance_seconds}
         async with snapshot(self._reading) as connection:
             await walk_along_indexes(connection)
             unproven: UUID | None = await connection.scalar(text(FIRST_UNPROVEN), values)
+        await self._check_portion(Range("message", start.watermark.message_id, LAST_ID), tally)
         return unproven or LAST_ID
 
     async def _go_over(self, start: _Start, tally: _Tally) -> tuple[Mapping[Scope, Pass], set[UUID]]:

@@ -98,6 +98,14 @@ def _first_unproven(producer: Service) -> str:
         """  # noqa: S608 - names of the contracts
 
 
+def _tried_again(consumer: Service) -> str:
+    """The messages from ``:first`` on that ``consumer`` tries again: they are neither lost nor handled yet."""
+    return f"""
+            SELECT t.message_id FROM {consumer}.delivery_attempts AS t
+            WHERE t.message_id >= :first AND t.last_at > now() - make_interval(secs => 2 * :tolerance)
+        """  # noqa: S608 - names of the contracts
+
+
 def _owners() -> str:
     """The service that owns each subject, as rows."""
     return ", ".join(
@@ -130,12 +138,14 @@ def _all_unconsumed() -> str:
     return " UNION ALL ".join(queries)
 
 
+_PRODUCERS: Final = sorted({producer for producer, _ in _routes(consumed_by("auditor"))})
+_READERS: Final[tuple[Service, ...]] = (*INBOXES, "storage")
 FIRST_UNPROVEN: Final = (
     "SELECT min(message_id::text)::uuid FROM ("  # noqa: S608 - names of the contracts
-    + " UNION ALL ".join(map(_first_unproven, sorted({producer for producer, _ in _routes(consumed_by("auditor"))})))
-    + ") AS first_of_producer (message_id)"
+    + " UNION ALL ".join([*map(_first_unproven, _PRODUCERS), *map(_tried_again, _READERS)])
+    + ") AS firsts (message_id)"
 )
-"""Where the proof of messages has to go on: at the first one that has not been passed everywhere."""
+"""Where the proof of messages has to go on: at the first one that was not passed everywhere, or is tried again."""
 
 MESSAGES: Final = (
     Invariant(
