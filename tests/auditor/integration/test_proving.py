@@ -98,6 +98,14 @@ async def test_a_violation_in_new_activity_is_found_by_the_next_round(
     assert "verdicts_have_their_request" in proven.open_findings
 
 
+async def test_a_grant_that_was_announced_and_not_posted_is_found_by_the_next_round(
+    proof: ProofHarness, ledger: LedgerHarness
+) -> None:
+    gift = await ledger.grant(proof.platform.user, 5)
+    await proof.platform.corrupt(f"DELETE FROM billing.balance_ledger WHERE grant_id = '{gift.grant_id}'")
+    assert named(await proof.news(), "grants_are_posted_once") == {str(gift.grant_id)}
+
+
 async def test_a_change_of_what_was_proven_is_found_by_the_pass(proof: ProofHarness) -> None:
     await proof.platform.corrupt(
         "UPDATE generation.video_generations SET price_credits = 7 WHERE generation_id = '{failed}'",

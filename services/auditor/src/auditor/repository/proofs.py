@@ -203,7 +203,10 @@ _MOVEMENTS_OF: Final = text("""
 """)
 
 _NEW_ARCHIVES: Final = text("SELECT archive_id FROM gateway.timeline_archives WHERE archive_id >= :first")
-_SIGNUPS_AMONG: Final = text("SELECT grant_id FROM gateway.signups WHERE grant_id = ANY(CAST(:ids AS uuid[]))")
+_GRANTS_AMONG: Final = text("""
+    SELECT grant_id FROM gateway.signups WHERE grant_id = ANY(CAST(:ids AS uuid[]))
+    UNION SELECT grant_id FROM billing.grants WHERE grant_id = ANY(CAST(:ids AS uuid[]))
+""")
 
 
 async def find_news(connection: AsyncConnection, watermark: Watermark, now: datetime) -> News:
@@ -220,8 +223,8 @@ async def find_news(connection: AsyncConnection, watermark: Watermark, now: date
     }
     spoken_of = set((await connection.execute(_NEW_MESSAGES, since)).scalars())
     payments = set((await connection.execute(_PAYMENTS_AMONG, {"ids": list(spoken_of)})).scalars())
-    signups = set((await connection.execute(_SIGNUPS_AMONG, {"ids": list(spoken_of)})).scalars())
-    orders = (spoken_of - payments - signups) | set(posted.orders or ())
+    grants = set((await connection.execute(_GRANTS_AMONG, {"ids": list(spoken_of)})).scalars())
+    orders = (spoken_of - payments - grants) | set(posted.orders or ())
     payments |= set(posted.payments or ())
     movements = set((await connection.execute(_MOVEMENTS_OF, {"ids": list(payments)})).scalars())
     archives = (await connection.execute(_NEW_ARCHIVES, {"first": since["first"]})).scalars().all()
@@ -231,7 +234,7 @@ async def find_news(connection: AsyncConnection, watermark: Watermark, now: date
             "user": posted.users or (),
             "order": orders,
             "payment": payments,
-            "movement": movements | signups | set(posted.movements or ()),
+            "movement": movements | grants | set(posted.movements or ()),
             "transfer": posted.transfers or (),
         },
         until if is_slice else None,
