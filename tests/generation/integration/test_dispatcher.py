@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from unittest.mock import Mock
 from uuid import UUID
 
 import httpx
@@ -190,6 +191,19 @@ async def test_a_submission_whose_answer_cannot_be_decoded_may_have_become_a_job
     await dispatch.harness.enqueue(one)
     await dispatch.dispatcher.dispatch()
     await dispatch.dispatcher.drain()
+    assert await dispatch.attempt(one.generation_id) == ("unknown", None)
+
+
+async def test_a_submission_that_fails_here_after_it_was_sent_may_have_become_a_job(
+    dispatch: DispatcherHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatch.provider.answers[VIDEO] = responds(b'{"id": "job-1"}')
+    monkeypatch.setattr("generation.runpod.client.read_job_id", Mock(side_effect=MemoryError))
+    one = order()
+    await dispatch.harness.enqueue(one)
+    await dispatch.dispatcher.dispatch()
+    await dispatch.dispatcher.drain()
+    assert dispatch.provider.calls == [VIDEO]
     assert await dispatch.attempt(one.generation_id) == ("unknown", None)
 
 

@@ -177,13 +177,14 @@ class Dispatcher:
             self._wake_ups.dispatch_at([endpoint])
 
     async def _submit(self, order: ClaimedOrder, claimed_at: float) -> None:
-        answer = _Answer(order, None, None, claimed_at)
+        answer, may_be_sent = _Answer(order, None, None, claimed_at), False
         with work_span("submit", Origin(order.traceparent, order.generation_id, order.user_id)) as span:
             try:
                 request = await self._requests.build(order)
                 if not await self._may_send(order):
                     return
                 failpoint("dispatcher.before_run")
+                may_be_sent = True
                 answer.job_id = await self._client.run(order.endpoint_id, request)
                 failpoint("dispatcher.after_run")
             except (ProviderRefused, ProviderRejected, ProviderUnanswered) as failure:
@@ -191,7 +192,9 @@ class Dispatcher:
                 mark_failed(span, failure)
             except Exception as error:
                 log.exception("submission_failed", generation_id=str(order.generation_id))
-                answer.failure = ProviderRejected(operator_words(f"{type(error).__name__}: {error}"))
+                # After the mark, an error of our own says as little of the job as no answer.
+                detail = operator_words(f"{type(error).__name__}: {error}")
+                answer.failure = ProviderUnanswered(detail) if may_be_sent else ProviderRejected(detail)
                 mark_failed(span, error)
         self._answers.append(answer)
         self.answered.set()
