@@ -242,6 +242,40 @@ async def test_findings_about_what_belongs_to_a_user_are_shown_with_the_user(
     assert f"about_{platform.purchase}" in section(await shown(auditor, platform.purchase), "Findings")
 
 
+THEIRS = {
+    "Request (gateway)",
+    "Generation",
+    "Reservation",
+    "Refusal",
+    "Request for a payment (gateway)",
+    "Payment as the user is shown it (gateway)",
+    "Payment",
+    "Grants",
+    "Clawbacks",
+}
+
+
+async def test_what_is_another_user_s_is_not_shown_as_theirs_whatever_their_postings_name(
+    platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
+    of_user = "WHERE user_id = '{user}' AND"
+    await platform.corrupt(
+        f"UPDATE billing.balance_ledger SET generation_id = '{{first_variant}}' {of_user} generation_id = '{{failed}}'",
+        "UPDATE billing.balance_ledger SET generation_id = '{withdrawn_variant}'"
+        f" {of_user} generation_id = '{{cancelled}}'",
+        f"UPDATE billing.balance_ledger SET payment_id = '{{refunded}}' {of_user} grant_id = '{{purchase}}'",
+        f"UPDATE billing.balance_ledger SET grant_id = '{{welcome}}' {of_user} grant_id = '{{bonus}}'",
+    )
+    strangers = {platform.first_variant, platform.withdrawn_variant, platform.refunded, platform.welcome}
+    [chapter] = (await read_dossier(auditor, str(platform.user))).chapters
+    rows = {section.title: section.rows for section in chapter.sections}
+    named = {title for title, of_section in rows.items() if any(one in row for row in of_section for one in strangers)}
+    assert "Postings (ledger), latest first" in named
+    assert named.isdisjoint(THEIRS)
+    [chapter] = (await read_dossier(auditor, str(platform.chooser))).chapters
+    assert {"Request (gateway)", "Generation", "Reservation", "Refusal"} <= {one.title for one in chapter.sections}
+
+
 async def test_messages_that_are_tried_again_or_waited_with_are_shown(
     database: Database, platform: PlatformHarness, auditor: AsyncEngine
 ) -> None:

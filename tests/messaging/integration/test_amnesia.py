@@ -359,6 +359,35 @@ async def test_a_stream_that_has_not_changed_is_looked_into_once_a_minute(
 
         await watch.amnesia.check()
         assert await last_look() == after_a_minute
+        watch.broker.epoch += 1  # As after a reconnect.
+        await watch.amnesia.check()
+        assert (after_a_reconnect := await last_look()) != after_a_minute
+
+        await watch.amnesia.check()
+        assert await last_look() == after_a_reconnect
         await jetstream.publish(CreditsRefused.subject, b"{}", headers={"Nats-Msg-Id": "a stranger"})
         await watch.amnesia.check()
-        assert await last_look() != after_a_minute
+        assert await last_look() != after_a_reconnect
+
+
+async def test_what_was_not_found_before_is_looked_for_in_a_stream_that_has_not_changed(
+    harness: MessagingHarness,
+) -> None:
+    """What was acknowledged, and lost at once, leaves a stream as it was."""
+    await run_until_published(harness, harness.messaging("billing"), 20)
+    watch, engine = harness.messaging("billing"), harness.engine("billing")
+    async with watch.broker.open():
+        for _ in range(2):
+            await watch.amnesia.check()
+        await execute(engine, "UPDATE billing.relay_positions SET verified_at = NULL")
+        await watch.amnesia.check()
+        assert await verified(harness)
+
+        [lost] = await publish_refused(watch.transactions, 1)
+        marked = "published_at = now(), published_sequence = 21"
+        await execute(engine, f"UPDATE billing.outbox_messages SET {marked} WHERE message_id = :lost", lost=lost)
+        position = "'relay', 'BILLING', gen_random_uuid(), 21, :lost"
+        columns = "holder, stream, checkpoint_id, sequence, message_id"
+        await execute(engine, f"INSERT INTO billing.relay_positions ({columns}) VALUES ({position})", lost=lost)
+        await watch.amnesia.check()
+    assert await unpublished(engine) == 1
