@@ -12,18 +12,20 @@ from local_platform.servers import NatsServer, PostgresServer
 from messaging.broker import Broker
 from messaging.consumers import Subscription
 from messaging.database import DATABASE_ERRORS, is_unavailable
-from messaging.errors import BrokerUnavailableError
+from messaging.errors import BrokerUnavailableError, DatabaseWentBackError
 from messaging.runtime import Messaging
 from messaging.transaction import Transactions
 from service_runtime.settings import ServiceSettings
 from tests.messaging.integration.conftest import MessagingHarness, add_tables
 from tests.messaging.integration.effects import (
     effects,
+    execute,
     expect_effects,
     expect_published,
     publish_refused,
     record,
     scalar,
+    unpublished,
 )
 from tests.support import eventually
 from tests.support.databases import DatabaseFactory
@@ -80,6 +82,44 @@ async def test_nothing_is_lost_or_blamed_when_postgres_crashes_under_load(
     await expect_published(fragile.engine("billing"))
     assert await scalar(fragile.engine("gateway"), "SELECT count(*) FROM gateway.dead_letters") == 0
     assert await scalar(fragile.engine("gateway"), "SELECT count(*) FROM gateway.delivery_attempts") == 0
+
+
+async def test_a_standby_that_lacked_the_last_commits_is_found_out_below_new_ones(
+    fragile: MessagingHarness, own_postgres: PostgresServer
+) -> None:
+    """It takes over before anybody looks: what it commits is published above what it never knew."""
+    billing, engine = fragile.messaging("billing"), fragile.engine("billing")
+    async with billing.broker.open():
+        await billing.amnesia.check()
+    await fragile.run([billing.relay])
+    await publish_refused(billing.transactions, 5)
+    lost = await publish_refused(billing.transactions, 5)
+    await expect_published(engine)
+    of_lost = "WHERE message_id = ANY(CAST(:lost AS uuid[]))"
+    await execute(engine, f"DELETE FROM billing.outbox_messages {of_lost}", lost=lost)
+    await execute(engine, "DELETE FROM billing.relay_positions WHERE sequence > 5")
+    await own_postgres.stop("immediate")
+    await own_postgres.start()
+
+    async def another_commits() -> bool:
+        try:
+            await publish_refused(billing.transactions, 1)
+        except Exception as error:
+            raise AssertionError("not up yet") from error
+        return True
+
+    async def the_relay_has_been_there() -> bool:
+        try:
+            await billing.lineage.ready()
+        except BrokerUnavailableError:
+            return True
+        return await unpublished(engine) == 0
+
+    await eventually(another_commits)
+    await eventually(the_relay_has_been_there)
+    await billing.amnesia.check()
+    with pytest.raises(DatabaseWentBackError):
+        await billing.lineage.ready()
 
 
 async def test_work_goes_on_while_the_broker_is_away(harness: MessagingHarness, nats_server: NatsServer) -> None:

@@ -45,6 +45,8 @@ REMEDY: Final = "python -m provisioning after-restore"
 _DATABASE_AWAY_SECONDS: Final = 1.0
 COMPARE_EVERY: Final = timedelta(minutes=1)
 """How often our newest messages are looked up while nothing gives cause for it."""
+MOST_COMPARED: Final = 1000
+"""So many messages above the newest checkpoint are looked up: more than relays have published and not marked yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,19 @@ class Lineage:
         self._trusted = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
         self._evidence: dict[str, Evidence] = {}
+        self.server: datetime | None = None
+        """When the server was started that was compared last, by its own clock: that tells servers apart."""
         metrics.DATABASE_BEHIND.labels(service).set(0)
 
     @property
     def evidence(self) -> Sequence[Evidence]:
         """What speaks against the database."""
         return list(self._evidence.values())
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the database may be worked with."""
+        return self._trusted.is_set()
 
     async def trusted(self) -> None:
         """Return as soon as the database may be worked with."""
@@ -85,15 +94,16 @@ class Lineage:
         """Return if the database may be worked with. Raises DatabaseWentBackError or BrokerUnavailableError."""
         if self._evidence:
             raise DatabaseWentBackError(_described(self.evidence[0]))
-        if not self._trusted.is_set():
+        if not self.is_trusted:
             raise BrokerUnavailableError("the database has not been compared with the broker yet")
 
     def on_doubt(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` when the database may have become another one: whoever works with it begins anew."""
         self._listeners.append(listener)
 
-    def trust(self) -> None:
-        """The comparison found nothing."""
+    def trust(self, server: datetime | None = None) -> None:
+        """The comparison with ``server`` found nothing."""
+        self.server = server
         if self._evidence:
             _log.info("database_trusted_again", service=self._service)
         self._evidence.clear()
@@ -155,7 +165,7 @@ class LineageWatch:
         if self._seen is not None and self._seen[0] != started_at:
             # Another server may answer now, or the same one with older data.
             self._lineage.doubt()
-        if self._seen == (started_at, epoch) and not self._lineage.evidence and now - self._looked_at < COMPARE_EVERY:
+        if self._seen == (started_at, epoch) and self._lineage.is_trusted and now - self._looked_at < COMPARE_EVERY:
             return
         unknown = await self._find_unknown_message()
         if unknown is None:
@@ -163,7 +173,7 @@ class LineageWatch:
         if unknown is not None:
             self._lineage.accuse(unknown)
             return
-        self._lineage.trust()
+        self._lineage.trust(started_at)
         self._seen, self._looked_at = (started_at, epoch), now
 
     async def _find_unknown_message(self) -> Evidence | None:
@@ -177,37 +187,34 @@ class LineageWatch:
             async with transaction(self._engine) as connection:
                 await self._positions.lock_verification(connection, stream)
                 await self._verifier.expect(stream)
-                first = await self._first(stream, sequence)
-                last = await self._last(stream, sequence, info.state.last_seq)
-            for found in (first, last):
-                if found is not None and found.producer == self._service and await self._is_unknown(found):
-                    return Evidence(RELAY, stream, found.sequence, str(found.message_id), info.created)
-        return None
-
-    async def _first(self, stream: str, sequence: int) -> StoredMessage | None:
-        """Our first message above the newest checkpoint: what comes after the moment of a backup begins soon there."""
-        return await self._verifier.first_from(stream, self._subjects, sequence)
-
-    async def _last(self, stream: str, sequence: int, last_sequence: int) -> StoredMessage | None:
-        """Our last message, or one near the end of the stream: between it and the checkpoint may lie commands of
-        others, and what was published and not marked."""
-        steps = 0
-        while last_sequence - steps >= sequence:
-            found = await self._verifier.first_from(stream, self._subjects, last_sequence - steps)
+                found = await self._first_unknown(connection, stream, sequence, info.state.last_seq)
             if found is not None:
-                return found
-            steps = 2 * steps + 1
+                return Evidence(RELAY, stream, found.sequence, str(found.message_id), info.created)
         return None
 
-    async def _is_unknown(self, found: StoredMessage) -> bool:
+    async def _first_unknown(
+        self, connection: AsyncConnection, stream: str, sequence: int, last_sequence: int
+    ) -> StoredMessage | None:
+        """The first message above the newest checkpoint that our outbox does not have.
+
+        What was published and not marked comes before it, and after it may come what was committed since.
+        """
+        for _ in range(MOST_COMPARED):
+            found = await self._verifier.first_from(stream, self._subjects, sequence)
+            if found is None or found.sequence > last_sequence:
+                return None
+            if found.producer == self._service and await self._is_unknown(connection, found):
+                return found
+            sequence = found.sequence + 1
+        return None
+
+    async def _is_unknown(self, connection: AsyncConnection, found: StoredMessage) -> bool:
         message_id = uuid_or_none(found.message_id)
         made_at = None if message_id is None else time_of(message_id)
         if made_at is None:
             return False
         # Asked after the broker was: what it has was committed before. Older rows may have been dropped.
-        async with single_statements(self._engine) as connection:
-            row = await connection.execute(self._known, {"message_id": message_id})
-            is_known, now = row.one()
+        is_known, now = (await connection.execute(self._known, {"message_id": message_id})).one()
         return not is_known and now - made_at < timedelta(days=REPLAY_WINDOW_DAYS)
 
     async def _standing_evidence(self) -> Evidence | None:

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from messaging.positions import PUT_POSITION, RELAY, Position, position_values
+from messaging.positions import PUT_POSITION, RELAY, Position, position_values, put_position
 from messaging.schema import REPLAY_WINDOW_DAYS
 from messaging.sql import hot_statement, statement
 
@@ -44,6 +44,7 @@ _ADD: Final = """
             CAST(:traceparents AS text[])))
     SELECT now()
 """
+_IS_COMPARED: Final = "coalesce(pg_postmaster_start_time() = CAST(:server AS timestamptz), true)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,15 @@ class Outbox:
         self._mark = hot_statement(
             schema,
             f"""
-            WITH position AS ({PUT_POSITION})
-            UPDATE {{schema}}.outbox_messages AS o
-            SET published_at = clock_timestamp(), published_sequence = acked.sequence
-            FROM unnest(CAST(:message_ids AS uuid[]), CAST(:sequences AS bigint[])) AS acked (message_id, sequence)
-            WHERE o.message_id = acked.message_id AND o.published_at IS NULL
-              AND o.created_at BETWEEN :oldest AND :newest
-            """,  # noqa: S608 - the only insertion is another constant
+            WITH position AS ({put_position(_IS_COMPARED)}), marked AS (
+                UPDATE {{schema}}.outbox_messages AS o
+                SET published_at = clock_timestamp(), published_sequence = acked.sequence
+                FROM unnest(CAST(:message_ids AS uuid[]), CAST(:sequences AS bigint[]))
+                    AS acked (message_id, sequence)
+                WHERE {_IS_COMPARED} AND o.message_id = acked.message_id AND o.published_at IS NULL
+                  AND o.created_at BETWEEN :oldest AND :newest)
+            SELECT {_IS_COMPARED}
+            """,  # noqa: S608 - the insertions are constants
         )
         self._remove = statement(
             schema,
@@ -173,23 +176,30 @@ class Outbox:
         return Left(*left)
 
     async def mark_published(
-        self, connection: AsyncConnection, acknowledged: Sequence[Acknowledged], position: Position
-    ) -> None:
+        self,
+        connection: AsyncConnection,
+        acknowledged: Sequence[Acknowledged],
+        position: Position,
+        server: datetime | None,
+    ) -> bool:
         """Record, with one statement, that the broker has these rows of one stream, and how far it has got with them.
 
-        Harmless if it was recorded before.
+        Harmless if it was recorded before. False, and nothing is recorded, if another ``server`` answers than the one
+        that was started then.
         """
         times = [entry.row.created_at for entry in acknowledged]
-        await self._mark.execute(
+        [[is_compared]] = await self._mark.fetch(
             connection,
             {
                 "message_ids": [entry.row.message_id for entry in acknowledged],
                 "sequences": [entry.sequence for entry in acknowledged],
                 "oldest": min(times),
                 "newest": max(times),
+                "server": server,
                 **position_values(position),
             },
         )
+        return bool(is_compared)
 
     async def remove(self, connection: AsyncConnection, row: Unpublished) -> None:
         """Take out a row that moves to the dead letters."""

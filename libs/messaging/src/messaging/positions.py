@@ -106,21 +106,27 @@ class Checkpoints:
         )
 
 
-PUT_POSITION: Final = """
-    INSERT INTO {schema}.relay_positions AS p
+def put_position(condition: str = "true") -> str:
+    """SQL that writes a checkpoint if ``condition`` holds, with the parameters of :func:`position_values`."""
+    return f"""
+    INSERT INTO {{schema}}.relay_positions AS p
         (holder, stream, checkpoint_id, sequence, message_id, stream_created_at, recorded_at)
-    VALUES (:holder, :stream, :checkpoint_id, :sequence, :message_id, :stream_created_at,
-            coalesce(CAST(:recorded_at AS timestamptz), now()))
+    SELECT CAST(:holder AS text), CAST(:stream AS text), CAST(:checkpoint_id AS uuid), CAST(:sequence AS bigint),
+           CAST(:message_id AS uuid), CAST(:stream_created_at AS timestamptz),
+           coalesce(CAST(:recorded_at AS timestamptz), now())
+    WHERE {condition}
     ON CONFLICT (holder, stream, checkpoint_id) DO UPDATE
     SET sequence = excluded.sequence, message_id = excluded.message_id,
         stream_created_at = excluded.stream_created_at, recorded_at = excluded.recorded_at, verified_at = NULL
     WHERE p.sequence <> excluded.sequence
-"""
-"""Writes a checkpoint, with the parameters of :func:`position_values`."""
+"""  # noqa: S608 - the condition is a constant
+
+
+PUT_POSITION: Final = put_position()
 
 
 def position_values(position: Position) -> dict[str, object]:
-    """Parameters for ``PUT_POSITION``."""
+    """Parameters for :func:`put_position`."""
     return {
         "holder": position.holder,
         "stream": position.stream,

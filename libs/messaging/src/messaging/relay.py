@@ -349,6 +349,9 @@ class Relay:
         """Mark what was published over which connection; each stream's rows together with their checkpoint.
 
         It is dated by the oldest of them: before that was written, the broker cannot have had any of them.
+
+        A server that was not compared yet is told nothing: a checkpoint above what it does not know would hide that.
+        What it knows, the sweep finds.
         """
         groups: defaultdict[tuple[int, str], list[Acknowledged]] = defaultdict(list)
         for epoch, entry in acknowledged:
@@ -357,7 +360,9 @@ class Relay:
             last = max(entries, key=lambda entry: entry.sequence)
             oldest = min(entry.row.created_at for entry in entries)
             position = self.checkpoints.advance(stream, last.sequence, last.row.message_id, epoch, oldest)
-            await self._outbox.mark_published(connection, entries, position)
+            if not await self._outbox.mark_published(connection, entries, position, self._lineage.server):
+                self._lineage.doubt()
+                return
 
     def _count_published(self, acknowledged: Sequence[Acknowledged]) -> None:
         now = datetime.now(UTC)
