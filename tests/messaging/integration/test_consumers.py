@@ -15,7 +15,7 @@ import service_runtime.database
 from contracts import headers
 from contracts.billing import CreditsCaptured, CreditsRefused
 from contracts.payments import PaymentRefused
-from messaging import dead_letters
+from messaging import batches, dead_letters
 from messaging.consumers import Subscription
 from messaging.ids import new_id
 from messaging.received import Received
@@ -458,6 +458,45 @@ async def test_locked_rows_delay_their_own_messages_and_no_other(
     await expect_effects(engine, ids)
     assert await scalar(engine, "SELECT count(*) FROM gateway.dead_letters") == 0
     assert await scalar(engine, "SELECT count(*) FROM gateway.delivery_attempts") == 0
+
+
+@pytest.mark.parametrize("end", ["it fails", "another process has it"])
+async def test_locks_are_waited_for_again_when_no_delayed_message_is_left(
+    harness: MessagingHarness, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    if end == "another process has it":
+        monkeypatch.setattr(batches, "_RETURN_SECONDS", 1.0, raising=False)
+    patience: dict[UUID, str] = {}
+    fails = False
+
+    async def waits(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        seconds = str(await tx.connection.scalar(text("SHOW lock_timeout")))
+        patience.update(dict.fromkeys((message.message_id for message in messages), seconds))
+        if messages[0].payload.required_credits == 0:
+            if fails:
+                raise Poisoned(0)
+            await tx.connection.execute(text("SET LOCAL lock_timeout = '10ms'"))
+            await tx.connection.execute(LOCK_NUMBER, {"number": 0})
+
+    billing = await harness.start("billing")
+    jetstream = (await harness.admin()).jetstream()
+
+    async def is_patient() -> bool:
+        [message] = await publish_refused(billing.transactions, 1, 1)
+        await eventually(lambda: message in patience)
+        return patience[message] == "5s"
+
+    async with harness.database.superuser_engine().connect() as elsewhere:
+        await elsewhere.execute(LOCK_NUMBER, {"number": 0})
+        await harness.start("gateway", [Subscription(CreditsRefused, waits)], max_deliveries=1)
+        # The second one keeps the checkpoint: the first can go without a trace.
+        delayed, _ = await publish_refused(billing.transactions, 2)
+        await eventually(lambda: patience.get(delayed) == "200ms", what="a second try of the message that is delayed")
+        if end == "it fails":
+            fails = True
+        else:
+            await jetstream.delete_msg("BILLING", 1)
+        await eventually(is_patient)
 
 
 async def test_work_that_an_overloaded_database_cancels_is_not_dead_lettered(harness: MessagingHarness) -> None:

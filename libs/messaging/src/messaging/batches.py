@@ -9,6 +9,7 @@ Three things may go wrong, and who is to blame decides what follows (``messaging
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -57,6 +58,8 @@ _RETRY: Final = Backoff(first=timedelta(seconds=0.25), longest=timedelta(minutes
 _CONTENDED: Final = Backoff(first=timedelta(seconds=0.25), longest=timedelta(seconds=10), jitter=0.2)
 """A locked row is free again within seconds, as a rule: its message is not kept waiting for minutes."""
 _MAX_DELAYED: Final = 10_000
+_RETURN_SECONDS: Final = 15.0
+"""What was sent back comes again so soon after its pause, or another process has it."""
 _BRIEF_LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '200ms'")
 """While some messages wait for locks: the search for them, and their next tries, must not hold up the others."""
 _UNHANDLED: Final = Backoff(first=timedelta(seconds=0.1), longest=timedelta(seconds=10), factor=1.5, jitter=0)
@@ -168,8 +171,8 @@ class Batches:
         self._inbox = Inbox(service, durable)
         self._dead_letters = DeadLetters(service)
         self.checkpoints = Checkpoints(durable)
-        self._delayed: set[UUID] = set()
-        """Messages that were sent back because of a lock. Each is tried alone when it comes again."""
+        self._delayed: dict[UUID, float] = {}
+        """Until when each message may come again that was sent back because of a lock. It is tried alone then."""
 
     async def process(self, messages: Sequence[Msg], current: Callable[[], bool], epoch: int) -> None:
         """Handle ``messages`` to the end: each is acked, sent back with a delay, or dead-lettered and acked.
@@ -188,6 +191,7 @@ class Batches:
                 await _answer_ack(message, current)
         if deliveries:
             metrics.BATCH_SIZE.labels(self.durable).observe(len(deliveries))
+            self._delayed = {one: until for one, until in self._delayed.items() if until > time.monotonic()}
             alone = [one for one in deliveries if one.received.message_id in self._delayed]
             together = [one for one in deliveries if one.received.message_id not in self._delayed]
             if together:
@@ -257,7 +261,8 @@ class Batches:
         except Exception as error:  # noqa: BLE001 - whatever a handler raises: the poison message must be found
             failure = error
         else:
-            self._delayed.difference_update(delivery.received.message_id for delivery in deliveries)
+            for delivery in deliveries:
+                self._delayed.pop(delivery.received.message_id, None)
             await self._answer(deliveries, outcome, current)
             return
         contended = is_contended(failure)
@@ -354,12 +359,13 @@ class Batches:
             seconds=seconds,
         )
         if len(self._delayed) < _MAX_DELAYED:
-            self._delayed.add(delivery.received.message_id)
+            self._delayed[delivery.received.message_id] = time.monotonic() + seconds + _RETURN_SECONDS
         self._count(delivery, "delayed")
         await delivery.message.nak(seconds)
 
     async def _fail(self, delivery: Delivery, error: Exception, current: Callable[[], bool]) -> None:
         """Count a failure of one message that stands alone; dead-letter it when there were enough."""
+        self._delayed.pop(delivery.received.message_id, None)
         _log.error(
             "message_failed",
             consumer=self.durable,
