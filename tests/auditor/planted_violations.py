@@ -10,6 +10,7 @@ from auditor.invariants.messages import INBOXES
 from contracts.message import SERVICES, Message, Service
 from contracts.permissions import durable_name
 from contracts.registry import consumed_by, stream_of
+from contracts.storage import DeleteFiles
 from tests.auditor.platform_harness import name_of
 
 
@@ -1178,7 +1179,8 @@ def _readers() -> Iterator[tuple[type[Message], Service, str, str]]:
                 stream = stream_of(message.subject)
                 if (producer, consumer, stream) not in seen:
                     seen.add((producer, consumer, stream))
-                    table = "storage.verifications" if consumer == "storage" else f"{consumer}.inbox_messages"
+                    written_down = "storage.deletions" if message is DeleteFiles else "storage.verifications"
+                    table = written_down if consumer == "storage" else f"{consumer}.inbox_messages"
                     yield message, consumer, durable_name(consumer, stream), table
 
 
@@ -1227,6 +1229,13 @@ MESSAGES = (
             waits=True,
         )
         for message, consumer, _, table in _readers()
+    ),
+    # Storage has an older message of that generation, and not this one.
+    PlantedViolation(
+        "messages_are_consumed",
+        _subject(DeleteFiles),
+        ("UPDATE storage.deletions SET message_id = '00000000-0000-0000-0000-000000000000'",),
+        waits=True,
     ),
     *_changed(
         "messages_come_from_their_owner",

@@ -21,6 +21,7 @@ from contracts.message import SERVICES, Message, Service
 from contracts.payments import PaymentChanged
 from contracts.permissions import durable_name
 from contracts.registry import MESSAGES, consumed_by, stream_of
+from contracts.storage import DeleteFiles
 from contracts.values import LedgerLine
 from messaging.ids import new_id
 from tests.billing.ledger_harness import (
@@ -530,7 +531,7 @@ async def _add_messages(connection: AsyncConnection, platform: PlatformHarness) 
     """One message of each kind that was not sent by billing's handlers."""
     query = text("SELECT DISTINCT 'billing', subject FROM billing.outbox_messages")
     sent = {tuple(row) for row in await connection.execute(query)}
-    subjects = {PaymentChanged: platform.payment, GrantCredits: platform.refunded}
+    subjects = {PaymentChanged: platform.payment, GrantCredits: platform.refunded, DeleteFiles: platform.late}
     for message in MESSAGES:
         for producer in message.producers:
             if (producer, message.subject) not in sent:
@@ -604,8 +605,17 @@ async def settle_messages(connection: AsyncConnection) -> None:
                 WHERE subject = ANY(CAST(:subjects AS text[])) ON CONFLICT DO NOTHING
                 """
             ),
-            {"subjects": [message.subject for message in consumed_by("storage")]},
+            {"subjects": [message.subject for message in consumed_by("storage") if message is not DeleteFiles]},
         )
+    await connection.execute(
+        text(
+            """
+            UPDATE storage.deletions AS d SET message_id = o.message_id FROM gateway.outbox_messages AS o
+            WHERE o.subject = :subject AND o.correlation_id = d.generation_id
+            """
+        ),
+        {"subject": DeleteFiles.subject},
+    )
     for consumer in SERVICES:
         await _receive(connection, consumer)
 

@@ -5,10 +5,13 @@ Each case corrupts the database as its superuser, past triggers and constraints.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 from uuid import UUID
 
+import msgspec
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,7 +21,7 @@ from auditor.checking import check, evaluate
 from auditor.invariants import INVARIANTS
 from auditor.invariants import ledger as auditor_ledger
 from auditor.invariants.deadlines import MATCH_ATTEMPTS
-from auditor.invariants.messages import INBOXES
+from auditor.invariants.messages import INBOXES, WRITTEN_DOWN
 from auditor.portions import LAST_ID, Ids, Range, scopes_of
 from billing import conservation
 from billing import consumers as billing_consumers
@@ -26,13 +29,16 @@ from contracts.generation import GenerationCompleted
 from contracts.message import SERVICES
 from gateway import consumers as gateway_consumers
 from generation import consumers as generation_consumers
-from messaging.ids import FIRST_ID
+from messaging.ids import FIRST_ID, new_id
+from messaging.received import Received
+from messaging.transaction import Transactions
 from payments import consumers as payments_consumers
 from payments.handlers import provider_events
 from service_runtime.database import engine_for
 from storage import consumers as storage_consumers
 from tests.auditor.planted_violations import LEDGER, PLANTED_VIOLATIONS, PlantedViolation
 from tests.auditor.platform_harness import PlatformHarness, build_platform, name_of
+from tests.billing.ledger_harness import received
 from tests.support.databases import DatabaseFactory
 
 ROOT = Path(__file__).parents[3]
@@ -199,6 +205,14 @@ async def test_a_message_that_was_put_off_and_never_came_back_is_lost(
     assert names[name_of(GenerationCompleted.subject)] in await found(superuser, MOMENT, "messages_are_consumed")
 
 
+async def test_a_deletion_that_was_asked_for_again_was_asked_for_before(
+    shared: PlatformHarness, superuser: AsyncConnection
+) -> None:
+    """Storage keeps the newest message of each generation."""
+    await shared.corrupt_within(superuser, f"UPDATE storage.deletions SET message_id = '{new_id()}'")
+    assert await found(superuser, AT_REST, "messages_are_consumed") == set()
+
+
 async def test_what_billing_finds_wrong_with_its_ledger_the_auditor_finds_too(
     shared: PlatformHarness, superuser: AsyncConnection
 ) -> None:
@@ -228,6 +242,22 @@ def test_the_inboxes_are_those_that_the_services_keep() -> None:
         for service, subscriptions in kept.items()
         if any(one.inbox for one in subscriptions)
     } == {service: set(messages) for service, messages in INBOXES.items()}
+
+
+async def test_storage_writes_down_what_it_is_asked_where_that_is_looked_for(platform: PlatformHarness) -> None:
+    engine = platform.database.engine("storage")
+    for one in storage_consumers.subscriptions(Mock(), Mock(), Mock()):
+        example = (ROOT / "libs/contracts/examples" / f"{one.message_type.subject}.json").read_bytes()
+        asked: Received[Any] = received(msgspec.json.decode(example, type=one.message_type))
+        about = replace(asked, correlation_id=asked.payload.generation_id)
+        async with Transactions(engine, "storage").begin() as tx:
+            await one.handler(tx, [about])
+        names = {"message_id": about.message_id, "correlation_id": about.correlation_id}
+        message = "SELECT CAST(:message_id AS uuid) AS message_id, CAST(:correlation_id AS uuid) AS correlation_id"
+        kept = f"SELECT FROM {WRITTEN_DOWN[one.message_type]}"
+        trace = f"SELECT EXISTS (SELECT FROM ({message}) AS o WHERE EXISTS ({kept}))"
+        async with engine.connect() as connection:
+            assert await connection.scalar(text(trace), names), one.message_type
 
 
 def test_payments_gives_an_event_as_many_tries_as_the_auditor_waits_for() -> None:

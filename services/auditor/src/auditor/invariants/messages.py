@@ -4,11 +4,11 @@ from typing import Final
 
 from auditor.domain import Invariant
 from auditor.schemas import for_each_schema
-from contracts.generation import CancelGeneration
+from contracts.generation import CancelGeneration, OutputReady, OutputSought
 from contracts.message import Message, Service
 from contracts.permissions import durable_name
 from contracts.registry import consumed_by, stream_of
-from contracts.storage import AssetRejected
+from contracts.storage import AssetRejected, DeleteFiles, VerifyInputs
 
 INBOXES: Final[dict[Service, tuple[type[Message], ...]]] = {
     "gateway": consumed_by("gateway"),
@@ -18,6 +18,16 @@ INBOXES: Final[dict[Service, tuple[type[Message], ...]]] = {
     "generation": (CancelGeneration, AssetRejected),
 }
 """Which messages leave a row in the inbox of which service; a test holds the services' subscriptions against it."""
+
+_QUESTION: Final = "storage.verifications AS i WHERE i.message_id = o.message_id"
+WRITTEN_DOWN: Final[dict[type[Message], str]] = {
+    OutputReady: _QUESTION,
+    OutputSought: _QUESTION,
+    VerifyInputs: _QUESTION,
+    # Of what is said again of the same generation, the newest message is kept.
+    DeleteFiles: "storage.deletions AS i WHERE i.generation_id = o.correlation_id AND i.message_id >= o.message_id",
+}
+"""Where storage, which has no inbox, writes down what message ``o`` asks of it."""
 
 
 # The day in the id is the inbox's partition, so one is looked into. A row under another day would dedupe nothing.
@@ -56,23 +66,21 @@ def _unrecorded(producer: Service, stream: str) -> str:
         """  # noqa: S608 - names of the contracts
 
 
-def _unconsumed(producer: Service, consumer: Service, stream: str, received: str) -> str:
-    """What ``producer`` published on ``stream`` for ``consumer``, and it has not ``received``, given up or deferred."""
+def _unconsumed(
+    producer: Service, consumer: Service, stream: str, messages: tuple[type[Message], ...], received: str
+) -> str:
+    """What ``producer`` sent of ``messages`` on ``stream``, and ``consumer`` has not received, given up or deferred."""
     durable = durable_name(consumer, stream)
-    messages = tuple(
-        m
-        for m in INBOXES.get(consumer, consumed_by(consumer))
-        if producer in m.producers and stream_of(m.subject) == stream
-    )
+    sent = tuple(m for m in messages if producer in m.producers and stream_of(m.subject) == stream)
     return f"""
             SELECT o.message_id::text AS subject, format('{consumer} handles %s', o.subject) AS expected,
                    format('published by {producer} at %s (%s), and no trace of it', o.published_at, o.correlation_id)
                        AS found
             FROM ROWS_OF_MESSAGES({producer}.outbox_messages) AS o
             WHERE o.published_at <= now() - make_interval(secs => :tolerance)
-              AND o.subject IN ({_subjects(messages)})
+              AND o.subject IN ({_subjects(sent)})
               AND {_was_passed(consumer, stream)}
-              AND NOT EXISTS (SELECT FROM {received} AND i.message_id = o.message_id ONE_BY_ONE())
+              AND NOT EXISTS (SELECT FROM {received} ONE_BY_ONE())
               AND NOT EXISTS (SELECT FROM {consumer}.dead_letters AS d
                               WHERE d.consumer = '{durable}' AND d.message_id = o.message_id ONE_BY_ONE())
               AND NOT EXISTS (SELECT FROM {consumer}.delivery_attempts AS t
@@ -124,16 +132,17 @@ def _all_unconsumed() -> str:
             producer,
             consumer,
             stream,
+            messages,
             f"{consumer}.inbox_messages AS i WHERE i.consumer = '{durable_name(consumer, stream)}'"
-            f" AND i.message_day = {_DAY}",
+            f" AND i.message_id = o.message_id AND i.message_day = {_DAY}",
         )
         for consumer, messages in INBOXES.items()
         for producer, stream in _routes(messages)
     ]
-    # Storage writes every question down under the id of its message.
     queries += [
-        _unconsumed(producer, "storage", stream, "storage.verifications AS i WHERE true")
-        for producer, stream in _routes(consumed_by("storage"))
+        _unconsumed(producer, "storage", stream, (message,), WRITTEN_DOWN[message])
+        for message in consumed_by("storage")
+        for producer, stream in _routes((message,))
     ]
     return " UNION ALL ".join(queries)
 
