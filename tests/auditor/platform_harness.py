@@ -507,6 +507,7 @@ async def _add_waiting(connection: AsyncConnection, platform: PlatformHarness) -
     )
     await add_row(connection, "payments.provider_events", received_at="days ago", match_attempts=12)
     await add_row(connection, "payments.provider_events", match_attempts=2, next_match_at="in an hour")
+    await add_row(connection, "payments.provider_events", received_at="days ago", event_type="unreadable")
     await add_row(connection, "payments.reviews", reference="decided", opened_at="days ago", resolved_at="days ago")
 
 

@@ -20,7 +20,7 @@ from auditor import consumers as auditor_consumers
 from auditor.checking import check, evaluate
 from auditor.invariants import INVARIANTS
 from auditor.invariants import ledger as auditor_ledger
-from auditor.invariants.deadlines import MATCH_ATTEMPTS
+from auditor.invariants.deadlines import MATCH_ATTEMPTS, UNREADABLE_EVENT
 from auditor.invariants.messages import INBOXES, WRITTEN_DOWN
 from auditor.portions import LAST_ID, Ids, Range, scopes_of
 from billing import conservation
@@ -33,6 +33,7 @@ from messaging.ids import FIRST_ID, new_id
 from messaging.received import Received
 from messaging.transaction import Transactions
 from payments import consumers as payments_consumers
+from payments.domain import snapshots
 from payments.handlers import provider_events
 from service_runtime.database import engine_for
 from storage import consumers as storage_consumers
@@ -262,3 +263,7 @@ async def test_storage_writes_down_what_it_is_asked_where_that_is_looked_for(pla
 
 def test_payments_gives_an_event_as_many_tries_as_the_auditor_waits_for() -> None:
     assert MATCH_ATTEMPTS == provider_events.MATCH_ATTEMPTS
+
+
+def test_the_auditor_knows_by_their_type_what_events_payments_could_not_read() -> None:
+    assert UNREADABLE_EVENT == snapshots.UNREADABLE_EVENT

@@ -9,6 +9,8 @@ from auditor.domain import Invariant
 
 MATCH_ATTEMPTS: Final = 12
 """After so many tries payments gives an event of a provider up: it concerns no payment of ours."""
+UNREADABLE_EVENT: Final = "unreadable"
+"""The type of an event that payments could not read. A person does: that it was set aside is in a review."""
 
 DEADLINES: Final = (
     Invariant(
@@ -173,10 +175,10 @@ DEADLINES: Final = (
                        AS expected,
                    format('%s, received at %s, tried %s times', event_type, received_at, match_attempts) AS found
             FROM payments.provider_events
-            WHERE payment_id IS NULL
+            WHERE payment_id IS NULL AND event_type <> '{UNREADABLE_EVENT}'
               AND (next_match_at <= now() - interval '10 minutes' - make_interval(secs => :tolerance)
                    OR (next_match_at IS NULL AND match_attempts < {MATCH_ATTEMPTS}))
-        """,  # noqa: S608 - a number
+        """,  # noqa: S608 - constants
     ),
     Invariant(
         code="movements_are_confirmed",
