@@ -62,8 +62,9 @@ async def test_a_request_that_does_not_come_to_its_end_is_cut_off(listener: List
 async def test_a_path_that_takes_files_has_a_time_of_its_own(listener: Listener) -> None:
     reader, writer = await connect(listener)
     writer.write(b"POST /file HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
-    other, _ = await connect(listener)
+    other, other_writer = await connect(listener)
     assert await asyncio.wait_for(other.read(), 10) == b"", "the time of other requests is over"
+    other_writer.close()
     writer.write(b"cd")
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
     assert head.startswith(b"HTTP/1.1 200 ")
