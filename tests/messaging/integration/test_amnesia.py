@@ -386,8 +386,9 @@ async def test_what_was_not_found_before_is_looked_for_in_a_stream_that_has_not_
         [lost] = await publish_refused(watch.transactions, 1)
         marked = "published_at = now(), published_sequence = 21"
         await execute(engine, f"UPDATE billing.outbox_messages SET {marked} WHERE message_id = :lost", lost=lost)
-        position = "'relay', 'BILLING', gen_random_uuid(), 21, :lost"
-        columns = "holder, stream, checkpoint_id, sequence, message_id"
+        # Another replica had found it.
+        position = "'relay', 'BILLING', gen_random_uuid(), 21, :lost, now()"
+        columns = "holder, stream, checkpoint_id, sequence, message_id, verified_at"
         await execute(engine, f"INSERT INTO billing.relay_positions ({columns}) VALUES ({position})", lost=lost)
         await watch.amnesia.check()
     assert await unpublished(engine) == 1
