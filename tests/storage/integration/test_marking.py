@@ -12,6 +12,7 @@ from PIL import Image
 from prometheus_client import REGISTRY
 
 from contracts.storage import DIGITAL_SOURCE_TYPE, AssetRejected, AssetStored
+from contracts.values import Kind
 from local_platform.marking_credentials import make_marking_credentials
 from local_platform.marks import Mark, mark_of
 from local_platform.servers import S3Server
@@ -99,6 +100,15 @@ async def test_files_wait_while_nothing_can_be_signed(storage: StorageHarness, w
     await storage.make_due()
     await storage.process_all()
     assert await storage.only(AssetStored)
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+async def test_a_full_disk_says_nothing_about_a_file(storage: StorageHarness, tmp_path: Path, kind: Kind) -> None:
+    path, marked = tmp_path / "file", tmp_path / "marked"
+    path.write_bytes(clip() if kind == "video" else picture())
+    with pytest.raises(OSError, match="No space left"):
+        await storage.decoders.mark(path, Path("/dev/full"), kind, 10**6)
+    assert (await storage.decoders.mark(path, marked, kind, 10**6)).media.width_pixels
 
 
 async def test_with_marking_off_a_file_is_delivered_as_it_is(storage: StorageHarness, tmp_path: Path) -> None:

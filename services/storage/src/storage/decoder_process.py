@@ -3,6 +3,7 @@
 It exits when its input ends, which happens when the service exits.
 """
 
+import errno
 import os
 import select
 import signal
@@ -30,6 +31,8 @@ from storage.inspection import container_of_kind, inspect, inspect_upload, limit
 from storage.marking import Marker
 from storage.preview_rendering import render_previews
 
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of the disk, which say nothing about a file."""
 NICENESS: Final = 10
 """A tenth of the processor where others want it: previews of a busy day come late, and not never."""
 
@@ -77,6 +80,10 @@ def _decode(request: DecodeRequest) -> DecodeResult:
         return DecodeResult(code=rejection.code, detail=rejection.detail)
     except Unmarkable as reason:
         return DecodeResult(detail=str(reason), unmarkable=True)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        return DecodeResult(no_space=True)
 
 
 def _mark(request: DecodeRequest, marking: Marking) -> Inspection:

@@ -5,6 +5,8 @@ Each process decodes one file at a time, so that a failure has exactly one cause
 
 import asyncio
 import contextlib
+import errno
+import os
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
@@ -78,7 +80,7 @@ class Decoders:
         """Decode a file.
 
         Raises ``Rejected`` for a bad file, ``DecoderFailed`` if the decoder died or ran out of time, and
-        ``DecoderNotStarted`` or OSError if no decoder starts, which says nothing about the file.
+        ``DecoderNotStarted`` or OSError if no decoder starts or the disk is full, which says nothing about the file.
         """
         with step("decode"):
             result = await self._decode(DecodeRequest(str(path), kind, max_pixels, is_input))
@@ -132,9 +134,12 @@ class Decoders:
             await decoder.start()
             try:
                 async with asyncio.timeout(seconds or self._seconds[request.kind]):
-                    return await decoder.decode(request, self._signer)
+                    result = await decoder.decode(request, self._signer)
             except (TimeoutError, ConnectionError, EOFError, msgspec.DecodeError) as error:
                 raise DecoderFailed(type(error).__name__) from error
+        if result.no_space:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return result
 
     async def stop(self) -> None:
         """Kill every process."""

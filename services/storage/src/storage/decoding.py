@@ -76,7 +76,7 @@ class RenderedPreview(msgspec.Struct, frozen=True):
 class DecodeResult(msgspec.Struct, frozen=True):
     """The inspection or the previews of the file, why it is rejected, or a claim to sign before there is a result.
 
-    With ``unmarkable`` the file itself is good.
+    With ``unmarkable`` the file itself is good. With ``no_space`` there is no result, because the disk is full.
     """
 
     inspection: Inspection | None = None
@@ -84,4 +84,5 @@ class DecodeResult(msgspec.Struct, frozen=True):
     code: RejectionCode | None = None
     detail: str = ""
     unmarkable: bool = False
+    no_space: bool = False
     to_sign: bytes | None = None
