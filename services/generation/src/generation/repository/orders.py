@@ -56,14 +56,6 @@ class QueueChange(msgspec.Struct, frozen=True):
     active: int
 
 
-class _OpenedQueue(msgspec.Struct, frozen=True):
-    endpoint: str
-    lane: Lane
-    user_id: UUID
-    ready: int
-    active_cap: int
-
-
 class NewOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A funded order with what the catalogue expects of its output, as it enters the table."""
 
@@ -151,6 +143,7 @@ _SAVE: Final = Statement(f"""
 """)  # noqa: S608 - as above
 
 # A cancel that commits meanwhile is not seen: the timers apply it, as one that commits a moment later.
+# The counters of the users are locked last, as everywhere.
 _ADD_ORDERS: Final = Statement("""
     WITH added AS (
         INSERT INTO generation.video_generations AS g (
@@ -174,23 +167,21 @@ _ADD_ORDERS: Final = Statement("""
             planned_seconds double precision)
         ORDER BY generation_id
         ON CONFLICT (generation_id) DO NOTHING
-        RETURNING generation_id
+        RETURNING generation_id, endpoint, lane, user_id, inputs_ready
+    ), queues AS (
+        INSERT INTO generation.user_queues AS q (endpoint, lane, user_id, ready_count, active_count, active_cap)
+        SELECT endpoint, lane, user_id, count(*) FILTER (WHERE inputs_ready), 0,
+               CAST(CAST(:active_caps AS jsonb) ->> lane AS integer)
+        FROM added GROUP BY endpoint, lane, user_id
+        ORDER BY endpoint, lane, user_id
+        ON CONFLICT (endpoint, lane, user_id) DO UPDATE
+        SET ready_count = q.ready_count + excluded.ready_count, active_cap = excluded.active_cap
     ), early AS (
         DELETE FROM generation.cancellations AS c USING added
         WHERE c.generation_id = added.generation_id
         RETURNING c.generation_id, c.user_id
     )
     SELECT a.generation_id, e.user_id AS cancelled_by FROM added AS a LEFT JOIN early AS e USING (generation_id)
-""")
-
-_OPEN_USER_QUEUES: Final = Statement("""
-    INSERT INTO generation.user_queues AS q (endpoint, lane, user_id, ready_count, active_count, active_cap)
-    SELECT endpoint, lane, user_id, ready, 0, active_cap
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-        AS r(endpoint text, lane text, user_id uuid, ready integer, active_cap integer)
-    ORDER BY endpoint, lane, user_id
-    ON CONFLICT (endpoint, lane, user_id) DO UPDATE
-    SET ready_count = q.ready_count + excluded.ready_count, active_cap = excluded.active_cap
 """)
 
 
@@ -323,18 +314,8 @@ async def add_orders(
 
     Returns those that were not there yet, each with the user whose early cancel waited for it. That is removed.
     """
-    inserted: dict[UUID, UUID | None] = dict(await _ADD_ORDERS.fetch(connection, {"rows": _json(new)}))
-    ready: Counter[tuple[str, Lane, UUID]] = Counter()
-    for order in new:
-        if order.generation_id in inserted:
-            ready[order.endpoint, order.lane, order.user_id] += int(order.inputs_ready)
-    if ready:
-        queues = [
-            _OpenedQueue(endpoint, lane, user_id, count, active_caps[lane])
-            for (endpoint, lane, user_id), count in ready.items()
-        ]
-        await _OPEN_USER_QUEUES.execute(connection, {"rows": _json(queues)})
-    return inserted
+    values = {"rows": _json(new), "active_caps": msgspec.json.encode(active_caps).decode()}
+    return dict(await _ADD_ORDERS.fetch(connection, values))
 
 
 def _order(row: Record, attempts: list[Attempt]) -> Order:
