@@ -1,13 +1,17 @@
-"""What a user may upload in a day, over all replicas."""
+"""What a user may do in a day, over all replicas, and what counting it waits for."""
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from gateway import repository
 from messaging.ids import new_id
 from tests.gateway.harness import Client, GatewayHarness
+from tests.support.databases import Database
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -39,3 +43,16 @@ async def test_uploads_are_limited_in_bytes_and_to_users_who_ever_had_credits(ha
     assert f'"upload-bytes";q={LIMIT};qu="content-bytes";w=86400' in small.headers["RateLimit-Policy"]
     await harness.rows("UPDATE gateway.uploads SET created_at = created_at - interval '1 day'")
     assert (await upload(users[0])).status_code == 201
+
+
+async def test_a_write_is_counted_without_waiting_for_the_disk_and_an_order_waits(
+    make_database: Callable[..., Awaitable[Database]],
+) -> None:
+    engine, user_id = (await make_database("gateway")).engine("gateway"), new_id()
+    wanted = text("SHOW synchronous_commit")
+    async with engine.begin() as connection:
+        assert await repository.find_request_or_take_write(connection, user_id, "key", 60, 1) == 59
+        assert await connection.scalar(wanted) == "off"
+    async with engine.begin() as connection:
+        assert await repository.add_generation_request(connection, new_id(), user_id, "key", b"\0" * 32) is not None
+        assert await connection.scalar(wanted) == "on"

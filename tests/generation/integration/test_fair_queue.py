@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from generation.domain.order import Order
 from generation.domain.policy import BreakerPolicy
+from generation.repository.attempts import mark_sending
 from generation.repository.breaker import pause_queue, record_failure, record_success
 from generation.repository.fair_queue import Claim, ClaimedOrder, claim_orders
 from generation.repository.orders import lock_orders, save_orders
@@ -219,3 +220,23 @@ async def test_a_database_clock_that_goes_back_does_not_stop_the_queue(engine: A
             text("UPDATE generation.endpoints SET tokens_at = clock_timestamp() + interval '1 hour'")
         )
     assert len((await claim(engine, 5)).orders) == 5
+
+
+async def test_a_claim_is_stored_by_the_mark_that_comes_before_its_request(engine: AsyncEngine) -> None:
+    """The log is written in order, so that the one wait is for both."""
+    async with engine.begin() as connection:
+        await configure(connection)
+        await enqueue(connection, [new_order(uuid4())])
+        assert await waits_for_the_disk(connection)
+    async with engine.begin() as connection:
+        claimed = await claim_orders(connection, ENDPOINT, [new_id()], send_within_seconds=30, probe_seconds=10)
+        assert not await waits_for_the_disk(connection)
+    (order,) = claimed.orders
+    async with engine.begin() as connection:
+        assert await mark_sending(connection, [(order.attempt_id, order.fence_token)], 30) == {order.attempt_id}
+        assert await waits_for_the_disk(connection)
+
+
+async def waits_for_the_disk(connection: AsyncConnection) -> bool:
+    """Whether the commit of this transaction will."""
+    return bool(await connection.scalar(text("SHOW synchronous_commit")) == "on")

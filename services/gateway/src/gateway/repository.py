@@ -39,13 +39,14 @@ from service_runtime.statements import Statement
 
 _REFILLED: Final = """least(CAST(:per_minute AS float8), b.tokens
     + CAST(extract(epoch FROM now() - b.counted_at) AS float8) * (CAST(:per_minute AS float8) / 60))"""
+# The commit does not wait for the disk: after a crash of the server a user may have some writes more.
 _TAKE: Final = f"""
     INSERT INTO gateway.write_allowances AS b (user_id, tokens, counted_at)
     SELECT CAST(:user AS uuid), CAST(:per_minute AS float8) - CAST(:count AS float8), now() {{unless}}
     ON CONFLICT (user_id) DO UPDATE
     SET tokens = {_REFILLED} - CAST(:count AS float8), counted_at = now()
     WHERE {_REFILLED} >= CAST(:count AS float8)
-    RETURNING b.tokens
+    RETURNING b.tokens, set_config('synchronous_commit', 'off', true)
 """  # noqa: S608 - the insertions are constants
 _TAKE_WRITE: Final = Statement(_TAKE.format(unless=""))
 _REQUEST: Final = "generation_id, request_hash, verdict, required_credits, available_credits"
@@ -209,7 +210,10 @@ async def find_payment_request(connection: AsyncConnection, user_id: UUID, key: 
 
 
 async def take_write(connection: AsyncConnection, user_id: UUID, per_minute: int, count: int) -> float | None:
-    """Take tokens of the user's bucket, which refills evenly; how many it holds then, or None if it had too few."""
+    """Take tokens of the user's bucket, which refills evenly; how many it holds then, or None if it had too few.
+
+    Its transaction may hold nothing else that must outlive a crash of the server.
+    """
     taken = await _TAKE_WRITE.fetch_one(connection, _writes(user_id, per_minute, count))
     return None if taken is None else taken[0]
 

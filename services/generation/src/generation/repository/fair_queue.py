@@ -31,8 +31,11 @@ def has_work_sql(endpoint: str) -> str:
         WHERE its_lane.endpoint = {endpoint})"""  # noqa: S608 - the insertion is a constant of ours
 
 
+# The commit does not wait for the disk. The mark of sending comes later and does wait, and the log is written in order:
+# nothing is sent before the claim is stored. A claim that a crash of the server takes with it was never made.
 _LOCK_ENDPOINT_WITH_WORK: Final = Statement(f"""
-    SELECT endpoint_id FROM generation.endpoints WHERE endpoint = :endpoint AND {has_work_sql(":endpoint")} FOR UPDATE
+    SELECT endpoint_id, set_config('synchronous_commit', 'off', true) FROM generation.endpoints
+    WHERE endpoint = :endpoint AND {has_work_sql(":endpoint")} FOR UPDATE
 """)  # noqa: S608 - the insertion is a constant
 
 # A statement of its own, after the lock: its snapshot must see the attempts of the lock's previous owner.
@@ -239,6 +242,7 @@ async def claim_orders(
 ) -> Claim:
     """Claim up to ``len(new_attempt_ids)`` orders, sorted fairly, and prepare an attempt for each.
 
+    Its transaction may hold nothing else that must outlive a crash of the server.
     An attempt that is not marked as being sent (``repository.attempts``) within ``send_within_seconds`` is over.
 
     Locks the endpoint, so that its cap and its token bucket apply over all replicas. While its queue is paused
@@ -247,7 +251,7 @@ async def claim_orders(
     locked = await _LOCK_ENDPOINT_WITH_WORK.fetch_one(connection, {"endpoint": endpoint})
     if locked is None:
         return Claim([], None)
-    (endpoint_id,) = locked
+    endpoint_id, _ = locked
     (found,) = await _GET_BUDGET.fetch(connection, {"endpoint": endpoint})
     budget = _Budget(*found)
     if budget.paused_seconds is not None and budget.paused_seconds > 0:
