@@ -7,6 +7,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
 from service_runtime.migrations import NoMigrationDatabase, migrate
 from tests.support.databases import MakeDatabase
@@ -117,6 +118,20 @@ async def test_a_migration_that_fails_leaves_the_ones_before_it(
     with pytest.raises(Exception, match="already exists"):
         await asyncio.to_thread(migrate, name, dsn)
     assert await versions_of(dsn) == ["0001"]
+
+
+async def test_a_release_that_was_put_back_leaves_the_newer_schema_alone(
+    make_database: MakeDatabase, package: AddMigration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = await make_database()
+    dsn = database.dsn("billing_migrator")
+    name = package("CREATE TABLE billing.things (id int)")
+    await asyncio.to_thread(migrate, name, dsn)
+    async with database.superuser_engine().begin() as superuser:
+        await superuser.execute(text("UPDATE billing.alembic_version SET version_num = '9999'"))
+    await asyncio.to_thread(migrate, name, dsn)
+    assert "schema billing is at 9999, which is newer than this release" in capsys.readouterr().err
+    assert await versions_of(dsn) == ["9999"]
 
 
 async def test_a_migration_does_not_queue_behind_a_lock_for_ever(

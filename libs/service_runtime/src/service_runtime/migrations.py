@@ -55,7 +55,8 @@ def migrate(package: str, dsn: str | None = None, revision: str = "head") -> Non
     """Bring the schema of ``package`` up to ``revision`` with the scripts in ``<package>/migrations``.
 
     ``dsn`` belongs to the role that owns the schema; by default it is ``<PACKAGE>_MIGRATION_DATABASE_URL``. Repeatable,
-    and safe to run from several processes at once: they take turns. Blocks, so call it in a thread from async code.
+    and safe to run from several processes at once: they take turns. A schema that is newer than the scripts stays as it
+    is. Blocks, so call it in a thread from async code.
     """
     from alembic import command
     from alembic.config import Config
@@ -165,6 +166,12 @@ def _upgrade(connection: "Connection", schema: str) -> None:
         transaction_per_migration=True,
         on_version_apply=_report,
     )
+    found = context.get_context().get_current_revision()
+    connection.rollback()
+    if found is not None and found not in {script.revision for script in context.script.walk_revisions()}:
+        # A release that was put back: its Job is started again once the first one is gone.
+        sys.stderr.write(f"schema {schema} is at {found}, which is newer than this release: nothing is migrated\n")
+        return
     with context.begin_transaction():
         context.run_migrations()
     # The service reads which version it meets (schema_version.py). A role of the schema's name is its run-time role.
