@@ -45,7 +45,9 @@ def test_a_provider_that_is_configured_by_half_is_refused(provider: Provider, mi
         for name in REQUIRED_SETTINGS[provider]
         if name != missing
     }
-    with pytest.raises(ValidationError, match=f"{provider} is configured by half"):
+    with pytest.raises(
+        ValidationError, match=f"{provider} is configured by half: set PAYMENTS_{missing.upper()}, or none"
+    ):
         Settings(**COMPLETE | values | {missing: None})
 
 

@@ -61,9 +61,9 @@ class Settings(ServiceSettings):
     @model_validator(mode="after")
     def _providers_are_complete(self) -> "Settings":
         for provider, names in REQUIRED_SETTINGS.items():
-            present = [getattr(self, name) is not None for name in names]
-            if any(present) and not all(present):
-                raise ValueError(f"{provider} is configured by half: set all of its settings or none")
+            missing = [f"PAYMENTS_{name.upper()}" for name in names if getattr(self, name) is None]
+            if missing and len(missing) < len(names):
+                raise ValueError(f"{provider} is configured by half: set {', '.join(missing)}, or none of its settings")
         return self
 
     def offered_providers(self) -> tuple[Provider, ...]:
