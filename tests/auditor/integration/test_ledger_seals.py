@@ -1,6 +1,7 @@
 """The ledger against its seals, continuously: an edit as superuser is found."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID, uuid4
 
@@ -14,7 +15,7 @@ from auditor.domain import LEDGER_SEALS_CODE
 from auditor.loops import seal_verifier
 from auditor.loops.checker import Checker
 from auditor.loops.seal_verifier import SealVerifier
-from auditor.metrics import VIOLATIONS
+from auditor.metrics import LAST_LEDGER_PASS_AT, VIOLATIONS
 from billing.loops.sealer import Sealer
 from contracts.message import SERVICES
 from local_platform.servers import NatsServer
@@ -67,8 +68,8 @@ async def seal(ledger: LedgerHarness) -> None:
 
 async def a_whole_pass(verifier: SealVerifier) -> None:
     """Rounds until the end of the chain was reached once."""
-    before = passed_at()
-    while passed_at() == before:
+    began = time.time()
+    while passed_at() < began:
         await verifier.run_round()
 
 
@@ -325,6 +326,21 @@ async def test_findings_open_before_the_pass_ends_and_count_from_its_start(
     VIOLATIONS.labels(LEDGER_SEALS_CODE, "critical").set(0)
     await restarted(database).run_round()
     assert counted() == 2
+
+
+async def test_after_a_restart_the_last_pass_counts_until_the_next_has_ended(
+    database: Database, ledger: LedgerHarness, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time()
+    await a_whole_pass(verifier)
+    LAST_LEDGER_PASS_AT.set(0)
+    monkeypatch.setattr(seal_verifier, "SEALS_PER_ROUND", 1)
+    again = restarted(database)
+    await again.run_round()
+    last = passed_at()
+    assert began - 1 < last <= time.time()
+    await a_whole_pass(again)
+    assert passed_at() > last
 
 
 async def test_what_a_round_found_and_could_not_write_is_written_by_the_next(

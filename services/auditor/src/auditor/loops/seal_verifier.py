@@ -59,6 +59,7 @@ class SealVerifier:
         self._reading = reading
         self._writing = writing
         self._pass: _Pass | None = None
+        self._has_ended_one = False
         self._seen = NO_SEALS
         VIOLATIONS.labels(LEDGER_SEALS_CODE, "critical")
 
@@ -76,11 +77,15 @@ class SealVerifier:
             return
         self._pass = None
         await self._store_end(current)
+        self._has_ended_one = True
         LAST_LEDGER_PASS_AT.set_to_current_time()
 
     async def _begin(self, connection: AsyncConnection) -> _Pass:
         start = await seals.begin_pass(connection, LEDGER_SEALS_CODE)
         _set_violations(start.open_findings)
+        if not self._has_ended_one and start.last_end_at is not None:
+            # A restart begins anew: until a pass of this process has ended, the last one of another counts.
+            LAST_LEDGER_PASS_AT.set(start.last_end_at.timestamp())
         return _Pass(start)
 
     async def _verify(self, connection: AsyncConnection, current: _Pass) -> bool:

@@ -81,7 +81,8 @@ _NODES: Final = text("""
     ) AS part
 """)
 _BEGIN: Final = text("""
-    SELECT now(), (SELECT count(*) FROM auditor.findings WHERE code = :code AND resolved_at IS NULL)
+    SELECT now(), (SELECT count(*) FROM auditor.findings WHERE code = :code AND resolved_at IS NULL),
+           (SELECT max(seen_at) FROM auditor.ledger_heads)
 """)
 
 
@@ -91,6 +92,8 @@ class PassStart:
 
     began_at: datetime
     open_findings: int
+    last_end_at: datetime | None
+    """When the end of the chain was last remembered, up to an hour before the last pass ended; None if it never was."""
 
 
 async def begin_pass(connection: AsyncConnection, code: str) -> PassStart:
