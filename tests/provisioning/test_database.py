@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
 from contracts.message import SERVICES
 from local_platform.servers import PostgresServer
@@ -54,6 +55,31 @@ async def test_no_role_connects_to_another_database(make_database: MakeDatabase,
     for role in provision.all_roles():
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="CONNECT"):
             await asyncpg.connect(provision.with_database(database.dsn(role), other))
+
+
+async def test_an_exporter_of_metrics_connects_and_reads_no_row(make_database: MakeDatabase) -> None:
+    """As CloudNativePG's does: a login that is a member of pg_monitor, in ``postgres`` and in our database."""
+    database = await make_database()
+    await _as(database, "billing_migrator", "CREATE TABLE billing.secrets (value int)")
+    dsn = provision.role_dsns(database.superuser_dsn, database.name, {"exporter": "secret"})["exporter"]
+    async with database.superuser_engine().begin() as superuser:
+        await superuser.execute(text("CREATE ROLE exporter LOGIN PASSWORD 'secret' IN ROLE pg_monitor"))
+    try:
+        for name in ("postgres", database.name):
+            connection = await asyncpg.connect(provision.with_database(dsn, name))
+            try:
+                assert await connection.fetchval("SELECT count(*) FROM pg_stat_archiver") == 1
+            finally:
+                await connection.close()
+        connection = await asyncpg.connect(dsn)
+        try:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute("SELECT * FROM billing.secrets")
+        finally:
+            await connection.close()
+    finally:
+        async with database.superuser_engine().begin() as superuser:
+            await superuser.execute(text("DROP ROLE exporter"))
 
 
 @pytest.mark.parametrize(

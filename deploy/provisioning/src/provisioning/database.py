@@ -19,6 +19,9 @@ READER = "auditor"
 COMMON_DATABASES = ("postgres", "template1")
 """Every server has these, and lets everybody connect to them."""
 
+MONITORS = "pg_monitor"
+"""PostgreSQL's own role for exporters of metrics. CloudNativePG's connects to ``postgres`` and to our database."""
+
 _LARGE_OBJECT_FUNCTIONS = (
     "lo_creat(integer)",
     "lo_create(oid)",
@@ -70,14 +73,16 @@ def role_statements(passwords: Mapping[str, str]) -> list[str]:
 def database_statements(database: str) -> list[str]:
     """Who may connect, and to nothing else. A database made from a template needs these again: they are not copied.
 
-    Only roles named here connect to ``database``, and none of them may make temporary tables there. The common
-    databases are closed to everybody who is not named, too. An administrator who owns them not gets a warning.
+    Only roles named here connect to ``database``, and none of them may make temporary tables there. Exporters of
+    metrics connect, too. The common databases are closed to all others. An administrator who owns them not gets a
+    warning.
     """
     roles = ", ".join(_name(role) for role in all_roles())
     return [
         *(f"REVOKE ALL ON DATABASE {common} FROM PUBLIC" for common in COMMON_DATABASES),
         f"REVOKE ALL ON DATABASE {_name(database)} FROM PUBLIC",
         f"GRANT CONNECT ON DATABASE {_name(database)} TO {roles}",
+        f"GRANT CONNECT ON DATABASE postgres, {_name(database)} TO {MONITORS}",
     ]
 
 
