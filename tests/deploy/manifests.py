@@ -25,11 +25,14 @@ KUBERNETES_VERSION: Final = "1.36"
 Manifest: TypeAlias = dict[str, Any]
 """One object of Kubernetes, as YAML says it: every kind has another shape, which the schemas hold."""
 
+DNS_ON_THE_NODE: Final = ("169.254.20.10/32", "169.254.169.254/32")
+"""NodeLocal DNSCache, and Cloud DNS of GKE: these are no pods, so that no selector finds them."""
+
 CHECKOV_EXCEPTIONS: Final = {
     "CKV_K8S_11": "no processor limits: they throttle an event loop long before the node is busy",
     "CKV_K8S_15": "tags are never reused, so that pulling them again brings nothing",
     "CKV_K8S_35": "services read their settings, secrets among them, from the environment",
-    "CKV_K8S_43": "a release names a tag; a team that wants digests writes them into its release file",
+    "CKV_K8S_43": "a release names a tag, and its migration Jobs are named by that",
 }
 
 
@@ -40,10 +43,20 @@ def run(program: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
+class _KubernetesLoader(yaml.SafeLoader):
+    """What looks like a time is text: Kubernetes reads it as JSON, which has no times."""
+
+
+_KubernetesLoader.yaml_implicit_resolvers = {
+    first: [one for one in found if one[0] != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 @cache
 def render(directory: Path) -> tuple[Manifest, ...]:
     """Everything that an overlay makes."""
-    return tuple(yaml.safe_load_all(run("kubectl", "kustomize", directory)))
+    return tuple(yaml.load_all(run("kubectl", "kustomize", directory), Loader=_KubernetesLoader))
 
 
 @cache
@@ -154,6 +167,8 @@ def _pairs(rule: Manifest, side: str) -> list[tuple[Manifest, Manifest]]:
 
 def _peer(peer: Manifest) -> str:
     if "ipBlock" in peer:
+        if peer["ipBlock"]["cidr"] in DNS_ON_THE_NODE:
+            return "kube-system"
         assert peer["ipBlock"]["cidr"] == "0.0.0.0/0"
         assert "169.254.0.0/16" in peer["ipBlock"]["except"], "the node's metadata service must stay out of reach"
         return "internet"

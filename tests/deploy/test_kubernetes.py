@@ -288,9 +288,49 @@ def test_the_proxy_cuts_no_event_stream_and_no_file_that_is_verified() -> None:
 def test_scaling_asks_for_metrics_that_the_services_have() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "services").rglob("*.py"))
     for scaled in of_kind(render(PRODUCTION), "ScaledObject").values():
-        (trigger,) = scaled["spec"]["triggers"]
-        (metric,) = re.findall(r"[a-z]+(?:_[a-z]+)+", trigger["metadata"]["query"])
-        assert f'"{metric}"' in sources, f"no service has {metric}"
+        queries = [one["metadata"]["query"] for one in scaled["spec"]["triggers"] if one["type"] == "prometheus"]
+        assert queries
+        for metric in re.findall(r"[a-z]+(?:_[a-z]+)+", " ".join(queries)):
+            assert f'"{metric}"' in sources, f"no service has {metric}"
+
+
+def test_a_restored_cluster_reads_the_old_archive_and_writes_its_own(tmp_path: Path) -> None:
+    before = of_kind(render(PRODUCTION), "Cluster")["postgres"]["spec"]
+    overlay = copy_of_tree(tmp_path) / "overlays/production"
+    file = overlay / "kustomization.yaml"
+    file.write_text(file.read_text().replace("  # - restore", "  - restore"))
+    manifests = render(overlay)
+    hold_against_schemas(manifests, tmp_path)
+    restored = of_kind(manifests, "Cluster")["postgres"]["spec"]
+    ((method, recovery),) = restored["bootstrap"].items()
+    (source,), (archiver,), (archived,) = restored["externalClusters"], restored["plugins"], before["plugins"]
+    assert (method, recovery["source"]) == ("recovery", source["name"])
+    assert recovery["recoveryTarget"]["targetTime"]
+    assert {name: recovery[name] for name in ("database", "owner")} == before["bootstrap"]["initdb"]
+    read, written = source["plugin"]["parameters"], archiver["parameters"]
+    assert read == {"serverName": "postgres", **archived["parameters"]}, "without a name it is that of the cluster"
+    assert written == {**archived["parameters"], "serverName": written["serverName"]}
+    assert written["serverName"] != read["serverName"], "the plugin refuses to archive beside another cluster's files"
+
+
+def test_a_restore_applies_the_database_and_starts_no_pod_of_ours() -> None:
+    """docs/restore.md applies what has no label `part-of` while the services are stopped."""
+    ours = {one["kind"] for one in render(PRODUCTION) if not _selected_by_a_restore(one)}
+    others = {one["kind"] for one in render(PRODUCTION) if _selected_by_a_restore(one)}
+    assert {"Deployment", "Job", "CronJob"} <= ours
+    assert {"Cluster", "ObjectStore", "ScheduledBackup"} <= others
+    assert not others & {"Deployment", "Job", "CronJob", "HorizontalPodAutoscaler"}
+    assert "-l 'app.kubernetes.io/part-of!=reelhouse'" in (ROOT / "docs/restore.md").read_text()
+
+
+def test_a_backup_by_hand_is_made_like_those_of_every_night() -> None:
+    by_hand = yaml.safe_load((KUBERNETES / "backup-by-hand.yaml").read_text())["spec"]
+    nightly = of_kind(render(PRODUCTION), "ScheduledBackup")["postgres-daily"]["spec"]
+    assert by_hand == {name: nightly[name] for name in ("cluster", "method", "pluginConfiguration")}
+
+
+def _selected_by_a_restore(manifest: Manifest) -> bool:
+    return bool(manifest["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") != "reelhouse")
 
 
 @cache
