@@ -33,7 +33,7 @@ def most_pods(manifests: Sequence[Manifest], service: Service) -> int:
         for one in of_kind(manifests, kind).values()
         if one["spec"]["scaleTargetRef"]["name"] == service
     ]
-    return int(max([deployment["replicas"], *scaled])) + int(deployment["strategy"]["rollingUpdate"]["maxSurge"])
+    return int(max([deployment.get("replicas", 1), *scaled])) + int(deployment["strategy"]["rollingUpdate"]["maxSurge"])
 
 
 def needed(manifests: Sequence[Manifest]) -> int:

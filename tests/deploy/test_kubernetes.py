@@ -294,6 +294,17 @@ def test_scaling_asks_for_metrics_that_the_services_have() -> None:
             assert f'"{metric}"' in sources, f"no service has {metric}"
 
 
+@pytest.mark.parametrize("components", [[], ["keda"]], ids="+".join)
+def test_no_number_of_replicas_is_applied_over_what_scaling_made(components: list[str], tmp_path: Path) -> None:
+    """The autoscaler owns the field by then: server-side apply refuses it, and a forced one ends pods."""
+    manifests = render(combination(tmp_path, components))
+    scalers = [*of_kind(manifests, "HorizontalPodAutoscaler").values(), *of_kind(manifests, "ScaledObject").values()]
+    scaled = [one["spec"]["scaleTargetRef"]["name"] for one in scalers]
+    assert sorted(scaled) == (["gateway", "generation", "payments", "storage"] if components else ["gateway"])
+    numbered = {name for name, one in of_kind(manifests, "Deployment").items() if "replicas" in one["spec"]}
+    assert numbered == set(SERVICES) - set(scaled)
+
+
 def test_a_restored_cluster_reads_the_old_archive_and_writes_its_own(tmp_path: Path) -> None:
     before = of_kind(render(PRODUCTION), "Cluster")["postgres"]["spec"]
     overlay = copy_of_tree(tmp_path) / "overlays/production"
