@@ -15,6 +15,7 @@ from contracts.message import SERVICES, Service
 from gateway.routes.verification import CUT_OFF_SECONDS
 from tests.deploy.manifests import (
     CHECKOV_EXCEPTIONS,
+    DNS_ON_THE_NODE,
     KUBERNETES,
     ROOT,
     Manifest,
@@ -235,6 +236,14 @@ def test_policies_allow_the_edges_of_the_settings_and_no_other() -> None:
         ("monitoring", provisioner, "ops"),
     }
     assert allowed == wanted
+
+
+def test_names_are_looked_up_at_the_cluster_or_at_the_node() -> None:
+    (rule,) = of_kind(render(PRODUCTION), "NetworkPolicy")["to-dns"]["spec"]["egress"]
+    (selected, *blocks) = rule["to"]
+    assert selected == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
+    assert tuple(block["ipBlock"]["cidr"] for block in blocks) == DNS_ON_THE_NODE
+    assert {port["port"] for port in rule["ports"]} == {53}, "nothing else of the node's metadata service"
 
 
 def test_the_provisioner_is_confined_and_has_the_settings_of_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
