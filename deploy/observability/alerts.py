@@ -83,7 +83,7 @@ def _burn_expr(indicator: Indicator, windows: Sequence[BurnWindow]) -> str:
 _BURN_ADVICE: Final[Mapping[str, Sequence[str]]] = {
     "accepted_in_time": (
         "Open the Overview: is it errors or slowness, and on which route?",
-        "`curl -s http://GATEWAY_POD:OPS_PORT/readyz` says what the gateway cannot reach.",
+        "`/readyz` of a gateway ([how](#how-to-reach-what-runs)) says what it cannot reach.",
         "Look at the age of the outboxes and at billing's consumers (Messaging): a verdict that is late makes answers late.",
     ),
     "delivered_in_time": (
@@ -136,7 +136,8 @@ CAUSES: Final[Sequence[Alert]] = (
         summary="No replica of {{ $labels.service }} answers its scrape",
         means="No process of the service runs, or none can be reached. What it does waits; nothing is lost.",
         run=(
-            "`kubectl get pods -l app.kubernetes.io/name=SERVICE` and `kubectl logs` of the newest pod.",
+            "`kubectl -n reelhouse get pods -l app.kubernetes.io/name=SERVICE`, and `kubectl -n reelhouse logs POD --previous`.",
+            "No pod at all: `kubectl -n reelhouse describe deployment SERVICE`; pods that wait: `describe pod POD`.",
             "`exit code 2` in the log names a setting; `SchemaOutdated` names the migration that is missing.",
             "`/readyz` of a pod that runs says what it waits for.",
         ),
@@ -267,8 +268,9 @@ CAUSES: Final[Sequence[Alert]] = (
         " After a failed write a server looks alive and stores nothing until it is restarted, even with space again.",
         run=(
             "`/readyz` of the service says which stream and why: `timeout` is a server that stores nothing.",
-            "`curl -s http://NATS_POD:8222/healthz` of each server: `write error` names the file and the cause.",
-            "A full disk: make space or grow the volume first, then restart that server, one at a time.",
+            "`/healthz` of each server ([how](#how-to-reach-what-runs)): `write error` names the file and the cause.",
+            "A full disk: make space or [grow the volumes](deploy.md#how-large-a-stream-is) first, then restart that server, one at"
+            " a time.",
             "Kubernetes restarts it by itself after 5 minutes (liveness asks `/healthz`), `make up` after 3 seconds.",
         ),
         verify="`/healthz` of each server answers `ok`, and `messaging_outbox_oldest_seconds` falls below 1.",
@@ -287,7 +289,7 @@ CAUSES: Final[Sequence[Alert]] = (
         run=(
             "Does the provisioner run? `kubectl -n reelhouse get jobs` and the log of the newest `provision-broker`.",
             "`messaging_consumer_pending_messages`: which service is behind? Start it, or give it replicas.",
-            "Make the stream larger: `PROVISIONER_STREAM_MAX_BYTES`, and first the servers' `max_file_store`"
+            "Make the stream larger: `PROVISIONER_STREAM_MAX_BYTES`, and first the servers' volumes"
             " (see [deploying](deploy.md#how-large-a-stream-is)).",
         ),
         verify="`messaging_stream_bytes / messaging_stream_limit_bytes` is below 0.8.",
@@ -315,6 +317,67 @@ CAUSES: Final[Sequence[Alert]] = (
         wake="Nobody.",
         after="20m",
         samples={'messaging_stream_retention_seconds{stream="GENERATION"}': ("86400x30", "604800x30")},
+    ),
+    Alert(
+        name="ReelhouseDatabaseAway",
+        expr="max by (service) (database_writable) == 0",
+        pending="1m",
+        severity="page",
+        summary="PostgreSQL does not answer {{ $labels.service }}, or takes no writes",
+        means="PostgreSQL is down, out of reach, or has no primary. No pod of the service is ready, so that users get errors"
+        " from the proxy, which no other metric of ours counts. What was answered before is not lost.",
+        run=(
+            "`/readyz` of the service ([how](#how-to-reach-what-runs)) says why: no connection, a password, a standby.",
+            "All services: `kubectl -n reelhouse get cluster postgres` and"
+            " `kubectl -n reelhouse get pods -l cnpg.io/cluster=postgres`: is there a primary? A full volume stops it:"
+            " raise `storage` or `walStorage` of the `Cluster`.",
+            "One service: its password, or the network between it and PostgreSQL.",
+        ),
+        verify="`database_writable` is 1 everywhere. The services connect again by themselves.",
+        wake="The on-call engineer at once; who runs PostgreSQL if all services are concerned.",
+        after="4m",
+        samples={'database_writable{service="billing"}': ("1 0x9", "1x10")},
+    ),
+    Alert(
+        name="ReelhouseWalNotArchived",
+        expr="max by (pod) (cnpg_pg_stat_archiver_last_failed_time) > max by (pod) (cnpg_pg_stat_archiver_last_archived_time)"
+        " and on (pod) max by (pod) (cnpg_pg_replication_in_recovery) == 0",
+        pending="15m",
+        severity="page",
+        summary="{{ $labels.pod }} archives no WAL: what is committed now could not be restored",
+        means="The archive of PostgreSQL does not take what is written. Its volume for WAL fills, and when it is full"
+        " PostgreSQL stops.",
+        run=(
+            "`kubectl -n reelhouse logs POD -c plugin-barman-cloud --since=30m` names the cause: 403 is the token of"
+            " `reelhouse/postgres-backup`; `Expected empty archive` is a restored cluster that archives under an old name"
+            " ([restoring](restore.md#restore-to-a-moment)).",
+            "Space is short: raise `walStorage` of the `Cluster` while you look.",
+        ),
+        verify="`max(cnpg_pg_stat_archiver_last_archived_time)` moves on.",
+        wake="The on-call engineer at once, and who runs PostgreSQL.",
+        after="20m",
+        samples={
+            'cnpg_pg_stat_archiver_last_failed_time{pod="postgres-1"}': ("1000x30", "-1x30"),
+            'cnpg_pg_stat_archiver_last_archived_time{pod="postgres-1"}': ("900x30", "0+60x30"),
+            'cnpg_pg_replication_in_recovery{pod="postgres-1"}': ("0x30", "0x30"),
+        },
+    ),
+    Alert(
+        name="ReelhouseBackupOld",
+        expr="time() - max(barman_cloud_cloudnative_pg_io_last_available_backup_timestamp) > 129600",
+        pending="30m",
+        severity="ticket",
+        summary="The newest base backup of PostgreSQL is {{ $value | humanizeDuration }} old",
+        means="A base backup is made every night and kept for 30 days. A restore from an old one takes long, and in the end"
+        " there is none.",
+        run=(
+            "`kubectl -n reelhouse get backups` and `kubectl -n reelhouse describe backup NAME`: why did the last one fail?",
+            "Make one now: [a base backup by hand](restore.md#a-base-backup-by-hand).",
+        ),
+        verify="`max(barman_cloud_cloudnative_pg_io_last_available_backup_timestamp)` is of today.",
+        wake="Nobody.",
+        after="40m",
+        samples={"barman_cloud_cloudnative_pg_io_last_available_backup_timestamp": ("-130000x50", "0x50")},
     ),
     Alert(
         name="ReelhouseDatabaseConnectionsSilent",
@@ -462,19 +525,20 @@ CAUSES: Final[Sequence[Alert]] = (
     ),
     Alert(
         name="ReelhouseLedgerPassStale",
-        expr="time() - max(auditor_last_ledger_pass_timestamp_seconds) > 21600",
+        expr="time() - max(auditor_last_ledger_pass_timestamp_seconds) > 172800",
         pending="15m",
         severity="ticket",
         summary="The ledger was last compared with its seals {{ $value | humanizeDuration }} ago",
         means="Somebody could have edited the ledger without being noticed.",
         run=(
             "The auditor's log: loop `ledger seals`.",
+            "Nothing there: the ledger outgrew the pace ([growth](growth.md#how-violations-are-found-in-a-long-history)).",
             "`python -m billing.main verify` makes the same comparison by hand.",
         ),
         verify="`auditor_last_ledger_pass_timestamp_seconds` moves on.",
         wake="Nobody.",
         after="30m",
-        samples={"auditor_last_ledger_pass_timestamp_seconds": ("-25000x40", "0+60x40")},
+        samples={"auditor_last_ledger_pass_timestamp_seconds": ("-180000x40", "-100000x40")},
     ),
     Alert(
         name="ReelhouseLibraryNotRead",
@@ -596,7 +660,7 @@ CAUSES: Final[Sequence[Alert]] = (
         means="RunPod lowers max workers to 0 after 7 days without requests, and somebody may have done it by hand."
         " The next order will wait until its deadline.",
         run=(
-            "RunPod's console, or `python -m gpu_endpoint.deploy apply`: raise max workers.",
+            "RunPod's console, or `gpu-endpoint/.venv/bin/python -m gpu_endpoint.deploy apply endpoint.toml`: raise max workers.",
             "Where an endpoint is idle for days, set `GENERATION_KEEP_ALIVE_SECONDS=172800`.",
         ),
         verify="`generation_provider_max_workers` is above 0, and `generation_provider_workers` shows workers with the next order.",
@@ -614,7 +678,8 @@ CAUSES: Final[Sequence[Alert]] = (
         means="RunPod has no free GPU of the types that the endpoint allows, in the regions that it allows.",
         run=(
             "RunPod's console: which GPU types are in stock, and where?",
-            "Allow another type or data centre in `endpoint.toml`, and run `python -m gpu_endpoint.deploy apply`.",
+            "Allow another type or data centre in `endpoint.toml`, and run"
+            " `gpu-endpoint/.venv/bin/python -m gpu_endpoint.deploy apply endpoint.toml`.",
         ),
         verify='`generation_provider_workers{state="throttled"}` falls, and other states appear.',
         wake="Nobody: with orders waiting ReelhouseNoWorkers pages.",
@@ -633,7 +698,8 @@ CAUSES: Final[Sequence[Alert]] = (
         means="Workers do not start: a bad image, a missing model, or a start of more than 7 minutes.",
         run=(
             "The worker's log at RunPod says why it does not start.",
-            "`python -m gpu_endpoint.provision` checks the models on the volume.",
+            "In a pod with the volume, `python -m gpu_endpoint.provision --lock /runpod-volume/models.lock.json check` names"
+            " what is missing or damaged.",
             "Roll the worker image back if it was released today.",
         ),
         verify='`generation_provider_workers{state="unhealthy"}` is 0.',
@@ -733,7 +799,9 @@ CAUSES: Final[Sequence[Alert]] = (
         severity="ticket",
         summary="The certificate of the AI marks expires in {{ $value | humanizeDuration }}",
         means="From then on nothing can be signed: outputs wait, and no order is completed.",
-        run=("Get a new certificate, put it into the secret of storage, and restart storage (docs/deploy.md).",),
+        run=(
+            "[Get a new certificate](deploy.md#the-certificate-of-the-marks), put it into the secret of storage, and restart storage.",
+        ),
         verify="`storage_marking_certificate_expires_at_seconds` is more than a month ahead.",
         wake="Nobody, until it is a matter of days.",
         after="2m",
@@ -821,7 +889,7 @@ CAUSES: Final[Sequence[Alert]] = (
         means="No payment of the provider can be opened, looked up or refunded.",
         run=(
             "The log says `credentials_refused` with the call.",
-            "Correct the key in the secret; a restart takes it over.",
+            "Correct the key in the secret, and [bring it to the pods](deploy.md#6-secrets).",
         ),
         verify='`payments_provider_calls_total{outcome="ok"}` grows. What waited continues within minutes.',
         wake="The on-call engineer at once; who holds the provider's account.",

@@ -3,7 +3,8 @@
     python -m tests.observability.live [--pictures docs/images]
 
 Printed is, for every panel, whether its queries return data, and whether every alert is valid. Then faults are caused
-for real, and the alerts that name them must fire: a message that nobody can read, a killed service, a dead provider.
+for real, and the alerts that name them must fire: a message that nobody can read, a killed service, a dead provider, a
+dead database.
 Times of the rules (``for``) are shortened to seconds; their expressions are the ones that production loads.
 With ``--pictures`` (``make observe-pictures``) the Overview and One order are drawn with what their queries return.
 Exit code 0 only if all of it held. Without a ``prometheus`` on PATH nothing is tried, and that is said.
@@ -305,10 +306,17 @@ def _faults(supervisor: Supervisor, platform: PlatformDescription) -> list[tuple
     async def revive_provider() -> None:
         await supervisor.revive("runpod")
 
+    async def kill_database() -> None:
+        supervisor.kill("postgres")
+
+    async def revive_database() -> None:
+        await supervisor.revive("postgres")
+
     return [
         ("ReelhouseDeadLetter", send_nonsense, nothing),
         ("ReelhouseServiceDown", kill_storage, revive_storage),
         ("ReelhouseQueuePaused", kill_provider, revive_provider),
+        ("ReelhouseDatabaseAway", kill_database, revive_database),
     ]
 
 

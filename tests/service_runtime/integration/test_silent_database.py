@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -211,6 +212,24 @@ async def test_an_absent_database_is_named_and_comes_back(database: Database, pr
         await eventually(failing(watch, "Connection"))
         proxy.target = working
         await eventually(ready(watch))
+
+
+async def test_prometheus_sees_whether_the_database_takes_writes(database: Database, proxy: TcpProxy) -> None:
+    working, proxy.target = proxy.target, ("127.0.0.1", 1)
+
+    def shown(expected: float) -> Callable[[], object]:
+        return lambda: REGISTRY.get_sample_value("database_writable", {"service": "probe"}) == expected
+
+    async with watched(proxy.through(database.dsn("billing"))) as (watch, _):
+        assert shown(0)(), "nothing has answered yet"
+        await eventually(failing(watch, "Connection"))
+        assert shown(0)()
+        proxy.target = working
+        await eventually(shown(1))
+        proxy.silence()
+        await eventually(shown(0))
+        proxy.resume()
+        await eventually(shown(1))
 
 
 async def test_the_clock_is_the_databases_where_this_host_is_an_hour_late(

@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service_runtime.database import DRIVER_ERRORS, DatabaseReadOnly, close_older_connections, connect_once
-from service_runtime.process_metrics import CLOCK_OFFSET, SILENT_CONNECTIONS
+from service_runtime.process_metrics import CLOCK_OFFSET, SILENT_CONNECTIONS, WRITABLE
 from service_runtime.settings import ServiceSettings
 
 ASK_SECONDS: Final = 1.0
@@ -72,6 +72,8 @@ class DatabaseWatch:
         self._failure: Exception = DatabaseNotReady("the database has not been asked yet")
         self._failing = True
         self._answered_at = float("-inf")
+        # From now on: while a process waits for its schema, nothing asks yet.
+        WRITABLE.labels(settings.service).set_function(self._writable)
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -88,10 +90,16 @@ class DatabaseWatch:
         """Facts about the database. Raises DatabaseNotReady, DatabaseReadOnly, or what the driver said last."""
         if self._failing:
             raise self._failure
-        age = time.monotonic() - self._answered_at
+        age = self._age()
         if age > STALE_SECONDS:
             raise DatabaseNotReady(f"the database has not answered for {age:.0f} s")
         return {"clock_offset_seconds": round(self.clock.offset_seconds, 3)}
+
+    def _writable(self) -> bool:
+        return not self._failing and self._age() <= STALE_SECONDS
+
+    def _age(self) -> float:
+        return time.monotonic() - self._answered_at
 
     async def _ask(self) -> None:
         try:

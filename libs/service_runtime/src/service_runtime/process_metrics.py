@@ -17,6 +17,9 @@ BUILD_INFO: Final = Gauge(
 POOL_IN_USE: Final = Gauge("database_pool_in_use_connections", "Connections that are checked out", ["service"])
 POOL_LIMIT: Final = Gauge("database_pool_limit_connections", "The most that may be checked out", ["service"])
 
+WRITABLE: Final = Gauge(
+    "database_writable", "1 while the database answers this process and takes its writes", ["service"]
+)
 CLOCK_OFFSET: Final = Gauge(
     "database_clock_offset_seconds", "How far the database's clock is ahead of this host's", ["service"]
 )
