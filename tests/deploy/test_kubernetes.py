@@ -13,6 +13,8 @@ import yaml
 import messaging.provisioning
 from contracts.message import SERVICES, Service
 from gateway.routes.verification import CUT_OFF_SECONDS
+from provisioning.broker import USERS, password_variable
+from provisioning.database import all_roles
 from tests.deploy.manifests import (
     CHECKOV_EXCEPTIONS,
     DNS_ON_THE_NODE,
@@ -213,6 +215,17 @@ def test_each_release_migrates_once_under_the_tag_of_its_images() -> None:
         assert job["spec"]["template"]["spec"]["containers"][0]["image"] == image
 
 
+def test_a_registry_with_a_port_has_its_tag_after_the_second_colon(tmp_path: Path) -> None:
+    tree = copy_of_tree(tmp_path)
+    for file, old, new in (
+        (tree / "overlays/production/release/kustomization.yaml", "registry.example.com/", "registry.internal:5000/"),
+        (tree / "components/migrations-by-tag/kustomization.yaml", "index: 1}}", "index: 2}}"),
+    ):
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+    assert set(of_kind(render(tree / "overlays/production"), "Job")) == set(of_kind(render(PRODUCTION), "Job"))
+
+
 def test_policies_allow_the_edges_of_the_settings_and_no_other() -> None:
     pods = [template["metadata"] for template in pod_templates().values()]
     allowed = Policies.of(render(PRODUCTION), pods).edges
@@ -265,6 +278,17 @@ def test_the_provisioner_is_confined_and_has_the_settings_of_its_command(monkeyp
     assert set(given) | set(_secret_entries()["reelhouse/provisioner"]) <= {
         f"PROVISIONER_{field.upper()}" for field in messaging.provisioning.Settings.model_fields
     }
+
+
+def test_the_sizes_of_streams_are_documented_as_a_file_of_settings_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kustomize takes a line of such a file as it stands: quotes would become a part of the value."""
+    shown = re.findall(r"^    (PROVISIONER_STREAM_MAX_\w+)=(.*)$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
+    for name, value in [*shown, ("PROVISIONER_NATS_URL", "nats://nats"), ("PROVISIONER_NATS_PASSWORD", "some-value")]:
+        monkeypatch.setenv(name, value)
+    settings = messaging.provisioning.Settings()
+    assert (settings.stream_max_bytes, settings.stream_max_age_seconds) == tuple(
+        json.loads(value) for _, value in shown
+    )
 
 
 def test_ingress_and_gateway_api_publish_the_same_paths(tmp_path: Path) -> None:
@@ -347,6 +371,12 @@ def test_a_backup_by_hand_is_made_like_those_of_every_night() -> None:
     by_hand = yaml.safe_load((KUBERNETES / "backup-by-hand.yaml").read_text())["spec"]
     nightly = of_kind(render(PRODUCTION), "ScheduledBackup")["postgres-daily"]["spec"]
     assert by_hand == {name: nightly[name] for name in ("cluster", "method", "pluginConfiguration")}
+
+
+def test_the_passwords_of_servers_are_listed_for_every_user_and_role() -> None:
+    entries = _secret_entries()
+    assert set(entries["reelhouse/nats-users"]) == {password_variable(user) for user in USERS}
+    assert set(entries["reelhouse/postgres-roles"]) == set(all_roles())
 
 
 def _selected_by_a_restore(manifest: Manifest) -> bool:
