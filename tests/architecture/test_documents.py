@@ -1,6 +1,9 @@
 """Documents are readable, their references lead somewhere, and the generated ones say what the code says."""
 
+import json
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +20,20 @@ MEMBERS = [path for pattern in ("libs/*/src", "services/*/src", "deploy/local/sr
 TOP_LEVEL = re.compile(r"(benchmarks|deploy|docs|gpu-endpoint|libs|services|tests)(/[\w.-]+)+/?\Z")
 GENERATED_DIRECTORIES = {"node_modules", "dist"}
 LONGEST_LINE = 119
+
+# Up to the end of the code span, the redirection, the comment or the line, if no backslash continues it.
+COMMAND = re.compile(
+    r"python -m (\w+\.main|messaging\.\w+|provisioning|catalogue|gpu_endpoint\.\w+)\b"
+    r"((?:\\\n|[^`'|#>\n]|(?<=\S)\|(?=\S))*)"
+)
+EXAMPLES = {
+    **dict.fromkeys(("ID", "UUID", "MESSAGE_ID", "NEW_UUID"), "01a218f3-d169-751a-9840-21d3c0e47c66"),
+    "N": "1",
+    "HEAD": "1:1:00",
+    "SIZE:ROOT": "1:" + 32 * "00",
+    "$bucket": "uploads",
+}
+"""What stands in a document for a value of the reader's."""
 
 # One heading, one line of status: "Status: accepted. Date: 2026-11-23."
 RECORD = re.compile(r"\A# (?P<title>\d{4}: .+)\n\nStatus: (?P<status>.+)\. Date: (?P<date>\d{4}-\d\d-\d\d)\.\n")
@@ -53,6 +70,14 @@ def _prose(text: str) -> Iterator[tuple[int, str]]:
 
 def _code_spans(document: Path) -> list[str]:
     return re.findall(r"`([^`\n]+)`", document.read_text())
+
+
+def _commands(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The commands of our programs with their words; of one that is only named, whether it exists."""
+    for module, line in COMMAND.findall(text):
+        if not re.search(r"[\[<|…]|\.\.", line):  # that would be a pattern, and no command
+            words = shlex.split(line.replace("\\\n", " "))
+            yield module, tuple(EXAMPLES.get(word, word) for word in words) if words[1:] else (*words, "--help")
 
 
 def _anchors(text: str) -> set[str]:
@@ -101,6 +126,26 @@ def test_every_name_that_the_runbook_quotes_is_one_of_the_code() -> None:
     quoted = {span for span in _code_spans(ROOT / "docs/runbook.md") if re.fullmatch(r"[a-z]+(_[a-z0-9]+)+", span)}
     assert quoted
     assert not {name for name in quoted if not re.search(rf"\b{name}\b", code)}
+
+
+@pytest.mark.parametrize("python", [".venv", "gpu-endpoint/.venv"])
+def test_every_command_that_is_shown_is_one_that_its_program_takes(python: str) -> None:
+    commands = {
+        (module, words)
+        for document in DOCUMENTS
+        for module, words in _commands(document.read_text())
+        if module.startswith("gpu_endpoint.") is python.startswith("gpu-endpoint")
+    }
+    assert len(commands) >= (4 if python.startswith("gpu-endpoint") else 40)
+    done = subprocess.run(
+        [ROOT / python / "bin/python", ROOT / "tests/architecture/parsing_commands.py"],
+        input=json.dumps(sorted(commands)),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == ""
 
 
 @each_record
