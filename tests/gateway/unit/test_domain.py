@@ -185,9 +185,14 @@ def test_what_is_no_address_of_a_page_has_no_origin(url: str) -> None:
             "https://app.example.com/credits?from=menu#top",
             "https://app.example.com/credits?from=menu&payment_id={}#top",
         ),
+        # The page that an earlier checkout came back to.
+        (
+            "https://app.example.com/credits?payment_id=1&old_payment_id=2",
+            "https://app.example.com/credits?old_payment_id=2&payment_id={}",
+        ),
     ],
 )
-def test_the_payments_id_joins_the_query_and_leaves_the_rest(url: str, expected: str) -> None:
+def test_the_payments_id_stands_in_the_query_once_beside_the_rest(url: str, expected: str) -> None:
     payment_id = uuid4()
     assert with_payment(url, payment_id) == expected.format(payment_id)
 

@@ -159,10 +159,10 @@ def origin_of(url: str) -> str | None:
 
 
 def with_payment(url: str, payment_id: UUID) -> str:
-    """The same address with ``payment_id`` in its query."""
+    """The same address with ``payment_id`` in its query, in place of one that an earlier checkout has left there."""
     parts = urlsplit(url)
-    query = f"{parts.query}&payment_id={payment_id}" if parts.query else f"payment_id={payment_id}"
-    return parts._replace(query=query).geturl()
+    others = [one for one in parts.query.split("&") if one and not one.startswith("payment_id=")]
+    return parts._replace(query="&".join([*others, f"payment_id={payment_id}"])).geturl()
 
 
 def in_utc(at: datetime) -> datetime:
