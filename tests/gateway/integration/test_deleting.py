@@ -122,6 +122,19 @@ async def test_a_repeated_order_is_a_new_one_with_another_seed(harness: GatewayH
     assert (reused.status_code, reused.json()["code"]) == (422, "idempotency_key_reused")
 
 
+async def test_a_repeated_key_finds_its_order_after_the_first_one_is_deleted(harness: GatewayHarness) -> None:
+    gateway = await harness.gateway(verdict_wait_seconds=0.01)
+    user = harness.user(gateway)
+    first = await order(harness, user, "failed")
+    path = f"/v1/generations/{first}/repeat"
+    placed = (await user.post(path, {}, "one")).json()
+    assert (await delete(user, first)).status_code == 204
+    again = await user.post(path, {}, "one")
+    assert (again.status_code, again.json().get("id")) == (202, placed["id"]), again.text
+    fresh = await user.post(path, {}, "two")
+    assert (fresh.status_code, fresh.json()["code"]) == (410, "generation_deleted")
+
+
 async def test_an_upload_that_is_not_kept_any_more_is_said_to_be_gone(harness: GatewayHarness) -> None:
     gateway = await harness.gateway(verdict_wait_seconds=0.01)
     user = harness.user(gateway)

@@ -10,8 +10,9 @@ from contracts.storage import DeleteFiles
 from gateway import queries, repository
 from gateway.dependencies import Dependencies
 from gateway.domain import User
-from gateway.errors import GenerationNotFound, GenerationUnderWay
+from gateway.errors import GenerationUnderWay
 from gateway.limits import check_write
+from gateway.ordering import get_generation_or_deleted
 from gateway.statuses import GenerationStatus
 from messaging.transaction import Transaction
 
@@ -21,9 +22,7 @@ async def delete_generation(dependencies: Dependencies, user: User, generation_i
 
     Raises ``GenerationNotFound``, ``GenerationUnderWay`` and ``RateLimited``.
     """
-    generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
-    if generation is None:
-        raise GenerationNotFound
+    generation = await get_generation_or_deleted(dependencies, user, generation_id)
     await check_write(dependencies, user)
     async with dependencies.transactions.begin() as tx:
         await _delete(tx, user, generation_id, generation.status)
@@ -31,9 +30,7 @@ async def delete_generation(dependencies: Dependencies, user: User, generation_i
 
 async def delete_order(dependencies: Dependencies, user: User, generation_id: UUID) -> None:
     """Delete all variants of its order, or none if one has not ended. Raises as above."""
-    generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
-    if generation is None:
-        raise GenerationNotFound
+    generation = await get_generation_or_deleted(dependencies, user, generation_id)
     if generation.variant is None:
         await delete_generation(dependencies, user, generation_id)
         return

@@ -142,9 +142,11 @@ async def repeat_order(
     """Order the same again, with some parameters changed, at today's price. Raises what ``place_order`` raises.
 
     Also raises ``GenerationNotFound``. A seed is drawn anew, unless ``changes`` has one. Of a variant, that one is
-    repeated and not its whole order.
+    repeated and not its whole order. A key that was used gets its first result, even if the first order is deleted now.
     """
-    first = await get_generation(dependencies, user, generation_id)
+    first = await get_generation_or_deleted(dependencies, user, generation_id)
+    if first.deleted_at is not None and await _find_request(dependencies, user, key) is None:
+        raise _deleted(first.deleted_at)
     same = {name: value for name, value in first.parameters.items() if name != _DRAWN}
     return await place_order(
         dependencies, user, key, OrderRequest(first.model_id, same | changes, max_price_credits, count=count)
@@ -153,12 +155,22 @@ async def repeat_order(
 
 async def get_generation(dependencies: Dependencies, user: User, generation_id: UUID) -> GenerationRecord:
     """One generation of this user. Raises ``GenerationNotFound`` and ``GenerationDeleted``."""
+    generation = await get_generation_or_deleted(dependencies, user, generation_id)
+    if generation.deleted_at is not None:
+        raise _deleted(generation.deleted_at)
+    return generation
+
+
+async def get_generation_or_deleted(dependencies: Dependencies, user: User, generation_id: UUID) -> GenerationRecord:
+    """One generation of this user, also if it is deleted. Raises ``GenerationNotFound``."""
     generation = await queries.find_generation(dependencies.engine, user.user_id, generation_id)
     if generation is None:
         raise GenerationNotFound
-    if generation.deleted_at is not None:
-        raise GenerationDeleted(deleted_at=generation.deleted_at.isoformat())
     return generation
+
+
+def _deleted(deleted_at: datetime) -> GenerationDeleted:
+    return GenerationDeleted(deleted_at=deleted_at.isoformat())
 
 
 def _price(dependencies: Dependencies, request: OrderRequest) -> _PricedOrder:
