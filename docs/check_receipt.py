@@ -27,6 +27,8 @@ def climb(node: int, last: int, start: bytes, path: list[str]) -> tuple[str, str
 
 
 proof = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+if not (proof.get("postings") or "second" in proof):
+    sys.exit("NOT PROVEN: this is neither a receipt nor a proof that one head continues another")
 for one in proof.get("postings", []):
     leaf = sha(b"\0", bytes.fromhex(one["nonce"]), sha(one["posting"].encode()))
     if climb(one["leaf_index"], proof["head"]["tree_size"] - 1, leaf, one["path"])[1] != proof["head"]["root_hash"]:

@@ -84,6 +84,7 @@ async def test_a_line_has_a_receipt_once_it_is_sealed_that_anybody_can_check(
     assert problem(await stranger.get(RECEIPT.format(1))) == (404, "ledger_line_not_found")
     unsealed = await client.get(RECEIPT.format(1))
     assert (problem(unsealed), unsealed.headers["Retry-After"]) == ((409, "line_not_sealed"), "30")
+    assert (await checked(tmp_path, unsealed))[0] == 1, "a refusal proves nothing"
     await publish_head(harness)
     silent = await client.get(RECEIPT.format(1))
     assert (problem(silent), silent.json()["retryable"]) == ((503, "receipts_unavailable"), True)
@@ -104,6 +105,7 @@ async def test_a_line_has_a_receipt_once_it_is_sealed_that_anybody_can_check(
         [proof] = receipt.json()["postings"]
         forged = [proof | {"posting": proof["posting"].replace("100", "900", 1)}]
         assert (await checked(tmp_path, receipt, postings=forged))[0] == 1
+        assert (await checked(tmp_path, receipt, postings=[]))[0] == 1, "nor does a receipt of nothing"
 
         # A longer ledger proves the old line, and that it continues the old head.
         await harness.grant(stranger.user_id, 7)
