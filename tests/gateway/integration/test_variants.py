@@ -141,6 +141,18 @@ async def test_an_order_is_refused_whole_if_not_all_of_its_variants_can_be_place
     assert (await user.order(PICTURE)).status_code == 402
 
 
+async def test_all_variants_are_cancelled_by_the_id_of_the_order_though_it_is_deleted(harness: GatewayHarness) -> None:
+    user = harness.user(await harness.gateway(verdict_wait_seconds=0.05))
+    first, second = (variant["id"] for variant in (await user.order(PICTURE | {"count": 2})).json()["variants"])
+    await harness.rows("UPDATE gateway.generations SET status = 'failed' WHERE generation_id = :id", id=first)
+    assert await remove(user, first, "this") == (204, None)
+    cancelled = await user.post(f"/v1/generations/{first}/cancel?variants=all")
+    assert (cancelled.status_code, cancelled.json().get("id")) == (202, second), cancelled.text
+    await harness.rows("UPDATE gateway.generations SET status = 'cancelled' WHERE generation_id = :id", id=second)
+    ended = await user.post(f"/v1/generations/{first}/cancel?variants=all")
+    assert (ended.status_code, ended.json()["code"]) == (409, "generation_ended")
+
+
 async def test_variants_that_billing_never_answered_are_withdrawn_one_by_one(harness: GatewayHarness) -> None:
     gateway = await harness.gateway(verdict_wait_seconds=0.05)
     user = harness.user(gateway)

@@ -20,7 +20,7 @@ from gateway.domain import User
 from gateway.errors import CancelAllowanceUsed, GenerationEnded
 from gateway.limits import check_write, running_cancels
 from gateway.metrics import RUNNING_CANCELS
-from gateway.ordering import get_generation
+from gateway.ordering import get_generation, get_generation_or_deleted
 from gateway.rate_limit_headers import Allowance, Limit, report
 from gateway.records import GenerationRecord, RunningCancels
 from gateway.statuses import TERMINAL, GenerationStatus
@@ -45,20 +45,23 @@ async def request_cancellation(dependencies: Dependencies, user: User, generatio
 
 
 async def request_cancellation_of_all(dependencies: Dependencies, user: User, generation_id: UUID) -> GenerationRecord:
-    """The same for every variant of its order that can be cancelled; raises as above if none can be."""
-    generation = await get_generation(dependencies, user, generation_id)
+    """The same for every variant of its order that can be cancelled; raises as above if none can be.
+
+    The generation may be deleted: the id of an order is that of its first variant. Then another one is returned.
+    """
+    generation = await get_generation_or_deleted(dependencies, user, generation_id)
     if generation.variant is None:
         return await request_cancellation(dependencies, user, generation_id)
     order_id = generation.variant.order_id
     variants = (await queries.list_variants(dependencies.engine, user.user_id, [order_id]))[order_id]
     await check_write(dependencies, user)
     refusal: GenerationEnded | CancelAllowanceUsed | None = None
-    cancelled = 0
+    cancelled: list[UUID] = []
     async with dependencies.transactions.begin() as tx:
         for variant in variants:
             try:
                 await _cancel(tx, dependencies, user, variant.generation_id)
-                cancelled += 1
+                cancelled.append(variant.generation_id)
             except GenerationEnded as error:
                 # That no worker can be stopped any more says more than that another variant has ended.
                 refusal = refusal or error
@@ -66,7 +69,7 @@ async def request_cancellation_of_all(dependencies: Dependencies, user: User, ge
                 refusal = error
         if not cancelled and refusal is not None:
             raise refusal
-    return generation
+    return generation if generation.deleted_at is None else await get_generation(dependencies, user, cancelled[0])
 
 
 async def _cancel(tx: Transaction, dependencies: Dependencies, user: User, generation_id: UUID) -> None:
