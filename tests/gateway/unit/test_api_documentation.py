@@ -4,20 +4,15 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from fastapi import APIRouter
-
 from contracts.values import MovementReason
 from gateway.events import FailureCode
-from gateway.openapi import GENERAL_PROBLEMS, OWN_PROBLEMS
-from gateway.routes import account, events, generations, offers, payments, uploads
+from gateway.http import ROUTERS
+from gateway.openapi import GENERAL_PROBLEMS, MEMBERS, OWN_PROBLEMS
 from local_platform.api_answers import render_answers
 from local_platform.openapi import describe_api
 from local_platform.statuses import render_api
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
-ROUTERS: tuple[APIRouter, ...] = tuple(
-    module.router for module in (account, events, generations, offers, payments, uploads)
-)
 
 
 def test_the_table_of_codes_lists_every_problem_with_its_status_and_nothing_else() -> None:
@@ -25,6 +20,13 @@ def test_the_table_of_codes_lists_every_problem_with_its_status_and_nothing_else
     said = {(code, int(status), retryable == "yes") for code, status, retryable in listed}
     assert said == {(kind.code, kind.status, kind.retryable) for kind in OWN_PROBLEMS | GENERAL_PROBLEMS}
     assert len(listed) == len(said), "a code is listed twice"
+
+
+def test_the_table_of_codes_names_the_members_that_come_with_a_code() -> None:
+    for kind, members in MEMBERS.items():
+        row = re.search(rf"^\| `{kind.code}` \| \d{{3}} \|.*$", DOCUMENT, re.MULTILINE)
+        assert row is not None, kind.code
+        assert set(members) <= set(re.findall(r"`(\w+)`", row[0])), kind.code
 
 
 def test_the_tables_of_failure_codes_and_reasons_are_complete() -> None:

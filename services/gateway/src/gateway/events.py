@@ -81,7 +81,11 @@ class PaymentUpdated(Struct, frozen=True, kw_only=True):
 
     payment_id: UUID
     name: Annotated[
-        str, Meta(description="`credits_granted`, `credits_clawed_back`, or `payment_` and the reason of a change.")
+        str,
+        Meta(
+            description="`credits_granted`, `credits_clawed_back`, `payment_refused`, or `payment_` and the reason of a"
+            " change."
+        ),
     ]
     status: PaymentStatus | UnsetType = UNSET
     version: int | UnsetType = UNSET

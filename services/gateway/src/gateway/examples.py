@@ -310,8 +310,8 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
         "items": [
             {
                 "at": "2026-11-23T09:31:40Z",
-                "name": "payment_settled",
-                "detail": {"payment_id": _ID, "status": "settled", "version": 3, "reason": "settled"},
+                "name": "payment_paid",
+                "detail": {"payment_id": _ID, "status": "settled", "version": 3, "reason": "paid"},
                 "since_previous_ms": 206412.7,
             }
         ]

@@ -93,7 +93,7 @@ GENERATION_STATUS_MEANING: Final[Mapping[GenerationStatus, StatusMeaning]] = {
     "cancelling": StatusMeaning(
         set_by="generation, when it accepts a cancel of work that a worker has",
         ended_by="the provider's word that the work has stopped",
-        deadline="60 seconds",
+        deadline="45 seconds; then it is `cancelled`, and the worker is told again to stop",
         user_sees="The work is being stopped.",
     ),
     "cancelled": StatusMeaning(
@@ -137,7 +137,7 @@ PAYMENT_STATUS_MEANING: Final[Mapping[PaymentStatus, StatusMeaning]] = {
     ),
     "review": StatusMeaning(
         set_by="payments: money arrived, but not as agreed (too little, too late, another currency)",
-        ended_by="an operator's decision",
+        ended_by="an operator's decision, or the rest of the money",
         deadline="none: a person decides",
         user_sees="The money is safe. Somebody looks at it.",
     ),
@@ -161,7 +161,7 @@ PAYMENT_STATUS_MEANING: Final[Mapping[PaymentStatus, StatusMeaning]] = {
     ),
     "dispute_lost": StatusMeaning(
         set_by="payments, when the bank decides for the buyer",
-        ended_by="nothing: it is final",
+        ended_by="only a bank that changes its decision",
         deadline=_NONE,
         user_sees="The price went back, and the credits stay taken back.",
     ),
