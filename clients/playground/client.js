@@ -1146,6 +1146,9 @@ var NoAnswerError = class extends Error {
 function refused(error, code) {
   return error instanceof ProblemError && error.problem.code === code;
 }
+function decided(error) {
+  return error instanceof ProblemError && error.problem.status < 500 && ![401, 429].includes(error.problem.status);
+}
 function asError(failure, status) {
   if (isProblem(failure)) return new ProblemError(failure);
   if (failure instanceof DOMException && failure.name === "AbortError") return failure;
@@ -1157,15 +1160,21 @@ function isProblem(body) {
 
 // src/retrying.ts
 var RETRY = { attempts: 6, firstMs: 500, longestMs: 15e3, timeoutMs: 3e4 };
-function retryingFetch(send, policy) {
+function retryingFetch(send, policy, token) {
   return async (input, init) => {
     const request = new Request(input, init);
+    let refused2 = false;
     for (let attempt = 1; ; attempt++) {
       const last = attempt >= policy.attempts;
       let wait = Math.random() * Math.min(policy.longestMs, policy.firstMs * 2 ** (attempt - 1));
       try {
+        if (attempt > 1) await renew(request, token);
         const signal = AbortSignal.any([request.signal, AbortSignal.timeout(policy.timeoutMs)]);
         const response = await send(new Request(request.clone(), { signal }));
+        if (response.status === 401 && request.headers.has("Authorization") && !refused2 && !last) {
+          refused2 = true;
+          continue;
+        }
         if (last || !mayChange(request, response.status)) return response;
         const asked = retryAfterMs(response);
         if (asked > policy.longestMs) return response;
@@ -1176,6 +1185,10 @@ function retryingFetch(send, policy) {
       await pause(wait, request.signal);
     }
   };
+}
+async function renew(request, token) {
+  const fresh = request.headers.has("Authorization") ? await token() : void 0;
+  if (fresh !== void 0) request.headers.set("Authorization", `Bearer ${fresh}`);
 }
 function mayChange(request, status) {
   return status === 429 || status >= 500 && isRepeatable(request);
@@ -1334,7 +1347,7 @@ var Reelhouse = class extends Operations {
     const client2 = createClient(createConfig({
       baseUrl: options.baseUrl,
       auth: freshToken,
-      fetch: retryingFetch(send, policy),
+      fetch: retryingFetch(send, policy, freshToken),
       throwOnError: true
     }));
     client2.interceptors.error.use((failure, response) => asError(failure, response?.status));
@@ -1419,9 +1432,13 @@ var Reelhouse = class extends Operations {
   statement(query = {}) {
     return everyItem(async (before) => {
       const page = await this.getLedger({ query: before === void 0 ? query : { ...query, before } });
-      if (typeof page === "string") throw new Error("the statement came as text");
       return { items: page.items, next: page.next_before };
     });
+  }
+  /** The whole statement as CSV, oldest line first. */
+  async statementCsv({ signal } = {}) {
+    const text = await this.getLedger({ query: { format: "csv" }, parseAs: "text", signal: signal ?? null });
+    return text;
   }
 };
 function newKey() {
@@ -1435,6 +1452,7 @@ export {
   ProblemError,
   RETRY,
   Reelhouse,
+  decided,
   newKey,
   refused
 };

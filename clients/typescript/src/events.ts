@@ -1,7 +1,7 @@
 // The event stream: typed, and without a gap however often the connection is lost.
-import type { StreamedEvent } from "./generated"
-import { asError, ProblemError } from "./problems"
-import { pause, retryAfterMs } from "./retrying"
+import type { StreamedEvent } from "./generated/index.js"
+import { asError, ProblemError } from "./problems.js"
+import { pause, retryAfterMs } from "./retrying.js"
 
 /**
  * The stream stands. `resumed`: nothing was missed since the last event. Otherwise the stream begins now: read the lists

@@ -1,5 +1,5 @@
 // Every way in which a call can fail, as two classes. A refusal has a code, and the code decides what else it has.
-import type { Problem } from "./generated"
+import type { Problem } from "./generated/index.js"
 
 export type ProblemCode = Problem["code"]
 
@@ -31,6 +31,14 @@ export function refused<Code extends ProblemCode>(
   error: unknown, code: Code,
 ): error is ProblemError & { problem: ProblemOf<Code> } {
   return error instanceof ProblemError && error.problem.code === code
+}
+
+/**
+ * Whether the API has decided, and said no: the intent is over, and so is its key. Anything else may have happened all
+ * the same: keep the key, and give it again. A 401 or 429 says nothing of an earlier try whose answer was lost.
+ */
+export function decided(error: unknown): error is ProblemError {
+  return error instanceof ProblemError && error.problem.status < 500 && ![401, 429].includes(error.problem.status)
 }
 
 /** What a failed call throws, from the body of its answer or from what `fetch` threw. */

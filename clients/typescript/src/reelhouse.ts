@@ -3,18 +3,18 @@
 import {
   type Generation, type GenerationRequest, type LedgerLine, type ListGenerationsData, Operations, type Payment,
   type PaymentRequest, type Problem, type RepeatRequest, type UploadRequest,
-} from "./generated"
-import { createClient, createConfig } from "./generated/client"
-import { type Event, type EventOptions, follow } from "./events"
-import { everyItem } from "./pages"
-import { asError } from "./problems"
-import { RETRY, type RetryPolicy, retryingFetch } from "./retrying"
-import { put } from "./uploads"
+} from "./generated/index.js"
+import { createClient, createConfig } from "./generated/client/index.js"
+import { type Event, type EventOptions, follow } from "./events.js"
+import { everyItem } from "./pages.js"
+import { asError } from "./problems.js"
+import { RETRY, type RetryPolicy, retryingFetch } from "./retrying.js"
+import { put } from "./uploads.js"
 
 export interface ReelhouseOptions {
   /** Where the API is, without a path: `https://api.example.com`. */
   baseUrl: string
-  /** The Supabase access token, or a function that gives a fresh one; it is called for every request. */
+  /** The Supabase access token, or a function that gives a fresh one; it is called for every try. */
   token?: string | (() => string | undefined | Promise<string | undefined>)
   retry?: Partial<RetryPolicy>
   /** In place of the global one. */
@@ -45,7 +45,8 @@ export class Reelhouse extends Operations {
     const { token } = options
     const freshToken = async (): Promise<string | undefined> => (typeof token === "function" ? token() : token)
     const client = createClient(createConfig({
-      baseUrl: options.baseUrl, auth: freshToken, fetch: retryingFetch(send, policy), throwOnError: true,
+      baseUrl: options.baseUrl, auth: freshToken, fetch: retryingFetch(send, policy, freshToken),
+      throwOnError: true,
     }))
     client.interceptors.error.use((failure, response) => asError(failure as Problem, response?.status))
     super({ client })
@@ -146,9 +147,15 @@ export class Reelhouse extends Operations {
   statement(query: { limit?: number } = {}): AsyncGenerator<LedgerLine> {
     return everyItem(async (before: number | undefined) => {
       const page = await this.getLedger({ query: before === undefined ? query : { ...query, before } })
-      if (typeof page === "string") throw new Error("the statement came as text")
       return { items: page.items, next: page.next_before }
     })
+  }
+
+  /** The whole statement as CSV, oldest line first. */
+  async statementCsv({ signal }: { signal?: AbortSignal } = {}): Promise<string> {
+    // The description has two types for this answer, and the generator takes the first.
+    const text: unknown = await this.getLedger({ query: { format: "csv" }, parseAs: "text", signal: signal ?? null })
+    return text as string
   }
 }
 

@@ -13,15 +13,25 @@ export interface RetryPolicy {
 
 export const RETRY: RetryPolicy = { attempts: 6, firstMs: 500, longestMs: 15_000, timeoutMs: 30_000 }
 
-export function retryingFetch(send: typeof fetch, policy: RetryPolicy): typeof fetch {
+/** `token` gives a fresh one: each further try of a request that carries one has its own. */
+export function retryingFetch(
+  send: typeof fetch, policy: RetryPolicy, token: () => Promise<string | undefined>,
+): typeof fetch {
   return async (input, init) => {
     const request = new Request(input, init)
+    let refused = false
     for (let attempt = 1; ; attempt++) {
       const last = attempt >= policy.attempts
       let wait = Math.random() * Math.min(policy.longestMs, policy.firstMs * 2 ** (attempt - 1))
       try {
+        if (attempt > 1) await renew(request, token)
         const signal = AbortSignal.any([request.signal, AbortSignal.timeout(policy.timeoutMs)])
         const response = await send(new Request(request.clone(), { signal }))
+        // The token may have expired on its way. A second refusal is meant.
+        if (response.status === 401 && request.headers.has("Authorization") && !refused && !last) {
+          refused = true
+          continue
+        }
         if (last || !mayChange(request, response.status)) return response
         const asked = retryAfterMs(response)
         if (asked > policy.longestMs) return response
@@ -32,6 +42,12 @@ export function retryingFetch(send: typeof fetch, policy: RetryPolicy): typeof f
       await pause(wait, request.signal)
     }
   }
+}
+
+/** Between two tries a token may expire. */
+async function renew(request: Request, token: () => Promise<string | undefined>): Promise<void> {
+  const fresh = request.headers.has("Authorization") ? await token() : undefined
+  if (fresh !== undefined) request.headers.set("Authorization", `Bearer ${fresh}`)
 }
 
 /** 429 did nothing. After a 5xx nobody knows, so only what may arrive twice is sent twice. */

@@ -1,7 +1,7 @@
 // Files go straight to the object store: to an address that takes exactly this file, once, for ten minutes.
-import type { Upload } from "./generated"
-import { NoAnswerError } from "./problems"
-import { pause, type RetryPolicy } from "./retrying"
+import type { Upload } from "./generated/index.js"
+import { NoAnswerError } from "./problems.js"
+import { pause, type RetryPolicy } from "./retrying.js"
 
 /** Answered where the address has already been used. */
 const ALREADY_THERE = 412

@@ -118,6 +118,8 @@ test("lists are iterated to the end, page by page", async () => {
   for await (const line of reelhouse.statement({ limit: 2 })) numbers.push(line.line_number)
   assert.ok(numbers.length > 4)
   assert.deepEqual(numbers, numbers.map((_, index) => numbers.length - index))
+  const [names, oldest] = (await reelhouse.statementCsv()).split("\r\n")
+  assert.match(`${names}\n${oldest}`, /^line_number,reason,.*\n1,goodwill,/)
 })
 
 test("a purchase comes with a checkout", async () => {

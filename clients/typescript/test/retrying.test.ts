@@ -1,7 +1,7 @@
 // What is repeated, and for how long. No platform is needed: the answers are made up here.
 import assert from "node:assert/strict"
 import { test } from "node:test"
-import { NoAnswerError, Reelhouse, refused } from "../dist/index.js"
+import { decided, NoAnswerError, Reelhouse, refused } from "../dist/index.js"
 
 type Answer = Response | (() => Response) | Error
 
@@ -11,6 +11,8 @@ const problem = (status: number, code: string, headers: Record<string, string> =
 
 function clientWith(...answers: Answer[]): { reelhouse: Reelhouse; sent: Request[] } {
   const sent: Request[] = []
+  let tokens = 0
+  const token = (): string => `token-${++tokens}`
   const answer: typeof fetch = async (input, init) => {
     sent.push(new Request(input, init))
     const next = answers.length > 1 ? answers.shift() : answers[0]
@@ -18,7 +20,7 @@ function clientWith(...answers: Answer[]): { reelhouse: Reelhouse; sent: Request
     return typeof next === "function" ? next() : next!.clone()
   }
   const retry = { attempts: 4, firstMs: 1, longestMs: 2000 }
-  return { reelhouse: new Reelhouse({ baseUrl: "http://api.test", token: "t", fetch: answer, retry }), sent }
+  return { reelhouse: new Reelhouse({ baseUrl: "http://api.test", token, fetch: answer, retry }), sent }
 }
 
 const ORDER = { model_id: "m", parameters: {} }
@@ -92,4 +94,24 @@ test("every request asks for a token anew", async () => {
   await reelhouse.getBalance()
   await reelhouse.getBalance()
   assert.deepEqual(sent, ["Bearer token-1", "Bearer token-2"])
+})
+
+test("every try has a fresh token, and a refused one is replaced once", async () => {
+  const { reelhouse, sent } = clientWith(LOST, problem(401, "not_authenticated"), Response.json({ id: "1" }, { status: 201 }))
+  assert.equal((await reelhouse.order(ORDER)).id, "1")
+  assert.deepEqual(sent.map((request) => request.headers.get("Authorization")), [1, 2, 3].map((n) => `Bearer token-${n}`))
+  const signedOut = clientWith(problem(401, "not_authenticated"))
+  await assert.rejects(signedOut.reelhouse.getBalance(), (error) => refused(error, "not_authenticated"))
+  assert.equal(signedOut.sent.length, 2)
+})
+
+test("an intent is over when the API has decided, and not before", async () => {
+  for (const [status, code, over] of [
+    [402, "account_frozen", true], [404, "model_not_found", true], [422, "invalid_parameters", true],
+    [401, "not_authenticated", false], [429, "rate_limited", false], [500, "internal_error", false], [503, "unavailable", false],
+  ] as const) {
+    const { reelhouse } = clientWith(problem(status, code))
+    await assert.rejects(reelhouse.order(ORDER), (error) => refused(error, code) && decided(error) === over, code)
+  }
+  await assert.rejects(clientWith(LOST).reelhouse.order(ORDER), (error) => !decided(error))
 })

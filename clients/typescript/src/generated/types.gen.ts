@@ -1362,7 +1362,7 @@ export type GenerationUpdated = {
 export type PaymentUpdated = {
     payment_id: string;
     /**
-     * `credits_granted`, `credits_clawed_back`, or `payment_` and the reason of a change.
+     * `credits_granted`, `credits_clawed_back`, `payment_refused`, or `payment_` and the reason of a change.
      */
     name: string;
     status?: 'created' | 'dispute_lost' | 'disputed' | 'expired' | 'failed' | 'partially_refunded' | 'pending' | 'refunded' | 'refused' | 'review' | 'settled';
