@@ -2,17 +2,18 @@
 
     python -m tests.faults.generations [--disasters 200] [--per-second 0.7] [--orders-per-second 3] [--seed 20261123]
 
-Customers order pictures, some in three variants, and cancel some of them, as a patient frontend does: a request without
-an answer is repeated under its key. Meanwhile services, PostgreSQL, NATS and the object store are killed with -9,
-services are frozen past their leases, and the broker's store is wiped or replaced by an older copy. Connections of
-services fall silent or are cut off for a while, streams are purged, disks of NATS and PostgreSQL are full, services run
-with a wrong clock.
+Customers order pictures, some in three variants, cancel some of them and delete others, as a patient frontend does: a
+request without an answer is repeated under its key. Meanwhile services, PostgreSQL, NATS and the object store are
+killed with -9, services are frozen past their leases, and the broker's store is wiped or replaced by an older copy.
+Connections of services fall silent or are cut off for a while, streams are purged, disks of NATS and PostgreSQL are
+full, services run with a wrong clock.
 RunPod (the emulator) loses, repeats and delays its webhooks, loses jobs, refuses and fails. One seed is one schedule.
 Full disks need root, wrong clocks Debian's package faketime: without them the campaign says so and goes without.
 
 All services run with the timers that are shipped. Within a minute after the last disaster, without any help, everything
 must be right: every order has ended, is charged once if it was delivered and not at all if it was not, and has its own
-file in the library; there is no dead letter, and every invariant of the auditor holds. Exit code 0 only then.
+file in the library or, if it was deleted, none; there is no dead letter, and every invariant of the auditor holds.
+Exit code 0 only then.
 """
 
 import argparse
@@ -62,6 +63,8 @@ IN_A_HURRY: Final = 0.1
 """Share of the orders that a worker has to begin within a few seconds."""
 IN_VARIANTS: Final = 0.1
 """Share of the orders that ask for three variants."""
+DELETED: Final = 0.15
+"""Share of the orders that their customers delete as soon as they have ended."""
 MANY_CANCELS: Final = {"gateway": {"GATEWAY_RUNNING_CANCELS_PER_DAY": '{"free": 9999, "standard": 9999, "pro": 9999}'}}
 """A few customers stand for many."""
 HEAL_SECONDS: Final = 60.0
@@ -100,7 +103,7 @@ ORDERS: Final = """
            g.status AS status_there, g.late AS late_there, r.status AS reservation, r.captured_credits,
            f.code AS refusal,
            (SELECT count(*) FROM billing.reservations AS x WHERE x.generation_id = o.generation_id) AS reservations,
-           a.object_key, a.sha256, q.idempotency_key
+           a.object_key, a.sha256, q.idempotency_key, o.deleted_at
     FROM gateway.generations AS o
     JOIN gateway.generation_requests AS q USING (generation_id)
     LEFT JOIN generation.video_generations AS g USING (generation_id)
@@ -128,10 +131,14 @@ class CustomerOrder:
 
 
 class Customers:
-    """Users with credits who order at an even rate until they are stopped."""
+    """Users with credits who order at an even rate until they are stopped.
 
-    def __init__(self, platform: PlatformDescription, source: random.Random) -> None:
+    They delete the share ``deleted`` of what they ordered.
+    """
+
+    def __init__(self, platform: PlatformDescription, source: random.Random, deleted: float = 0.0) -> None:
         self._source = source
+        self._deleted = deleted
         self.users = [ApiClient(platform, new_id(), "pro") for _ in range(USERS)]
         self.orders: list[CustomerOrder] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -150,7 +157,8 @@ class Customers:
             order = CustomerOrder(user, str(new_id()), body)
             self.orders.append(order)
             cancel_after_seconds = self._source.uniform(0.0, 3.0) if self._source.random() < CANCELLED else None
-            self._tasks.append(asyncio.create_task(self._place(order, cancel_after_seconds)))
+            deletes = self._source.random() < self._deleted
+            self._tasks.append(asyncio.create_task(self._live_through(order, cancel_after_seconds, deletes)))
             with contextlib.suppress(TimeoutError):
                 due = began + (len(self.orders) - before) / per_second
                 await asyncio.wait_for(over.wait(), max(0.0, due - time.monotonic()))
@@ -165,8 +173,23 @@ class Customers:
         answer = await self.users[order.user].post("/v1/generations", order.body, order.key, expect=200)
         return str(answer["id"])
 
-    async def _place(self, order: CustomerOrder, cancel_after_seconds: float | None) -> None:
+    async def _live_through(self, order: CustomerOrder, cancel_after_seconds: float | None, deletes: bool) -> None:
         user = self.users[order.user]
+        await self._place(user, order)
+        if cancel_after_seconds is not None:
+            await asyncio.sleep(cancel_after_seconds)
+            # The order may have ended by now: then the refusal of the cancel is right.
+            with contextlib.suppress(UnexpectedAnswerError):
+                path = f"/v1/generations/{order.generation_id}/cancel?variants=all"
+                await user.post(path, {}, str(new_id()), expect=202)
+        while deletes:
+            await asyncio.sleep(3.0)
+            # It has not ended yet, or the gateway was away for long: a patient user asks again.
+            with contextlib.suppress(UnexpectedAnswerError):
+                await user.delete(f"/v1/generations/{order.generation_id}")
+                return
+
+    async def _place(self, user: ApiClient, order: CustomerOrder) -> None:
         while order.generation_id is None:
             try:
                 repeated = order.answer is not None
@@ -177,12 +200,6 @@ class Customers:
                 await asyncio.sleep(1.0)
             else:
                 order.generation_id = answer["id"]
-        if cancel_after_seconds is not None:
-            await asyncio.sleep(cancel_after_seconds)
-            # The order may have ended by now: then the refusal of the cancel is right.
-            with contextlib.suppress(UnexpectedAnswerError):
-                path = f"/v1/generations/{order.generation_id}/cancel?variants=all"
-                await user.post(path, {}, str(new_id()), expect=202)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -229,6 +246,7 @@ class Inspection:
         self._customers = customers
         self._fleet = fleet
         self.outcomes: Counter[str] = Counter()
+        self.deleted: set[str] = set()
 
     async def open_orders(self) -> list[str]:
         """The orders that have not ended, as the gateway shows them, by where they are."""
@@ -254,6 +272,8 @@ class Inspection:
         objects = await asyncio.to_thread(self._library)
         found = [error for errors in unfinished for error in errors]
         self.outcomes = Counter(row["status"] + (" late" if row["late"] else "") for row in orders.values())
+        self.deleted = {key for key, row in orders.items() if row["deleted_at"] is not None}
+        self.outcomes["deleted"] = len(self.deleted)
         for row in orders.values():
             found += [f"{row['generation_id']}: {error}" for error in self._order_errors(row, objects)]
         found += self._customer_errors(orders)
@@ -273,7 +293,10 @@ class Inspection:
         found += charge_errors(row)
         if delivered != (row["object_key"] is not None):
             found.append(f"{row['status']}, but its file is {row['object_key']}")
-        if row["object_key"] is not None:
+        if row["deleted_at"] is not None:
+            folder = f"/{row['generation_id']}/"
+            found += [f"it was deleted, and {key} is still there" for key in objects if folder in key]
+        elif row["object_key"] is not None:
             content = objects.get(row["object_key"], b"")
             if sha256(content).hexdigest() != row["sha256"]:
                 found.append("the library has another file than is recorded")
@@ -322,7 +345,12 @@ class Inspection:
         )
         pages = client.get_paginator("list_objects_v2").paginate(Bucket="library")
         found = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        return {key: client.get_object(Bucket="library", Key=key)["Body"].read() for key in found}
+        contents = {}
+        for key in found:
+            # A deletion may be carried out meanwhile.
+            with contextlib.suppress(client.exceptions.NoSuchKey):
+                contents[key] = client.get_object(Bucket="library", Key=key)["Body"].read()
+        return contents
 
 
 def charge_errors(order: Mapping[str, Any]) -> list[str]:
@@ -364,7 +392,7 @@ async def main(disasters: int, per_second: float, orders_per_second: float, seed
     supervisor = FragilePlatform(options)
     try:
         platform = await supervisor.start()
-        customers, fleet = Customers(platform, random.Random(seed + 1)), Fleet(random.Random(seed + 2))
+        customers, fleet = Customers(platform, random.Random(seed + 1), DELETED), Fleet(random.Random(seed + 2))
         api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
         await grant_credits(platform, customers)
         await _misbehave(platform, seed)
@@ -421,7 +449,8 @@ async def verify(
         await asyncio.sleep(0.5)
         errors = await find_errors()
     healed_seconds = time.monotonic() - began
-    accepted = [order for order in customers.orders if order.generation_id is not None]
+    # The key of an order that is deleted is answered with 410.
+    accepted = [order for order in customers.orders if order.generation_id not in (None, *inspection.deleted)]
     for order in random.Random(0).sample(accepted, min(100, len(accepted))):
         if await customers.repeat(order) != order.generation_id:
             errors.append(f"key {order.key} is answered with another order when it is repeated")

@@ -79,6 +79,11 @@ class ApiClient:
         response, repeated_here = await self._answer(request)
         return _decoded(response, {expect, httpx.codes.OK} if repeated or repeated_here else {expect})
 
+    async def delete(self, path: str) -> None:
+        """DELETE ``path`` until there is a decision."""
+        response, _ = await self._answer(self._http.build_request("DELETE", path))
+        _check(response, {httpx.codes.NO_CONTENT})
+
     async def events(self) -> AsyncGenerator[ServerSentEvent, None]:
         """The user's events, from where the last call of this method ended. Reconnects when the stream breaks."""
         lost_at: float | None = None
@@ -134,10 +139,14 @@ class ApiClient:
 
 
 def _decoded(response: httpx.Response, expected: set[int]) -> Any:
+    _check(response, expected)
+    return response.json()
+
+
+def _check(response: httpx.Response, expected: set[int]) -> None:
     if response.status_code not in expected:
         request = response.request
         wanted = " or ".join(str(int(status)) for status in sorted(expected))
         raise UnexpectedAnswerError(
             f"{request.method} {request.url.path}: expected {wanted}, got {response.status_code}: {response.text[:500]}"
         )
-    return response.json()
