@@ -1,18 +1,19 @@
 // The balance, buying, and the statement.
-import { newKey, refused } from "./client.js"
+import { refused } from "./client.js"
 import { h, save } from "./dom.js"
+import { once } from "./intents.js"
 import { sayCredits, sayDelta, sayError, sayNumber, sayPrice, sayProvider, sayReason, sayTime } from "./words.js"
 
 const LINES = 20
 const PURCHASE = "reelhouse.purchase"
 const PROVIDERS = ["stripe", "btcpay", "nowpayments"]
 
-export function credits({ reelhouse, store, token, baseUrl, listen }) {
+export function credits({ reelhouse, listen }) {
   const balance = h("dl", { class: "balances" })
   const news = h("p", { class: "news", role: "status" })
   const payments = h("ul", { class: "payments" })
   const offers = shop(reelhouse)
-  const statement = statementOf(reelhouse, () => downloadCsv(baseUrl, token))
+  const statement = statementOf(reelhouse)
 
   async function drawBalance() {
     const { available_credits, reserved_credits, settled_credits, receivable_credits } = await reelhouse.getBalance()
@@ -78,8 +79,12 @@ function shop(reelhouse) {
     try {
       // The checkout comes back here, with the payment's id in the query.
       const here = `${location.origin}${location.pathname}#/credits`
-      const { checkout_url: url } = await purchase(reelhouse, { pack_id: pack.id, provider, return_url: here })
-      location.assign(url)
+      // The key is kept until there is a checkout, so that a reload does not begin a second purchase.
+      const begun = await once(PURCHASE, { pack_id: pack.id, provider }, { return_url: here }, (body, options) =>
+        reelhouse.buy(body, options))
+      if (begun.checkout_url) return location.assign(begun.checkout_url)
+      complaint.textContent = begun.detail ?? sayPayment(begun)
+      button.disabled = false
     } catch (error) {
       complaint.textContent = sayError(error)
       button.disabled = false
@@ -95,23 +100,7 @@ function shop(reelhouse) {
   return element
 }
 
-/** Begin one purchase. The key is kept until there is a checkout, so that a reload does not begin a second one. */
-async function purchase(reelhouse, body) {
-  const before = JSON.parse(sessionStorage.getItem(PURCHASE) ?? "null")
-  const same = before !== null && before.pack_id === body.pack_id && before.provider === body.provider
-  const key = same ? before.key : newKey()
-  sessionStorage.setItem(PURCHASE, JSON.stringify({ ...body, key }))
-  try {
-    const begun = await reelhouse.buy(body, { key })
-    sessionStorage.removeItem(PURCHASE)
-    return begun
-  } catch (error) {
-    if (refused(error, "payment_refused")) sessionStorage.removeItem(PURCHASE)
-    throw error
-  }
-}
-
-function statementOf(reelhouse, onsave) {
+function statementOf(reelhouse) {
   const body = h("tbody")
   const said = h("p", { class: "news", role: "status" })
   const more = h("button", { type: "button", hidden: true }, "Show more")
@@ -124,18 +113,20 @@ function statementOf(reelhouse, onsave) {
     return items.map((one) => line(one, () => saveReceipt(one.line_number)))
   }
   /** The proof that the line is in the sealed ledger: docs/check_receipt.py checks the file. */
-  async function saveReceipt(number) {
+  const saveReceipt = (number) => saveFile(`receipt-${number}.json`, "application/json", async () =>
+    JSON.stringify(await reelhouse.getLedgerReceipt({ path: { line_number: number } }), null, 1))
+  const saveStatement = () => saveFile("statement.csv", "text/csv", () => reelhouse.statementCsv())
+  async function saveFile(name, type, read) {
     said.textContent = ""
     try {
-      const receipt = await reelhouse.getLedgerReceipt({ path: { line_number: number } })
-      save(new Blob([JSON.stringify(receipt, null, 1)], { type: "application/json" }), `receipt-${number}.json`)
+      save(new Blob([await read()], { type }), name)
     } catch (error) {
       said.textContent = refused(error, "line_not_sealed") ? "Its receipt is ready in a minute or two." : sayError(error)
     }
   }
   more.onclick = async () => body.append(...await page())
   const element = h("section", { class: "card" },
-    h("div", { class: "heading" }, h("h2", {}, "Statement"), h("button", { type: "button", class: "quiet", onclick: onsave }, "Save as CSV")), said,
+    h("div", { class: "heading" }, h("h2", {}, "Statement"), h("button", { type: "button", class: "quiet", onclick: saveStatement }, "Save as CSV")), said,
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Statement" }, h("table", {},
       h("thead", {}, h("tr", {}, ["#", "When", "What", "Available", "Reserved", "Balance"].map((name, index) =>
         h("th", { scope: "col", class: index > 2 || index === 0 ? "number" : null }, name)))), body)), more)
@@ -159,9 +150,4 @@ function line(one, onreceipt) {
     h("td", {}, about, one.note && h("small", {}, ` ${one.note}`)),
     delta(one.available_delta_credits), delta(one.reserved_delta_credits),
     h("td", { class: "number" }, sayNumber(one.available_after_credits)))
-}
-
-async function downloadCsv(baseUrl, token) {
-  const headers = { Authorization: `Bearer ${await token()}`, Accept: "text/csv" }
-  save(await (await fetch(`${baseUrl}/v1/ledger`, { headers })).blob(), "statement.csv")
 }

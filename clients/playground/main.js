@@ -24,15 +24,14 @@ async function start() {
   const baseUrl = new URL(apiUrl, location.href).origin
   const session = new Session(authUrl)
   if (!session.signedIn) return view.replaceChildren(signIn(session))
-  const token = () => session.token()
-  const reelhouse = new Reelhouse({ baseUrl, token })
+  const reelhouse = new Reelhouse({ baseUrl, token: () => session.token() })
   const store = new Store(reelhouse)
   showHeader(store, session)
   const loaded = new Promise((resolve) => store.addEventListener("loaded", () => resolve(true), { once: true }))
   const failed = store.run().catch((error) => ended(error, session))
   if (!(await Promise.race([loaded, failed]))) return
-  show({ reelhouse, store, token, baseUrl })
-  window.addEventListener("hashchange", () => show({ reelhouse, store, token, baseUrl }))
+  show({ reelhouse, store })
+  window.addEventListener("hashchange", () => show({ reelhouse, store }))
   const resumed = await store.resumeOrder().catch((error) => announce(sayError(error)))
   if (resumed) announce("Your order was placed")
 }

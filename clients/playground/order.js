@@ -1,5 +1,5 @@
 // One order: its file, what it cost, and everything that happened to it, with every credit that moved.
-import { ENDED } from "./client.js"
+import { ENDED, NoAnswerError } from "./client.js"
 import { h } from "./dom.js"
 import { growing, player } from "./media.js"
 import { draftOrder } from "./studio.js"
@@ -33,42 +33,53 @@ export function order({ reelhouse, store, listen }, id) {
   function actionsOf(generation) {
     const { model_id: modelId, parameters, download, kind } = generation
     const again = h("button", { type: "button", onclick: () => draftOrder(modelId, parameters) }, "Order again")
-    if (!ENDED.has(generation.status)) return [h("button", { type: "button", onclick: cancel }, "Cancel")]
-    const remove = h("button", { type: "button", onclick: (event) => discard(event.target) }, "Delete")
+    if (!ENDED.has(generation.status)) return [action("Cancel", cancel)]
+    const remove = action("Delete", discard)
     if (!download) return [again, remove]
-    const animate = h("button", { type: "button", onclick: (event) => startFrom(event.target, download) }, "Make it move")
-    return [h("a", { class: "button primary", href: download.save_url }, "Save"), kind === "image" && animate, again, remove]
-      .filter(Boolean)
+    const saved = action("Save", save)
+    saved.classList.add("primary")
+    return [saved, kind === "image" && action("Make it move", startFrom), again, remove].filter(Boolean)
   }
 
-  async function cancel(event) {
-    event.target.disabled = true
-    try {
-      await reelhouse.cancelGeneration({ path: { generation_id: id } })
-    } catch (error) {
-      actions.append(h("p", { class: "complaint", role: "alert" }, sayError(error)))
+  /** A button that does this, and says beside it why it could not. */
+  function action(name, act) {
+    const button = h("button", { type: "button", onclick }, name)
+    async function onclick() {
+      button.disabled = true
+      try {
+        await act()
+      } catch (error) {
+        actions.append(h("p", { class: "complaint", role: "alert" }, sayError(error)))
+      } finally {
+        button.disabled = false
+      }
     }
+    return button
   }
+
+  const cancel = () => reelhouse.cancelGeneration({ path: { generation_id: id } })
 
   /** What it cost stays on the statement. */
-  async function discard(button) {
+  async function discard() {
     if (!confirm("Delete this and its file? This cannot be undone.")) return
-    button.disabled = true
-    try {
-      await store.delete(id)
-      location.hash = "#/"
-    } catch (error) {
-      button.disabled = false
-      actions.append(h("p", { class: "complaint", role: "alert" }, sayError(error)))
-    }
+    await store.delete(id)
+    location.hash = "#/"
+  }
+
+  /** The links of a page that has been open for ten minutes work no more: these are fresh. */
+  const freshLinks = async () => (await store.generation(id)).download
+
+  async function save() {
+    location.assign((await freshLinks()).save_url)
   }
 
   /** A picture becomes the first frame of a clip: it is uploaded like any other. */
-  async function startFrom(button, download) {
-    button.disabled = true
+  async function startFrom() {
     const model = store.models.find((one) => one.kind === "video" && "image" in one.parameters_schema.properties)
-    const picture = await (await fetch(download.url)).blob()
-    draftOrder(model.id, { image: await reelhouse.upload(picture, { contentType: download.content_type }) })
+    const { url, content_type: contentType } = await freshLinks()
+    const answer = await fetch(url).catch((error) => { throw new NoAnswerError(error) })
+    if (!answer.ok) throw new NoAnswerError(undefined, answer.status)
+    draftOrder(model.id, { image: await reelhouse.upload(await answer.blob(), { contentType }) })
   }
 
   async function drawTimeline(generation) {

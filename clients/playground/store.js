@@ -1,5 +1,6 @@
 // What the page knows, kept current by the event stream. Views listen to "generation", "balance", "payment", "connection".
-import { ENDED, newKey, NoAnswerError, refused } from "./client.js"
+import { ENDED, NoAnswerError, ProblemError, refused } from "./client.js"
+import { interrupted, once } from "./intents.js"
 
 const PAGE = 24
 /** Events without a new status after which a generation shows more than before. */
@@ -46,35 +47,17 @@ export class Store extends EventTarget {
     this.#forget(id)
   }
 
-  /**
-   * Order once. The intent is written down first: after a reload, or a lost answer, the same key is sent again, and
-   * nothing is ordered twice.
-   */
-  async order(body) {
-    const before = this.#intent()
-    const same = before !== null && JSON.stringify(before.body) === JSON.stringify(body)
-    const intent = same ? before : { key: newKey(), body }
-    sessionStorage.setItem(INTENT, JSON.stringify(intent))
-    try {
-      const generation = await this.#reelhouse.order(intent.body, { key: intent.key })
-      sessionStorage.removeItem(INTENT)
-      this.#keep(generation)
-      return generation
-    } catch (error) {
-      // A refusal is a decision. Without an answer the intent stays: it may have been ordered.
-      if (!(error instanceof NoAnswerError)) sessionStorage.removeItem(INTENT)
-      throw error
-    }
+  /** Order once. After a reload, or a lost answer, the same key is sent again, and nothing is ordered twice. */
+  async order(wish, limit) {
+    const generation = await once(INTENT, wish, limit, (body, options) => this.#reelhouse.order(body, options))
+    this.#keep(generation)
+    return generation
   }
 
   /** Finish an order whose answer a reload cut off. */
   async resumeOrder() {
-    const intent = this.#intent()
-    return intent === null ? undefined : this.order(intent.body)
-  }
-
-  #intent() {
-    return JSON.parse(sessionStorage.getItem(INTENT) ?? "null")
+    const wish = interrupted(INTENT)
+    return wish && this.order(wish)
   }
 
   async #take({ event, data }) {
@@ -125,7 +108,7 @@ export class Store extends EventTarget {
         if (!connected) this.#tell("connection", true)
         return answer
       } catch (error) {
-        if (!(error instanceof NoAnswerError)) throw error
+        if (!mayPass(error)) throw error
         this.#tell("connection", false)
       }
     }
@@ -168,3 +151,7 @@ export class Store extends EventTarget {
     this.dispatchEvent(new CustomEvent(name, { detail }))
   }
 }
+
+/** Whether the same question may have an answer later. */
+const mayPass = (error) => error instanceof NoAnswerError ||
+  (error instanceof ProblemError && (error.problem.retryable || error.problem.status >= 500))

@@ -88,7 +88,7 @@ function composer(reelhouse, store, watch) {
     try {
       // What the user saw is what they pay: a price that has risen since is refused.
       const limit = quoted && { max_price_credits: quoted.total_price_credits }
-      watch.show(await store.order({ ...wanted(), ...limit }))
+      watch.show(await store.order(wanted(), limit))
       announce("Ordered")
     } catch (error) {
       complaint.textContent = sayError(error)

@@ -1,6 +1,7 @@
 // The playground in a real Chromium, as a new user walks through it: REELHOUSE is the platform's address, PICTURE a file
 // to upload, PICTURES a folder for the pictures of the documentation.
 import assert from "node:assert/strict"
+import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import { after, before, test } from "node:test"
 import { launch } from "./browser.js"
@@ -133,6 +134,9 @@ test("an order shows its timeline and every credit that moved for it", async () 
   await page.locator(".timeline li", { hasText: "Stored in the library" }).waitFor()
   await drawn("video")
   await picture("playground-order", true)
+  const saved = page.waitForEvent("download")
+  await button("Save").click()
+  assert.match((await saved).suggestedFilename(), /^wan-2\.2-t2v-.+\.mp4$/)
   await page.emulateMedia({ colorScheme: "light" })
   await page.goBack()
   await drawn(".gallery img")
@@ -149,6 +153,9 @@ test("the statement ends with the balance", async () => {
   assert.match(await page.locator("#balance").textContent(), new RegExp(`^${balance} credits`))
   await page.emulateMedia({ colorScheme: "dark" })
   await picture("playground-credits", true)
+  const statement = page.waitForEvent("download")
+  await button("Save as CSV").click()
+  assert.match(await readFile(await (await statement).path(), "utf8"), /^line_number,.*\r\n1,purchase,/)
   // A line that is sealed has a receipt; one that is not says so.
   const saved = page.waitForEvent("download").then((file) => file.suggestedFilename())
   const early = page.locator("[role=status]", { hasText: "ready in a minute" }).waitFor().then(() => "early")
@@ -221,6 +228,41 @@ test("variants are ordered with one click, for the price of all of them, and eac
   await link("Details").click()
   await page.locator(".facts", { hasText: /credits charged of 16/ }).waitFor()
   assert.equal(await page.locator(".variants a").count(), 1)
+})
+
+test("an order whose answers are lost is placed once, though its price is not known meanwhile", async () => {
+  const [orders, quotes] = [`${REELHOUSE}/v1/generations`, `${REELHOUSE}/v1/quotes`]
+  await link("Studio").click()
+  await page.getByLabel("Model").selectOption("flux-schnell")
+  await page.getByLabel("Prompt", { exact: true }).fill("a kite over the sea")
+  await page.getByLabel("How many").fill("1")
+  await page.locator(".price", { hasText: /^1 credit$/ }).waitFor()
+  // Every try arrives, and nothing comes back.
+  await page.route(orders, async (route) => {
+    await route.fetch()
+    await route.abort()
+  })
+  await page.route(quotes, (route) => route.abort())
+  await button("Order").click()
+  await page.getByText("nothing is ordered twice").waitFor()
+  await page.locator(".price", { hasText: /^$/ }).waitFor({ state: "attached" })
+  await page.unroute(orders)
+  const placed = page.waitForResponse((response) => response.url() === orders && response.request().method() === "POST")
+  await button("Order").click()
+  assert.equal((await placed).headers()["idempotent-replayed"], "true")
+  await page.unroute(quotes)
+})
+
+test("the page waits for an answer for longer than one call is repeated", async () => {
+  const balance = `${REELHOUSE}/v1/balance`
+  const unavailable = { type: "t", title: "Away", status: 503, code: "unavailable", retryable: true, instance: "/v1/balance" }
+  await page.route(balance, (route) => route.fulfill({ status: 503, json: unavailable }))
+  let asked = 0
+  const seventh = page.waitForRequest((request) => request.url() === balance && ++asked === 7)
+  await page.reload()
+  await seventh
+  await page.unroute(balance)
+  await page.locator("#balance", { hasText: /\d credits/ }).waitFor()
 })
 
 /** The price beside the button. */
