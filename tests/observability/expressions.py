@@ -46,10 +46,15 @@ def panel_queries() -> list[PanelQuery]:
     ]
 
 
+def rule_groups() -> list[dict[str, Any]]:
+    """Every recording rule and alert, in their groups."""
+    groups: list[dict[str, Any]] = yaml.safe_load((OBSERVABILITY / "rules/reelhouse.yaml").read_text())["groups"]
+    return groups
+
+
 def rules() -> list[dict[str, Any]]:
     """Every recording rule and alert."""
-    document = yaml.safe_load((OBSERVABILITY / "rules/reelhouse.yaml").read_text())
-    return [rule for group in document["groups"] for rule in group["rules"]]
+    return [rule for group in rule_groups() for rule in group["rules"]]
 
 
 def filled(expr: str, rate_interval: str = VARIABLES["$__rate_interval"]) -> str:
