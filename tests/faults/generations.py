@@ -136,7 +136,7 @@ class Customers:
     They delete the share ``deleted`` of what they ordered.
     """
 
-    def __init__(self, platform: PlatformDescription, source: random.Random, deleted: float = 0.0) -> None:
+    def __init__(self, platform: PlatformDescription, source: random.Random, deleted: float = DELETED) -> None:
         self._source = source
         self._deleted = deleted
         self.users = [ApiClient(platform, new_id(), "pro") for _ in range(USERS)]
@@ -392,7 +392,7 @@ async def main(disasters: int, per_second: float, orders_per_second: float, seed
     supervisor = FragilePlatform(options)
     try:
         platform = await supervisor.start()
-        customers, fleet = Customers(platform, random.Random(seed + 1), DELETED), Fleet(random.Random(seed + 2))
+        customers, fleet = Customers(platform, random.Random(seed + 1)), Fleet(random.Random(seed + 2))
         api_key = platform.environments["generation"]["GENERATION_RUNPOD_API_KEY"]
         await grant_credits(platform, customers)
         await _misbehave(platform, seed)

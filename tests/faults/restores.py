@@ -283,7 +283,8 @@ async def main(restores: int, per_second: float, seconds: float, seed: int) -> i
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reelhouse-restore-")))
             backups = Backups(supervisor, platform, directory)
             await backups.enable()
-            customers, fleet = Customers(platform, random.Random(seed)), Fleet(random.Random(seed + 1))
+            # A restore forgets deletions, and their files are gone: an operator repeats them (docs/restore.md).
+            customers, fleet = Customers(platform, random.Random(seed), deleted=0.0), Fleet(random.Random(seed + 1))
             stack.push_async_callback(customers.close)
             await grant_credits(platform, customers)
             worker = await stack.enter_async_context(working(platform.urls["runpod"], ENDPOINT_ID, api_key))
