@@ -7,7 +7,10 @@ from tests.support.logs import plain_logs
 from tests.support.priority import ordinary_priority
 from tests.support.servers import broker_settings, nats_server, postgres_server, s3_server
 
-settings.register_profile("campaign", max_examples=400, derandomize=False)
+# No test is timed: on a busy machine any example may take long.
+settings.register_profile("tests", deadline=None)
+settings.register_profile("campaign", settings.get_profile("tests"), max_examples=400, derandomize=False)
+settings.load_profile("tests")
 
 __all__ = [
     "broker_settings",

@@ -82,7 +82,7 @@ def test_the_rounds_find_what_the_check_of_all_history_finds(database_factory: D
     is_campaign = settings.get_current_profile_name() == "campaign"
     options: dict[str, Any] = {} if is_campaign else {"max_examples": 3, "derandomize": True}
 
-    @settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), **options)
+    @settings(database=None, suppress_health_check=list(HealthCheck), **options)
     @given(HISTORIES)
     def any_history(events: list[tuple[Callable[[HistoryHarness, int], Awaitable[None]], int]]) -> None:
         asyncio.run(_replay(database_factory, events))

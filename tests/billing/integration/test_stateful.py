@@ -317,7 +317,6 @@ def _run_machine(factory: DatabaseFactory, **options: Any) -> None:
         run_state_machine_as_test(
             LedgerMachine,
             settings=settings(
-                deadline=None,
                 database=None,
                 stateful_step_count=30,
                 suppress_health_check=list(HealthCheck),

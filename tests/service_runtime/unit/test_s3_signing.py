@@ -35,7 +35,7 @@ MOMENTS: Final = st.integers(0, 4_000_000_000)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(key=KEYS, headers=HEADERS, body=st.binary(max_size=8), now=MOMENTS)
 def test_a_request_is_signed_as_botocore_signs_it(
     endpoint: str, key: str, headers: dict[str, str], body: bytes, now: int
@@ -49,7 +49,7 @@ def test_a_request_is_signed_as_botocore_signs_it(
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(key=KEYS | st.none(), headers=HEADERS, parameters=PARAMETERS, now=MOMENTS)
 def test_an_address_is_signed_as_botocore_signs_it(
     endpoint: str, key: str | None, headers: dict[str, str], parameters: dict[str, str], now: int
