@@ -5,7 +5,7 @@ from hypothesis import settings
 from tests.support.databases import database_factory, make_database
 from tests.support.logs import plain_logs
 from tests.support.priority import ordinary_priority
-from tests.support.servers import broker_settings, nats_server, postgres_server, s3_server
+from tests.support.servers import broker_settings, nats_server, own_postgres, postgres_server, s3_server
 
 # No test is timed: on a busy machine any example may take long.
 settings.register_profile("tests", deadline=None)
@@ -18,6 +18,7 @@ __all__ = [
     "make_database",
     "nats_server",
     "ordinary_priority",
+    "own_postgres",
     "plain_logs",
     "postgres_server",
     "s3_server",

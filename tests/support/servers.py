@@ -1,6 +1,6 @@
 """Fixtures that start real servers. Each starts only when a test asks for it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from pydantic import SecretStr
@@ -18,6 +18,17 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.start_blocking()
         yield server
         server.stop_blocking("immediate")
+
+
+@pytest.fixture
+async def own_postgres() -> AsyncIterator[PostgresServer]:
+    """A PostgreSQL server that this test may stop."""
+    with removed_at_exit("reelhouse-test-postgres-") as directory:
+        server = PostgresServer(directory)
+        await server.start()
+        yield server
+        if server.alive():
+            await server.stop("immediate")
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """A claim does not wait for the disk, and is stored all the same before its request leaves."""
 
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
-import pytest
 from sqlalchemy import text
 
 from generation.repository.attempts import mark_sending
@@ -12,20 +10,8 @@ from local_platform.servers import PostgresServer
 from messaging.ids import new_id
 from tests.generation.orders import ENDPOINT, configure, enqueue, new_order
 from tests.support.databases import DatabaseFactory
-from tests.support.folders import removed_at_exit
 
 ORDERS = 20
-
-
-@pytest.fixture
-async def own_postgres() -> AsyncIterator[PostgresServer]:
-    """A PostgreSQL server that this test may stop."""
-    with removed_at_exit("reelhouse-test-postgres-") as directory:
-        server = PostgresServer(directory)
-        await server.start()
-        yield server
-        if server.alive():
-            await server.stop("immediate")
 
 
 async def test_what_was_marked_as_being_sent_is_claimed_after_a_crash(own_postgres: PostgresServer) -> None:

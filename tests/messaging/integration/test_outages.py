@@ -29,18 +29,6 @@ from tests.messaging.integration.effects import (
 )
 from tests.support import eventually
 from tests.support.databases import DatabaseFactory
-from tests.support.folders import removed_at_exit
-
-
-@pytest.fixture
-async def own_postgres() -> AsyncIterator[PostgresServer]:
-    """A PostgreSQL server that this test may stop."""
-    with removed_at_exit("reelhouse-test-postgres-") as directory:
-        server = PostgresServer(directory)
-        await server.start()
-        yield server
-        if server.alive():
-            await server.stop("immediate")
 
 
 @pytest.fixture
