@@ -7,7 +7,8 @@ A real platform makes a few dozen orders; then its services stop, and its rows a
 on one connection that has made the call before: the pages of a plan that reads history grow with it.
 The table says how much more the last size costs than the first. A figure that grows is no error: it is to be explained.
 
-At last two months of three are archived: what an order weighs on the disk before and after, table by table.
+Violations are planted in what is new, what is old and what was archived, and the auditor's rounds are run until one
+names them. Two months of three are archived: what an order weighs on the disk before and after, table by table.
 
 A million orders need some 20 GB with ``--journal-days 8``, and more than half an hour. It says how far it is, and
 prints the table of what it has measured even if it is interrupted.
@@ -35,6 +36,7 @@ from auditor.proving import Prover
 from auditor.timeline import read_timeline
 from benchmarks.instant_worker import SIDE_PIXELS, instant_worker
 from benchmarks.multiplied_history import DAYS, count_as_new, multiply
+from benchmarks.planted_violations import AFTER_ARCHIVE, BEFORE_ARCHIVE, Detected, Violation, detect
 from billing.loops.sealer import Sealer
 from billing.loops.tree_grower import TreeGrower
 from billing.proofs import prove_line, prove_prefix
@@ -351,25 +353,15 @@ async def _pages(engine: AsyncEngine, superuser: AsyncEngine) -> int:
         return int((await connection.execute(_PAGES)).scalar_one())
 
 
-async def detect(dsn: str, superuser: AsyncEngine) -> tuple[int, float]:
-    """Rounds, and the seconds that they ran, until a price that was changed in the middle of the history is found."""
-    change = text("""
-        UPDATE generation.video_generations SET price_credits = price_credits + :by WHERE generation_id = (
-            SELECT generation_id FROM generation.video_generations ORDER BY generation_id
-            OFFSET (SELECT count(*) / 2 FROM generation.video_generations) LIMIT 1)
-    """)
-    try:
-        async with superuser.begin() as connection:
-            await connection.execute(change, {"by": 1})
-        async with _engine_of(dsn, 2) as engine:
-            prover, rounds, began = Prover(engine, engine, TOLERANCE_SECONDS, 1.8), 0, time.perf_counter()
-            while True:
-                rounds += 1
-                if (await prover.prove()).report.total > 0:
-                    return rounds, time.perf_counter() - began
-    finally:
-        async with superuser.begin() as connection:
-            await connection.execute(change, {"by": -1})
+async def detect_each(
+    violations: Sequence[Violation], dsn: str, superuser: AsyncEngine, found: dict[str, list[Detected]]
+) -> None:
+    """Plant each violation in turn, and add how long the rounds took to find it."""
+    async with _engine_of(dsn, 2) as engine:
+        for violation in violations:
+            detected = await detect(violation, engine, superuser, TOLERANCE_SECONDS, _base_is_new)
+            say(f"  {violation.name}: found after {detected}")
+            found[violation.name].append(detected)
 
 
 async def subjects_of(superuser: AsyncEngine, heavy: UUID, light: UUID) -> Subjects:
@@ -397,17 +389,17 @@ async def main(sizes: Sequence[int], journal_days: int) -> None:
         # What is counted is the whole database's.
         await _execute(platform, "ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
         figures: dict[str, list[Figure]] = {name: [] for name in (PASS, *(name for name, _, _ in CALLS))}
-        detected: list[tuple[int, float]] = []
+        found: dict[str, list[Detected]] = {one.name: [] for one in (*BEFORE_ARCHIVE, *AFTER_ARCHIVE)}
         made: list[int] = []
         try:
             for size in sizes:
                 database = await _restored(platform, size)
-                done = _measure_size(platform, database, size, heavy, light[0], figures, detected, journal_days)
+                done = _measure_size(platform, database, size, heavy, light[0], figures, found, journal_days)
                 made.append(await done)
                 await _execute(platform, f"DROP DATABASE {database} WITH (FORCE)")
         finally:
             # An hour's work is shown, whatever ended it.
-            print_table(made, figures, detected)
+            print_table(made, figures, found)
     finally:
         await supervisor.stop()
 
@@ -446,7 +438,7 @@ async def _measure_size(
     heavy: UUID,
     light: UUID,
     figures: dict[str, list[Figure]],
-    detected: list[tuple[int, float]],
+    found: dict[str, list[Detected]],
     journal_days: int,
 ) -> int:
     def of(dsn: str) -> str:
@@ -477,8 +469,10 @@ async def _measure_size(
             figure = await measure(of(platform.postgres.dsns[service]), superuser, call, subjects)
             figures[name].append(figure)
             say(f"  {name}: {figure.pages:,} pages, {figure.seconds * 1000:,.0f} ms")
-        detected.append(await detect(of(platform.postgres.dsns["auditor"]), superuser))
+        auditor = of(platform.postgres.dsns["auditor"])
+        await detect_each(BEFORE_ARCHIVE, auditor, superuser, found)
         await archive(of, platform, superuser, (copies + 1) * BASE_ORDERS, heavy)
+        await detect_each(AFTER_ARCHIVE, auditor, superuser, found)
         return (copies + 1) * BASE_ORDERS
     finally:
         await superuser.dispose()
@@ -567,7 +561,9 @@ async def _is_proven_to_the_end(engine: AsyncEngine) -> bool:
         return bool(await connection.scalar(text(query)))
 
 
-def print_table(sizes: Sequence[int], figures: dict[str, list[Figure]], detected: Sequence[tuple[int, float]]) -> None:
+def print_table(
+    sizes: Sequence[int], figures: Mapping[str, Sequence[Figure]], found: Mapping[str, Sequence[Detected]]
+) -> None:
     """Pages by size, and how much more the last costs than the first."""
     rows = []
     if not sizes:
@@ -578,10 +574,9 @@ def print_table(sizes: Sequence[int], figures: dict[str, list[Figure]], detected
         rows.append((name, *(f"{one.pages:,}" for one in row), "flat" if growth <= FLAT else f"x {growth:,.1f}"))
     say("\npages of 8 KiB by number of orders")
     say(table(("call", *(f"{size:,}" for size in sizes), "growth"), rows))
-    say(
-        "a change in the middle of the history was found after "
-        + ", ".join(f"{rounds} round(s), {seconds:.1f} s" for rounds, seconds in detected)
-    )
+    say("\nuntil a round found it: rounds, and the seconds that they ran")
+    planted = [(name, *(str(one) for one in every[: len(sizes)])) for name, every in found.items()]
+    say(table(("planted", *(f"{size:,}" for size in sizes)), planted))
 
 
 if __name__ == "__main__":
