@@ -7,6 +7,7 @@ A real platform makes a few dozen orders; then its services stop, and its rows a
 on one connection that has made the call before: the pages of a plan that reads history grow with it.
 The table says how much more the last size costs than the first. A figure that grows is no error: it is to be explained.
 
+What the services sent in a minute without orders is sent again to each size. It is to be as little as before.
 Violations are planted in what is new, what is old and what was archived, and the auditor's rounds are run until one
 names them. Two months of three are archived: what an order weighs on the disk before and after, table by table.
 
@@ -34,8 +35,10 @@ from auditor.dossier import read_dossier
 from auditor.portions import SCOPES
 from auditor.proving import Prover
 from auditor.timeline import read_timeline
+from benchmarks.idle_minute import send_again
 from benchmarks.instant_worker import SIDE_PIXELS, instant_worker
 from benchmarks.multiplied_history import DAYS, count_as_new, multiply
+from benchmarks.order_cost import Log, Statement, log_statements
 from benchmarks.planted_violations import AFTER_ARCHIVE, BEFORE_ARCHIVE, Detected, Violation, detect
 from billing.loops.sealer import Sealer
 from billing.loops.tree_grower import TreeGrower
@@ -222,6 +225,7 @@ PREPARATIONS: Mapping[Call, Callable[[AsyncEngine], Awaitable[None]]] = {
 }
 """What comes before a call each time, and is not counted."""
 PASS = "auditor: a pass over everything"
+IDLE = "all services but the auditor, idle for a minute"
 CALLS: tuple[tuple[str, Service, Call], ...] = (
     ("auditor: check of all history", "auditor", _check),
     ("auditor: round, nothing is new", "auditor", _idle_round),
@@ -315,6 +319,18 @@ async def settle(platform: PlatformDescription) -> None:
     assert report.clean, report.violations
 
 
+async def record_idle(platform: PlatformDescription, supervisor: Supervisor) -> Sequence[Statement]:
+    """What the services send while nobody orders.
+
+    It takes as long as the newest messages need to be old enough for the auditor's round to look for them.
+    """
+    await log_statements(platform, "all")
+    log = Log(supervisor)
+    await asyncio.sleep(TOLERANCE_SECONDS)
+    await log_statements(platform, "none")
+    return log.new()
+
+
 async def _open_orders(engine: AsyncEngine) -> int:
     query = "SELECT count(*) FROM gateway.generations WHERE status NOT IN ('completed', 'failed', 'cancelled')"
     async with engine.connect() as connection:
@@ -344,6 +360,23 @@ async def measure(dsn: str, superuser: AsyncEngine, call: Call, subjects: Subjec
         await call(engine, subjects)
         seconds = time.perf_counter() - began
         return Figure(await _pages(engine, superuser) - before, seconds)
+
+
+async def _measure_idle(
+    statements: Sequence[Statement], dsn_of: Callable[[Service], str], superuser: AsyncEngine
+) -> Figure:
+    """The pages that the statements touch when they are sent for the second time."""
+
+    def engine_of(service: Service) -> AsyncEngine:
+        return engine_for(dsn_of(service), application_name="bench", pool_size=1)
+
+    await send_again(statements, engine_of)
+    before, began = await _pages(superuser, superuser), time.perf_counter()
+    sent = await send_again(statements, engine_of)
+    # A session tells its counts when it ends, and these have ended.
+    figure = Figure(await _pages(superuser, superuser) - before, time.perf_counter() - began)
+    say(f"  {IDLE}: {sent:,} statements, {figure.pages:,} pages, {figure.seconds * 1000:,.0f} ms")
+    return figure
 
 
 async def _pages(engine: AsyncEngine, superuser: AsyncEngine) -> int:
@@ -382,19 +415,18 @@ async def main(sizes: Sequence[int], journal_days: int) -> None:
         async with instant_worker(platform):
             await place_orders(platform, heavy, light)
             await settle(platform)
+        idle = await record_idle(platform, supervisor)
         for service in SERVICES:
             await supervisor.end(service)
-        # On every size the newest messages are old enough for the round to look for them.
-        await asyncio.sleep(TOLERANCE_SECONDS)
         # What is counted is the whole database's.
         await _execute(platform, "ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
-        figures: dict[str, list[Figure]] = {name: [] for name in (PASS, *(name for name, _, _ in CALLS))}
+        figures: dict[str, list[Figure]] = {name: [] for name in (PASS, *(name for name, _, _ in CALLS), IDLE)}
         found: dict[str, list[Detected]] = {one.name: [] for one in (*BEFORE_ARCHIVE, *AFTER_ARCHIVE)}
         made: list[int] = []
         try:
             for size in sizes:
                 database = await _restored(platform, size)
-                done = _measure_size(platform, database, size, heavy, light[0], figures, found, journal_days)
+                done = _measure_size(platform, database, size, heavy, light[0], idle, figures, found, journal_days)
                 made.append(await done)
                 await _execute(platform, f"DROP DATABASE {database} WITH (FORCE)")
         finally:
@@ -437,6 +469,7 @@ async def _measure_size(
     size: int,
     heavy: UUID,
     light: UUID,
+    idle: Sequence[Statement],
     figures: dict[str, list[Figure]],
     found: dict[str, list[Detected]],
     journal_days: int,
@@ -469,6 +502,7 @@ async def _measure_size(
             figure = await measure(of(platform.postgres.dsns[service]), superuser, call, subjects)
             figures[name].append(figure)
             say(f"  {name}: {figure.pages:,} pages, {figure.seconds * 1000:,.0f} ms")
+        figures[IDLE].append(await _measure_idle(idle, lambda service: of(platform.postgres.dsns[service]), superuser))
         auditor = of(platform.postgres.dsns["auditor"])
         await detect_each(BEFORE_ARCHIVE, auditor, superuser, found)
         await archive(of, platform, superuser, (copies + 1) * BASE_ORDERS, heavy)
