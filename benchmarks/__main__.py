@@ -11,6 +11,7 @@ BENCHMARKS = (
     "benchmarks.marking",
     "benchmarks.messaging",
     "benchmarks.newcomer",
+    "benchmarks.previews",
     "benchmarks.smoke",
     "benchmarks.tracing",
     "benchmarks.webhooks",

@@ -103,6 +103,17 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
         assert not fragment or fragment in _anchors(linked.read_text()), f"{_name(document)}: {target}"
 
 
+def test_every_document_is_reached_from_the_readme() -> None:
+    reached, waiting = set[Path](), [ROOT / "README.md"]
+    while waiting:
+        document = waiting.pop()
+        if document not in reached:
+            reached.add(document)
+            targets = re.findall(r"\]\(([^)\s#]+\.md)", document.read_text())
+            waiting += [(document.parent / target).resolve() for target in targets if "://" not in target]
+    assert [_name(document) for document in DOCUMENTS if document not in reached] == []
+
+
 @each_document
 def test_every_path_that_is_named_exists(document: Path) -> None:
     named = [target for target in _code_spans(document) if TOP_LEVEL.match(target)]
