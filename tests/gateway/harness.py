@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,7 +26,7 @@ from contracts.generation import GenerationCompleted
 from contracts.message import Message, Service
 from contracts.object_keys import animated_preview_key, thumbnail_key
 from contracts.storage import AssetStored, Preview, PreviewsStored
-from contracts.values import MediaProperties
+from contracts.values import GenerationOrder, MediaProperties
 from gateway.errors import NotListening
 from gateway.main import Gateway, build
 from gateway.settings import Settings
@@ -288,6 +288,22 @@ async def _listening(gateway: Gateway) -> bool:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def order_of(user_id: UUID, requested_at: datetime | None = None) -> GenerationOrder:
+    """An order of a picture."""
+    requested_at = requested_at or now()
+    return GenerationOrder(
+        generation_id=new_id(),
+        user_id=user_id,
+        model_id="flux-schnell",
+        kind="image",
+        parameters={"prompt": "x"},
+        price_credits=10,
+        lane="free",
+        requested_at=requested_at,
+        expires_at=requested_at + timedelta(hours=1),
+    )
 
 
 def asset_of(generation_id: UUID, user_id: UUID) -> AssetStored:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway import repository
+from gateway.records import TakenWrite
 from messaging.ids import new_id
 from tests.gateway.harness import Client, GatewayHarness
 from tests.support.databases import Database
@@ -51,8 +52,10 @@ async def test_a_write_is_counted_without_waiting_for_the_disk_and_an_order_wait
     engine, user_id = (await make_database("gateway")).engine("gateway"), new_id()
     wanted = text("SHOW synchronous_commit")
     async with engine.begin() as connection:
-        assert await repository.find_request_or_take_write(connection, user_id, "key", 60, 1) == 59
+        assert await repository.take_write(connection, user_id, 60, 1) == 59
         assert await connection.scalar(wanted) == "off"
     async with engine.begin() as connection:
-        assert await repository.add_generation_request(connection, new_id(), user_id, "key", b"\0" * 32) is not None
+        taken = await repository.find_request_or_take_write(connection, user_id, "key", 60, 1)
+        assert isinstance(taken, TakenWrite)
+        assert taken.tokens == pytest.approx(58, abs=0.5)
         assert await connection.scalar(wanted) == "on"

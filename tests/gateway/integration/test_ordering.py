@@ -177,6 +177,7 @@ async def test_a_repeated_key_returns_the_first_result_and_another_body_is_refus
     assert (first.status_code, again.status_code, again.headers["Idempotent-Replayed"]) == (201, 200, "true")
     assert again.json()["id"] == first.json()["id"]
     assert again.json()["parameters"] == first.json()["parameters"]
+    assert (await user.get(f"/v1/generations/{first.json()['id']}")).json() == first.json()
     for changed in (CLIP, PICTURE | {"start_within_seconds": 60}):
         other = await user.order(changed, "key")
         assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
@@ -235,6 +236,23 @@ async def test_one_key_from_ten_connections_is_one_order_and_one_reservation(har
     assert len({answer.json()["id"] for answer in answers}) == 1
     reserved = await harness.rows("SELECT count(*) AS total FROM billing.reservations WHERE user_id = :id", id=user_id)
     assert reserved[0].total == 1
+
+
+async def test_the_last_place_goes_to_one_key_and_to_each_of_its_requests(harness: GatewayHarness) -> None:
+    replicas = [await harness.gateway(max_open_generations=1, verdict_wait_seconds=0.05) for _ in range(2)]
+    user_id = new_id()
+    keys = ["one", "two"] * 5
+    users = [harness.user(replicas[number % 3 % 2], user_id) for number in range(len(keys))]
+    answers = await asyncio.gather(*(user.order(PICTURE, key) for user, key in zip(users, keys, strict=True)))
+    taken = {key for key, answer in zip(keys, answers, strict=True) if answer.status_code == 202}
+    assert len(taken) == 1, [answer.text for answer in answers]
+    for key, answer in zip(keys, answers, strict=True):
+        if key in taken:
+            assert answer.status_code == 202
+        else:
+            assert (answer.status_code, answer.json()["code"]) == (429, "too_many_open_generations")
+    assert len({answer.json()["id"] for answer in answers if answer.status_code == 202}) == 1
+    assert len(await harness.rows("SELECT 1 FROM gateway.generations WHERE user_id = :id", id=user_id)) == 1
 
 
 async def test_of_ten_orders_at_once_on_credits_for_three_seven_are_refused(

@@ -31,10 +31,11 @@ from gateway.tables import activity, balances, generation_requests, generations,
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transactions
-from tests.gateway.harness import asset_of
+from tests.gateway.harness import asset_of, order_of
 from tests.support.databases import Database
 
 BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
+MOST_OPEN = 100
 
 
 @dataclass
@@ -67,17 +68,7 @@ class Story:
         return line
 
     def order(self) -> GenerationOrder:
-        return GenerationOrder(
-            generation_id=new_id(),
-            user_id=self.user_id,
-            model_id="flux-schnell",
-            kind="image",
-            parameters={"prompt": "x"},
-            price_credits=10,
-            lane="free",
-            requested_at=BEGAN,
-            expires_at=BEGAN + timedelta(hours=1),
-        )
+        return order_of(self.user_id, BEGAN)
 
 
 def events_of(story: Story, order: GenerationOrder, late: bool) -> None:
@@ -151,11 +142,7 @@ class ProjectorHarness:
     async def begin(self, *orders: GenerationOrder) -> None:
         async with self.transactions.begin() as tx:
             for order in orders:
-                key = str(order.generation_id)
-                assert await repository.add_generation_request(
-                    tx.connection, order.generation_id, order.user_id, key, b""
-                )
-                await repository.add_generations(tx.connection, [order])
+                assert await repository.add_order(tx.connection, [order], str(order.generation_id), b"", MOST_OPEN)
 
     async def rows(self, user_id: UUID) -> dict[str, list[dict[str, Any]]]:
         """The rows of the read models, without the columns that depend on the order of messages."""
@@ -264,7 +251,7 @@ async def test_a_late_file_does_not_hide_that_the_order_failed(database: Databas
     assert (row["status"], row["failure_code"], row["failure_detail"]) == ("failed", "execution_failed", "d")
     assert [entry["name"] for entry in rows["activity"]] == ["failed", "late_output_ready"]
     async with projector.transactions.begin() as tx:
-        assert await repository.count_open_generations(tx.connection, story.user_id) == 0
+        assert await repository.add_order(tx.connection, [story.order()], "next", b"", most_open=1)
 
 
 async def test_completed_is_not_shown_before_its_file_is_known(database: Database) -> None:

@@ -33,6 +33,7 @@ from messaging.leases import Claim, LeasedTable
 from messaging.outbox import Outbox
 from payments.repository.leases import PAYMENTS
 from storage.tables import VERIFICATIONS
+from tests.gateway.harness import order_of
 from tests.generation.orders import ENDPOINT, configure
 from tests.support.databases import MakeDatabase
 from tests.support.plans import Call, PlanHarness
@@ -47,6 +48,7 @@ LEASE: Final = timedelta(seconds=20)
 MAX_BUFFERS: Final = 1_500
 """For a claim of 50. A claim that walks the queue once for each row touches more than 20,000."""
 
+BEYOND_THE_LIMIT: Final = order_of(UUID("c4ca4238-a0b9-2382-0dcc-509a6f75849b"))
 USERS: Final = 100
 ANYBODY: Final = "md5((n % 100)::text)::uuid"
 
@@ -342,8 +344,7 @@ CASES: Final[Mapping[str, Case]] = {
         "gateway",
         (GENERATIONS_SQL.format(status="'completed'"),),
         (GENERATIONS_SQL.format(status="'queued'"),),
-        lambda at: gateway.repository.count_open_generations(at, UUID("c4ca4238-a0b9-2382-0dcc-509a6f75849b")),
-        claims=1,
+        lambda at: gateway.repository.add_order(at, [BEYOND_THE_LIMIT], "key", b"", 0),
     ),
 }
 

@@ -1,5 +1,6 @@
 """What a user may do in a while, counted in PostgreSQL by its clock: so for all replicas together."""
 
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -33,18 +34,20 @@ async def check_write(dependencies: Dependencies, user: User, count: int = 1) ->
 
 
 async def find_request_or_check_write(
-    dependencies: Dependencies, user: User, key: str, count: int
-) -> GenerationRequestRecord | None:
-    """The order that used this key; or None, and :func:`check_write` of a new one."""
-    limit = _writes(dependencies.settings)
-    async with single_statements(dependencies.engine) as connection:
-        found = await repository.find_request_or_take_write(
-            connection, user.user_id, key, limit.quota, min(count, limit.quota)
-        )
+    tx: Transaction, settings: Settings, user: User, key: str, count: int
+) -> GenerationRequestRecord | datetime:
+    """The order that used this key; or :func:`check_write` of a new one, and the time of that.
+
+    From then on the user's lock is held until the transaction ends. Commit it also if the order is refused later.
+    """
+    limit = _writes(settings)
+    found = await repository.find_request_or_take_write(
+        tx.connection, user.user_id, key, limit.quota, min(count, limit.quota)
+    )
     if isinstance(found, GenerationRequestRecord):
         return found
-    _report_writes(limit, found)
-    return None
+    _report_writes(limit, found.tokens)
+    return found.at
 
 
 def _writes(settings: Settings) -> Limit:

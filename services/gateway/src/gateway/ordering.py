@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from catalogue import FieldError, InvalidParameters, Model, UnknownModel
-from contracts.billing import CreditsRefused, RefusalCode
+from contracts.billing import CreditsRefused, CreditsReserved, RefusalCode
 from contracts.gateway import GenerationRequested, VariantsRequested
 from contracts.object_keys import UPLOADS_KEPT_FOR
 from contracts.values import GenerationOrder
@@ -30,7 +30,8 @@ from gateway.errors import (
 )
 from gateway.limits import check_start_limit, find_request_or_check_write
 from gateway.live_events import Reply, wait_for_reply
-from gateway.records import GenerationRecord, GenerationRequestRecord
+from gateway.records import GenerationRecord, GenerationRequestRecord, first_of_order
+from gateway.settings import Settings
 from gateway.statuses import WITHDRAWN
 from messaging.database import single_statements
 from messaging.ids import new_id
@@ -89,45 +90,33 @@ async def place_order(dependencies: Dependencies, user: User, key: str, request:
         writes = dependencies.admission.writes
         admission.enter_context(writes.admitted())
         await admission.enter_async_context(writes.turns)
-        found = await _find_request_or_price(dependencies, user, key, request)
-        if isinstance(found, GenerationRequestRecord):
+        try:
+            priced = _price(dependencies, request)
+        except Problem:
+            # A key gets its first result, even if model, price or limits have changed since.
+            found = await _find_request(dependencies, user, key)
+            if found is None:
+                raise
             earlier = found
         else:
             generation_id = new_id()
             structlog.contextvars.bind_contextvars(correlation_id=str(generation_id))
             # Expected before it is asked for: the verdict may be faster than the commit's return.
             with dependencies.live_events.expecting(generation_id) as verdict:
-                async with dependencies.transactions.begin() as tx:
-                    used = await _record(tx, dependencies, user, key, request, generation_id, found)
+                recorded = await _record(dependencies, user, key, request, generation_id, priced)
                 # The wait for billing costs nobody anything.
                 await admission.aclose()
-                if used is None:
+                if isinstance(recorded, GenerationRecord):
                     await _await_verdict(dependencies, user, key, verdict)
-                    return await _answer(dependencies, user, key, generation_id, verdict, replayed=False)
-            earlier = used
+                    return await _answer(dependencies, user, key, generation_id, verdict, placed=recorded)
+            earlier = recorded
+    structlog.contextvars.bind_contextvars(correlation_id=str(earlier.generation_id))
     if earlier.request_hash != request.digest:
         raise IdempotencyKeyReused(generation_id=str(earlier.generation_id))
     with dependencies.live_events.expecting(earlier.generation_id) as verdict:
         if not await _is_decided(dependencies, user, key):
             await _await_verdict(dependencies, user, key, verdict)
-        return await _answer(dependencies, user, key, earlier.generation_id, verdict, replayed=True)
-
-
-async def _find_request_or_price(
-    dependencies: Dependencies, user: User, key: str, request: OrderRequest
-) -> GenerationRequestRecord | _PricedOrder:
-    """The request that used the key: it gets its first result, even if model, price or limits have changed since.
-
-    A new one is priced, and counted among the writes of its user.
-    """
-    try:
-        priced = _price(dependencies, request)
-    except Problem:
-        earlier = await _find_request(dependencies, user, key)
-        if earlier is None:
-            raise
-        return earlier
-    return await find_request_or_check_write(dependencies, user, key, request.count) or priced
+        return await _answer(dependencies, user, key, earlier.generation_id, verdict)
 
 
 async def repeat_order(
@@ -191,36 +180,52 @@ def check_count(model: Model, count: int) -> None:
 
 
 async def _record(
+    dependencies: Dependencies, user: User, key: str, request: OrderRequest, generation_id: UUID, priced: _PricedOrder
+) -> GenerationRecord | GenerationRequestRecord:
+    """The one transaction of an order; returns the first generation of it, or the request that used the key."""
+    async with dependencies.transactions.begin() as tx:
+        try:
+            return await _write(tx, dependencies.settings, user, key, request, generation_id, priced)
+        except Problem as problem:
+            # This commits: what is refused counts among the user's writes, too.
+            refusal = problem
+    raise refusal
+
+
+async def _write(
     tx: Transaction,
-    dependencies: Dependencies,
+    settings: Settings,
     user: User,
     key: str,
     request: OrderRequest,
     generation_id: UUID,
     priced: _PricedOrder,
-) -> GenerationRequestRecord | None:
-    """The one transaction of an order; returns the request that used the key, if there is one."""
-    requested_at = await repository.add_generation_request(
-        tx.connection, generation_id, user.user_id, key, request.digest
-    )
-    if requested_at is None:
-        return await repository.find_generation_request(tx.connection, user.user_id, key)
-    await _check_open_generations(tx, user, request.count, dependencies.settings.max_open_generations)
+) -> GenerationRecord | GenerationRequestRecord:
+    """Where it raises a problem, it has written nothing but that the user made a write."""
+    requested_at = await find_request_or_check_write(tx, settings, user, key, request.count)
+    if isinstance(requested_at, GenerationRequestRecord):
+        return requested_at
     if request.start_within_seconds is not None:
-        await check_start_limit(tx, dependencies.settings, user, generation_id)
+        await check_start_limit(tx, settings, user, generation_id)
     ids = [generation_id, *(new_id() for _ in priced.variants[1:])]
     orders = [
         _order(user, id_, priced, parameters, requested_at, request.start_within_seconds)
         for id_, parameters in zip(ids, priced.variants, strict=True)
     ]
     await _check_uploads(tx, user, priced.model, orders[0].uploads)
-    await repository.add_generations(tx.connection, orders)
+    limit = settings.max_open_generations
+    if not await repository.add_order(tx.connection, orders, key, request.digest, limit):
+        # Another request with the key was a little faster; the lock of the user was waited for, and it is known now.
+        earlier = await repository.find_generation_request(tx.connection, user.user_id, key)
+        if earlier is None:
+            raise TooManyOpenGenerations(f"at most {limit} at a time", headers={"Retry-After": "10"})
+        return earlier
     if len(orders) == 1:
         tx.publish(GenerationRequested(order=orders[0]), correlation_id=generation_id)
-        return None
-    await repository.add_variant_requests(tx.connection, ids[1:], user.user_id, request.digest)
-    tx.publish(VariantsRequested(user_id=user.user_id, orders=tuple(orders)), correlation_id=generation_id)
-    return None
+    else:
+        await repository.add_variant_requests(tx.connection, ids[1:], user.user_id, request.digest)
+        tx.publish(VariantsRequested(user_id=user.user_id, orders=tuple(orders)), correlation_id=generation_id)
+    return first_of_order(orders)
 
 
 def _order(
@@ -249,12 +254,6 @@ def _order(
     )
 
 
-async def _check_open_generations(tx: Transaction, user: User, count: int, limit: int) -> None:
-    # The lock of the user's allowance, which came with the request, keeps the count true until the commit.
-    if await repository.count_open_generations(tx.connection, user.user_id) + count > limit:
-        raise TooManyOpenGenerations(f"at most {limit} at a time", headers={"Retry-After": "10"})
-
-
 async def _check_uploads(tx: Transaction, user: User, model: Model, uploads: dict[str, UUID]) -> None:
     known = await repository.find_uploads(tx.connection, user.user_id, list(uploads.values())) if uploads else {}
     unknown = [name for name in model.upload_parameters if uploads.get(name) not in known]
@@ -280,12 +279,17 @@ async def _answer(
     generation_id: UUID,
     verdict: asyncio.Future[Reply],
     *,
-    replayed: bool,
+    placed: GenerationRecord | None = None,
 ) -> PlacedOrder:
+    """``placed`` is what this request has written; None if the key was used before."""
+    replayed = placed is None
     if verdict.done():
-        refused = verdict.result()
-        if isinstance(refused, CreditsRefused) and refused.code not in WITHDRAWN:
-            raise _refusal(refused.code, refused.required_credits, refused.available_credits, generation_id)
+        reply = verdict.result()
+        if isinstance(reply, CreditsRefused) and reply.code not in WITHDRAWN:
+            raise _refusal(reply.code, reply.required_credits, reply.available_credits, generation_id)
+        if placed is not None and isinstance(reply, CreditsReserved):
+            # As it was written. Its events say what has happened since.
+            return PlacedOrder(placed, reserved=True, replayed=False)
         reserved = True
     else:
         request = await _find_request(dependencies, user, key)

@@ -1,6 +1,6 @@
 """The rows of the gateway's tables as the rest of the service sees them: typed values that do not change."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from uuid import UUID
 from contracts.billing import RefusalCode
 from contracts.payments import PaymentRefusalCode, Provider
 from contracts.storage import Preview
-from contracts.values import Kind, MediaProperties
+from contracts.values import GenerationOrder, Kind, MediaProperties
 from gateway.events import EventName, FailureCode
 from gateway.statuses import GenerationStatus, PaymentStatus
 
@@ -23,6 +23,14 @@ class GenerationRequestRecord:
     verdict: Literal["reserved"] | RefusalCode | None
     required_credits: int | None
     available_credits: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TakenWrite:
+    """How many writes a user has left after one was taken, None if there were too few; and the database's time."""
+
+    tokens: float | None
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,32 @@ class GenerationRecord:
     deleted_at: datetime | None
     variant: Variant | None = None
     """None for an order of one."""
+
+
+def first_of_order(orders: Sequence[GenerationOrder]) -> GenerationRecord:
+    """The first of these generations, which were ordered together just now."""
+    order = orders[0]
+    return GenerationRecord(
+        generation_id=order.generation_id,
+        status="requested",
+        model_id=order.model_id,
+        kind=order.kind,
+        parameters=order.parameters,
+        price_credits=order.price_credits,
+        captured_credits=None,
+        attempt_number=None,
+        late=False,
+        failure_code=None,
+        failure_detail=None,
+        file=None,
+        previews=StoredPreviews(),
+        requested_at=order.requested_at,
+        expires_at=order.expires_at,
+        start_before_at=order.start_before_at,
+        completed_at=None,
+        deleted_at=None,
+        variant=Variant(order.generation_id, 1, len(orders)) if len(orders) > 1 else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

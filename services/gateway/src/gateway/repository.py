@@ -23,6 +23,7 @@ from gateway.records import (
     RecentUploads,
     RunningCancels,
     Signup,
+    TakenWrite,
 )
 from gateway.statuses import TERMINAL, GenerationStatus
 from gateway.tables import (
@@ -39,16 +40,16 @@ from service_runtime.statements import Statement
 
 _REFILLED: Final = """least(CAST(:per_minute AS float8), b.tokens
     + CAST(extract(epoch FROM now() - b.counted_at) AS float8) * (CAST(:per_minute AS float8) / 60))"""
-# The commit does not wait for the disk: after a crash of the server a user may have some writes more.
 _TAKE: Final = f"""
     INSERT INTO gateway.write_allowances AS b (user_id, tokens, counted_at)
     SELECT CAST(:user AS uuid), CAST(:per_minute AS float8) - CAST(:count AS float8), now() {{unless}}
     ON CONFLICT (user_id) DO UPDATE
     SET tokens = {_REFILLED} - CAST(:count AS float8), counted_at = now()
     WHERE {_REFILLED} >= CAST(:count AS float8)
-    RETURNING b.tokens, set_config('synchronous_commit', 'off', true)
+    RETURNING b.tokens
 """  # noqa: S608 - the insertions are constants
-_TAKE_WRITE: Final = Statement(_TAKE.format(unless=""))
+# The commit does not wait for the disk: after a crash of the server a user may have some writes more.
+_TAKE_WRITE: Final = Statement(f"{_TAKE.format(unless='')}, set_config('synchronous_commit', 'off', true)")
 _REQUEST: Final = "generation_id, request_hash, verdict, required_credits, available_credits"
 _FIND_GENERATION_REQUEST_SQL: Final = f"""
     SELECT {_REQUEST} FROM gateway.generation_requests WHERE user_id = :user AND idempotency_key = :key
@@ -57,35 +58,29 @@ _FIND_GENERATION_REQUEST: Final = Statement(_FIND_GENERATION_REQUEST_SQL)
 _FIND_REQUEST_OR_TAKE_WRITE: Final = Statement(f"""
     WITH known AS ({_FIND_GENERATION_REQUEST_SQL}),
          taken AS ({_TAKE.format(unless="WHERE NOT EXISTS (SELECT FROM known)")})
-    SELECT {_REQUEST}, tokens FROM (VALUES (1)) AS one LEFT JOIN known ON true LEFT JOIN taken ON true
+    SELECT {_REQUEST}, tokens, now() FROM (VALUES (1)) AS one LEFT JOIN known ON true LEFT JOIN taken ON true
 """)  # noqa: S608 - the insertions are constants
-# The lock comes second: of requests with one key, those that wait for the first must not hold it.
-_ADD_GENERATION_REQUEST: Final = Statement("""
-    WITH added AS (
-        INSERT INTO gateway.generation_requests (generation_id, user_id, idempotency_key, request_hash)
-        VALUES (:generation_id, :user, :key, :request_hash)
-        ON CONFLICT (user_id, idempotency_key) DO NOTHING
-        RETURNING user_id, created_at
-    ), allowance AS (
-        SELECT user_id FROM gateway.write_allowances WHERE user_id = (SELECT user_id FROM added) FOR UPDATE
-    )
-    SELECT created_at FROM added LEFT JOIN allowance USING (user_id)
-""")
 _LOCK_ALLOWANCE: Final = Statement("SELECT 1 FROM gateway.write_allowances WHERE user_id = :user FOR UPDATE")
 # In the text, so that the planner sees that the index of open generations matches.
 _TERMINAL_SQL: Final = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
-_COUNT_OPEN: Final = Statement(
-    f"SELECT count(*) FROM gateway.generations WHERE user_id = :user AND status NOT IN ({_TERMINAL_SQL})"  # noqa: S608
-)
 _terminal: Final[list[sa.ColumnElement[str]]] = [sa.literal_column(f"'{status}'") for status in sorted(TERMINAL)]
-_ADD_GENERATIONS: Final = Statement("""
+_ADD_ORDER: Final = Statement(f"""
+    WITH added AS (
+        INSERT INTO gateway.generation_requests (generation_id, user_id, idempotency_key, request_hash)
+        SELECT CAST(:generation_id AS uuid), CAST(:user AS uuid), CAST(:key AS text), CAST(:request_hash AS bytea)
+        WHERE CAST(:most_open AS bigint) >= (
+            SELECT count(*) FROM gateway.generations
+            WHERE user_id = CAST(:user AS uuid) AND status NOT IN ({_TERMINAL_SQL}))
+        ON CONFLICT (user_id, idempotency_key) DO NOTHING
+        RETURNING generation_id
+    )
     INSERT INTO gateway.generations
         (generation_id, user_id, status, model_id, kind, parameters, price_credits, lane, requested_at, expires_at,
          start_before_at, variant_of, variant_number, variant_count)
-    SELECT generation_id, user_id, 'requested', model_id, kind, parameters, price_credits, lane, requested_at,
+    SELECT o.generation_id, user_id, 'requested', model_id, kind, parameters, price_credits, lane, requested_at,
            expires_at, start_before_at, variant_of, variant_number, variant_count
-    FROM jsonb_populate_recordset(CAST(NULL AS gateway.generations), CAST(:orders AS jsonb))
-""")
+    FROM added CROSS JOIN jsonb_populate_recordset(CAST(NULL AS gateway.generations), CAST(:orders AS jsonb)) AS o
+""")  # noqa: S608 - the insertion is a constant
 _ORDER: Final = tuple(name for name in GenerationOrder.__struct_fields__ if name != "uploads")
 # In the text, so that the planner sees that the index of unanswered orders matches.
 _is_requested: Final = generations.c.status == sa.literal_column("'requested'")
@@ -145,19 +140,6 @@ async def get_now(connection: AsyncConnection) -> datetime:
     return now
 
 
-async def add_generation_request(
-    connection: AsyncConnection, generation_id: UUID, user_id: UUID, key: str, request_hash: bytes
-) -> datetime | None:
-    """Register an idempotency key of a user for an order; the time of that, or None if the key was used before.
-
-    Of concurrent requests with one key all but one wait here for the first to commit. Where it is new, this also is
-    :func:`lock_allowance`.
-    """
-    values = {"generation_id": generation_id, "user": user_id, "key": key, "request_hash": request_hash}
-    added = await _ADD_GENERATION_REQUEST.fetch_one(connection, values)
-    return None if added is None else added["created_at"]
-
-
 async def add_variant_requests(
     connection: AsyncConnection, generation_ids: Sequence[UUID], user_id: UUID, request_hash: bytes
 ) -> None:
@@ -179,18 +161,24 @@ async def find_generation_request(
 
 async def find_request_or_take_write(
     connection: AsyncConnection, user_id: UUID, key: str, per_minute: int, count: int
-) -> GenerationRequestRecord | float | None:
-    """:func:`find_generation_request`, and :func:`take_write` if the key is new: asked with every order."""
+) -> GenerationRequestRecord | TakenWrite:
+    """:func:`find_generation_request`; or, if the key is new, :func:`take_write` and :func:`lock_allowance`.
+
+    The commit waits for the disk: an order is part of it.
+    """
     values = _writes(user_id, per_minute, count) | {"key": key}
     (row,) = await _FIND_REQUEST_OR_TAKE_WRITE.fetch(connection, values)
-    *request, tokens = row
-    return tokens if request[0] is None else GenerationRequestRecord(*request)
+    *request, tokens, now = row
+    return TakenWrite(tokens, now) if request[0] is None else GenerationRequestRecord(*request)
 
 
 async def add_payment_request(
     connection: AsyncConnection, payment_id: UUID, user_id: UUID, key: str, request_hash: bytes
 ) -> datetime | None:
-    """Register an idempotency key of a user for a purchase, as ``add_generation_request`` does for an order."""
+    """Register an idempotency key of a user for a purchase; the time of that, or None if the key was used before.
+
+    Of concurrent requests with one key all but one wait here for the first to commit.
+    """
     values = {"payment_id": payment_id, "user_id": user_id, "idempotency_key": key, "request_hash": request_hash}
     at: datetime | None = (await connection.execute(_ADD_PAYMENT_REQUEST, values)).scalar_one_or_none()
     return at
@@ -227,12 +215,6 @@ async def lock_allowance(connection: AsyncConnection, user_id: UUID) -> None:
     await _LOCK_ALLOWANCE.execute(connection, {"user": user_id})
 
 
-async def count_open_generations(connection: AsyncConnection, user_id: UUID) -> int:
-    """How many generations of the user are under way."""
-    (row,) = await _COUNT_OPEN.fetch(connection, {"user": user_id})
-    return int(row[0])
-
-
 async def find_uploads(connection: AsyncConnection, user_id: UUID, upload_ids: list[UUID]) -> dict[UUID, timedelta]:
     """Those of these uploads that are the user's own, with their ages."""
     age = sa.func.now() - uploads.c.created_at
@@ -242,8 +224,14 @@ async def find_uploads(connection: AsyncConnection, user_id: UUID, upload_ids: l
     return {row.upload_id: row[1] for row in await connection.execute(statement)}
 
 
-async def add_generations(connection: AsyncConnection, orders: Sequence[GenerationOrder]) -> None:
-    """The read model's rows of a new order, one for each variant; everything later only updates them."""
+async def add_order(
+    connection: AsyncConnection, orders: Sequence[GenerationOrder], key: str, request_hash: bytes, most_open: int
+) -> bool:
+    """Register an idempotency key of a user, and the rows of the read model: one for each variant of the order.
+
+    False, and nothing is written, if the key was used before, or if more than ``most_open`` generations of the user
+    would be open then. Call it under :func:`lock_allowance`: that keeps the count true until the commit.
+    """
     rows = [
         {
             "generation_id": order.generation_id,
@@ -262,7 +250,15 @@ async def add_generations(connection: AsyncConnection, orders: Sequence[Generati
     if len(rows) > 1:
         for number, row in enumerate(rows, start=1):
             row |= {"variant_of": orders[0].generation_id, "variant_number": number, "variant_count": len(rows)}
-    await _ADD_GENERATIONS.execute(connection, {"orders": msgspec.json.encode(rows).decode()})
+    values = {
+        "generation_id": orders[0].generation_id,
+        "user": orders[0].user_id,
+        "key": key,
+        "request_hash": request_hash,
+        "most_open": most_open - len(orders),
+        "orders": msgspec.json.encode(rows).decode(),
+    }
+    return await _ADD_ORDER.execute(connection, values) > 0
 
 
 async def find_unanswered(connection: AsyncConnection, generation_id: UUID) -> GenerationOrder | None:
