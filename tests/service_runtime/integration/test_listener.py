@@ -2,12 +2,15 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
 
 from service_runtime.listener import HttpServer, Listener
+from tests.support import eventually
 
 REQUEST_SECONDS = 0.5
 
@@ -168,6 +171,35 @@ async def test_only_a_trusted_proxys_word_on_the_caller_is_believed(trusted: tup
     assert seen == [believed]
     writer.close()
     await made.stop()
+
+
+async def test_answers_say_what_time_it_is(listener: Listener) -> None:
+    reader, writer = await connect(listener)
+
+    async def date() -> str:
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        answer = await asyncio.wait_for(reader.readuntil(b"abcd"), 10)
+        (found,) = re.findall(rb"\r\ndate: ([^\r]+)\r\n", answer)
+        return str(found.decode())
+
+    first = parsedate_to_datetime(await date())
+    assert abs((datetime.now(UTC) - first).total_seconds()) < 5
+    later = await eventually(lambda: _another(date, first))
+    assert 0 < (later - first).total_seconds() < 5
+    writer.close()
+
+
+async def _another(date: Callable[[], Awaitable[str]], first: datetime) -> datetime | None:
+    found = parsedate_to_datetime(await date())
+    return found if found != first else None
+
+
+async def test_a_listener_that_is_told_to_stop_waits_for_no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service_runtime.listener.DATE_SECONDS", 3600.0)
+    made = Listener(HttpServer(app, "127.0.0.1", 0), drain_seconds=1.0)
+    await made.start()
+    async with asyncio.timeout(10):
+        await made.stop()
 
 
 async def test_an_answer_may_take_longer_and_a_connection_may_rest(listener: Listener) -> None:

@@ -132,7 +132,11 @@ async def connect_once(settings: ServiceSettings, *, timeout_seconds: float) -> 
     arguments = connection_arguments(dsn, f"reelhouse-{settings.service}-watch", STATEMENT_TIMEOUT_MS)
     # The whole of it is bounded, the choice among several hosts included.
     async with asyncio.timeout(timeout_seconds):
-        return await asyncpg.connect(dsn, **(arguments | {"timeout": timeout_seconds}), statement_cache_size=0)
+        return await asyncpg.connect(
+            dsn,
+            **(arguments | {"timeout": timeout_seconds}),
+            statement_cache_size=settings.database_statement_cache_size,
+        )
 
 
 def close_older_connections(engine: AsyncEngine, monotonic: float) -> int:

@@ -15,6 +15,8 @@ from service_runtime.http_protocol import BoundedHttpProtocol
 
 _BACKLOG: Final = 2048
 _POLL_SECONDS: Final = 0.01
+DATE_SECONDS: Final = 1.0
+"""How often the ``Date`` of the answers is written anew."""
 _KEEP_ALIVE_SECONDS: Final = 75
 """Longer than what load balancers keep idle connections for, so that they are the ones to close them."""
 
@@ -41,11 +43,30 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, without its signal handlers: the process has one place for signals."""
+    """uvicorn's server, without its signal handlers: the process has one place for signals.
+
+    uvicorn's own loop looks ten times a second whether it is to end. This one is told.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told_to_end = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    def end(self) -> None:
+        """Take no new connection, drain and return."""
+        self.should_exit = True
+        self._told_to_end.set()
+
+    async def main_loop(self) -> None:
+        """Keep the ``Date`` until told to end. The first of uvicorn's ticks is the one that writes it."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DATE_SECONDS):
+                    await self._told_to_end.wait()
 
 
 class Listener:
@@ -92,7 +113,7 @@ class Listener:
         if self.task is None:
             self._socket.close()
             return
-        self._server.should_exit = True
+        self._server.end()
         await asyncio.wait([self.task])
 
 
