@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
@@ -15,7 +16,7 @@ import service_runtime.database
 from contracts import headers
 from contracts.billing import CreditsCaptured, CreditsRefused
 from contracts.payments import PaymentRefused
-from messaging import batches, dead_letters
+from messaging import batches, consumers, dead_letters
 from messaging.consumers import Subscription
 from messaging.ids import new_id
 from messaging.received import Received
@@ -283,7 +284,11 @@ async def test_poison_in_a_batch_of_a_hundred_dies_alone_and_can_be_replayed(
     assert await command(harness, capsys, "list", "--all") == [str(ids[57])]
 
 
-async def test_a_replay_that_fails_stays_on_the_list_until_it_is_asked_for_again(harness: MessagingHarness) -> None:
+async def test_a_replay_that_fails_stays_on_the_list_until_it_is_asked_for_again(
+    harness: MessagingHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The sweep of the relay finds what is asked for.
+    monkeypatch.setattr(consumers, "REPLAY_POLL_SECONDS", 3600.0)
     handler = Handler(poison={0})
     billing = await harness.start("billing")
     gateway = await harness.start("gateway", [Subscription(CreditsRefused, handler)], max_deliveries=1)
@@ -303,6 +308,20 @@ async def test_a_replay_that_fails_stays_on_the_list_until_it_is_asked_for_again
     await eventually(failed_again)
     assert await effects(engine) == []
     handler.poison.clear()
+    await ask_for_replay(gateway, message_id)
+    await expect_effects(engine, [message_id])
+
+
+async def test_a_replay_needs_no_broker(harness: MessagingHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumers, "REPLAY_POLL_SECONDS", 0.1)
+    handler = Handler(poison={0})
+    billing = await harness.start("billing")
+    gateway = await harness.start("gateway", [Subscription(CreditsRefused, handler)], max_deliveries=1)
+    engine = harness.engine("gateway")
+    [message_id] = await publish_refused(billing.transactions, 1)
+    await eventually(lambda: nothing_but_dead(engine, 1))
+    handler.poison.clear()
+    await harness.nats_server.stop()
     await ask_for_replay(gateway, message_id)
     await expect_effects(engine, [message_id])
 
@@ -605,6 +624,15 @@ async def test_a_handler_slower_than_the_ack_wait_is_not_disturbed(harness: Mess
     await eventually(lambda: all_acknowledged(client))
     info = await client.jetstream().consumer_info("BILLING", DURABLE)
     assert info.delivered.consumer_seq == 3
+
+    # Nor is one that comes when nothing was left to say of what came before.
+    quiet_until = time.monotonic() + 1.0
+    await eventually(lambda: time.monotonic() > quiet_until)
+    later = await publish_refused(billing.transactions, 1, 3)
+    await expect_effects(harness.engine("gateway"), ids + later)
+    await eventually(lambda: all_acknowledged(client))
+    info = await client.jetstream().consumer_info("BILLING", DURABLE)
+    assert info.delivered.consumer_seq == 4
 
 
 async def test_message_types_that_share_a_handler_reach_it_together_and_in_order(harness: MessagingHarness) -> None:

@@ -129,12 +129,12 @@ class AmnesiaWatch:
     async def check(self) -> None:
         """Compare our stream with what we expect, and verify every checkpoint; recover where one is broken."""
         await self._compare()
-        await self._lineage_watch.check()
         async with single_statements(self._engine) as connection:
-            positions = await self._positions.due(connection)
+            due = await self._positions.due(connection)
+        await self._lineage_watch.check(due.started_at, due.read_at)
         # After the checkpoints were read: what they name, the stream had before.
-        looks = {stream: await look_at(self._broker, stream) for stream in {one.stream for one in positions}}
-        for (holder, stream), group in groupby(positions, key=lambda position: (position.holder, position.stream)):
+        looks = {stream: await look_at(self._broker, stream) for stream in {one.stream for one in due.positions}}
+        for (holder, stream), group in groupby(due.positions, key=lambda position: (position.holder, position.stream)):
             look = looks[stream]
             if look is not None:  # Otherwise the provisioner makes it; the next check sees that it is another one.
                 await self._verify(holder, stream, list(group), look)
@@ -142,10 +142,11 @@ class AmnesiaWatch:
     async def _compare(self) -> None:
         missing: NotProvisionedError | None = None
         for spec in self._owned.values():
-            info = await find_stream(self._broker.jetstream, spec.name)
-            if info is None:
+            look = await look_at(self._broker, spec.name)
+            if look is None:
                 missing = NotProvisionedError(f"the stream {spec.name} is missing")
             else:
+                info = look.info
                 metrics.show_stream(spec.name, info.state.bytes, info.config.max_bytes, info.config.max_age)
                 if info.config.max_bytes and info.config.max_bytes > 0:
                     self._remember_fill(spec.name, info.state.bytes / info.config.max_bytes)

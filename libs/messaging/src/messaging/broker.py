@@ -71,6 +71,8 @@ class Broker:
         self._closed_by: str | None = None
         self._last_trouble: tuple[str, float] = ("", 0.0)
         self.epoch = 0
+        self.answered_at: dict[str, float] = {}
+        """When JetStream was last heard to answer for a stream, by the monotonic clock."""
         self.denied_subjects: set[str] = set()
 
     @classmethod
@@ -160,6 +162,10 @@ class Broker:
         await self._connected.wait()
         if self._closed_by is not None:
             raise BrokerUnavailableError(f"the broker closed the connection for good: {self._closed_by}")
+
+    def note_answer(self, stream: str) -> None:
+        """JetStream has just answered for ``stream``."""
+        self.answered_at[stream] = time.monotonic()
 
     def on_reconnect(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` after each reconnect, before anything else is asked of the broker."""

@@ -19,9 +19,11 @@ from contracts.message import Service
 from messaging import metrics
 from messaging.broker import Broker
 from messaging.errors import BrokerUnavailableError
-from messaging.topology import find_stream
+from messaging.stream_look import look_at
 
 ASK_SECONDS: Final = 2.0
+FRESH_SECONDS: Final = 4.0
+"""So long an answer to others in this process will do: the amnesia watch asks every 3 s."""
 STALE_SECONDS: Final = 15.0
 """Readiness fails when the last answer is older: an election of a leader takes a few seconds and is no outage."""
 REFUSED_SECONDS: Final = 5.0
@@ -69,7 +71,10 @@ class StreamWrites:
 
 
 class BrokerWatch:
-    """Component that asks JetStream about ``stream`` every few seconds; ``ready`` is the readiness check."""
+    """Component that asks JetStream about ``streams`` when it has not answered for a few seconds.
+
+    ``ready`` is the readiness check.
+    """
 
     name = "broker-watch"
 
@@ -78,7 +83,6 @@ class BrokerWatch:
         self._broker = broker
         self._writes = writes
         self._streams = streams
-        self._answered_at = float("-inf")
         self._trouble = "JetStream has not been asked yet"
 
     async def run(self) -> None:
@@ -90,15 +94,16 @@ class BrokerWatch:
                 try:
                     async with asyncio.timeout(ASK_SECONDS):
                         await self._broker.connected()
-                    for stream in self._streams:
-                        await find_stream(self._broker.jetstream, stream)
+                    if self._age() > FRESH_SECONDS:
+                        for stream in self._streams:
+                            await look_at(self._broker, stream)
                 except (nats.errors.Error, OSError) as error:
                     trouble = f"JetStream does not answer: {type(error).__name__}: {error}"
                     if trouble != self._trouble:
                         _log.warning("jetstream_silent", error=f"{type(error).__name__}: {error}")
                     self._trouble = trouble
                 else:
-                    self._answered_at, self._trouble = time.monotonic(), ""
+                    self._trouble = ""
                 failing = bool(self._writes.failing()) or self._age() > STALE_SECONDS
                 metrics.BROKER_WRITABLE.labels(self._service).set(not failing)
                 await asyncio.sleep(ASK_SECONDS)
@@ -114,4 +119,5 @@ class BrokerWatch:
             raise BrokerUnavailableError(f"JetStream stores no messages: {reasons}")
 
     def _age(self) -> float:
-        return time.monotonic() - self._answered_at
+        now = time.monotonic()
+        return now - min((self._broker.answered_at.get(one, float("-inf")) for one in self._streams), default=now)

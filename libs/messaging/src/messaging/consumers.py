@@ -42,7 +42,7 @@ _AWAIT_LOG_EVERY: Final = 20
 _DRAIN_SECONDS: Final = 10.0
 _CATCH_UP_SECONDS: Final = 0.5
 """How long a batch waits at most for another stream. Then its messages may be early, and are deferred."""
-_REPLAY_POLL_SECONDS: Final = 1.0
+REPLAY_POLL_SECONDS: Final = 10.0
 
 
 class ConsumerGroup:
@@ -56,8 +56,10 @@ class ConsumerGroup:
         broker: Broker,
         lineage: Lineage,
         limits: ConsumerLimits,
+        replays_wanted: asyncio.Event,
     ) -> None:
         self._transactions = transactions
+        self._replays_wanted = replays_wanted
         by_stream: dict[str, list[Subscription]] = {}
         for subscription in subscriptions:
             if service not in subscription.message_type.consumers:
@@ -80,7 +82,9 @@ class ConsumerGroup:
 
     def components(self) -> list[Component]:
         """What has to run: the consumers, and the replay of their dead letters."""
-        return [*self.consumers, Replays(self.consumers, self._transactions)] if self.consumers else []
+        if not self.consumers:
+            return []
+        return [*self.consumers, Replays(self.consumers, self._transactions, self._replays_wanted)]
 
 
 class StreamConsumer:
@@ -184,8 +188,12 @@ class StreamConsumer:
     async def _extend_ack_wait(self, feed: Feed) -> None:
         """Tell the broker again and again that what it has delivered is still being processed, or waits for that."""
         while True:
+            await feed.delivered.wait()
             await asyncio.sleep(self._ack_wait_seconds / 3)
-            for message in (*self._in_work, *feed.waiting()):
+            unanswered = [message for message in (*self._in_work, *feed.waiting()) if not message.is_acked]
+            if not unanswered:
+                feed.delivered.clear()
+            for message in unanswered:
                 if not message.is_acked:
                     await message.in_progress()
 
@@ -239,18 +247,24 @@ class StreamConsumer:
 
 
 class Replays:
-    """Component that feeds dead letters through their handler again when an operator asks for it."""
+    """Component that feeds dead letters through their handler again when an operator asks for it.
+
+    It looks when ``wanted`` is set, and by itself every ``REPLAY_POLL_SECONDS``: the sweep of the relay, which asks
+    once a second, stands still while the broker is away.
+    """
 
     name = "replays"
 
-    def __init__(self, consumers: Sequence[StreamConsumer], transactions: Transactions) -> None:
+    def __init__(self, consumers: Sequence[StreamConsumer], transactions: Transactions, wanted: asyncio.Event) -> None:
+        self._wanted = wanted
         self._batches = {consumer.durable: consumer.batches for consumer in consumers}
         self._engine = transactions.engine
         self._dead_letters = DeadLetters(transactions.producer)
 
     async def run(self) -> None:
-        """Poll for requests until cancelled."""
+        """Look for requests until cancelled."""
         while True:
+            self._wanted.clear()
             try:
                 async with single_statements(self._engine) as connection:
                     requested = await self._dead_letters.requested(connection)
@@ -261,4 +275,6 @@ class Replays:
                 if not is_unavailable(error):
                     raise
                 _log.warning("replays_paused", error=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(_REPLAY_POLL_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPLAY_POLL_SECONDS):
+                    await self._wanted.wait()

@@ -54,6 +54,8 @@ class Feed:
         self._caught_up: list[tuple[int, asyncio.Future[None]]] = []
         self._hurried = asyncio.Event()
         """There is something not to wait with: a full batch, or the end of this feed."""
+        self.delivered = asyncio.Event()
+        """A message has arrived. Who waits for that clears it."""
         self.epoch = broker.epoch
 
     async def open(self) -> None:
@@ -173,6 +175,7 @@ class Feed:
             self._received += 1
             self._queue.append(message)
             self._arrived.set()
+            self.delivered.set()
             if len(self._queue) >= self._batch_size:
                 self._hurried.set()
         elif status != _HEARTBEAT:

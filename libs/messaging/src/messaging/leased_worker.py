@@ -77,6 +77,8 @@ class LeasedWorker(Generic[Work]):
         self._lease = lease
         self._heartbeat = heartbeat
         self._running: dict[asyncio.Task[None], Claim] = {}
+        self._begun = asyncio.Event()
+        """Work began since the heartbeat last found none."""
         self._replica = new_id()
         self._claims = Every(name, poll_seconds, self.fill, wake=self._wake, retry_seconds=retry_seconds)
         self.heartbeat_limit_seconds = self._claims.heartbeat_limit_seconds
@@ -150,6 +152,7 @@ class LeasedWorker(Generic[Work]):
         for row in claimed:
             task = asyncio.create_task(self._one(row), name=f"{self.name} {row.claim.key}")
             self._running[task] = row.claim
+            self._begun.set()
             task.add_done_callback(self._ended)
         metrics.LEASED_WORK.labels(self.name).set(len(self._running))
         return len(claimed)
@@ -191,6 +194,9 @@ class LeasedWorker(Generic[Work]):
     async def _extend_again_and_again(self) -> None:
         failures = 0
         while True:
+            if not self._running:
+                self._begun.clear()
+            await self._begun.wait()
             beat = self._heartbeat.total_seconds()
             await asyncio.sleep(_EXTEND_AGAIN.seconds(failures, self._replica) if failures else beat)
             try:

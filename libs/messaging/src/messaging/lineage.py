@@ -34,7 +34,7 @@ from messaging.errors import BrokerUnavailableError, DatabaseWentBackError, Feed
 from messaging.ids import time_of, uuid_or_none
 from messaging.positions import RELAY, Positions
 from messaging.schema import REPLAY_WINDOW_DAYS
-from messaging.sql import hot_statement, statement
+from messaging.sql import statement
 from messaging.topology import find_stream
 from messaging.verifier import StoredMessage, Verifier
 
@@ -149,7 +149,6 @@ class LineageWatch:
         self._positions = Positions(service)
         self._seen: tuple[datetime, int] | None = None
         self._looked_at = datetime.min.replace(tzinfo=UTC)
-        self._clock = hot_statement(service, "SELECT pg_postmaster_start_time(), now()")
         self._known = statement(
             service,
             """
@@ -157,11 +156,12 @@ class LineageWatch:
             """,
         )
 
-    async def check(self) -> None:
-        """Compare at the first call, after a reconnect or a restart of the database, and once a minute."""
+    async def check(self, started_at: datetime, now: datetime) -> None:
+        """Compare at the first call, after a reconnect or a restart of the database, and once a minute.
+
+        The database has just said that its server was started at ``started_at``, and that it is ``now``.
+        """
         epoch = self._broker.epoch
-        async with single_statements(self._engine) as connection:
-            ((started_at, now),) = await self._clock.fetch(connection, {})
         if self._seen is not None and self._seen[0] != started_at:
             # Another server may answer now, or the same one with older data.
             self._lineage.doubt()

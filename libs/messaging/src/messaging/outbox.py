@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from messaging.positions import PUT_POSITION, RELAY, Position, position_values, put_position
+from messaging.positions import PUT_POSITION, Position, position_values, put_position
 from messaging.schema import REPLAY_WINDOW_DAYS
 from messaging.sql import hot_statement, statement
 
@@ -57,10 +57,13 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Whether a row of some age is not marked, and whether an operator wants a refused one published again."""
+    """Whether a row of some age is not marked, and the consumers of which an operator wants dead letters replayed.
+
+    Of the relay, these are messages that the broker refused.
+    """
 
     unpublished: bool
-    restorable: bool
+    replays: Sequence[str]
 
 
 class Outbox:
@@ -86,9 +89,9 @@ class Outbox:
             SELECT EXISTS (
                 SELECT FROM {schema}.outbox_messages
                 WHERE published_at IS NULL AND created_at <= now() - make_interval(secs => :older_than_seconds)),
-                EXISTS (
-                SELECT FROM {schema}.dead_letters
-                WHERE consumer = :relay AND replay_requested_at IS NOT NULL AND replayed_at IS NULL)
+                ARRAY (
+                SELECT DISTINCT consumer FROM {schema}.dead_letters
+                WHERE replay_requested_at IS NOT NULL AND replayed_at IS NULL)
             """,
         )
         self._mark = hot_statement(
@@ -170,9 +173,8 @@ class Outbox:
         return [Unpublished(*row) for row in rows]
 
     async def find_left(self, connection: AsyncConnection, older_than_seconds: float) -> Left:
-        """What there is for the relay besides what was just committed. It is asked all the time: one statement."""
-        values = {"older_than_seconds": older_than_seconds, "relay": RELAY}
-        (left,) = await self._find_left.fetch(connection, values)
+        """What there is to do besides what was just committed. It is asked all the time: one statement."""
+        (left,) = await self._find_left.fetch(connection, {"older_than_seconds": older_than_seconds})
         return Left(*left)
 
     async def mark_published(

@@ -61,6 +61,15 @@ class Position:
         return self.checkpoint_id, self.sequence
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The checkpoints to verify, when the server that has them was started, and when they were read."""
+
+    started_at: datetime
+    read_at: datetime
+    positions: Sequence[Position]
+
+
 @dataclass(slots=True)
 class _Open:
     checkpoint_id: UUID
@@ -147,8 +156,8 @@ class Positions:
         self._due = hot_statement(
             schema,
             f"""
-            SELECT {_COLUMNS}
-            FROM (
+            SELECT pg_postmaster_start_time() AS started_at, now() AS read_at, {_COLUMNS}
+            FROM (VALUES (1)) AS once LEFT JOIN (
                 SELECT *, row_number() OVER (
                     PARTITION BY holder, stream, verified_at IS NULL ORDER BY sequence DESC) AS place,
                     recorded_at > now() - CAST(:young AS interval) AS is_young,
@@ -156,8 +165,7 @@ class Positions:
                         PARTITION BY holder, stream, recorded_at > now() - CAST(:young AS interval)
                         ORDER BY sequence) AS depth
                 FROM {{schema}}.relay_positions
-            ) AS ranked
-            WHERE verified_at IS NULL OR place = 1 OR (holder = '{RELAY}' AND is_young AND depth = 1)
+            ) AS ranked ON verified_at IS NULL OR place = 1 OR (holder = '{RELAY}' AND is_young AND depth = 1)
             ORDER BY holder, stream, sequence DESC
             """,  # noqa: S608 - the insertions are constants
         )
@@ -220,12 +228,14 @@ class Positions:
         """Write a checkpoint, in the transaction of its batch."""
         await self._put.execute(connection, position_values(position))
 
-    async def due(self, connection: AsyncConnection) -> list[Position]:
+    async def due(self, connection: AsyncConnection) -> Due:
         """The checkpoints to verify, the highest first: the unverified ones, and for each holder and stream the highest
         verified one. It stands for all below it, whatever was published above it since. Of the relay also the lowest
         one that cannot have expired: a stream that lost its beginning does not have it."""
         young = timedelta(days=REPLAY_WINDOW_DAYS) - EXPIRY_MARGIN
-        return [Position(*row) for row in await self._due.fetch(connection, {"young": young})]
+        rows = await self._due.fetch(connection, {"young": young})
+        positions = [Position(*values) for _, _, *values in rows if values[0] is not None]
+        return Due(rows[0]["started_at"], rows[0]["read_at"], positions)
 
     async def all(self, connection: AsyncConnection, holder: str, stream: str) -> list[Position]:
         """Every checkpoint of ``holder`` in ``stream``, the highest first."""

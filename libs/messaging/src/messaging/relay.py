@@ -81,7 +81,10 @@ class _Outcome:
 
 
 class Relay:
-    """Component that publishes the outbox of one service. Any number may run at once."""
+    """Component that publishes the outbox of one service. Any number may run at once.
+
+    Its sweep also finds what is to be replayed of what consumers gave up, and sets ``replays_wanted``.
+    """
 
     def __init__(
         self,
@@ -90,8 +93,10 @@ class Relay:
         broker: Broker,
         transactions: Transactions,
         lineage: Lineage,
+        replays_wanted: asyncio.Event,
     ) -> None:
         self.name = "relay"
+        self._replays_wanted = replays_wanted
         self._replica = new_id()
         self._service = service
         self._engine = engine
@@ -167,8 +172,10 @@ class Relay:
             left = await self._outbox.find_left(connection, GRACE_SECONDS)
         if left.unpublished and (await self.relay_batch(GRACE_SECONDS))[1] > 0:
             self._sweep_at = 0.0
-        if left.restorable:
+        if RELAY in left.replays:
             await self._restore_requested()
+        if any(consumer != RELAY for consumer in left.replays):
+            self._replays_wanted.set()
 
     async def _wait(self) -> None:
         due = min(self._mark_at, self._sweep_at) if self._unmarked else self._sweep_at

@@ -1,5 +1,6 @@
 """Everything that a service needs of messaging, wired."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -35,8 +36,11 @@ class Messaging:
         self.transactions = Transactions(engine, producer=service)
         self.broker = Broker.of(settings, name=service)
         self.lineage = Lineage(service)
-        self.relay = Relay(service, engine, self.broker, self.transactions, self.lineage)
-        self.consumers = ConsumerGroup(service, subscriptions, self.transactions, self.broker, self.lineage, limits)
+        replays_wanted = asyncio.Event()
+        self.relay = Relay(service, engine, self.broker, self.transactions, self.lineage, replays_wanted)
+        self.consumers = ConsumerGroup(
+            service, subscriptions, self.transactions, self.broker, self.lineage, limits, replays_wanted
+        )
         self.amnesia = AmnesiaWatch(
             service,
             engine,

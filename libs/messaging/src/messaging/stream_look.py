@@ -37,7 +37,9 @@ async def look_at(broker: Broker, stream: str) -> StreamLook | None:
         try:
             raise APIError.from_error(described["error"])
         except NotFoundError:
+            broker.note_answer(stream)
             return None
+    broker.note_answer(stream)
     state = {name: value for name, value in described["state"].items() if name != _OF_READERS}
     contents = {"created": described["created"], **state}
     return StreamLook(StreamInfo.from_response(described), contents, epoch)
