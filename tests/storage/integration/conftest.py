@@ -25,13 +25,14 @@ from messaging.leased_worker import LeasedWorker
 from messaging.received import Received
 from messaging.transaction import Transactions
 from storage.decoders import Decoders
+from storage.due_work import INPUT_SUBJECTS, OUTPUT_SUBJECTS
 from storage.handlers import Request, VerificationHandler, request_verification
 from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.signing import signer_of
 from storage.tables import assets
 from storage.verification import Verifier
-from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Verifications, Work
+from storage.worker import Verifications, Work
 from tests.support.databases import Database, MakeDatabase
 
 M = TypeVar("M", bound=Message)

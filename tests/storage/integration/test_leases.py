@@ -12,9 +12,9 @@ from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
 from storage import repository
+from storage.due_work import INPUT_SUBJECTS
 from storage.repository import ClaimedVerification, NewVerification
 from storage.tables import VERIFICATIONS
-from storage.worker import INPUT_SUBJECTS
 from tests.messaging.leases.case import LeaseCase
 from tests.messaging.leases.conformance import LeaseConformance
 

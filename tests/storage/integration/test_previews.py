@@ -30,13 +30,14 @@ from storage import repository
 from storage.decoder_process import NICENESS
 from storage.decoders import Decoders
 from storage.deletions import Deletions
+from storage.due_work import OUTPUT_SUBJECTS
 from storage.handlers import VerificationHandler
 from storage.object_store import ObjectStore
 from storage.previews import MAX_FAILURES, Previews, measure
 from storage.repository import ClaimedPreviews
 from storage.signing import signer_of
 from storage.tables import PREVIEWS, assets, previews
-from storage.worker import OUTPUT_SUBJECTS, Verifications
+from storage.worker import Verifications
 from tests.messaging.leases.case import LeaseCase
 from tests.messaging.leases.conformance import LeaseRules
 from tests.storage.integration.conftest import CREDENTIALS, StorageHarness, output_ready, settings_for

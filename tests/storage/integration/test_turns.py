@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from messaging.leases import LEASE
 from storage import repository
-from storage.worker import INPUT_SUBJECTS
+from storage.due_work import INPUT_SUBJECTS
 from tests.storage.integration.conftest import StorageHarness, verify_inputs
 
 

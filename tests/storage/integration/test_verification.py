@@ -19,11 +19,12 @@ from contracts.values import ReportedOutput
 from messaging.ids import new_id
 from messaging.leases import LEASE
 from storage import repository
+from storage.due_work import OUTPUT_SUBJECTS
 from storage.errors import DecoderFailed, StoreUnavailable
 from storage.handlers import MAX_DECODER_FAILURES
 from storage.repository import NewPreviews
 from storage.tables import VERIFICATIONS
-from storage.worker import OUTPUT_SUBJECTS, measure
+from storage.worker import measure
 from tests.storage.integration.conftest import StorageHarness, output_lookup, output_ready, verify_inputs
 from tests.storage.unit.test_inspection import picture_as
 from tests.support import eventually

@@ -22,6 +22,7 @@ from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.tracing import Origin
 from storage import repository
+from storage.due_work import SELDOM
 from storage.errors import StoreUnavailable
 from storage.metrics import deletions_total, oldest_deletion_seconds
 from storage.object_store import ObjectStore
@@ -73,7 +74,8 @@ class Deletions:
             self.claim,
             self.work,
             concurrency=CONCURRENCY,
-            poll_seconds=poll_seconds,
+            poll_seconds=poll_seconds * SELDOM,
+            retry_seconds=poll_seconds,
             timeout_seconds=MAX_DELETION_SECONDS,
             backoff=BACKOFF,
             wake=wake,

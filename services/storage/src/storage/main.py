@@ -21,13 +21,14 @@ from service_runtime.settings import settings_from_environment
 from storage import commands, deletions, previews
 from storage.consumers import subscriptions
 from storage.decoders import Decoders
+from storage.due_work import INPUT_SUBJECTS, OUTPUT_SUBJECTS, DueWork, WakeUps
 from storage.handlers import VerificationHandler
 from storage.metrics import certificate_expires_at
 from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.signing import signer_of
 from storage.verification import Verifier, check_signer
-from storage.worker import INPUT_SUBJECTS, OUTPUT_SUBJECTS, Verifications, measure
+from storage.worker import Verifications, measure
 from storage.workspace import create_workspace
 
 GAUGES_SECONDS: Final = 15.0
@@ -49,12 +50,12 @@ def build(settings: Settings) -> Storage:
     database = DatabaseWatch(settings, engine)
     store = ObjectStore(settings)
     workspace = create_workspace()
-    wake_outputs, wake_inputs, wake_deletions, wake_previews = (asyncio.Event() for _ in range(4))
+    wake_ups = WakeUps()
     messaging = Messaging(
         service="storage",
         engine=engine,
         settings=settings,
-        subscriptions=subscriptions(wake_outputs.set, wake_inputs.set, wake_deletions.set),
+        subscriptions=subscriptions(wake_ups.outputs.set, wake_ups.inputs.set, wake_ups.deletions.set),
     )
     # Uploads have their own slots and decoders: users can make them slow, and paid outputs must not wait for them.
     signer = signer_of(settings)
@@ -64,14 +65,14 @@ def build(settings: Settings) -> Storage:
     # One file at a time.
     preview_decoders = Decoders(1, signer=signer, background=True)
     makes_previews = settings.previews == "on"
+    poll = settings.poll_seconds
 
     def worker(name: str, decoders: Decoders, subjects: Collection[str], wake: asyncio.Event) -> Component:
         verifier = Verifier(store, decoders, workspace, settings)
-        handler = VerificationHandler(
-            messaging.transactions, verifier, wake_deletions.set, wake_previews.set if makes_previews else None
-        )
+        wake_previews = wake_ups.previews.set if makes_previews else None
+        handler = VerificationHandler(messaging.transactions, verifier, wake_ups.deletions.set, wake_previews)
         verifications = Verifications(messaging.transactions, handler, subjects)
-        return verifications.worker(name, settings.concurrency, settings.poll_seconds, wake)
+        return verifications.worker(name, settings.concurrency, poll, wake)
 
     async def start() -> None:
         await store.open()
@@ -90,16 +91,18 @@ def build(settings: Settings) -> Storage:
 
     # What was requested before previews were turned off is made all the same.
     previewer = previews.Previews(
-        *(messaging.transactions, store, preview_decoders, workspace, settings.s3_library_bucket), wake_deletions.set
+        *(messaging.transactions, store, preview_decoders, workspace, settings.s3_library_bucket),
+        wake_ups.deletions.set,
     )
     return Storage(
         components=[
             database,
             *messaging.components(),
-            worker("outputs", output_decoders, OUTPUT_SUBJECTS, wake_outputs),
-            worker("inputs", input_decoders, INPUT_SUBJECTS, wake_inputs),
-            deletions.Deletions(messaging.transactions, store).worker(settings.poll_seconds, wake_deletions),
-            previewer.worker(settings.poll_seconds, wake_previews),
+            worker("outputs", output_decoders, OUTPUT_SUBJECTS, wake_ups.outputs),
+            worker("inputs", input_decoders, INPUT_SUBJECTS, wake_ups.inputs),
+            deletions.Deletions(messaging.transactions, store).worker(poll, wake_ups.deletions),
+            previewer.worker(poll, wake_ups.previews),
+            every("due-work", poll, DueWork(messaging.transactions, wake_ups).wake_workers),
             every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),
             every("deletion gauges", GAUGES_SECONDS, partial(deletions.measure, messaging.transactions)),
             every("preview gauges", GAUGES_SECONDS, partial(previews.measure, messaging.transactions)),

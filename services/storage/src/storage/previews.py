@@ -28,6 +28,7 @@ from storage import repository
 from storage.decoders import Decoders
 from storage.decoding import RenderedPreview
 from storage.domain import MAX_OUTPUT_PIXELS
+from storage.due_work import SELDOM
 from storage.errors import DecoderFailed, DecoderNotStarted, Rejected, SignerUnavailable, StoreUnavailable, Unmarkable
 from storage.metrics import (
     PreviewOutcome,
@@ -82,7 +83,8 @@ class Previews:
             self.claim,
             self.work,
             concurrency=1,
-            poll_seconds=poll_seconds,
+            poll_seconds=poll_seconds * SELDOM,
+            retry_seconds=poll_seconds,
             timeout_seconds=MAX_WORK_SECONDS,
             backoff=BACKOFF,
             wake=wake,

@@ -118,6 +118,16 @@ class ClaimedPreviews:
     failures: int
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The kinds of work of which a row is due; it may be locked."""
+
+    outputs: bool
+    inputs: bool
+    deletions: bool
+    previews: bool
+
+
 _ADD_VERIFICATIONS: Final = Statement("""
     INSERT INTO storage.verifications (
         message_id, subject, generation_id, user_id, payload, traceparent, next_try_at)
@@ -235,12 +245,32 @@ _FIND_PREVIEWED: Final = Statement("""
 """)
 
 
+def _is_due(work: LeasedTable, condition: str = "true") -> str:
+    """Whether a row may be claimed now. The order leads to the index, also where the planner knows nothing."""
+    rows = f"{work.table.fullname} AS due WHERE {condition} AND {work.due_sql('due')}"
+    first = f"SELECT true FROM {rows} ORDER BY due.{work.due_at} LIMIT 1"  # noqa: S608 - names of tables and columns
+    return f"({first}) IS NOT NULL"
+
+
+_FIND_DUE: Final = Statement(f"""
+    SELECT {_is_due(VERIFICATIONS, "due.subject = ANY(CAST(:outputs AS text[]))")},
+           {_is_due(VERIFICATIONS, "due.subject = ANY(CAST(:inputs AS text[]))")},
+           {_is_due(DELETIONS)}, {_is_due(PREVIEWS)}
+""")
+
+
 # The first of them stand at the beginning of the index. Of all of them, the planner would read the table whole where it
 # knows nothing of it.
 _OLDEST_PREVIEWS: Final = sa.text("""
     SELECT coalesce(extract(epoch FROM now() - min(requested_at)), 0)
     FROM (SELECT requested_at FROM storage.previews WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 100) AS open
 """)
+
+
+async def find_due(connection: AsyncConnection, outputs: Sequence[str], inputs: Sequence[str]) -> Due:
+    """What there may be to do, of the verifications by their subjects."""
+    (found,) = await _FIND_DUE.fetch(connection, {"outputs": outputs, "inputs": inputs})
+    return Due(*found)
 
 
 async def add_verifications(connection: AsyncConnection, requested: Sequence[NewVerification]) -> None:

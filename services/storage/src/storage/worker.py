@@ -10,8 +10,7 @@ from typing import Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.generation import OutputReady, OutputSought
-from contracts.storage import AssetStored, VerifyInputs
+from contracts.storage import AssetStored
 from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
 from messaging.leased_worker import LeasedWorker
@@ -20,6 +19,7 @@ from messaging.transaction import Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.tracing import Origin
 from storage import repository
+from storage.due_work import OUTPUT_SUBJECTS, SELDOM
 from storage.errors import DecoderFailed, SignerUnavailable, StoreUnavailable
 from storage.handlers import VerificationHandler
 from storage.metrics import (
@@ -36,8 +36,6 @@ from storage.tables import VERIFICATIONS
 MAX_VERIFICATION_SECONDS: Final = 600.0
 """Fetch, decode and write all files of one request: 256 MB at half a megabyte per second."""
 BACKOFF: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=1))
-OUTPUT_SUBJECTS: Final = (OutputReady.subject, OutputSought.subject)
-INPUT_SUBJECTS: Final = (VerifyInputs.subject,)
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +70,8 @@ class Verifications:
             self.claim,
             self.work,
             concurrency=concurrency,
-            poll_seconds=poll_seconds,
+            poll_seconds=poll_seconds * SELDOM,
+            retry_seconds=poll_seconds,
             timeout_seconds=MAX_VERIFICATION_SECONDS,
             backoff=BACKOFF,
             wake=wake,
