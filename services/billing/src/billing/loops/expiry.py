@@ -7,7 +7,7 @@ import structlog
 
 from billing import handlers
 from billing.repository import ledger
-from messaging.database import is_contended, is_unavailable
+from messaging.database import is_contended, is_unavailable, single_statements
 from messaging.transaction import Transactions
 
 EXPIRY_BATCH: Final = 200
@@ -23,8 +23,8 @@ async def expire_due_grants(transactions: Transactions) -> None:
     batch = EXPIRY_BATCH
     skipped: list[UUID] = []
     while True:
-        async with transactions.begin() as tx:
-            user_ids = await ledger.find_users_with_due_grants(tx.connection, batch, skipped)
+        async with single_statements(transactions.engine) as connection:
+            user_ids = await ledger.find_users_with_due_grants(connection, batch, skipped)
         if not user_ids:
             return
         try:

@@ -19,6 +19,7 @@ from contracts.ledger_tree import (
     proof_hashes,
     proof_nodes,
 )
+from messaging.database import single_statements
 from messaging.ids import new_id
 from messaging.transaction import Transactions
 
@@ -41,6 +42,11 @@ class TreeGrower:
 
     async def grow(self) -> None:
         """Add what is sealed and not in the tree, and publish the new head if it is time."""
+        async with single_statements(self._transactions.engine) as connection:
+            final = await tree.find_final_end(connection)
+        if final is not None:
+            metrics.TREE_SEAL_NUMBER.set(final.seal_number)
+            return
         for _ in range(SEALS_PER_ROUND // SEALS_PER_TRANSACTION):
             if not await self._grow_once():
                 break

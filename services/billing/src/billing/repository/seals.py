@@ -7,11 +7,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.tables import balance_ledger, ledger_seals
 from contracts.ledger_chain import NO_SEALS, Head, Seal, SealedPosting
+from service_runtime.statements import Statement
 
 SEALING_LOCK: Final = 7_315_002_118
 """Key of the advisory lock under which one replica at a time extends the chain."""
 
 POSTING_COLUMNS: Final = [balance_ledger.c[name] for name in SealedPosting.__struct_fields__]
+
+
+# A posting above the sequence was written by hand: then the round goes its whole way, and counts it.
+_FIND_FINAL_HEAD: Final = Statement("""
+    SELECT head.seal_number, head.through_posting_id, head.seal_hash
+    FROM billing.balance_ledger_posting_id_seq AS ids
+    LEFT JOIN LATERAL (
+        SELECT * FROM billing.ledger_seals ORDER BY seal_number DESC LIMIT 1
+    ) AS head ON true
+    WHERE coalesce(head.through_posting_id, 0) = CASE WHEN ids.is_called THEN ids.last_value ELSE 0 END
+      AND NOT EXISTS (
+        SELECT FROM billing.balance_ledger AS p WHERE p.posting_id > coalesce(head.through_posting_id, 0))
+""")
 
 
 class Horizon(NamedTuple):
@@ -53,6 +67,14 @@ async def get_head(connection: AsyncConnection) -> Head:
     newest = select(*columns).order_by(ledger_seals.c.seal_number.desc()).limit(1)
     row = (await connection.execute(newest)).one_or_none()
     return NO_SEALS if row is None else Head(*row)
+
+
+async def find_final_head(connection: AsyncConnection) -> Head | None:
+    """The newest seal, if it covers every posting id that was handed out; None if there is something to seal."""
+    row = await _FIND_FINAL_HEAD.fetch_one(connection, {})
+    if row is None:
+        return None
+    return NO_SEALS if row["seal_number"] is None else Head(*row)
 
 
 async def count_unsealed(connection: AsyncConnection, head: Head) -> int:

@@ -14,6 +14,7 @@ from billing.repository.seals import POSTING_COLUMNS
 from billing.tables import balance_ledger, ledger_tree, tree_heads
 from contracts.ledger_chain import HASH_BYTES, SealedPosting
 from contracts.ledger_tree import GrowingTree, LeafRange, Node, TreeHead, TreePart
+from service_runtime.statements import Statement
 
 # A part holds what its leaves complete, so a node stands in the part of its last leaf. Each is one step in an index.
 _NODES: Final = text(f"""
@@ -38,6 +39,14 @@ _LEAVES: Final = text(f"""
     ) AS seal
     LEFT JOIN billing.ledger_tree AS part USING (seal_number)
 """)  # noqa: S608 - a number
+
+
+_FIND_FINAL_END: Final = Statement("""
+    SELECT tree.seal_number, tree.tree_size
+    FROM (SELECT seal_number, tree_size FROM billing.ledger_tree ORDER BY seal_number DESC LIMIT 1) AS tree
+    WHERE tree.seal_number = (SELECT max(seal_number) FROM billing.ledger_seals)
+      AND tree.tree_size = (SELECT max(tree_size) FROM billing.tree_heads)
+""")
 
 
 class TreeEnd(NamedTuple):
@@ -72,6 +81,12 @@ async def get_end(connection: AsyncConnection) -> TreeEnd:
     newest = select(ledger_tree.c.seal_number, ledger_tree.c.tree_size).order_by(ledger_tree.c.seal_number.desc())
     row = (await connection.execute(newest.limit(1))).one_or_none()
     return TreeEnd(0, 0) if row is None else TreeEnd(*row)
+
+
+async def find_final_end(connection: AsyncConnection) -> TreeEnd | None:
+    """How far the tree has grown, if every seal is in it and its head is published; None if there is more to do."""
+    row = await _FIND_FINAL_END.fetch_one(connection, {})
+    return None if row is None else TreeEnd(*row)
 
 
 async def get_tree(connection: AsyncConnection, tree_size: int) -> GrowingTree:
