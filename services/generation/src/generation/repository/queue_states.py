@@ -30,13 +30,17 @@ _KEYS: Final = (
 )
 """Queues, as ``_columns`` lists them."""
 
-_ENDPOINTS: Final = text("""
+_ENDPOINTS: Final = text(f"""
     SELECT e.endpoint, e.max_active, e.virtual_time,
            CAST(coalesce(extract(epoch FROM e.held_until - clock_timestamp()), 0) AS double precision)
                AS paused_seconds,
-           l.lane, l.stride, l.pass AS next_tag, l.virtual_time AS lane_virtual_time, clock_timestamp() AS now
+           l.lane, l.stride, l.pass AS next_tag, l.virtual_time AS lane_virtual_time, clock_timestamp() AS now,
+           (SELECT true FROM generation.attempts AS a WHERE a.{LIVE_ATTEMPT} ORDER BY a.endpoint LIMIT 1) IS NOT NULL
+           OR EXISTS (
+               SELECT FROM generation.user_queues AS q
+               WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.eligible) AS is_busy
     FROM generation.endpoints AS e JOIN generation.lanes AS l USING (endpoint)
-""")
+""")  # noqa: S608 - the only insertion is the index's condition
 
 _ACTIVE: Final = text(f"""
     SELECT a.endpoint, g.generation_id, g.user_id, g.lane, g.model_id, g.planned_seconds,
@@ -119,8 +123,11 @@ async def get_queue_states(connection: AsyncConnection) -> list[QueueState]:
     lanes: defaultdict[str, list[LaneState]] = defaultdict(list)
     for row in rows:
         lanes[row.endpoint].append(LaneState(row.lane, row.stride, row.next_tag, row.lane_virtual_time))
-    active = await _get_active(connection)
-    users = await _get_users(connection, active)
+    active: defaultdict[str, list[ActiveOrder]] = defaultdict(list)
+    users: defaultdict[str, list[WaitingUser]] = defaultdict(list)
+    if any(row.is_busy for row in rows):
+        active = await _get_active(connection)
+        users = await _get_users(connection, active)
     return [
         QueueState(
             endpoint=row.endpoint,
