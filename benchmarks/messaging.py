@@ -28,7 +28,7 @@ from messaging.received import Received
 from messaging.runtime import Messaging
 from messaging.transaction import Transaction, Transactions
 from service_runtime.settings import ServiceSettings
-from tests.messaging.integration.conftest import running
+from tests.support.components import running
 from tests.support.databases import Database, DatabaseFactory
 from tests.support.folders import removed_at_exit
 

@@ -4,7 +4,6 @@ Billing is the real service. Of generation, storage and payments there is only a
 messages itself, and so decides what happens and when.
 """
 
-import asyncio
 import contextlib
 import json
 import time
@@ -36,9 +35,9 @@ from local_platform.servers import NatsServer, S3Server
 from messaging.ids import new_id
 from messaging.runtime import Messaging
 from provisioning.after_restore import empty_streams
-from service_runtime.lifecycle import Component
 from service_runtime.settings import ServiceSettings
 from tests.gateway.description import check_answer, check_event
+from tests.support.components import running
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
 from tests.support.waiting import eventually
@@ -46,25 +45,6 @@ from tests.support.waiting import eventually
 CLIP: dict[str, Any] = {"model_id": "wan-2.2-t2v", "parameters": {"prompt": "a lighthouse in a storm"}}
 PICTURE: dict[str, Any] = {"model_id": "flux-schnell", "parameters": {"prompt": "a paper boat"}}
 SERVICES: tuple[Service, ...] = ("gateway", "billing", "generation", "storage", "payments")
-
-
-@contextlib.asynccontextmanager
-async def running(components: Sequence[Component]) -> AsyncIterator[None]:
-    """Run ``components`` inside the block; one that dies by itself fails the test."""
-    tasks = [asyncio.create_task(component.run(), name=component.name) for component in components]
-    try:
-        yield
-    finally:
-        pending = set(tasks)
-        while pending:
-            # More than once: asyncio.wait_for of Python 3.11 (in nats-py) can swallow a cancellation.
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=2.0)
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
 
 
 @dataclass

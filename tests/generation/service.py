@@ -1,7 +1,6 @@
 """The whole service in this process, and peers that act as billing, storage and gateway over the real broker."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -29,11 +28,11 @@ from messaging.received import Received
 from messaging.runtime import Messaging
 from messaging.schema import grant_statements, table_statements
 from messaging.transaction import Transaction
-from service_runtime.lifecycle import Component
 from service_runtime.listener import HttpServer, Listener
 from service_runtime.presigned_urls import PresignedUrls
 from service_runtime.settings import ServiceSettings
 from tests.generation.harness import reserved
+from tests.support.components import running as running_components
 from tests.support.databases import Database
 from tests.support.waiting import eventually
 
@@ -91,28 +90,11 @@ async def running(settings: Settings) -> AsyncIterator[None]:
     listener = Listener(HttpServer(service.app, settings.http_host, settings.http_port), 2.0)
     await listener.start()
     try:
-        async with _tasks(service.components):
+        async with running_components(service.components):
             yield
     finally:
         await listener.stop()
         await service.stop()
-
-
-@asynccontextmanager
-async def _tasks(components: Iterable[Component]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(component.run(), name=component.name) for component in components]
-    try:
-        yield
-    finally:
-        pending = set(tasks)
-        while pending:
-            # More than once: asyncio.wait_for of Python 3.11 (in nats-py) can swallow a cancellation.
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=2.0)
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        failures = [one for one in outcomes if isinstance(one, Exception)]
-        assert not failures, failures
 
 
 class Storage:
@@ -262,7 +244,7 @@ async def _peer(
         settings=broker_settings(name),
         subscriptions=subscriptions,
     )
-    await stack.enter_async_context(_tasks(messaging.components()))
+    await stack.enter_async_context(running_components(messaging.components()))
     return messaging
 
 

@@ -15,8 +15,8 @@ from gateway.consumers import subscriptions
 from messaging import redelivery
 from messaging.runtime import Messaging
 from service_runtime.settings import ServiceSettings
-from tests.messaging.integration.conftest import running
 from tests.messaging.integration.effects import publish_refused
+from tests.support.components import running
 from tests.support.databases import Database
 from tests.support.waiting import eventually
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -23,6 +23,7 @@ from messaging.schema import grant_statements, table_statements
 from messaging.settings import ConsumerLimits
 from service_runtime.lifecycle import Component
 from service_runtime.settings import ServiceSettings
+from tests.support.components import running
 from tests.support.databases import Database, MakeDatabase
 
 SERVICES: tuple[Service, ...] = ("gateway", "billing", "payments", "generation")
@@ -50,25 +51,6 @@ async def add_tables(database: Database) -> None:
             await connection.execute(f"GRANT USAGE ON SEQUENCE {service}.effects_number_seq TO {service}")
         finally:
             await connection.close()
-
-
-@asynccontextmanager
-async def running(components: Sequence[Component]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """Run ``components`` inside the block; a component that dies by itself fails the test."""
-    tasks = [asyncio.create_task(component.run(), name=component.name) for component in components]
-    try:
-        yield tasks
-    finally:
-        pending = set(tasks)
-        while pending:
-            # More than once: asyncio.wait_for of Python 3.11 (in nats-py) can swallow a cancellation.
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=2.0)
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
 
 
 class MessagingHarness:

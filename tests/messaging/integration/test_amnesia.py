@@ -13,7 +13,7 @@ from messaging import amnesia
 from messaging.consumers import Subscription
 from messaging.ids import new_id
 from messaging.runtime import Messaging
-from tests.messaging.integration.conftest import MessagingHarness, running
+from tests.messaging.integration.conftest import MessagingHarness
 from tests.messaging.integration.effects import (
     effects,
     execute,
@@ -27,6 +27,7 @@ from tests.messaging.integration.effects import (
     unpublished,
 )
 from tests.support import eventually
+from tests.support.components import running
 
 RECOVERY_SECONDS = 40.0
 

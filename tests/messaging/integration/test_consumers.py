@@ -22,7 +22,7 @@ from messaging.ids import new_id
 from messaging.received import Received
 from messaging.runtime import Messaging
 from messaging.transaction import Transaction
-from tests.messaging.integration.conftest import MessagingHarness, running
+from tests.messaging.integration.conftest import MessagingHarness
 from tests.messaging.integration.effects import (
     captured,
     effects,
@@ -37,6 +37,7 @@ from tests.messaging.integration.effects import (
     scalar,
 )
 from tests.support import eventually
+from tests.support.components import running
 
 DURABLE = "gateway-billing"
 LOCK_NUMBER = text("SELECT pg_advisory_xact_lock(:number)")

@@ -14,7 +14,7 @@ from messaging.errors import BrokerUnavailableError, DatabaseWentBackError
 from messaging.ids import new_id
 from messaging.runtime import Messaging
 from provisioning.after_restore import empty_streams
-from tests.messaging.integration.conftest import SERVICES, MessagingHarness, running
+from tests.messaging.integration.conftest import SERVICES, MessagingHarness
 from tests.messaging.integration.effects import (
     effects,
     execute,
@@ -26,6 +26,7 @@ from tests.messaging.integration.effects import (
     scalar,
 )
 from tests.support import eventually
+from tests.support.components import running
 
 RECOVERY_SECONDS = 40.0
 TABLES = ("outbox_messages", "inbox_messages", "relay_positions", "dead_letters", "delivery_attempts", "effects")

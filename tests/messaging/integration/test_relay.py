@@ -24,7 +24,7 @@ from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.ids import new_id
 from messaging.publisher import PubAck, Publisher
 from messaging.transaction import FRESH_MESSAGES, HEADER_BYTES, Transactions
-from tests.messaging.integration.conftest import MessagingHarness, running
+from tests.messaging.integration.conftest import MessagingHarness
 from tests.messaging.integration.effects import (
     execute,
     expect_effects,
@@ -38,6 +38,7 @@ from tests.messaging.integration.effects import (
     unpublished,
 )
 from tests.support import eventually
+from tests.support.components import running
 
 
 async def stored(harness: MessagingHarness, stream: str = "BILLING") -> int:

@@ -18,9 +18,10 @@ from messaging.relay import OutboxGauge
 from service_runtime.database import engine_for
 from service_runtime.lifecycle import Component
 from service_runtime.settings import ServiceSettings
-from tests.messaging.integration.conftest import MessagingHarness, running
+from tests.messaging.integration.conftest import MessagingHarness
 from tests.messaging.integration.effects import expect_effects, publish_refused, record
 from tests.support import eventually
+from tests.support.components import running
 from tests.support.databases import Database
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
