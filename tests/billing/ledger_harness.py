@@ -10,14 +10,17 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from billing import handlers
+from billing.loops.sealer import Sealer
 from contracts.billing import ClawBackCredits, GrantCredits
 from contracts.gateway import GenerationRequested, VariantsRequested
 from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
+from contracts.ledger_chain import Head
 from contracts.message import Message
 from contracts.values import GenerationOrder, LedgerLine, MediaProperties
 from messaging.ids import new_id
 from messaging.received import Received
 from messaging.transaction import Transaction, Transactions
+from tests.support import eventually
 
 M = TypeVar("M", bound=Message)
 GrantReason = Literal["purchase", "bonus", "signup", "goodwill", "dispute_won", "refund_failed"]
@@ -96,6 +99,17 @@ class LedgerHarness:
         request = order(user_id, price)
         await self.handle(handlers.reserve, request)
         return request.order.generation_id
+
+    async def seal(self) -> Head:
+        """Seal everything. Each call seals what the call before saw: two are enough once no transaction runs."""
+        sealer = Sealer(self.engine)
+        newest: int = await self.scalar("SELECT max(posting_id) FROM billing.balance_ledger")
+
+        async def sealed() -> Head | None:
+            head = await sealer.seal()
+            return head if head.through_posting_id >= newest else None
+
+        return await eventually(sealed)
 
     async def balance(self, user_id: UUID) -> tuple[int, int, int]:
         """Available, reserved and receivable credits."""

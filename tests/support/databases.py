@@ -5,6 +5,7 @@ from itertools import count
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from local_platform.migrations import migrate_all
@@ -33,6 +34,14 @@ class Database:
     def superuser_engine(self, pool_size: int = 10) -> AsyncEngine:
         """A new engine that may do anything: to inspect and to tamper."""
         return self._engine(self.superuser_dsn, pool_size)
+
+    async def tamper(self, *statements: str) -> None:
+        """Change rows past every trigger, in one transaction. A statement that changes none fails the test."""
+        async with self.superuser_engine().begin() as connection:
+            await connection.execute(text("SET LOCAL session_replication_role = replica"))
+            for statement in statements:
+                changed = (await connection.execute(text(statement))).rowcount
+                assert changed >= 1 or statement.startswith("ALTER"), statement
 
     async def dispose(self) -> None:
         """Close every connection of every engine."""

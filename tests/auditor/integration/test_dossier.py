@@ -58,9 +58,7 @@ async def sent(database: Database, generation: UUID) -> UUID:
 
 
 async def forget_in(database: Database, table: str, message_id: UUID) -> None:
-    async with database.superuser_engine().begin() as connection:
-        await connection.execute(text("SET LOCAL session_replication_role = replica"))
-        await connection.execute(text(f"DELETE FROM {table} WHERE message_id = :id"), {"id": message_id})
+    await database.tamper(f"DELETE FROM {table} WHERE message_id = '{message_id}'")
 
 
 async def test_whatever_belongs_to_a_generation_leads_to_it(

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,20 +17,12 @@ from auditor.loops.checker import Checker
 from auditor.loops.seal_verifier import SealVerifier
 from auditor.metrics import LAST_LEDGER_PASS_AT, VIOLATIONS
 from billing.loops.sealer import Sealer
-from contracts.message import SERVICES
 from local_platform.servers import NatsServer
 from service_runtime.database import engine_for
 from tests.auditor.integration.test_service import replica
 from tests.billing.ledger_harness import LedgerHarness
 from tests.support import eventually
 from tests.support.databases import Database
-
-WITHOUT_TRIGGERS = "SET LOCAL session_replication_role = replica"
-
-
-@pytest.fixture
-async def database(make_database: Callable[..., Awaitable[Database]]) -> Database:
-    return await make_database(*SERVICES)
 
 
 @pytest.fixture
@@ -40,7 +32,7 @@ async def ledger(database: Database) -> LedgerHarness:
     user = uuid4()
     for amount in range(1, 7):
         await ledger.grant(user, amount, note="welcome")
-        await seal(ledger)
+        await ledger.seal()
     return ledger
 
 
@@ -56,16 +48,6 @@ def restarted(database: Database) -> SealVerifier:
     return SealVerifier(database.engine("auditor"), database.engine("auditor"))
 
 
-async def seal(ledger: LedgerHarness) -> None:
-    sealer = Sealer(ledger.engine)
-    newest: int = await ledger.scalar("SELECT max(posting_id) FROM billing.balance_ledger")
-
-    async def sealed() -> bool:
-        return (await sealer.seal()).through_posting_id >= newest
-
-    await eventually(sealed)
-
-
 async def a_whole_pass(verifier: SealVerifier) -> None:
     """Rounds until the end of the chain was reached once."""
     began = time.time()
@@ -79,14 +61,6 @@ def passed_at() -> float:
 
 def counted() -> float | None:
     return REGISTRY.get_sample_value("auditor_violations", {"invariant": LEDGER_SEALS_CODE, "severity": "critical"})
-
-
-async def tamper(database: Database, *statements: str) -> None:
-    async with database.superuser_engine().begin() as connection:
-        await connection.execute(text(WITHOUT_TRIGGERS))
-        for statement in statements:
-            changed = (await connection.execute(text(statement))).rowcount
-            assert changed >= 1 or statement.startswith("ALTER")
 
 
 async def open_findings(database: Database) -> dict[str, str]:
@@ -151,7 +125,7 @@ async def test_an_edited_posting_is_a_finding_until_it_is_put_right(
     await a_whole_pass(verifier)
     assert (await open_findings(database), counted()) == ({}, 0)
     before = f"CREATE TABLE kept AS SELECT * FROM billing.balance_ledger WHERE posting_id = {(posting := 11)}"
-    await tamper(database, before, f"UPDATE billing.balance_ledger SET {edit} WHERE posting_id = {posting}")
+    await database.tamper(before, f"UPDATE billing.balance_ledger SET {edit} WHERE posting_id = {posting}")
     await a_whole_pass(verifier)
     [(subject, found)] = (await open_findings(database)).items()
     assert subject == str(await transfer_of(database, posting))
@@ -160,8 +134,7 @@ async def test_an_edited_posting_is_a_finding_until_it_is_put_right(
     async with database.superuser_engine().connect() as connection:
         await Checker(connection.engine, connection.engine, 0.0).check_now()
     assert list(await open_findings(database)) == [subject], "the other checks leave it open"
-    await tamper(
-        database,
+    await database.tamper(
         "UPDATE billing.balance_ledger AS b SET amount_credits = k.amount_credits, note = k.note,"
         " occurred_at = k.occurred_at FROM kept AS k WHERE b.posting_id = k.posting_id",
     )
@@ -186,8 +159,8 @@ async def test_what_was_removed_or_put_into_the_chain_is_a_finding(
     database: Database, ledger: LedgerHarness, verifier: SealVerifier, statement: str, found: str
 ) -> None:
     if statement.startswith("INSERT"):
-        await tamper(database, "DELETE FROM billing.ledger_seals WHERE seal_number >= 3")
-    await tamper(database, statement)
+        await database.tamper("DELETE FROM billing.ledger_seals WHERE seal_number >= 3")
+    await database.tamper(statement)
     await a_whole_pass(verifier)
     assert any(found in said for said in (await open_findings(database)).values())
 
@@ -195,7 +168,7 @@ async def test_what_was_removed_or_put_into_the_chain_is_a_finding(
 async def test_the_postings_of_a_seal_that_is_missing_are_accused_of_nothing(
     database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
-    await tamper(database, "DELETE FROM billing.ledger_seals WHERE seal_number = 2")
+    await database.tamper("DELETE FROM billing.ledger_seals WHERE seal_number = 2")
     await a_whole_pass(verifier)
     assert await open_findings(database) == {"seal 2": "seal 2 is missing"}
 
@@ -205,10 +178,10 @@ async def test_a_posting_that_was_put_in_is_a_finding_under_its_transfer(
 ) -> None:
     await leave_a_gap(database, 1)
     await ledger.grant(uuid4(), 7)
-    await seal(ledger)
+    await ledger.seal()
     await a_whole_pass(verifier)
     assert await open_findings(database) == {}
-    await tamper(database, *inserted(13))
+    await database.tamper(*inserted(13))
     await a_whole_pass(verifier)
     transfer = await transfer_of(database, 13)
     assert await open_findings(database) == {
@@ -222,14 +195,14 @@ async def test_a_flood_of_postings_that_were_put_in_hides_no_other_and_accuses_n
     monkeypatch.setattr(seal_verifier, "LISTED", 10)
     await leave_a_gap(database, 30)
     await ledger.grant(user := uuid4(), 7)
-    await seal(ledger)
+    await ledger.seal()
     await ledger.grant(user, 7)
-    await seal(ledger)
-    await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 46")
+    await ledger.seal()
+    await database.tamper("UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 46")
     await a_whole_pass(verifier)
     edited = str(await transfer_of(database, 46))
     assert list(await open_findings(database)) == [edited]
-    await tamper(database, *inserted(13, 30))
+    await database.tamper(*inserted(13, 30))
     await a_whole_pass(verifier)
     said = await open_findings(database)
     assert said.pop(edited), "not listed any more, and not resolved"
@@ -237,7 +210,7 @@ async def test_a_flood_of_postings_that_were_put_in_hides_no_other_and_accuses_n
     assert all("was inserted after seal 7" in found for found in said.values())
     # Two sealed, ten that are listed and one more are read of the range; then there is the edited one.
     assert counted() == 13 + 1
-    await tamper(database, "DELETE FROM billing.balance_ledger WHERE posting_id BETWEEN 13 AND 42")
+    await database.tamper("DELETE FROM billing.balance_ledger WHERE posting_id BETWEEN 13 AND 42")
     await a_whole_pass(verifier)
     assert list(await open_findings(database)) == [edited]
     assert counted() == 1
@@ -247,12 +220,11 @@ async def test_a_chain_that_was_made_anew_after_an_edit_lacks_the_link_that_was_
     database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
     await a_whole_pass(verifier)
-    await tamper(
-        database,
+    await database.tamper(
         "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 1",
         "DELETE FROM billing.ledger_seals",
     )
-    await seal(ledger)
+    await ledger.seal()
     await a_whole_pass(restarted(database))
     assert await open_findings(database) == {
         "seal 6": "seal 6 is not the one that was seen here before: the chain was made anew"
@@ -270,15 +242,14 @@ async def test_a_link_that_is_newer_than_the_head_in_the_database_is_missed_too(
 ) -> None:
     await a_whole_pass(verifier)
     await ledger.grant(uuid4(), 7)
-    await seal(ledger)
+    await ledger.seal()
     await a_whole_pass(verifier)
     assert await remembered(database) == [6], "one an hour"
-    await tamper(
-        database,
+    await database.tamper(
         "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 13",
         "DELETE FROM billing.ledger_seals WHERE seal_number = 7",
     )
-    await seal(ledger)
+    await ledger.seal()
     await a_whole_pass(verifier)
     assert list(await open_findings(database)) == ["seal 7"]
 
@@ -287,8 +258,7 @@ async def test_a_chain_cut_off_with_its_postings_lacks_the_link_that_was_seen(
     database: Database, ledger: LedgerHarness, verifier: SealVerifier
 ) -> None:
     await a_whole_pass(verifier)
-    await tamper(
-        database,
+    await database.tamper(
         "DELETE FROM billing.balance_ledger WHERE posting_id > 8",
         "DELETE FROM billing.ledger_seals WHERE seal_number > 4",
     )
@@ -301,11 +271,11 @@ async def test_heads_are_remembered_after_an_edited_posting_but_not_an_edited_se
 ) -> None:
     kept = "CREATE TABLE kept AS SELECT seal_hash FROM billing.ledger_seals WHERE seal_number = 6"
     edited = "UPDATE billing.ledger_seals SET seal_hash = sha256('x') WHERE seal_number = 6"
-    await tamper(database, kept, edited, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 1")
+    await database.tamper(kept, edited, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 1")
     await a_whole_pass(verifier)
     assert await remembered(database) == []
     restored = "UPDATE billing.ledger_seals SET seal_hash = kept.seal_hash FROM kept WHERE seal_number = 6"
-    await tamper(database, restored)
+    await database.tamper(restored)
     await a_whole_pass(verifier)
     assert await remembered(database) == [6]
     assert list(await open_findings(database)) == [str(await transfer_of(database, 1))]
@@ -315,7 +285,7 @@ async def test_findings_open_before_the_pass_ends_and_count_from_its_start(
     database: Database, ledger: LedgerHarness, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seal_verifier, "SEALS_PER_ROUND", 1)
-    await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id IN (4, 6)")
+    await database.tamper("UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id IN (4, 6)")
     edited = [str(await transfer_of(database, posting)) for posting in (4, 6)]
     before = passed_at()
     for opened in ([], edited[:1], edited):
@@ -347,7 +317,7 @@ async def test_what_a_round_found_and_could_not_write_is_written_by_the_next(
     database: Database, ledger: LedgerHarness, verifier: SealVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seal_verifier, "SEALS_PER_ROUND", 1)
-    await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 2")
+    await database.tamper("UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 2")
     superuser = database.superuser_engine()
     async with superuser.begin() as connection:
         await connection.execute(text("REVOKE INSERT ON auditor.findings FROM auditor"))
@@ -413,7 +383,7 @@ async def test_a_round_is_bounded_in_seals_and_in_postings(
 async def test_the_running_service_names_an_edited_posting(
     database: Database, ledger: LedgerHarness, nats_server: NatsServer
 ) -> None:
-    await tamper(database, "UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 11")
+    await database.tamper("UPDATE billing.balance_ledger SET note = 'edited' WHERE posting_id = 11")
     transfer = str(await transfer_of(database, 11))
 
     metric = f'auditor_violations{{invariant="{LEDGER_SEALS_CODE}",severity="critical"}} 1.0'

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,8 +13,7 @@ from auditor.loops import seal_verifier
 from auditor.loops.seal_verifier import SealVerifier
 from billing.loops.tree_grower import TreeGrower
 from contracts.ledger_tree import TreeHead
-from contracts.message import SERVICES
-from tests.auditor.integration.test_ledger_seals import a_whole_pass, open_findings, restarted, seal, tamper
+from tests.auditor.integration.test_ledger_seals import a_whole_pass, open_findings, restarted
 from tests.billing.ledger_harness import LedgerHarness
 from tests.support.databases import Database
 
@@ -29,20 +27,15 @@ FORGET = ("DELETE FROM billing.ledger_tree", "DELETE FROM billing.tree_heads")
 
 
 @pytest.fixture
-async def database(make_database: Callable[..., Awaitable[Database]]) -> Database:
-    return await make_database(*SERVICES)
-
-
-@pytest.fixture
 async def ledger(database: Database) -> LedgerHarness:
     """Six transfers of one user, each under a seal and a head of its own, which the gateway has, too."""
     ledger = LedgerHarness(database.engine("billing"))
     user = uuid4()
     for amount in range(1, 7):
         await ledger.grant(user, amount, note="welcome")
-        await seal(ledger)
+        await ledger.seal()
         await grow(ledger)
-    await tamper(database, GATEWAY_KEEPS)
+    await database.tamper(GATEWAY_KEEPS)
     return ledger
 
 
@@ -81,7 +74,7 @@ async def test_an_altered_tree_is_a_finding(
     verifier = restarted(database)
     await a_whole_pass(verifier)
     assert await open_findings(database) == {}
-    await tamper(database, change)
+    await database.tamper(change)
     await a_whole_pass(verifier)
     found = await open_findings(database)
     assert sorted(subject.split(":")[0].replace("the published ", "") for subject in found) == subjects
@@ -90,7 +83,7 @@ async def test_an_altered_tree_is_a_finding(
 async def test_a_tree_that_was_made_anew_contradicts_the_heads_that_others_have(
     database: Database, ledger: LedgerHarness
 ) -> None:
-    await tamper(database, *FORGET)
+    await database.tamper(*FORGET)
     await grow(ledger)
     await a_whole_pass(restarted(database))
     found = await open_findings(database)
@@ -102,9 +95,9 @@ async def test_a_tree_that_grows_during_a_pass_is_no_finding(
     database: Database, ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ledger.grant(uuid4(), 7)
-    await seal(ledger)
+    await ledger.seal()
     await ledger.grant(uuid4(), 8)
-    await seal(ledger)
+    await ledger.seal()
     monkeypatch.setattr(seal_verifier, "SEALS_PER_ROUND", 7)
     verifier: SealVerifier = restarted(database)
     await verifier.run_round()
@@ -130,7 +123,7 @@ async def test_growth_since_a_head_that_was_kept_is_proven_by_a_command(
     proof.write_text(out.replace(kept.root_hash.hex(), "00" * 32))
     assert await check(proof) == (1, "")
 
-    await tamper(database, *FORGET)
+    await database.tamper(*FORGET)
     await grow(ledger)
     assert await growth(reading, kept) == 1
     assert f"NOT PROVEN: the ledger does not continue the head {kept}" in capsys.readouterr().err

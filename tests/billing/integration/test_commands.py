@@ -6,12 +6,8 @@ import sys
 from typing import NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import text
-
-from billing.loops.sealer import Sealer
 from messaging.ids import new_id
 from tests.billing.ledger_harness import LedgerHarness
-from tests.support import eventually
 from tests.support.databases import Database
 
 
@@ -111,19 +107,12 @@ async def test_verify_passes_on_a_sound_ledger_and_names_a_tampered_row(
     ledger: LedgerHarness, database: Database
 ) -> None:
     await ledger.grant(uuid4(), 50)
-    sealer = Sealer(ledger.engine)
-
-    async def sealed() -> bool:
-        return (await sealer.seal()).through_posting_id >= 2
-
-    await eventually(sealed)
+    await ledger.seal()
     head = await _run(database, "seal-head")
     sound = await _run(database, "verify", "--head", head.output.strip())
     assert (sound.code, sound.errors) == (0, "")
     assert f"head {head.output.strip()}" in sound.output
-    async with database.superuser_engine().begin() as connection:
-        await connection.execute(text("SET LOCAL session_replication_role = replica"))
-        await connection.execute(text("UPDATE billing.balance_ledger SET note = 'x' WHERE posting_id = 2"))
+    await database.tamper("UPDATE billing.balance_ledger SET note = 'x' WHERE posting_id = 2")
     tampered = await _run(database, "verify")
     assert tampered.code == 1
     assert "TAMPERED: posting 2 " in tampered.output

@@ -4,12 +4,10 @@ import asyncio
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text
 
 from billing import handlers
 from billing.errors import HeadContradicted
 from billing.loops import tree_grower
-from billing.loops.sealer import Sealer
 from billing.loops.tree_grower import TreeGrower
 from billing.proofs import prove_line, prove_prefix
 from billing.repository import seals, tree
@@ -27,22 +25,10 @@ from tests.billing.ledger_harness import LedgerHarness, completed
 from tests.support import eventually
 from tests.support.databases import Database
 
-WITHOUT_TRIGGERS = "SET LOCAL session_replication_role = replica"
-
-
-async def seal(ledger: LedgerHarness) -> None:
-    sealer = Sealer(ledger.engine)
-    newest: int = await ledger.scalar("SELECT max(posting_id) FROM billing.balance_ledger")
-
-    async def sealed() -> bool:
-        return (await sealer.seal()).through_posting_id >= newest
-
-    await eventually(sealed)
-
 
 async def publish(ledger: LedgerHarness) -> TreeHead:
     """Seal everything and publish a head, whatever the time."""
-    await seal(ledger)
+    await ledger.seal()
     await TreeGrower(ledger.transactions, head_seconds=0).grow()
     return await newest_head(ledger)
 
@@ -52,13 +38,6 @@ async def newest_head(ledger: LedgerHarness) -> TreeHead:
         head = await tree.find_head(connection)
     assert head is not None
     return head.head
-
-
-async def tamper(database: Database, *statements: str) -> None:
-    async with database.superuser_engine().begin() as connection:
-        await connection.execute(text(WITHOUT_TRIGGERS))
-        for statement in statements:
-            assert (await connection.execute(text(statement))).rowcount >= 1
 
 
 async def prove(ledger: LedgerHarness, user: UUID, line: int, head: TreeHead) -> LedgerLineAnswer:
@@ -161,7 +140,7 @@ async def test_an_alteration_is_named_and_is_never_proven(
     subject: str,
     is_provable: bool,
 ) -> None:
-    await tamper(database, change)
+    await database.tamper(change)
     report = await verify(ledger.engine)
     assert any(found == kind and what.startswith(subject) for found, what in named(report)), report.findings
     answer = await prove(ledger, user, 1, heads[-1])
@@ -171,7 +150,7 @@ async def test_an_alteration_is_named_and_is_never_proven(
 async def test_a_tree_that_was_made_anew_lacks_the_head_that_somebody_kept(
     ledger: LedgerHarness, heads: list[TreeHead], database: Database
 ) -> None:
-    await tamper(database, "DELETE FROM billing.ledger_tree", "DELETE FROM billing.tree_heads")
+    await database.tamper("DELETE FROM billing.ledger_tree", "DELETE FROM billing.tree_heads")
     await publish(ledger)
     assert (await verify(ledger.engine)).sound
     report = await verify(ledger.engine, exported_tree=heads[1])
@@ -181,7 +160,7 @@ async def test_a_tree_that_was_made_anew_lacks_the_head_that_somebody_kept(
 async def test_no_head_is_published_that_does_not_continue_the_last_one(
     ledger: LedgerHarness, heads: list[TreeHead], database: Database
 ) -> None:
-    await tamper(database, f"{NEIGHBOUR.format(byte=130)} WHERE seal_number = 4")
+    await database.tamper(f"{NEIGHBOUR.format(byte=130)} WHERE seal_number = 4")
     await ledger.grant(uuid4(), 1)
     with pytest.raises(HeadContradicted):
         await publish(ledger)
@@ -191,7 +170,7 @@ async def test_no_head_is_published_that_does_not_continue_the_last_one(
 async def test_an_old_ledger_gets_its_tree_in_bounded_rounds(
     ledger: LedgerHarness, heads: list[TreeHead], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await tamper(database, "DELETE FROM billing.ledger_tree", "DELETE FROM billing.tree_heads")
+    await database.tamper("DELETE FROM billing.ledger_tree", "DELETE FROM billing.tree_heads")
     monkeypatch.setattr(tree_grower, "SEALS_PER_TRANSACTION", 1)
     monkeypatch.setattr(tree_grower, "SEALS_PER_ROUND", 2)
     growers = [TreeGrower(ledger.transactions, head_seconds=0) for _ in range(2)]
@@ -214,7 +193,7 @@ async def test_a_head_stands_for_its_time_and_is_announced_once(ledger: LedgerHa
     announced = "SELECT count(*) FROM billing.outbox_messages WHERE subject = 'billing.event.ledger-head-published.v1'"
     assert await ledger.scalar(announced) == len(heads)
     await ledger.grant(uuid4(), 1)
-    await seal(ledger)
+    await ledger.seal()
     patient = TreeGrower(ledger.transactions, head_seconds=600)
     await patient.grow()
     assert await newest_head(ledger) == heads[-1]

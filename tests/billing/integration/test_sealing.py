@@ -4,38 +4,14 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
 
 from billing import handlers
 from billing.loops import sealer as sealer_module
 from billing.loops.sealer import Sealer
 from billing.verification import LedgerReport, verify
-from contracts.ledger_chain import Head
 from tests.billing.ledger_harness import LedgerHarness, completed, order, received
 from tests.support import eventually
 from tests.support.databases import Database
-
-WITHOUT_TRIGGERS = "SET LOCAL session_replication_role = replica"
-
-
-async def _seal_everything(ledger: LedgerHarness) -> Head:
-    """Each call seals up to the point that the call before noted: two are enough once no transaction runs."""
-    sealer = Sealer(ledger.engine)
-    newest = await ledger.scalar("SELECT max(posting_id) FROM billing.balance_ledger")
-
-    async def sealed() -> Head | None:
-        head = await sealer.seal()
-        return head if head.through_posting_id >= newest else None
-
-    return await eventually(sealed)
-
-
-async def _tamper(database: Database, *statements: str) -> None:
-    async with database.superuser_engine().begin() as connection:
-        await connection.execute(text(WITHOUT_TRIGGERS))
-        for statement in statements:
-            changed = await connection.execute(text(statement))
-            assert changed.rowcount == 1
 
 
 def _named(report: LedgerReport) -> list[tuple[str, str]]:
@@ -49,7 +25,7 @@ async def sealed_ledger(ledger: LedgerHarness) -> LedgerHarness:
     await ledger.grant(user, 100, note="welcome")
     first, _ = await ledger.reserve(user, 30), await ledger.reserve(user, 20)
     await ledger.handle(handlers.resolve, completed(user, first, 10))
-    await _seal_everything(ledger)
+    await ledger.seal()
     return ledger
 
 
@@ -81,7 +57,7 @@ async def test_the_auditor_can_verify_with_read_only_rights(sealed_ledger: Ledge
 async def test_a_change_of_a_sealed_row_is_named(
     sealed_ledger: LedgerHarness, database: Database, change: str, kind: str
 ) -> None:
-    await _tamper(database, change)
+    await database.tamper(change)
     report = await verify(sealed_ledger.engine)
     number = change.rsplit(" ", 1)[1]
     assert _named(report) == [(kind, f"posting {number}")]
@@ -98,7 +74,7 @@ INSERTED = (
 async def test_a_row_inserted_into_the_place_of_another_is_named(
     sealed_ledger: LedgerHarness, database: Database
 ) -> None:
-    await _tamper(database, "DELETE FROM billing.balance_ledger WHERE posting_id = 3", INSERTED)
+    await database.tamper("DELETE FROM billing.balance_ledger WHERE posting_id = 3", INSERTED)
     assert _named(await verify(sealed_ledger.engine)) == [("edited", "posting 3")]
 
 
@@ -109,9 +85,9 @@ async def test_a_row_inserted_into_a_gap_is_named(ledger: LedgerHarness, databas
         # A rolled back transaction leaves a gap in the ids.
         await ledger.handle(_reserve_and_fail, order(user, 10))
     await ledger.reserve(user, 10)
-    await _seal_everything(ledger)
+    await ledger.seal()
     assert (await verify(ledger.engine)).sound
-    await _tamper(database, INSERTED)
+    await database.tamper(INSERTED)
     assert _named(await verify(ledger.engine)) == [("inserted", "posting 3")]
 
 
@@ -123,15 +99,14 @@ async def _reserve_and_fail(transaction: object, batch: Sequence[object]) -> Non
 async def test_a_row_inserted_after_the_last_seal_is_named_by_an_invariant(
     sealed_ledger: LedgerHarness, database: Database
 ) -> None:
-    await _tamper(database, INSERTED.replace("(3, gen_random_uuid()", "(11, gen_random_uuid()"))
+    await database.tamper(INSERTED.replace("(3, gen_random_uuid()", "(11, gen_random_uuid()"))
     report = await verify(sealed_ledger.engine)
     assert report.findings == []
     assert any("postings 11" in violation.detail for violation in report.violations)
 
 
 async def test_an_edited_seal_is_named(sealed_ledger: LedgerHarness, database: Database) -> None:
-    await _tamper(
-        database,
+    await database.tamper(
         "UPDATE billing.ledger_seals SET leaf_hashes = set_byte(leaf_hashes, 40, 255 - get_byte(leaf_hashes, 40))",
     )
     assert ("seal", "seal 1") in _named(await verify(sealed_ledger.engine))
@@ -142,12 +117,11 @@ async def test_a_chain_that_was_rewritten_as_a_whole_is_found_with_an_exported_h
 ) -> None:
     exported = (await verify(sealed_ledger.engine)).head
     assert (await verify(sealed_ledger.engine, exported)).sound
-    await _tamper(
-        database,
+    await database.tamper(
         "UPDATE billing.balance_ledger SET note = 'x' WHERE posting_id = 3",
         "DELETE FROM billing.ledger_seals",
     )
-    await _seal_everything(sealed_ledger)
+    await sealed_ledger.seal()
     assert (await verify(sealed_ledger.engine)).sound
     assert [finding.kind for finding in (await verify(sealed_ledger.engine, exported)).findings] == ["head"]
 
@@ -155,14 +129,14 @@ async def test_a_chain_that_was_rewritten_as_a_whole_is_found_with_an_exported_h
 async def test_an_exported_head_stays_valid_as_the_chain_grows(sealed_ledger: LedgerHarness) -> None:
     exported = (await verify(sealed_ledger.engine)).head
     await sealed_ledger.grant(uuid4(), 5)
-    assert (await _seal_everything(sealed_ledger)).seal_number == 2
+    assert (await sealed_ledger.seal()).seal_number == 2
     assert (await verify(sealed_ledger.engine, exported)).sound
 
 
 async def test_a_removed_seal_is_named(sealed_ledger: LedgerHarness, database: Database) -> None:
     await sealed_ledger.grant(uuid4(), 5)
-    await _seal_everything(sealed_ledger)
-    await _tamper(database, "DELETE FROM billing.ledger_seals WHERE seal_number = 1")
+    await sealed_ledger.seal()
+    await database.tamper("DELETE FROM billing.ledger_seals WHERE seal_number = 1")
     assert ("seal", "seal 1") in _named(await verify(sealed_ledger.engine))
 
 
@@ -196,7 +170,7 @@ async def test_two_sealers_extend_one_chain(
         await ledger.grant(uuid4(), 5)
         for sealer in sealers:
             await sealer.seal()
-    head = await _seal_everything(ledger)
+    head = await ledger.seal()
     report = await verify(ledger.engine)
     assert report.sound
     assert (report.head, report.sealed_postings, report.unsealed_postings) == (head, 20, 0)

@@ -13,13 +13,14 @@ from uuid import uuid4
 
 import httpx
 
-from billing.loops.sealer import Sealer
 from billing.loops.tree_grower import TreeGrower
 from billing.proofs import prove_line, prove_prefix
 from contracts.billing import LedgerHeadPublished
 from contracts.queries import ProveLedgerLine, ProveLedgerPrefix
 from messaging.queries import Responder
-from tests.gateway.harness import GatewayHarness, Replica, running
+from tests.billing.ledger_harness import LedgerHarness
+from tests.gateway.harness import GatewayHarness, Replica
+from tests.support.components import running
 from tests.support.waiting import eventually
 
 CHECKER = Path(__file__).parents[3] / "docs/check_receipt.py"
@@ -41,13 +42,7 @@ async def answering(harness: GatewayHarness) -> AsyncIterator[None]:
 
 async def publish_head(harness: GatewayHarness) -> None:
     """Seal all that is there, publish its head, and wait until the gateway has it."""
-    sealer = Sealer(harness.database.engine("billing"))
-    [(newest,)] = await harness.rows("SELECT max(posting_id) FROM billing.balance_ledger")
-
-    async def sealed() -> bool:
-        return (await sealer.seal()).through_posting_id >= int(newest)
-
-    await eventually(sealed)
+    await LedgerHarness(harness.database.engine("billing")).seal()
     await TreeGrower((await harness.producer("billing")).transactions, head_seconds=0).grow()
 
     async def arrived() -> bool:
