@@ -20,7 +20,6 @@ ALERTS: Final = [rule for rule in RULES if "alert" in rule]
 OUR_METRICS: Final = re.compile(
     r"\b((?:reelhouse|slo|database|gateway|billing|generation|storage|payments|auditor|messaging|loop|http)_[a-z_]+[a-z])\b"
 )
-LABELS: Final = frozenset({"generation_id"})
 
 
 def name_of(rule: dict[str, Any]) -> str:

@@ -104,10 +104,6 @@ EARLY_CANCELS: Final = """
     INSERT INTO generation.cancellations (generation_id, user_id, requested_at)
     SELECT generation_id, user_id, now() FROM generation.video_generations WHERE ready
 """
-LONE_CANCELS: Final = """
-    INSERT INTO generation.cancellations (generation_id, user_id, requested_at)
-    SELECT uuidv7(), uuidv7(), now() FROM generate_series(1, :rows)
-"""
 VERIFICATIONS_SQL: Final = f"""
     INSERT INTO storage.verifications (
         message_id, subject, generation_id, user_id, payload, next_try_at, answered_at, answer)

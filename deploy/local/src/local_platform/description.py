@@ -93,7 +93,7 @@ def platform_directory(name: str, root: Path | None = None) -> Path:
     return (root or Path.cwd()).resolve() / PLATFORMS_DIRECTORY / name
 
 
-def read_platform(name: str = "local", root: Path | None = None) -> PlatformDescription:
+def read_platform(name: str, root: Path | None = None) -> PlatformDescription:
     """The description of the running platform ``name``. Raises PlatformNotRunningError."""
     path = platform_directory(name, root) / FILE_NAME
     try:

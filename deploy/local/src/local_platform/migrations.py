@@ -6,13 +6,12 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from contracts.message import SERVICES
 from local_platform.servers.processes import ServerFailedError
 from provisioning.database import migrator_of
 from service_runtime.migrations import migrate
 
 
-async def migrate_all(dsns: Mapping[str, str], services: Iterable[str] = SERVICES, python: Path | None = None) -> None:
+async def migrate_all(dsns: Mapping[str, str], services: Iterable[str], python: Path | None = None) -> None:
     """Bring the schema of each of ``services`` up to date; ``dsns`` are by role.
 
     With ``python``, the interpreter of a release, that release's command does it, as the Job of a deployment does.

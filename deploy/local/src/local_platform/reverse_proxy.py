@@ -49,7 +49,6 @@ class ReplicaState(msgspec.Struct, kw_only=True):
     ready: bool = False
     withdrawn: bool = False
     requests: int = 0
-    open_requests: int = 0
     failures: list[str] = msgspec.field(default_factory=list)
 
 
@@ -77,7 +76,6 @@ class _Replica:
         """Answer as the replica does, piece by piece; with 502 if it drops the request."""
         body = await request.read()
         self.state.requests += 1
-        self.state.open_requests += 1
         answer = web.StreamResponse()
         try:
             async with self._http.request(
@@ -101,8 +99,6 @@ class _Replica:
             if not answer.prepared:
                 return web.Response(status=HTTPStatus.BAD_GATEWAY, text="the replica dropped the request")
             request.transport.close()  # Half an answer is out, and the caller must see that it broke.
-        finally:
-            self.state.open_requests -= 1
         return answer
 
 

@@ -151,7 +151,7 @@ class HttpProblem(Problem):
     """A bare HTTP status that a framework raised and that has no class of its own here; told apart per instance."""
 
 
-def problem_of_status(status: int, detail: str | None, headers: Mapping[str, str] | None = None) -> Problem:
+def problem_of_status(status: int, detail: str | None, headers: Mapping[str, str] | None) -> Problem:
     """The problem for an HTTP status that a framework raised by itself (unknown route, wrong method, bad JSON).
 
     ``detail`` is what the framework says; it is left out where it only repeats the status, and of server errors.

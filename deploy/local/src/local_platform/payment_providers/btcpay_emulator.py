@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from local_platform.payment_providers.emulation import Account, Emulation
-from local_platform.payment_providers.webhooks import Delivery, Misbehaviour, WebhookSender, closing
+from local_platform.payment_providers.webhooks import Delivery, WebhookSender, closing
 
 RETRY_DELAYS_SECONDS = (1.0, 5.0, 10.0, 30.0)
 RATE = Decimal(50_000)
@@ -47,7 +47,7 @@ class BtcPayEmulator:
                 Route("/i/{id}", self._page, methods=["GET"]),
                 Route("/i/{id}", self._pay_form, methods=["POST"]),
                 Route("/admin/invoices/{id}/{act}", self._act, methods=["POST"]),
-                Route("/admin/misbehaviour", self._misbehave, methods=["PUT"]),
+                Route("/admin/misbehaviour", self.sender.misbehave, methods=["PUT"]),
                 Route("/admin/failures", self._fail_next, methods=["POST"]),
             ],
             lifespan=closing(self.sender),
@@ -193,10 +193,6 @@ class BtcPayEmulator:
         else:
             return JSONResponse({"error": "acts: settle, over, partial, late, expire, invalid"}, 404)
         return JSONResponse(invoice)
-
-    async def _misbehave(self, request: Request) -> Response:
-        self.sender.behave(Misbehaviour.model_validate(await request.json()))
-        return Response(status_code=204)
 
     async def _fail_next(self, request: Request) -> Response:
         self.failures += int((await request.json()).get("count", 1))

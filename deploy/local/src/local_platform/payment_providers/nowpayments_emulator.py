@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from local_platform.payment_providers.emulation import Account, Emulation
-from local_platform.payment_providers.webhooks import Delivery, Misbehaviour, WebhookSender, closing
+from local_platform.payment_providers.webhooks import Delivery, WebhookSender, closing
 
 RETRY_DELAYS_SECONDS = (1.0, 5.0, 10.0)
 RATE = 50_000.0
@@ -56,7 +56,7 @@ class NowPaymentsEmulator:
                 Route("/payment/", self._pay_form, methods=["POST"]),
                 Route("/admin/invoices/{id}/payments", self._pay, methods=["POST"]),
                 Route("/admin/payments/{id}", self._change_payment, methods=["POST"]),
-                Route("/admin/misbehaviour", self._misbehave, methods=["PUT"]),
+                Route("/admin/misbehaviour", self.sender.misbehave, methods=["PUT"]),
                 Route("/admin/failures", self._fail_next, methods=["POST"]),
             ],
             lifespan=closing(self.sender),
@@ -94,7 +94,7 @@ class NowPaymentsEmulator:
         self.payments[str(identity)] = payment
         return self.change(str(identity), status, share)
 
-    def deposit_again(self, payment_id: str, share: float, pay_currency: str = "btc") -> dict[str, Any]:
+    def deposit_again(self, payment_id: str, share: float) -> dict[str, Any]:
         """Coins arrive later at the address of a coin payment: a payment of its own, without order and invoice."""
         parent = self.payments[payment_id]
         identity = secrets.randbelow(9 * 10**9) + 10**9
@@ -104,7 +104,6 @@ class NowPaymentsEmulator:
             "invoice_id": None,
             "order_id": None,
             "order_description": None,
-            "pay_currency": pay_currency,
             "created_at": _now(),
         }
         parent["payment_extra_ids"] = [*(parent["payment_extra_ids"] or []), identity]
@@ -220,10 +219,6 @@ class NowPaymentsEmulator:
         if given["status"] not in STATUSES:
             return JSONResponse({"error": f"statuses: {', '.join(STATUSES)}"}, 422)
         return JSONResponse(self.change(request.path_params["id"], given["status"], given.get("share")))
-
-    async def _misbehave(self, request: Request) -> Response:
-        self.sender.behave(Misbehaviour.model_validate(await request.json()))
-        return Response(status_code=204)
 
     async def _fail_next(self, request: Request) -> Response:
         self.failures += int((await request.json()).get("count", 1))

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from local_platform.payment_providers import forms
 from local_platform.payment_providers.emulation import Account, Emulation
 from local_platform.payment_providers.stripe_account import StripeAccount, StripeError, missing
-from local_platform.payment_providers.webhooks import Misbehaviour, WebhookSender
+from local_platform.payment_providers.webhooks import WebhookSender
 
 RETRY_DELAYS_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Stripe retries for up to three days with growing pauses; the emulator's days are shorter."""
@@ -74,7 +74,7 @@ class StripeEmulator:
             self._api("/v1/webhook_endpoints", ["POST"], self._add_endpoint),
             Route("/c/pay/{id}", self._pay_page, methods=["GET"]),
             Route("/c/pay/{id}", self._pay_form, methods=["POST"]),
-            Route("/admin/misbehaviour", self._misbehave, methods=["PUT"]),
+            Route("/admin/misbehaviour", self.sender.misbehave, methods=["PUT"]),
             Route("/admin/failures", self._fail_next, methods=["POST"]),
             Route("/admin/requests", self._show_requests, methods=["GET"]),
             Route("/admin/objects", self._show_objects, methods=["GET"]),
@@ -254,10 +254,6 @@ class StripeEmulator:
         except StripeError as error:
             return JSONResponse(error.body, error.status)
         return RedirectResponse(session["cancel_url"] if method == "abandon" else session["success_url"], 303)
-
-    async def _misbehave(self, request: Request) -> Response:
-        self.sender.behave(Misbehaviour.model_validate(await request.json()))
-        return Response(status_code=204)
 
     async def _fail_next(self, request: Request) -> Response:
         """``{"count": 1, "method": "POST", "path": "/v1/refunds", "status": 500, "after_success": false}``.

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
 
 
 class Misbehaviour(BaseModel):
@@ -56,6 +58,11 @@ class WebhookSender:
         """Change how deliveries go from now on."""
         self.misbehaviour = misbehaviour
         self._random = random.Random(misbehaviour.seed)
+
+    async def misbehave(self, request: Request) -> Response:
+        """``PUT /admin/misbehaviour``: :meth:`behave` as the body says."""
+        self.behave(Misbehaviour.model_validate(await request.json()))
+        return Response(status_code=204)
 
     def send(self, delivery: Delivery) -> None:
         """Take a delivery on; it happens in the background."""

@@ -8,11 +8,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 from local_platform.guardian import GUARDIAN
 
 _POLL_SECONDS = 0.02
+_TAIL_BYTES = 65_536
 
 
 class ServerFailedError(RuntimeError):
@@ -111,14 +111,10 @@ def last_lines(log_file: Path, count: int = 25) -> str:
     if not log_file.exists():
         return "    (no log)"
     with log_file.open("rb") as log:
-        _seek_near_end(log)
+        log.seek(0, os.SEEK_END)
+        log.seek(max(0, log.tell() - _TAIL_BYTES))
         lines = log.read().decode("utf-8", "replace").splitlines()
     return "\n".join(f"    {line}" for line in lines[-count:]) or "    (the log is empty)"
-
-
-def _seek_near_end(log: IO[bytes], window_bytes: int = 65536) -> None:
-    log.seek(0, os.SEEK_END)
-    log.seek(max(0, log.tell() - window_bytes))
 
 
 def is_port_conflict(error: ServerFailedError) -> bool:
