@@ -19,7 +19,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
@@ -30,32 +30,33 @@ import uvloop
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from auditor.checking import check, check_until_clean
-from auditor.dossier import read_dossier
+from auditor.checking import check_until_clean
 from auditor.portions import SCOPES
 from auditor.proving import Prover
-from auditor.timeline import read_timeline
+from benchmarks.history_calls import (
+    BASE_ORDERS,
+    CALLS,
+    PREPARATIONS,
+    TOLERANCE_SECONDS,
+    Call,
+    Subjects,
+    base_is_new,
+    check_everything,
+)
 from benchmarks.idle_minute import send_again
 from benchmarks.instant_worker import SIDE_PIXELS, instant_worker
-from benchmarks.multiplied_history import DAYS, count_as_new, multiply
+from benchmarks.multiplied_history import DAYS, multiply
 from benchmarks.order_cost import Log, Statement, log_statements
 from benchmarks.planted_violations import AFTER_ARCHIVE, BEFORE_ARCHIVE, Detected, Violation, detect
 from billing.loops.sealer import Sealer
 from billing.loops.tree_grower import TreeGrower
-from billing.proofs import prove_line, prove_prefix
 from billing.repository import tree
-from contracts.ledger_tree import TreeHead
 from contracts.message import SERVICES, Service
-from contracts.queries import LedgerLineProof, ProveLedgerLine, ProveLedgerPrefix
 from gateway import archiving, queries
-from gateway.queries import GenerationFilter
-from generation.repository.fair_queue import claim_orders
 from local_platform.console import say, table
 from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
-from local_platform.process_table import ENDPOINT_ID
 from local_platform.supervisor import PlatformOptions, Supervisor
-from messaging.ids import new_id
 from messaging.transaction import Transactions
 from service_runtime.database import engine_for
 from tests.support.waiting import eventually
@@ -63,9 +64,9 @@ from tests.support.waiting import eventually
 LIGHT_USERS = 10
 ARCHIVED_DAYS = 30
 HEAVIEST_TABLES = 12
-BASE_ORDERS = 40
+PASS = "auditor: a pass over everything"
+IDLE = "all services but the auditor, idle for a minute"
 PER_SECOND = 4.0
-TOLERANCE_SECONDS = 60.0
 FLAT = 1.5
 NO_TIMEOUT_MS = 3_600_000
 _PAGES = text("""
@@ -84,203 +85,11 @@ _WEIGHTS = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class Subjects:
-    """Whom and what the calls ask for."""
-
-    heavy: UUID
-    light: UUID
-    order: UUID
-    """The newest order of the heavy user."""
-
-
-@dataclass(frozen=True, slots=True)
 class Figure:
     """What one call touched on one size of the history."""
 
     pages: int
     seconds: float
-
-
-Call = Callable[[AsyncEngine, Subjects], Awaitable[object]]
-
-
-async def _check(engine: AsyncEngine, _: Subjects) -> object:
-    return await check(engine, TOLERANCE_SECONDS)
-
-
-async def _idle_round(engine: AsyncEngine, _: Subjects) -> object:
-    return await Prover(engine, engine, TOLERANCE_SECONDS, 0).prove()
-
-
-async def _nothing_is_new(engine: AsyncEngine) -> None:
-    """Everything is proven, to this moment."""
-    async with engine.begin() as connection:
-        await connection.execute(text("UPDATE auditor.proof_watermark SET message_id = :id"), {"id": new_id()})
-
-
-async def _news(engine: AsyncEngine, _: Subjects) -> object:
-    proven = await Prover(engine, engine, TOLERANCE_SECONDS, 0).prove()
-    assert proven.report.clean, proven.report.violations[:5]
-    return proven
-
-
-async def _base_is_new(engine: AsyncEngine) -> None:
-    """The orders that were not multiplied are new, as many whatever the size."""
-    await count_as_new(engine, BASE_ORDERS)
-
-
-async def _show(engine: AsyncEngine, subjects: Subjects) -> object:
-    return await read_dossier(engine, str(subjects.order))
-
-
-async def _show_light(engine: AsyncEngine, subjects: Subjects) -> object:
-    return await read_dossier(engine, str(subjects.light))
-
-
-async def _show_heavy(engine: AsyncEngine, subjects: Subjects) -> object:
-    return await read_dossier(engine, str(subjects.heavy))
-
-
-async def _timeline(engine: AsyncEngine, subjects: Subjects) -> object:
-    async with engine.connect() as connection:
-        return await read_timeline(connection, subjects.order)
-
-
-async def _claim(engine: AsyncEngine, _: Subjects) -> object:
-    async with engine.connect() as connection:
-        await connection.begin()
-        ids = [new_id() for _ in range(100)]
-        claimed = await claim_orders(connection, ENDPOINT_ID, ids, send_within_seconds=5.0, probe_seconds=20.0)
-        await connection.rollback()
-        return claimed
-
-
-async def _page(engine: AsyncEngine, subjects: Subjects) -> object:
-    return await queries.list_generations(engine, subjects.heavy, GenerationFilter(), None, 50)
-
-
-async def _rare_page(engine: AsyncEngine, subjects: Subjects) -> object:
-    return await queries.list_generations(engine, subjects.heavy, GenerationFilter(status="failed"), None, 50)
-
-
-async def _one(engine: AsyncEngine, subjects: Subjects) -> object:
-    return await queries.find_generation(engine, subjects.heavy, subjects.order)
-
-
-async def _history_of_one(engine: AsyncEngine, subjects: Subjects) -> object:
-    return await queries.list_timeline(engine, subjects.heavy, subjects.order)
-
-
-async def _balance(engine: AsyncEngine, subjects: Subjects) -> object:
-    return await queries.find_balance(engine, subjects.heavy)
-
-
-async def _lines(engine: AsyncEngine, subjects: Subjects) -> object:
-    return await queries.list_lines(engine, subjects.heavy, None, 50)
-
-
-async def _events(engine: AsyncEngine, subjects: Subjects) -> object:
-    sequence = await queries.last_sequence(engine, subjects.heavy)
-    return await queries.list_history(engine, subjects.heavy, max(sequence - 50, 0), 50)
-
-
-async def _receipt(engine: AsyncEngine, subjects: Subjects) -> object:
-    head = await _newest_head(engine)
-    query = ProveLedgerLine(user_id=subjects.heavy, line_number=1, tree_size=head.tree_size)
-    answer = await prove_line(engine, query)
-    assert isinstance(answer, LedgerLineProof), answer
-    return answer
-
-
-async def _growth(engine: AsyncEngine, _: Subjects) -> object:
-    second = (await _newest_head(engine)).tree_size
-    proof = await prove_prefix(engine, ProveLedgerPrefix(first_tree_size=second // 3, second_tree_size=second))
-    assert proof.path
-    return proof
-
-
-async def _newest_head(engine: AsyncEngine) -> TreeHead:
-    async with engine.connect() as connection:
-        head = await tree.find_head(connection)
-    assert head is not None
-    return head.head
-
-
-async def _grow_nothing(engine: AsyncEngine, _: Subjects) -> object:
-    await TreeGrower(Transactions(engine, producer="billing"), head_seconds=60).grow()
-    return None
-
-
-def _statement(query: str) -> Call:
-    async def run(engine: AsyncEngine, _: Subjects) -> object:
-        async with engine.connect() as connection:
-            return (await connection.execute(text(query))).all()
-
-    return run
-
-
-PREPARATIONS: Mapping[Call, Callable[[AsyncEngine], Awaitable[None]]] = {
-    _idle_round: _nothing_is_new,
-    _news: _base_is_new,
-}
-"""What comes before a call each time, and is not counted."""
-PASS = "auditor: a pass over everything"
-IDLE = "all services but the auditor, idle for a minute"
-CALLS: tuple[tuple[str, Service, Call], ...] = (
-    ("auditor: check of all history", "auditor", _check),
-    ("auditor: round, nothing is new", "auditor", _idle_round),
-    (f"auditor: round, {BASE_ORDERS} new orders", "auditor", _news),
-    ("auditor: show an order", "auditor", _show),
-    ("auditor: show a light user", "auditor", _show_light),
-    ("auditor: show the heavy user", "auditor", _show_heavy),
-    ("auditor: timeline of an order", "auditor", _timeline),
-    ("GET /v1/generations", "gateway", _page),
-    ("GET /v1/generations?status=failed, none", "gateway", _rare_page),
-    ("GET /v1/generations/ID", "gateway", _one),
-    ("GET /v1/generations/ID/timeline", "gateway", _history_of_one),
-    ("GET /v1/balance", "gateway", _balance),
-    ("GET /v1/ledger", "gateway", _lines),
-    ("GET /v1/events", "gateway", _events),
-    ("GET /v1/ledger/LINE/receipt, in billing", "billing", _receipt),
-    ("that a head continues an older one", "billing", _growth),
-    ("billing: a round of the tree without news", "billing", _grow_nothing),
-    ("generation: claim of an empty queue", "generation", _claim),
-    (
-        "relay: what is not published",
-        "billing",
-        _statement(
-            "SELECT message_id FROM billing.outbox_messages WHERE published_at IS NULL ORDER BY message_id LIMIT 100"
-        ),
-    ),
-    (
-        "billing: grants that expire",
-        "billing",
-        _statement(
-            "SELECT grant_id FROM billing.grants WHERE remaining_credits > 0 AND expires_at <= now()"
-            " ORDER BY expires_at LIMIT 100"
-        ),
-    ),
-    (
-        "billing: overdue reservations",
-        "billing",
-        _statement("SELECT count(*) FROM billing.reservations WHERE status = 'held' AND deadline_at <= now()"),
-    ),
-    (
-        "generation: deadlines",
-        "generation",
-        _statement(
-            "SELECT generation_id FROM generation.video_generations WHERE status NOT IN ('completed', 'failed',"
-            " 'cancelled') AND deadline_at <= now() ORDER BY deadline_at LIMIT 100"
-        ),
-    ),
-    (
-        "gateway: unanswered orders",
-        "gateway",
-        _statement(
-            "SELECT generation_id FROM gateway.generations WHERE status = 'requested' AND expires_at <= now() LIMIT 100"
-        ),
-    ),
-)
 
 
 async def place_orders(platform: PlatformDescription, heavy: UUID, light: Sequence[UUID]) -> None:
@@ -350,7 +159,7 @@ async def measure(dsn: str, superuser: AsyncEngine, call: Call, subjects: Subjec
     """The pages that the second call on one connection touches."""
     prepare = PREPARATIONS.get(call)
     async with _engine_of(dsn, 1) as engine:
-        if call is not _check:
+        if call is not check_everything:
             # What a first call reads of the catalogue is nothing beside all of history.
             await call(engine, subjects)
         if prepare is not None:
@@ -392,7 +201,7 @@ async def detect_each(
     """Plant each violation in turn, and add how long the rounds took to find it."""
     async with _engine_of(dsn, 2) as engine:
         for violation in violations:
-            detected = await detect(violation, engine, superuser, TOLERANCE_SECONDS, _base_is_new)
+            detected = await detect(violation, engine, superuser, TOLERANCE_SECONDS, base_is_new)
             say(f"  {violation.name}: found after {detected}")
             found[violation.name].append(detected)
 
