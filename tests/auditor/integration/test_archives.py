@@ -6,8 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from auditor.checking import check
 from auditor.dossier import read_dossier, render_dossier
 from auditor.proving import Prover, Round
-from auditor.terminal import as_text
 from messaging.ids import FIRST_ID
+from tests.auditor.pages import as_text
 from tests.auditor.platform_harness import PlatformHarness
 from tests.support.databases import Database
 

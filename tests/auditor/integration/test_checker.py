@@ -15,8 +15,8 @@ from auditor.domain import Invariant
 from auditor.loops.checker import Checker
 from auditor.reports import render_report
 from auditor.repository.findings import add_findings
-from auditor.terminal import as_text
 from service_runtime.database import engine_for
+from tests.auditor.pages import as_text
 from tests.auditor.platform_harness import PlatformHarness
 from tests.support.databases import Database
 from tests.support.waiting import eventually

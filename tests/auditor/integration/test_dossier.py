@@ -11,8 +11,8 @@ from auditor.dossier import read_dossier, render_dossier
 from auditor.dossier.identities import LONGEST_ARGUMENT
 from auditor.dossier.reading import HOPS_SHOWN, ROWS_PER_SECTION
 from auditor.errors import UnknownIdentity, UnusableIdentity
-from auditor.terminal import as_text
 from messaging.ids import new_id
+from tests.auditor.pages import as_text
 from tests.auditor.platform_harness import PlatformHarness, add_row
 from tests.support.databases import Database
 

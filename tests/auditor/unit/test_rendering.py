@@ -9,8 +9,9 @@ import pytest
 
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.reports import render_report
-from auditor.terminal import as_text, print_to, record, table
+from auditor.terminal import print_to, record, table
 from auditor.timeline import Hop, render_timeline
+from tests.auditor.pages import as_text
 
 
 def test_columns_are_in_line_and_numbers_to_the_right() -> None:

@@ -3,7 +3,6 @@
 A line is as long as its table needs: nothing is cut off at the width of a terminal, and ids can be copied.
 """
 
-import io
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -60,13 +59,6 @@ def page(parts: Iterable[RenderableType]) -> Group:
     for part in parts:
         spaced += [part] if not spaced else ["", part]
     return Group(*spaced)
-
-
-def as_text(part: RenderableType) -> str:
-    """What a pipe would get, without the last end of line."""
-    stream = io.StringIO()
-    print_to(stream, part)
-    return stream.getvalue().removesuffix("\n")
 
 
 def print_to(stream: TextIO, part: RenderableType) -> None:
