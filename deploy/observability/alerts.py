@@ -125,8 +125,6 @@ def _burn(indicator: Indicator, severity: Severity) -> Alert:
     )
 
 
-_SERVICES: Final = "|".join(SERVICES)
-
 CAUSES: Final[Sequence[Alert]] = (
     Alert(
         name="ReelhouseServiceDown",
