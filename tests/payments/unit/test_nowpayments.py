@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -97,6 +98,25 @@ async def test_deposits_without_an_order_are_each_a_payment_of_their_own(monkeyp
         (None, "2", 200),
     ]
     await provider.close()
+
+
+async def test_a_coin_payment_that_moves_to_a_later_page_counts_once() -> None:
+    newest_first = [coin(number, "waiting", 0.0) for number in range(99, 0, -1)] + [coin(0, "partially_paid", 0.5)]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/auth":
+            return httpx.Response(200, json={"token": "t"})
+        page = int(request.url.params["page"])
+        listed = newest_first[100 * page : 100 * page + 100]
+        newest_first.insert(0, coin(100 + page, "waiting", 0.0))
+        return httpx.Response(200, json={"data": listed, "pagesCount": 2})
+
+    provider = NowPayments("http://unused", "key", ("secret",), "e", "p", "callback", "done")
+    await provider.close()
+    provider._client = httpx.AsyncClient(base_url="http://unused", transport=httpx.MockTransport(answer))
+    listed = [listed["payment_id"] async for listed in provider._list({})]
+    await provider.close()
+    assert sorted(listed) == list(range(100))
 
 
 @pytest.mark.parametrize("signature", ["", "00", "g" * 128, "0" * 129, "\u0661" * 128])

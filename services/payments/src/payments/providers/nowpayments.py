@@ -220,6 +220,8 @@ class NowPayments:
             yield uuid_or_none(order_id), snapshot
 
     async def _list(self, filters: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+        """Every coin payment once: one that is made while pages are read moves another to a page that comes later."""
+        seen: set[str] = set()
         token = (await call_json(self._client, "POST", "/v1/auth", json=self._login))["token"]
         page = 0
         while True:
@@ -232,7 +234,9 @@ class NowPayments:
                 headers={"Authorization": f"Bearer {token}"},
             )
             for coin in listed["data"]:
-                yield coin
+                if str(coin["payment_id"]) not in seen:
+                    seen.add(str(coin["payment_id"]))
+                    yield coin
             page += 1
             if page >= int(listed["pagesCount"]):
                 return
