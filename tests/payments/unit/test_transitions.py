@@ -155,6 +155,12 @@ def test_less_money_than_the_price_is_never_credited_even_if_called_paid() -> No
     assert apply_snapshot(NEW, snapshot(currency="eur")).status == "review"
 
 
+def test_more_than_a_smaller_invoice_asked_for_is_not_yet_the_price() -> None:
+    for short in (snapshot(paid_cents=2, mismatch="overpaid"), snapshot(currency="eur", mismatch="overpaid")):
+        step = apply_snapshot(NEW, short)
+        assert (step.status, step.reason, step.movements) == ("review", "amount_mismatch", ())
+
+
 def test_a_surplus_grants_the_pack_and_opens_a_review() -> None:
     step = apply_snapshot(NEW, snapshot(paid_cents=1500))
     assert step.status == "settled"

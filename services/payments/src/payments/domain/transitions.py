@@ -79,11 +79,16 @@ def _review_of(state: PaymentState, snapshot: Snapshot) -> Review | None:
     code: PaymentReviewCode | None = snapshot.mismatch
     if code is None and snapshot.state != "paid":
         return None
-    if code is None and (snapshot.currency != state.currency or snapshot.paid_cents < state.price_cents):
+    if snapshot.state == "paid" and code in (None, "overpaid") and _is_short(state, snapshot):
+        # More than the provider had asked for is not always as much as the pack costs.
         code = "amount_mismatch"
     if code is None and snapshot.paid_cents > state.price_cents:
         code = "overpaid"
     return None if code is None else Review(code, _price(state), _arrived(snapshot))
+
+
+def _is_short(state: PaymentState, snapshot: Snapshot) -> bool:
+    return snapshot.currency != state.currency or snapshot.paid_cents < state.price_cents
 
 
 def _review_of_credited(state: PaymentState, snapshot: Snapshot) -> Review | None:
