@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from catalogue.credit_packs import load_credit_packs
+from contracts.billing import CreditsGranted
 from contracts.message import Message
 from contracts.payments import CreatePayment, Provider
 from local_platform.payment_providers.btcpay_emulator import BtcPayEmulator
@@ -138,6 +139,19 @@ class PaymentsHarness:
         await self.poll_all()
         assert (await self.payment(opened.payment_id)).status == "settled"
         return opened
+
+    async def unconfirmed_grants(self) -> list[CreditsGranted]:
+        """Buy a pack as if it were an hour ago; returns the confirmations that billing has not sent."""
+        opened = await self.buy()
+        an_hour_ago = sa.update(credit_movements).values(ordered_at=sa.func.now() - timedelta(hours=1))
+        async with self.transactions.begin() as tx:
+            movements = (await tx.connection.execute(an_hour_ago.returning(credit_movements.c.movement_id))).scalars()
+            return [
+                CreditsGranted(
+                    grant_id=movement, user_id=opened.user_id, amount_credits=1, payment_id=opened.payment_id, lines=()
+                )
+                for movement in movements
+            ]
 
     async def run_loops(self) -> None:
         """Do what is due at every provider."""

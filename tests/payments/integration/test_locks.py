@@ -12,9 +12,11 @@ from contracts.payments import CreatePayment
 from messaging.ids import new_id
 from payments.domain.payment_state import Review
 from payments.domain.snapshots import ProviderRefund
+from payments.handlers.credits import mark_granted
 from payments.handlers.purchases import create_payment
 from payments.handlers.refunds import record_refund
 from payments.handlers.reviews import open_review
+from payments.loops.unposted import report_unposted
 from payments.repository import payments, refunds
 from payments.tables import payment_transactions
 from payments.tables import refunds as refunds_table
@@ -97,3 +99,12 @@ async def test_two_batches_with_the_same_users_in_another_order_both_pass(harnes
         await waiting_for_a_lock(harness, 2)
     await asyncio.gather(one, other)
     assert await harness.count(payment_transactions) == 4
+
+
+async def test_credits_that_are_confirmed_while_they_are_reported_leave_no_review(harness: PaymentsHarness) -> None:
+    granted = await harness.unconfirmed_grants()
+    async with harness.transactions.begin() as tx:
+        await mark_granted(tx, [received(message) for message in granted])
+        reporting = await started(harness, report_unposted(harness.transactions))
+    await reporting
+    assert await harness.reviews() == []

@@ -1,7 +1,6 @@
 """What only a person can decide, and money that goes back."""
 
 import pytest
-import sqlalchemy as sa
 
 from contracts.billing import CreditsGranted
 from payments.domain.payment_state import Resolution, Review
@@ -121,19 +120,27 @@ async def test_what_was_refunded_while_a_person_thought_about_it_is_not_credited
     )
 
 
-async def test_a_review_of_unposted_credits_closes_when_billing_has_them(harness: PaymentsHarness) -> None:
-    opened = await harness.buy()
-    async with harness.transactions.begin() as tx:
-        ordered = "UPDATE payments.credit_movements SET ordered_at = now() - interval '1 hour' RETURNING movement_id"
-        movements = list((await tx.connection.execute(sa.text(ordered))).scalars())
+async def overdue_grants(harness: PaymentsHarness) -> list[CreditsGranted]:
+    """What billing owes a payment that was bought an hour ago, and that a person knows of."""
+    granted = await harness.unconfirmed_grants()
     await harness.run_sweeps()
-    assert {review.code for review in await harness.reviews() if review.resolved_at is None} == {"unposted"}
-    granted = [
-        CreditsGranted(grant_id=one, user_id=opened.user_id, amount_credits=1, payment_id=opened.payment_id, lines=())
-        for one in movements
-    ]
-    async with harness.transactions.begin() as tx:
-        await mark_granted(tx, [received(message) for message in granted])
+    assert await harness.open_review_codes() == ["unposted", "unposted"]
+    return granted
+
+
+async def test_a_review_of_unposted_credits_closes_when_billing_has_them(harness: PaymentsHarness) -> None:
+    granted = await overdue_grants(harness)
+    for left, message in ((["unposted"], granted[0]), ([], granted[1])):
+        async with harness.transactions.begin() as tx:
+            await mark_granted(tx, [received(message)])
+        assert await harness.open_review_codes() == left
+
+
+async def test_two_confirmations_at_once_close_both_reviews_of_a_payment(harness: PaymentsHarness) -> None:
+    granted = await overdue_grants(harness)
+    async with harness.transactions.begin() as one, harness.transactions.begin() as other:
+        await mark_granted(one, [received(granted[0])])
+        await mark_granted(other, [received(granted[1])])
     assert await harness.open_review_codes() == []
 
 
@@ -141,7 +148,7 @@ async def test_a_difference_that_healed_is_reported_when_it_comes_back(harness: 
     opened = await harness.open()
     async with harness.transactions.begin() as tx:
         await open_review(tx, opened.payment_id, Review("difference", "a", "b"))
-        await heal_reviews(tx.connection, opened.payment_id, "difference", "reconciliation")
+        await heal_reviews(tx.connection, opened.payment_id, ["difference"])
         await open_review(tx, opened.payment_id, Review("difference", "a", "b"))
     assert [review.resolved_at for review in await harness.reviews()] == [None]
 

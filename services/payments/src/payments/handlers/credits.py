@@ -1,6 +1,6 @@
 """Credits move only by movements: each is requested of billing once, and marked when the ledger has it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -11,7 +11,6 @@ from messaging.transaction import Transaction
 from payments.domain.payment_state import Movement
 from payments.domain.records import PaymentRecord
 from payments.repository import credit_movements, reviews
-from payments.repository.credit_movements import Posted
 from service_runtime.indicators import CREDITED_IN_TIME, CREDITED_SECONDS
 
 MOVEMENT_NAMESPACE: Final = UUID("5b3f8a1e-7f0c-4f57-9d43-2f2a6c1d9e10")
@@ -30,10 +29,10 @@ async def request_movements(tx: Transaction, payment: PaymentRecord, movements: 
 
 async def mark_granted(tx: Transaction, messages: Sequence[Received[CreditsGranted]]) -> None:
     """Billing's ledger has these grants."""
-    posted = await _mark_posted(tx, [message.payload.grant_id for message in messages])
+    took = await _mark_posted(tx, [message.payload.grant_id for message in messages])
 
     def committed() -> None:
-        for seconds in posted.seconds:
+        for seconds in took.values():
             CREDITED_IN_TIME.count(good=seconds <= CREDITED_SECONDS)
 
     tx.after_commit(committed)
@@ -44,11 +43,11 @@ async def mark_clawed_back(tx: Transaction, messages: Sequence[Received[CreditsC
     await _mark_posted(tx, [message.payload.clawback_id for message in messages])
 
 
-async def _mark_posted(tx: Transaction, movement_ids: Sequence[UUID]) -> Posted:
-    posted = await credit_movements.mark_posted(tx.connection, movement_ids)
-    for payment_id in posted.payment_ids:
-        await reviews.heal_reviews(tx.connection, payment_id, "unposted", "billing")
-    return posted
+async def _mark_posted(tx: Transaction, movement_ids: Sequence[UUID]) -> Mapping[UUID, float]:
+    took = await credit_movements.mark_posted(tx.connection, movement_ids)
+    if took:
+        await reviews.heal_unposted(tx.connection, list(took))
+    return took
 
 
 def movement_id(payment_id: UUID, movement: Movement) -> UUID:

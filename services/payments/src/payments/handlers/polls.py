@@ -85,8 +85,7 @@ async def record_snapshot(tx: Transaction, claimed: Claimed[PaymentRecord], snap
     if transition.review is not None:
         await open_review(tx, payment.payment_id, transition.review)
     await request_movements(tx, payment, transition.movements)
-    for code in HEALED_BY_A_POLL:
-        await reviews.heal_reviews(tx.connection, payment.payment_id, code, "reconciliation")
+    await reviews.heal_reviews(tx.connection, payment.payment_id, HEALED_BY_A_POLL)
     settled = seen.state == "paid" and transition.status != "review"
     changed = replace(
         payment,

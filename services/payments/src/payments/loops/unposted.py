@@ -20,4 +20,7 @@ async def report_unposted(transactions: Transactions) -> None:
         expected = f"{movement.kind} of {movement.amount_credits} credits in the ledger"
         found = f"requested at {movement.requested_at:%Y-%m-%d %H:%M:%S} UTC, not posted"
         async with transactions.begin() as tx:
+            if not await credit_movements.lock_unposted(tx.connection, movement.movement_id):
+                # Nothing would close a review that is opened after the confirmation.
+                continue
             await open_review(tx, movement.payment_id, Review("unposted", expected, found), str(movement.movement_id))

@@ -1,7 +1,6 @@
 """Credit movements: what was requested of billing, each effect once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
@@ -34,32 +33,18 @@ async def add_movements(
     return set((await connection.execute(statement)).scalars())
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
-    """Movements that are in billing's ledger now: the payments that have all of theirs, and how long each took."""
-
-    payment_ids: list[UUID]
-    seconds: list[float]
-
-
-async def mark_posted(connection: AsyncConnection, movement_ids: Sequence[UUID]) -> Posted:
-    """Billing's ledger has these movements. Those that were marked before are left out."""
+async def mark_posted(connection: AsyncConnection, movement_ids: Sequence[UUID]) -> dict[UUID, float]:
+    """Billing's ledger has these movements. Returns how many seconds each took that was not marked before."""
     statement = (
         sa.update(credit_movements)
         .where(credit_movements.c.movement_id.in_(list(movement_ids)), credit_movements.c.posted_at.is_(None))
         .values(posted_at=sa.func.now())
         .returning(
-            credit_movements.c.payment_id,
+            credit_movements.c.movement_id,
             sa.extract("epoch", sa.func.now() - credit_movements.c.ordered_at).label("seconds"),
         )
     )
-    rows = (await connection.execute(statement)).all()
-    payment_ids = {row.payment_id for row in rows}
-    waiting = sa.select(credit_movements.c.payment_id).where(
-        credit_movements.c.payment_id.in_(payment_ids), credit_movements.c.posted_at.is_(None)
-    )
-    complete = payment_ids - set((await connection.execute(waiting)).scalars()) if payment_ids else payment_ids
-    return Posted(sorted(complete), [float(row.seconds) for row in rows])
+    return {row.movement_id: float(row.seconds) for row in await connection.execute(statement)}
 
 
 async def find_unposted(connection: AsyncConnection, older_than: timedelta) -> list[UnpostedMovement]:
@@ -77,3 +62,11 @@ async def find_unposted(connection: AsyncConnection, older_than: timedelta) -> l
         )
         for row in await connection.execute(statement)
     ]
+
+
+async def lock_unposted(connection: AsyncConnection, movement_id: UUID) -> bool:
+    """Keep billing's confirmation of a movement waiting. False if it has come."""
+    statement = sa.select(credit_movements.c.movement_id).where(
+        credit_movements.c.movement_id == movement_id, credit_movements.c.posted_at.is_(None)
+    )
+    return (await connection.execute(statement.with_for_update())).one_or_none() is not None

@@ -1,5 +1,6 @@
 """What a person must decide."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -48,14 +49,20 @@ async def put_review(
     await connection.execute(statement)
 
 
-async def heal_reviews(connection: AsyncConnection, payment_id: UUID, code: PaymentReviewCode, actor: str) -> None:
-    """Close the open reviews of one kind: what they reported is no longer so."""
-    statement = (
-        sa.update(reviews)
-        .where(reviews.c.payment_id == payment_id, reviews.c.code == code, reviews.c.resolved_at.is_(None))
-        .values(resolved_at=sa.func.now(), resolution="healed", actor=actor)
-    )
-    await connection.execute(statement)
+async def heal_reviews(connection: AsyncConnection, payment_id: UUID, codes: Collection[PaymentReviewCode]) -> None:
+    """Close a payment's open reviews of these kinds after a poll: what they reported is no longer so."""
+    await _heal(connection, "reconciliation", reviews.c.payment_id == payment_id, reviews.c.code.in_(sorted(codes)))
+
+
+async def heal_unposted(connection: AsyncConnection, movement_ids: Sequence[UUID]) -> None:
+    """Close the open reviews of these credit movements: billing has posted them."""
+    about = [str(movement_id) for movement_id in movement_ids]
+    await _heal(connection, "billing", reviews.c.code == "unposted", reviews.c.reference.in_(about))
+
+
+async def _heal(connection: AsyncConnection, actor: str, *which: sa.ColumnElement[bool]) -> None:
+    healed = sa.update(reviews).where(reviews.c.resolved_at.is_(None), *which)
+    await connection.execute(healed.values(resolved_at=sa.func.now(), resolution="healed", actor=actor))
 
 
 async def find_review(connection: AsyncConnection, review_id: UUID) -> ReviewRecord | None:
