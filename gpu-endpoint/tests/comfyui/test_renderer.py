@@ -59,6 +59,16 @@ async def test_second_picture_of_the_same_name_is_the_one_rendered(comfyui: Rend
     await comfyui.expect_nothing_left()
 
 
+async def test_only_the_first_picture_of_a_file_is_rendered(comfyui: RendererHarness) -> None:
+    """ComfyUI loads each one that lies behind it, too: a batch, which takes the memory and the time of all."""
+    several = [
+        await comfyui.render(graphs.loading("image.png"), ".png", image=png(1) + png(colour)) for colour in (2, 3)
+    ]
+    other = await comfyui.render(graphs.loading("image.png"), ".png", image=png(4) + png(2))
+    assert several[0].path.read_bytes() == several[1].path.read_bytes() != other.path.read_bytes()
+    await comfyui.expect_nothing_left()
+
+
 async def test_prompt_that_is_called_like_a_picture_stays_as_it_is(comfyui: RendererHarness) -> None:
     graph = graphs.sampled()
     graph["7"]["inputs"]["text"] = "image.png"

@@ -118,6 +118,15 @@ def test_a_moving_picture_is_called_so(tmp_path: Path) -> None:
         assert refusal_of(tmp_path, saved(*frames, form=form)) == "animated"
 
 
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_pictures_behind_the_first_one_make_it_a_moving_one(tmp_path: Path, form: str) -> None:
+    first, second = saved(noise(1), form=form), saved(noise(2), form=form)
+    for body in (first + second, first + second + b"some words"):
+        assert refusal_of(tmp_path, body) == "animated"
+    for words in (b"s", bytes(100_000), random.Random(7).randbytes(100_000)):
+        assert uploaded(tmp_path, first + words).media.width_pixels == 64
+
+
 def test_a_photograph_with_a_second_picture_behind_it_does_not_move(tmp_path: Path) -> None:
     several = saved(noise(1), noise(2), form="MPO")
     assert uploaded(tmp_path, several).media.content_type == "image/jpeg"

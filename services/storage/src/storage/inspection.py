@@ -107,12 +107,27 @@ def _is_whole(path: str, container: Container, max_pixels: int) -> bool:
     try:
         with open_file(path, container, max_pixels) as opened:
             first_frame(opened, max_pixels, strict=True)
+            _check_stands_alone(opened, container)
             return True
-    except Rejected:
+    except Rejected as refusal:
+        if refusal.code == "animated":
+            raise
         with open_file(path, container, max_pixels) as opened, contextlib.suppress(av.InvalidDataError):
             # ComfyUI takes what FFmpeg makes of it. If that is nothing, it reads the picture with Pillow.
             first_frame(opened, max_pixels, strict=False)
+            _check_stands_alone(opened, container)
         return False
+
+
+def _check_stands_alone(opened: InputContainer, container: Container) -> None:
+    """Raise ``Rejected`` if FFmpeg finds another picture behind the first one of a PNG or WebP, which is read.
+
+    ComfyUI loads every one that FFmpeg finds. Of a JPEG named ``.png`` it finds none there.
+    """
+    if container.name in ("png", "webp"):
+        with contextlib.suppress(av.InvalidDataError):
+            for _ in opened.decode(opened.streams.video[0]):
+                raise Rejected("animated", "other pictures lie behind the first one")
 
 
 def first_frame(opened: InputContainer, max_pixels: int, *, strict: bool) -> VideoFrame:

@@ -10,7 +10,7 @@ from typing import Final
 from gpu_endpoint.failures import ExecutionFailed, JobFailure, OutOfMemory, WorkerUnavailable
 from gpu_endpoint.job import RenderJob
 from gpu_endpoint.model_store import ModelStore
-from gpu_endpoint.pictures import opened_picture
+from gpu_endpoint.pictures import keep_first_picture
 from gpu_endpoint.progress import ReportProgress
 from gpu_endpoint.redaction import Redactor
 from gpu_endpoint.renderers.comfyui.classification import Trouble, execution_failure, rejection_failure, trouble_of
@@ -87,7 +87,7 @@ class ComfyUIRenderer:
     ) -> RenderedFile:
         """Run the job's workflow. When it is over, however, ComfyUI is idle or starts anew, and holds nothing of it."""
         workflow = checked(job.workflow)
-        await asyncio.to_thread(_check_pictures, images)
+        await asyncio.to_thread(_keep_first_pictures, images)
         folder = prompt_id(job.attempt_id, run=0)
         run = _Run(self._process, self._settings, job, report_progress)
         try:
@@ -217,11 +217,10 @@ class _Run:
         self._process.start_soon()
 
 
-def _check_pictures(images: Sequence[Path]) -> None:
+def _keep_first_pictures(images: Sequence[Path]) -> None:
     for path in images:
         if path.suffix.lower() in _PICTURES:
-            with opened_picture(path):
-                pass
+            keep_first_picture(path)
 
 
 def _place(files: Sequence[Path], directory: Path) -> None:
