@@ -93,3 +93,17 @@ async def test_a_payment_that_a_person_credited_is_not_reported_for_being_unpaid
     await harness.poll_all()
     await harness.run_sweeps()
     assert await harness.open_review_codes() == []
+
+
+async def test_a_refund_that_the_provider_forgets_is_put_before_a_person(harness: PaymentsHarness) -> None:
+    opened = await harness.buy()
+    refund = harness.stripe.account.refund(await harness.charge_of(opened), 500, None, {})
+    await harness.poll_all()
+    assert await harness.outcome(opened.payment_id) == ("partially_refunded", 2200)
+    del harness.stripe.account.refunds[refund["id"]]
+    for _ in range(2):
+        await harness.run_sweeps()
+        await harness.run_loops()
+        (review,) = await harness.open_reviews()
+        assert (review.code, review.expected) == ("missing_at_provider", refund["id"])
+        assert await harness.outcome(opened.payment_id) == ("partially_refunded", 2200)

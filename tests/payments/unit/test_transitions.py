@@ -180,6 +180,8 @@ def test_a_provider_that_forgets_a_refund_does_not_give_the_credits_back() -> No
     for state in ("paid", "open", "failed"):
         step = apply_snapshot(refunded, snapshot(state))
         assert (step.status, step.refunded_cents, step.movements) == ("refunded", 1000, ())
+        assert step.review is not None
+        assert step.review.code == ("missing_at_provider" if state == "paid" else "no_longer_paid")
 
 
 def test_what_a_failed_refund_gives_back_an_open_dispute_takes_again() -> None:

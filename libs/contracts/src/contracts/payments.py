@@ -33,7 +33,7 @@ PaymentReviewCode = Literal[
     "early_fraud_warning",  # the card's bank expects a dispute
     "unknown_payment",  # paid at the provider, and no payment of ours
     "difference",  # the provider's view and ours do not agree
-    "missing_at_provider",  # settled here, and the provider does not list it
+    "missing_at_provider",  # settled or taken back here, and the provider does not show it
     "unposted",  # credits were requested of billing and are not in the ledger
     "no_checkout",  # money or an event for a payment that never got its checkout
     "paid_after_dismissal",  # a person had decided that it is worth nothing, and now all of it is there

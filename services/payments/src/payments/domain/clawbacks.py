@@ -46,10 +46,10 @@ def corrections(state: PaymentState, snapshot: Snapshot) -> tuple[Movement, ...]
     return tuple(history.added)
 
 
-def shows_less(state: PaymentState, snapshot: Snapshot) -> bool:
-    """Whether a refund or dispute that has taken credits is not among those that the provider shows, in any state."""
+def forgotten_takings(state: PaymentState, snapshot: Snapshot) -> list[str]:
+    """The refunds and disputes that have taken credits, and that the provider shows no more, in any state."""
     shown = {refund.reference for refund in snapshot.refunds} | {dispute.reference for dispute in snapshot.disputes}
-    return any(reference not in shown for _, reference in _MovementHistory(state.movements).takers())
+    return [reference for _, reference in _MovementHistory(state.movements).takers() if reference not in shown]
 
 
 def basis_cents(state: PaymentState, snapshot: Snapshot) -> int:

@@ -7,9 +7,9 @@ from payments.domain.clawbacks import (
     basis_cents,
     corrections,
     foreign_takings,
+    forgotten_takings,
     live_refunds,
     lost_cents,
-    shows_less,
 )
 from payments.domain.payment_state import Movement, PaymentState, Review, pack_movements
 from payments.domain.snapshots import Snapshot
@@ -36,8 +36,8 @@ def apply_snapshot(state: PaymentState, snapshot: Snapshot) -> Transition:
             return Transition(status="review", refunded_cents=0, reason=review.code, review=review)
         if snapshot.state != "paid":
             return _unpaid(snapshot)
-    if shows_less(state, snapshot):
-        # A provider that forgets a refund has not taken it back; the daily comparison reports it.
+    if forgotten_takings(state, snapshot):
+        # A provider that forgets a refund has not taken it back: a person looks at it.
         return Transition(
             status=state.status,
             refunded_cents=state.refunded_cents,
@@ -97,6 +97,8 @@ def _review_of_credited(state: PaymentState, snapshot: Snapshot) -> Review | Non
         return Review("no_longer_paid", state.status, snapshot.state)
     if foreign := foreign_takings(snapshot):
         return Review("taken_in_another_currency", _price(state), "; ".join(foreign))
+    if forgotten := forgotten_takings(state, snapshot):
+        return Review("missing_at_provider", ", ".join(forgotten), "the provider shows it no more")
     review = _review_of(state, snapshot)
     return review if review is not None and review.code == "overpaid" else None
 

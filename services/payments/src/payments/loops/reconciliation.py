@@ -134,8 +134,14 @@ class Reconciliation:
             moves = ", ".join(f"{m.kind} {m.amount_credits}" for m in transition.movements) or "no credits"
             review = Review("difference", payment.status, f"{transition.status}; still to move: {moves}")
             await self._report_difference(tx, payment.payment_id, review)
-            await payments.hint_payments(tx.connection, [payment.payment_id])
-            tx.after_commit(self._wake_ups.polls[self._provider.name].set)
+            await self._hint(tx, payment.payment_id)
+        elif transition.reason == "unchanged":
+            # It shows less than it did. What was listed may be a part: the poll that sees all of it reports.
+            await self._hint(tx, payment.payment_id)
+
+    async def _hint(self, tx: Transaction, payment_id: UUID) -> None:
+        await payments.hint_payments(tx.connection, [payment_id])
+        tx.after_commit(self._wake_ups.polls[self._provider.name].set)
 
     async def _report_difference(
         self,
