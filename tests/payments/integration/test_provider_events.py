@@ -290,3 +290,4 @@ async def test_a_later_deposit_to_the_same_address_completes_the_payment(harness
     await harness.run_loops()
     await harness.run_loops()
     assert await harness.outcome(opened.payment_id) == ("settled", 2750)
+    assert await harness.open_reviews() == [], "there is nothing to decide any more"

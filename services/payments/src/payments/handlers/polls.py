@@ -17,7 +17,7 @@ from payments.domain.snapshots import Checkout, Snapshot
 from payments.domain.transitions import apply_snapshot
 from payments.handlers.announcements import announce
 from payments.handlers.credits import request_movements
-from payments.handlers.reviews import HEALED_BY_A_POLL, open_review
+from payments.handlers.reviews import DECIDES_PAYMENT, HEALED_BY_A_POLL, open_review
 from payments.repository import payments, refunds, reviews
 from payments.repository.leases import Claimed
 
@@ -85,7 +85,8 @@ async def record_snapshot(tx: Transaction, claimed: Claimed[PaymentRecord], snap
     if transition.review is not None:
         await open_review(tx, payment.payment_id, transition.review)
     await request_movements(tx, payment, transition.movements)
-    await reviews.heal_reviews(tx.connection, payment.payment_id, HEALED_BY_A_POLL)
+    healed = HEALED_BY_A_POLL if transition.status == "review" else HEALED_BY_A_POLL | DECIDES_PAYMENT
+    await reviews.heal_reviews(tx.connection, payment.payment_id, healed)
     settled = seen.state == "paid" and transition.status != "review"
     changed = replace(
         payment,

@@ -18,8 +18,9 @@ from payments.repository import payments, reviews
 DECIDES_PAYMENT: Final[frozenset[PaymentReviewCode]] = frozenset(
     {"underpaid", "late", "amount_mismatch", "paid_after_dismissal"}
 )
-"""Reviews whose decision settles or ends the payment; the others are only taken note of."""
-HEALED_BY_A_POLL: Final[tuple[PaymentReviewCode, ...]] = ("difference", "look_refused")
+"""Reviews whose decision settles or ends the payment; the others are only taken note of. They close by themselves once
+the payment does not wait for a decision any more."""
+HEALED_BY_A_POLL: Final[frozenset[PaymentReviewCode]] = frozenset({"difference", "look_refused"})
 """Reviews that close by themselves once the provider has shown the payment."""
 
 
