@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import msgspec
@@ -97,6 +98,21 @@ async def test_deposits_without_an_order_are_each_a_payment_of_their_own(monkeyp
         (None, "1", 1000),
         (None, "2", 200),
     ]
+    await provider.close()
+
+
+async def test_a_payment_is_compared_under_its_invoice_in_whatever_order_it_is_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    provider = NowPayments("http://unused", "key", ("secret",), "e", "p", "callback", "done")
+
+    async def listed(_: Any) -> Any:
+        yield coin(2, "finished", 0.6, parent_payment_id=1)
+        yield coin(1, "partially_paid", 0.4, order_id=str(uuid4()), invoice_id=77)
+
+    monkeypatch.setattr(provider, "_list", listed)
+    found = [snapshot async for _, snapshot in provider.recent_payments(datetime.now(UTC)) if snapshot]
+    assert [(snapshot.reference, snapshot.paid_cents) for snapshot in found] == [("77", 1000)]
     await provider.close()
 
 

@@ -215,8 +215,9 @@ class NowPayments:
             snapshot = None
             with skipping_unreadable(self.name, order_id):
                 coins = msgspec.convert(of_order, list[_Coin])
-                first = coins[0]
-                snapshot = _snapshot(str(first.invoice_id or first.payment_id), first.price_currency.lower(), coins)
+                # A later deposit names no invoice, and may be listed before the one that does.
+                invoice = next((coin.invoice_id for coin in coins if coin.invoice_id), coins[0].payment_id)
+                snapshot = _snapshot(str(invoice), coins[0].price_currency.lower(), coins)
             yield uuid_or_none(order_id), snapshot
 
     async def _list(self, filters: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
