@@ -291,3 +291,11 @@ async def test_a_later_deposit_to_the_same_address_completes_the_payment(harness
     await harness.run_loops()
     assert await harness.outcome(opened.payment_id) == ("settled", 2750)
     assert await harness.open_reviews() == [], "there is nothing to decide any more"
+
+
+async def test_dust_that_is_sent_back_does_not_stop_the_payment(harness: PaymentsHarness) -> None:
+    opened = await harness.open("nowpayments")
+    harness.nowpayments.pay(opened.reference, "refunded", 0.0001)
+    harness.nowpayments.pay_in_full(opened.reference)
+    await harness.poll_all()
+    assert await harness.outcome(opened.payment_id) == ("settled", 2750)

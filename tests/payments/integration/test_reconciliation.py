@@ -3,8 +3,10 @@
 import time
 from datetime import timedelta
 
+import sqlalchemy as sa
+
 from local_platform.payment_providers.webhooks import Misbehaviour
-from payments.tables import provider_events
+from payments.tables import disputes, provider_events
 from tests.payments.harness import PaymentsHarness
 
 
@@ -107,3 +109,14 @@ async def test_a_refund_that_the_provider_forgets_is_put_before_a_person(harness
         (review,) = await harness.open_reviews()
         assert (review.code, review.expected) == ("missing_at_provider", refund["id"])
         assert await harness.outcome(opened.payment_id) == ("partially_refunded", 2200)
+
+
+async def test_a_dispute_that_grows_takes_more_and_is_written_down_so(harness: PaymentsHarness) -> None:
+    opened = await harness.buy()
+    dispute = harness.stripe.account.dispute(await harness.charge_of(opened), 1000, "needs_response")
+    await harness.poll_all()
+    assert await harness.balance(opened.payment_id) == 1650
+    dispute["amount"] = 2500
+    await harness.hint(opened)
+    assert await harness.balance(opened.payment_id) == 0
+    assert await harness.scalar(sa.select(disputes.c.amount_cents)) == 2500

@@ -40,6 +40,8 @@ async def put_refunds(
     connection: AsyncConnection, payment_id: UUID, provider: Provider, found: Sequence[ProviderRefund]
 ) -> None:
     """Mirror the provider's refunds; those without a request of ours were made in its dashboard."""
+    # One of less than half a cent takes nothing.
+    found = [refund for refund in found if refund.amount_cents > 0]
     if not found:
         return
     for refund in found:
@@ -85,8 +87,13 @@ async def put_disputes(
     statement = insert(disputes).values(rows)
     statement = statement.on_conflict_do_update(
         index_elements=["provider", "provider_reference"],
-        set_={"state": statement.excluded.state, "updated_at": sa.func.now()},
-        where=disputes.c.state != statement.excluded.state,
+        set_={
+            "state": statement.excluded.state,
+            "amount_cents": statement.excluded.amount_cents,
+            "updated_at": sa.func.now(),
+        },
+        where=sa.tuple_(disputes.c.state, disputes.c.amount_cents)
+        != sa.tuple_(statement.excluded.state, statement.excluded.amount_cents),
     )
     await connection.execute(statement)
 
