@@ -19,6 +19,7 @@ from contracts.payments import PaymentRefused
 from messaging import batches, consumers, dead_letters
 from messaging.consumers import Subscription
 from messaging.ids import new_id
+from messaging.outbox import Writes
 from messaging.received import Received
 from messaging.runtime import Messaging
 from messaging.transaction import Transaction
@@ -561,6 +562,22 @@ async def test_each_type_gets_one_call_with_its_messages_in_order(harness: Messa
 
     await eventually(lambda: sum(len(numbers) for _, numbers in calls) == 20)
     assert calls == [("refused", list(range(10))), ("captured", list(range(10)))]
+
+
+async def test_a_checkpoint_is_written_with_what_a_handler_writes(harness: MessagingHarness) -> None:
+    async def write(tx: Transaction, messages: Sequence[Received[CreditsRefused]]) -> None:
+        await tx.write(Writes("one AS (SELECT 1 AS number)", "(SELECT number FROM one)"), {})
+
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, write, inbox=False)])
+    await publish_refused(billing.transactions, 3)
+    highest = "SELECT max(sequence) FROM gateway.relay_positions WHERE holder = 'gateway-billing'"
+    await eventually(lambda: holds(harness.engine("gateway"), highest, 3), what="the checkpoint of the last message")
+
+
+async def holds(engine: AsyncEngine, query: str, value: object) -> bool:
+    """Whether ``query`` gives that value."""
+    return bool(await scalar(engine, query) == value)
 
 
 async def test_an_answer_continues_the_correlation_of_its_cause(harness: MessagingHarness) -> None:

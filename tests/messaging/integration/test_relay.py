@@ -22,6 +22,7 @@ from messaging.consumers import Subscription
 from messaging.dead_letters import DeadLetters
 from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.ids import new_id
+from messaging.outbox import Writes
 from messaging.publisher import PubAck, Publisher
 from messaging.transaction import FRESH_MESSAGES, HEADER_BYTES, Transactions
 from tests.messaging.integration.conftest import MessagingHarness
@@ -67,6 +68,25 @@ async def test_a_transaction_that_fails_publishes_nothing(harness: MessagingHarn
 
     await expect_published(harness.engine("billing"))
     assert await stored(harness) == len(ids)
+
+
+NUMBER = Writes("one AS (SELECT CAST(:number AS integer) AS number)", "(SELECT number FROM one)")
+
+
+async def test_messages_that_leave_with_what_is_written_are_published_once(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
+
+    async with billing.transactions.begin() as tx:
+        before = tx.publish(refused(1), correlation_id=new_id())
+        assert await tx.write(NUMBER, {"number": 7}) == [7]
+        assert await tx.write(NUMBER, {"number": 8}) == [8]
+        after = tx.publish(refused(2), correlation_id=new_id())
+        assert [one.message_id for one in tx.outgoing] == [before, after]
+
+    await expect_effects(harness.engine("gateway"), [before, after])
+    await expect_published(harness.engine("billing"))
+    assert await stored(harness) == 2
 
 
 async def test_a_late_commit_with_a_smaller_id_is_not_skipped(harness: MessagingHarness) -> None:
@@ -426,6 +446,8 @@ async def test_a_stopped_relay_leaves_its_rows_to_another(harness: MessagingHarn
 async def publish_and_fail(transactions: Transactions) -> None:
     """A unit of work that ends badly after it announced something."""
     async with transactions.begin() as tx:
+        tx.publish(refused(), correlation_id=new_id())
+        await tx.write(NUMBER, {"number": 7})
         tx.publish(refused(), correlation_id=new_id())
         raise RuntimeError("changed my mind")
 

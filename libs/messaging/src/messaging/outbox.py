@@ -1,9 +1,10 @@
 """All SQL over ``outbox_messages``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from messaging.positions import PUT_POSITION, Position, position_values, put_position
 from messaging.schema import REPLAY_WINDOW_DAYS
 from messaging.sql import hot_statement, statement
+from service_runtime.statements import Statement
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -34,7 +36,7 @@ class Unpublished(Outgoing, frozen=True):
 
 
 # Both times of a row are by default the time of its transaction.
-_ADD: Final = """
+_ADDED: Final = """
     added AS (
         INSERT INTO {schema}.outbox_messages
             (message_id, subject, stream, payload, correlation_id, causation_id, traceparent)
@@ -42,9 +44,19 @@ _ADD: Final = """
             CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]),
             CAST(:payloads AS bytea[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
             CAST(:traceparents AS text[])))
-    SELECT now()
 """
 _IS_COMPARED: Final = "coalesce(pg_postmaster_start_time() = CAST(:server AS timestamptz), true)"
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """What a service writes with the outbox in one statement.
+
+    ``parts`` are those of a WITH, and none is called ``added`` or ``position``. ``result`` are columns of one row.
+    """
+
+    parts: str
+    result: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +82,9 @@ class Outbox:
     """The outbox of one schema."""
 
     def __init__(self, schema: str) -> None:
-        self._add = hot_statement(schema, f"WITH {_ADD}")
-        self._add_with_position = hot_statement(schema, f"WITH position AS ({PUT_POSITION}), {_ADD}")
+        self._schema = schema
+        self._add = hot_statement(schema, f"WITH {_ADDED} SELECT now()")
+        self._add_with_position = hot_statement(schema, f"WITH position AS ({PUT_POSITION}), {_ADDED} SELECT now()")
         self._lock_unpublished = statement(
             schema,
             """
@@ -139,20 +152,30 @@ class Outbox:
         self, connection: AsyncConnection, messages: Sequence[Outgoing], position: Position | None = None
     ) -> list[Unpublished]:
         """Write all ``messages``, and a checkpoint if one is given, with one statement; returns them as rows."""
-        values: dict[str, object] = {
-            "message_ids": [message.message_id for message in messages],
-            "subjects": [message.subject for message in messages],
-            "streams": [message.stream for message in messages],
-            "payloads": [message.payload for message in messages],
-            "correlation_ids": [message.correlation_id for message in messages],
-            "causation_ids": [message.causation_id for message in messages],
-            "traceparents": [message.traceparent for message in messages],
-        }
+        values = _columns(messages)
         if position is None:
             [[now]] = await self._add.fetch(connection, values)
         else:
             [[now]] = await self._add_with_position.fetch(connection, values | position_values(position))
         return [_stored(message, now) for message in messages]
+
+    async def add_with(
+        self,
+        connection: AsyncConnection,
+        messages: Sequence[Outgoing],
+        position: Position | None,
+        writes: Writes,
+        values: Mapping[str, object],
+    ) -> tuple[list[Unpublished], Sequence[Any]]:
+        """:meth:`add` and ``writes``, with one statement; returns the rows, and the result of ``writes``."""
+        sent = dict(values)
+        if messages:
+            sent |= _columns(messages)
+        if position is not None:
+            sent |= position_values(position)
+        together = _together(self._schema, writes, added=bool(messages), positioned=position is not None)
+        [[now, *result]] = await together.fetch(connection, sent)
+        return [_stored(message, now) for message in messages], result
 
     async def lock_unpublished(
         self,
@@ -228,6 +251,28 @@ class Outbox:
         """Number of unpublished rows and the age of the oldest in seconds."""
         count, oldest = (await connection.execute(self._backlog)).one()
         return int(count), float(oldest)
+
+
+def _columns(messages: Sequence[Outgoing]) -> dict[str, object]:
+    return {
+        "message_ids": [message.message_id for message in messages],
+        "subjects": [message.subject for message in messages],
+        "streams": [message.stream for message in messages],
+        "payloads": [message.payload for message in messages],
+        "correlation_ids": [message.correlation_id for message in messages],
+        "causation_ids": [message.causation_id for message in messages],
+        "traceparents": [message.traceparent for message in messages],
+    }
+
+
+@lru_cache(maxsize=64)
+def _together(schema: str, writes: Writes, *, added: bool, positioned: bool) -> Statement:
+    parts = [writes.parts]
+    if positioned:
+        parts.append(f"position AS ({PUT_POSITION})")
+    if added:
+        parts.append(_ADDED)
+    return hot_statement(schema, f"WITH {', '.join(parts)} SELECT now(), {writes.result}")
 
 
 def _stored(message: Outgoing, now: datetime) -> Unpublished:

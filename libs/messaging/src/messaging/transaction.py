@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
@@ -18,7 +18,7 @@ from messaging.database import transaction
 from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
-from messaging.outbox import Outbox, Outgoing, Unpublished
+from messaging.outbox import Outbox, Outgoing, Unpublished, Writes
 from messaging.positions import Position, Positions
 from messaging.received import Received
 from messaging.tracing import traceparent_for
@@ -36,14 +36,16 @@ HEADER_BYTES: Final = 1024
 class Transaction:
     """One open database transaction. Made by :meth:`Transactions.begin`."""
 
-    def __init__(self, connection: AsyncConnection, producer: Service) -> None:
+    def __init__(self, connection: AsyncConnection, producer: Service, outbox: Outbox) -> None:
         self.connection = connection
         self._producer = producer
+        self._outbox = outbox
         self._outgoing: list[Outgoing] = []
+        self._stored: list[Unpublished] = []
         self._deferred: dict[UUID, str] = {}
         self._after_commit: list[Callable[[], None]] = []
         self.position: Position | None = None
-        """A checkpoint that is written at the end, with what is published."""
+        """A checkpoint that is written with what is published."""
 
     def publish(
         self,
@@ -83,6 +85,24 @@ class Transaction:
         self._outgoing.append(outgoing)
         return outgoing.message_id
 
+    async def write(self, writes: Writes, values: Mapping[str, object]) -> Sequence[Any]:
+        """Send ``writes``, and with it what is published so far; returns its result.
+
+        What a handler writes last should go this way: the statement for the outbox alone is spared.
+        """
+        stored, result = await self._outbox.add_with(self.connection, self._outgoing, self.position, writes, values)
+        self._stored += stored
+        self._outgoing, self.position = [], None
+        return result
+
+    async def finish(self, positions: Positions) -> list[Unpublished]:
+        """Write what is left of the messages and the checkpoint; returns all messages of this transaction."""
+        if self._outgoing:
+            self._stored += await self._outbox.add(self.connection, self._outgoing, self.position)
+        elif self.position is not None:
+            await positions.put(self.connection, self.position)
+        return self._stored
+
     def defer(self, received: Received[Any], reason: str) -> None:
         """Say that ``received`` is early: it is not marked as received, and is delivered again after growing pauses."""
         self._deferred[received.message_id] = reason
@@ -94,7 +114,7 @@ class Transaction:
     @property
     def outgoing(self) -> list[Outgoing]:
         """The messages published so far."""
-        return self._outgoing
+        return [*self._stored, *self._outgoing]
 
     @property
     def deferred(self) -> dict[UUID, str]:
@@ -128,20 +148,16 @@ class Transactions:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Transaction]:
-        """BEGIN; at a clean exit write the outbox in one statement and COMMIT, at an exception ROLLBACK.
+        """BEGIN; at a clean exit write what is left of the outbox and COMMIT, at an exception ROLLBACK.
 
         Raises DatabaseUnavailableError if no connection is to be had. An error *during* COMMIT is passed on as it is:
         the outcome is then unknown and must be looked up by key.
         """
-        stored: list[Unpublished] = []
         with step("transaction", attributes=self._span_attributes):
             async with transaction(self.engine) as connection:
-                tx = Transaction(connection, self.producer)
+                tx = Transaction(connection, self.producer, self._outbox)
                 yield tx
-                if tx.outgoing:
-                    stored = await self._outbox.add(connection, tx.outgoing, tx.position)
-                elif tx.position is not None:
-                    await self._positions.put(connection, tx.position)
+                stored = await tx.finish(self._positions)
                 failpoint("transaction.before_commit")
         failpoint("transaction.after_commit")
         if stored:
