@@ -81,12 +81,12 @@ class GenerationHarness:
 
     async def change(self, generation_id: UUID, change: Callable[[Order, datetime], None]) -> Order:
         """Apply ``change(order, now)`` to one order under its lock, and announce nothing."""
-        async with self.engine.begin() as connection:
-            locked = await lock_orders(connection, [generation_id])
+        async with self.transactions.begin() as tx:
+            locked = await lock_orders(tx.connection, [generation_id])
             order = locked.orders[generation_id]
             change(order, locked.now)
             order.events.clear()
-            await save_orders(connection, locked)
+            await save_orders(tx, locked)
         return order
 
     async def row(self, generation_id: UUID) -> Row[*tuple[Any, ...]]:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import httpx
 
+from generation.callback_intake import CallbackIntake
 from generation.callback_urls import CallbackUrls
 from generation.http import build_app
 from generation.loops.callbacks import CallbackProcessor
@@ -41,7 +42,8 @@ class IngressHarness:
             harness.wake_ups,
             harness.catalogue.node_names,
         )
-        app = build_app(harness.transactions, self.urls, progress, harness.wake_ups, DatabaseClock())
+        intake = CallbackIntake(harness.transactions, harness.policy, harness.wake_ups)
+        app = build_app(intake, self.urls, progress, DatabaseClock())
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app))  # type: ignore[arg-type]
         access_key, secret_key = s3.credentials["generation"]
         self.bucket_http = httpx.AsyncClient(transport=transport)
@@ -65,7 +67,7 @@ class IngressHarness:
         return (await self.http.post(self.url(attempt_id), content=content)).status_code
 
     async def report(self, attempt_id: UUID, status: str, **more: Any) -> None:
-        """Call the webhook, process the body, and begin the transfer of its file if it carries one."""
+        """Call the webhook, process a body that was only stored, and begin the transfer of its file if it has one."""
         assert await self.post(attempt_id, {"id": "job-1", "status": status, **more}) == 200
         await self.processor.process()
         await self.transfers.fill()

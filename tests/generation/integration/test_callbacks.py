@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from contracts.live import PROGRESS_SUBJECT, GenerationProgress
 from generation.callback_urls import CallbackUrls
@@ -285,9 +286,50 @@ async def test_progress_that_cannot_be_read_is_refused_and_changes_nothing(
 
 async def test_old_bodies_are_removed_once_they_are_processed(ingress: IngressHarness, claimed: ClaimedOrder) -> None:
     await ingress.report(claimed.attempt_id, "IN_QUEUE")
-    assert await ingress.post(claimed.attempt_id, {"id": "job-1", "status": "IN_PROGRESS"}) == 200
+    assert await ingress.post(claimed.attempt_id, b"stored, and not acted on") == 200
     await ingress.harness.execute(
         "UPDATE generation.provider_callbacks SET processed_at = now() - interval '1 day' WHERE outcome <> ''"
     )
     await timers(ingress.harness).purge()
     assert await bodies(ingress.harness) == 1
+
+
+async def test_a_callback_is_acted_on_before_it_is_answered(ingress: IngressHarness, claimed: ClaimedOrder) -> None:
+    body = {"id": "job-1", "status": "COMPLETED", "output": OUTPUT}
+    assert await ingress.post(claimed.attempt_id, body) == 200
+    assert await ingress.harness.status(claimed.generation_id) == "storing"
+    [row] = await ingress.harness.query(
+        "SELECT source, outcome, processed_at, due_at FROM generation.provider_callbacks"
+    )
+    assert (row.source, row.outcome, row.due_at) == ("webhook", "uploaded", None)
+    assert row.processed_at is not None
+
+
+async def test_a_callback_whose_order_is_locked_is_answered_and_acted_on_later(
+    ingress: IngressHarness, claimed: ClaimedOrder
+) -> None:
+    body = {"id": "job-1", "status": "COMPLETED", "output": OUTPUT}
+    async with ingress.harness.engine.connect() as elsewhere:
+        await elsewhere.execute(text("SELECT FROM generation.video_generations FOR UPDATE"))
+        assert await ingress.post(claimed.attempt_id, body) == 200
+    assert await ingress.harness.status(claimed.generation_id) == "dispatching"
+    assert ingress.harness.wake_ups.callbacks.is_set()
+    await ingress.processor.process()
+    assert await ingress.harness.status(claimed.generation_id) == "storing"
+
+
+async def test_a_callback_that_is_known_takes_nothing_from_those_that_come_with_it(
+    ingress: IngressHarness,
+) -> None:
+    harness = ingress.harness
+    await harness.enqueue(order(), order())
+    first, second = await harness.claim()
+    known = {"id": "job-1", "status": "IN_PROGRESS"}
+    assert await ingress.post(first.attempt_id, known) == 200
+    new = {"id": "job-2", "status": "COMPLETED", "output": OUTPUT}
+    posted = (ingress.post(first.attempt_id, known), ingress.post(second.attempt_id, new))
+    assert set(await asyncio.gather(*posted)) == {200}
+    await ingress.processor.process()
+    assert await harness.status(second.generation_id) == "storing"
+    assert await bodies(harness) == 2
+    assert await harness.counters() == (0, 1)

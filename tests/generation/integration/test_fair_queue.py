@@ -17,9 +17,11 @@ from generation.repository.breaker import pause_queue, record_failure, record_su
 from generation.repository.fair_queue import Claim, ClaimedOrder, claim_orders
 from generation.repository.orders import lock_orders, save_orders
 from messaging.ids import new_id
+from messaging.transaction import Transactions
 from service_runtime.backoff import Backoff
 from tests.generation.orders import CAPS, ENDPOINT, configure, enqueue, limits, new_order
 from tests.support.databases import Database
+from tests.support.waiting import eventually
 
 BREAKER = BreakerPolicy(3, Backoff(first=timedelta(seconds=60), longest=timedelta(seconds=300), jitter=0))
 
@@ -35,12 +37,13 @@ async def claim(engine: AsyncEngine, batch: int, endpoint: str = ENDPOINT) -> Cl
         return await claim_orders(connection, endpoint, ids, send_within_seconds=30, probe_seconds=10)
 
 
-async def finish(connection: AsyncConnection, claimed: list[ClaimedOrder]) -> None:
+async def finish(engine: AsyncEngine, claimed: list[ClaimedOrder]) -> None:
     """End the attempts as if the provider had refused them for good: their users' slots become free."""
-    locked = await lock_orders(connection, (order.generation_id for order in claimed))
-    for order in locked.orders.values():
-        end_attempts(order, locked.now)
-    await save_orders(connection, locked)
+    async with Transactions(engine, "generation").begin() as tx:
+        locked = await lock_orders(tx.connection, (order.generation_id for order in claimed))
+        for order in locked.orders.values():
+            end_attempts(order, locked.now)
+        await save_orders(tx, locked)
 
 
 def end_attempts(order: Order, now: datetime) -> None:
@@ -69,8 +72,7 @@ async def test_users_of_one_lane_are_served_in_turn(engine: AsyncEngine) -> None
     for _ in range(4):
         claimed = (await claim(engine, 3)).orders
         served += [order.user_id for order in claimed]
-        async with engine.begin() as connection:
-            await finish(connection, claimed)
+        await finish(engine, claimed)
     assert [Counter(served[start : start + 3]) for start in range(0, 12, 3)] == [Counter(users)] * 4
 
 
@@ -119,8 +121,7 @@ async def test_a_user_never_has_more_active_orders_than_the_cap(engine: AsyncEng
     first = (await claim(engine, 10)).orders
     assert len(first) == CAPS["standard"]
     assert (await claim(engine, 10)).orders == []
-    async with engine.begin() as connection:
-        await finish(connection, first[:1])
+    await finish(engine, first[:1])
     assert len((await claim(engine, 10)).orders) == 1
 
 
@@ -240,3 +241,23 @@ async def test_a_claim_is_stored_by_the_mark_that_comes_before_its_request(engin
 async def waits_for_the_disk(connection: AsyncConnection) -> bool:
     """Whether the commit of this transaction will."""
     return bool(await connection.scalar(text("SHOW synchronous_commit")) == "on")
+
+
+async def test_a_claim_that_waited_for_another_counts_what_that_one_took(engine: AsyncEngine) -> None:
+    """Its snapshot is older than the lock that it waited for."""
+    async with engine.begin() as connection:
+        await configure(connection, limits(max_active=1))
+        await enqueue(connection, [new_order(uuid4()) for _ in range(2)])
+    async with engine.begin() as connection:
+        first = await claim_orders(connection, ENDPOINT, [new_id()], send_within_seconds=30, probe_seconds=10)
+        second = asyncio.create_task(claim(engine, 1))
+        await eventually(lambda: is_waited(engine), what="the second claim to wait for the endpoint")
+    assert len(first.orders) == 1
+    assert (await second).orders == []
+
+
+async def is_waited(engine: AsyncEngine) -> bool:
+    """Whether a session of this database waits for a row."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with engine.connect() as connection:
+        return await connection.scalar(text(waiting)) is not None

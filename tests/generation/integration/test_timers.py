@@ -111,11 +111,11 @@ async def test_a_dispatcher_is_too_late_once_its_attempt_is_taken_for_a_check(ha
 async def test_a_change_of_an_order_does_not_take_back_that_it_was_sent(harness: GenerationHarness) -> None:
     await harness.enqueue(order())
     [one] = await harness.claim(sent=False)
-    async with harness.engine.begin() as connection:
-        locked = await lock_orders(connection, [one.generation_id])
+    async with harness.transactions.begin() as tx:
+        locked = await lock_orders(tx.connection, [one.generation_id])
         assert await harness.mark_sending(one) == {one.attempt_id}
         locked.orders[one.generation_id].attempts[0].started_at = locked.now
-        await save_orders(connection, locked)
+        await save_orders(tx, locked)
     await lease_ends(harness)
     [attempt] = await harness.attempts(one.generation_id)
     assert attempt.sending_at is not None

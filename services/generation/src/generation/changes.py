@@ -1,6 +1,6 @@
 """Save what the domain decided: rows, messages and metrics in one transaction, and wake-ups after it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from generation.metrics import (
     count_spent,
     count_thrown_away,
 )
+from generation.repository.callbacks import ProcessedBody
 from generation.repository.orders import LockedOrders, save_orders
 from generation.wake_ups import WakeUps
 from messaging.received import Received
@@ -23,17 +24,24 @@ from messaging.transaction import Transaction
 
 
 async def save_changes(
-    tx: Transaction, locked: LockedOrders, wake_ups: WakeUps, causes: Mapping[UUID, Received[Any]] | None = None
+    tx: Transaction,
+    locked: LockedOrders,
+    wake_ups: WakeUps,
+    causes: Mapping[UUID, Received[Any]] | None = None,
+    processed: Sequence[ProcessedBody] = (),
 ) -> None:
-    """Write ``locked`` and publish what happened to it; ``causes`` maps an order to the message that it answers."""
-    for order, attempt in locked.ended_attempts():
+    """Write ``locked`` and publish what happened to it; ``causes`` maps an order to the message that it answers.
+
+    ``processed`` are stored with it. Raises BodyNotAdded.
+    """
+    ended_attempts = tuple(locked.ended_attempts())
+    for order, attempt in ended_attempts:
         assume_use(order, attempt)
     spent = tuple(locked.spent())
-    written = await save_orders(tx.connection, locked)
-    ended_attempts = tuple(locked.ended_attempts())
     ended = [order for order in locked.orders.values() if order.status in FINAL_ORDER_STATUSES and order.events]
     for order in locked.orders.values():
         _publish(tx, order, (causes or {}).get(order.generation_id))
+    written = await save_orders(tx, locked, processed)
 
     def committed() -> None:
         if written.claimable:

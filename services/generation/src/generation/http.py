@@ -1,4 +1,4 @@
-"""The webhook ingress: prove the address, store the body, answer. ``loops.callbacks`` acts on it."""
+"""The webhook ingress: prove the address, have the body stored and acted on (``callback_intake``), answer."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -11,16 +11,14 @@ from litestar import Litestar, Request, post
 from litestar.params import FromPath
 from litestar.response import Response
 
+from generation.callback_intake import CallbackIntake
 from generation.callback_urls import CallbackUrls
 from generation.domain.loose_json import UNREADABLE
 from generation.errors import CallbackExpired, InvalidCallbackSignature, MalformedProgress, TooManyCallbacks
 from generation.metrics import CALLBACKS_ACCEPTED, REFUSED_CALLBACKS
 from generation.progress import ProgressReport, ProgressReports
-from generation.repository.callbacks import INLINE_BYTES, add_callback
-from generation.wake_ups import WakeUps
-from messaging.database import single_statements
+from generation.repository.callbacks import INLINE_BYTES
 from messaging.failpoints import failpoint
-from messaging.transaction import Transactions
 from service_runtime.database_watch import DatabaseClock
 from service_runtime.litestar_problems import install_litestar_handlers
 from service_runtime.problems import Problem
@@ -37,10 +35,9 @@ _progress_decoder = msgspec.json.Decoder(ProgressReport)
 
 
 def build_app(
-    transactions: Transactions,
+    intake: CallbackIntake,
     callbacks: CallbackUrls,
     progress: ProgressReports,
-    wake_ups: WakeUps,
     clock: DatabaseClock,
 ) -> Litestar:
     """The public application: the provider's webhook and the workers' progress."""
@@ -52,14 +49,6 @@ def build_app(
         except (InvalidCallbackSignature, CallbackExpired) as refusal:
             raise _refused(attempt_id, refusal) from None
 
-    async def store(attempt_id: UUID, body: bytes) -> bool:
-        if len(body) > INLINE_BYTES:
-            async with transactions.begin() as tx:
-                return await add_callback(tx.connection, attempt_id, "webhook", body)
-        # Most are small, and one statement is the cheapest way to keep one.
-        async with single_statements(transactions.engine) as connection:
-            return await add_callback(connection, attempt_id, "webhook", body)
-
     @post("/webhooks/runpod/{attempt_id:uuid}/{token:str}", status_code=200)
     async def receive_callback(
         request: Request[Any, Any, Any], attempt_id: FromPath[UUID], token: FromPath[str]
@@ -69,11 +58,10 @@ def build_app(
         async with place:
             body = await request.body()
             failpoint("ingress.before_store")
-            if not await store(attempt_id, body):
+            if not await intake.take(attempt_id, body):
                 # The next poll stores what the job came to.
                 raise _refused(attempt_id, TooManyCallbacks())
         CALLBACKS_ACCEPTED.inc()
-        wake_ups.callbacks.set()
         failpoint("ingress.after_store")
         return Response(None, status_code=200)
 

@@ -9,6 +9,7 @@ from typing import Final
 from litestar import Litestar
 
 from generation import commands
+from generation.callback_intake import CallbackIntake
 from generation.consumers import subscriptions
 from generation.dependencies import build_dependencies
 from generation.handlers import Handlers
@@ -124,7 +125,9 @@ def build(settings: Settings) -> Generation:
             every("estimates", ESTIMATE_SECONDS, estimates.publish),
             every("endpoint-health", GAUGE_SECONDS, health.measure, timeout_seconds=LONG_ROUND_SECONDS),
         ],
-        app=build_app(transactions, dependencies.callback_urls, progress, wake_ups, database.clock),
+        app=build_app(
+            CallbackIntake(transactions, policy, wake_ups), dependencies.callback_urls, progress, database.clock
+        ),
         # Without the broker it takes callbacks, and drives the orders that it has (decision 0036).
         readiness={"database": database.ready, "lineage": messaging.lineage.ready},
         degraded_by=messaging.broker_readiness(),

@@ -1,4 +1,7 @@
-"""Acts on what the provider reported: stored bodies are read in order of arrival, by the replica that locks them.
+"""Acts on what was stored alone: bodies are read in order of arrival, by the replica that locks them.
+
+Those are the provider's answers when it is polled, and webhooks that could not be acted on at once
+(``callback_intake``).
 
 A body that carries a file (or the address of one) is left to ``loops.file_transfers``.
 """

@@ -13,7 +13,9 @@
 * ``margins``: what orders brought in and cost
 
 **Lock order**, in every transaction: callbacks, endpoint, orders by id, user queues by key.
-Callbacks that are locked are skipped. Only the claim locks an endpoint together with something else. It skips locked
-orders, so it waits for user queues alone, which everybody locks last and in key order.
+Callbacks that are locked are skipped. A callback that is acted on as it comes skips orders that are locked. It is added
+last: for its row waits only who adds the same one, and who does that has locked no order, or the same one before.
+Only the claim locks an endpoint together with something else. It skips locked orders, so it waits for user queues
+alone, which everybody locks last and in key order.
 Attempts are written under their order's lock; ``attempts`` skips rows that are locked.
 """

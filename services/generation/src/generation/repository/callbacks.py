@@ -1,7 +1,8 @@
 """What the provider reported, raw: stored before it is acted on, and kept for a while after.
 
-A body is processed in one of two ways. Most are locked, acted on and marked in one transaction, a batch at a time
-(``lock_due_callbacks``). One that carries a file, or the address of one, is leased work (``messaging.leases``): its
+A body is processed in one of three ways. Most webhooks are stored and acted on in one transaction (``ADD_PROCESSED``).
+What was only stored is locked, acted on and marked in one transaction, a batch at a time (``lock_due_callbacks``). One
+that carries a file, or the address of one, is leased work (``messaging.leases``): its
 file is transferred outside any transaction.
 """
 
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from generation.tables import provider_callbacks
 from messaging.ids import new_id
 from messaging.leases import Claim, LeasedTable
+from messaging.outbox import Writes
 from service_runtime.statements import Statement
 
 INLINE_BYTES: Final = 256 * 1024
@@ -53,6 +55,26 @@ _ADD: Final = Statement("""
     ON CONFLICT (attempt_id, body_sha256) DO NOTHING
     RETURNING callback_id
 """)
+
+ADD_PROCESSED: Final = Writes(
+    """
+    bodies AS (
+        INSERT INTO generation.provider_callbacks (
+            callback_id, attempt_id, source, body, body_sha256, received_at, due_at, processed_at, outcome)
+        SELECT r.callback_id, r.attempt_id, 'webhook', r.body, r.body_sha256, r.received_at, NULL, clock_timestamp(),
+               r.outcome
+        FROM unnest(
+            CAST(:callback_ids AS uuid[]), CAST(:attempt_ids AS uuid[]), CAST(:bodies AS bytea[]),
+            CAST(:hashes AS bytea[]), CAST(:times AS timestamptz[]), CAST(:outcomes AS text[]))
+            AS r(callback_id, attempt_id, body, body_sha256, received_at, outcome)
+        WHERE (SELECT count(*) < :most_bodies
+                      AND coalesce(sum(octet_length(c.body)), 0) + octet_length(r.body) <= :room_bytes
+               FROM generation.provider_callbacks AS c WHERE c.attempt_id = r.attempt_id AND c.source = 'webhook')
+        ON CONFLICT (attempt_id, body_sha256) DO NOTHING
+        RETURNING callback_id
+    )""",
+    "(SELECT count(*) FROM bodies)",
+)
 
 _FIND_KNOWN: Final = Statement("""
     SELECT FROM generation.provider_callbacks WHERE attempt_id = :attempt_id AND body_sha256 = :body_sha256
@@ -112,6 +134,20 @@ _PURGE: Final = text("""
 """)
 
 
+class BodyNotAdded(Exception):
+    """A body that was acted on is known already, or there is no room for it. Nothing of it may be committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedBody:
+    """A body of a webhook that is acted on in the transaction that stores it. One of an attempt at a time."""
+
+    attempt_id: UUID
+    body: bytes
+    received_at: datetime
+    outcome: str
+
+
 @dataclass(frozen=True, slots=True)
 class Callback:
     """One body that is locked. ``generation_id`` is None if there is no such attempt; ``body`` is None if it is too
@@ -155,6 +191,21 @@ async def add_callback(connection: AsyncConnection, attempt_id: UUID, source: So
     bounds = {"bodies": room.bodies, "room_bytes": room.size_bytes, "size_bytes": len(body)}
     added = await _ADD.execute(connection, {"callback_id": new_id(), "source": source, "body": body, **bounds, **row})
     return added == 1 or await _FIND_KNOWN.fetch_one(connection, row) is not None
+
+
+def body_values(processed: Sequence[ProcessedBody]) -> dict[str, object]:
+    """Parameters for ``ADD_PROCESSED``."""
+    room = ROOM["webhook"]
+    return {
+        "callback_ids": [new_id() for _ in processed],
+        "attempt_ids": [one.attempt_id for one in processed],
+        "bodies": [one.body for one in processed],
+        "hashes": [hashlib.sha256(one.body).digest() for one in processed],
+        "times": [one.received_at for one in processed],
+        "outcomes": [one.outcome for one in processed],
+        "most_bodies": room.bodies,
+        "room_bytes": room.size_bytes,
+    }
 
 
 async def lock_bodies(connection: AsyncConnection, attempt_id: UUID) -> None:

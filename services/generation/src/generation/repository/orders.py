@@ -1,8 +1,8 @@
 """Orders and their attempts: load under lock, change in the domain, save set-based with the users' counters."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -16,9 +16,12 @@ from contracts.generation import FailureCode
 from contracts.values import Kind, Lane
 from generation.domain.order import Attempt, Lookup, Occupancy, Order
 from generation.domain.statuses import OrderStatus
+from generation.repository.callbacks import ADD_PROCESSED, BodyNotAdded, ProcessedBody, body_values
 from generation.repository.fair_queue import has_work_sql
 from generation.tables import attempts as attempts_table
 from generation.tables import video_generations as orders_table
+from messaging.outbox import Writes
+from messaging.transaction import Transaction
 from service_runtime.statements import Record, Statement
 
 
@@ -93,16 +96,26 @@ _NAMED_OTHERWISE: Final = ("attempts", "events", "lookup", "verifying_number")
 _ORDER_COLUMNS: Final = tuple(field.name for field in fields(Order) if field.name not in _NAMED_OTHERWISE)
 _DIALECT: Final = dialect()  # type: ignore[no-untyped-call]
 _LOCKED: Final = (*_ORDER_COLUMNS, "handed_over_number", *_LOOKUP_COLUMNS)
-_LOCK_ORDERS: Final = Statement(f"""
-    SELECT {", ".join(_LOCKED)}, clock_timestamp()
-    FROM generation.video_generations WHERE generation_id = ANY (CAST(:ids AS uuid[]))
-    ORDER BY generation_id FOR UPDATE
-""")  # noqa: S608 - names of columns
+
+
+def _lock(which: str, waiting: str = "") -> Statement:
+    return Statement(f"""
+        SELECT {", ".join(_LOCKED)}, clock_timestamp()
+        FROM generation.video_generations WHERE generation_id = ANY ({which})
+        ORDER BY generation_id FOR UPDATE {waiting}
+    """)  # noqa: S608 - the insertions are constants
+
+
+_LOCK_ORDERS: Final = _lock("CAST(:ids AS uuid[])")
+_LOCK_FREE_ORDERS: Final = _lock(
+    "ARRAY(SELECT generation_id FROM generation.attempts WHERE attempt_id = ANY (CAST(:attempt_ids AS uuid[])))",
+    "SKIP LOCKED",
+)
 _GET_ATTEMPTS: Final = Statement(f"""
     SELECT generation_id, {", ".join(_ATTEMPT_COLUMNS)}
     FROM generation.attempts WHERE generation_id = ANY (CAST(:ids AS uuid[]))
     ORDER BY generation_id, attempt_number
-""")  # noqa: S608 - as above
+""")  # noqa: S608 - names of columns
 
 
 def _update(table: Table, names: Sequence[str]) -> str:
@@ -122,8 +135,9 @@ def _update(table: Table, names: Sequence[str]) -> str:
 
 # The orders are locked already, and no transaction waits for an order while it has locked an attempt or a counter. So
 # the three may be written in any order, in one round trip.
-_SAVE: Final = Statement(f"""
-    WITH orders AS (
+_SAVE: Final = Writes(
+    f"""
+    orders AS (
         {_update(orders_table, OrderState.__struct_encode_fields__)}
     ), attempts AS (
         {_update(attempts_table, [name for name in _ATTEMPT_COLUMNS if name not in _ATTEMPT_CONSTANTS])}
@@ -134,13 +148,18 @@ _SAVE: Final = Statement(f"""
         JOIN generation.user_queues AS q USING (endpoint, lane, user_id)
         ORDER BY endpoint, lane, user_id
         FOR UPDATE OF q
-    )
-    UPDATE generation.user_queues AS q
-    SET ready_count = q.ready_count + l.ready, active_count = q.active_count + l.active
-    FROM locked AS l
-    WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.user_id = l.user_id
-    RETURNING q.endpoint, (l.ready > 0 OR l.active < 0) AND (q.eligible OR {has_work_sql("l.endpoint")})
-""")  # noqa: S608 - as above
+    ), queues AS (
+        UPDATE generation.user_queues AS q
+        SET ready_count = q.ready_count + l.ready, active_count = q.active_count + l.active
+        FROM locked AS l
+        WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.user_id = l.user_id
+        RETURNING q.endpoint, (l.ready > 0 OR l.active < 0) AND (q.eligible OR {has_work_sql("l.endpoint")})
+            AS claimable
+    )""",  # noqa: S608 - the insertions are constants
+    "ARRAY(SELECT endpoint FROM queues WHERE claimable)",
+)
+
+_SAVE_AND_ADD: Final = Writes(f"{_SAVE.parts}, {ADD_PROCESSED.parts}", f"{_SAVE.result}, {ADD_PROCESSED.result}")
 
 # A cancel that commits meanwhile is not seen: the timers apply it, as one that commits a moment later.
 # The counters of the users are locked last, as everywhere.
@@ -274,37 +293,57 @@ class LockedOrders:
 async def lock_orders(connection: AsyncConnection, generation_ids: Iterable[UUID]) -> LockedOrders:
     """Lock and load the orders of these ids that exist, sorted by id, each with its attempts."""
     ids = sorted(set(generation_ids))
-    rows = await _LOCK_ORDERS.fetch(connection, {"ids": ids}) if ids else []
-    attempted = [row["generation_id"] for row in rows if row["attempt_count"]]
-    attempts: defaultdict[UUID, list[Attempt]] = defaultdict(list)
+    return await _load(connection, await _LOCK_ORDERS.fetch(connection, {"ids": ids}) if ids else [])
+
+
+async def lock_free_orders(connection: AsyncConnection, attempt_ids: Sequence[UUID]) -> LockedOrders:
+    """The same for the orders of these attempts, without those that are locked at the moment."""
+    return await _load(connection, await _LOCK_FREE_ORDERS.fetch(connection, {"attempt_ids": attempt_ids}))
+
+
+async def _load(connection: AsyncConnection, rows: Sequence[Record]) -> LockedOrders:
+    orders = {row["generation_id"]: _order(row) for row in rows}
+    attempts: dict[UUID, Attempt] = {}
+    attempted = [key for key, order in orders.items() if order.attempt_count]
     if attempted:
         # A statement of its own, after the lock: its snapshot must see the attempts of the lock's previous owner.
         for generation_id, *columns in await _GET_ATTEMPTS.fetch(connection, {"ids": attempted}):
-            attempts[generation_id].append(Attempt(**dict(zip(_ATTEMPT_COLUMNS, columns, strict=True))))
-    orders = {row["generation_id"]: _order(row, attempts[row["generation_id"]]) for row in rows}
+            values = dict(zip(_ATTEMPT_COLUMNS, columns, strict=True))
+            attempt = Attempt(**values)
+            orders[generation_id].attempts.append(attempt)
+            # Made again, because to copy one takes five times as long.
+            attempts[attempt.attempt_id] = Attempt(**values)
     return LockedOrders(
         orders,
         rows[-1][-1] if rows else datetime.min,  # noqa: DTZ901 - never read: there is nothing to apply it to
         _Before(
             {key: _order_state(order) for key, order in orders.items()},
-            {one.attempt_id: replace(one) for order in orders.values() for one in order.attempts},
+            attempts,
             {key: order.occupancy for key, order in orders.items()},
         ),
     )
 
 
-async def save_orders(connection: AsyncConnection, locked: LockedOrders) -> Written:
-    """Write whatever changed: orders, attempts, and the counters of their users' queues."""
+async def save_orders(tx: Transaction, locked: LockedOrders, processed: Sequence[ProcessedBody] = ()) -> Written:
+    """Write whatever changed: orders, attempts, and the counters of their users' queues; and what is published so far.
+
+    ``processed`` are bodies that were acted on as they came. Raises BodyNotAdded if one of them cannot be added.
+    """
     changes = locked.changes()
-    if not any(changes):
+    if not any(changes) and not processed:
         return Written([], set())
-    rows = {
+    values: dict[str, object] = {
         orders_table.name: _json(changes.orders),
         attempts_table.name: _json(changes.attempts),
         "user_queues": _json(changes.queues),
     }
-    queues = await _SAVE.fetch(connection, rows)
-    return Written(changes.attempts, {endpoint for endpoint, claimable in queues if claimable})
+    if not processed:
+        [claimable] = await tx.write(_SAVE, values)
+    else:
+        claimable, added = await tx.write(_SAVE_AND_ADD, values | body_values(processed))
+        if added < len(processed):
+            raise BodyNotAdded
+    return Written(changes.attempts, set(claimable))
 
 
 async def add_orders(
@@ -318,10 +357,10 @@ async def add_orders(
     return dict(await _ADD_ORDERS.fetch(connection, values))
 
 
-def _order(row: Record, attempts: list[Attempt]) -> Order:
+def _order(row: Record) -> Order:
     columns = dict(zip(_ORDER_COLUMNS, row, strict=False))
     lookup = None if row["sought_version"] is None else Lookup(*(row[name] for name in _LOOKUP_COLUMNS))
-    return Order(**columns, verifying_number=row["handed_over_number"], lookup=lookup, attempts=attempts)
+    return Order(**columns, verifying_number=row["handed_over_number"], lookup=lookup)
 
 
 def _order_state(order: Order) -> OrderState:
