@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -43,7 +44,20 @@ async def fill_queue(connection: AsyncConnection) -> None:
 
 async def explain(connection: AsyncConnection) -> dict[str, Any]:
     """As the service executes it: with one plan for all parameters."""
-    types, values = {"endpoint": "text", "batch": "bigint"}, {"endpoint": f"'{ENDPOINT}'", "batch": str(BATCH)}
+    types = {
+        "endpoint": "text",
+        "batch": "bigint",
+        "attempt_ids": "uuid[]",
+        "send_within_seconds": "double precision",
+        "probe_seconds": "double precision",
+    }
+    values = {
+        "endpoint": f"'{ENDPOINT}'",
+        "batch": str(BATCH),
+        "attempt_ids": f"'{{{','.join(str(uuid4()) for _ in range(BATCH))}}}'",
+        "send_within_seconds": "5",
+        "probe_seconds": "20",
+    }
     await connection.exec_driver_sql(f"PREPARE claim ({', '.join(types[name] for name in CLAIM.names)}) AS {CLAIM.sql}")
     given = ", ".join(values[name] for name in CLAIM.names)
     explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE claim ({given})"

@@ -19,7 +19,6 @@ from generation.domain.policy import BreakerPolicy
 from generation.job_requests import JobRequests
 from generation.loops.dispatcher import Dispatcher, DispatchLimits
 from generation.stock_inputs import StockInputs
-from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.database_watch import DatabaseClock
 from service_runtime.presigned_urls import PresignedUrls
@@ -34,6 +33,7 @@ LIMITS = DispatchLimits(
 )
 BREAKER = BreakerPolicy(5, Backoff(first=timedelta(seconds=2), longest=timedelta(seconds=60), jitter=0))
 VIDEO, IMAGE = "/v2/video-id/run", "/v2/image-id/run"
+WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @dataclass
@@ -72,37 +72,19 @@ async def dispatch(harness: GenerationHarness) -> AsyncIterator[DispatcherHarnes
         yield dispatch
 
 
-class SlowCommits(Transactions):
-    """Time passes between a commit and the answer to it."""
-
-    def __init__(self, transactions: Transactions) -> None:
-        super().__init__(transactions.engine, transactions.producer)
-        self.committed, self.answered = asyncio.Event(), asyncio.Event()
-
-    @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Transaction]:
-        async with super().begin() as tx:
-            yield tx
-        self.committed.set()
-        await self.answered.wait()
-
-
-async def test_orders_that_were_claimed_before_a_stop_are_submitted(harness: GenerationHarness) -> None:
-    harness.transactions = commits = SlowCommits(harness.transactions)
+async def test_orders_that_are_claimed_while_the_service_stops_are_submitted(dispatch: DispatcherHarness) -> None:
+    """It is told to stop before it knows of the commit."""
+    dispatch.provider.answers[VIDEO] = responds(b'{"id": "job-1"}')
     one = order()
-    commits.answered.set()
-    await harness.enqueue(one)
-    commits.answered.clear()
-    commits.committed.clear()
-    async with dispatcher_harness(harness, endpoints=["video"]) as dispatch:
-        dispatch.provider.answers[VIDEO] = responds(b'{"id": "job-1"}')
+    await dispatch.harness.enqueue(one)
+    async with dispatch.harness.engine.connect() as elsewhere:
+        await elsewhere.execute(text("SELECT FROM generation.endpoints FOR UPDATE"))
         dispatching = asyncio.create_task(dispatch.dispatcher.dispatch())
-        await asyncio.wait_for(commits.committed.wait(), 10)
+        await eventually(lambda: dispatch.harness.query(WAITING), what="the claim waits for the endpoint")
         dispatching.cancel()
         await asyncio.wait([dispatching])
-        commits.answered.set()
-        await dispatch.dispatcher.drain()
-        assert await dispatch.attempt(one.generation_id) == ("submitted", "job-1")
+    await dispatch.dispatcher.drain()
+    assert await dispatch.attempt(one.generation_id) == ("submitted", "job-1")
 
 
 async def test_a_queued_order_of_a_model_that_was_retired_still_runs(dispatch: DispatcherHarness) -> None:
@@ -121,11 +103,10 @@ async def test_an_answer_is_not_lost_if_the_service_stops_while_it_is_recorded(d
     await dispatch.harness.enqueue(one)
     await dispatch.dispatcher.dispatch()
     await asyncio.wait_for(dispatch.dispatcher.answered.wait(), 10)
-    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with dispatch.harness.engine.connect() as elsewhere:
         await elsewhere.execute(text("SELECT FROM generation.video_generations FOR UPDATE"))
         recording = asyncio.create_task(dispatch.dispatcher.record())
-        await eventually(lambda: dispatch.harness.query(waiting), what="the recording waits for the order")
+        await eventually(lambda: dispatch.harness.query(WAITING), what="the recording waits for the order")
         recording.cancel()
         await asyncio.wait([recording])
     await dispatch.dispatcher.drain()

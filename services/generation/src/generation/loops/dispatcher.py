@@ -1,4 +1,4 @@
-"""From the queue to the provider: claim in one transaction, submit outside any, record the answer in another.
+"""From the queue to the provider: claim with one statement, submit outside any, record the answer in a transaction.
 
 ``_update_breakers`` handles an endpoint that refuses (a 429, for instance), ``_apply`` the order that was refused; what
 each answer proves stands in ``runpod.answers``.
@@ -32,7 +32,7 @@ from generation.runpod.answers import ProviderRefused, ProviderRejected, Provide
 from generation.runpod.client import RunPodClient
 from generation.submission_marks import SubmissionMarks
 from generation.wake_ups import WakeUps
-from messaging.database import is_unavailable
+from messaging.database import is_unavailable, single_statements
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
 from messaging.transaction import Transactions
@@ -150,9 +150,9 @@ class Dispatcher:
 
     async def _claim(self, endpoint: str, batch: int) -> int:
         began = time.perf_counter()
-        async with self._transactions.begin() as tx:
+        async with single_statements(self._transactions.engine) as connection:
             claim = await claim_orders(
-                tx.connection,
+                connection,
                 endpoint,
                 [new_id() for _ in range(batch)],
                 send_within_seconds=SEND_WITHIN_SECONDS,
