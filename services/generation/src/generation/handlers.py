@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from catalogue import Catalogue, InvalidParameters, UnknownModel
-from catalogue.gpu_cost import OVERHEAD
+from catalogue.gpu_cost import OVERHEAD, usd_per_second
 from contracts.billing import CreditsReserved
 from contracts.generation import CancelGeneration, GenerationQueued
 from contracts.storage import (
@@ -212,6 +212,7 @@ class Handlers:
             impossible[order.generation_id] = str(error)
             return _NO_WORK
         tier = model.tier(parameters)
+        seconds = tier.seconds(parameters)
         return _Work(
             endpoint=model.endpoint,
             expected_width_pixels=expected.width_pixels,
@@ -222,6 +223,6 @@ class Handlers:
             execution_timeout_seconds=model.execution_timeout_seconds,
             tier=tier.id,
             planned_gpu=tier.gpu_seconds.gpu,
-            planned_cost_micro_usd=round(tier.cost_usd(parameters) * (1 + OVERHEAD) * 1_000_000),
-            planned_seconds=float(tier.seconds(parameters)),
+            planned_cost_micro_usd=round(seconds * usd_per_second(tier.gpu_seconds.gpu) * (1 + OVERHEAD) * 1_000_000),
+            planned_seconds=float(seconds),
         )
