@@ -52,7 +52,7 @@ async def test_a_write_is_counted_without_waiting_for_the_disk_and_an_order_wait
     engine, user_id = (await make_database("gateway")).engine("gateway"), new_id()
     wanted = text("SHOW synchronous_commit")
     async with engine.begin() as connection:
-        assert await repository.take_write(connection, user_id, 60, 1) == 59
+        assert await repository.take_write(connection, user_id, 60) == 59
         assert await connection.scalar(wanted) == "off"
     async with engine.begin() as connection:
         taken = await repository.find_request_or_take_write(connection, user_id, "key", 60, 1)

@@ -25,18 +25,18 @@ def running_cancels(settings: Settings, lane: Lane) -> Limit:
     return Limit("running-cancels", settings.running_cancels_per_day[lane], DAY_SECONDS)
 
 
-async def check_write(dependencies: Dependencies, user: User, count: int = 1) -> None:
-    """Take ``count`` of the writes that a user has each minute; refused ones count, too. Raises ``RateLimited``."""
+async def check_write(dependencies: Dependencies, user: User) -> None:
+    """Take one of the writes that a user has each minute; refused ones count, too. Raises ``RateLimited``."""
     limit = _writes(dependencies.settings)
     async with single_statements(dependencies.engine) as connection:
-        tokens = await repository.take_write(connection, user.user_id, limit.quota, min(count, limit.quota))
+        tokens = await repository.take_write(connection, user.user_id, limit.quota)
     _report_writes(limit, tokens)
 
 
 async def find_request_or_check_write(
     tx: Transaction, settings: Settings, user: User, key: str, count: int
 ) -> GenerationRequestRecord | datetime:
-    """The order that used this key; or :func:`check_write` of a new one, and the time of that.
+    """The order that used this key; or, like :func:`check_write`, ``count`` writes of a new one, and the time of that.
 
     From then on the user's lock is held until the transaction ends. Commit it also if the order is refused later.
     """

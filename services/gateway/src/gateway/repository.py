@@ -197,12 +197,12 @@ async def find_payment_request(connection: AsyncConnection, user_id: UUID, key: 
     )
 
 
-async def take_write(connection: AsyncConnection, user_id: UUID, per_minute: int, count: int) -> float | None:
-    """Take tokens of the user's bucket, which refills evenly; how many it holds then, or None if it had too few.
+async def take_write(connection: AsyncConnection, user_id: UUID, per_minute: int) -> float | None:
+    """Take a token of the user's bucket, which refills evenly; how many it holds then, or None if it had none.
 
     Its transaction may hold nothing else that must outlive a crash of the server.
     """
-    taken = await _TAKE_WRITE.fetch_one(connection, _writes(user_id, per_minute, count))
+    taken = await _TAKE_WRITE.fetch_one(connection, _writes(user_id, per_minute, count=1))
     return None if taken is None else taken[0]
 
 
