@@ -77,6 +77,7 @@ def usd_per_credit() -> Fraction:
     return min(Fraction(pack.price_cents, 100 * (pack.credits + pack.bonus_credits)) for pack in load_credit_packs())
 
 
+@cache
 def price_rule(seconds: GpuSeconds) -> PriceRule:
     """The rates of a price, by the formula above. Raises KeyError for an unknown GPU type."""
     credits_per_second = usd_per_second(seconds.gpu) * (1 + OVERHEAD) / ((1 - TARGET_MARGIN) * usd_per_credit())
