@@ -30,7 +30,7 @@ from messaging.database import is_contended, is_unavailable
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.errors import FeedLostError
 from messaging.failpoints import failpoint
-from messaging.ids import derived_id, new_id, uuid_or_none
+from messaging.ids import derived_id, new_id, parsed_id, uuid_or_none
 from messaging.inbox import Deferral, Inbox
 from messaging.positions import Checkpoints, Position
 from messaging.received import Received
@@ -128,11 +128,11 @@ class Decoder:
             raise UnhandledError(f"this consumer does not handle {subject}")
         try:
             received = Received(
-                message_id=UUID(values[headers.MESSAGE_ID]),
+                message_id=parsed_id(values[headers.MESSAGE_ID]),
                 subject=subject,
                 payload=self._payloads[subject].decode(payload),
-                correlation_id=UUID(values[headers.CORRELATION_ID]),
-                causation_id=UUID(values[headers.CAUSATION_ID]) if headers.CAUSATION_ID in values else None,
+                correlation_id=parsed_id(values[headers.CORRELATION_ID]),
+                causation_id=parsed_id(values[headers.CAUSATION_ID]) if headers.CAUSATION_ID in values else None,
                 occurred_at=datetime.fromisoformat(values[headers.OCCURRED_AT]),
                 traceparent=values.get(headers.TRACEPARENT),
                 deliveries=deliveries,
@@ -190,7 +190,7 @@ class Batches:
                 await self._retry_while_unavailable(partial(self._dead_letter_undecodable, message, error), current)
                 await _answer_ack(message, current)
         if deliveries:
-            metrics.BATCH_SIZE.labels(self.durable).observe(len(deliveries))
+            metrics.batch_size(self.durable).observe(len(deliveries))
             self._delayed = {one: until for one, until in self._delayed.items() if until > time.monotonic()}
             alone = [one for one in deliveries if one.received.message_id in self._delayed]
             together = [one for one in deliveries if one.received.message_id not in self._delayed]
@@ -287,7 +287,7 @@ class Batches:
                 position = self.checkpoints.advance(self._stream, highest.sequence, highest.received.message_id, epoch)
                 fresh = await self._fresh(tx, deliveries, position, outcome)
                 for handler, messages in _by_handler(fresh):
-                    with metrics.HANDLER_SECONDS.labels(self.service, messages[0].subject).time():
+                    with metrics.handler_seconds(self.service, messages[0].subject).time():
                         await handler(tx, messages)
                 if tx.deferred:
                     await self._defer(tx, fresh, outcome)
@@ -450,7 +450,7 @@ class Batches:
             await asyncio.sleep(seconds)
 
     def _count(self, delivery: Delivery, outcome: str) -> None:
-        metrics.CONSUMED.labels(self.service, delivery.received.subject, outcome).inc()
+        metrics.consumed(self.service, delivery.received.subject, outcome).inc()
 
     def _count_dead(self, subject: str, reason: str, message_id: UUID) -> None:
         _log.error("message_dead_lettered", consumer=self.durable, message_id=str(message_id), reason=reason)

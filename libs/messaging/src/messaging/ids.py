@@ -22,6 +22,15 @@ def new_id() -> UUID:
     return made
 
 
+def parsed_id(text: str) -> UUID:
+    """The id that ``text`` spells, of the driver's class if it is written as usual. Raises ValueError."""
+    try:
+        parsed: UUID = pgproto.UUID(text)
+    except ValueError:
+        return UUID(text)
+    return parsed
+
+
 def time_of(message_id: UUID) -> datetime | None:
     """The time inside a UUIDv7; None for an id that carries none."""
     if message_id.version != _TIME_ORDERED:

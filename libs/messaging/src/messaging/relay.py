@@ -373,9 +373,9 @@ class Relay:
 
     def _count_published(self, acknowledged: Sequence[Acknowledged]) -> None:
         now = datetime.now(UTC)
-        latency = metrics.PUBLISH_LATENCY.labels(self._service)
+        latency = metrics.publish_latency(self._service)
         for entry in acknowledged:
-            metrics.PUBLISHED.labels(self._service, entry.row.subject).inc()
+            metrics.published(self._service, entry.row.subject).inc()
             latency.observe(max(0.0, (now - entry.row.created_at).total_seconds()))
 
     def _count_rejected(self, rejected: Sequence[tuple[Unpublished, str]]) -> None:
