@@ -109,6 +109,8 @@ class Broker:
                     name=self._name,
                     tls=self._tls,
                     inbox_prefix=inbox_prefix(self._user),
+                    # A service that hears what others say does not hear itself.
+                    no_echo=True,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=_RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type] # a float works
                     ping_interval=_PING_SECONDS,

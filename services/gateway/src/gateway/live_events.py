@@ -31,7 +31,6 @@ from gateway.estimates import Estimate, Estimates, estimates_of
 from gateway.events import GenerationEstimated
 from gateway.metrics import OPEN_STREAMS
 from messaging.broker import Broker
-from messaging.ids import new_id
 from messaging.live import publish_live, subscribe_live
 
 MAX_PENDING_PROGRESS: Final = 16
@@ -52,8 +51,6 @@ class Projected(msgspec.Struct, frozen=True):
 
     user_id: UUID
     others: tuple[UUID, ...] = ()
-    replica: UUID | None = None
-    """Which has woken its own streams already."""
 
 
 @dataclass
@@ -98,7 +95,6 @@ class LiveEvents:
 
     def __init__(self, streams_per_user: int) -> None:
         self.estimates = Estimates()
-        self._replica = new_id()
         self._broker: Broker | None = None
         self._streams_per_user = streams_per_user
         self._waiting: dict[UUID, list[asyncio.Future[Reply]]] = defaultdict(list)
@@ -165,7 +161,7 @@ class LiveEvents:
         for user_id in users:
             self._wake(user_id)
         first, *others = users
-        message = Projected(first, tuple(others), self._replica)
+        message = Projected(first, tuple(others))
         task = asyncio.create_task(publish_live(self._broker, f"{GATEWAY_PROJECTED_PREFIX}.{first}", message))
         self._sending.add(task)
         task.add_done_callback(self._sent)
@@ -188,9 +184,8 @@ class LiveEvents:
             stream.wake.set()
 
     async def _projected_elsewhere(self, _: str, projected: Projected) -> None:
-        if projected.replica != self._replica:
-            for user_id in (projected.user_id, *projected.others):
-                self._wake(user_id)
+        for user_id in (projected.user_id, *projected.others):
+            self._wake(user_id)
 
     async def _resolve(self, _: str, reply: Reply) -> None:
         subject_id = _subject_of(reply)
