@@ -19,12 +19,11 @@ async def _dependencies(request: Request) -> Dependencies:
     return dependencies
 
 
-async def _user(
-    request: Request, response: Response, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
-) -> User:
+async def _user(request: Request, response: Response) -> User:
     # No cache keeps what belongs to one user.
     response.headers["Cache-Control"] = "no-store"
     dependencies = await _dependencies(request)
+    authorization = request.headers.get("Authorization")
     user = dependencies.tokens.known_user(authorization)
     if user is None:
         with dependencies.admission.signing_in(address_of(request)):
