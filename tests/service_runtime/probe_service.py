@@ -8,7 +8,7 @@ from typing import Any
 from service_runtime.database import create_engine
 from service_runtime.lifecycle import HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
-from service_runtime.loops import every
+from service_runtime.loops import Every
 from tests.service_runtime.settings import settings
 
 release = asyncio.Event()
@@ -74,7 +74,7 @@ async def serve(how: str) -> None:
     await run_service(
         "probe",
         chosen,
-        components=[Component(how), every("tick", 0.1, tick)],
+        components=[Component(how), Every("tick", 0.1, tick)],
         http=[HttpServer(app, "127.0.0.1", int(sys.argv[3]))],
         on_start=start,
         on_drain=release.set,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client import REGISTRY
 
-from service_runtime.loops import Every, every
+from service_runtime.loops import Every
 from tests.support.waiting import eventually
 
 
@@ -32,7 +32,7 @@ async def test_it_runs_at_once_and_then_again_and_again() -> None:
     async def work() -> None:
         rounds.append(1)
 
-    async with running(every("often", 0.01, work)):
+    async with running(Every("often", 0.01, work)):
         await eventually(lambda: len(rounds) >= 3)
 
 
@@ -43,7 +43,7 @@ async def test_waking_it_cuts_the_pause_short() -> None:
     async def work() -> None:
         rounds.append(1)
 
-    async with running(every("sleeper", 3600, work, wake=wake)):
+    async with running(Every("sleeper", 3600, work, wake=wake)):
         await eventually(lambda: len(rounds) == 1)
         wake.set()
         await eventually(lambda: len(rounds) == 2)
@@ -58,7 +58,7 @@ async def test_being_woken_during_a_round_makes_another_round() -> None:
         if len(rounds) == 1:
             wake.set()
 
-    async with running(every("busy", 3600, work, wake=wake)):
+    async with running(Every("busy", 3600, work, wake=wake)):
         await eventually(lambda: len(rounds) == 2)
 
 
@@ -70,7 +70,7 @@ async def test_a_failing_round_is_counted_and_tried_again() -> None:
         if len(rounds) < 3:
             raise RuntimeError("not now")
 
-    async with running(every("flaky", 0.01, work)):
+    async with running(Every("flaky", 0.01, work)):
         await eventually(lambda: len(rounds) >= 4)
     assert failures("flaky") == 2
 
@@ -82,6 +82,6 @@ async def test_a_round_that_hangs_is_ended() -> None:
         rounds.append(1)
         await asyncio.Event().wait()
 
-    async with running(every("hanging", 0.01, work, timeout_seconds=0.02)):
+    async with running(Every("hanging", 0.01, work, timeout_seconds=0.02)):
         await eventually(lambda: len(rounds) >= 2)
     assert failures("hanging") >= 1

@@ -25,8 +25,9 @@ log = structlog.get_logger(__name__)
 
 
 class Every:
-    """A component that calls ``function`` every ``seconds``, at once when ``wake`` is set, and never twice at a time.
+    """A component that calls ``function`` every ``seconds``, give or take a tenth, and at once when ``wake`` is set.
 
+    It never calls it twice at a time.
     A round that fails or exceeds ``timeout_seconds`` is logged and counted, and tried again after growing pauses of up
     to a minute (or the interval, if that is longer): what a sweep could not do now, it does later. The first pause is
     ``retry_seconds``, or the interval.
@@ -90,16 +91,3 @@ class Every:
                 await (asyncio.Event() if failures else self._wake).wait()
         except TimeoutError:
             return
-
-
-def every(
-    name: str,
-    seconds: float,
-    function: Callable[[], Awaitable[Any]],
-    *,
-    wake: asyncio.Event | None = None,
-    timeout_seconds: float = 60.0,
-    retry_seconds: float | None = None,
-) -> Every:
-    """``function`` as a component that runs every ``seconds`` (give or take a tenth); see ``Every``."""
-    return Every(name, seconds, function, wake=wake, timeout_seconds=timeout_seconds, retry_seconds=retry_seconds)

@@ -26,7 +26,7 @@ from service_runtime.database_watch import DatabaseWatch
 from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
-from service_runtime.loops import every
+from service_runtime.loops import Every
 from service_runtime.settings import settings_from_environment
 
 LONGEST_CHECK_SECONDS: Final = len(INVARIANTS) * STATEMENT_TIMEOUT_MS / 1000
@@ -71,9 +71,9 @@ def build(settings: Settings) -> Auditor:
         components=[
             database,
             *messaging.components(),
-            every("check", settings.check_seconds, checker.run_round, timeout_seconds=LONGEST_CHECK_SECONDS),
-            every("ledger seals", SEALS_EVERY_SECONDS, seal_verifier.run_round),
-            every(
+            Every("check", settings.check_seconds, checker.run_round, timeout_seconds=LONGEST_CHECK_SECONDS),
+            Every("ledger seals", SEALS_EVERY_SECONDS, seal_verifier.run_round),
+            Every(
                 "journal partitions",
                 PARTITIONS_EVERY_SECONDS,
                 partial(maintain_partitions, engine, settings.journal_retention_days),

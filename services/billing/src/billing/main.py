@@ -24,7 +24,7 @@ from service_runtime.database_watch import DatabaseWatch
 from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
-from service_runtime.loops import every
+from service_runtime.loops import Every
 from service_runtime.settings import settings_from_environment
 
 OVERDUE_SECONDS: Final = 60.0
@@ -59,10 +59,10 @@ def build(settings: Settings) -> Billing:
             database,
             *messaging.components(),
             Responder(messaging.broker, answers),
-            every("expiry", settings.sweep_seconds, partial(expire_due_grants, messaging.transactions)),
-            every("sealing", settings.sweep_seconds, Sealer(engine).seal),
-            every("ledger tree", settings.sweep_seconds, tree_grower.grow),
-            every("overdue", OVERDUE_SECONDS, partial(report_overdue_reservations, engine)),
+            Every("expiry", settings.sweep_seconds, partial(expire_due_grants, messaging.transactions)),
+            Every("sealing", settings.sweep_seconds, Sealer(engine).seal),
+            Every("ledger tree", settings.sweep_seconds, tree_grower.grow),
+            Every("overdue", OVERDUE_SECONDS, partial(report_overdue_reservations, engine)),
         ],
         readiness={"database": database.ready, **messaging.readiness()},
         stop=engine.dispose,

@@ -29,7 +29,7 @@ from service_runtime.database_watch import DatabaseWatch
 from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
-from service_runtime.loops import every
+from service_runtime.loops import Every
 from service_runtime.settings import settings_from_environment
 
 
@@ -85,7 +85,7 @@ def build(settings: Settings) -> Gateway:
             database,
             *messaging.components(),
             live_events,
-            every("unanswered orders", EVERY_SECONDS, partial(withdraw_overdue, messaging.transactions)),
+            Every("unanswered orders", EVERY_SECONDS, partial(withdraw_overdue, messaging.transactions)),
         ],
         # Without the broker it answers 202, and shows what it knows (decision 0036).
         readiness={"database": database.ready, "lineage": messaging.lineage.ready},

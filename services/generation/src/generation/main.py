@@ -36,7 +36,7 @@ from service_runtime.database_watch import DatabaseWatch
 from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
-from service_runtime.loops import every
+from service_runtime.loops import Every
 from service_runtime.settings import settings_from_environment
 
 GAUGE_SECONDS: Final = 15.0
@@ -94,7 +94,7 @@ def build(settings: Settings) -> Generation:
     node_names = dependencies.catalogue.node_names
     progress = ProgressReports(transactions, messaging.broker, policy, wake_ups, node_names)
 
-    woken = partial(every, seconds=poll * SELDOM, retry_seconds=poll)
+    woken = partial(Every, seconds=poll * SELDOM, retry_seconds=poll)
 
     async def stop() -> None:
         await dispatcher.drain()
@@ -105,9 +105,9 @@ def build(settings: Settings) -> Generation:
         components=[
             database,
             *messaging.components(),
-            every("sweep", poll, sweep.wake_due),
+            Every("sweep", poll, sweep.wake_due),
             woken("dispatch", function=dispatcher.dispatch, wake=wake_ups.dispatch),
-            every("record", poll, dispatcher.record, wake=dispatcher.answered),
+            Every("record", poll, dispatcher.record, wake=dispatcher.answered),
             woken("callbacks", function=callbacks.process, wake=wake_ups.callbacks),
             transfers.worker(poll * SELDOM, poll),
             woken(
@@ -120,10 +120,10 @@ def build(settings: Settings) -> Generation:
                 "cancel-jobs", function=checks.cancel_jobs, wake=wake_ups.cancels, timeout_seconds=LONG_ROUND_SECONDS
             ),
             woken("process-timers", function=timers.process_timers, wake=wake_ups.timers),
-            every("purge", PURGE_SECONDS, timers.purge, timeout_seconds=LONG_ROUND_SECONDS),
-            every("gauges", GAUGE_SECONDS, gauges.measure_database),
-            every("estimates", ESTIMATE_SECONDS, estimates.publish),
-            every("endpoint-health", GAUGE_SECONDS, health.measure, timeout_seconds=LONG_ROUND_SECONDS),
+            Every("purge", PURGE_SECONDS, timers.purge, timeout_seconds=LONG_ROUND_SECONDS),
+            Every("gauges", GAUGE_SECONDS, gauges.measure_database),
+            Every("estimates", ESTIMATE_SECONDS, estimates.publish),
+            Every("endpoint-health", GAUGE_SECONDS, health.measure, timeout_seconds=LONG_ROUND_SECONDS),
         ],
         app=build_app(
             CallbackIntake(transactions, policy, wake_ups), dependencies.callback_urls, progress, database.clock

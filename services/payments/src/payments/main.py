@@ -31,7 +31,7 @@ from service_runtime.database_watch import DatabaseWatch
 from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, HttpServer, run_process, run_service
 from service_runtime.logging import configure_logging
-from service_runtime.loops import every
+from service_runtime.loops import Every
 from service_runtime.settings import settings_from_environment
 
 UNPOSTED_SECONDS: Final = 30.0
@@ -82,10 +82,10 @@ def build(settings: Settings) -> Payments:
         components=[
             database,
             *messaging.components(),
-            every("due-work", settings.poll_seconds, DueWork(transactions, tuple(providers), wake_ups).wake_workers),
+            Every("due-work", settings.poll_seconds, DueWork(transactions, tuple(providers), wake_ups).wake_workers),
             *(component for worker in workers for component in worker.components()),
-            every("unposted", UNPOSTED_SECONDS, partial(report_unposted, transactions)),
-            every("gauges", GAUGES_SECONDS, partial(measure, transactions, tuple(providers))),
+            Every("unposted", UNPOSTED_SECONDS, partial(report_unposted, transactions)),
+            Every("gauges", GAUGES_SECONDS, partial(measure, transactions, tuple(providers))),
         ],
         app=build_app(transactions, providers, wake_ups),
         # Without the broker it takes webhooks (decision 0036).

@@ -16,7 +16,7 @@ from service_runtime.database_watch import DatabaseWatch
 from service_runtime.health import ReadinessCheck
 from service_runtime.lifecycle import Component, run_process, run_service
 from service_runtime.logging import configure_logging
-from service_runtime.loops import every
+from service_runtime.loops import Every
 from service_runtime.settings import settings_from_environment
 from storage import commands, deletions, previews
 from storage.consumers import subscriptions
@@ -102,10 +102,10 @@ def build(settings: Settings) -> Storage:
             worker("inputs", input_decoders, INPUT_SUBJECTS, wake_ups.inputs),
             deletions.Deletions(messaging.transactions, store).worker(poll, wake_ups.deletions),
             previewer.worker(poll, wake_ups.previews),
-            every("due-work", poll, DueWork(messaging.transactions, wake_ups).wake_workers),
-            every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),
-            every("deletion gauges", GAUGES_SECONDS, partial(deletions.measure, messaging.transactions)),
-            every("preview gauges", GAUGES_SECONDS, partial(previews.measure, messaging.transactions)),
+            Every("due-work", poll, DueWork(messaging.transactions, wake_ups).wake_workers),
+            Every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),
+            Every("deletion gauges", GAUGES_SECONDS, partial(deletions.measure, messaging.transactions)),
+            Every("preview gauges", GAUGES_SECONDS, partial(previews.measure, messaging.transactions)),
         ],
         readiness={**messaging.readiness(), "database": database.ready, "object_store": store.check},
         start=start,

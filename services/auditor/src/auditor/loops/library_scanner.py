@@ -48,7 +48,7 @@ from messaging.leased_worker import LeasedWorker
 from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.lifecycle import Component
-from service_runtime.loops import every
+from service_runtime.loops import Every
 
 AGAIN_AFTER: Final[Mapping[ScanKind, timedelta]] = {"assets": timedelta(days=28), "bucket": timedelta(hours=12)}
 """Every file within a month, and what was written again within a day: both with time for the reading itself."""
@@ -111,8 +111,8 @@ class LibraryScanner:
         return (
             self.worker("assets"),
             self.worker("bucket"),
-            every("library scans", MAKE_SCANS_SECONDS, self.make_scans),
-            every("library findings", CHECK_AGAIN_SECONDS, self.check_again, timeout_seconds=MAX_STRETCH_SECONDS),
+            Every("library scans", MAKE_SCANS_SECONDS, self.make_scans),
+            Every("library findings", CHECK_AGAIN_SECONDS, self.check_again, timeout_seconds=MAX_STRETCH_SECONDS),
         )
 
     def worker(self, kind: ScanKind) -> LeasedWorker[LibraryScan]:
