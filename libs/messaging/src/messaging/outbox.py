@@ -36,15 +36,16 @@ class Unpublished(Outgoing, frozen=True):
 
 
 # Both times of a row are by default the time of its transaction.
-_ADDED: Final = """
-    added AS (
+ADD_MESSAGES: Final = """
         INSERT INTO {schema}.outbox_messages
             (message_id, subject, stream, payload, correlation_id, causation_id, traceparent)
         SELECT * FROM unnest(
             CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]),
             CAST(:payloads AS bytea[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
-            CAST(:traceparents AS text[])))
+            CAST(:traceparents AS text[]))
 """
+"""Writes messages, with the parameters of :func:`message_values`; a condition may follow."""
+_ADDED: Final = f"added AS ({ADD_MESSAGES})"
 _IS_COMPARED: Final = "coalesce(pg_postmaster_start_time() = CAST(:server AS timestamptz), true)"
 
 
@@ -152,12 +153,12 @@ class Outbox:
         self, connection: AsyncConnection, messages: Sequence[Outgoing], position: Position | None = None
     ) -> list[Unpublished]:
         """Write all ``messages``, and a checkpoint if one is given, with one statement; returns them as rows."""
-        values = _columns(messages)
+        values = message_values(messages)
         if position is None:
             [[now]] = await self._add.fetch(connection, values)
         else:
             [[now]] = await self._add_with_position.fetch(connection, values | position_values(position))
-        return [_stored(message, now) for message in messages]
+        return [stored(message, now) for message in messages]
 
     async def add_with(
         self,
@@ -170,12 +171,12 @@ class Outbox:
         """:meth:`add` and ``writes``, with one statement; returns the rows, and the result of ``writes``."""
         sent = dict(values)
         if messages:
-            sent |= _columns(messages)
+            sent |= message_values(messages)
         if position is not None:
             sent |= position_values(position)
         together = _together(self._schema, writes, added=bool(messages), positioned=position is not None)
         [[now, *result]] = await together.fetch(connection, sent)
-        return [_stored(message, now) for message in messages], result
+        return [stored(message, now) for message in messages], result
 
     async def lock_unpublished(
         self,
@@ -253,7 +254,7 @@ class Outbox:
         return int(count), float(oldest)
 
 
-def _columns(messages: Sequence[Outgoing]) -> dict[str, object]:
+def message_values(messages: Sequence[Outgoing]) -> dict[str, object]:
     return {
         "message_ids": [message.message_id for message in messages],
         "subjects": [message.subject for message in messages],
@@ -275,7 +276,8 @@ def _together(schema: str, writes: Writes, *, added: bool, positioned: bool) -> 
     return hot_statement(schema, f"WITH {', '.join(parts)} SELECT now(), {writes.result}")
 
 
-def _stored(message: Outgoing, now: datetime) -> Unpublished:
+def stored(message: Outgoing, now: datetime) -> Unpublished:
+    """The row of a message that was written by a transaction which began ``now``."""
     return Unpublished(
         message.message_id,
         message.subject,

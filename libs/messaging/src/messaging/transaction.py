@@ -14,14 +14,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.message import Message, Service
 from contracts.registry import stream_of
 from contracts.streams import BY_NAME
-from messaging.database import transaction
+from messaging.database import single_statements, transaction
 from messaging.errors import ForeignSubjectError, MessageTooLargeError
 from messaging.failpoints import failpoint
 from messaging.ids import new_id
-from messaging.outbox import Outbox, Outgoing, Unpublished, Writes
+from messaging.outbox import Outbox, Outgoing, Unpublished, Writes, message_values, stored
 from messaging.positions import Position, Positions
 from messaging.received import Received
 from messaging.tracing import traceparent_for
+from service_runtime.statements import Record, Statement
 from service_runtime.tracing import step
 
 _log = structlog.get_logger("messaging.transaction")
@@ -62,26 +63,7 @@ class Transaction:
         or else from ``traceparent``, or else from what is being done now. Raises ForeignSubjectError if the
         contracts do not name this service as a producer, and MessageTooLargeError beyond the stream's limit.
         """
-        if self._producer not in message.producers:
-            raise ForeignSubjectError(self._producer, message.subject)
-        correlation = correlation_id or (cause.correlation_id if cause is not None else None)
-        if correlation is None:
-            raise TypeError("publish needs a correlation_id or a cause")
-        stream = stream_of(message.subject)
-        payload = _encoder.encode(message)
-        limit = BY_NAME[stream].max_message_bytes - HEADER_BYTES
-        if len(payload) > limit:
-            raise MessageTooLargeError(message.subject, len(payload), limit)
-        identity = message_id or new_id()
-        outgoing = Outgoing(
-            message_id=identity,
-            subject=message.subject,
-            stream=stream,
-            payload=payload,
-            correlation_id=correlation,
-            causation_id=cause.message_id if cause is not None else None,
-            traceparent=traceparent_for(identity, message.subject, correlation, cause, traceparent),
-        )
+        outgoing = _outgoing(self._producer, message, correlation_id, cause, message_id, traceparent)
         self._outgoing.append(outgoing)
         return outgoing.message_id
 
@@ -90,8 +72,8 @@ class Transaction:
 
         What a handler writes last should go this way: the statement for the outbox alone is spared.
         """
-        stored, result = await self._outbox.add_with(self.connection, self._outgoing, self.position, writes, values)
-        self._stored += stored
+        rows, result = await self._outbox.add_with(self.connection, self._outgoing, self.position, writes, values)
+        self._stored += rows
         self._outgoing, self.position = [], None
         return result
 
@@ -106,6 +88,11 @@ class Transaction:
     def defer(self, received: Received[Any], reason: str) -> None:
         """Say that ``received`` is early: it is not marked as received, and is delivered again after growing pauses."""
         self._deferred[received.message_id] = reason
+
+    def take_position(self) -> Position | None:
+        """The checkpoint of the batch, for a handler that writes it with its own statement: a round trip less."""
+        position, self.position = self.position, None
+        return position
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once this transaction has committed. It must be quick and must not raise."""
@@ -128,6 +115,37 @@ class Transaction:
                 callback()
             except Exception:  # noqa: BLE001 - whatever it is, the commit stands
                 _log.exception("after_commit_callback_failed")
+
+
+def _outgoing(
+    producer: Service,
+    message: Message,
+    correlation_id: UUID | None,
+    cause: Received[Any] | None,
+    message_id: UUID | None,
+    traceparent: str | None,
+) -> Outgoing:
+    """The row of a message; :meth:`Transaction.publish` says what it raises."""
+    if producer not in message.producers:
+        raise ForeignSubjectError(producer, message.subject)
+    correlation = correlation_id or (cause.correlation_id if cause is not None else None)
+    if correlation is None:
+        raise TypeError("publish needs a correlation_id or a cause")
+    stream = stream_of(message.subject)
+    payload = _encoder.encode(message)
+    limit = BY_NAME[stream].max_message_bytes - HEADER_BYTES
+    if len(payload) > limit:
+        raise MessageTooLargeError(message.subject, len(payload), limit)
+    identity = message_id or new_id()
+    return Outgoing(
+        message_id=identity,
+        subject=message.subject,
+        stream=stream,
+        payload=payload,
+        correlation_id=correlation,
+        causation_id=cause.message_id if cause is not None else None,
+        traceparent=traceparent_for(identity, message.subject, correlation, cause, traceparent),
+    )
 
 
 class Transactions:
@@ -157,10 +175,34 @@ class Transactions:
             async with transaction(self.engine) as connection:
                 tx = Transaction(connection, self.producer, self._outbox)
                 yield tx
-                stored = await tx.finish(self._positions)
+                rows = await tx.finish(self._positions)
                 failpoint("transaction.before_commit")
         failpoint("transaction.after_commit")
-        if stored:
-            self.fresh.extend(stored)
-            self.doorbell.set()
+        self._hand_over(rows)
         tx.committed()
+
+    async def announce(
+        self, statement: Statement, values: Mapping[str, Any], message: Message, cause: Received[Any]
+    ) -> Record | None:
+        """Send one statement that is a transaction of its own, and return its row; it writes one message if it changes
+        something.
+
+        The statement has :data:`ADD_MESSAGES` in it, and returns as ``announced_at`` when it wrote the message, or
+        NULL. To BEGIN, write the outbox and COMMIT would be three round trips more. Raises what :meth:`begin` and
+        :meth:`Transaction.publish` raise. After an error the outcome is unknown, as after one during COMMIT.
+        """
+        outgoing = _outgoing(self.producer, message, None, cause, None, None)
+        with step("transaction", attributes=self._span_attributes):
+            async with single_statements(self.engine) as connection:
+                failpoint("transaction.before_commit")
+                row = await statement.fetch_one(connection, {**values, **message_values([outgoing])})
+        failpoint("transaction.after_commit")
+        if row is not None and row["announced_at"] is not None:
+            self._hand_over([stored(outgoing, row["announced_at"])])
+        return row
+
+    def _hand_over(self, rows: Sequence[Unpublished]) -> None:
+        """Leave what was committed to the relay of this process."""
+        if rows:
+            self.fresh.extend(rows)
+            self.doorbell.set()
