@@ -121,6 +121,9 @@ async def test_files_are_stored_once_and_the_process_stops_in_order(
             await publish(request)
         # Two messages request each file: it is announced twice and stored once.
         messages = await published_by(storage, 10)
+        async with storage.transactions.begin() as tx:
+            checkpoint = "SELECT max(sequence) FROM storage.relay_positions WHERE holder <> 'relay'"
+            assert await tx.connection.scalar(sa.text(checkpoint)) >= 10, "what was acknowledged has a checkpoint"
     assert {type(message) for message in messages} == {AssetStored}
     assert len({message.asset_id for message in messages}) == 5
     assert len(await storage.assets()) == 5

@@ -22,7 +22,7 @@ from storage import repository
 from storage.due_work import OUTPUT_SUBJECTS
 from storage.errors import DecoderFailed, StoreUnavailable
 from storage.handlers import MAX_DECODER_FAILURES
-from storage.repository import NewPreviews
+from storage.output_records import NewPreviews, record_output
 from storage.tables import VERIFICATIONS
 from storage.worker import measure
 from tests.storage.integration.conftest import StorageHarness, output_lookup, output_ready, verify_inputs
@@ -134,8 +134,9 @@ async def test_two_attempts_of_one_generation_share_one_asset(storage: StorageHa
     one, other = await storage.published()
     assert isinstance(one, AssetStored)
     assert isinstance(other, AssetStored)
-    assert one.asset_id == other.asset_id
+    assert one == other
     (asset,) = await storage.assets()
+    assert (one.asset_id, one.stored_at) == (asset.asset_id, asset.stored_at)
     assert hashlib.sha256(storage.library(asset.object_key)).hexdigest() == asset.sha256
 
 
@@ -183,13 +184,13 @@ async def test_a_worker_cannot_record_an_output_after_its_lease(storage: Storage
     async with storage.transactions.begin() as tx:
         (current,) = await repository.claim_due(tx.connection, OUTPUT_SUBJECTS, 1, LEASE)
     async with storage.transactions.begin() as tx:
-        assert await repository.record_output(tx.connection, stale.claim, stored, NewPreviews(None)) is None
+        assert await record_output(tx.connection, stale.claim, stored, NewPreviews(None)) is None
     assert await storage.assets() == []
     async with storage.transactions.begin() as tx:
-        recorded = await repository.record_output(tx.connection, current.claim, stored, NewPreviews(None))
+        recorded = await record_output(tx.connection, current.claim, stored, NewPreviews(None))
         assert recorded is not None
         assert recorded.asset.asset_id == stored.asset_id
-        assert await repository.record_output(tx.connection, current.claim, stored, NewPreviews(None)) is None
+        assert await record_output(tx.connection, current.claim, stored, NewPreviews(None)) is None
 
 
 async def test_a_lookup_finds_the_output_under_the_key_of_any_attempt(storage: StorageHarness) -> None:

@@ -22,9 +22,10 @@ from contracts.values import Kind
 from messaging.failpoints import failpoint
 from messaging.received import Received
 from messaging.transaction import Transaction, Transactions
-from storage import repository
+from storage import output_records, repository
 from storage.errors import DecoderFailed, Rejected
-from storage.repository import ClaimedVerification, NewPreviews, NewVerification
+from storage.output_records import NewPreviews
+from storage.repository import ClaimedVerification, NewVerification
 from storage.verification import Verifier
 
 Request: TypeAlias = OutputReady | OutputSought | VerifyInputs
@@ -57,7 +58,7 @@ def request_verification(wake: Callable[[], None]) -> Callable[[Transaction, Seq
             )
             for message in messages
         ]
-        await repository.add_verifications(tx.connection, requested)
+        await repository.add_verifications(tx.connection, requested, tx.take_position())
         tx.after_commit(wake)
 
     return handle
@@ -173,8 +174,10 @@ class VerificationHandler:
         """Record and announce an output. If the generation has one already, that one is announced again."""
         failpoint("storage.before_record")
         previews = None if self._wake_previews is None else NewPreviews(work.claimed.traceparent)
+        if await self._record_first_output(work, asset, previews):
+            return
         async with self._transactions.begin() as tx:
-            recorded = await repository.record_output(tx.connection, work.claimed.claim, asset, previews)
+            recorded = await output_records.record_output(tx.connection, work.claimed.claim, asset, previews)
             if recorded is None:
                 return
             tx.publish(recorded.asset, cause=work.request)
@@ -182,6 +185,20 @@ class VerificationHandler:
                 tx.after_commit(self._wake_previews)
             if recorded.is_deleted:
                 tx.after_commit(self._wake_deletions)
+
+    async def _record_first_output(self, work: _Work, asset: AssetStored, previews: NewPreviews | None) -> bool:
+        """Do it in one statement. False, and nothing is changed: the generation has an output, or the claim is lost."""
+        failpoint("lease.before_complete")
+        asset = msgspec.structs.replace(asset, stored_at=work.claimed.now())
+        values = output_records.output_values(work.claimed.claim, asset, previews, asset.stored_at)
+        row = await self._transactions.announce(output_records.RECORD_FIRST_OUTPUT, values, asset, work.request)
+        if row is None or row["announced_at"] is None:
+            return False
+        if self._wake_previews is not None:
+            self._wake_previews()
+        if row["is_deleted"]:
+            self._wake_deletions()
+        return True
 
     async def _record(self, work: _Work, result: Message) -> None:
         async with self._transactions.begin() as tx:

@@ -1,7 +1,8 @@
 """All SQL of storage. Statements that run for every file are built once."""
 
+import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -13,12 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.storage import AssetStored, PreviewsStored
 from contracts.values import MediaProperties
-from messaging.failpoints import failpoint
 from messaging.leases import Claim, LeasedTable, any_of
+from messaging.positions import Position, position_values, with_position
+from messaging.sql import hot_statement
 from service_runtime.statements import Record, Statement
 from storage.domain import VerifiedUpload
 from storage.metrics import PreviewOutcome
-from storage.tables import DELETIONS, PREVIEWS, VERIFICATIONS, deletions, uploads, verifications
+from storage.tables import DELETIONS, PREVIEWS, SCHEMA, VERIFICATIONS, deletions, uploads, verifications
 
 OUTPUT: Final = "output"
 
@@ -56,6 +58,13 @@ class ClaimedVerification:
     failed_files: tuple[str, ...]
     requested_at: datetime
     has_output: bool
+    claimed_at: datetime
+    """By the database's clock."""
+    _claimed_monotonic: float = field(default_factory=time.monotonic, repr=False)
+
+    def now(self) -> datetime:
+        """The time at the database, by what has passed here since the claim. The clock of the host may be wrong."""
+        return self.claimed_at + timedelta(seconds=time.monotonic() - self._claimed_monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +99,6 @@ class ClaimedDeletion:
 
 
 @dataclass(frozen=True, slots=True)
-class NewPreviews:
-    """Small pictures are to be made of an output, in the trace of its verification."""
-
-    traceparent: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedAsset:
-    """The output of a generation as it is recorded. ``is_deleted``: its user has deleted the generation."""
-
-    asset: AssetStored
-    is_deleted: bool
-
-
-@dataclass(frozen=True, slots=True)
 class ClaimedPreviews:
     """An output of which a worker is to make previews. ``is_deleted``: its user has deleted the generation.
 
@@ -128,7 +122,7 @@ class Due:
     previews: bool
 
 
-_ADD_VERIFICATIONS: Final = Statement("""
+_NEW_VERIFICATIONS: Final = """
     INSERT INTO storage.verifications (
         message_id, subject, generation_id, user_id, payload, traceparent, next_try_at)
     SELECT message_id, subject, generation_id, user_id, payload, traceparent, now()
@@ -137,7 +131,9 @@ _ADD_VERIFICATIONS: Final = Statement("""
         CAST(:user_ids AS uuid[]), CAST(:payloads AS bytea[]), CAST(:traceparents AS text[])
     ) AS r (message_id, subject, generation_id, user_id, payload, traceparent)
     ON CONFLICT DO NOTHING
-""")
+"""
+_ADD_VERIFICATIONS: Final = Statement(_NEW_VERIFICATIONS)
+_ADD_VERIFICATIONS_AND_POSITION: Final = hot_statement(SCHEMA, with_position(_NEW_VERIFICATIONS))
 
 
 def _claim_in_turns(work: LeasedTable, among: str = "", flag: str = "") -> Statement:
@@ -188,53 +184,21 @@ _CLAIM_DUE: Final = _claim_in_turns(VERIFICATIONS, "subject = ANY(CAST(:subjects
 _CLAIM_PREVIEWS: Final = _claim_in_turns(PREVIEWS)
 
 # With another fence: a worker that is at it may have passed the new file by, and cannot record that all are gone.
-_DUE_AGAIN: Final = """
+DUE_AGAIN: Final = """
     opened_at = now(), due_at = now(), leased_until = NULL, fence = d.fence + 1, tries = 0, deleted_at = NULL
 """
 _REOPEN_DELETION: Final = Statement(f"""
-    UPDATE storage.deletions AS d SET {_DUE_AGAIN} WHERE d.generation_id = :generation_id
+    UPDATE storage.deletions AS d SET {DUE_AGAIN} WHERE d.generation_id = :generation_id
 """)  # noqa: S608 - the insertion is a constant
 _ADD_DELETION: Final = Statement(f"""
     INSERT INTO storage.deletions AS d (generation_id, user_id, message_id, traceparent, requested_at)
     VALUES (:generation_id, :user_id, :message_id, :traceparent, :requested_at)
     ON CONFLICT (generation_id) DO UPDATE
     SET message_id = excluded.message_id, traceparent = excluded.traceparent, requested_at = excluded.requested_at,
-        {_DUE_AGAIN}
+        {DUE_AGAIN}
     WHERE d.message_id < excluded.message_id
 """)  # noqa: S608 - the insertion is a constant
 
-# A conflict of any constraint: with a target, two that come at the same instant can meet at the key of the object.
-# No row: the claim does not stand. Without an asset in it: the generation has one.
-_RECORD_OUTPUT: Final = Statement(f"""
-    WITH completed AS (
-        UPDATE storage.verifications AS v
-        SET {VERIFICATIONS.complete_sql()}, answer = :answer, answered_at = now()
-        WHERE v.message_id = :message_id AND {VERIFICATIONS.held_sql("v")}
-        RETURNING v.message_id
-    ), added AS (
-        INSERT INTO storage.assets (
-            asset_id, generation_id, role, user_id, attempt_id, attempt_number, object_key, poster_object_key,
-            size_bytes, sha256, media)
-        SELECT
-            CAST(:asset_id AS uuid), CAST(:generation_id AS uuid), '{OUTPUT}', CAST(:user_id AS uuid),
-            CAST(:attempt_id AS uuid), CAST(:attempt_number AS integer), CAST(:object_key AS text),
-            CAST(:poster_object_key AS text), CAST(:size_bytes AS bigint), CAST(:sha256 AS text),
-            CAST(:media AS jsonb)
-        FROM completed
-        ON CONFLICT DO NOTHING
-        RETURNING *
-    ), requested AS (
-        INSERT INTO storage.previews (asset_id, generation_id, user_id, traceparent)
-        SELECT asset_id, generation_id, user_id, CAST(:traceparent AS text) FROM added
-        WHERE CAST(:with_previews AS boolean)
-    ), reopened AS (
-        UPDATE storage.deletions AS d SET {_DUE_AGAIN}
-        WHERE d.generation_id = :generation_id AND EXISTS (SELECT FROM completed)
-        RETURNING d.generation_id
-    )
-    SELECT added.*, EXISTS (SELECT FROM reopened) AS is_deleted
-    FROM completed LEFT JOIN added ON true
-""")  # noqa: S608 - the insertions are constants
 _FIND_ASSETS: Final = Statement(f"""
     SELECT * FROM storage.assets WHERE generation_id = ANY (CAST(:generation_ids AS uuid[])) AND role = '{OUTPUT}'
 """)  # noqa: S608 - the insertion is a constant
@@ -273,19 +237,22 @@ async def find_due(connection: AsyncConnection, outputs: Sequence[str], inputs: 
     return Due(*found)
 
 
-async def add_verifications(connection: AsyncConnection, requested: Sequence[NewVerification]) -> None:
-    """Record what messages request, due at once. A message that was recorded before changes nothing."""
-    await _ADD_VERIFICATIONS.execute(
-        connection,
-        {
-            "message_ids": [one.message_id for one in requested],
-            "subjects": [one.subject for one in requested],
-            "generation_ids": [one.generation_id for one in requested],
-            "user_ids": [one.user_id for one in requested],
-            "payloads": [one.payload for one in requested],
-            "traceparents": [one.traceparent for one in requested],
-        },
-    )
+async def add_verifications(
+    connection: AsyncConnection, requested: Sequence[NewVerification], position: Position | None = None
+) -> None:
+    """Record what messages request, due at once, and the checkpoint. A message that was recorded changes nothing."""
+    values = {
+        "message_ids": [one.message_id for one in requested],
+        "subjects": [one.subject for one in requested],
+        "generation_ids": [one.generation_id for one in requested],
+        "user_ids": [one.user_id for one in requested],
+        "payloads": [one.payload for one in requested],
+        "traceparents": [one.traceparent for one in requested],
+    }
+    if position is None:
+        await _ADD_VERIFICATIONS.execute(connection, values)
+    else:
+        await _ADD_VERIFICATIONS_AND_POSITION.execute(connection, values | position_values(position))
 
 
 async def claim_due(
@@ -293,7 +260,7 @@ async def claim_due(
 ) -> list[ClaimedVerification]:
     """Claim due verifications. Users take turns, and the oldest of a user comes first."""
     values = {"subjects": list(subjects), "room": limit, "lease": lease, "lookahead": LOOKAHEAD}
-    return [_claimed(row) for row in await _CLAIM_DUE.fetch(connection, values)]
+    return [_claimed(row, lease) for row in await _CLAIM_DUE.fetch(connection, values)]
 
 
 async def complete(connection: AsyncConnection, claim: Claim, result_subject: str) -> bool:
@@ -317,43 +284,7 @@ async def count_open(connection: AsyncConnection) -> OpenVerifications:
 async def find_assets(connection: AsyncConnection, generation_ids: Collection[UUID]) -> dict[UUID, AssetStored]:
     """The recorded outputs of these generations, as they are announced."""
     rows = await _FIND_ASSETS.fetch(connection, {"generation_ids": list(generation_ids)})
-    return {row["generation_id"]: _announcement(row) for row in rows}
-
-
-async def record_output(
-    connection: AsyncConnection, claim: Claim, asset: AssetStored, requested: NewPreviews | None
-) -> RecordedAsset | None:
-    """Close a verification with the output of its generation, and record that, unless the generation has one.
-
-    None if another worker has claimed the verification since: then nothing is changed. If previews are ``requested``,
-    they are due at once. If the user has deleted the generation, the file is to go: its deletion is due again.
-    """
-    failpoint("lease.before_complete")
-    (message_id,) = claim.key
-    values = {
-        "message_id": message_id,
-        "fence": claim.fence,
-        "answer": AssetStored.subject,
-        "asset_id": asset.asset_id,
-        "generation_id": asset.generation_id,
-        "user_id": asset.user_id,
-        "attempt_id": asset.attempt_id,
-        "attempt_number": asset.attempt_number,
-        "object_key": asset.object_key,
-        "poster_object_key": asset.poster_object_key,
-        "size_bytes": asset.size_bytes,
-        "sha256": asset.sha256,
-        "media": msgspec.json.encode(asset.media).decode(),
-        "with_previews": requested is not None,
-        "traceparent": None if requested is None else requested.traceparent,
-    }
-    added = await _RECORD_OUTPUT.fetch_one(connection, values)
-    if added is None:
-        return None
-    if added["asset_id"] is not None:
-        return RecordedAsset(_announcement(added), is_deleted=added["is_deleted"])
-    existing = await find_assets(connection, [asset.generation_id])
-    return RecordedAsset(existing[asset.generation_id], is_deleted=added["is_deleted"])
+    return {row["generation_id"]: announcement_of(row) for row in rows}
 
 
 async def put_upload(connection: AsyncConnection, upload: VerifiedUpload) -> None:
@@ -457,10 +388,10 @@ async def measure_deletions(connection: AsyncConnection) -> float:
 
 async def _previewed(connection: AsyncConnection, asset_ids: Sequence[UUID]) -> dict[UUID, tuple[AssetStored, bool]]:
     rows = await _FIND_PREVIEWED.fetch(connection, {"asset_ids": asset_ids}) if asset_ids else ()
-    return {row["asset_id"]: (_announcement(row), row["is_deleted"]) for row in rows}
+    return {row["asset_id"]: (announcement_of(row), row["is_deleted"]) for row in rows}
 
 
-def _claimed(row: Record) -> ClaimedVerification:
+def _claimed(row: Record, lease: timedelta) -> ClaimedVerification:
     return ClaimedVerification(
         claim=VERIFICATIONS.claim_of(row),
         message_id=row["message_id"],
@@ -472,10 +403,11 @@ def _claimed(row: Record) -> ClaimedVerification:
         failed_files=tuple(row["failed_files"]),
         requested_at=row["asked_at"],
         has_output=row["has_output"],
+        claimed_at=row["leased_until"] - lease,
     )
 
 
-def _announcement(row: Record) -> AssetStored:
+def announcement_of(row: Record) -> AssetStored:
     return AssetStored(
         asset_id=row["asset_id"],
         generation_id=row["generation_id"],

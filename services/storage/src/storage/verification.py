@@ -112,10 +112,11 @@ class Verifier:
             key = library_key(request.user_id, request.generation_id, content_type)
             attempt = _Attempt(reported.attempt_id, reported.attempt_number)
             failpoint("storage.before_put")
-            existing, poster = await _both(
-                self._store.put_once(key, body, fetched.sha256, content_type, attempt.as_metadata()),
-                self._put_poster(request, key, fetched, inspection),
-            )
+            put = self._store.put_once(key, body, fetched.sha256, content_type, attempt.as_metadata())
+            if inspection.poster:
+                existing, poster = await _both(put, self._put_poster(request, key, fetched, inspection))
+            else:
+                existing, poster = await put, key
             failpoint("storage.after_put")
             if existing is not None and existing.sha256 != fetched.sha256:
                 # The file of another attempt was verified and written first, and perhaps never recorded. The object
