@@ -220,6 +220,9 @@ async def test_messages_published_by_a_service_arrive_in_the_journal_with_their_
             return sorted(rows, key=str) == sorted([(generation_id, None), *[(generation_id, first)] * 20], key=str)
 
         await eventually(recorded, timeout=20, what="21 messages in the journal")
+        async with reader.connect() as connection:
+            checkpoint = "SELECT max(sequence) FROM auditor.relay_positions WHERE holder <> 'relay'"
+            assert (await connection.execute(text(checkpoint))).scalar_one() >= 21
     finally:
         for task in tasks:
             task.cancel()

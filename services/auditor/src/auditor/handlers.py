@@ -22,7 +22,8 @@ UNNAMED_PRODUCER: Final = "unnamed"
 
 async def record(tx: Transaction, messages: Sequence[Received[Message]]) -> None:
     """Add a batch to the journal in one statement; messages that are in it already stay unchanged."""
-    await journal.add_entries(tx.connection, [journal_entry(received) for received in messages])
+    entries = [journal_entry(received) for received in messages]
+    await journal.add_entries(tx.connection, entries, tx.take_position())
 
 
 def journal_entry(received: Received[Message]) -> JournalEntry:

@@ -9,6 +9,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from messaging.positions import Position, position_values, with_position
+from messaging.sql import hot_statement
 from service_runtime.statements import Statement
 
 
@@ -34,25 +36,31 @@ class JournalEntry:
 
 _COLUMNS: Final = tuple(field.name for field in fields(JournalEntry))
 
-_ADD_ENTRIES: Final = Statement(
-    f"""
+_NEW_ENTRIES: Final = f"""
     INSERT INTO auditor.journal ({", ".join(_COLUMNS)})
     SELECT message_id, subject, stream, producer, is_foreign, correlation_id, causation_id, user_id, traceparent,
            occurred_at, payload::jsonb
     FROM unnest(
-        CAST(:message_id AS uuid[]), CAST(:subject AS text[]), CAST(:stream AS text[]), CAST(:producer AS text[]),
-        CAST(:is_foreign AS boolean[]), CAST(:correlation_id AS uuid[]), CAST(:causation_id AS uuid[]),
-        CAST(:user_id AS uuid[]), CAST(:traceparent AS text[]), CAST(:occurred_at AS timestamptz[]),
-        CAST(:payload AS text[])
+        CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]), CAST(:producers AS text[]),
+        CAST(:is_foreigns AS boolean[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
+        CAST(:user_ids AS uuid[]), CAST(:traceparents AS text[]), CAST(:occurred_ats AS timestamptz[]),
+        CAST(:payloads AS text[])
     ) AS entry ({", ".join(_COLUMNS)})
     ON CONFLICT (message_id) DO NOTHING
-    """  # noqa: S608 - the names come from the dataclass above
-)
+"""  # noqa: S608 - the names come from the dataclass above
+_ADD_ENTRIES: Final = Statement(_NEW_ENTRIES)
+_ADD_ENTRIES_AND_POSITION: Final = hot_statement("auditor", with_position(_NEW_ENTRIES))
 
 
-async def add_entries(connection: AsyncConnection, entries: Sequence[JournalEntry]) -> None:
-    """Add ``entries`` to the journal; entries that are in it already stay unchanged."""
-    await _ADD_ENTRIES.execute(connection, {name: [getattr(one, name) for one in entries] for name in _COLUMNS})
+async def add_entries(
+    connection: AsyncConnection, entries: Sequence[JournalEntry], position: Position | None = None
+) -> None:
+    """Add ``entries`` to the journal, and the checkpoint; entries that are in it already stay unchanged."""
+    values: dict[str, object] = {f"{name}s": [getattr(one, name) for one in entries] for name in _COLUMNS}
+    if position is None:
+        await _ADD_ENTRIES.execute(connection, values)
+    else:
+        await _ADD_ENTRIES_AND_POSITION.execute(connection, values | position_values(position))
 
 
 @dataclass(frozen=True, slots=True)
