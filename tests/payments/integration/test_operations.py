@@ -6,7 +6,7 @@ import pytest
 
 from messaging.ids import new_id
 from payments import commands
-from payments.errors import RefundNotPossible, ResolutionNotPossible
+from payments.errors import RefundNotPossible, ResolutionNotPossible, ReviewAlreadyResolved
 from payments.tables import refunds
 from tests.payments.harness import PaymentsHarness
 
@@ -32,16 +32,23 @@ async def test_a_refund_requested_twice_under_one_id_is_made_once(harness: Payme
         await harness.request_refund(opened.payment_id, 999, refund_id=refund_id)
 
 
-@pytest.mark.parametrize("act", ["over", "partial"])
-async def test_a_review_with_nothing_to_credit_can_only_be_dismissed(harness: PaymentsHarness, act: str) -> None:
+async def test_a_review_of_money_that_came_in_full_can_be_decided_no_more(harness: PaymentsHarness) -> None:
     opened = await harness.open("btcpay")
-    await harness.act_at_btcpay(opened, act)
+    await harness.act_at_btcpay(opened, "partial")
     await harness.poll_all()
     (review,) = await harness.reviews()
-    if act == "partial":
-        # The rest came, and the payment settled without anybody's decision.
-        harness.btcpay.pay_in_full(opened.reference)
-        await harness.poll_all()
+    harness.btcpay.pay_in_full(opened.reference)
+    await harness.poll_all()
+    with pytest.raises(ReviewAlreadyResolved):
+        await harness.resolve(review.review_id, "credited")
+    assert await harness.outcome(opened.payment_id) == ("settled", 2750)
+
+
+async def test_a_review_with_nothing_to_credit_can_only_be_dismissed(harness: PaymentsHarness) -> None:
+    opened = await harness.open("btcpay")
+    await harness.act_at_btcpay(opened, "over")
+    await harness.poll_all()
+    (review,) = await harness.reviews()
     with pytest.raises(ResolutionNotPossible, match=r"settled can only be dismissed"):
         await harness.resolve(review.review_id, "credited")
     await harness.resolve(review.review_id, "dismissed")
