@@ -45,7 +45,7 @@ from benchmarks.history_calls import (
 )
 from benchmarks.idle_minute import send_again
 from benchmarks.instant_worker import SIDE_PIXELS, instant_worker
-from benchmarks.multiplied_history import DAYS, multiply
+from benchmarks.multiplied_history import DAYS, SAID_SECONDS, multiply
 from benchmarks.order_cost import Log, Statement, log_statements
 from benchmarks.planted_violations import AFTER_ARCHIVE, BEFORE_ARCHIVE, Detected, Violation, detect
 from billing.loops.sealer import Sealer
@@ -329,8 +329,11 @@ async def archive(
     oldest = await _oldest_order(superuser, heavy)
     async with _engine_of(of(platform.postgres.dsns["gateway"]), 1) as engine:
         timeline = await queries.list_timeline(engine, heavy, oldest)
-        began = time.perf_counter()
-        done = [step async for step in archiving.archive(engine, ARCHIVED_DAYS)][-1]
+        said = began = time.perf_counter()
+        async for done in archiving.archive(engine, ARCHIVED_DAYS):
+            if time.perf_counter() - said > SAID_SECONDS:
+                said = time.perf_counter()
+                say(f"  archived {done.orders:,} orders, {said - began:.0f} s")
         say(f"  archived {done}: took {time.perf_counter() - began:.0f} s")
         assert done.orders > 0
         assert await queries.list_timeline(engine, heavy, oldest) == timeline
