@@ -1,30 +1,13 @@
 """Bodies that carry files are leased work, and processes of the release before that may run beside this one."""
 
-from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar
-from uuid import uuid4
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.message import Service
-from generation.repository.callbacks import (
-    LEASES,
-    Carrier,
-    add_callback,
-    claim_carriers,
-    lock_due_callbacks,
-    mark_carriers,
-)
-from generation.repository.fair_queue import claim_orders
-from messaging.ids import new_id
-from messaging.leases import LeasedTable
+from generation.repository.callbacks import claim_carriers, lock_due_callbacks
+from tests.generation.carriers import CarrierCase, add_carriers
 from tests.generation.harness import GenerationHarness
-from tests.generation.orders import ENDPOINT, configure, enqueue, new_order
-from tests.messaging.leases.case import LeaseCase
 from tests.messaging.leases.conformance import LeaseConformance
-from tests.support.databases import Database, MakeDatabase
 
 LEASE = timedelta(minutes=1)
 
@@ -40,33 +23,6 @@ PREVIOUS_HOLD = sa.text("""
     UPDATE generation.provider_callbacks SET due_at = clock_timestamp() + interval '5 minutes'
     WHERE callback_id = :callback_id AND tries = :lease AND processed_at IS NULL
 """)
-
-
-async def add_carriers(connection: AsyncConnection, count: int) -> None:
-    """Bodies of one attempt that carry files."""
-    await configure(connection)
-    await enqueue(connection, [new_order(uuid4())])
-    claimed = await claim_orders(connection, ENDPOINT, [new_id()], send_within_seconds=30, probe_seconds=30)
-    for number in range(count):
-        assert await add_callback(connection, claimed.orders[0].attempt_id, "webhook", f"body {number}".encode())
-    await mark_carriers(connection, [one.callback_id for one in await lock_due_callbacks(connection, count)])
-
-
-class CarrierCase(LeaseCase):
-    """The service's own claim."""
-
-    service: ClassVar[Service] = "generation"
-    table: ClassVar[LeasedTable] = LEASES
-    completed: ClassVar[Mapping[str, Any]] = {"processed_at": sa.func.clock_timestamp(), "outcome": "uploaded"}
-
-    async def database(self, make_database: MakeDatabase) -> Database:
-        return await make_database(self.service)
-
-    async def add(self, connection: AsyncConnection, count: int) -> None:
-        await add_carriers(connection, count)
-
-    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Carrier]:
-        return await claim_carriers(connection, room, lease)
 
 
 class TestCallbackLeases(LeaseConformance):

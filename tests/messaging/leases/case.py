@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -10,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.message import Service
 from messaging.leases import Claim, Leased, LeasedTable
 from messaging.transaction import Transaction
-from tests.support.databases import Database, MakeDatabase
+
+if TYPE_CHECKING:  # a worker's process makes no database: to import what does would double the time of its start
+    from tests.support.databases import Database, MakeDatabase
 
 
 class LeaseCase(Protocol):
@@ -21,7 +23,7 @@ class LeaseCase(Protocol):
     completed: ClassVar[Mapping[str, Any]]
     """What completing a row must write besides, to satisfy the table's own constraints."""
 
-    async def database(self, make_database: MakeDatabase) -> Database:
+    async def database(self, make_database: "MakeDatabase") -> "Database":
         """A database with the table in it."""
         return await make_database(self.service)
 
@@ -37,7 +39,7 @@ def name_of(claim: Claim) -> str:
     return "/".join(str(part) for part in claim.key)
 
 
-async def add_effects_table(case: LeaseCase, database: Database) -> None:
+async def add_effects_table(case: LeaseCase, database: "Database") -> None:
     """Where workers write what they have done, in the transaction that completes it."""
     schema = case.service
     async with database.engine(f"{schema}_migrator").begin() as connection:

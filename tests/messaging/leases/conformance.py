@@ -3,6 +3,7 @@
     class TestVerificationLeases(LeaseConformance):
         case = VerificationCase
 
+The case stands in a module of its own: the processes of workers import it, and start sooner the less it imports.
 A second table of one service, whose work runs in the same way, needs ``LeaseRules`` only: no processes, one second.
 """
 
@@ -11,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,7 +32,7 @@ from tests.messaging.leases.case import (
     effects,
     name_of,
 )
-from tests.messaging.leases.process import POLL_SECONDS
+from tests.messaging.leases.process import POLL_SECONDS, leased_worker
 from tests.support import eventually
 from tests.support.databases import Database, MakeDatabase
 
@@ -42,7 +43,7 @@ OVER = timedelta(seconds=-1)
 
 LEASE_SECONDS = 2.0
 START_SECONDS = 30.0
-"""What a process may need until it works, on a busy machine. Far below what an unfenced lock would last."""
+"""What a worker may need until it works, on a busy machine. Far below what an unfenced lock would last."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,12 @@ class LeaseHarness:
         self._stack.push_async_callback(_kill, process)
         return process
 
+    def work_here(self, name: str, step: Step) -> None:
+        """Another worker, in this process; it works until the test ends."""
+        seconds = (step.work_seconds, LEASE_SECONDS, step.heartbeat_seconds)
+        worker = leased_worker(name, self.case, self.transactions, *seconds, step.concurrency)
+        self._stack.push_async_callback(_cancel, asyncio.create_task(worker.run(), name=name))
+
     def log_of(self, name: str) -> str:
         """What the process of that name has logged."""
         return (self._logs / name).read_text()
@@ -168,6 +175,13 @@ class LeaseHarness:
     async def close(self) -> None:
         """End every process."""
         await self._stack.aclose()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    """End a worker of this process. If it died before, that is raised."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
@@ -346,8 +360,8 @@ class LeaseConformance(LeaseRules):
 
 
 async def others_complete_what_is_left(harness: LeaseHarness, within_seconds: float = LEASE_SECONDS) -> None:
-    """Within the lease, one poll and the start of a process, every row has its effect, and each has one."""
-    await harness.process("second", UNHARMED)
+    """Within the lease and one poll of a worker in this process, every row has its effect, and each has one."""
+    harness.work_here("second", UNHARMED)
 
     async def all_done() -> bool:
         return len(await harness.effects()) >= ROWS

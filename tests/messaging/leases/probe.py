@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,7 +12,9 @@ from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import Claim, LeasedTable
 from tests.messaging.leases.case import LeaseCase
-from tests.support.databases import Database, MakeDatabase
+
+if TYPE_CHECKING:
+    from tests.support.databases import Database, MakeDatabase
 
 probes = sa.Table(
     "probes",
@@ -36,7 +38,7 @@ class Probe:
     claim: Claim
 
 
-async def add_probes_table(database: Database) -> None:
+async def add_probes_table(database: "Database") -> None:
     """Create the table, and let the service's own role use it."""
     async with database.engine("billing_migrator").begin() as connection:
         await connection.run_sync(probes.create)
@@ -50,7 +52,7 @@ class ProbeCase(LeaseCase):
     table: ClassVar[LeasedTable] = PROBES
     completed: ClassVar[Mapping[str, Any]] = {"result": "good"}
 
-    async def database(self, make_database: MakeDatabase) -> Database:
+    async def database(self, make_database: "MakeDatabase") -> "Database":
         made = await make_database()
         await add_probes_table(made)
         return made

@@ -7,9 +7,12 @@ less than nothing fails.
 
 import asyncio
 import sys
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 
+from contracts.message import Service
 from messaging.leased_worker import LeasedWorker
 from messaging.leases import Leased
 from messaging.transaction import Transactions
@@ -23,13 +26,16 @@ from tests.messaging.leases.case import LeaseCase, complete_with_effect
 POLL_SECONDS = 0.2
 
 
-async def main(
-    name: str, case: LeaseCase, work_seconds: float, lease_seconds: float, heartbeat_seconds: float, concurrency: int
-) -> None:
-    """Work until told to stop. Each row takes ``work_seconds`` and leaves one effect."""
-    settings = ServiceSettings()
-    engine = create_engine(settings)
-    transactions = Transactions(engine, case.service)
+def leased_worker(
+    name: str,
+    case: LeaseCase,
+    transactions: Transactions,
+    work_seconds: float,
+    lease_seconds: float,
+    heartbeat_seconds: float,
+    concurrency: int,
+) -> LeasedWorker[Leased]:
+    """A worker; each row takes it ``work_seconds`` and leaves one effect."""
 
     async def work(row: Leased) -> None:
         if work_seconds < 0:
@@ -38,7 +44,7 @@ async def main(
         async with transactions.begin() as tx:
             await complete_with_effect(case, tx, row, name)
 
-    worker = LeasedWorker(
+    return LeasedWorker(
         name,
         transactions,
         case.table,
@@ -51,12 +57,27 @@ async def main(
         lease=timedelta(seconds=lease_seconds),
         heartbeat=timedelta(seconds=heartbeat_seconds),
     )
-    await run_service(name, settings, components=[worker], on_stop=engine.dispose)
+
+
+async def main(name: str, make: Callable[[Transactions], LeasedWorker[Leased]], service: Service) -> None:
+    """Work until told to stop."""
+    settings = ServiceSettings()
+    configure_logging(name, settings)
+    engine = create_engine(settings)
+    await run_service(name, settings, components=[make(Transactions(engine, service))], on_stop=engine.dispose)
 
 
 if __name__ == "__main__":
     name, path, work, lease, heartbeat, concurrency = sys.argv[1:]
     module, _, attribute = path.partition(":")
-    case = getattr(import_module(module), attribute)()
-    configure_logging(name, ServiceSettings())
-    run_process(main(name, case, float(work), float(lease), float(heartbeat), int(concurrency)))
+    case: LeaseCase = getattr(import_module(module), attribute)()
+    make = partial(
+        leased_worker,
+        name,
+        case,
+        work_seconds=float(work),
+        lease_seconds=float(lease),
+        heartbeat_seconds=float(heartbeat),
+        concurrency=int(concurrency),
+    )
+    run_process(main(name, make, case.service))

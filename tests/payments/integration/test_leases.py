@@ -7,57 +7,26 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalogue.credit_packs import load_credit_packs
 from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
-from payments.domain.records import PaymentRecord, RefundRecord, Sweep
+from payments.domain.records import RefundRecord, Sweep
 from payments.domain.snapshots import Checkout, ProviderEvent, Snapshot
 from payments.handlers.polls import record_checkout, record_snapshot
 from payments.handlers.provider_events import record_match
 from payments.handlers.refunds import postpone_refund, record_refund, record_refused_refund
 from payments.repository import payments, provider_events, refunds, sweeps
-from payments.repository.leases import EVENTS, PAYMENTS, REFUNDS, SWEEPS, Claimed
+from payments.repository.leases import EVENTS, REFUNDS, SWEEPS, Claimed
 from payments.tables import provider_events as events_table
 from payments.tables import refunds as refunds_table
 from payments.tables import sweeps as sweeps_table
 from tests.messaging.leases.case import LeaseCase
 from tests.messaging.leases.conformance import LeaseConformance, LeaseRules
 from tests.payments.harness import PaymentsHarness
+from tests.payments.polls import PollCase, add_payments
 
 OVER = timedelta(seconds=-1)
 """A lease that ended when it began."""
-
-
-async def add_payments(connection: AsyncConnection, count: int) -> list[PaymentRecord]:
-    pack = load_credit_packs()[0]
-    added = []
-    for _ in range(count):
-        payment = await payments.add_payment(
-            connection,
-            payment_id=new_id(),
-            user_id=new_id(),
-            provider="stripe",
-            pack=pack,
-            lifetime=timedelta(hours=1),
-        )
-        assert payment is not None
-        added.append(payment)
-    return added
-
-
-class PollCase(LeaseCase):
-    """Payments that are due to be polled."""
-
-    service: ClassVar[Service] = "payments"
-    table: ClassVar[LeasedTable] = PAYMENTS
-    completed: ClassVar[Mapping[str, Any]] = {}
-
-    async def add(self, connection: AsyncConnection, count: int) -> None:
-        await add_payments(connection, count)
-
-    async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Claimed[PaymentRecord]]:
-        return await payments.claim_due(connection, "stripe", room, lease)
 
 
 class RefundCase(LeaseCase):
