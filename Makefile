@@ -53,9 +53,14 @@ dead-letters: install ## List, show or replay dead letters in the platform NAME:
 	@$(RUN)/python -m local_platform dead-letters --name $(NAME) $(SERVICE) $(ARGS)
 
 ##@ Check
-.PHONY: test check lint types unit coverage audit k8s-check image-check format hooks
-test: lint types node ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
-	$(RUN)/pytest -n 4 --dist loadfile $(ARGS)
+.PHONY: test test-gpu-endpoint check lint types unit coverage audit k8s-check image-check format hooks
+# mypy uses one core only, so what is short runs beside it. Tests also wait, for processes and timers: so more of them
+# run at once than there are cores, in the order of tests/support/order.py.
+test: install ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
+	@$(MAKE) -j 4 lint types node test-gpu-endpoint
+	$(RUN)/pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-gpu-endpoint: install ## The tests of the GPU worker
 	cd gpu-endpoint && .venv/bin/python -m pytest -n 3 --dist loadfile
 
 check: install ## One test file or one test: make check TEST=tests/billing/unit/test_domain.py::test_name

@@ -1,9 +1,11 @@
 """Fixtures for every test; see ``tests/support``."""
 
+import pytest
 from hypothesis import settings
 
 from tests.support.databases import database_factory, make_database
 from tests.support.logs import plain_logs
+from tests.support.order import longest_first
 from tests.support.priority import ordinary_priority
 from tests.support.servers import broker_settings, nats_server, own_postgres, postgres_server, s3_server
 
@@ -11,6 +13,11 @@ from tests.support.servers import broker_settings, nats_server, own_postgres, po
 settings.register_profile("tests", deadline=None)
 settings.register_profile("campaign", settings.get_profile("tests"), max_examples=400, derandomize=False)
 settings.load_profile("tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    longest_first(items, config.rootpath)
+
 
 __all__ = [
     "broker_settings",
