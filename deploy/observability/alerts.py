@@ -751,7 +751,7 @@ CAUSES: Final[Sequence[Alert]] = (
         summary="A callback of RunPod waits since {{ $value | humanizeDuration }} to be acted on",
         means="Results are stored and not processed: finished work is not delivered.",
         run=(
-            "Generation's log: loop `callbacks`, `callback_failed`.",
+            "Generation's log: `callbacks_not_acted_on` has the reason; then loop `callbacks`, `callback_failed`.",
             "Is the object store reachable? A callback may carry a file.",
         ),
         verify="`generation_callbacks_oldest_seconds` is 0.",
