@@ -20,7 +20,7 @@ from tests.support.plans import PlanHarness
 SHORT, MIDDLE, LONG = 5, 30, 150
 """Copies of a small platform."""
 DAYS: Final = 2
-MORE: Final = 3.5
+MORE: Final = 4.5
 """Indexes grow a level or two, and small tables are read whole. What reads history grows 5 or 25 times."""
 FEW_PAGES: Final = 2
 LISTED_PAGES: Final = 75

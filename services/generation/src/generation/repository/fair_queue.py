@@ -24,12 +24,15 @@ _MOST_TRIES: Final = 5
 
 
 def has_work_sql(endpoint: str) -> str:
-    """The condition that a user waits at ``endpoint``, an expression, who may have one more order taken."""
+    """The condition that a user waits at ``endpoint``, an expression, who may have one more order taken.
+
+    Its order is that of an index. By the statistics of a full queue, any row would do, and the first one looks near.
+    """
     return f"""EXISTS (
         SELECT FROM generation.lanes AS its_lane, LATERAL (
             SELECT FROM generation.user_queues AS waiting
             WHERE waiting.endpoint = its_lane.endpoint AND waiting.lane = its_lane.lane AND waiting.eligible
-            LIMIT 1) AS found
+            ORDER BY waiting.turn, waiting.user_id LIMIT 1) AS found
         WHERE its_lane.endpoint = {endpoint})"""  # noqa: S608 - the insertion is a constant of ours
 
 
