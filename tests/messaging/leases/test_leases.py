@@ -16,8 +16,11 @@ from tests.messaging.leases.conformance import (
 from tests.messaging.leases.probe import ProbeCase, WrittenProbeCase
 from tests.support import eventually
 
-COMPLETING = Step("transaction.before_commit")
-"""The first transaction is that of a row's completion: a claim is one statement."""
+COMPLETING = Step("transaction.before_commit", concurrency=1)
+"""The first transaction is that of a row's completion: a claim is one statement.
+
+One at a time: a session that is frozen between the parts of one request is not idle, and PostgreSQL does not end it.
+"""
 
 
 class TestProbeLeases(LeaseConformance):
