@@ -1,4 +1,7 @@
-"""The calls whose cost ``benchmarks.scale`` compares between histories of several sizes."""
+"""The calls whose cost ``benchmarks.scale`` compares between histories of several sizes.
+
+What the services ask by themselves is no call: ``benchmarks.idle_minute`` has all of it.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -149,14 +152,6 @@ async def _grow_nothing(engine: AsyncEngine, _: Subjects) -> object:
     return None
 
 
-def _statement(query: str) -> Call:
-    async def run(engine: AsyncEngine, _: Subjects) -> object:
-        async with engine.connect() as connection:
-            return (await connection.execute(text(query))).all()
-
-    return run
-
-
 PREPARATIONS: Mapping[Call, Callable[[AsyncEngine], Awaitable[None]]] = {
     _idle_round: _nothing_is_new,
     _news: base_is_new,
@@ -181,39 +176,4 @@ CALLS: tuple[tuple[str, Service, Call], ...] = (
     ("that a head continues an older one", "billing", _growth),
     ("billing: a round of the tree without news", "billing", _grow_nothing),
     ("generation: claim of an empty queue", "generation", _claim),
-    (
-        "relay: what is not published",
-        "billing",
-        _statement(
-            "SELECT message_id FROM billing.outbox_messages WHERE published_at IS NULL ORDER BY message_id LIMIT 100"
-        ),
-    ),
-    (
-        "billing: grants that expire",
-        "billing",
-        _statement(
-            "SELECT grant_id FROM billing.grants WHERE remaining_credits > 0 AND expires_at <= now()"
-            " ORDER BY expires_at LIMIT 100"
-        ),
-    ),
-    (
-        "billing: overdue reservations",
-        "billing",
-        _statement("SELECT count(*) FROM billing.reservations WHERE status = 'held' AND deadline_at <= now()"),
-    ),
-    (
-        "generation: deadlines",
-        "generation",
-        _statement(
-            "SELECT generation_id FROM generation.video_generations WHERE status NOT IN ('completed', 'failed',"
-            " 'cancelled') AND deadline_at <= now() ORDER BY deadline_at LIMIT 100"
-        ),
-    ),
-    (
-        "gateway: unanswered orders",
-        "gateway",
-        _statement(
-            "SELECT generation_id FROM gateway.generations WHERE status = 'requested' AND expires_at <= now() LIMIT 100"
-        ),
-    ),
 )
