@@ -101,8 +101,12 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return rule.exact(parameters, self.surcharges)
 
     def cost_usd(self, parameters: dict[str, Any]) -> Fraction:
-        """What these seconds cost, without overhead."""
-        return self.seconds(parameters) * usd_per_second(self.gpu_seconds.gpu)
+        """What the seconds of complete parameters cost, without overhead."""
+        return self.usd_of(self.seconds(parameters))
+
+    def usd_of(self, seconds: Fraction) -> Fraction:
+        """What so many GPU seconds cost, without overhead."""
+        return seconds * usd_per_second(self.gpu_seconds.gpu)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from catalogue import Catalogue, InvalidParameters, UnknownModel
-from catalogue.gpu_cost import OVERHEAD, usd_per_second
+from catalogue.gpu_cost import OVERHEAD
 from contracts.billing import CreditsReserved
 from contracts.generation import CancelGeneration, GenerationQueued
 from contracts.storage import (
@@ -223,6 +223,6 @@ class Handlers:
             execution_timeout_seconds=model.execution_timeout_seconds,
             tier=tier.id,
             planned_gpu=tier.gpu_seconds.gpu,
-            planned_cost_micro_usd=round(seconds * usd_per_second(tier.gpu_seconds.gpu) * (1 + OVERHEAD) * 1_000_000),
+            planned_cost_micro_usd=round(tier.usd_of(seconds) * (1 + OVERHEAD) * 1_000_000),
             planned_seconds=float(seconds),
         )
