@@ -20,6 +20,7 @@ from generation.repository.callbacks import (
 from generation.repository.fair_queue import claim_orders
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
+from messaging.transaction import Transaction
 from tests.generation.orders import ENDPOINT, configure, enqueue, new_order
 from tests.messaging.leases.case import LeaseCase
 
@@ -41,8 +42,8 @@ class CarrierCase(LeaseCase):
     table: ClassVar[LeasedTable] = LEASES
     completed: ClassVar[Mapping[str, Any]] = {"processed_at": sa.func.clock_timestamp(), "outcome": "uploaded"}
 
-    async def add(self, connection: AsyncConnection, count: int) -> None:
-        await add_carriers(connection, count)
+    async def add(self, tx: Transaction, count: int) -> None:
+        await add_carriers(tx.connection, count)
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Carrier]:
         return await claim_carriers(connection, room, lease)

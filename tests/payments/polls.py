@@ -10,6 +10,7 @@ from catalogue.credit_packs import load_credit_packs
 from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
+from messaging.transaction import Transaction
 from payments.domain.records import PaymentRecord
 from payments.repository import payments
 from payments.repository.leases import PAYMENTS, Claimed
@@ -41,8 +42,8 @@ class PollCase(LeaseCase):
     table: ClassVar[LeasedTable] = PAYMENTS
     completed: ClassVar[Mapping[str, Any]] = {}
 
-    async def add(self, connection: AsyncConnection, count: int) -> None:
-        await add_payments(connection, count)
+    async def add(self, tx: Transaction, count: int) -> None:
+        await add_payments(tx.connection, count)
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Claimed[PaymentRecord]]:
         return await payments.claim_due(connection, "stripe", room, lease)

@@ -27,7 +27,7 @@ class LeaseCase(Protocol):
         """A database with the table in it."""
         return await make_database(self.service)
 
-    async def add(self, connection: AsyncConnection, count: int) -> None:
+    async def add(self, tx: Transaction, count: int) -> None:
         """Insert ``count`` rows that are due now."""
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Leased]:

@@ -89,7 +89,7 @@ class LeaseHarness:
     async def add(self, count: int) -> None:
         """Rows that are due."""
         async with self.transactions.begin() as tx:
-            await self.case.add(tx.connection, count)
+            await self.case.add(tx, count)
 
     async def claim(self, room: int = 100, lease: timedelta = LONG) -> Sequence[Leased]:
         """Claim in a transaction of its own."""

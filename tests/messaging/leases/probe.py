@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import Claim, LeasedTable
+from messaging.transaction import Transaction
 from tests.messaging.leases.case import LeaseCase
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ class ProbeCase(LeaseCase):
         await add_probes_table(made)
         return made
 
-    async def add(self, connection: AsyncConnection, count: int) -> None:
+    async def add(self, tx: Transaction, count: int) -> None:
         rows = [{"shelf": "top", "probe_id": new_id()} for _ in range(count)]
-        await connection.execute(sa.insert(probes), rows)
+        await tx.connection.execute(sa.insert(probes), rows)
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Probe]:
         key = sa.tuple_(probes.c.shelf, probes.c.probe_id)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
+from messaging.transaction import Transaction
 from payments.domain.records import RefundRecord, Sweep
 from payments.domain.snapshots import Checkout, ProviderEvent, Snapshot
 from payments.handlers.polls import record_checkout, record_snapshot
@@ -36,8 +37,8 @@ class RefundCase(LeaseCase):
     table: ClassVar[LeasedTable] = REFUNDS
     completed: ClassVar[Mapping[str, Any]] = {"state": "pending"}
 
-    async def add(self, connection: AsyncConnection, count: int) -> None:
-        for payment in await add_payments(connection, count):
+    async def add(self, tx: Transaction, count: int) -> None:
+        for payment in await add_payments(tx.connection, count):
             refund = RefundRecord(
                 refund_id=new_id(),
                 payment_id=payment.payment_id,
@@ -48,7 +49,7 @@ class RefundCase(LeaseCase):
                 actor="ada",
                 note=None,
             )
-            await refunds.add_refund(connection, refund)
+            await refunds.add_refund(tx.connection, refund)
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Claimed[RefundRecord]]:
         return await refunds.claim_refunds(connection, "stripe", room, lease)
@@ -61,10 +62,10 @@ class EventCase(LeaseCase):
     table: ClassVar[LeasedTable] = EVENTS
     completed: ClassVar[Mapping[str, Any]] = {}
 
-    async def add(self, connection: AsyncConnection, count: int) -> None:
+    async def add(self, tx: Transaction, count: int) -> None:
         for _ in range(count):
             event = ProviderEvent(f"evt_{new_id()}", "refund.created", None, "pi_unknown", b"{}")
-            await provider_events.add_event(connection, "stripe", event, "webhook", None)
+            await provider_events.add_event(tx.connection, "stripe", event, "webhook", None)
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Claimed[ProviderEvent]]:
         return await provider_events.claim_unmatched(connection, "stripe", room, lease)
@@ -77,8 +78,8 @@ class SweepCase(LeaseCase):
     table: ClassVar[LeasedTable] = SWEEPS
     completed: ClassVar[Mapping[str, Any]] = {"due_at": datetime(9999, 1, 1, tzinfo=UTC)}
 
-    async def add(self, connection: AsyncConnection, count: int) -> None:
-        await sweeps.add_sweeps(connection, [f"{new_id()}:stripe" for _ in range(count)])
+    async def add(self, tx: Transaction, count: int) -> None:
+        await sweeps.add_sweeps(tx.connection, [f"{new_id()}:stripe" for _ in range(count)])
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Claimed[Sweep]]:
         return await sweeps.claim_sweeps(connection, "stripe", room, lease)

@@ -18,6 +18,7 @@ from messaging.ids import new_id
 from messaging.leased_worker import LeasedWorker
 from messaging.leases import LeasedTable
 from messaging.received import Received
+from messaging.transaction import Transaction
 from storage import repository
 from storage.deletions import Deletions, request_deletion
 from storage.object_store import ObjectStore
@@ -202,7 +203,7 @@ class DeletionCase(LeaseCase):
     table: ClassVar[LeasedTable] = DELETIONS
     completed: ClassVar[Mapping[str, Any]] = {"deleted_at": sa.func.now()}
 
-    async def add(self, connection: AsyncConnection, count: int) -> None:
+    async def add(self, tx: Transaction, count: int) -> None:
         requested = [
             NewDeletion(
                 generation_id=uuid4(),
@@ -213,7 +214,7 @@ class DeletionCase(LeaseCase):
             )
             for _ in range(count)
         ]
-        await repository.add_deletions(connection, requested)
+        await repository.add_deletions(tx.connection, requested)
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[ClaimedDeletion]:
         return await repository.claim_deletions(connection, room, lease)

@@ -26,6 +26,7 @@ from local_platform.marks import Mark, mark_of
 from local_platform.servers import NatsServer, S3Server
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
+from messaging.transaction import Transaction
 from storage import repository
 from storage.decoder_process import NICENESS
 from storage.decoders import Decoders
@@ -274,13 +275,13 @@ class PreviewCase(LeaseCase):
     table: ClassVar[LeasedTable] = PREVIEWS
     completed: ClassVar[Mapping[str, Any]] = {"ended_at": sa.func.now(), "outcome": "given_up"}
 
-    async def add(self, connection: AsyncConnection, count: int) -> None:
+    async def add(self, tx: Transaction, count: int) -> None:
         for _ in range(count):
             asset = an_asset()
             values = msgspec.structs.asdict(asset) | {"role": "output", "media": msgspec.to_builtins(asset.media)}
-            await connection.execute(sa.insert(assets).values(values))
+            await tx.connection.execute(sa.insert(assets).values(values))
             wanted = {name: values[name] for name in ("asset_id", "generation_id", "user_id")}
-            await connection.execute(sa.insert(previews).values(wanted))
+            await tx.connection.execute(sa.insert(previews).values(wanted))
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[ClaimedPreviews]:
         return await repository.claim_previews(connection, room, lease)

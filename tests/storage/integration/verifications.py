@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.message import Service
 from messaging.ids import new_id
 from messaging.leases import LeasedTable
+from messaging.transaction import Transaction
 from storage import repository
 from storage.due_work import INPUT_SUBJECTS
 from storage.repository import ClaimedVerification, NewVerification
@@ -25,7 +26,7 @@ class VerificationCase(LeaseCase):
     table: ClassVar[LeasedTable] = VERIFICATIONS
     completed: ClassVar[Mapping[str, Any]] = {"answer": "done", "answered_at": sa.func.now()}
 
-    async def add(self, connection: AsyncConnection, count: int) -> None:
+    async def add(self, tx: Transaction, count: int) -> None:
         requested = [
             NewVerification(
                 message_id=new_id(),
@@ -37,7 +38,7 @@ class VerificationCase(LeaseCase):
             )
             for _ in range(count)
         ]
-        await repository.add_verifications(connection, requested)
+        await repository.add_verifications(tx, requested)
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[ClaimedVerification]:
         return await repository.claim_due(connection, INPUT_SUBJECTS, room, lease)

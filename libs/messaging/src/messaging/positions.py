@@ -134,11 +134,6 @@ def put_position(condition: str = "true") -> str:
 PUT_POSITION: Final = put_position()
 
 
-def with_position(statement: str) -> str:
-    """``statement``, which writes a checkpoint as well, with the parameters of :func:`position_values`."""
-    return f"WITH position AS ({PUT_POSITION}) {statement}"
-
-
 def position_values(position: Position) -> dict[str, object]:
     """Parameters for :func:`put_position`."""
     return {

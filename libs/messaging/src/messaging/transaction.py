@@ -89,11 +89,6 @@ class Transaction:
         """Say that ``received`` is early: it is not marked as received, and is delivered again after growing pauses."""
         self._deferred[received.message_id] = reason
 
-    def take_position(self) -> Position | None:
-        """The checkpoint of the batch, for a handler that writes it with its own statement: a round trip less."""
-        position, self.position = self.position, None
-        return position
-
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once this transaction has committed. It must be quick and must not raise."""
         self._after_commit.append(callback)

@@ -23,7 +23,7 @@ UNNAMED_PRODUCER: Final = "unnamed"
 async def record(tx: Transaction, messages: Sequence[Received[Message]]) -> None:
     """Add a batch to the journal in one statement; messages that are in it already stay unchanged."""
     entries = [journal_entry(received) for received in messages]
-    await journal.add_entries(tx.connection, entries, tx.take_position())
+    await journal.add_entries(tx, entries)
 
 
 def journal_entry(received: Received[Message]) -> JournalEntry:

@@ -58,7 +58,7 @@ def request_verification(wake: Callable[[], None]) -> Callable[[Transaction, Seq
             )
             for message in messages
         ]
-        await repository.add_verifications(tx.connection, requested, tx.take_position())
+        await repository.add_verifications(tx, requested)
         tx.after_commit(wake)
 
     return handle

@@ -11,6 +11,7 @@ from contracts.storage import AssetStored
 from messaging.failpoints import failpoint
 from messaging.leases import Claim
 from messaging.outbox import ADD_MESSAGES
+from messaging.sql import hot_statement
 from service_runtime.statements import Statement
 from storage.repository import DUE_AGAIN, OUTPUT, announcement_of, find_assets
 from storage.tables import SCHEMA, VERIFICATIONS
@@ -31,7 +32,6 @@ class RecordedAsset:
     is_deleted: bool
 
 
-_ADD_MESSAGES: Final = ADD_MESSAGES.replace("{schema}", SCHEMA)
 _ADD_ASSET: Final = f"""
         INSERT INTO storage.assets (
             asset_id, generation_id, role, user_id, attempt_id, attempt_number, object_key, poster_object_key,
@@ -46,7 +46,9 @@ _REQUEST_PREVIEWS: Final = """requested AS (
         SELECT asset_id, generation_id, user_id, CAST(:traceparent AS text) FROM added
         WHERE CAST(:with_previews AS boolean)
     )"""
-RECORD_FIRST_OUTPUT: Final = Statement(f"""
+RECORD_FIRST_OUTPUT: Final = hot_statement(
+    SCHEMA,
+    f"""
     WITH held AS (
         SELECT v.message_id FROM storage.verifications AS v
         WHERE v.message_id = :message_id AND {VERIFICATIONS.held_sql("v")} FOR UPDATE
@@ -62,10 +64,11 @@ RECORD_FIRST_OUTPUT: Final = Statement(f"""
         UPDATE storage.deletions AS d SET {DUE_AGAIN}
         WHERE d.generation_id = :generation_id AND EXISTS (SELECT FROM added)
         RETURNING d.generation_id
-    ), announced AS ({_ADD_MESSAGES} WHERE EXISTS (SELECT FROM added))
+    ), announced AS ({ADD_MESSAGES} WHERE EXISTS (SELECT FROM added))
     SELECT (SELECT now() FROM added) AS announced_at, EXISTS (SELECT FROM reopened) AS is_deleted
     FROM held
-""")  # noqa: S608 - the insertions are constants
+""",  # noqa: S608 - the insertions are constants
+)
 """What ``record_output`` does, and the announcement, for ``Transactions.announce``: if the claim stands and the
 generation has no output yet. Otherwise it changes nothing."""
 # A conflict of any constraint: with a target, two that come at the same instant can meet at the key of the object.

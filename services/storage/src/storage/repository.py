@@ -15,12 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts.storage import AssetStored, PreviewsStored
 from contracts.values import MediaProperties
 from messaging.leases import Claim, LeasedTable, any_of
-from messaging.positions import Position, position_values, with_position
-from messaging.sql import hot_statement
+from messaging.outbox import Writes
+from messaging.transaction import Transaction
 from service_runtime.statements import Record, Statement
 from storage.domain import VerifiedUpload
 from storage.metrics import PreviewOutcome
-from storage.tables import DELETIONS, PREVIEWS, SCHEMA, VERIFICATIONS, deletions, uploads, verifications
+from storage.tables import DELETIONS, PREVIEWS, VERIFICATIONS, deletions, uploads, verifications
 
 OUTPUT: Final = "output"
 
@@ -122,7 +122,9 @@ class Due:
     previews: bool
 
 
-_NEW_VERIFICATIONS: Final = """
+_ADD_VERIFICATIONS: Final = Writes(
+    """
+    requested AS (
     INSERT INTO storage.verifications (
         message_id, subject, generation_id, user_id, payload, traceparent, next_try_at)
     SELECT message_id, subject, generation_id, user_id, payload, traceparent, now()
@@ -131,9 +133,9 @@ _NEW_VERIFICATIONS: Final = """
         CAST(:user_ids AS uuid[]), CAST(:payloads AS bytea[]), CAST(:traceparents AS text[])
     ) AS r (message_id, subject, generation_id, user_id, payload, traceparent)
     ON CONFLICT DO NOTHING
-"""
-_ADD_VERIFICATIONS: Final = Statement(_NEW_VERIFICATIONS)
-_ADD_VERIFICATIONS_AND_POSITION: Final = hot_statement(SCHEMA, with_position(_NEW_VERIFICATIONS))
+    )""",
+    "NULL",
+)
 
 
 def _claim_in_turns(work: LeasedTable, among: str = "", flag: str = "") -> Statement:
@@ -237,10 +239,8 @@ async def find_due(connection: AsyncConnection, outputs: Sequence[str], inputs: 
     return Due(*found)
 
 
-async def add_verifications(
-    connection: AsyncConnection, requested: Sequence[NewVerification], position: Position | None = None
-) -> None:
-    """Record what messages request, due at once, and the checkpoint. A message that was recorded changes nothing."""
+async def add_verifications(tx: Transaction, requested: Sequence[NewVerification]) -> None:
+    """Record what messages request, due at once, with the checkpoint. A message that was recorded changes nothing."""
     values = {
         "message_ids": [one.message_id for one in requested],
         "subjects": [one.subject for one in requested],
@@ -249,10 +249,7 @@ async def add_verifications(
         "payloads": [one.payload for one in requested],
         "traceparents": [one.traceparent for one in requested],
     }
-    if position is None:
-        await _ADD_VERIFICATIONS.execute(connection, values)
-    else:
-        await _ADD_VERIFICATIONS_AND_POSITION.execute(connection, values | position_values(position))
+    await tx.write(_ADD_VERIFICATIONS, values)
 
 
 async def claim_due(

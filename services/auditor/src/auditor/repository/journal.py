@@ -9,9 +9,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from messaging.positions import Position, position_values, with_position
-from messaging.sql import hot_statement
-from service_runtime.statements import Statement
+from messaging.outbox import Writes
+from messaging.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,9 @@ class JournalEntry:
 
 _COLUMNS: Final = tuple(field.name for field in fields(JournalEntry))
 
-_NEW_ENTRIES: Final = f"""
+_ADD_ENTRIES: Final = Writes(
+    f"""
+    entries AS (
     INSERT INTO auditor.journal ({", ".join(_COLUMNS)})
     SELECT message_id, subject, stream, producer, is_foreign, correlation_id, causation_id, user_id, traceparent,
            occurred_at, payload::jsonb
@@ -47,20 +48,14 @@ _NEW_ENTRIES: Final = f"""
         CAST(:payloads AS text[])
     ) AS entry ({", ".join(_COLUMNS)})
     ON CONFLICT (message_id) DO NOTHING
-"""  # noqa: S608 - the names come from the dataclass above
-_ADD_ENTRIES: Final = Statement(_NEW_ENTRIES)
-_ADD_ENTRIES_AND_POSITION: Final = hot_statement("auditor", with_position(_NEW_ENTRIES))
+    )""",  # noqa: S608 - the names come from the dataclass above
+    "NULL",
+)
 
 
-async def add_entries(
-    connection: AsyncConnection, entries: Sequence[JournalEntry], position: Position | None = None
-) -> None:
-    """Add ``entries`` to the journal, and the checkpoint; entries that are in it already stay unchanged."""
-    values: dict[str, object] = {f"{name}s": [getattr(one, name) for one in entries] for name in _COLUMNS}
-    if position is None:
-        await _ADD_ENTRIES.execute(connection, values)
-    else:
-        await _ADD_ENTRIES_AND_POSITION.execute(connection, values | position_values(position))
+async def add_entries(tx: Transaction, entries: Sequence[JournalEntry]) -> None:
+    """Add ``entries`` to the journal, with the checkpoint; entries that are in it already stay unchanged."""
+    await tx.write(_ADD_ENTRIES, {f"{name}s": [getattr(one, name) for one in entries] for name in _COLUMNS})
 
 
 @dataclass(frozen=True, slots=True)
