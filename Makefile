@@ -58,7 +58,7 @@ dead-letters: install ## List, show or replay dead letters in the platform NAME:
 # run at once than there are cores, in the order of tests/support/order.py.
 test: install ## Everything that must pass before a commit: formatting, lint, types, architecture, tests
 	@$(MAKE) -j 4 lint types node test-gpu-endpoint
-	$(RUN)/pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN)/pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-gpu-endpoint: install ## The tests of the GPU worker
 	cd gpu-endpoint && .venv/bin/python -m pytest -n 3 --dist loadfile

@@ -11,7 +11,7 @@ from local_platform.servers.binaries import temporary_directory
 
 _MEMORY = Path("/dev/shm")  # Linux's file system in memory
 _ROOM_BYTES = 8 << 30
-"""What five test processes need is far less; a test that runs wild is not to fill the memory."""
+"""What four test processes need is far less; a test that runs wild is not to fill the memory."""
 
 
 def quickest_parent() -> Path:
