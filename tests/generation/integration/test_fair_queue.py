@@ -244,16 +244,20 @@ async def waits_for_the_disk(connection: AsyncConnection) -> bool:
 
 
 async def test_a_claim_that_waited_for_another_counts_what_that_one_took(engine: AsyncEngine) -> None:
-    """Its snapshot is older than the lock that it waited for."""
+    """Its snapshot is older than the lock that it waited for, and has an order that comes before the one taken."""
     async with engine.begin() as connection:
         await configure(connection, limits(max_active=1))
-        await enqueue(connection, [new_order(uuid4()) for _ in range(2)])
+        await enqueue(connection, [new_order(uuid4(), "standard")])
     async with engine.begin() as connection:
         first = await claim_orders(connection, ENDPOINT, [new_id()], send_within_seconds=30, probe_seconds=10)
+        async with engine.begin() as another:
+            await enqueue(another, [new_order(uuid4(), "free")])
         second = asyncio.create_task(claim(engine, 1))
         await eventually(lambda: is_waited(engine), what="the second claim to wait for the endpoint")
     assert len(first.orders) == 1
     assert (await second).orders == []
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM generation.attempts")) == 1
 
 
 async def is_waited(engine: AsyncEngine) -> bool:

@@ -21,7 +21,7 @@ from messaging.leases import LEASE
 from storage import repository
 from storage.due_work import OUTPUT_SUBJECTS
 from storage.errors import DecoderFailed, StoreUnavailable
-from storage.handlers import MAX_DECODER_FAILURES
+from storage.handlers import MAX_DECODER_FAILURES, VerificationHandler
 from storage.output_records import NewPreviews, record_output
 from storage.tables import VERIFICATIONS
 from storage.worker import measure
@@ -191,6 +191,21 @@ async def test_a_worker_cannot_record_an_output_after_its_lease(storage: Storage
         assert recorded is not None
         assert recorded.asset.asset_id == stored.asset_id
         assert await record_output(tx.connection, current.claim, stored, NewPreviews(None)) is None
+
+
+async def test_a_first_output_is_neither_recorded_nor_announced_after_the_lease(storage: StorageHarness) -> None:
+    generation_id, reported = storage.upload_output(clip())
+    await storage.receive(output_ready(generation_id, reported))
+    async with storage.transactions.begin() as tx:
+        (stale,) = await repository.claim_due(tx.connection, OUTPUT_SUBJECTS, 1, -LEASE)
+    async with storage.transactions.begin() as tx:
+        (current,) = await repository.claim_due(tx.connection, OUTPUT_SUBJECTS, 1, LEASE)
+    handler = VerificationHandler(storage.transactions, storage.verifier)
+    await handler.handle(stale, None)
+    assert (await storage.assets(), await storage.published()) == ([], [])
+    await handler.handle(current, None)
+    stored = await storage.only(AssetStored)
+    assert [asset.asset_id for asset in await storage.assets()] == [stored.asset_id]
 
 
 async def test_a_lookup_finds_the_output_under_the_key_of_any_attempt(storage: StorageHarness) -> None:
