@@ -114,8 +114,10 @@ def _executed(log: str) -> Iterator[tuple[str, str, str, str]]:
     for session, role, kind, text in reversed(entries):
         if kind == "DETAIL":
             parameters[session] = text
-        elif kind == "LOG" and (sent := _SENT.match(text)) and not _DRIVER.search(text):
-            executed.append((session, role, sent[1], parameters.pop(session, "")))
+        elif kind == "LOG" and (sent := _SENT.match(text)):
+            its_parameters = parameters.pop(session, "")
+            if not _DRIVER.search(text):
+                executed.append((session, role, sent[1], its_parameters))
     yield from reversed(executed)
 
 
