@@ -13,6 +13,8 @@ import pytest
 from sqlalchemy import text
 
 from contracts.live import PROGRESS_SUBJECT, GenerationProgress
+from generation import callback_intake
+from generation.callback_intake import CallbackIntake
 from generation.callback_urls import CallbackUrls
 from generation.http import LARGE_BODIES_AT_ONCE
 from generation.progress import MAX_PREVIEW_BYTES
@@ -21,6 +23,7 @@ from generation.repository.fair_queue import ClaimedOrder
 from local_platform.servers import S3Server
 from messaging.broker import Broker
 from messaging.live import subscribe_live
+from service_runtime.database import LOCK_TIMEOUT_MS
 from tests.generation.harness import GenerationHarness, order, stored
 from tests.generation.ingress import IngressHarness
 from tests.generation.integration.test_handlers import timers
@@ -311,7 +314,8 @@ async def test_a_callback_whose_order_is_locked_is_answered_and_acted_on_later(
     body = {"id": "job-1", "status": "COMPLETED", "output": OUTPUT}
     async with ingress.harness.engine.connect() as elsewhere:
         await elsewhere.execute(text("SELECT FROM generation.video_generations FOR UPDATE"))
-        assert await ingress.post(claimed.attempt_id, body) == 200
+        async with asyncio.timeout(LOCK_TIMEOUT_MS / 1000):
+            assert await ingress.post(claimed.attempt_id, body) == 200
     assert await ingress.harness.status(claimed.generation_id) == "dispatching"
     assert ingress.harness.wake_ups.callbacks.is_set()
     await ingress.processor.process()
@@ -333,3 +337,51 @@ async def test_a_callback_that_is_known_takes_nothing_from_those_that_come_with_
     assert await harness.status(second.generation_id) == "storing"
     assert await bodies(harness) == 2
     assert await harness.counters() == (0, 1)
+
+
+async def test_a_request_that_is_given_up_holds_up_no_other(harness: GenerationHarness) -> None:
+    """Its body is acted on all the same."""
+    await harness.enqueue(order(), order(), order())
+    attempts = [one.attempt_id for one in await harness.claim()]
+    intake = CallbackIntake(harness.transactions, harness.policy, harness.wake_ups)
+    taking = [
+        asyncio.create_task(intake.take(one, json.dumps({"status": "COMPLETED", "output": OUTPUT}).encode()))
+        for one in attempts[:2]
+    ]
+    await asyncio.sleep(0)
+    taking[0].cancel()
+    async with asyncio.timeout(10):
+        assert await taking[1]
+        assert await intake.take(attempts[2], b'{"status": "IN_PROGRESS"}')
+    assert taking[0].cancelled()
+    outcomes = await harness.query("SELECT outcome FROM generation.provider_callbacks ORDER BY outcome")
+    assert [row.outcome for row in outcomes] == ["running", "uploaded", "uploaded"]
+
+
+async def test_many_callbacks_at_once_share_several_transactions(
+    ingress: IngressHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callback_intake, "MOST_TOGETHER", 2)
+    harness = ingress.harness
+    await harness.enqueue(*(order() for _ in range(5)))
+    claimed = await harness.claim()
+    posted = (ingress.post(one.attempt_id, {"status": "COMPLETED", "output": OUTPUT}) for one in claimed)
+    assert set(await asyncio.gather(*posted)) == {200}
+    assert {await harness.status(one.generation_id) for one in claimed} == {"storing"}
+    transactions = await harness.query("SELECT count(*) FROM generation.provider_callbacks GROUP BY xmin::text")
+    assert max(together for (together,) in transactions) == 2
+
+
+async def test_callbacks_wait_a_moment_only_for_the_counters_of_a_user(ingress: IngressHarness) -> None:
+    harness = ingress.harness
+    await harness.enqueue(order(), order())
+    claimed = await harness.claim()
+    counters = text("SELECT FROM generation.user_queues WHERE user_id = :user FOR UPDATE")
+    async with harness.engine.connect() as elsewhere:
+        await elsewhere.execute(counters, {"user": claimed[0].user_id})
+        posted = (ingress.post(one.attempt_id, {"status": "COMPLETED", "output": OUTPUT}) for one in claimed)
+        async with asyncio.timeout(LOCK_TIMEOUT_MS / 1000):
+            assert await asyncio.gather(*posted) == [200, 200]
+        assert await bodies(harness) == 2
+    await ingress.processor.process()
+    assert [await harness.status(one.generation_id) for one in claimed] == ["storing", "storing"]

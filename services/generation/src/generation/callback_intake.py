@@ -2,12 +2,14 @@
 
 What cannot be acted on at once (its order is locked, it carries a file, it is unreadable or known already, or the
 attempt fails) is stored alone, and ``loops.callbacks`` acts on it. In both ways a body is answered once it is stored.
+Nothing waits for more than a second for what others have locked.
 """
 
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -24,6 +26,9 @@ from messaging.database import single_statements
 from messaging.failpoints import failpoint
 from messaging.transaction import Transactions
 from service_runtime.tracing import batch_span
+
+MOST_TOGETHER: Final = 50
+"""As many bodies as ``loops.callbacks`` takes: all of an outage in one transaction would hold its orders for long."""
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +71,7 @@ class CallbackIntake:
         # Let every request that is ready come in.
         await asyncio.sleep(0)
         while self._waiting:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
             try:
                 done = await self._process(waiting)
             except BodyNotAdded:

@@ -94,13 +94,15 @@ _ATTEMPT_CONSTANTS: Final = ("attempt_number", "endpoint_id", "prepared_at", "se
 _LOOKUP_COLUMNS: Final = ("sought_version", "sought_code", "sought_detail", "sought_retry")
 _NAMED_OTHERWISE: Final = ("attempts", "events", "lookup", "verifying_number")
 _ORDER_COLUMNS: Final = tuple(field.name for field in fields(Order) if field.name not in _NAMED_OTHERWISE)
+BRIEF_LOCK_TIMEOUT_MS: Final = 1000
+"""How long who passes locked orders over waits for anything else that is locked: the counters of a user."""
 _DIALECT: Final = dialect()  # type: ignore[no-untyped-call]
 _LOCKED: Final = (*_ORDER_COLUMNS, "handed_over_number", *_LOOKUP_COLUMNS)
 
 
-def _lock(which: str, waiting: str = "") -> Statement:
+def _lock(which: str, waiting: str = "", also: str = "") -> Statement:
     return Statement(f"""
-        SELECT {", ".join(_LOCKED)}, clock_timestamp()
+        SELECT {", ".join(_LOCKED)},{also} clock_timestamp()
         FROM generation.video_generations WHERE generation_id = ANY ({which})
         ORDER BY generation_id FOR UPDATE {waiting}
     """)  # noqa: S608 - the insertions are constants
@@ -110,6 +112,7 @@ _LOCK_ORDERS: Final = _lock("CAST(:ids AS uuid[])")
 _LOCK_FREE_ORDERS: Final = _lock(
     "ARRAY(SELECT generation_id FROM generation.attempts WHERE attempt_id = ANY (CAST(:attempt_ids AS uuid[])))",
     "SKIP LOCKED",
+    f" set_config('lock_timeout', '{BRIEF_LOCK_TIMEOUT_MS}', true),",
 )
 _GET_ATTEMPTS: Final = Statement(f"""
     SELECT generation_id, {", ".join(_ATTEMPT_COLUMNS)}
@@ -297,7 +300,10 @@ async def lock_orders(connection: AsyncConnection, generation_ids: Iterable[UUID
 
 
 async def lock_free_orders(connection: AsyncConnection, attempt_ids: Sequence[UUID]) -> LockedOrders:
-    """The same for the orders of these attempts, without those that are locked at the moment."""
+    """The same for the orders of these attempts, without those that are locked at the moment.
+
+    The transaction waits for no other lock for longer than ``BRIEF_LOCK_TIMEOUT_MS``.
+    """
     return await _load(connection, await _LOCK_FREE_ORDERS.fetch(connection, {"attempt_ids": attempt_ids}))
 
 
