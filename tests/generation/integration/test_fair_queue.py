@@ -10,8 +10,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from generation.domain.lifecycle import cancel
 from generation.domain.order import Order
-from generation.domain.policy import BreakerPolicy
+from generation.domain.policy import BreakerPolicy, Policy
+from generation.repository import fair_queue
 from generation.repository.attempts import mark_sending
 from generation.repository.breaker import pause_queue, record_failure, record_success
 from generation.repository.fair_queue import Claim, ClaimedOrder, claim_orders
@@ -86,6 +88,16 @@ async def test_a_user_who_comes_back_gets_one_turn_and_no_credit(engine: AsyncEn
         await enqueue(connection, [new_order(returning) for _ in range(20)], {"standard": 100})
     served = Counter(order.user_id for order in (await claim(engine, 10)).orders)
     assert served == {steady: 5, returning: 5}
+
+
+async def test_a_lane_that_comes_back_gets_its_share_and_no_credit(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection, weights={"pro": 1, "standard": 1, "free": 1})
+        await enqueue(connection, [new_order(uuid4(), "free") for _ in range(60)])
+    await claim(engine, 40)
+    async with engine.begin() as connection:
+        await enqueue(connection, [new_order(uuid4(), "standard") for _ in range(20)])
+    assert Counter(order.lane for order in (await claim(engine, 10)).orders) == {"free": 5, "standard": 5}
 
 
 async def test_lanes_share_by_weight_and_none_starves(engine: AsyncEngine) -> None:
@@ -257,6 +269,55 @@ async def test_a_claim_that_waited_for_another_counts_what_that_one_took(engine:
     assert len(first.orders) == 1
     assert (await second).orders == []
     async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM generation.attempts")) == 1
+
+
+async def test_a_claim_that_waited_for_another_takes_what_that_one_left(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await configure(connection, limits(max_active=2))
+        await enqueue(connection, [new_order(uuid4()) for _ in range(3)])
+    first, second = await one_after_another(engine)
+    assert len(first.orders) == len(second.orders) == 1
+    assert first.orders[0].generation_id != second.orders[0].generation_id
+
+
+async def test_a_claim_that_others_forestall_again_and_again_comes_back_at_once(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair_queue, "_MOST_TRIES", 1)
+    async with engine.begin() as connection:
+        await configure(connection)
+        await enqueue(connection, [new_order(uuid4()) for _ in range(3)])
+    _, second = await one_after_another(engine)
+    assert second == Claim([], 0.0)
+
+
+async def one_after_another(engine: AsyncEngine) -> tuple[Claim, Claim]:
+    """Two claims of one order, of which the second waits for the first one's commit."""
+    async with engine.begin() as connection:
+        first = await claim_orders(connection, ENDPOINT, [new_id()], send_within_seconds=30, probe_seconds=10)
+        second = asyncio.create_task(claim(engine, 1))
+        await eventually(lambda: is_waited(engine), what="the second claim to wait for the endpoint")
+    return first, await second
+
+
+async def test_an_order_that_ends_while_a_claim_waits_is_not_taken(engine: AsyncEngine) -> None:
+    """The claim's snapshot has it in the queue."""
+    async with engine.begin() as connection:
+        await configure(connection)
+        ended, waiting = await enqueue(connection, [new_order(uuid4()) for _ in range(2)])
+    async with engine.begin() as connection:
+        await connection.execute(text("SELECT FROM generation.endpoints FOR UPDATE"))
+        claiming = asyncio.create_task(claim(engine, 2))
+        await eventually(lambda: is_waited(engine), what="the claim to wait for the endpoint")
+        async with Transactions(engine, "generation").begin() as tx:
+            locked = await lock_orders(tx.connection, [ended])
+            cancel(locked.orders[ended], Policy(), locked.now)
+            await save_orders(tx, locked)
+    assert [order.generation_id for order in (await claiming).orders] == [waiting]
+    async with engine.connect() as connection:
+        statuses = await connection.execute(text("SELECT generation_id, status FROM generation.video_generations"))
+        assert {row.generation_id: row.status for row in statuses} == {ended: "cancelled", waiting: "dispatching"}
         assert await connection.scalar(text("SELECT count(*) FROM generation.attempts")) == 1
 
 
