@@ -4,11 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from catalogue.comfyui_nodes import UnknownClass
 from catalogue.errors import InvalidCatalogue
 from catalogue.loading import load_catalogue
 from catalogue.margins import print_margins
 from catalogue.model import Model
-from catalogue.node_source import read_object_info, used_classes
+from catalogue.node_source import VersionUnknown, read_object_info, used_classes
 from catalogue.warm_ups import warm_ups
 
 NODES_FILE = Path(__file__).with_name("comfyui_nodes.json")
@@ -26,7 +27,14 @@ def main() -> int:
     nodes.add_argument("--version", help="of ComfyUI; a running server says it itself")
     arguments = parser.parse_args()
     if arguments.command == "nodes":
-        NODES_FILE.write_text(read_object_info(arguments.source, arguments.version, used_classes()))
+        try:
+            NODES_FILE.write_text(read_object_info(arguments.source, arguments.version, used_classes()))
+        except UnknownClass as error:
+            sys.stderr.write(f"{arguments.source} has no node of the class {error}\n")
+            return 1
+        except (VersionUnknown, OSError, ValueError) as error:
+            sys.stderr.write(f"{arguments.source}: {error}\n")
+            return 1
         return 0
     try:
         catalogue = load_catalogue()
