@@ -1317,11 +1317,15 @@ async function* everyItem(fetchPage) {
 
 // src/uploads.ts
 var ALREADY_THERE = 412;
+var SLOWEST_BYTES_PER_MS = 64;
 async function put(upload, file, send, policy, signal) {
   const headers = Object.entries(upload.headers).filter(([name]) => name.toLowerCase() !== "content-length");
+  const limitMs = policy.timeoutMs + Math.ceil(file.size / SLOWEST_BYTES_PER_MS);
   for (let attempt = 1; ; attempt++) {
     try {
-      const response = await send(upload.url, { method: "PUT", headers, body: file, signal: signal ?? null });
+      const limit = AbortSignal.timeout(limitMs);
+      const limited = signal ? AbortSignal.any([signal, limit]) : limit;
+      const response = await send(upload.url, { method: "PUT", headers, body: file, signal: limited });
       if (response.ok || response.status === ALREADY_THERE) return;
       if (response.status < 500 || attempt >= policy.attempts) throw new NoAnswerError(void 0, response.status);
     } catch (error) {

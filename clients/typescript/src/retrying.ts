@@ -7,7 +7,7 @@ export interface RetryPolicy {
   firstMs: number
   /** No wait is longer. If `Retry-After` asks for more, the refusal is the answer. */
   longestMs: number
-  /** How long one try may take. A purchase waits up to 10 s for its provider. */
+  /** How long one try may take. A purchase waits up to 10 s for its provider. An upload gets more by its size. */
   timeoutMs: number
 }
 

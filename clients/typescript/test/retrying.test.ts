@@ -115,3 +115,18 @@ test("an intent is over when the API has decided, and not before", async () => {
   }
   await assert.rejects(clientWith(LOST).reelhouse.order(ORDER), (error) => !decided(error))
 })
+
+test("an upload that the store never answers is given up, and sent again", async () => {
+  const upload = { id: "u", url: "http://store.test/u", headers: {} }
+  const signals: AbortSignal[] = []
+  const send: typeof fetch = async (input, init) => {
+    if (String(input instanceof Request ? input.url : input).startsWith("http://api.test")) return Response.json(upload)
+    signals.push(init!.signal!)
+    if (signals.length > 1) return new Response()
+    return new Promise((_, reject) => init!.signal!.addEventListener("abort", () => reject(init!.signal!.reason)))
+  }
+  const retry = { attempts: 2, firstMs: 1, timeoutMs: 20 }
+  const reelhouse = new Reelhouse({ baseUrl: "http://api.test", fetch: send, retry })
+  assert.equal(await reelhouse.upload(new Blob(["x"], { type: "image/png" })), "u")
+  assert.equal(signals[0]!.aborted, true)
+})
