@@ -111,6 +111,26 @@ async def test_a_refund_that_the_provider_forgets_is_put_before_a_person(harness
         assert await harness.outcome(opened.payment_id) == ("partially_refunded", 2200)
 
 
+async def test_a_refund_after_a_forgotten_one_is_put_before_a_person_too(harness: PaymentsHarness) -> None:
+    """It takes no credits while the other one is forgotten."""
+    opened = await harness.buy()
+    charge = await harness.charge_of(opened)
+    forgotten = harness.stripe.account.refund(charge, 500, None, {})
+    await harness.poll_all()
+    del harness.stripe.account.refunds[forgotten["id"]]
+    await harness.hint(opened)
+    (review,) = await harness.open_reviews()
+    await harness.resolve(review.review_id, "dismissed")
+    await harness.hint(opened)
+    assert await harness.open_reviews() == [], "it is decided"
+    later = harness.stripe.account.refund(charge, 1000, None, {})
+    await harness.hint(opened)
+    (review,) = await harness.open_reviews()
+    assert (review.code, review.expected) == ("missing_at_provider", forgotten["id"])
+    assert later["id"] in review.found
+    assert await harness.balance(opened.payment_id) == 2200
+
+
 async def test_a_dispute_that_grows_takes_more_and_is_written_down_so(harness: PaymentsHarness) -> None:
     opened = await harness.buy()
     dispute = harness.stripe.account.dispute(await harness.charge_of(opened), 1000, "needs_response")

@@ -48,8 +48,13 @@ def corrections(state: PaymentState, snapshot: Snapshot) -> tuple[Movement, ...]
 
 def forgotten_takings(state: PaymentState, snapshot: Snapshot) -> list[str]:
     """The refunds and disputes that have taken credits, and that the provider shows no more, in any state."""
-    shown = {refund.reference for refund in snapshot.refunds} | {dispute.reference for dispute in snapshot.disputes}
+    shown = shown_takings(snapshot)
     return [reference for _, reference in _MovementHistory(state.movements).takers() if reference not in shown]
+
+
+def shown_takings(snapshot: Snapshot) -> list[str]:
+    """The refunds and disputes that the provider shows, in any state."""
+    return sorted({*(one.reference for one in snapshot.refunds), *(one.reference for one in snapshot.disputes)})
 
 
 def basis_cents(state: PaymentState, snapshot: Snapshot) -> int:

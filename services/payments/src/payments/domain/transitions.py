@@ -10,6 +10,7 @@ from payments.domain.clawbacks import (
     forgotten_takings,
     live_refunds,
     lost_cents,
+    shown_takings,
 )
 from payments.domain.payment_state import Movement, PaymentState, Review, pack_movements
 from payments.domain.snapshots import Snapshot
@@ -98,7 +99,9 @@ def _review_of_credited(state: PaymentState, snapshot: Snapshot) -> Review | Non
     if foreign := foreign_takings(snapshot):
         return Review("taken_in_another_currency", _price(state), "; ".join(foreign))
     if forgotten := forgotten_takings(state, snapshot):
-        return Review("missing_at_provider", ", ".join(forgotten), "the provider shows it no more")
+        # What is shown beside it takes nothing meanwhile: whenever that changes, a person must know.
+        shown = ", ".join(shown_takings(snapshot)) or "none"
+        return Review("missing_at_provider", ", ".join(forgotten), f"refunds and disputes that are shown: {shown}")
     review = _review_of(state, snapshot)
     return review if review is not None and review.code == "overpaid" else None
 

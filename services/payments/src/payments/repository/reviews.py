@@ -33,6 +33,7 @@ async def put_review(
         index_elements=["payment_id", "code", "reference"],
         set_={
             "last_seen_at": sa.func.now(),
+            "expected": statement.excluded.expected,
             "found": statement.excluded.found,
             "opened_at": sa.case((reviews.c.resolved_at.is_(None), reviews.c.opened_at), else_=sa.func.now()),
             "resolved_at": None,
