@@ -89,6 +89,16 @@ async def test_messages_that_leave_with_what_is_written_are_published_once(harne
     assert await stored(harness) == 2
 
 
+async def test_messages_do_not_give_their_values_to_what_is_written_with_them(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    subjects = Writes("one AS (SELECT CAST(:subjects AS text[]) AS subjects)", "(SELECT subjects FROM one)")
+    async with billing.transactions.begin() as tx:
+        assert await tx.write(subjects, {"subjects": ["mine"]}) == [["mine"]]
+        tx.publish(refused(1), correlation_id=new_id())
+        with pytest.raises(ValueError, match="subjects"):
+            await tx.write(subjects, {"subjects": ["mine"]})
+
+
 async def test_a_late_commit_with_a_smaller_id_is_not_skipped(harness: MessagingHarness) -> None:
     billing = await harness.start("billing")
     await harness.start("gateway", [Subscription(CreditsRefused, record)])

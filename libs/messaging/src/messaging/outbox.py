@@ -54,6 +54,8 @@ class Writes:
     """What a service writes with the outbox in one statement.
 
     ``parts`` are those of a WITH, and none is called ``added`` or ``position``. ``result`` are columns of one row.
+    No parameter may be called like one of :data:`ADD_MESSAGES` if messages are published before, or like one of
+    ``PUT_POSITION`` if a checkpoint is: then ValueError is raised.
     """
 
     parts: str
@@ -268,12 +270,15 @@ def message_values(messages: Sequence[Outgoing]) -> dict[str, object]:
 
 @lru_cache(maxsize=64)
 def _together(schema: str, writes: Writes, *, added: bool, positioned: bool) -> Statement:
-    parts = [writes.parts]
+    parts = []
     if positioned:
         parts.append(f"position AS ({PUT_POSITION})")
     if added:
         parts.append(_ADDED)
-    return hot_statement(schema, f"WITH {', '.join(parts)} SELECT now(), {writes.result}")
+    ours = Statement(", ".join(parts)).names
+    if both := sorted({*Statement(writes.parts).names}.intersection(ours)):
+        raise ValueError(f"the outbox or the checkpoint would give their values to {', '.join(both)}")
+    return hot_statement(schema, f"WITH {', '.join([writes.parts, *parts])} SELECT now(), {writes.result}")
 
 
 def stored(message: Outgoing, now: datetime) -> Unpublished:
