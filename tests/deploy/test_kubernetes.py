@@ -19,6 +19,7 @@ from tests.deploy.manifests import (
     CHECKOV_EXCEPTIONS,
     DNS_ON_THE_NODE,
     KUBERNETES,
+    KUBERNETES_VERSIONS,
     ROOT,
     Manifest,
     Policies,
@@ -120,9 +121,18 @@ def test_an_alert_leads_to_its_section_at_the_address_of_the_overlay() -> None:
     assert urls <= {f"{address}#{section.lower()}" for section in sections}
 
 
-def test_every_component_is_in_a_combination() -> None:
-    directories = {path.name for path in (KUBERNETES / "components").iterdir()}
-    assert {name for combined in COMBINATIONS for name in combined} | {"migrations-by-tag"} == directories
+def test_every_component_is_in_a_combination_and_says_what_it_needs() -> None:
+    directories = {path.name for path in (KUBERNETES / "components").iterdir()} - {"migrations-by-tag"}
+    assert {name for combined in COMBINATIONS for name in combined} == directories
+    document = (ROOT / "docs/deploy.md").read_text()
+    assert set(re.findall(r"^\| `([a-z-]+)` \| [^|]+ \|$", document, re.MULTILINE)) == directories
+
+
+def test_the_versions_of_kubernetes_are_those_of_the_document() -> None:
+    document = (ROOT / "docs/deploy.md").read_text()
+    oldest, newest = KUBERNETES_VERSIONS
+    assert f"a Kubernetes cluster ({oldest} or newer)" in document
+    assert f"the schemas of Kubernetes {oldest} and {newest}" in document
 
 
 def test_checkov_finds_exactly_what_is_explained(tmp_path: Path) -> None:
@@ -371,6 +381,14 @@ def test_a_backup_by_hand_is_made_like_those_of_every_night() -> None:
     by_hand = yaml.safe_load((KUBERNETES / "backup-by-hand.yaml").read_text())["spec"]
     nightly = of_kind(render(PRODUCTION), "ScheduledBackup")["postgres-daily"]["spec"]
     assert by_hand == {name: nightly[name] for name in ("cluster", "method", "pluginConfiguration")}
+
+
+def test_backups_carry_no_checksum_that_r2_refuses() -> None:
+    sidecar = of_kind(render(PRODUCTION), "ObjectStore")["postgres-backups"]["spec"]["instanceSidecarConfiguration"]
+    assert {one["name"]: one["value"] for one in sidecar["env"]} == {
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }
 
 
 def test_the_passwords_of_servers_are_listed_for_every_user_and_role() -> None:
