@@ -1,7 +1,8 @@
 #!/bin/sh
 # Run a command with a container engine and a base image of our own making: no registry is needed.
+# The base is the Debian of the official image that Dockerfile names, with the same Python.
 #   deploy/images/on_debian.sh pytest tests/deploy/test_images.py tests/deploy/test_compose_up.py
-# Needs Debian (or a relative), root, and the packages docker.io and debootstrap.
+# Needs Debian, root, and the packages docker.io and debootstrap.
 # Starts an engine of its own beside any other, on a socket in a temporary directory, and stops it at the end.
 set -eu
 
@@ -33,7 +34,7 @@ until docker version >/dev/null 2>&1; do
     sleep 0.5
 done
 
-suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+suite=$(sed -n 's/^ARG PYTHON_IMAGE=.*-slim-//p' "$(dirname "$0")/Dockerfile")
 # Not every Debian has both kinds of list; awk would stop at one that is missing.
 mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
     awk '$1 == "URIs:" { print $2; exit } $1 == "deb" { print $2; exit }')

@@ -13,7 +13,7 @@ from tests.deploy.manifests import ROOT
 
 OWN_BASE_IMAGE: Final = os.environ.get("REELHOUSE_BASE_IMAGE")
 """Set where no registry is reached: the image that everything is built on."""
-BASE_IMAGE: Final = OWN_BASE_IMAGE or "python:3.13-slim-bookworm"
+BASE_IMAGE: Final = OWN_BASE_IMAGE or "python:3.13-slim-trixie"
 TAG: Final = "under-test"
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 
