@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -87,6 +88,7 @@ async def test_an_upload_gives_up(make_job: Callable[..., RenderJob], file: Path
     assert "signature" not in caught.value.as_error()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_upload_takes_the_same_memory_however_large_the_file(
     make_job: Callable[..., RenderJob], tmp_path: Path
 ) -> None:
