@@ -1,5 +1,5 @@
 # Reelhouse: everything starts here. `make help` lists the targets.
-# Needs only make, a Python >= 3.11 and a package index; works with nothing but PATH and HOME in the environment.
+# Needs only make, a Python from 3.11 to 3.14 and a package index; works with nothing but PATH and HOME in the environment.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -15,9 +15,10 @@ UV_VERSION := 0.13.9
 UV := .tools/bin/uv
 RUN := .venv/bin
 
-# The first of these that runs and is new enough; a shim that exists but does not run is skipped.
-PYTHON := $(shell for candidate in python3.13 python3.12 python3.11 python3; do \
-	"$$candidate" -c 'import sys, venv, ensurepip; sys.version_info >= (3, 11) or sys.exit(1); print(sys.executable)' \
+# The first of these that runs and that every pinned package has a wheel for; a shim that exists but does not run is
+# skipped.
+PYTHON := $(shell for candidate in python3.13 python3.12 python3.11 python3.14 python3; do \
+	"$$candidate" -c 'import sys, venv, ensurepip; (3, 11) <= sys.version_info < (3, 15) or sys.exit(1); print(sys.executable)' \
 	2>/dev/null && break; done)
 
 # No interpreter is downloaded, and no other environment is used.
@@ -249,13 +250,14 @@ lock: $(UV) ## Resolve the dependencies again after a pyproject.toml changed
 
 $(UV):
 	@test -n "$(PYTHON)" || { \
-		echo "No usable Python found: Reelhouse needs Python 3.11 or newer with venv and ensurepip." >&2; \
+		echo "No usable Python found: Reelhouse needs Python 3.11 to 3.14 with venv and ensurepip." >&2; \
 		echo "Install one (Debian: apt install python3 python3-venv; macOS: brew install python) and try again." >&2; \
 		exit 1; }
 	@echo "Installing uv $(UV_VERSION) into .tools (Python: $(PYTHON))"
 	@rm -rf .tools
 	@$(PYTHON) -m venv .tools
-	@.tools/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)" || { \
+		echo "pip reaches no package index that has uv: see HTTPS_PROXY, PIP_INDEX_URL, PIP_CERT." >&2; exit 1; }
 
 # The stamp lies inside the environment, so that deleting the environment deletes the stamp.
 .venv/.installed: pyproject.toml uv.lock $(MEMBER_PROJECTS) | $(UV)
