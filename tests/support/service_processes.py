@@ -1,4 +1,4 @@
-"""A service as a process of its own, for tests that kill it."""
+"""Processes: a service as one of its own, for tests that kill it, and whether one has ended."""
 
 import asyncio
 import os
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+import psutil
 from pydantic import SecretStr
 
 from messaging.failpoints import VARIABLE
@@ -29,6 +30,14 @@ async def service_process(
         if started.returncode is None:
             started.terminate()
         await started.wait()
+
+
+def is_running(process_id: int) -> bool:
+    """Whether a process has not ended. A zombie has: a container may have no init process that reaps it."""
+    try:
+        return bool(psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _environment(settings: ServiceSettings, failpoint: str | None) -> dict[str, str]:

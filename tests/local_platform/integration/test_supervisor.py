@@ -33,6 +33,7 @@ from local_platform.supervisor import PlatformOptions, Supervisor
 from local_platform.wiring import Wiring
 from messaging.ids import new_id
 from tests.support import eventually
+from tests.support.service_processes import is_running
 
 IDENTITY = [spec for spec in PROCESSES if spec.name == "identity"]
 
@@ -50,16 +51,6 @@ async def platform(root: Path, name: str = "test") -> AsyncIterator[tuple[Superv
         await supervisor.stop()
 
 
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    # A zombie is gone: a container may have no init process that reaps it.
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 def _gone(path: str) -> bool:
     return not Path(path).exists()
 
@@ -71,8 +62,8 @@ async def test_a_platform_describes_itself_in_a_private_file_and_is_removed(tmp_
         assert read_platform("test", tmp_path) == description
         assert set(description.postgres.dsns) >= {"billing", "billing_migrator", "auditor"}
         pids = [process.pid for process in description.processes.values()]
-        assert all(_runs(pid) for pid in pids)
-    assert not any(_runs(pid) for pid in pids)
+        assert all(is_running(pid) for pid in pids)
+    assert not any(is_running(pid) for pid in pids)
     assert not file.exists()
     assert _gone(description.data_directory)
     assert not is_locked(supervisor.directory)
@@ -101,7 +92,7 @@ async def test_every_killed_process_comes_back_on_its_port(tmp_path: Path) -> No
 
         def all_back() -> bool:
             now = read_platform("test", tmp_path)
-            return all(process.restarts == 1 and _runs(process.pid) for process in now.processes.values())
+            return all(process.restarts == 1 and is_running(process.pid) for process in now.processes.values())
 
         await eventually(all_back, timeout=40, what="every process runs again")
         after = read_platform("test", tmp_path)
@@ -268,10 +259,10 @@ async def test_a_killed_supervisor_leaves_nothing_and_can_be_started_again(
     await eventually(file.exists, timeout=40, what="the other platform runs")
     left = json.loads(file.read_bytes())
     pids = [process["pid"] for process in left["processes"].values()]
-    assert all(_runs(pid) for pid in pids)
+    assert all(is_running(pid) for pid in pids)
 
     other_supervisor.kill()
-    await eventually(lambda: not any(_runs(pid) for pid in pids), timeout=15, what="its processes are gone")
+    await eventually(lambda: not any(is_running(pid) for pid in pids), timeout=15, what="its processes are gone")
     await eventually(lambda: _gone(left["data_directory"]), what="its data are gone")
 
     async with platform(tmp_path) as (_, description):

@@ -1,12 +1,12 @@
 """The guardian: it ends what a killed parent left, and only that."""
 
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.support import eventually
+from tests.support.service_processes import is_running
 
 _PARENT = """
 import os, subprocess, sys
@@ -28,15 +28,6 @@ sys.stdin.read()
 """
 
 
-def _ended(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
 def _orphan(directory: Path) -> int:
     """Process id of a child whose parent has just been killed with -9."""
     with subprocess.Popen(
@@ -44,7 +35,7 @@ def _orphan(directory: Path) -> int:
     ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        assert not _ended(child)
+        assert is_running(child)
         parent.send_signal(signal.SIGKILL)
     return child
 
@@ -55,6 +46,6 @@ async def test_children_and_directories_of_a_killed_parent_are_removed(tmp_path:
         directory.mkdir()
         (directory / "file").write_text("content")
     child = _orphan(tmp_path)
-    await eventually(lambda: _ended(child), what="the child is gone")
+    await eventually(lambda: not is_running(child), what="the child is gone")
     await eventually(lambda: not gone.exists(), what="the directory is gone")
     assert (kept / "file").read_text() == "content"

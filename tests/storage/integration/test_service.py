@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -29,6 +29,7 @@ from service_runtime.settings import ServiceSettings
 from storage.workspace import create_workspace
 from tests.storage.integration.conftest import CREDENTIALS, StorageHarness, output_lookup, output_ready, verify_inputs
 from tests.support.media import clip, endless_photograph, frames_of, picture
+from tests.support.service_processes import is_running
 from tests.support.waiting import eventually
 
 Publish = Callable[[Message], Any]
@@ -216,20 +217,8 @@ async def test_decoders_exit_when_the_service_is_killed(
         generation_id, reported = storage.upload_output(clip())
         await publish(output_ready(generation_id, reported))
         await published_by(storage, 1)
-        children = running_children(service.pid)
+        children = [child.pid for child in psutil.Process(service.pid).children()]
         assert children
         service.kill()
         await service.wait()
         await eventually(lambda: not any(is_running(child) for child in children), what="the exit of the decoders")
-
-
-def running_children(parent: int) -> list[int]:
-    table = subprocess.run(("ps", "-A", "-o", "pid=,ppid="), capture_output=True, text=True, check=True).stdout
-    rows = [line.split() for line in table.splitlines()]
-    return [int(process_id) for process_id, parent_id in rows if int(parent_id) == parent]
-
-
-def is_running(process_id: int) -> bool:
-    state = subprocess.run(("ps", "-o", "stat=", "-p", str(process_id)), capture_output=True, text=True).stdout.strip()
-    # A zombie has ended. Its new parent has not reaped it yet.
-    return bool(state) and not state.startswith("Z")
