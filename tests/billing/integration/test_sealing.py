@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from billing import handlers
 from billing.loops import sealer as sealer_module
 from billing.loops.sealer import Sealer
 from billing.verification import LedgerReport, verify
+from local_platform.servers import PostgresServer
 from tests.billing.ledger_harness import LedgerHarness, completed, order, received
 from tests.support import eventually
-from tests.support.databases import Database
+from tests.support.databases import Database, DatabaseFactory
 
 
 def _named(report: LedgerReport) -> list[tuple[str, str]]:
@@ -159,6 +161,42 @@ async def test_nothing_is_sealed_past_a_transaction_that_is_still_running(ledger
     report = await verify(ledger.engine)
     assert report.sound
     assert report.sealed_postings == 8
+
+
+async def test_ids_that_a_restored_server_hands_out_again_are_not_sealed_early(own_postgres: PostgresServer) -> None:
+    database = await DatabaseFactory(own_postgres).make(("billing",))
+    ledger = LedgerHarness(database.engine("billing"))
+    user, other = uuid4(), uuid4()
+    await ledger.grant(user, 100)
+    await ledger.grant(other, 100)
+    await ledger.seal()
+    await database.dispose()
+    connection = await asyncpg.connect(own_postgres.dsn())
+    await connection.execute(f"CREATE DATABASE earlier TEMPLATE {database.name}")
+    await ledger.reserve(user, 10)
+    await ledger.reserve(other, 10)
+    sealer = Sealer(ledger.engine)
+    assert (await sealer.seal()).through_posting_id == 4
+    await database.dispose()
+    await connection.execute(f"DROP DATABASE {database.name} WITH (FORCE)")
+    await connection.execute(f"ALTER DATABASE earlier RENAME TO {database.name}")
+    await connection.close()
+    await own_postgres.stop()
+    await own_postgres.start()
+    async with ledger.transactions.begin() as slow:
+        await handlers.reserve(slow, [received(order(user, 10))])
+        await ledger.reserve(other, 10)
+        for _ in range(3):
+            assert (await sealer.seal()).through_posting_id <= 4
+
+    async def caught_up() -> bool:
+        return (await sealer.seal()).through_posting_id >= 8
+
+    await eventually(caught_up)
+    report = await verify(ledger.engine)
+    assert report.sound
+    assert report.sealed_postings == 8
+    await database.dispose()
 
 
 async def test_two_sealers_extend_one_chain(

@@ -20,6 +20,9 @@ class Sealer:
     A posting id says nothing about when its transaction commits, so the newest ids cannot be sealed. The sealer reads
     how far ids have been handed out, waits until every transaction that may use one of them has ended, and seals up
     to there. A row that appears in that range later was not written by a transaction of the service.
+
+    A server that was restored, or took over, may lack the last ids and transactions, and hands them out again: what was
+    noted on another server is noted anew.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -47,9 +50,10 @@ class Sealer:
         async with self._engine.begin() as connection:
             closed: int | None = None
             if self._horizon is not None:
-                if await seals.get_oldest_running(connection) < self._horizon.transaction_id:
+                is_closed = await seals.is_closed(connection, self._horizon)
+                if is_closed is False:
                     return None
-                closed = self._horizon.posting_id
+                closed = self._horizon.posting_id if is_closed else None
             self._horizon = await seals.get_horizon(connection)
         return closed
 

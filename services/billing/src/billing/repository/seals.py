@@ -1,5 +1,6 @@
 """The SQL that extends the hash chain and reads it back."""
 
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from sqlalchemy import func, insert, select, text
@@ -29,10 +30,14 @@ _FIND_FINAL_HEAD: Final = Statement("""
 
 
 class Horizon(NamedTuple):
-    """Posting ids up to ``posting_id`` were handed out to transactions that are all older than ``transaction_id``."""
+    """Posting ids up to ``posting_id`` were handed out to transactions that are all older than ``transaction_id``.
+
+    It speaks of the server that started at ``server_started_at``, and of no other.
+    """
 
     posting_id: int
     transaction_id: int
+    server_started_at: datetime
 
 
 async def get_horizon(connection: AsyncConnection) -> Horizon:
@@ -45,15 +50,21 @@ async def get_horizon(connection: AsyncConnection) -> Horizon:
         text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM billing.balance_ledger_posting_id_seq")
     )
     posting_id: int = handed_out.scalar_one()
-    transaction_id = await connection.execute(text("SELECT pg_current_xact_id()::text::bigint"))
-    return Horizon(posting_id, transaction_id.scalar_one())
+    taken = await connection.execute(text("SELECT pg_current_xact_id()::text::bigint, pg_postmaster_start_time()"))
+    return Horizon(posting_id, *taken.one())
 
 
-async def get_oldest_running(connection: AsyncConnection) -> int:
-    """Every transaction with a smaller id than this has ended."""
-    statement = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-    oldest: int = (await connection.execute(statement)).scalar_one()
-    return oldest
+async def is_closed(connection: AsyncConnection, horizon: Horizon) -> bool | None:
+    """Whether every transaction that may use an id up to ``horizon`` has ended.
+
+    None if the server is another one by now: it may be older than the horizon, and hand out the same ids again.
+    """
+    statement = text(
+        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= :transaction_id"
+        " WHERE pg_postmaster_start_time() = :server_started_at"
+    )
+    closed: bool | None = await connection.scalar(statement, horizon._asdict())
+    return closed
 
 
 async def lock_chain(connection: AsyncConnection) -> bool:
