@@ -9,6 +9,7 @@ from auditor.proving import Prover, Round
 from messaging.ids import FIRST_ID
 from tests.auditor.pages import as_text
 from tests.auditor.platform_harness import PlatformHarness
+from tests.support import eventually
 from tests.support.databases import Database
 
 AT_REST = 0.0
@@ -54,6 +55,28 @@ async def test_an_old_archive_is_proven_by_the_pass_and_a_new_one_by_the_next_ro
     assert codes(await news.prove()) == {"archived_timelines_are_whole", "archives_add_up"}
     report = await check(auditor, AT_REST)
     assert {one.code for one in report.violations} == {"archived_timelines_are_whole", "archives_add_up"}
+
+
+async def test_an_entry_that_an_archive_left_outside_is_named_by_the_next_round(
+    database: Database, platform: PlatformHarness, auditor: AsyncEngine
+) -> None:
+    news = Prover(auditor, auditor, AT_REST, 0)
+    async with auditor.connect() as connection:
+        made_at = await connection.scalar(text("SELECT clock_timestamp()"))
+
+    async def is_proven() -> bool:
+        return bool((await news.prove()).proven_through > made_at)
+
+    await eventually(is_proven)
+    # Of its order no message and no posting is new. Its archive is.
+    await platform.corrupt(
+        "INSERT INTO gateway.activity (user_id, sequence, message_id, subject_id, event, name, data, occurred_at)"
+        " SELECT user_id, 2, gen_random_uuid(), generation_id, 'generation.updated', 'running', '{{}}', now()"
+        " FROM gateway.archived_timelines"
+    )
+    assert codes(await news.prove()) == {"archived_orders_have_ended"}
+    report = await check(auditor, AT_REST)
+    assert [one.code for one in report.violations] == ["archived_orders_have_ended"]
 
 
 async def test_show_has_the_timeline_of_an_archived_order(platform: PlatformHarness, auditor: AsyncEngine) -> None:

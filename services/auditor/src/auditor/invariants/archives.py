@@ -60,15 +60,29 @@ ARCHIVES: Final = (
         code="archived_orders_have_ended",
         severity="critical",
         meaning="An archived order has ended, its timeline is its user's, and none of it is left outside",
+        is_keyed=True,
         query="""
             SELECT t.generation_id::text AS subject,
                    format('an ended order of user %s, without entries through number %s outside', t.user_id,
                           t.last_sequence) AS expected,
                    CASE WHEN g.generation_id IS NULL THEN 'none'
                         ELSE format('one of user %s that is %s, with %s', g.user_id, g.status, outside.entries)
-                   END AS found
-            FROM ROWS_OF_ORDERS(gateway.archived_timelines) AS t
-            LEFT JOIN ROWS_OF_ORDERS(gateway.generations) AS g USING (generation_id)
+                   END AS found, t.key::text AS key
+            FROM (
+                SELECT one.generation_id, one.user_id, one.last_sequence, one.generation_id AS key
+                FROM ROWS_OF_ORDERS(gateway.archived_timelines) AS one
+                UNION ALL
+                -- Those of a new archive, of whose orders nothing is new. Of all orders the part above has them.
+                SELECT one.generation_id, one.user_id, one.last_sequence, a.archive_id
+                FROM gateway.timeline_archives AS a
+                CROSS JOIN LATERAL unnest(a.generation_ids) AS taken (generation_id)
+                JOIN gateway.archived_timelines AS one
+                    ON one.generation_id = taken.generation_id AND one.archive_id = a.archive_id
+                WHERE OF_ARCHIVE(a.archive_id) AND NOT OF_ORDER(one.generation_id)
+            ) AS t
+            LEFT JOIN LATERAL (
+                SELECT * FROM gateway.generations AS every WHERE every.generation_id = t.generation_id ONE_BY_ONE()
+            ) AS g ON true
             CROSS JOIN LATERAL (
                 SELECT count(*) AS entries FROM gateway.activity AS e
                 WHERE e.subject_id = t.generation_id AND e.sequence <= t.last_sequence
