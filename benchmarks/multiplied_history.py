@@ -188,6 +188,7 @@ async def _copying(engine: AsyncEngine, heavy: UUID) -> AsyncIterator[AsyncConne
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.execute(text("SET statement_timeout = 0"))
+        await connection.execute(text("SET transaction_timeout = 0"))
         await connection.execute(text("SET session_replication_role = replica"))
         await connection.execute(text("SELECT set_config('bench.heavy', :heavy, false)"), {"heavy": str(heavy)})
         await connection.exec_driver_sql(FUNCTION)

@@ -19,7 +19,8 @@ from tests.support import eventually
 COMPLETING = Step("transaction.before_commit", concurrency=1)
 """The first transaction is that of a row's completion: a claim is one statement.
 
-One at a time: a session that is frozen between the parts of one request is not idle, and PostgreSQL does not end it.
+One at a time: a session that is frozen between the parts of one request is not idle, and ends with its transaction's
+time. ``tests/service_runtime/integration/test_frozen_process.py`` freezes one there.
 """
 
 

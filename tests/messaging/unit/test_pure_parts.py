@@ -175,7 +175,7 @@ TROUBLE_OF_THE_DATABASE = (
     *("53000", "53100", "53200", "53300", "53400"),  # disk, memory, connections
     *("57P01", "57P02", "57P03", "57P04", "57P05"),  # shutdown, crash, start
     *("58000", "58030"),  # the operating system
-    *("25006", "25P03", "40001", "40P01"),  # read-only, idle, serialization failure, deadlock
+    *("25006", "25P03", "25P04", "40001", "40P01"),  # read-only, idle, long, serialization failure, deadlock
     *CONTENTION,
 )
 

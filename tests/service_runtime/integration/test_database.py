@@ -25,6 +25,7 @@ async def test_every_wait_is_bounded_and_the_clock_is_utc(make_database: MakeDat
                     "lock_timeout",
                     "statement_timeout",
                     "idle_in_transaction_session_timeout",
+                    "transaction_timeout",
                     "timezone",
                 )
             }
@@ -33,11 +34,30 @@ async def test_every_wait_is_bounded_and_the_clock_is_utc(make_database: MakeDat
                 "lock_timeout": "5s",
                 "statement_timeout": "30s",
                 "idle_in_transaction_session_timeout": "30s",
+                "transaction_timeout": "1min",
                 "timezone": "UTC",
             }
             moment = await connection.scalar(text("SELECT now()"))
             assert moment.tzinfo == UTC
             assert abs((datetime.now(UTC) - moment).total_seconds()) < 60
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize(("statement_timeout_ms", "cache_size", "limit"), [(3_600_000, 100, "2h"), (30_000, 0, "0")])
+async def test_a_transaction_may_take_two_statements_unless_a_pooler_shares_sessions(
+    make_database: MakeDatabase, statement_timeout_ms: int, cache_size: int, limit: str
+) -> None:
+    database = await make_database()
+    engine = engine_for(
+        database.dsn("billing"),
+        application_name="test",
+        statement_timeout_ms=statement_timeout_ms,
+        statement_cache_size=cache_size,
+    )
+    try:
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SHOW transaction_timeout")) == limit
     finally:
         await engine.dispose()
 

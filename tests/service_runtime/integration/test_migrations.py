@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 from sqlalchemy import text
 
@@ -106,6 +107,33 @@ async def test_several_replicas_that_migrate_at_once_take_turns(
     results = await asyncio.gather(*(replica.communicate() for replica in replicas))
     assert [replica.returncode for replica in replicas] == [0, 0, 0, 0], results
     assert await versions_of(dsn) == ["0001"]
+
+
+@pytest.mark.parametrize("place", ["_upgrade_patiently", "_report"], ids=["after its turn came", "in a transaction"])
+async def test_a_migration_that_is_frozen_holds_up_nobody_for_long(
+    make_database: MakeDatabase, package: AddMigration, place: str
+) -> None:
+    database = await make_database()
+    dsn = database.dsn("billing_migrator")
+    name = package("CREATE TABLE billing.things (id int)")
+    await asyncio.to_thread(migrate, name, dsn)
+    package("ALTER TABLE billing.things ADD COLUMN more int")
+    program = (
+        "import os, signal; from service_runtime import migrations; migrations.IDLE_TIMEOUT_MS = 300;"
+        f" migrations.{place} = lambda *_, **__: os.kill(os.getpid(), signal.SIGSTOP);"
+        f" migrations.migrate({name!r}, {dsn!r})"
+    )
+    frozen = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, env={"PYTHONPATH": sys.path[0], "PATH": "/usr/bin:/bin"}
+    )
+    try:
+        await eventually(lambda: psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED, timeout=30)
+        async with asyncio.timeout(20):
+            await asyncio.to_thread(migrate, name, dsn)
+    finally:
+        frozen.kill()
+        await frozen.wait()
+    assert await versions_of(dsn) == ["0002"]
 
 
 async def test_a_migration_that_fails_leaves_the_ones_before_it(

@@ -25,8 +25,8 @@ _CONTENDED_STATES: Final = (LOCK_TIMEOUT, STATEMENT_TIMEOUT)
 
 READ_ONLY: Final = "25006"
 """A write met a standby, or a primary that takes none at the moment because its disk is full."""
-_TRANSIENT_STATES: Final = ("40001", "40P01", "25P03", READ_ONLY, *_CONTENDED_STATES)
-"""Serialization failure, deadlock, idle-in-transaction timeout, read only, and the two above."""
+_TRANSIENT_STATES: Final = ("40001", "40P01", "25P03", "25P04", READ_ONLY, *_CONTENDED_STATES)
+"""Serialization failure, deadlock, timeouts of an idle and of a long transaction, read only, and the two above."""
 
 _BROKEN_CONNECTION: Final = asyncpg.InterfaceError | asyncpg.InternalClientError
 

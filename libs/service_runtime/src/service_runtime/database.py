@@ -5,6 +5,7 @@ import socket
 import ssl
 import time
 import uuid
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from weakref import WeakKeyDictionary, WeakSet
@@ -23,6 +24,14 @@ from service_runtime.settings import ServiceSettings
 LOCK_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_MS: Final = 30_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 30_000
+STATEMENTS_PER_TRANSACTION: Final = 2
+"""A transaction may take as long as so many statements of the greatest length (docs/decisions/0069).
+
+Only that ends the session of a process that is frozen in the middle of a statement: the server waits for the rest of
+it, so that no statement runs, and the session is not idle.
+"""
+_TRANSACTION_TIMEOUT_SINCE: Final = (17,)
+"""The first version of PostgreSQL that has ``transaction_timeout``; an older one refuses the setting."""
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 """During a fail-over a connection is opened to a server that says nothing: that must not hold a request for long."""
 COMMAND_TIMEOUT_SECONDS: Final = 5.0
@@ -74,7 +83,13 @@ def engine_for(
     statement_cache_size: int = 100,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
 ) -> AsyncEngine:
-    """An engine for ``dsn``, for tools that have no settings object. No limit is ever off by default."""
+    """An engine for ``dsn``, for tools that have no settings object. No limit is ever off by default.
+
+    Work that may take long says so with ``statement_timeout_ms``: the limit of its transactions grows with it.
+    """
+    # Behind a transaction-mode pooler a SET would stay on a server connection that others get.
+    is_own_session = statement_cache_size > 0
+    transaction_timeout_ms = STATEMENTS_PER_TRANSACTION * statement_timeout_ms if is_own_session else 0
     engine = create_async_engine(
         sqlalchemy_url(dsn),
         poolclass=FairPool,
@@ -90,6 +105,7 @@ def engine_for(
         connect_args={
             **connection_arguments(dsn, application_name, statement_timeout_ms),
             **_statement_cache(statement_cache_size),
+            "async_creator_fn": partial(_connect, transaction_timeout_ms),
         },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_closed_connection)
@@ -126,8 +142,25 @@ def connection_arguments(dsn: str, application_name: str, statement_timeout_ms: 
     }
 
 
+async def _connect(transaction_timeout_ms: int, *arguments: Any, **options: Any) -> asyncpg.Connection:
+    """A connection whose transactions end in time, 0 is never. Raises the driver's errors and OSError."""
+    connection = await asyncpg.connect(*arguments, **options)
+    if transaction_timeout_ms > 0 and connection.get_server_version() >= _TRANSACTION_TIMEOUT_SINCE:
+        try:
+            await connection.execute(
+                f"SET transaction_timeout = {transaction_timeout_ms}", timeout=CONNECT_TIMEOUT_SECONDS
+            )
+        except BaseException:
+            connection.terminate()
+            raise
+    return connection
+
+
 async def connect_once(settings: ServiceSettings, *, timeout_seconds: float) -> asyncpg.Connection:
-    """One connection outside of the pool; the caller closes it. Raises the driver's errors and OSError."""
+    """One connection outside of the pool, for statements that lock nothing; the caller closes it.
+
+    Raises the driver's errors and OSError.
+    """
     dsn = settings.database_url.get_secret_value()
     arguments = connection_arguments(dsn, f"reelhouse-{settings.service}-watch", STATEMENT_TIMEOUT_MS)
     # The whole of it is bounded, the choice among several hosts included.

@@ -38,6 +38,8 @@ LOCK_TIMEOUT_MS: Final = 1_000
 LOCK_TRIES: Final = 20
 """How often a migration tries for its locks: for about a minute in all. Then the Job fails, and is started again."""
 LOCK_BACKOFF: Final = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=3))
+IDLE_TIMEOUT_MS: Final = 30_000
+"""A migration pauses for 3 s at most. The session of one that is frozen ends, and with it its locks and its turn."""
 TURN_TIMEOUT_SECONDS: Final = 120.0
 _TURN_POLL_SECONDS: Final = 0.2
 _LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -114,6 +116,8 @@ async def _run(schema: str, dsn: str) -> None:
             "server_settings": {
                 "application_name": f"reelhouse-migrate-{schema}",
                 "lock_timeout": str(LOCK_TIMEOUT_MS),
+                "idle_in_transaction_session_timeout": str(IDLE_TIMEOUT_MS),
+                "idle_session_timeout": str(IDLE_TIMEOUT_MS),
             },
             **encryption(dsn),
         },
