@@ -945,7 +945,7 @@ CAUSES: Final[Sequence[Alert]] = (
     ),
     Alert(
         name="ReelhouseLoopFails",
-        expr="sum by (service, loop) (increase(loop_failures_total[15m])) > 5",
+        expr="sum by (service, loop) (increase(loop_failures_total[15m])) > 10",
         pending="5m",
         severity="ticket",
         summary="The loop {{ $labels.loop }} of {{ $labels.service }} fails again and again",

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 from prometheus_client import REGISTRY
 
-from service_runtime.loops import Every
+from service_runtime.loops import Every, ServerAwayError
 from tests.support.waiting import eventually
 
 
@@ -73,6 +74,21 @@ async def test_a_failing_round_is_counted_and_tried_again() -> None:
     async with running(Every("flaky", 0.01, work)):
         await eventually(lambda: len(rounds) >= 4)
     assert failures("flaky") == 2
+
+
+async def test_a_loop_goes_on_seconds_after_the_return_of_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service_runtime.loops._LONGEST_OUTAGE_BACKOFF", timedelta(milliseconds=20))
+    rounds: list[int] = []
+
+    async def work() -> None:
+        rounds.append(1)
+        if len(rounds) < 10:
+            raise ServerAwayError("away")
+
+    # Its own pauses would be hours by now.
+    async with running(Every("seldom", 3600, work)):
+        await eventually(lambda: len(rounds) == 10)
+    assert failures("seldom") == 9
 
 
 async def test_a_round_that_hangs_is_ended() -> None:

@@ -2,8 +2,10 @@
 
 from typing import Final
 
+from service_runtime.loops import ServerAwayError
 
-class DatabaseUnavailableError(Exception):
+
+class DatabaseUnavailableError(ServerAwayError):
     """The database could not be reached: the work was not done and is to be tried again later."""
 
 

@@ -17,11 +17,17 @@ _JITTER: Final = 0.1
 """Replicas that started together drift apart by up to this share of the interval."""
 _SHORTEST_BACKOFF: Final = timedelta(seconds=0.1)
 _LONGEST_BACKOFF: Final = timedelta(seconds=60)
+_LONGEST_OUTAGE_BACKOFF: Final = timedelta(seconds=5)
+"""As consumers and relays: so soon after the return of what was away the work goes on."""
 
 ROUND_SECONDS = Histogram("loop_round_seconds", "How long a round of a periodic loop took", ["loop"])
 FAILURES = Counter("loop_failures_total", "Rounds of a periodic loop that failed", ["loop"])
 
 log = structlog.get_logger(__name__)
+
+
+class ServerAwayError(Exception):
+    """A server that the work needs is away. The work itself did not fail."""
 
 
 class Every:
@@ -30,7 +36,7 @@ class Every:
     It never calls it twice at a time.
     A round that fails or exceeds ``timeout_seconds`` is logged and counted, and tried again after growing pauses of up
     to a minute (or the interval, if that is longer): what a sweep could not do now, it does later. The first pause is
-    ``retry_seconds``, or the interval.
+    ``retry_seconds``, or the interval. After a ServerAwayError no pause is longer than five seconds.
     """
 
     def __init__(
@@ -46,7 +52,9 @@ class Every:
         self.name = name
         interval = timedelta(seconds=seconds)
         first = interval if retry_seconds is None else timedelta(seconds=retry_seconds)
-        self._backoff = Backoff(first=max(first, _SHORTEST_BACKOFF), longest=max(interval, _LONGEST_BACKOFF))
+        first = max(first, _SHORTEST_BACKOFF)
+        self._backoff = Backoff(first=first, longest=max(interval, _LONGEST_BACKOFF))
+        self._outage_backoff = Backoff(first=min(first, _LONGEST_OUTAGE_BACKOFF), longest=_LONGEST_OUTAGE_BACKOFF)
         self._replica = uuid4()
         self.heartbeat_limit_seconds = timeout_seconds + 2 * self._backoff.longest.total_seconds()
         self._seconds = seconds
@@ -66,25 +74,30 @@ class Every:
         while True:
             self._wake.clear()
             self._beat = time.monotonic()
-            failures = 0 if await self._round() else failures + 1
+            error = await self._round()
             self._beat = time.monotonic()
-            await self._pause(failures)
+            failures = 0 if error is None else failures + 1
+            backoff = self._outage_backoff if isinstance(error, ServerAwayError) else self._backoff
+            await self._pause(backoff, failures)
 
-    async def _round(self) -> bool:
+    async def _round(self) -> Exception | None:
+        """The error with which it failed."""
         try:
             with ROUND_SECONDS.labels(self.name).time():
                 async with asyncio.timeout(self._timeout_seconds):
                     await self._function()
-        except Exception:
+        except Exception as error:
             FAILURES.labels(self.name).inc()
-            log.exception("loop_round_failed", loop=self.name)
-            return False
-        return True
+            is_outage = isinstance(error, ServerAwayError)
+            reason = f"{type(error).__name__}: {error}"
+            log.error("loop_round_failed", loop=self.name, reason=reason, exc_info=None if is_outage else error)
+            return error
+        return None
 
-    async def _pause(self, failures: int) -> None:
+    async def _pause(self, backoff: Backoff, failures: int) -> None:
         seconds = self._seconds * (1 + random.uniform(-_JITTER, _JITTER))
         if failures:
-            seconds = self._backoff.seconds(failures, self._replica)
+            seconds = backoff.seconds(failures, self._replica)
         try:
             async with asyncio.timeout(seconds):
                 # A failing round is not hurried: whatever wakes it may do so thousands of times a second.
