@@ -308,18 +308,22 @@ async def test_a_callback_is_acted_on_before_it_is_answered(ingress: IngressHarn
     assert row.processed_at is not None
 
 
-async def test_a_callback_whose_order_is_locked_is_answered_and_acted_on_later(
-    ingress: IngressHarness, claimed: ClaimedOrder
-) -> None:
-    body = {"id": "job-1", "status": "COMPLETED", "output": OUTPUT}
-    async with ingress.harness.engine.connect() as elsewhere:
-        await elsewhere.execute(text("SELECT FROM generation.video_generations FOR UPDATE"))
-        async with asyncio.timeout(LOCK_TIMEOUT_MS / 1000):
-            assert await ingress.post(claimed.attempt_id, body) == 200
-    assert await ingress.harness.status(claimed.generation_id) == "dispatching"
-    assert ingress.harness.wake_ups.callbacks.is_set()
+async def test_a_callback_of_a_locked_order_is_acted_on_later_and_others_now(ingress: IngressHarness) -> None:
+    harness = ingress.harness
+    await harness.enqueue(order(), order())
+    locked, free = await harness.claim()
+    intake = CallbackIntake(harness.transactions, harness.policy, harness.wake_ups)
+    body = json.dumps({"status": "COMPLETED", "output": OUTPUT}).encode()
+    lock = text("SELECT FROM generation.video_generations WHERE generation_id = :id FOR UPDATE")
+    async with harness.engine.connect() as elsewhere:
+        await elsewhere.execute(lock, {"id": locked.generation_id})
+        # They share a transaction.
+        assert await asyncio.gather(*(intake.take(one.attempt_id, body) for one in (locked, free))) == [True, True]
+        assert await harness.status(free.generation_id) == "storing"
+    assert await harness.status(locked.generation_id) == "dispatching"
+    assert harness.wake_ups.callbacks.is_set()
     await ingress.processor.process()
-    assert await ingress.harness.status(claimed.generation_id) == "storing"
+    assert await harness.status(locked.generation_id) == "storing"
 
 
 async def test_a_callback_that_is_known_takes_nothing_from_those_that_come_with_it(
