@@ -494,12 +494,18 @@ async def test_released_credits_of_an_expired_grant_expire_in_the_same_event(
     command = await ledger.grant(user, 50, "signup", expires_at=datetime.now(UTC) + timedelta(days=1))
     generation = await ledger.reserve(user, 20)
     await _make_due(database, command.grant_id)
+    before = _count_expired()
     expired, released = await ledger.handle(handlers.resolve, failed(user, generation))
     assert isinstance(expired, CreditsExpired)
     assert isinstance(released, CreditsReleased)
     assert expired.expired_credits == 30
     assert [line.reason for line in released.lines] == ["release", "expiry"]
     assert await ledger.balance(user) == (0, 0, 0)
+    assert _count_expired() - before == 50
+
+
+def _count_expired() -> float:
+    return REGISTRY.get_sample_value("billing_credits_total", {"movement": "expired"}) or 0.0
 
 
 async def test_a_whole_life_leaves_a_ledger_that_is_conserved_and_a_statement_that_adds_up(

@@ -289,10 +289,9 @@ async def _open_accounts(tx: Transaction, user_ids: Iterable[UUID]) -> tuple[dic
 def _open_book(tx: Transaction, accounts: dict[UUID, Account], now: datetime) -> Book:
     """Begin to write at ``now``: due grants expire before anything is decided."""
     book = Book(now, new_id)
-    expiries: list[domain.Expiry] = []
+    tx.after_commit(lambda: metrics.count_expired(book.transfers))
     for account in accounts.values():
         for expiry in domain.expire_due(book, account):
-            expiries.append(expiry)
             event = CreditsExpired(
                 grant_id=expiry.grant.grant_id,
                 user_id=account.user_id,
@@ -300,8 +299,6 @@ def _open_book(tx: Transaction, accounts: dict[UUID, Account], now: datetime) ->
                 lines=(expiry.line,),
             )
             tx.publish(event, correlation_id=expiry.grant.payment_id or expiry.grant.grant_id)
-    if expiries:
-        tx.after_commit(lambda: metrics.count_expiries(expiries))
     return book
 
 

@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 import structlog
 from prometheus_client import Counter, Gauge
 
-from billing.domain import Clawback, Contradiction, Decision, Expiry, Refusal, Resolution
+from billing.domain import Clawback, Contradiction, Decision, Refusal, Resolution, Transfer
 from contracts.billing import ClawBackCredits, GrantCredits, RefusalCode
 
 log = structlog.get_logger(__name__)
@@ -74,6 +74,7 @@ def count_commands(grants: Sequence[GrantCredits], clawbacks: Sequence[Clawback]
         CLAWED_BACK.labels(clawback.reason).inc(clawback.taken_credits + clawback.receivable_credits)
 
 
-def count_expiries(expiries: Sequence[Expiry]) -> None:
-    """Credits that expired unspent."""
-    CREDITS.labels("expired").inc(sum(-expiry.line.available_delta_credits for expiry in expiries))
+def count_expired(transfers: Sequence[Transfer]) -> None:
+    """Credits that expired unspent: before anything was decided, or when a release returned them."""
+    lines = (transfer.line for transfer in transfers)
+    CREDITS.labels("expired").inc(sum(-line.available_delta_credits for line in lines if line.reason == "expiry"))
