@@ -4,7 +4,7 @@ A round without time for a pass shows what is found at once, however long the hi
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,9 +14,11 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only
 
+from auditor.domain import Violation
 from auditor.portions import SCOPES
 from auditor.proving import Prover, Round
-from auditor.repository.proofs import WORTH_PROVING
+from auditor.repository.findings import OpenFinding, add_findings, resolve_unseen
+from auditor.repository.proofs import WORTH_PROVING, Pass, find_passes, put_passes
 from billing import handlers
 from contracts.billing import GrantCredits
 from contracts.generation import GenerationCompleted
@@ -335,3 +337,24 @@ async def test_a_message_that_is_tried_again_is_checked_until_it_is_handled(proo
     assert await proof.scalar("SELECT noted_at FROM auditor.proof_watermark") > before
     await proof.platform.corrupt("UPDATE billing.delivery_attempts SET last_at = now() - interval '3 minutes'")
     assert named(await proof.prover(0, MOMENT).prove(), "messages_are_consumed") == {str(deferred)}
+
+
+async def test_a_pass_is_sound_only_if_every_replica_could_evaluate_all_of_it(proof: ProofHarness) -> None:
+    began_at = datetime(2026, 1, 1, tzinfo=UTC)
+    failed = Pass("order", new_id(), began_at, is_sound=False, proven_at=None)
+    async with proof.engine.begin() as connection:
+        await put_passes(connection, [failed])
+        await put_passes(connection, [replace(failed, is_sound=True)])
+        assert not (await find_passes(connection))["order"].is_sound
+        await put_passes(connection, [replace(failed, began_at=began_at + timedelta(hours=1), is_sound=True)])
+        assert (await find_passes(connection))["order"].is_sound
+
+
+async def test_a_finding_that_another_replica_has_just_seen_stays_open(proof: ProofHarness) -> None:
+    violation = Violation("no_dead_letters", "warning", str(new_id()), "none", "one")
+    gone = [OpenFinding(violation.code, violation.subject, violation.subject)]
+    async with proof.engine.begin() as connection:
+        checked_at = await connection.scalar(text("SELECT now()"))
+        await add_findings(connection, [violation], [], checked_at)
+        assert await resolve_unseen(connection, gone, checked_at) == 0
+        assert await resolve_unseen(connection, gone, checked_at + timedelta(microseconds=1)) == 1

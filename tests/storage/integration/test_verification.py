@@ -290,6 +290,17 @@ async def test_an_upload_can_be_used_by_its_owner_only(storage: StorageHarness) 
     assert (rejected.code, rejected.parameter) == ("not_found", "image")
 
 
+async def test_the_record_of_an_upload_stays_that_of_its_owner(storage: StorageHarness) -> None:
+    owner, other, body = uuid4(), uuid4(), picture()
+    upload_id = storage.upload_input(owner, body)
+    storage.s3.client("gateway").put_object(Bucket="uploads", Key=f"{other}/{upload_id}", Body=picture(width=64))
+    for user_id in (owner, other):
+        await storage.verify(verify_inputs(user_id, upload_id))
+    async with storage.transactions.begin() as tx:
+        (row,) = await tx.connection.execute(sa.text("SELECT user_id, sha256 FROM storage.uploads"))
+    assert (row.user_id, row.sha256) == (owner, hashlib.sha256(body).hexdigest())
+
+
 async def test_an_upload_that_is_no_picture_is_rejected(storage: StorageHarness) -> None:
     owner = uuid4()
     upload_id = storage.upload_input(owner, clip())
