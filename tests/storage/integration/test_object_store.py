@@ -131,7 +131,7 @@ async def test_a_store_that_never_asks_for_the_file_is_unavailable(
 
 
 @contextlib.asynccontextmanager
-async def _serving(answer: Callable[[web.BaseRequest], Awaitable[web.Response]]) -> AsyncIterator[str]:
+async def _serving(answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
     try:
@@ -209,5 +209,73 @@ async def test_a_file_without_a_stated_length_is_fetched_within_its_bound(s3_ser
             with pytest.raises(Rejected) as refusal:
                 await store.fetch("uploads", "key", tmp_path / "file", 99)
             assert refusal.value.code == "size_mismatch"
+        finally:
+            await store.close()
+
+
+async def test_requests_are_dated_by_the_clock_of_the_database(s3_server: S3Server, tmp_path: Path) -> None:
+    """The host may be hours off, and the store refuses what is a quarter of an hour off."""
+    seen: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        seen.append(request.headers.get("X-Amz-Date") or request.query["X-Amz-Date"])
+        return web.Response(body=b"<ListBucketResult/>")
+
+    async with _serving(answer) as url:
+        store = ObjectStore(settings_for(s3_server, url), lambda: 1_000_000_000.0)
+        await store.open()
+        try:
+            await store.fetch("incoming", "key", tmp_path / "file", 100)
+            await store.delete_folder("user/generation/")
+        finally:
+            await store.close()
+    assert seen == ["20010909T014640Z"] * 2
+
+
+async def test_an_error_that_comes_in_pieces_is_read_whole(s3_server: S3Server, tmp_path: Path) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(status=404)
+        await response.prepare(request)
+        for piece in (b"<Error><Code>NoSuch", b"Key</Code></Error>"):
+            await response.write(piece)
+            await asyncio.sleep(0)
+        return response
+
+    async with _serving(answer) as url:
+        store = ObjectStore(settings_for(s3_server, url))
+        await store.open()
+        try:
+            with pytest.raises(Rejected, match="not_found"):
+                await store.fetch("incoming", "key", tmp_path / "file", 100)
+        finally:
+            await store.close()
+
+
+async def test_a_folder_of_several_pages_is_removed_and_nothing_beside_it(
+    s3_server: S3Server, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_requests, "KEYS_PER_PAGE", 2)
+    user, admin = uuid4(), s3_server.client("admin")
+    folder, names = f"{user}/a folder+é/", ("output.mp4", "poster 1+2%.jpg", "poster-&<>.jpg", "thumbnail-é.webp", "z")
+    beside = [f"{user}/a folder+é", f"{user}/another/output.mp4"]
+    for key in (*(folder + name for name in names), *beside):
+        admin.put_object(Bucket="library", Key=key, Body=b"a file")
+    assert await store.delete_folder(folder) == len(names)
+    listed = admin.list_objects_v2(Bucket="library", Prefix=str(user))
+    assert {one["Key"] for one in listed["Contents"]} == set(beside)
+    assert await store.delete_folder(folder) == 0
+
+
+@pytest.mark.parametrize("page", [b"a page of a proxy", b"<html><body/></html>"])
+async def test_a_listing_that_is_no_listing_removes_nothing(s3_server: S3Server, page: bytes) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(body=page)
+
+    async with _serving(answer) as url:
+        store = ObjectStore(settings_for(s3_server, url))
+        await store.open()
+        try:
+            with pytest.raises(StoreUnavailable, match="ParseError"):
+                await store.delete_folder("user/generation/")
         finally:
             await store.close()

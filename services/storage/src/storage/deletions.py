@@ -6,6 +6,7 @@ up delivered after all, the transaction that records the file makes the deletion
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -59,11 +60,12 @@ def request_deletion(
 
 
 class Deletions:
-    """Deletions as leased work."""
+    """Deletions as leased work. ``now`` is the time that is recorded, in seconds since 1970."""
 
-    def __init__(self, transactions: Transactions, store: ObjectStore) -> None:
+    def __init__(self, transactions: Transactions, store: ObjectStore, now: Callable[[], float] = time.time) -> None:
         self._transactions = transactions
         self._store = store
+        self._now = now
 
     def worker(self, poll_seconds: float, wake: asyncio.Event) -> LeasedWorker[ClaimedDeletion]:
         """The component that carries them out."""
@@ -103,7 +105,7 @@ class Deletions:
         log.info("files_deleted", generation_id=str(deletion.generation_id), objects=removed)
 
     async def _record(self, deletion: ClaimedDeletion) -> None:
-        deleted_at = datetime.now(UTC)
+        deleted_at = datetime.fromtimestamp(self._now(), UTC)
         event = FilesDeleted(generation_id=deletion.generation_id, user_id=deletion.user_id, deleted_at=deleted_at)
         async with self._transactions.begin() as tx:
             if await repository.complete_deletion(tx.connection, deletion.claim, deleted_at):

@@ -48,7 +48,8 @@ def build(settings: Settings) -> Storage:
     """Put the service together. It connects to nothing yet."""
     engine = create_engine(settings)
     database = DatabaseWatch(settings, engine)
-    store = ObjectStore(settings)
+    clock = database.clock
+    store = ObjectStore(settings, clock.now)
     workspace = create_workspace()
     wake_ups = WakeUps()
     messaging = Messaging(
@@ -58,7 +59,7 @@ def build(settings: Settings) -> Storage:
         subscriptions=subscriptions(wake_ups.outputs.set, wake_ups.inputs.set, wake_ups.deletions.set),
     )
     # Uploads have their own slots and decoders: users can make them slow, and paid outputs must not wait for them.
-    signer = signer_of(settings)
+    signer = signer_of(settings, clock.now)
     output_decoders = Decoders(settings.decoder_processes, signer=signer)
     # No process until there is a file: the first upload waits half a second for it.
     input_decoders = Decoders(settings.decoder_processes)
@@ -93,6 +94,7 @@ def build(settings: Settings) -> Storage:
     previewer = previews.Previews(
         *(messaging.transactions, store, preview_decoders, workspace, settings.s3_library_bucket),
         wake_ups.deletions.set,
+        clock.now,
     )
     return Storage(
         components=[
@@ -100,7 +102,7 @@ def build(settings: Settings) -> Storage:
             *messaging.components(),
             worker("outputs", output_decoders, OUTPUT_SUBJECTS, wake_ups.outputs),
             worker("inputs", input_decoders, INPUT_SUBJECTS, wake_ups.inputs),
-            deletions.Deletions(messaging.transactions, store).worker(poll, wake_ups.deletions),
+            deletions.Deletions(messaging.transactions, store, clock.now).worker(poll, wake_ups.deletions),
             previewer.worker(poll, wake_ups.previews),
             Every("due-work", poll, DueWork(messaging.transactions, wake_ups).wake_workers),
             Every("gauges", GAUGES_SECONDS, partial(measure, messaging.transactions)),

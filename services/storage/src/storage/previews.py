@@ -55,7 +55,8 @@ log = structlog.get_logger(__name__)
 class Previews:
     """Previews as leased work. ``decoders`` have a low priority; outputs lie in ``workspace`` meanwhile.
 
-    ``wake_deletions`` is called when previews were written whose user has deleted the generation.
+    ``wake_deletions`` is called when previews were written whose user has deleted the generation. ``now`` is the time
+    that is announced, in seconds since 1970.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Previews:
         workspace: Path,
         library: str,
         wake_deletions: Callable[[], None],
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._transactions = transactions
         self._store = store
@@ -73,6 +75,7 @@ class Previews:
         self._workspace = workspace
         self._library = library
         self._wake_deletions = wake_deletions
+        self._now = now
 
     def worker(self, poll_seconds: float, wake: asyncio.Event) -> LeasedWorker[ClaimedPreviews]:
         """The component that makes them."""
@@ -130,7 +133,7 @@ class Previews:
             asset_id=asset.asset_id,
             thumbnails=tuple(preview for role, preview in stored if role == "thumbnail"),
             animated_preview=moving[0] if moving else None,
-            stored_at=datetime.now(UTC),
+            stored_at=datetime.fromtimestamp(self._now(), UTC),
         )
 
     async def _put(self, asset: AssetStored, rendered: RenderedPreview) -> Preview:

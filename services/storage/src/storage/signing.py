@@ -1,8 +1,10 @@
 """The key that signs the marks. It stays in the service: decoder processes, which parse files, ask it to sign."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, Protocol
 
 from cryptography import x509
@@ -42,18 +44,19 @@ class LocalKey:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A key with its certificates in PEM, the key's own first."""
+    """A key with its certificates in PEM, the key's own first. ``now`` is the time, in seconds since 1970."""
 
     key: SigningKey
     certificates: str
     expires_at: datetime
+    now: Callable[[], float] = time.time
 
     async def sign(self, data: bytes) -> bytes:
         """Sign the claim of one manifest. Raises ``SignerUnavailable``, also with an expired certificate.
 
         Files must not be rejected for a certificate of ours: they wait for a new one.
         """
-        if datetime.now(UTC) >= self.expires_at:
+        if self.now() >= self.expires_at.timestamp():
             raise SignerUnavailable(f"the certificate expired at {self.expires_at:%Y-%m-%d %H:%M}")
         try:
             async with asyncio.timeout(SIGNATURE_SECONDS):
@@ -62,16 +65,16 @@ class Signer:
             raise SignerUnavailable("the key gave no signature in time") from error
 
 
-def signer_of(settings: Settings) -> Signer | None:
+def signer_of(settings: Settings, now: Callable[[], float] = time.time) -> Signer | None:
     """The signer that is configured; None where files are delivered unmarked. Raises ValueError."""
     if settings.marking == "off":
         return None
     assert settings.marking_key is not None
     assert settings.marking_certificates is not None
-    return local_signer(settings.marking_key.get_secret_value(), settings.marking_certificates)
+    return local_signer(settings.marking_key.get_secret_value(), settings.marking_certificates, now)
 
 
-def local_signer(key_text: str, certificates: str) -> Signer:
+def local_signer(key_text: str, certificates: str, now: Callable[[], float] = time.time) -> Signer:
     """The signer with a key in PEM, and its certificates. Raises ValueError."""
     # Some secret stores hold a text in one line.
     key_text, certificates = key_text.replace("\\n", "\n"), certificates.replace("\\n", "\n")
@@ -85,4 +88,4 @@ def local_signer(key_text: str, certificates: str) -> Signer:
         raise ValueError("marking_key must be a key on P-256")
     if leaf.public_key() != key.public_key():
         raise ValueError("the first certificate of marking_certificates must be that of marking_key")
-    return Signer(LocalKey(key), certificates, leaf.not_valid_after_utc)
+    return Signer(LocalKey(key), certificates, leaf.not_valid_after_utc, now)
