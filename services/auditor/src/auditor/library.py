@@ -16,7 +16,7 @@ import httpx
 from auditor.errors import LibraryUnavailable
 from auditor.metrics import LIBRARY_BYTES
 from auditor.pace import Pace
-from auditor.recorded_files import FoundFile, ListedObject
+from auditor.recorded_files import FoundFile, ListedObject, ListedPage
 from auditor.settings import CommandSettings, Settings
 from service_runtime.bounded_http import AnswerRefused, bounded_client
 from service_runtime.presigned_urls import PresignedUrls
@@ -117,8 +117,8 @@ class Library:
         except AnswerRefused:
             return True
 
-    async def list_after(self, object_key: str) -> list[ListedObject]:
-        """The next objects by key, at most ``KEYS_PER_PAGE``; "" is before the first. Fewer: it was the last page."""
+    async def list_after(self, object_key: str) -> ListedPage:
+        """The next objects by key, at most ``KEYS_PER_PAGE``; "" is before the first."""
         await self._pace.spend(objects=1)
         url = self._signer.list(self._bucket, _CALL_VALIDITY, start_after=object_key, max_keys=KEYS_PER_PAGE)
         try:
@@ -164,12 +164,17 @@ def _code(document: bytes) -> str:
     return (_elements(document).findtext("Code") or "") if document else ""
 
 
-def _listed(document: bytes) -> list[ListedObject]:
-    return [
+def _listed(document: bytes) -> ListedPage:
+    page = _elements(document)
+    if not page.tag.endswith("ListBucketResult"):
+        raise LibraryUnavailable(f"listing: {page.tag}")
+    objects = [
         ListedObject(
             unquote_plus(one.findtext("{*}Key", "")),
             int(one.findtext("{*}Size", "0")),
             datetime.fromisoformat(one.findtext("{*}LastModified", "")),
         )
-        for one in _elements(document).iterfind("{*}Contents")
+        for one in page.iterfind("{*}Contents")
     ]
+    # A store may list fewer keys than it was asked for, and have more.
+    return ListedPage(objects, is_last=not objects or page.findtext("{*}IsTruncated") != "true")

@@ -59,6 +59,14 @@ class ListedObject:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedPage:
+    """A part of a listing, in the order of the keys. ``is_last``: behind its objects there are no others."""
+
+    objects: Sequence[ListedObject]
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """How a file differs, with both sides."""
 

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from auditor.domain import Violation
 from auditor.errors import LibraryUnavailable
 from auditor.file_checks import check_file
-from auditor.library import KEYS_PER_PAGE, Library
+from auditor.library import Library
 from auditor.metrics import (
     LIBRARY_LISTING_AGE_SECONDS,
     LIBRARY_OBJECTS,
@@ -31,7 +31,7 @@ from auditor.recorded_files import (
     FILES_DIFFER_CODE,
     KINDS,
     SEVERITIES,
-    ListedObject,
+    ListedPage,
     RecordedFile,
     find_generation,
     is_left_over,
@@ -190,16 +190,16 @@ class LibraryScanner:
     async def _list_bucket(self, stretch: _Stretch) -> None:
         while True:
             page = await self._library.list_after(stretch.position)
-            is_last = len(page) < KEYS_PER_PAGE
-            await self._compare_page(page, stretch.position, is_last, stretch)
-            stretch.position = page[-1].object_key if page else stretch.position
-            stretch.is_end = is_last
+            await self._compare_page(page, stretch.position, stretch)
+            stretch.position = page.objects[-1].object_key if page.objects else stretch.position
+            stretch.is_end = page.is_last
             if stretch.is_over():
                 return
 
-    async def _compare_page(self, page: Sequence[ListedObject], after: str, is_last: bool, stretch: _Stretch) -> None:
-        through = None if is_last else page[-1].object_key
-        generations = {one for one in (find_generation(listed.object_key) for listed in page) if one is not None}
+    async def _compare_page(self, page: ListedPage, after: str, stretch: _Stretch) -> None:
+        through = None if page.is_last else page.objects[-1].object_key
+        named = (find_generation(listed.object_key) for listed in page.objects)
+        generations = {one for one in named if one is not None}
         async with self._transactions.begin() as tx:
             of_page = await repository.find_assets_of(tx.connection, generations)
             between = await repository.find_assets_between(tx.connection, after, through)
@@ -207,7 +207,7 @@ class LibraryScanner:
         known = {recorded.object_key: recorded for asset in of_page for recorded in asset.files}
         # Where a generation was deleted, nothing may be left over.
         outputs = [asset.files[0].object_key for asset in of_page if asset.files[0].deleted_at is None]
-        for listed in page:
+        for listed in page.objects:
             recorded = known.get(listed.object_key)
             if recorded is not None and is_suspect(recorded, listed):
                 await self._check(recorded, stretch)
@@ -215,7 +215,7 @@ class LibraryScanner:
                 LIBRARY_OBJECTS.labels("unknown").inc()
                 stretch.violations.append(unknown(listed).violation(listed.object_key))
         # Whatever the order in which either side sorts: a file counts as missing when reading it says so.
-        listed_keys = {listed.object_key for listed in page}
+        listed_keys = {listed.object_key for listed in page.objects}
         for asset in between:
             if asset.files[0].object_key not in listed_keys and asset.files[0].deleted_at is None:
                 for recorded in asset.files:
