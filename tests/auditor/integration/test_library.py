@@ -277,6 +277,15 @@ async def test_only_so_many_findings_of_a_kind_are_kept_and_known_ones_stay(
     assert row.again
 
 
+async def test_a_stranger_that_stays_waits_for_its_next_turn_behind_the_others(library: LibraryHarness) -> None:
+    library.put("a", b"whose?")
+    await library.list_all()
+    await library.scanner.check_again()
+    (row,) = await library.rows("SELECT last_seen_at > first_seen_at AS again, resolved_at FROM auditor.findings")
+    assert row.again
+    assert row.resolved_at is None
+
+
 async def test_the_gauges_say_how_late_the_reading_is(library: LibraryHarness) -> None:
     await library.store()
     await library.scanner.make_scans(timedelta(0), timedelta(0))

@@ -249,6 +249,32 @@ async def test_many_lines_are_added_up_once_and_again_when_the_sum_is_wrong(
     assert await news() == set()
 
 
+async def test_a_user_with_a_new_violation_has_no_proven_sum(proof: ProofHarness, ledger: LedgerHarness) -> None:
+    user_id = new_id()
+    await _many_lines(proof, ledger, user_id)
+    await _show_lines(proof, user_id)
+    await proof.whole()
+    sums = f"SELECT count(*) FROM auditor.proven_balances WHERE user_id = '{user_id}'"
+    assert await proof.scalar(sums) == 1
+    await ledger.grant(user_id, 1)
+    await proof.platform.corrupt(
+        f"UPDATE billing.users SET available_credits = available_credits + 1 WHERE user_id = '{user_id}'"
+    )
+    assert await _code(proof.news)() == {str(user_id)}
+    assert await proof.scalar(sums) == 0
+
+
+async def test_a_finding_that_was_not_listed_stays_open(proof: ProofHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    await proof.platform.corrupt("DELETE FROM storage.assets")
+    await proof.whole()
+    still_open = "SELECT count(*) FROM auditor.findings WHERE code = 'captures_have_an_asset' AND resolved_at IS NULL"
+    before = await proof.scalar(still_open)
+    assert before > 1
+    monkeypatch.setattr("auditor.proving.LISTED_PER_INVARIANT", 1)
+    await proof.news()
+    assert await proof.scalar(still_open) == before
+
+
 async def _show_lines(proof: ProofHarness, user_id: UUID) -> None:
     """As the gateway would."""
     await proof.platform.corrupt(

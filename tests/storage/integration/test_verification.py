@@ -378,7 +378,7 @@ async def test_a_decoder_failure_counts_only_against_its_file(
 ) -> None:
     generation_id, good = storage.upload_output(clip())
     _, hostile = storage.upload_output(b"hostile", generation_id=generation_id, attempt_number=2)
-    inspect, good_tries = storage.decoders.inspect, 0
+    mark, good_tries = storage.decoders.mark, 0
 
     async def die(path: Path, *arguments: Any) -> Any:
         nonlocal good_tries
@@ -387,15 +387,27 @@ async def test_a_decoder_failure_counts_only_against_its_file(
         good_tries += 1
         if good_tries == 1:
             raise DecoderFailed("TimeoutError")
-        return await inspect(path, *arguments)
+        return await mark(path, *arguments)
 
-    monkeypatch.setattr(storage.decoders, "inspect", die)
+    monkeypatch.setattr(storage.decoders, "mark", die)
     await storage.receive(output_lookup(generation_id, [hostile, good]))
     for _ in range(MAX_DECODER_FAILURES + 1):
         await storage.make_due()
         await storage.process_all()
     stored = await storage.only(AssetStored)
-    assert stored.attempt_number == 1
+    assert (stored.attempt_number, good_tries) == (1, 2)
+
+
+async def test_the_record_names_the_attempt_whose_file_was_written_first(storage: StorageHarness) -> None:
+    generation_id, first = storage.upload_output(clip())
+    _, second = storage.upload_output(clip(), generation_id=generation_id, attempt_number=2)
+    request = output_ready(generation_id, first)
+    # It was written, and its worker was killed before it recorded that.
+    await storage.verifier.store_output(request, first)
+    await storage.verify(output_ready(generation_id, second, user_id=request.user_id))
+    stored = await storage.only(AssetStored)
+    assert (stored.attempt_number, stored.attempt_id) == (1, first.attempt_id)
+    assert stored.sha256 == hashlib.sha256(storage.library(stored.object_key)).hexdigest()
 
 
 async def test_a_worker_extends_its_lease_and_releases_it_when_it_stops(
