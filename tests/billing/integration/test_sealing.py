@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from billing import handlers
 from billing.loops import sealer as sealer_module
@@ -98,10 +99,12 @@ async def _reserve_and_fail(transaction: object, batch: Sequence[object]) -> Non
     raise RuntimeError("a bug after the write")
 
 
-async def test_a_row_inserted_after_the_last_seal_is_named_by_an_invariant(
+async def test_a_row_inserted_after_the_last_seal_is_counted_and_named_by_an_invariant(
     sealed_ledger: LedgerHarness, database: Database
 ) -> None:
     await database.tamper(INSERTED.replace("(3, gen_random_uuid()", "(11, gen_random_uuid()"))
+    await Sealer(sealed_ledger.engine).seal()
+    assert REGISTRY.get_sample_value("billing_postings_unsealed") == 1
     report = await verify(sealed_ledger.engine)
     assert report.findings == []
     assert any("postings 11" in violation.detail for violation in report.violations)

@@ -138,6 +138,10 @@ async def test_two_attempts_of_one_generation_share_one_asset(storage: StorageHa
     (asset,) = await storage.assets()
     assert (one.asset_id, one.stored_at) == (asset.asset_id, asset.stored_at)
     assert hashlib.sha256(storage.library(asset.object_key)).hexdigest() == asset.sha256
+    async with storage.transactions.begin() as tx:
+        assert (await repository.count_open(tx.connection)).count == 0, "nothing is left to do"
+        announced = await tx.connection.execute(sa.text("SELECT message_id FROM storage.outbox_messages"))
+        assert sorted(announced.scalars()) == sorted(one.message_id for one in storage.transactions.fresh)
 
 
 async def test_eight_concurrent_writers_of_one_generation_leave_one_object(storage: StorageHarness) -> None:
