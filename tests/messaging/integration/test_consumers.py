@@ -5,10 +5,13 @@ import random
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -687,16 +690,58 @@ async def test_what_has_arrived_of_another_stream_is_handled_first_and_does_not_
             Subscription(PaymentRefused, handle, after=CreditsRefused),
         ],
     )
-    ids = await publish_refused(billing.transactions, 3)
+    ids = await publish_refused(billing.transactions, 1)
+    await expect_effects(harness.engine("gateway"), ids)
+    ids += await publish_refused(billing.transactions, 3, 1)
     client = await harness.admin()
 
-    async def delivered() -> bool:
+    async def lingers() -> bool:
         info = await client.jetstream().consumer_info("BILLING", DURABLE)
-        return bool(info.num_ack_pending == 3)
+        return bool(info.num_pending == 3 and info.num_ack_pending == 0)
 
-    await eventually(delivered)
-    assert order == []
+    await eventually(lingers)
+    assert order == ["CreditsRefused"]
     async with payments.transactions.begin() as tx:
         ids.append(tx.publish(payment_refused(), correlation_id=new_id()))
     await expect_effects(harness.engine("gateway"), ids)
-    assert order == ["CreditsRefused"] * 3 + ["PaymentRefused"]
+    assert order == ["CreditsRefused"] * 4 + ["PaymentRefused"]
+
+    # Nothing more has arrived there: nobody waits for it.
+    async with payments.transactions.begin() as tx:
+        ids.append(tx.publish(payment_refused(), correlation_id=new_id()))
+    await expect_effects(harness.engine("gateway"), ids)
+
+
+async def test_a_replica_that_lingers_asks_again_while_others_wait_for_all_that_there_is(
+    harness: MessagingHarness,
+) -> None:
+    rebuilt = partial(REGISTRY.get_sample_value, "messaging_feed_rebuilds_total", {"consumer": DURABLE})
+    before = rebuilt()
+    await harness.change_consumer("gateway", "BILLING", max_ack_pending=1)
+    client = await harness.admin()
+    subject, inbox = f"$JS.API.CONSUMER.MSG.NEXT.BILLING.{DURABLE}", client.new_inbox()
+    taken: list[Msg] = []
+
+    async def take(message: Msg) -> None:
+        taken.append(message)
+
+    other = await client.subscribe(inbox, cb=take)
+    await client.publish(subject, b'{"batch": 100, "expires": 60000000000}', inbox)
+    billing = await harness.start("billing")
+    ids = await publish_refused(billing.transactions, 3)
+    await eventually(lambda: bool(taken))
+
+    asked: list[Msg] = []
+
+    async def note(message: Msg) -> None:
+        asked.append(message)
+
+    await client.subscribe(subject, cb=note)
+    await client.flush()
+    await harness.start("gateway", [Subscription(CreditsRefused, record, linger_seconds=0.1)])
+    # A request that is refused is over: the next one comes after the linger time.
+    await eventually(lambda: len(asked) >= 3)
+    await other.unsubscribe()
+    await taken[0].nak()
+    await expect_effects(harness.engine("gateway"), ids)
+    assert rebuilt() == before

@@ -73,9 +73,9 @@ class Subscription:
     The handler is called once for each batch with the messages that were not received before, sorted by arrival, and
     raises to refuse them. Subscriptions that share a handler share the call, so that a batch can take its locks in one
     order whatever is in it. ``inbox=False`` leaves out the inbox where the effect has a key of its own that makes a
-    repeated message harmless. ``linger_seconds`` is how long a message may wait for others to share its transaction:
-    so far apart are the batches. Of the subscriptions on one stream, the shortest counts. ``after`` is a message of
-    another stream that mostly comes before this one: what has arrived there is handled first, without lingering.
+    repeated message harmless. ``linger_seconds`` is how long a message may wait at the broker for others to share its
+    transaction: so far apart are the batches. Of the subscriptions on one stream, the shortest counts. ``after`` is a
+    message of another stream that mostly comes before this one: what is there is handled first, without lingering.
     ``foreign`` delivers a message even if it names another producer than the contracts; otherwise it is dead-lettered.
     """
 

@@ -124,7 +124,7 @@ class StreamConsumer:
         metrics.start_consumer(service, stream, self.durable, [one.message_type.subject for one in subscriptions])
 
     def let_first(self, subject: str, other: "StreamConsumer") -> None:
-        """Before a batch with a message of ``subject``, let ``other`` handle what has arrived."""
+        """Before a batch with a message of ``subject``, let ``other`` handle what the broker has for it."""
         self._first[subject] = other
 
     async def run(self) -> None:
@@ -167,7 +167,7 @@ class StreamConsumer:
             self._in_work = ()
 
     async def catch_up(self) -> None:
-        """Return when what has arrived is handled, and in any case soon."""
+        """Return when what the broker has is handled, and in any case soon."""
         if self._feed is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CATCH_UP_SECONDS):

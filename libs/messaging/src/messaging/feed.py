@@ -1,10 +1,13 @@
-"""A standing pull from one durable consumer.
+"""Pulls from one durable consumer: one is open at the broker whenever a message may come.
 
 nats-py's own ``fetch`` asks again for every batch and has open reports about reconnects. This one keeps a request open
-at the broker, so that a message is on its way the moment it is stored, asks for more when half is used up, and raises
-FeedLostError when the broker's heartbeats stop, the connection was rebuilt, or the consumer is gone.
+at the broker, so that a message is on its way the moment it is stored, and asks for more when half is used up.
 
-The heartbeats also keep open the way back from the account that holds the consumer: without them the server closes it
+A feed that lingers leaves its messages at the broker meanwhile: they come together, and this process is not woken by
+each. Its requests end with what the broker has, or with the first message that it gets.
+
+Both raise FeedLostError when the broker's heartbeats stop, the connection was rebuilt, or the consumer is gone. The
+heartbeats also keep open the way back from the account that holds the consumer: without them the server closes it
 after the export's threshold (``provisioning.broker``).
 """
 
@@ -13,6 +16,7 @@ import contextlib
 import json
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Final
 
 import nats.errors
@@ -23,11 +27,25 @@ from contracts.permissions import API_PREFIX
 from messaging.broker import Broker
 from messaging.errors import FeedLostError
 
-_EXPIRES_SECONDS: Final = 30
 _HEARTBEAT_SECONDS: Final = 2
 _SILENCE_SECONDS: Final = 2.5 * _HEARTBEAT_SECONDS
 
+_STANDING: Final = {"expires": 30 * 10**9, "idle_heartbeat": _HEARTBEAT_SECONDS * 10**9}
+"""A request that stays open until it has all that it asks for. In nanoseconds."""
+_AT_ONCE: Final = {"no_wait": True}
+"""A request that ends with what the broker has. If that is nothing, it ends at once ..."""
+_FROM_FIRST: Final = _AT_ONCE | _STANDING
+"""... and this one with the first message. Both are refused while the open requests of others get all that there is."""
+
+_PULL: Final = "pull"
+_PROBE: Final = "probe"
+"""Where the broker says how a request ended: the last token of a subject."""
+_PROBES: Final = 3
+"""So often the broker is asked whether everything is on its way. It sends at once what it has."""
+
 _HEARTBEAT: Final = "100"
+_NO_MESSAGES: Final = "404"
+_ENDED: Final = "408"
 _NO_RESPONDERS: Final = "503"
 _PENDING_HEADER: Final = "Nats-Pending-Messages"
 
@@ -40,7 +58,7 @@ class Feed:
         self._subject = f"{API_PREFIX}.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._batch_size = batch_size
         self._linger_seconds = linger_seconds
-        self._batch_at = 0.0
+        self._ask_at = 0.0
         self._inbox = broker.client.new_inbox()
         self._subscription: Subscription | None = None
         self._queue: deque[Msg] = deque()
@@ -53,15 +71,17 @@ class Feed:
         self._handled = 0
         self._caught_up: list[tuple[int, asyncio.Future[None]]] = []
         self._hurried = asyncio.Event()
-        """There is something not to wait with: a full batch, or the end of this feed."""
+        """There is something not to linger for: messages that were asked for meanwhile, or the end of this feed."""
+        self._probing = asyncio.Lock()
+        self._probed: asyncio.Future[bool] | None = None
+        """Whether the broker has sent all that it had."""
         self.delivered = asyncio.Event()
         """A message has arrived. Who waits for that clears it."""
         self.epoch = broker.epoch
 
     async def open(self) -> None:
         """Listen; what is asked for from now on arrives here."""
-        self._batch_at = time.monotonic() + self._linger_seconds
-        self._subscription = await self._broker.client.subscribe(self._inbox, cb=self._on_message)
+        self._subscription = await self._broker.client.subscribe(f"{self._inbox}.*", cb=self._on_message)
 
     async def retire(self) -> None:
         """Return what no batch has taken, now and whenever something still arrives for an old request.
@@ -69,6 +89,7 @@ class Feed:
         Without this, a message that the broker sends late waits until its ack wait has passed.
         """
         self._retired = True
+        self._end_probe(sent=True)
         self._count_handled(self._received)
         for message in self._queue:
             await message.nak()
@@ -88,13 +109,16 @@ class Feed:
         return self.epoch == self._broker.epoch
 
     async def catch_up(self) -> None:
-        """Have what has arrived taken without lingering; return when it is handled, or when this feed has ended."""
+        """Take what the broker has without lingering; return when it is handled, or when this feed has ended."""
+        if self._linger_seconds:
+            async with self._probing:
+                for _ in range(_PROBES):
+                    if await self._probe():
+                        break
         if self._handled == self._received:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._caught_up.append((self._received, done))
-        self._batch_at = 0.0
-        self._hurried.set()
         await done
 
     def waiting(self) -> list[Msg]:
@@ -110,12 +134,13 @@ class Feed:
         """Check the state of the connection now."""
         self._arrived.set()
         self._hurried.set()
+        self._end_probe(sent=True)
 
     async def batch(self) -> list[Msg]:
         """Wait for messages; returns all that are there, at most ``batch_size``.
 
-        A batch that is not full is not taken sooner than ``linger_seconds`` after the one before: so what comes after
-        a quiet time does not wait, and what comes often is taken together. Raises FeedLostError.
+        None is asked for sooner than ``linger_seconds`` after a batch that was not full: so what comes after a quiet
+        time does not wait, and what comes often is taken together. Raises FeedLostError.
         """
         self._count_handled(self._received - len(self._queue))
         while True:
@@ -123,17 +148,30 @@ class Feed:
                 raise FeedLostError("the connection was rebuilt")
             if self._lost is not None:
                 raise FeedLostError(self._lost)
-            await self._ask_for_more()
-            if not self._queue:
+            if not self._linger_seconds:
+                await self._ask_for_more()
+            if self._queue and not (self._linger_seconds and self._outstanding):
+                return await self._take()
+            if self._outstanding:
                 await self._wait()
-            elif len(self._queue) < self._batch_size and (early := self._batch_at - time.monotonic()) > 0:
+            elif (early := self._ask_at - time.monotonic()) > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(early):
                         await self._hurried.wait()
                 self._hurried.clear()
             else:
-                self._batch_at = time.monotonic() + self._linger_seconds
-                return [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_size))]
+                await self._ask(self._batch_size, _FROM_FIRST)
+
+    async def _take(self) -> list[Msg]:
+        """Take a batch, and ask for what may arrive while it is handled."""
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._batch_size))]
+        if not self._linger_seconds:
+            await self._ask_for_more()
+        elif len(batch) < self._batch_size:
+            self._ask_at = time.monotonic() + self._linger_seconds
+        elif not self._outstanding:
+            await self._ask(self._batch_size, _FROM_FIRST)
+        return batch
 
     def _count_handled(self, number: int) -> None:
         self._handled = number
@@ -144,15 +182,28 @@ class Feed:
 
     async def _ask_for_more(self) -> None:
         wanted = self._batch_size - self._outstanding - len(self._queue)
-        if wanted < max(1, self._batch_size // 2):
-            return
-        request = {
-            "batch": wanted,
-            "expires": _EXPIRES_SECONDS * 1_000_000_000,
-            "idle_heartbeat": _HEARTBEAT_SECONDS * 1_000_000_000,
-        }
+        if wanted >= max(1, self._batch_size // 2):
+            await self._ask(wanted, _STANDING)
+
+    async def _ask(self, wanted: int, terms: Mapping[str, int], kind: str = _PULL) -> None:
         self._outstanding += wanted
-        await self._broker.client.publish(self._subject, json.dumps(request).encode(), self._inbox)
+        request = json.dumps({"batch": wanted, **terms}).encode()
+        await self._broker.client.publish(self._subject, request, f"{self._inbox}.{kind}")
+
+    async def _probe(self) -> bool:
+        """Ask for what the broker has. True as soon as that is here; False if it goes to requests that are open.
+
+        An open request of ours says nothing: its answer may be on its way.
+        """
+        probed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._probed = probed
+        await self._ask(self._batch_size, _AT_ONCE, _PROBE)
+        self._hurried.set()
+        return await probed
+
+    def _end_probe(self, *, sent: bool) -> None:
+        if self._probed is not None and not self._probed.done():
+            self._probed.set_result(sent)
 
     async def _wait(self) -> None:
         self._arrived.clear()
@@ -171,26 +222,36 @@ class Feed:
             if self._retired:
                 await message.nak()
                 return
-            self._outstanding = max(0, self._outstanding - 1)
             self._received += 1
             self._queue.append(message)
-            self._arrived.set()
             self.delivered.set()
-            if len(self._queue) >= self._batch_size:
-                self._hurried.set()
+            self._count_answered(1)
         elif status != _HEARTBEAT:
-            self._end_request(status, message.headers or {})
+            self._end_request(status, message.headers or {}, is_probe=message.subject.endswith(_PROBE))
 
-    def _end_request(self, status: str, headers: dict[str, str]) -> None:
+    def _end_request(self, status: str, headers: dict[str, str], *, is_probe: bool) -> None:
         """A pull request ended (expired, or refused): what it still had open is not coming."""
         description = headers.get("Description", "")
         if status == _NO_RESPONDERS or "Consumer Deleted" in description or "Not Found" in description:
-            self._lost = f"the consumer is gone ({status} {description})"
-        elif _PENDING_HEADER in headers:
-            self._outstanding = max(0, self._outstanding - int(headers[_PENDING_HEADER]))
+            self.lose(f"the consumer is gone ({status} {description})")
+            return
+        if _PENDING_HEADER in headers:
+            self._count_answered(int(headers[_PENDING_HEADER]))
+        elif self._linger_seconds and status in (_NO_MESSAGES, _ENDED):
+            if not is_probe:
+                self._ask_at = time.monotonic() + self._linger_seconds
+            self._count_answered(self._batch_size)
         else:
-            self._lost = f"the pull was refused ({status} {description})"
-        self.wake()
+            self.lose(f"the pull was refused ({status} {description})")
+        if is_probe:
+            self._end_probe(sent=_PENDING_HEADER in headers or status == _NO_MESSAGES)
+
+    def _count_answered(self, number: int) -> None:
+        self._outstanding = max(0, self._outstanding - number)
+        if not self._outstanding:
+            self._end_probe(sent=True)
+        if not self._outstanding or not self._linger_seconds:
+            self._arrived.set()
 
 
 FEED_ERRORS: Final = (FeedLostError, nats.errors.Error, OSError)
