@@ -28,6 +28,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -57,6 +58,8 @@ USERS: Final = 12
 CREDITS: Final = 1_000_000
 SIDE_PIXELS: Final = 256
 PICTURES: Final = 40
+SMALL_PICTURES: Final = (".jpg", ".webp")
+"""How the names of posters and previews end."""
 CANCELLED: Final = 0.12
 """Share of the orders that their customers cancel."""
 IN_A_HURRY: Final = 0.1
@@ -68,6 +71,11 @@ DELETED: Final = 0.15
 MANY_CANCELS: Final = {"gateway": {"GATEWAY_RUNNING_CANCELS_PER_DAY": '{"free": 9999, "standard": 9999, "pro": 9999}'}}
 """A few customers stand for many."""
 HEAL_SECONDS: Final = 60.0
+"""The longest regular wait is 45 s of it: for a sign of a job whose submission had no answer (docs/decisions/0021)."""
+TOLD_EVERY_SECONDS: Final = 5.0
+"""How often it is said what is not right yet."""
+ON_ITS_WAY_SECONDS: Final = 5.0
+"""A younger message may be unpublished: previews are made, and announced, long after the last order has ended."""
 UPLOAD_TRIES: Final = 4
 REPORT_SECONDS: Final = 15.0
 
@@ -279,8 +287,8 @@ class Inspection:
         found += self._customer_errors(orders)
         found += self._balance_errors(orders, balances)
         outputs = {row["object_key"] for row in orders.values() if row["object_key"] is not None}
-        pictures = {key for key in objects if key.endswith((".jpg", ".webp"))}
-        found += [f"{key} lies in the library and belongs to no order" for key in objects.keys() - outputs - pictures]
+        strangers = {key for key in objects.keys() - outputs if not key.endswith(SMALL_PICTURES)}
+        found += [f"{key} lies in the library and belongs to no order" for key in strangers]
         return found
 
     def _order_errors(self, row: asyncpg.Record, objects: dict[str, bytes]) -> list[str]:
@@ -327,13 +335,14 @@ class Inspection:
 
     async def _unfinished_messages(self, connection: asyncpg.Connection, service: str) -> list[str]:
         letters = await connection.fetch(f"SELECT subject, reason, error FROM {service}.dead_letters")
-        query = f"SELECT count(*) FROM {service}.outbox_messages WHERE published_at IS NULL"
-        unpublished = await connection.fetchval(query)
+        waiting = f"SELECT count(*) FROM {service}.outbox_messages WHERE published_at IS NULL"
+        query = f"{waiting} AND created_at < now() - CAST($1 AS interval)"
+        unpublished = await connection.fetchval(query, timedelta(seconds=ON_ITS_WAY_SECONDS))
         found = [f"{service} has a dead letter: {tuple(letter)}" for letter in letters]
         return found + ([f"{service} has {unpublished} messages to publish"] if unpublished else [])
 
     def _library(self) -> dict[str, bytes]:
-        """The content of every object, by its key."""
+        """Every object by its key, with its content if that is an output: posters and previews are only listed."""
         keys = self._platform.s3.credentials["admin"]
         client = boto3.client(
             "s3",
@@ -345,8 +354,10 @@ class Inspection:
         )
         pages = client.get_paginator("list_objects_v2").paginate(Bucket="library")
         found = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        contents = {}
+        contents = {key: b"" for key in found if key.endswith(SMALL_PICTURES)}
         for key in found:
+            if key in contents:
+                continue
             # A deletion may be carried out meanwhile.
             with contextlib.suppress(client.exceptions.NoSuchKey):
                 contents[key] = client.get_object(Bucket="library", Key=key)["Body"].read()
@@ -444,11 +455,13 @@ async def verify(
     async def find_errors() -> list[str]:
         return await inspection.open_orders() or await inspection.find_errors()
 
-    errors = await find_errors()
-    while errors and time.monotonic() - began < HEAL_SECONDS:
+    errors, healed_seconds, told_at = await find_errors(), time.monotonic() - began, 0.0
+    while errors and healed_seconds < HEAL_SECONDS:
+        if healed_seconds - told_at >= TOLD_EVERY_SECONDS:
+            told_at = healed_seconds
+            say(f"{healed_seconds:5.0f} s: {errors[0]}{f', and {len(errors) - 1} more' if errors[1:] else ''}")
         await asyncio.sleep(0.5)
-        errors = await find_errors()
-    healed_seconds = time.monotonic() - began
+        errors, healed_seconds = await find_errors(), time.monotonic() - began
     # The key of an order that is deleted is answered with 410.
     accepted = [order for order in customers.orders if order.generation_id not in (None, *inspection.deleted)]
     for order in random.Random(0).sample(accepted, min(100, len(accepted))):
