@@ -114,7 +114,7 @@ async def test_a_file_that_is_deleted_while_it_is_read_is_no_loss(
     read = library.library.read
 
     async def read_after_the_delete(object_key: str, expected_bytes: int | None) -> FoundFile | None:
-        if not await library.rows("SELECT FROM storage.deletions"):
+        if not await library.rows("SELECT generation_id FROM storage.deletions"):
             await library.record_deletion(asset)
             for key in (asset.output, asset.poster, asset.thumbnail):
                 library.delete(key)
@@ -123,6 +123,8 @@ async def test_a_file_that_is_deleted_while_it_is_read_is_no_loss(
     monkeypatch.setattr(library.library, "read", read_after_the_delete)
     await library.read_all()
     assert await library.findings() == {}
+    (scan,) = await library.rows("SELECT ended_at FROM auditor.library_scans WHERE kind = 'assets'")
+    assert scan.ended_at is not None
 
 
 async def test_a_poster_that_somebody_else_wrote_is_named(library: LibraryHarness) -> None:
