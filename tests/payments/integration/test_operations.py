@@ -1,6 +1,7 @@
 """What an operator may do by hand, and what is refused with the reason."""
 
 import argparse
+from uuid import UUID
 
 import pytest
 
@@ -75,3 +76,24 @@ async def test_the_refund_command_says_its_id_first_and_can_be_repeated_with_it(
     assert done == f"refund {refund_id} is written down"
     assert await run(f"{command} --refund-id {refund_id}") == [announced, done]
     assert await harness.count(refunds) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (f"refund --payment {UUID(int=1)} --amount-cents 100", "unknown_payment"),
+        ("refund --payment PENDING --amount-cents 100", "refund_not_possible"),
+        (f"resolve --review {UUID(int=1)} --resolution credited", "review_already_resolved"),
+    ],
+)
+async def test_a_command_that_is_refused_says_why_in_a_line(
+    arguments: str, code: str, harness: PaymentsHarness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = await harness.open()
+    parser = argparse.ArgumentParser()
+    commands.add_parsers(parser.add_subparsers(dest="command"))
+    words = f"{arguments} --actor ada --note why".replace("PENDING", str(opened.payment_id)).split()
+    assert await commands.run(harness.settings, parser.parse_args(words)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"refused ({code}): ")
+    assert await harness.count(refunds) == 0

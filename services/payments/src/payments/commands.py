@@ -9,6 +9,7 @@ from uuid import UUID
 from messaging.ids import new_id
 from messaging.transaction import Transaction, Transactions
 from payments import queries
+from payments.errors import CommandRefused
 from payments.handlers.refunds import request_refund
 from payments.handlers.reviews import resolve_review
 from payments.settings import Settings
@@ -35,12 +36,18 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 async def run(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Run one of ``COMMANDS`` in one transaction; the running service does what follows from it. Returns 0."""
+    """Run one of ``COMMANDS`` in one transaction; the running service does what follows from it.
+
+    Returns the exit code: 1 if it was refused.
+    """
     engine = create_engine(settings)
     try:
         async with Transactions(engine, producer="payments").begin() as tx:
             outcome = await COMMANDS[arguments.command](tx, arguments)
         _print(outcome)
+    except CommandRefused as error:
+        sys.stderr.write(f"refused ({error.code}): {error}\n")
+        return 1
     finally:
         await engine.dispose()
     return 0

@@ -1,5 +1,7 @@
 """What can go wrong in payments, one class per failure."""
 
+from typing import ClassVar
+
 from service_runtime.problems import Problem
 
 
@@ -31,17 +33,31 @@ class ProviderRefused(Exception):
     """The provider says that the call can never succeed as it is."""
 
 
-class UnknownPayment(Exception):
+class CommandRefused(Exception):
+    """What an operator asks for cannot be done. Nothing has changed."""
+
+    code: ClassVar[str]
+
+
+class UnknownPayment(CommandRefused):
     """No payment has this id."""
 
+    code = "unknown_payment"
 
-class RefundNotPossible(Exception):
+
+class RefundNotPossible(CommandRefused):
     """The payment's state or provider does not allow the refund."""
 
+    code = "refund_not_possible"
 
-class ResolutionNotPossible(Exception):
+
+class ResolutionNotPossible(CommandRefused):
     """The review does not decide what is asked of it."""
 
+    code = "resolution_not_possible"
 
-class ReviewAlreadyResolved(Exception):
-    """This review has a decision already."""
+
+class ReviewAlreadyResolved(CommandRefused):
+    """This review has a decision already, or there is none of this id."""
+
+    code = "review_already_resolved"

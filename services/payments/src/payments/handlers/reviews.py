@@ -41,7 +41,7 @@ async def resolve_review(tx: Transaction, review_id: UUID, resolution: Resolutio
     payment = None if payment_id is None else await payments.lock_payment(tx.connection, payment_id)
     review = await reviews.lock_review(tx.connection, review_id)
     if review is None or review.resolved_at is not None:
-        raise ReviewAlreadyResolved(str(review_id))
+        raise ReviewAlreadyResolved(f"no review {review_id} waits for a decision")
     decides = payment is not None and review.code in DECIDES_PAYMENT and payment.status == "review"
     if resolution == "credited" and not decides:
         status = "unknown" if payment is None else payment.status

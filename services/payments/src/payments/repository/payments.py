@@ -117,7 +117,7 @@ async def lock_payment(connection: AsyncConnection, payment_id: UUID) -> Payment
     statement = sa.select(payment_transactions).where(_COLUMNS.payment_id == payment_id).with_for_update()
     row = (await connection.execute(statement)).one_or_none()
     if row is None:
-        raise UnknownPayment(str(payment_id))
+        raise UnknownPayment(f"there is no payment {payment_id}")
     return _record(row)
 
 
