@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import structlog
 
+from service_runtime.fair_pool import FairPool
 from service_runtime.logging import configure_logging
 from service_runtime.redaction import redact, redact_value
 from service_runtime.tracing import configure_tracing, current_trace_id, span
@@ -80,6 +82,12 @@ def json_log(capsys: pytest.CaptureFixture[str]) -> Iterator[JsonLog]:
     root.handlers = handlers
     root.setLevel(level)
     structlog.reset_defaults()
+
+
+def test_a_pool_that_is_closed_says_nothing(json_log: JsonLog, capsys: pytest.CaptureFixture[str]) -> None:
+    json_log.start()
+    FairPool(Mock()).dispose()
+    assert capsys.readouterr().out == ""
 
 
 def test_a_log_line_is_json_with_service_level_event_and_ids(json_log: JsonLog) -> None:

@@ -23,6 +23,7 @@ _QUIET = (
     "botocore",
     "aiobotocore",
     "stripe",
+    "service_runtime.fair_pool",  # SQLAlchemy logs under the module of the pool's class
 )
 """Libraries whose INFO lines say nothing that ours do not."""
 
