@@ -165,7 +165,7 @@ CAUSES: Final[Sequence[Alert]] = (
             "`python -m auditor.main show ID` shows what hangs on it.",
             "Mend the cause, then `python -m messaging.dead_letters replay ...` (see [A dead letter](#a-dead-letter)).",
         ),
-        verify="`list` prints nothing, and the auditor has no new finding.",
+        verify="`list` says `no dead letter matches`, and the auditor has no new finding.",
         wake="The on-call engineer at once; the service's owner if the error is not understood in 30 minutes.",
         after="12m",
         samples={

@@ -69,7 +69,8 @@ async def test_an_undecodable_dead_letter_is_discarded_with_reason_and_actor(
     discard = ("discard", message_id, "--actor", "Ada", "--reason", "a probe of ours")
     discarded = await run(dead_letters.main, *discard)
     assert (discarded.code, [row["message_id"] for row in discarded.rows]) == (0, [message_id])
-    assert (await run(dead_letters.main, "list")).rows == []
+    listed = await run(dead_letters.main, "list")
+    assert (listed.code, listed.rows, listed.errors) == (1, [], "no dead letter matches\n")
     (row,) = (await run(dead_letters.main, "list", "--all")).rows
     assert (row["discarded_by"], row["discard_reason"]) == ("Ada", "a probe of ours")
     assert row["discarded_at"] is not None

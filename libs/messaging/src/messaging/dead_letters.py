@@ -242,9 +242,11 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 def _print(rows: list[dict[str, Any]]) -> int:
-    """One JSON object a line; exit status 1 if there is nothing to show."""
+    """One JSON object a line; exit status 1, and a word on standard error, if there is nothing to show."""
     for row in rows:
         sys.stdout.write(json.dumps(row, default=str) + "\n")
+    if not rows:
+        sys.stderr.write("no dead letter matches\n")
     return 0 if rows else 1
 
 
