@@ -114,6 +114,8 @@ async def _run(options: argparse.Namespace) -> int:
         await reader_engine.dispose()
     for message_id in requested:
         sys.stdout.write(json.dumps({"message_id": str(message_id), "redelivery": "requested"}) + "\n")
+    if not requested:
+        sys.stderr.write("no published message that the service reads matches\n")
     return 0 if requested else 1
 
 
