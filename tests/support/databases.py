@@ -73,7 +73,8 @@ class DatabaseFactory:
         name = f"test_{next(self._numbers)}"
         connection = await asyncpg.connect(self._server.dsn())
         try:
-            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            # The other strategy writes every page to the WAL, too: twice the processor time.
+            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
             for statement in provision.database_statements(name):
                 await connection.execute(statement)
         finally:
