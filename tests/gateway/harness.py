@@ -35,8 +35,9 @@ from local_platform.servers import NatsServer, S3Server
 from messaging.ids import new_id
 from messaging.runtime import Messaging
 from provisioning.after_restore import empty_streams
+from service_runtime.authorities import trusted_authorities
 from service_runtime.settings import ServiceSettings
-from tests.gateway.description import check_answer, check_event
+from tests.gateway.description import check_answer, check_event, described
 from tests.support.components import running
 from tests.support.databases import Database
 from tests.support.serving import listening_socket, serving
@@ -194,9 +195,11 @@ class GatewayHarness:
         await stack.enter_async_context(running(gateway.components))
         proxies = [str(network) for network in gateway.dependencies.settings.trusted_proxies]
         await stack.enter_async_context(serving(gateway.app, listener, proxies))
-        hooks: dict[str, list[Callable[..., Any]]] = {"response": [partial(check_answer, gateway.app.openapi())]}
+        hooks: dict[str, list[Callable[..., Any]]] = {"response": [partial(check_answer, described())]}
         http = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, event_hooks=hooks)
+            httpx.AsyncClient(
+                base_url=url, timeout=30, trust_env=False, verify=trusted_authorities(), event_hooks=hooks
+            )
         )
         stack.callback(gateway.drain)
         await eventually(lambda: _listening(gateway), what="the gateway's readiness")
@@ -249,7 +252,7 @@ class GatewayHarness:
     def user(self, replica: Replica, user_id: UUID | None = None, **claims: Any) -> Client:
         """A signed-in user at ``replica``, by default a new one."""
         chosen = user_id or new_id()
-        return Client(replica.http, chosen, self.identity.token(chosen, **claims), replica.gateway.app.openapi())
+        return Client(replica.http, chosen, self.identity.token(chosen, **claims), described())
 
     async def rows(self, statement: str, **values: Any) -> Sequence[sa.Row[Any]]:
         """Read the database as superuser."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from service_runtime.authorities import trusted_authorities
 from tests.support.waiting import eventually
 
 API_KEY = "a key for tests"
@@ -20,7 +21,7 @@ class Emulator:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._http = httpx.AsyncClient(base_url=url, trust_env=False)
+        self._http = httpx.AsyncClient(base_url=url, trust_env=False, verify=trusted_authorities())
 
     async def misbehave(self, effect: str, **rule: Any) -> None:
         """Apply one rule from now on; ``count`` limits how often."""

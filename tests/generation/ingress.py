@@ -17,6 +17,7 @@ from generation.public_addresses import PublicFetcher
 from generation.returned_files import ReturnedFiles
 from local_platform.servers import S3Server
 from messaging.broker import Broker
+from service_runtime.authorities import trusted_authorities
 from service_runtime.database_watch import DatabaseClock
 from service_runtime.presigned_urls import PresignedUrls
 from tests.generation.harness import GenerationHarness
@@ -46,10 +47,10 @@ class IngressHarness:
         app = build_app(intake, self.urls, progress, DatabaseClock())
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app))  # type: ignore[arg-type]
         access_key, secret_key = s3.credentials["generation"]
-        self.bucket_http = httpx.AsyncClient(transport=transport)
+        self.bucket_http = httpx.AsyncClient(transport=transport, verify=trusted_authorities())
         self.files = ReturnedFiles(
             self.bucket_http,
-            PublicFetcher(httpx.AsyncClient(trust_env=False)),
+            PublicFetcher(httpx.AsyncClient(trust_env=False, verify=trusted_authorities())),
             PresignedUrls(s3.endpoint_url, s3.region, access_key, secret_key),
             "incoming",
         )

@@ -28,6 +28,7 @@ from messaging.received import Received
 from messaging.runtime import Messaging
 from messaging.schema import grant_statements, table_statements
 from messaging.transaction import Transaction
+from service_runtime.authorities import trusted_authorities
 from service_runtime.listener import HttpServer, Listener
 from service_runtime.presigned_urls import PresignedUrls
 from service_runtime.settings import ServiceSettings
@@ -103,7 +104,7 @@ class Storage:
     def __init__(self, s3: S3Server) -> None:
         access_key, secret_key = s3.credentials["storage"]
         self._urls = PresignedUrls(s3.endpoint_url, s3.region, access_key, secret_key)
-        self.http = httpx.AsyncClient(trust_env=False)
+        self.http = httpx.AsyncClient(trust_env=False, verify=trusted_authorities())
 
     def subscriptions(self) -> tuple[Subscription, ...]:
         return (Subscription(OutputReady, self.verify), Subscription(OutputSought, self.look_up))

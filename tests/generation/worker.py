@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from service_runtime.authorities import trusted_authorities
+
 FILE = b"\x00\x00\x00\x18ftypmp42 not really a clip"
 
 Work = Callable[["Worker", dict[str, Any]], Awaitable[dict[str, Any] | None]]
@@ -25,7 +27,7 @@ class Worker:
 
     def __init__(self, emulator_url: str, endpoint_id: str, api_key: str) -> None:
         self.url = f"{emulator_url}/v2/{endpoint_id}"
-        self.http = httpx.AsyncClient(headers={"authorization": api_key}, timeout=30.0)
+        self.http = httpx.AsyncClient(headers={"authorization": api_key}, timeout=30.0, verify=trusted_authorities())
         self.work: Work = deliver
         self.taken: list[dict[str, Any]] = []
         self._jobs: set[asyncio.Task[None]] = set()

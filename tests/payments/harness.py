@@ -40,6 +40,7 @@ from payments.repository.reviews import _record as review_record
 from payments.settings import Settings
 from payments.tables import credit_movements, payment_transactions, provider_events, refunds, reviews
 from payments.wake_ups import WakeUps
+from service_runtime.authorities import trusted_authorities
 from service_runtime.database_watch import DatabaseClock
 from tests.payments.emulators import Emulators, emulated_providers
 from tests.support.databases import Database
@@ -86,7 +87,7 @@ class PaymentsHarness:
     emulators: Emulators
     policy: Policy
     wake_ups: WakeUps
-    http: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=30))
+    http: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=30, verify=trusted_authorities()))
 
     @property
     def stripe(self) -> StripeEmulator:

@@ -13,6 +13,7 @@ import httpx
 
 from local_platform.description import PlatformDescription
 from local_platform.identity import sign_token
+from service_runtime.authorities import trusted_authorities
 
 _TIMEOUT_SECONDS = 15.0
 _PATIENCE_SECONDS = 60.0
@@ -55,6 +56,7 @@ class ApiClient:
             headers={"Authorization": f"Bearer {sign_token(platform.identity, user_id, plan)}"},
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
+            verify=trusted_authorities(),
         )
 
     async def __aenter__(self) -> Self:

@@ -11,6 +11,7 @@ from typing import Protocol
 import httpx
 
 from local_platform.servers.processes import ChildProcess, ServerFailedError, last_lines
+from service_runtime.authorities import trusted_authorities
 
 _POLL_SECONDS = 0.05
 _START_TIMEOUT_SECONDS = 60.0
@@ -95,7 +96,7 @@ class TableProcess:
 
     async def _ready(self, process: ChildProcess, url: str) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
-        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=2.0, trust_env=False, verify=trusted_authorities()) as client:
             answer = "no answer"
             while process.alive():
                 try:

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 
+from service_runtime.authorities import trusted_authorities
+
 
 class AnswerRefused(httpx.DecodingError):
     """The answer is encoded, or larger than this client reads. Callers treat it as any other broken answer."""
@@ -23,7 +25,8 @@ def bounded_client(max_answer_bytes: int, **options: Any) -> httpx.AsyncClient:
     async def bound_response(response: httpx.Response) -> None:
         bound(response, max_answer_bytes)
 
-    client = httpx.AsyncClient(**options)
+    authorities = trusted_authorities(options.get("trust_env", True))
+    client = httpx.AsyncClient(verify=authorities, **options)
     client.headers["accept-encoding"] = "identity"
     client.event_hooks["response"].append(bound_response)
     return client

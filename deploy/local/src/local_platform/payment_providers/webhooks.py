@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service_runtime.authorities import trusted_authorities
+
 
 class Misbehaviour(BaseModel):
     """How deliveries go wrong. Probabilities are from 0 to 1; ``seed`` makes the draws repeatable.
@@ -113,7 +115,7 @@ class WebhookSender:
         delivery.done(False)
 
     async def _try(self, delivery: Delivery) -> bool:
-        self._client = self._client or httpx.AsyncClient(timeout=self.timeout_seconds)
+        self._client = self._client or httpx.AsyncClient(timeout=self.timeout_seconds, verify=trusted_authorities())
         headers = {"content-type": "application/json", **delivery.sign(delivery.body)}
         body = delivery.body
         if self._random.random() < self.misbehaviour.corrupt:

@@ -11,6 +11,7 @@ import httpx
 from local_platform.runpod_emulator.jobs import Job
 from local_platform.runpod_emulator.rules import Effect, Rule, Rulebook, Subject
 from local_platform.runpod_emulator.settings import EmulatorSettings
+from service_runtime.authorities import trusted_authorities
 
 
 class Webhooks:
@@ -80,7 +81,7 @@ class Webhooks:
         self.counts["given_up"] += 1
 
     async def _try(self, url: str, body: bytes) -> bool:
-        self._client = self._client or httpx.AsyncClient(trust_env=False)
+        self._client = self._client or httpx.AsyncClient(trust_env=False, verify=trusted_authorities())
         self.counts["tries"] += 1
         headers = {"content-type": "application/json"}
         timeout = self._settings().webhook_timeout_seconds

@@ -19,6 +19,7 @@ from local_platform.servers.ports import free_port
 from local_platform.servers.processes import ChildProcess, ServerFailedError
 from messaging.provisioning import RefusedError, provision_server
 from provisioning.broker import USERS, accounts
+from service_runtime.authorities import trusted_authorities
 
 ADMIN: Final = "admin"
 """A user of the hub without restrictions, for operators and tests."""
@@ -79,7 +80,7 @@ class NatsServer(EmbeddedServer):
 
     def write_error(self) -> str | None:
         """What the server says of a write that failed, a full disk mostly: it writes no more until it is restarted."""
-        with httpx.Client(timeout=2.0, trust_env=False) as client:
+        with httpx.Client(timeout=2.0, trust_env=False, verify=trusted_authorities()) as client:
             try:
                 answer = client.get(f"{self.monitor_url}/healthz").text
             except httpx.TransportError:
@@ -111,7 +112,7 @@ class NatsServer(EmbeddedServer):
             environment={"PATH": os.defpath, "HOME": str(self.directory), "GOMAXPROCS": "1", "GOGC": "400"},
             directory=self.directory,
         )
-        with httpx.Client(timeout=2.0, trust_env=False) as client:
+        with httpx.Client(timeout=2.0, trust_env=False, verify=trusted_authorities()) as client:
             process.wait_until(lambda: _is_healthy(client, self.monitor_url), _START_TIMEOUT_SECONDS)
         if self._provisioned:
             try:
