@@ -25,6 +25,8 @@ PYTHON := $(shell for candidate in python3.13 python3.12 python3.11 python3.14 p
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON := $(PYTHON)
 unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
+# Without compiled modules on disk each process that starts compiles them again: a service needs twice the time.
+unexport PYTHONDONTWRITEBYTECODE
 
 MEMBER_PROJECTS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml deploy/*/pyproject.toml)
 
