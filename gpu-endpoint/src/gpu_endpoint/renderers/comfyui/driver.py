@@ -95,7 +95,7 @@ class PromptDriver:
                     await uninterrupted(self._stop(prompt_id, None))
                 raise
             except (asyncio.CancelledError, ProcessLost, Unreachable) as error:
-                lost = self._loss(error)
+                lost = await self._loss(error)
                 await uninterrupted(self._stop(prompt_id, submission))
                 if lost is not None:
                     raise lost from error
@@ -117,11 +117,11 @@ class PromptDriver:
             facts["notice_seconds"] = round(ended_at - listener.ended_at, 3)
         return Finished(job=job, facts=facts)
 
-    def _loss(self, error: BaseException) -> ProcessLost | None:
+    async def _loss(self, error: BaseException) -> ProcessLost | None:
         """What to say instead of an error of the connection, told before the process is killed."""
         if isinstance(error, Unreachable):
             if not self._process.alive:
-                return _died(self._process)
+                return await _died(self._process)
             return ProcessLost(str(error))
         return None
 
@@ -139,7 +139,7 @@ class PromptDriver:
                     self._memory.sample(await self._client.stats(), self._process.pid)
             except Unreachable as error:
                 if not self._process.alive:
-                    raise _died(self._process) from error
+                    raise await _died(self._process) from error
                 if time.monotonic() - answered_at > self._settings.unreachable_seconds:
                     raise ProcessLost("ComfyUI does not answer") from error
             else:
@@ -181,7 +181,8 @@ class PromptDriver:
         _log.info("prompt_stopped", extra={"prompt": prompt_id, "seconds": round(time.monotonic() - began, 3)})
 
 
-def _died(process: ComfyUIProcess) -> ProcessLost:
+async def _died(process: ComfyUIProcess) -> ProcessLost:
+    await process.read_out()
     reason = f"ComfyUI ended by itself: {process.last_words()}"
     return ProcessLost(reason, killed_by_the_system=process.killed_by_the_system)
 

@@ -27,6 +27,8 @@ PREVIEW_PIXELS: Final = 320
 _LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 _READY_POLL_SECONDS: Final = 0.05
 _REMEMBERED_LINES: Final = 40
+_READ_OUT_SECONDS: Final = 2.0
+"""Until the output of one that has ended is read. A child that lives on may keep it open."""
 _PORTS: Final = range(10_000, 16_000)
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -43,6 +45,7 @@ class ComfyUIProcess:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: deque[str] = deque(maxlen=_REMEMBERED_LINES)
+        self._reader: threading.Thread | None = None
         self._starting: asyncio.Task[None] | None = None
         self._clearing = threading.Lock()
         self._ready = False
@@ -80,8 +83,13 @@ class ComfyUIProcess:
         """The process id of the newest process, dead or alive."""
         return None if self._process is None else self._process.pid
 
+    async def read_out(self) -> None:
+        """Return when the output of a process that has ended is read to its end."""
+        if self._reader is not None:
+            await asyncio.to_thread(self._reader.join, _READ_OUT_SECONDS)
+
     def last_words(self, lines: int = 3) -> str:
-        """The end of its output as it is: redact it before anybody reads it."""
+        """The end of its output, as far as it is read, as it is: redact it before anybody reads it."""
         return " | ".join(list(self._lines)[-lines:]) or "no output"
 
     async def ready(self) -> None:
@@ -148,6 +156,7 @@ class ComfyUIProcess:
                 else:
                     return
                 if not self.alive:
+                    await self.read_out()
                     raise _not_started(f"ComfyUI ended while it started: {Redactor({})(self.last_words(lines=8))}")
                 if time.monotonic() - began > self._settings.boot_seconds:
                     raise _not_started(f"ComfyUI was not ready after {self._settings.boot_seconds:.0f} s")
@@ -164,7 +173,9 @@ class ComfyUIProcess:
             start_new_session=True,
         )
         assert self._process.stdout is not None
-        threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True, name="comfyui-output").start()
+        output = self._process.stdout
+        self._reader = threading.Thread(target=self._read, args=(output,), daemon=True, name="comfyui-output")
+        self._reader.start()
 
     def _command(self, port: int) -> list[str]:
         work = self._settings.work_directory.resolve()
