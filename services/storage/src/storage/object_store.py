@@ -1,14 +1,15 @@
 """Access to the buckets: reads from `incoming` and `uploads`, writes to `library`, each object once, and deletes."""
 
+import asyncio
 import base64
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -39,11 +40,14 @@ class ExistingObject:
 
 
 class ObjectStore:
-    """The three buckets, for the life of the service. ``now`` is the time that requests are signed with."""
+    """The three buckets, for the life of the service. ``now`` is the time that requests for files are signed with."""
 
     def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._requests = S3Requests(settings, now)
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+        self._opening = asyncio.Lock()
 
     async def open(self) -> None:
         """Get ready. It connects when it is first used."""
@@ -52,6 +56,7 @@ class ObjectStore:
     async def close(self) -> None:
         """Close the connections."""
         await self._requests.close()
+        await self._stack.aclose()
 
     async def check(self) -> None:
         """A readiness check: the store answers, and the token may read every bucket. Raises ``StoreUnavailable``."""
@@ -116,14 +121,19 @@ class ObjectStore:
 
         Raises ``StoreUnavailable``, also where a rule of the bucket refuses it.
         """
-        bucket, removed, after = self._settings.s3_library_bucket, 0, ""
-        with _measured("delete"):
-            has_more = True
-            while has_more:
-                keys, has_more = await self._requests.list_keys(bucket, folder, after)
-                for after in keys:
-                    async with self._requests.send("DeleteObject", bucket, after):
-                        removed += 1
+        # Users seldom delete: a process that deletes nothing never loads the client.
+        from storage.s3_client import client_errors, open_client
+
+        bucket, removed = self._settings.s3_library_bucket, 0
+        with _measured("delete"), client_errors():
+            async with self._opening:
+                if self._client is None:
+                    self._client = await self._stack.enter_async_context(open_client(self._settings))
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
+            async for page in pages:
+                for found in page.get("Contents", ()):
+                    await self._client.delete_object(Bucket=bucket, Key=found["Key"])
+                    removed += 1
         return removed
 
 

@@ -1,6 +1,7 @@
 """Requests to one S3 endpoint, signed and sent directly.
 
-A request through aioboto3 costs several times as much processor time, and its model of S3 takes 20 MB.
+A request through aioboto3 costs several times as much processor time, and its model of S3 takes 20 MB: that is loaded
+for what is rare only (``storage.s3_client``).
 
 A try that may succeed when it is repeated is repeated, ``MAX_TRIES`` in all: no connection, no answer, throttling
 (429, 503 ``SlowDown``), and an error of the server's own.
@@ -13,8 +14,8 @@ from datetime import timedelta
 from hashlib import sha256 as sha256_of
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, TypeAlias
-from urllib.parse import unquote_plus, urlsplit
+from typing import Final
+from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 from uuid import uuid4
 from xml.etree import ElementTree
@@ -40,11 +41,6 @@ _REPEATED: Final = frozenset({429, 500, 502, 503, 504})
 _REPEATED_CODES: Final = frozenset({"RequestTimeout"})
 """The store waited for a body in vain, and says so with 400."""
 _LARGEST_ERROR_BYTES: Final = 64 * 1024
-KEYS_PER_PAGE: Final = 1000
-"""The most that S3 lists at once."""
-_LARGEST_PAGE_BYTES: Final = 8 * 1024 * 1024
-"""A thousand keys of the longest kind, each encoded, with all that is said of them."""
-_LISTING_SECONDS: Final = 300
 _METADATA: Final = "x-amz-meta-"
 _NO_BODY: Final = sha256_of(b"").hexdigest()
 
@@ -58,7 +54,7 @@ class S3Refused(Exception):
         self.code = code
 
 
-FAILURES: Final = (S3Refused, aiohttp.ClientError, TimeoutError, ElementTree.ParseError)
+FAILURES: Final = (S3Refused, aiohttp.ClientError, TimeoutError)
 """All that a request and the reading of its answer raise while the store or the network is in trouble."""
 
 
@@ -113,52 +109,12 @@ class S3Requests:
         sha256: str = _NO_BODY,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send ``GetObject``, ``HeadObject``, ``PutObject`` or ``DeleteObject``; gives the answer, its body unread.
+        """Send ``GetObject``, ``HeadObject`` or ``PutObject``; gives the answer, with its body unread.
 
         ``sha256`` is that of ``body``, in hex; the store refuses another body. Raises ``S3Refused`` for an answer that
         is no success, and an error of aiohttp's or of the network's if there is no answer.
         """
-        method, url = operation.removesuffix("Object").upper(), self._signer.url(bucket, key)
-
-        def sign() -> _Signed:
-            return url, self._signer.headers(method, bucket, key, headers or {}, sha256, self._now())
-
-        async with self._sent(operation, method, sign, _whole_if_small(body)) as response:
-            yield response
-
-    async def list_keys(self, bucket: str, prefix: str, after: str) -> tuple[list[str], bool]:
-        """The next keys that begin with ``prefix``, and whether there are more.
-
-        Raises what ``send`` raises, and ``ElementTree.ParseError``.
-        """
-        parameters = {
-            "encoding-type": "url",
-            "list-type": "2",
-            "max-keys": str(KEYS_PER_PAGE),
-            "prefix": prefix,
-            "start-after": after,
-        }
-
-        def sign() -> _Signed:
-            address = self._signer.address(
-                "GET", bucket, None, seconds=_LISTING_SECONDS, now=self._now(), parameters=parameters
-            )
-            return address, {}
-
-        async with self._sent("ListObjectsV2", "GET", sign, None) as response:
-            document = await _read(response, _LARGEST_PAGE_BYTES)
-        listed = ElementTree.fromstring(document)  # noqa: S314 - as below
-        if not listed.tag.endswith("ListBucketResult"):
-            raise ElementTree.ParseError(f"a listing that is {listed.tag}")
-        keys = [unquote_plus(key.text or "") for key in listed.iterfind("{*}Contents/{*}Key")]
-        # A store may list fewer keys than it was asked for, and have more.
-        return keys, listed.findtext("{*}IsTruncated") == "true" and bool(keys)
-
-    @asynccontextmanager
-    async def _sent(
-        self, operation: str, method: str, sign: "Callable[[], _Signed]", body: Path | bytes | None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        response = await self._answer(operation, method, sign, body)
+        response = await self._answer(operation, bucket, key, _whole_if_small(body), sha256, headers or {})
         try:
             yield response
         finally:
@@ -166,13 +122,13 @@ class S3Requests:
             response.release()
 
     async def _answer(
-        self, operation: str, method: str, sign: "Callable[[], _Signed]", body: Path | bytes | None
+        self, operation: str, bucket: str, key: str, body: Path | bytes | None, sha256: str, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         call, tries = uuid4(), 0
         while True:
             tries += 1
             try:
-                return await self._try(operation, method, sign, body)
+                return await self._try(operation, bucket, key, body, sha256, headers)
             except (aiohttp.ClientConnectionError, TimeoutError):
                 if tries == MAX_TRIES:
                     raise
@@ -182,17 +138,18 @@ class S3Requests:
             await asyncio.sleep(BACKOFF.seconds(tries, call))
 
     async def _try(
-        self, operation: str, method: str, sign: "Callable[[], _Signed]", body: Path | bytes | None
+        self, operation: str, bucket: str, key: str, body: Path | bytes | None, sha256: str, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("open() was not called")
+        method = operation.removesuffix("Object").upper()
         # Signed anew for each try: a signature is good for a quarter of an hour, and a body may take long.
-        url, signed = sign()
+        signed = self._signer.headers(method, bucket, key, headers, sha256, self._now())
         is_file = isinstance(body, Path)
         async with asyncio.timeout(CONTINUE_SECONDS if is_file else None) as wait:
             response = await self._session.request(
                 method,
-                URL(url, encoded=True),
+                URL(self._signer.url(bucket, key), encoded=True),
                 # The encoding is not signed, because proxies change it. Without it aiohttp asks for a compressed
                 # answer.
                 headers=signed | {"Accept-Encoding": "identity"},
@@ -208,10 +165,6 @@ class S3Requests:
         finally:
             response.release()
         raise S3Refused(operation, response.status, _code_in(document))
-
-
-_Signed: TypeAlias = tuple[str, dict[str, str]]
-"""The address of a request, and its headers."""
 
 
 async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
