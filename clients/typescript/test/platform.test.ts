@@ -89,7 +89,9 @@ test("a picture is uploaded and becomes a clip's beginning", async () => {
   const order = await reelhouse.order({ model_id: "wan-2.2-i2v", parameters: { prompt: "it begins to move", image } })
   assert.equal(order.parameters["image"], image)
   assert.ok(["requested", "queued", "dispatching", "running"].includes(order.status))
-  await reelhouse.cancelGeneration({ path: { generation_id: order.id } })
+  const path = { generation_id: order.id }
+  await assert.rejects(reelhouse.deleteGeneration({ path }), (error) => refused(error, "generation_under_way"))
+  await reelhouse.cancelGeneration({ path })
 })
 
 test("an order is repeated, and deleted when it has ended", async () => {
@@ -98,7 +100,6 @@ test("an order is repeated, and deleted when it has ended", async () => {
   assert.equal(again.parameters["prompt"], "a paper plane")
   assert.equal((await reelhouse.repeat(first.id, { parameters: { prompt: "a paper plane" } }, { key })).id, again.id)
   const path = { generation_id: again.id }
-  await assert.rejects(reelhouse.deleteGeneration({ path }), (error) => refused(error, "generation_under_way"))
   const { download, captured_credits: cost } = await reelhouse.ended(again.id)
   assert.equal(cost, again.price_credits)
   await reelhouse.deleteGeneration({ path })
