@@ -70,8 +70,10 @@ DELETED: Final = 0.15
 """Share of the orders that their customers delete as soon as they have ended."""
 MANY_CANCELS: Final = {"gateway": {"GATEWAY_RUNNING_CANCELS_PER_DAY": '{"free": 9999, "standard": 9999, "pro": 9999}'}}
 """A few customers stand for many."""
-HEAL_SECONDS: Final = 60.0
-"""The longest regular wait is 45 s of it: for a sign of a job whose submission had no answer (docs/decisions/0021)."""
+HEAL_SECONDS: Final = 90.0
+"""Twice the longest regular wait, for a sign of a job whose submission had no answer (docs/decisions/0021).
+
+After it the order is queued again, made, and by some of its customers deleted."""
 TOLD_EVERY_SECONDS: Final = 5.0
 """How often it is said what is not right yet."""
 ON_ITS_WAY_SECONDS: Final = 5.0
