@@ -145,6 +145,16 @@ async def test_a_removed_seal_is_named(sealed_ledger: LedgerHarness, database: D
     assert ("seal", "seal 1") in _named(await verify(sealed_ledger.engine))
 
 
+async def _seals_all(ledger: LedgerHarness, sealer: Sealer, postings: int) -> None:
+    async def caught_up() -> bool:
+        return (await sealer.seal()).through_posting_id >= postings
+
+    await eventually(caught_up)
+    report = await verify(ledger.engine)
+    assert report.sound
+    assert report.sealed_postings == postings
+
+
 async def test_nothing_is_sealed_past_a_transaction_that_is_still_running(ledger: LedgerHarness) -> None:
     user, other = uuid4(), uuid4()
     await ledger.grant(user, 100)
@@ -156,14 +166,7 @@ async def test_nothing_is_sealed_past_a_transaction_that_is_still_running(ledger
         await ledger.reserve(other, 10)
         for _ in range(4):
             assert (await sealer.seal()).through_posting_id <= 4
-
-    async def caught_up() -> bool:
-        return (await sealer.seal()).through_posting_id >= 8
-
-    await eventually(caught_up)
-    report = await verify(ledger.engine)
-    assert report.sound
-    assert report.sealed_postings == 8
+    await _seals_all(ledger, sealer, 8)
 
 
 async def test_ids_that_a_restored_server_hands_out_again_are_not_sealed_early(own_postgres: PostgresServer) -> None:
@@ -191,14 +194,7 @@ async def test_ids_that_a_restored_server_hands_out_again_are_not_sealed_early(o
         await ledger.reserve(other, 10)
         for _ in range(3):
             assert (await sealer.seal()).through_posting_id <= 4
-
-    async def caught_up() -> bool:
-        return (await sealer.seal()).through_posting_id >= 8
-
-    await eventually(caught_up)
-    report = await verify(ledger.engine)
-    assert report.sound
-    assert report.sealed_postings == 8
+    await _seals_all(ledger, sealer, 8)
     await database.dispose()
 
 

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Final
 from uuid import UUID
 
 import structlog
@@ -19,16 +18,13 @@ from generation.domain.policy import Policy
 from generation.domain.provider_events import reported
 from generation.domain.provider_reports import OutputReturned, UnreadableReport, read_report
 from generation.metrics import CALLBACKS
-from generation.repository.callbacks import INLINE_BYTES, BodyNotAdded, ProcessedBody, add_callback
+from generation.repository.callbacks import INLINE_BYTES, MOST_TOGETHER, BodyNotAdded, ProcessedBody, add_callback
 from generation.repository.orders import LockedOrders, lock_free_orders
 from generation.wake_ups import WakeUps
 from messaging.database import single_statements
 from messaging.failpoints import failpoint
 from messaging.transaction import Transactions
 from service_runtime.tracing import batch_span
-
-MOST_TOGETHER: Final = 50
-"""As many bodies as ``loops.callbacks`` takes: all of an outage in one transaction would hold its orders for long."""
 
 log = structlog.get_logger(__name__)
 

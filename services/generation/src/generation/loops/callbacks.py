@@ -19,6 +19,7 @@ from generation.domain.provider_events import reported
 from generation.domain.provider_reports import OutputReturned, UnreadableReport, read_report
 from generation.metrics import CALLBACKS
 from generation.repository.callbacks import (
+    MOST_TOGETHER,
     Callback,
     lock_due_callbacks,
     mark_carriers,
@@ -33,7 +34,6 @@ from messaging.transaction import Transaction, Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.tracing import batch_span
 
-_BATCH: Final = 50
 _MAX_TRIES: Final = 8
 _BACKOFF: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=2))
 _CARRIES_FILE: Final = "carries_file"
@@ -48,7 +48,7 @@ class CallbackProcessor:
         self._transactions = transactions
         self._policy = policy
         self._wake_ups = wake_ups
-        self._batch = _BATCH
+        self._batch = MOST_TOGETHER
 
     async def process(self) -> None:
         """Process every body that is due. If a batch fails, its bodies are processed one by one."""
@@ -64,7 +64,7 @@ class CallbackProcessor:
                 self._batch = 1
                 continue
             if taken < self._batch:
-                self._batch = _BATCH
+                self._batch = MOST_TOGETHER
                 return
 
     async def _process_batch(self, batch: int) -> int:

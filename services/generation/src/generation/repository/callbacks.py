@@ -24,6 +24,8 @@ from service_runtime.statements import Statement
 
 INLINE_BYTES: Final = 256 * 1024
 """A larger body carries its file itself. It is read alone, when the file is transferred."""
+MOST_TOGETHER: Final = 50
+"""So many are acted on in one transaction at most: all of an outage in one would hold its orders for long."""
 LEASES: Final = LeasedTable(provider_callbacks)
 
 Source = Literal["webhook", "status"]
