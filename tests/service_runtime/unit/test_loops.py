@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
+import asyncpg
 import pytest
 from prometheus_client import REGISTRY
+from sqlalchemy.exc import DBAPIError
 
 from service_runtime.loops import Every, ServerAwayError
 from tests.support.waiting import eventually
@@ -25,6 +27,16 @@ async def running(loop: Every) -> AsyncIterator[None]:
 
 def failures(name: str) -> float:
     return REGISTRY.get_sample_value("loop_failures_total", {"loop": name}) or 0.0
+
+
+def recorded_timeout(waits: list[float]) -> Callable[[float], asyncio.Timeout]:
+    bounded = asyncio.timeout
+
+    def timeout(seconds: float) -> asyncio.Timeout:
+        waits.append(seconds)
+        return bounded(seconds)
+
+    return timeout
 
 
 async def test_it_runs_at_once_and_then_again_and_again() -> None:
@@ -76,19 +88,46 @@ async def test_a_failing_round_is_counted_and_tried_again() -> None:
     assert failures("flaky") == 2
 
 
-async def test_a_loop_goes_on_seconds_after_the_return_of_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "away",
+    [
+        ServerAwayError("away"),
+        DBAPIError("UPDATE", {}, asyncpg.ReadOnlySQLTransactionError("a standby")),
+        asyncpg.DiskFullError("no space left on device"),
+        asyncpg.CannotConnectNowError("the database system is starting up"),
+    ],
+    ids=lambda error: type(getattr(error, "orig", error)).__name__,
+)
+async def test_a_loop_goes_on_seconds_after_the_return_of_its_server(
+    away: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("service_runtime.loops._LONGEST_OUTAGE_BACKOFF", timedelta(milliseconds=20))
     rounds: list[int] = []
 
     async def work() -> None:
         rounds.append(1)
         if len(rounds) < 10:
-            raise ServerAwayError("away")
+            raise away
 
+    before = failures("seldom")
     # Its own pauses would be hours by now.
     async with running(Every("seldom", 3600, work)):
         await eventually(lambda: len(rounds) == 10)
-    assert failures("seldom") == 9
+    assert failures("seldom") == before + 9
+
+
+async def test_a_round_that_fails_of_itself_is_not_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service_runtime.loops._LONGEST_OUTAGE_BACKOFF", timedelta(milliseconds=20))
+    waits: list[float] = []
+    monkeypatch.setattr("service_runtime.loops.asyncio.timeout", recorded_timeout(waits))
+
+    async def work() -> None:
+        raise DBAPIError("SELECT", {}, asyncpg.QueryCanceledError("took too long"))
+
+    async with running(Every("too long", 3600, work, timeout_seconds=7)):
+        await eventually(lambda: len(waits) == 2)
+    assert waits[0] == 7
+    assert waits[1] > 3000
 
 
 async def test_a_round_that_hangs_is_ended() -> None:

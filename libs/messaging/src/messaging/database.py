@@ -12,21 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from messaging.errors import DatabaseUnavailableError
-from service_runtime.database import ENGINE_ERRORS
+from service_runtime.database import ENGINE_ERRORS, says_away, sqlstate
 from service_runtime.fair_pool import FairPool
-
-_TRANSIENT_CLASSES: Final = ("08", "53", "57P", "58")
-"""SQLSTATE classes: connection, insufficient resources, shutdown, system error."""
 
 LOCK_TIMEOUT: Final = "55P03"
 STATEMENT_TIMEOUT: Final = "57014"
 _CONTENDED_STATES: Final = (LOCK_TIMEOUT, STATEMENT_TIMEOUT)
 """Another transaction has the rows, or the server is too busy for this much work: a part of it may succeed now."""
 
-READ_ONLY: Final = "25006"
-"""A write met a standby, or a primary that takes none at the moment because its disk is full."""
-_TRANSIENT_STATES: Final = ("40001", "40P01", "25P03", "25P04", READ_ONLY, *_CONTENDED_STATES)
-"""Serialization failure, deadlock, timeouts of an idle and of a long transaction, read only, and the two above."""
+_TRANSIENT_STATES: Final = ("40001", "40P01", "25P03", "25P04", *_CONTENDED_STATES)
+"""Serialization failure, deadlock, timeouts of an idle and of a long transaction, and the two above."""
 
 _BROKEN_CONNECTION: Final = asyncpg.InterfaceError | asyncpg.InternalClientError
 
@@ -111,7 +106,7 @@ def is_contended(error: BaseException) -> bool:
 
     A batch in which one row is locked waits for that row alone, so it is split. So is one that takes too long.
     """
-    return any(_sqlstate(one) in _CONTENDED_STATES for one in _chain(error))
+    return any(sqlstate(one) in _CONTENDED_STATES for one in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -121,11 +116,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
-
-
-def _sqlstate(error: BaseException) -> str:
-    """The server's code for an error of the driver's, which SQLAlchemy may have wrapped."""
-    return str(getattr(getattr(error, "orig", error), "sqlstate", None) or "")
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -143,5 +133,4 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def _is_transient_state(error: BaseException) -> bool:
-    state = _sqlstate(error)
-    return state in _TRANSIENT_STATES or state.startswith(_TRANSIENT_CLASSES)
+    return says_away(error) or sqlstate(error) in _TRANSIENT_STATES

@@ -41,7 +41,10 @@ PEER_TIMEOUT_SECONDS: Final = 9
 """A peer whose host confirms nothing for so long is gone. Both sides watch: the server frees the locks of the other."""
 _KEEPALIVE_IDLE_SECONDS: Final = 3
 _KEEPALIVE_PROBES: Final = 2
-_READ_ONLY: Final = "25006"
+READ_ONLY: Final = "25006"
+"""A write met a standby, or a primary that takes none at the moment because its disk is full."""
+_AWAY_CLASSES: Final = ("08", "53", "57P", "58")
+"""SQLSTATE classes: connection, insufficient resources, shutdown, system error."""
 _TLS_PARAMETERS: Final = frozenset({"sslmode", "sslrootcert"})
 
 
@@ -61,6 +64,17 @@ ENGINE_ERRORS: Final = (SQLAlchemyError, *DRIVER_ERRORS)
 
 class DatabaseReadOnly(Exception):
     """The database answers, and takes no writes."""
+
+
+def sqlstate(error: BaseException) -> str:
+    """The server's code for an error of the driver's, which SQLAlchemy may have wrapped; empty for other errors."""
+    return str(getattr(getattr(error, "orig", error), "sqlstate", None) or "")
+
+
+def says_away(error: BaseException) -> bool:
+    """Whether the server says by ``error`` that it does no work for anybody: no connection, no disk, no writes."""
+    state = sqlstate(error)
+    return state == READ_ONLY or state.startswith(_AWAY_CLASSES)
 
 
 def create_engine(settings: ServiceSettings) -> AsyncEngine:
@@ -264,7 +278,7 @@ def _give_up_connection(context: ExceptionContext) -> None:
     elif isinstance(error.__cause__, asyncpg.InternalClientError):
         _terminate(context)
         context.is_disconnect = True
-    elif getattr(error, "sqlstate", None) == _READ_ONLY:
+    elif sqlstate(error) == READ_ONLY:
         context.is_disconnect = True
 
 

@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from service_runtime.backoff import Backoff
+from service_runtime.database import says_away
 
 _JITTER: Final = 0.1
 """Replicas that started together drift apart by up to this share of the interval."""
@@ -36,7 +37,8 @@ class Every:
     It never calls it twice at a time.
     A round that fails or exceeds ``timeout_seconds`` is logged and counted, and tried again after growing pauses of up
     to a minute (or the interval, if that is longer): what a sweep could not do now, it does later. The first pause is
-    ``retry_seconds``, or the interval. After a ServerAwayError no pause is longer than five seconds.
+    ``retry_seconds``, or the interval. After a ServerAwayError, or where the database says that it takes no work or no
+    writes, no pause is longer than five seconds.
     """
 
     def __init__(
@@ -77,8 +79,8 @@ class Every:
             error = await self._round()
             self._beat = time.monotonic()
             failures = 0 if error is None else failures + 1
-            backoff = self._outage_backoff if isinstance(error, ServerAwayError) else self._backoff
-            await self._pause(backoff, failures)
+            is_outage = error is not None and _is_outage(error)
+            await self._pause(self._outage_backoff if is_outage else self._backoff, failures)
 
     async def _round(self) -> Exception | None:
         """The error with which it failed."""
@@ -88,9 +90,8 @@ class Every:
                     await self._function()
         except Exception as error:
             FAILURES.labels(self.name).inc()
-            is_outage = isinstance(error, ServerAwayError)
             reason = f"{type(error).__name__}: {error}"
-            log.error("loop_round_failed", loop=self.name, reason=reason, exc_info=None if is_outage else error)
+            log.error("loop_round_failed", loop=self.name, reason=reason, exc_info=None if _is_outage(error) else error)
             return error
         return None
 
@@ -104,3 +105,7 @@ class Every:
                 await (asyncio.Event() if failures else self._wake).wait()
         except TimeoutError:
             return
+
+
+def _is_outage(error: Exception) -> bool:
+    return isinstance(error, ServerAwayError) or says_away(error)

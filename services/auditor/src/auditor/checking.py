@@ -21,8 +21,8 @@ from auditor.domain import Invariant, Report, Result, Violation
 from auditor.invariants import INVARIANTS
 from auditor.portions import Portion, parameters_of, query_of, rows_read_once
 from auditor.schemas import snapshot
-from messaging.database import READ_ONLY, STATEMENT_TIMEOUT, is_unavailable
-from service_runtime.database import engine_for
+from messaging.database import STATEMENT_TIMEOUT, is_unavailable
+from service_runtime.database import READ_ONLY, engine_for, sqlstate
 
 LISTED_PER_INVARIANT: Final = 100
 """How many offenders of one kind are listed; all are counted."""
@@ -120,7 +120,7 @@ async def _check_one(
     except DBAPIError as error:
         # The snapshot is read only, and ends each query in time, because we made it so: a query that writes in it, or
         # takes longer, is wrong, not unavailable.
-        if is_unavailable(error) and getattr(error.orig, "sqlstate", None) not in (READ_ONLY, STATEMENT_TIMEOUT):
+        if is_unavailable(error) and sqlstate(error) not in (READ_ONLY, STATEMENT_TIMEOUT):
             raise
         reason = str(error.orig).splitlines()[0]
         return Result(invariant, 0, (), time.perf_counter() - began, failure=reason)
