@@ -250,6 +250,21 @@ async def test_an_unavailable_object_store_postpones_and_rejects_nothing(
     assert await storage.only(AssetStored)
 
 
+async def test_files_go_on_seconds_after_a_long_outage_of_the_store(
+    storage: StorageHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*arguments: object) -> object:
+        raise StoreUnavailable("ClientConnectorError")
+
+    monkeypatch.setattr(storage.store, "fetch", away)
+    await storage.receive(output_ready(*storage.upload_output(clip())))
+    await storage.execute("UPDATE storage.verifications SET tries = 100")
+    await storage.process_all()
+    async with storage.transactions.begin() as tx:
+        pause = await tx.connection.scalar(sa.text("SELECT next_try_at - now() FROM storage.verifications"))
+    assert timedelta(seconds=3) < pause < timedelta(seconds=6)
+
+
 async def test_an_unavailable_database_postpones_and_counts_no_failure(
     storage: StorageHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,12 @@ from storage.tables import VERIFICATIONS
 MAX_VERIFICATION_SECONDS: Final = 600.0
 """Fetch, decode and write all files of one request: 256 MB at half a megabyte per second."""
 BACKOFF: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=1))
+STORE_AWAY: Final = Backoff(first=timedelta(seconds=1), longest=timedelta(seconds=5))
+"""As loops and consumers: so soon after the return of the object store files go on.
+
+However many files wait, there are as many tries at a time as slots, and a store without an answer keeps each for a
+second at least.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +104,7 @@ class Verifications:
             postponed_total.inc()
             reason = f"{type(error).__name__}: {error}"
             log.warning("verification_postponed", generation_id=str(verification.generation_id), reason=reason)
-            await self._postpone(verification, error.file if isinstance(error, DecoderFailed) else None)
+            await self._postpone(verification, error)
         except Exception as error:
             if not is_unavailable(error):
                 failures_total.inc()
@@ -108,11 +114,14 @@ class Verifications:
             failpoint("storage.after_record")
         verification_seconds.labels(request).observe(time.monotonic() - started)
 
-    async def _postpone(self, verification: ClaimedVerification, failed_file: str | None) -> None:
+    async def _postpone(self, verification: ClaimedVerification, error: Exception) -> None:
         claim = verification.claim
-        failed_files = verification.failed_files + (() if failed_file is None else (failed_file,))
+        failed_files = verification.failed_files
+        if isinstance(error, DecoderFailed) and error.file is not None:
+            failed_files += (error.file,)
+        backoff = STORE_AWAY if isinstance(error, StoreUnavailable) else BACKOFF
         async with self._transactions.begin() as tx:
-            await repository.postpone(tx.connection, claim, BACKOFF.delay(claim.tries, claim.key), failed_files)
+            await repository.postpone(tx.connection, claim, backoff.delay(claim.tries, claim.key), failed_files)
 
 
 def _origin(work: Work) -> Origin:
