@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from contracts.storage import DIGITAL_SOURCE_TYPE
@@ -22,6 +23,7 @@ PACKET: Final = (
 _PNG_KEYWORD: Final = b"XML:com.adobe.xmp\0"
 _MAX_PNG_TEXT_BYTES: Final = 1024 * 1024
 """A longer text is copied without a look at it."""
+_MAX_PNG_CHUNK_BYTES: Final = 2**31 - 1
 _JPEG_XMP: Final = (b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0")
 _MP4_XMP: Final = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _MAX_INDEX_BYTES: Final = 16 * 1024 * 1024
@@ -29,24 +31,53 @@ _MAX_INDEX_BYTES: Final = 16 * 1024 * 1024
 
 
 def copy_png(source: BinaryIO, target: BinaryIO) -> None:
-    """Copy a PNG with the packet behind its header. Raises ``Unmarkable``."""
+    """Copy a PNG with the packet behind its header, and with its pixels in one chunk. Raises ``Unmarkable``."""
     target.write(source.read(8))
-    while len(head := source.read(8)) == 8:
+    head = source.read(8)
+    while len(head) == 8:
         length, name = int.from_bytes(head[:4]), head[4:]
+        if name == b"IDAT":
+            head = _copy_pixels(source, target, head)
+            continue
         if name == b"iTXt" and length <= _MAX_PNG_TEXT_BYTES:
             body = source.read(length + 4)
             if not body.startswith(_PNG_KEYWORD):
                 target.write(head + body)
-            continue
-        target.write(head)
-        _copy(source, target, length + 4)
+        else:
+            target.write(head)
+            _copy(source, target, length + 4)
         if name == b"IHDR":
             body = b"iTXt" + _PNG_KEYWORD + b"\0\0\0\0" + PACKET
             target.write((len(body) - 4).to_bytes(4) + body + zlib.crc32(body).to_bytes(4))
         elif name == b"IEND":
             # What stands behind a picture is no part of it.
             return
+        head = source.read(8)
     raise Unmarkable("the picture has no end")
+
+
+def _copy_pixels(source: BinaryIO, target: BinaryIO, head: bytes) -> bytes:
+    """Copy an IDAT chunk, which begins with ``head``, and those that follow it, as one. Returns the next chunk's head.
+
+    Encoders write chunks of 4 to 64 KiB, and the library of the marks goes through all chunks several times.
+    """
+    begin, written, checksum = target.tell(), 0, zlib.crc32(b"IDAT")
+    target.write(b"\0\0\0\0IDAT")
+    while head[4:] == b"IDAT":
+        length = int.from_bytes(head[:4])
+        written += length
+        if written > _MAX_PNG_CHUNK_BYTES:
+            raise Unmarkable("the pixels are more than fit into one chunk")
+        for part in _parts(source, length):
+            target.write(part)
+            checksum = zlib.crc32(part, checksum)
+        source.seek(4, os.SEEK_CUR)
+        head = source.read(8)
+    target.write(checksum.to_bytes(4))
+    target.seek(begin)
+    target.write(written.to_bytes(4))
+    target.seek(0, os.SEEK_END)
+    return head
 
 
 def copy_jpeg(source: BinaryIO, target: BinaryIO) -> None:
@@ -159,9 +190,15 @@ def add_to_mp4(file: BinaryIO) -> bool:
 
 
 def _copy(source: BinaryIO, target: BinaryIO, length: int) -> None:
+    for part in _parts(source, length):
+        target.write(part)
+
+
+def _parts(source: BinaryIO, length: int) -> Iterator[bytes]:
+    """The next ``length`` bytes. Raises ``Unmarkable`` if there are fewer."""
     while length > 0:
         part = source.read(min(length, 1024 * 1024))
         if not part:
             raise Unmarkable("the picture is truncated")
-        target.write(part)
+        yield part
         length -= len(part)
