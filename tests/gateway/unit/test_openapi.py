@@ -4,9 +4,11 @@ import re
 from typing import Any, get_args
 from uuid import UUID
 
+import msgspec
 import pytest
 from jsonschema import ValidationError
 
+from catalogue.pricing import PriceRule
 from contracts.payments import PaymentRefusalCode
 from contracts.values import MovementReason
 from gateway.events import STREAMED, FailureCode
@@ -23,6 +25,7 @@ WITHOUT_EXAMPLE = {
     "Model",
     "PreviewPicture",
     "PostingReceipt",
+    "ProblemField",
     "QuoteLine",
     "QuoteTerms",
     "ResolutionTier",
@@ -105,6 +108,26 @@ def test_every_problem_is_documented_where_it_can_happen(document: dict[str, Any
             documented |= {(status, code) for code in re.findall(r"^`(\w+)`:", response["description"], re.MULTILINE)}
     of_bodies = {InvalidRequest, MalformedRequest, UnsupportedMediaType}
     assert documented == {(str(kind.status), kind.code) for kind in OWN_PROBLEMS | of_bodies}
+
+
+def documented_codes(document: dict[str, Any], operation_id: str) -> set[str]:
+    [responses] = [one["responses"] for _, one in operations(document) if one["operationId"] == operation_id]
+    return {
+        code
+        for response in responses.values()
+        for code in re.findall(r"^`(\w+)`:", response["description"], re.MULTILINE)
+    }
+
+
+def test_a_repetition_is_refused_with_all_that_an_order_is_refused_with(document: dict[str, Any]) -> None:
+    repeated = documented_codes(document, "repeatGeneration")
+    assert repeated == documented_codes(document, "createGeneration") | {"generation_not_found"}
+
+
+def test_the_price_of_the_example_has_the_names_that_are_sent() -> None:
+    [model] = ANSWERS["listModels"]["items"]
+    for priced in (model, *model["tiers"]):
+        msgspec.convert(priced["price"], PriceRule, strict=True)
 
 
 def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:

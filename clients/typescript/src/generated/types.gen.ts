@@ -560,7 +560,7 @@ export type Model = {
     /**
      * Price
      *
-     * Rates in credits, as exact fractions; the sum is rounded up once.
+     * Rates in credits, as exact fractions; the sum is rounded up once, and is at least 1. A rate that is missing is 0: `base_credits`, `per_second_credits` (of `duration_seconds`), `per_megapixel_credits` (`width` times `height`, in millions) and `per_megapixel_second_credits` (of both).
      */
     price: {
         [key: string]: string;
@@ -967,7 +967,7 @@ export type Tier = {
     /**
      * Price
      *
-     * Rates in credits, as exact fractions; the sum is rounded up once.
+     * Rates in credits, as exact fractions; the sum is rounded up once, and is at least 1. A rate that is missing is 0: `base_credits`, `per_second_credits` (of `duration_seconds`), `per_megapixel_credits` (`width` times `height`, in millions) and `per_megapixel_second_credits` (of both).
      */
     price: {
         [key: string]: string;
@@ -1216,18 +1216,10 @@ export type Problem = ({
     code: 'invalid_cursor';
 } | {
     code: 'invalid_parameters';
-    errors: Array<{
-        field: string;
-        code: string;
-        message: string;
-    }>;
+    errors: Array<ProblemField>;
 } | {
     code: 'invalid_request';
-    errors: Array<{
-        field: string;
-        code: string;
-        message: string;
-    }>;
+    errors: Array<ProblemField>;
 } | {
     code: 'ledger_head_not_found';
 } | {
@@ -1296,11 +1288,7 @@ export type Problem = ({
      * For people.
      */
     detail?: string;
-    errors?: Array<{
-        field: string;
-        code: string;
-        message: string;
-    }>;
+    errors?: Array<ProblemField>;
     required?: number;
     available?: number;
     price_credits?: number;
@@ -1312,6 +1300,15 @@ export type Problem = ({
     reason?: 'too_many_open_payments' | 'unknown_pack' | 'provider_disabled';
     max_bytes?: number;
     trace_id?: string;
+};
+
+/**
+ * What is wrong with one field of the request.
+ */
+export type ProblemField = {
+    field: string;
+    code: string;
+    message: string;
 };
 
 /**
@@ -1740,6 +1737,8 @@ export type RepeatGenerationErrors = {
      */
     402: Problem;
     /**
+     * `model_not_found`: No model has this id.
+     *
      * `generation_not_found`: No generation of this user has this id.
      */
     404: Problem;

@@ -263,7 +263,7 @@ _REQUESTED: Final = (
     }
 )
 _RULES: Final[dict[str, Any]] = {
-    "price": {"base": "1", "per_megapixel": "2"},
+    "price": {"base_credits": "17/50", "per_megapixel_credits": "9/20"},
     "surcharges": {"resolutions": [], "steps": {"included": 4, "share_per_extra_step": "1/8"}},
 }
 _MODEL: Final[dict[str, Any]] = {

@@ -1,10 +1,19 @@
 """What the API gives of the offer: models with their prices, and credit packs."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
 from contracts.values import Kind
+
+Price = Annotated[
+    dict[str, str],
+    Field(
+        description="Rates in credits, as exact fractions; the sum is rounded up once, and is at least 1. "
+        "A rate that is missing is 0: `base_credits`, `per_second_credits` (of `duration_seconds`), "
+        "`per_megapixel_credits` (`width` times `height`, in millions) and `per_megapixel_second_credits` (of both).",
+    ),
+]
 
 
 class ResolutionTier(BaseModel):
@@ -39,7 +48,7 @@ class Tier(BaseModel):
     id: str
     title: str
     from_steps: int
-    price: dict[str, str] = Field(description="Rates in credits, as exact fractions; the sum is rounded up once.")
+    price: Price
     surcharges: Surcharges
 
 
@@ -64,7 +73,7 @@ class Model(BaseModel):
     description: str
     kind: Kind
     parameters_schema: dict[str, Any]
-    price: dict[str, str] = Field(description="Rates in credits, as exact fractions; the sum is rounded up once.")
+    price: Price
     surcharges: Surcharges
     tiers: list[Tier]
     audio: bool = Field(description="Its clips have sound.")

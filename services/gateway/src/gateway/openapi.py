@@ -82,11 +82,7 @@ _PROBLEM: Final[dict[str, Any]] = {
         "errors": {
             "type": "array",
             "maxItems": MAX_ERRORS,
-            "items": {
-                "type": "object",
-                "required": ["field", "code", "message"],
-                "properties": {"field": _TEXT, "code": _TEXT, "message": _TEXT},
-            },
+            "items": {"$ref": "#/components/schemas/ProblemField"},
         },
         "required": _CREDITS,
         "available": _CREDITS,
@@ -100,6 +96,12 @@ _PROBLEM: Final[dict[str, Any]] = {
         "max_bytes": {"type": "integer"},
         "trace_id": _TEXT,
     },
+}
+_PROBLEM_FIELD: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "What is wrong with one field of the request.",
+    "required": ["field", "code", "message"],
+    "properties": {"field": _TEXT, "code": _TEXT, "message": _TEXT},
 }
 _LIMIT_HEADERS: Final[dict[str, Any]] = {
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
@@ -134,6 +136,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for name in _UNUSED_SCHEMAS:
         components["schemas"].pop(name, None)
     components["schemas"]["Problem"] = {**_PROBLEM, "oneOf": [_problem_of(code) for code in _CODES]}
+    components["schemas"]["ProblemField"] = _PROBLEM_FIELD
     components["schemas"] |= _event_schemas()
     for methods in document["paths"].values():
         for operation in methods.values():

@@ -55,18 +55,18 @@ router = APIRouter(tags=["generations"], route_class=JsonRoute)
 PLACED: Responses = {
     200: {"description": "The key was used before, and this is the generation it ordered.", "model": Generation},
     202: {"description": "Written down; billing has not answered yet. Watch it.", "model": Generation},
-    **refusals(
-        IdempotencyKeyMissing,
-        InsufficientCredits,
-        AccountFrozen,
-        ModelNotFound,
-        PriceAboveLimit,
-        IdempotencyKeyReused,
-        InvalidModelParameters,
-        TooManyOpenGenerations,
-        GenerationDeleted,
-    ),
 }
+ORDER_PROBLEMS = (
+    IdempotencyKeyMissing,
+    InsufficientCredits,
+    AccountFrozen,
+    ModelNotFound,
+    PriceAboveLimit,
+    IdempotencyKeyReused,
+    InvalidModelParameters,
+    TooManyOpenGenerations,
+    GenerationDeleted,
+)
 UNPRICED = refusals(ModelNotFound, InvalidModelParameters)
 NOT_FOUND = refusals(GenerationNotFound, GenerationDeleted)
 Variants = Annotated[Literal["this", "all"], Query(description="`all`: with every other variant of its order.")]
@@ -93,7 +93,12 @@ async def create_quote(body: QuoteRequest, dependencies: CurrentDependencies, us
     )
 
 
-@router.post("/v1/generations", operation_id="createGeneration", status_code=201, responses=PLACED)
+@router.post(
+    "/v1/generations",
+    operation_id="createGeneration",
+    status_code=201,
+    responses=PLACED | refusals(*ORDER_PROBLEMS),
+)
 async def create_generation(
     user: CurrentUser,
     dependencies: CurrentDependencies,
@@ -118,7 +123,7 @@ async def create_generation(
     "/v1/generations/{generation_id}/repeat",
     operation_id="repeatGeneration",
     status_code=201,
-    responses=PLACED | refusals(GenerationNotFound),
+    responses=PLACED | refusals(*ORDER_PROBLEMS, GenerationNotFound),
 )
 async def repeat_generation(
     generation_id: UUID,
