@@ -112,7 +112,7 @@ async def test_a_refund_that_the_provider_forgets_is_put_before_a_person(harness
 
 
 async def test_a_refund_after_a_forgotten_one_is_put_before_a_person_too(harness: PaymentsHarness) -> None:
-    """It takes no credits while the other one is forgotten."""
+    """It takes its credits meanwhile, and so does a dispute: what was shown once counts."""
     opened = await harness.buy()
     charge = await harness.charge_of(opened)
     forgotten = harness.stripe.account.refund(charge, 500, None, {})
@@ -128,7 +128,13 @@ async def test_a_refund_after_a_forgotten_one_is_put_before_a_person_too(harness
     (review,) = await harness.open_reviews()
     assert (review.code, review.expected) == ("missing_at_provider", forgotten["id"])
     assert later["id"] in review.found
-    assert await harness.balance(opened.payment_id) == 2200
+    assert await harness.outcome(opened.payment_id) == ("partially_refunded", 1100)
+    harness.stripe.account.dispute(charge, 500, "needs_response")
+    await harness.hint(opened)
+    assert await harness.outcome(opened.payment_id) == ("disputed", 550)
+    harness.stripe.account.refunds[forgotten["id"]] = forgotten
+    await harness.hint(opened)
+    assert await harness.outcome(opened.payment_id) == ("disputed", 550)
 
 
 async def test_a_dispute_that_grows_takes_more_and_is_written_down_so(harness: PaymentsHarness) -> None:

@@ -54,7 +54,10 @@ def after(before: PaymentState, transition: Transition) -> PaymentState:
 
 
 def folded(before: PaymentState, seen: Snapshot) -> PaymentState:
-    return after(before, apply_snapshot(before, seen))
+    refunds = {one.reference: one for one in (*before.shown_refunds, *seen.refunds)}
+    disputes = {one.reference: one for one in (*before.shown_disputes, *seen.disputes)}
+    known = replace(before, shown_refunds=tuple(refunds.values()), shown_disputes=tuple(disputes.values()))
+    return after(known, apply_snapshot(known, seen))
 
 
 def balance(movements: tuple[Movement, ...]) -> int:
@@ -182,6 +185,26 @@ def test_a_provider_that_forgets_a_refund_does_not_give_the_credits_back() -> No
         assert (step.status, step.refunded_cents, step.movements) == ("refunded", 1000, ())
         assert step.review is not None
         assert step.review.code == ("missing_at_provider" if state == "paid" else "no_longer_paid")
+
+
+def test_a_refund_after_a_forgotten_one_takes_its_own_share() -> None:
+    forgotten, later = (ProviderRefund(f"re_{n}", 300, "usd", "succeeded") for n in (1, 2))
+    state = folded(folded(NEW, snapshot()), snapshot(refunds=(forgotten,)))
+    for refunds in ((later,), (later, forgotten), (forgotten,)):
+        state = folded(state, snapshot(refunds=refunds))
+        assert (state.status, state.refunded_cents) == ("partially_refunded", 600)
+        assert balance(state.movements) == 1050 - 1050 * 600 // 1000
+    failed = replace(forgotten, state="failed")
+    state = folded(state, snapshot(refunds=(failed,)))
+    assert (state.refunded_cents, balance(state.movements)) == (300, 1050 - 1050 * 300 // 1000)
+
+
+def test_a_refund_after_a_forgotten_dispute_takes_its_own_share() -> None:
+    disputed = snapshot(disputes=(ProviderDispute("dp_1", 300, "usd", "lost"),))
+    refunded = snapshot(refunds=(ProviderRefund("re_1", 300, "usd", "succeeded"),))
+    state = folded(folded(folded(NEW, snapshot()), disputed), refunded)
+    assert (state.status, state.refunded_cents) == ("dispute_lost", 300)
+    assert balance(state.movements) == 1050 - 1050 * 600 // 1000
 
 
 def test_what_a_failed_refund_gives_back_an_open_dispute_takes_again() -> None:
@@ -321,6 +344,44 @@ def test_the_credits_that_are_gone_are_worth_the_lost_money(
         assert all(movement.amount_credits > 0 for movement in state.movements)
         identities = [(movement.kind, movement.reference) for movement in state.movements]
         assert len(identities) == len(set(identities))
+
+
+@given(
+    snapshots=st.lists(
+        st.tuples(
+            st.lists(
+                st.none() | st.tuples(st.integers(1, 4000), st.sampled_from(REFUND_STATES)), min_size=3, max_size=3
+            ),
+            st.none() | st.tuples(st.integers(1, 4000), st.sampled_from(DISPUTE_STATES)),
+        ),
+        min_size=2,
+        max_size=6,
+    ),
+    price=st.integers(1, 5000),
+    credits=st.integers(1, 5000),
+)
+def test_what_took_credits_counts_until_the_provider_shows_that_it_failed(
+    snapshots: list[tuple[list[tuple[int, RefundState] | None], tuple[int, DisputeState] | None]],
+    price: int,
+    credits: int,
+) -> None:
+    state = folded(replace(NEW, price_cents=price, credits=credits), snapshot(paid_cents=price))
+    money: dict[str, tuple[int, bool]] = {}
+    for refunds, dispute in snapshots:
+        shown = {f"re_{n}": one for n, one in enumerate(refunds) if one is not None}
+        seen = snapshot(
+            paid_cents=price,
+            refunds=tuple(ProviderRefund(reference, one[0], "usd", one[1]) for reference, one in shown.items()),
+            disputes=() if dispute is None else (ProviderDispute("dp_1", dispute[0], "usd", dispute[1]),),
+        )
+        took = {movement.reference.partition("#")[0] for movement in state.movements}
+        money = {reference: one for reference, one in money.items() if reference in took}
+        money |= {reference: (one[0], one[1] != "failed") for reference, one in shown.items()}
+        if dispute is not None:
+            money["dp_1"] = (dispute[0], dispute[1] in ("open", "lost"))
+        state = folded(state, seen)
+        lost = min(price, sum(cents for cents, is_gone in money.values() if is_gone))
+        assert balance(state.movements) == credits + 50 - (credits + 50) * lost // price
 
 
 def test_a_refund_in_the_accepted_currency_takes_its_share_of_that_money() -> None:

@@ -52,7 +52,7 @@ PaymentChangeReason = Literal[
     "processing",  # the provider has the money, and it is not confirmed yet
     "paid",
     "provider_refused",  # the provider opened no checkout
-    "unchanged",  # only what we know of the provider's side changed
+    "unchanged",  # of older releases: only what we know of the provider's side changed
     "review_credited",
     "review_dismissed",
     "dismissed",

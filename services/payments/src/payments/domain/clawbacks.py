@@ -6,6 +6,7 @@ A dispute takes the credits when the bank takes the money: when it opens, and no
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from payments.domain.payment_state import RETURN_OF, TAKING, Movement, MovementKind, PaymentState, TakingKind
@@ -50,6 +51,21 @@ def forgotten_takings(state: PaymentState, snapshot: Snapshot) -> list[str]:
     """The refunds and disputes that have taken credits, and that the provider shows no more, in any state."""
     shown = shown_takings(snapshot)
     return [reference for _, reference in _MovementHistory(state.movements).takers() if reference not in shown]
+
+
+def with_forgotten(state: PaymentState, snapshot: Snapshot) -> Snapshot:
+    """``snapshot``, and the forgotten takings as they were shown last.
+
+    A provider that forgets a refund has not taken it back: its money counts as gone, beside that of later ones.
+    """
+    forgotten = forgotten_takings(state, snapshot)
+    refunds = {one.reference: one for one in state.shown_refunds}
+    disputes = {one.reference: one for one in state.shown_disputes}
+    return replace(
+        snapshot,
+        refunds=(*snapshot.refunds, *(refunds[one] for one in forgotten if one not in disputes)),
+        disputes=(*snapshot.disputes, *(disputes[one] for one in forgotten if one in disputes)),
+    )
 
 
 def shown_takings(snapshot: Snapshot) -> list[str]:

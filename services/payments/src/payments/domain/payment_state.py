@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from contracts.payments import PaymentReviewCode, PaymentStatus
+from payments.domain.snapshots import ProviderDispute, ProviderRefund
 
 Resolution = Literal["credited", "dismissed"]
 
@@ -43,6 +44,9 @@ class PaymentState:
     bonus_credits: int
     refunded_cents: int = 0
     movements: tuple[Movement, ...] = ()
+    shown_refunds: tuple[ProviderRefund, ...] = ()
+    shown_disputes: tuple[ProviderDispute, ...] = ()
+    """Both as the provider showed them last, those included that it shows no more."""
     resolution: Resolution | None = None
     decided: frozenset[tuple[PaymentReviewCode, str]] = frozenset()
     """The reviews that a person has decided: what each was about, and what it had found."""

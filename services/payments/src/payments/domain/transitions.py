@@ -11,6 +11,7 @@ from payments.domain.clawbacks import (
     live_refunds,
     lost_cents,
     shown_takings,
+    with_forgotten,
 )
 from payments.domain.payment_state import Movement, PaymentState, Review, pack_movements
 from payments.domain.snapshots import Snapshot
@@ -37,22 +38,15 @@ def apply_snapshot(state: PaymentState, snapshot: Snapshot) -> Transition:
             return Transition(status="review", refunded_cents=0, reason=review.code, review=review)
         if snapshot.state != "paid":
             return _unpaid(snapshot)
-    if forgotten_takings(state, snapshot):
-        # A provider that forgets a refund has not taken it back: a person looks at it.
-        return Transition(
-            status=state.status,
-            refunded_cents=state.refunded_cents,
-            reason="unchanged",
-            review=_review_of_credited(state, snapshot),
-        )
     # Credited once, even if the snapshot says unpaid: an invoice that a person accepted stays expired for ever.
     granted = () if state.credited else pack_movements(state.credits, state.bonus_credits)
-    status = _paid_status(state, snapshot)
+    whole = with_forgotten(state, snapshot)
+    status = _paid_status(state, whole)
     return Transition(
         status=status,
-        refunded_cents=sum(one.amount_cents for one in live_refunds(snapshot) if one.currency == snapshot.currency),
+        refunded_cents=sum(one.amount_cents for one in live_refunds(whole) if one.currency == whole.currency),
         reason="paid" if status == "settled" else status,
-        movements=(*granted, *corrections(state, snapshot)),
+        movements=(*granted, *corrections(state, whole)),
         review=_review_of_credited(state, snapshot),
     )
 
@@ -99,7 +93,7 @@ def _review_of_credited(state: PaymentState, snapshot: Snapshot) -> Review | Non
     if foreign := foreign_takings(snapshot):
         return Review("taken_in_another_currency", _price(state), "; ".join(foreign))
     if forgotten := forgotten_takings(state, snapshot):
-        # What is shown beside it takes nothing meanwhile: whenever that changes, a person must know.
+        # Both count. One may have replaced the other: whenever what is shown changes, a person must know.
         shown = ", ".join(shown_takings(snapshot)) or "none"
         return Review("missing_at_provider", ", ".join(forgotten), f"refunds and disputes that are shown: {shown}")
     review = _review_of(state, snapshot)

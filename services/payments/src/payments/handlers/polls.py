@@ -81,7 +81,7 @@ async def record_snapshot(tx: Transaction, claimed: Claimed[PaymentRecord], snap
         seen = replace(seen, state="expired")
     await refunds.put_refunds(tx.connection, payment.payment_id, payment.provider, snapshot.refunds)
     await refunds.put_disputes(tx.connection, payment.payment_id, payment.provider, snapshot.disputes)
-    transition = apply_snapshot(await payments.get_payment_state(tx.connection, payment), seen)
+    transition = apply_snapshot(await payments.get_payment_state(tx.connection, payment, seen.currency), seen)
     if transition.review is not None:
         await open_review(tx, payment.payment_id, transition.review)
     await request_movements(tx, payment, transition.movements)

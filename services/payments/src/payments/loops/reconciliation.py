@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from messaging.transaction import Transaction, Transactions
+from payments.domain.clawbacks import forgotten_takings
 from payments.domain.payment_state import Review
 from payments.domain.records import Sweep
 from payments.domain.snapshots import Snapshot
@@ -123,8 +124,9 @@ class Reconciliation:
         if snapshot.state != "paid" and known.settled_at is None:
             return
         payment = await payments.lock_payment(tx.connection, known.payment_id)
-        state = await payments.get_payment_state(tx.connection, payment)
-        transition = apply_snapshot(state, await with_manual_refunds(tx, payment, snapshot))
+        state = await payments.get_payment_state(tx.connection, payment, snapshot.currency)
+        seen = await with_manual_refunds(tx, payment, snapshot)
+        transition = apply_snapshot(state, seen)
         if snapshot.state != "paid" and state.credited_as_paid:
             # Another checkout of the same payment that stayed unused says nothing.
             if snapshot.reference == payment.provider_reference and transition.review is not None:
@@ -135,7 +137,7 @@ class Reconciliation:
             review = Review("difference", payment.status, f"{transition.status}; still to move: {moves}")
             await self._report_difference(tx, payment.payment_id, review)
             await self._hint(tx, payment.payment_id)
-        elif transition.reason == "unchanged":
+        elif forgotten_takings(state, seen):
             # It shows less than it did. What was listed may be a part: the poll that sees all of it reports.
             await self._hint(tx, payment.payment_id)
 

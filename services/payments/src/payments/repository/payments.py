@@ -17,6 +17,7 @@ from payments.domain.polling import OPEN_STATUSES
 from payments.domain.records import PaymentRecord, SettledPayment
 from payments.errors import UnknownPayment
 from payments.repository.leases import PAYMENTS, Claimed
+from payments.repository.refunds import find_shown_disputes, find_shown_refunds
 from payments.tables import credit_movements, payment_transactions, reviews
 
 _COLUMNS: Final = payment_transactions.c
@@ -128,8 +129,8 @@ async def find_payment(connection: AsyncConnection, payment_id: UUID) -> Payment
     return None if row is None else _record(row)
 
 
-async def get_payment_state(connection: AsyncConnection, payment: PaymentRecord) -> PaymentState:
-    """What we know of a locked payment, for the domain to decide on."""
+async def get_payment_state(connection: AsyncConnection, payment: PaymentRecord, currency: str) -> PaymentState:
+    """What we know of a locked payment, for the domain to decide on. Its money has arrived in ``currency``."""
     statement = sa.select(
         credit_movements.c.kind, credit_movements.c.reference, credit_movements.c.amount_credits
     ).where(credit_movements.c.payment_id == payment.payment_id)
@@ -146,6 +147,8 @@ async def get_payment_state(connection: AsyncConnection, payment: PaymentRecord)
         bonus_credits=payment.bonus_credits,
         refunded_cents=payment.refunded_cents,
         movements=movements,
+        shown_refunds=await find_shown_refunds(connection, payment.payment_id, currency),
+        shown_disputes=await find_shown_disputes(connection, payment.payment_id, currency),
         resolution=payment.resolution,
         decided=decided,
     )

@@ -128,6 +128,26 @@ async def sum_live_refunds(connection: AsyncConnection, payment_id: UUID) -> int
     return int((await connection.execute(statement)).scalar_one())
 
 
+async def find_shown_refunds(
+    connection: AsyncConnection, payment_id: UUID, currency: str
+) -> tuple[ProviderRefund, ...]:
+    """The refunds of a payment as its provider showed them last, also those that it shows no more."""
+    statement = sa.select(
+        refunds.c.provider_reference, refunds.c.amount_cents, sa.literal(currency), refunds.c.state
+    ).where(refunds.c.payment_id == payment_id, refunds.c.provider_reference.is_not(None))
+    return tuple(ProviderRefund(*row) for row in await connection.execute(statement))
+
+
+async def find_shown_disputes(
+    connection: AsyncConnection, payment_id: UUID, currency: str
+) -> tuple[ProviderDispute, ...]:
+    """The disputes of a payment as its provider showed them last, also those that it shows no more."""
+    statement = sa.select(
+        disputes.c.provider_reference, disputes.c.amount_cents, sa.literal(currency), disputes.c.state
+    ).where(disputes.c.payment_id == payment_id)
+    return tuple(ProviderDispute(*row) for row in await connection.execute(statement))
+
+
 async def find_manual_refunds(connection: AsyncConnection, payment_id: UUID, currency: str) -> list[ProviderRefund]:
     """Refunds that an operator paid out by hand: no provider knows of them. Their cents are of what had arrived."""
     statement = sa.select(
