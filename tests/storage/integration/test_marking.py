@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from prometheus_client import REGISTRY
 
+from contracts.object_keys import library_folder
 from contracts.storage import DIGITAL_SOURCE_TYPE, AssetRejected, AssetStored
 from contracts.values import Kind
 from local_platform.marking_credentials import make_marking_credentials
@@ -65,6 +66,23 @@ async def test_a_file_written_by_a_killed_try_is_recorded_and_no_other(storage: 
     assert (second.sha256, second.size_bytes) == (first.sha256, first.size_bytes)
     assert second.poster_object_key == first.poster_object_key
     assert hashlib.sha256(storage.library(first.object_key)).hexdigest() == first.sha256
+
+
+async def test_pictures_of_two_types_from_two_attempts_are_one_file(storage: StorageHarness) -> None:
+    generation_id, first = storage.upload_output(picture_as("WEBP"))
+    _, second = storage.upload_output(picture(), generation_id, attempt_number=2)
+    request = output_ready(generation_id, first, expected_extension="png", **PICTURE)
+    for reported in (first, second):
+        # As if the first attempt were recorded only after the second one had written its file, too.
+        stored = await storage.verifier.store_output(request, reported)
+        assert (stored.attempt_number, stored.media.content_type) == (1, "image/webp")
+    listed = storage.s3.client("storage").list_objects_v2(
+        Bucket="library", Prefix=library_folder(request.user_id, generation_id)
+    )
+    assert [one["Key"] for one in listed["Contents"]] == [stored.object_key]
+    assert storage.s3.client("gateway").head_object(Bucket="library", Key=stored.object_key)["ContentType"] == (
+        "image/webp"
+    )
 
 
 async def test_a_good_file_that_cannot_be_marked_is_not_delivered(storage: StorageHarness) -> None:

@@ -67,7 +67,7 @@ def test_a_file_must_lie_under_the_key_of_its_generation(key: str) -> None:
 
 def test_attempts_share_one_key_and_each_file_has_its_own_poster() -> None:
     user_id, generation_id = uuid4(), uuid4()
-    assert library_key(user_id, generation_id, "video/mp4") == f"{user_id}/{generation_id}/output.mp4"
+    assert library_key(user_id, generation_id, "mp4") == f"{user_id}/{generation_id}/output.mp4"
     assert poster_key(user_id, generation_id, "a" * 64) != poster_key(user_id, generation_id, "b" * 64)
 
 

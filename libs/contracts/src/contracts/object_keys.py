@@ -1,5 +1,6 @@
 """Where files lie in the buckets that more than one service uses, how large an upload may be, and how long it stays."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -19,6 +20,16 @@ MADE_FROM_OUTPUT: Final = (POSTER, THUMBNAIL, ANIMATED_PREVIEW)
 
 The checksum of the output follows: so each belongs to its output when two attempts race, and is written once.
 """
+
+
+EXTENSIONS: Final[Mapping[str, str]] = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/webp": "webp",
+    "video/mp4": "mp4",
+    "video/webm": "webm",
+}
+"""How the name of an output ends, by its content type. Its key ends as was ordered, whatever type of picture came."""
 
 
 def output_key(generation_id: UUID, attempt_number: int, extension: str) -> str:

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import PurePosixPath
 
-from contracts.object_keys import upload_key
+from contracts.object_keys import EXTENSIONS, upload_key
 from contracts.storage import Preview
 from gateway.records import NewUpload, StoredFile, StoredPreviews
 from gateway.settings import Settings
@@ -60,9 +59,9 @@ class FileUrls:
         )
 
     def download(self, file: StoredFile, previews: StoredPreviews, name: str) -> DownloadUrls:
-        """Fresh addresses of a stored file, which is to be saved as ``name`` with the file's own ending."""
+        """Fresh addresses of a stored file, which is to be saved as ``name`` with the ending of its type."""
         validity = self._download_validity
-        file_name = name + PurePosixPath(file.object_key).suffix
+        file_name = f"{name}.{EXTENSIONS[file.media.content_type]}"
         return DownloadUrls(
             url=self._signer.get(self._library, file.object_key, validity),
             save_url=self._signer.get(self._library, file.object_key, validity, file_name=file_name),

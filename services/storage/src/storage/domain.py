@@ -23,14 +23,6 @@ MAX_MISSING_CLIP_MS: Final = 250
 MAX_CLIP_FRAMES_IN_A_SECOND: Final = 70
 """Of a user's clip: 60, and what an uneven clock makes of them. The price is for seconds, the work is for frames."""
 
-_EXTENSIONS: Final = {
-    "image/png": "png",
-    "image/jpeg": "jpg",
-    "image/webp": "webp",
-    "video/mp4": "mp4",
-    "video/webm": "webm",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class _Playable:
@@ -139,6 +131,9 @@ def check_clip(ordered_ms: int | None, inspection: Inspection) -> None:
         raise Rejected("wrong_dimensions", f"{frames} frames in a second, more than {MAX_CLIP_FRAMES_IN_A_SECOND}")
 
 
-def library_key(user_id: UUID, generation_id: UUID, content_type: str) -> str:
-    """The key of a generation's one output. All attempts share it, so that only one of them can be written."""
-    return f"{library_folder(user_id, generation_id)}output.{_EXTENSIONS[content_type]}"
+def library_key(user_id: UUID, generation_id: UUID, extension: str) -> str:
+    """The key of a generation's one output. All attempts share it, so that only one of them can be written.
+
+    ``extension`` is the ordered one, also of a picture of another type.
+    """
+    return f"{library_folder(user_id, generation_id)}output.{extension}"

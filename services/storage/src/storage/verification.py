@@ -18,7 +18,7 @@ from uuid import UUID
 import structlog
 
 from contracts.generation import OutputReady, OutputSought
-from contracts.object_keys import MAX_UPLOAD_BYTES, poster_key, upload_key
+from contracts.object_keys import EXTENSIONS, MAX_UPLOAD_BYTES, poster_key, upload_key
 from contracts.storage import AssetStored
 from contracts.values import Kind, ReportedOutput
 from messaging.failpoints import failpoint
@@ -109,7 +109,8 @@ class Verifier:
             check_format(expected, inspection)
             check_media(expected, inspection.media)
             content_type = inspection.media.content_type
-            key = library_key(request.user_id, request.generation_id, content_type)
+            extension = request.expected_extension or EXTENSIONS[content_type]
+            key = library_key(request.user_id, request.generation_id, extension)
             attempt = _Attempt(reported.attempt_id, reported.attempt_number)
             failpoint("storage.before_put")
             put = self._store.put_once(key, body, fetched.sha256, content_type, attempt.as_metadata())
