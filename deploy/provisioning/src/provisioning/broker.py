@@ -27,6 +27,8 @@ USERS: Final = (*SERVICES, PROVISIONER)
 """Everybody who has a password at the broker."""
 
 REPLICAS: Final = 3
+IMAGE_TAG: Final = "2.15-alpine"
+"""The server that the tests run on. The chart's own would change with each version of the chart."""
 _HEADROOM: Final = 1.25
 """A server needs room for its streams at their limits, and for the files that it compacts meanwhile."""
 
@@ -148,6 +150,7 @@ def chart_values() -> dict[str, Any]:
             "merge": {"system_account": SYSTEM, "accounts": accounts(_variable)},
         },
         "container": {
+            "image": {"repository": "nats", "tag": IMAGE_TAG},
             "env": {
                 password_variable(user): {
                     "valueFrom": {"secretKeyRef": {"name": "nats-users", "key": password_variable(user)}}
