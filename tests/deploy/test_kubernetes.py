@@ -301,6 +301,20 @@ def test_the_sizes_of_streams_are_documented_as_a_file_of_settings_takes_them(mo
     )
 
 
+def test_the_description_of_the_api_is_published_beside_it() -> None:
+    rules = of_kind(render(PRODUCTION), "HTTPRoute")["gateway"]["spec"]["rules"]
+    assert {"/v1", "/openapi.json", "/docs"} <= {match["path"]["value"] for rule in rules for match in rule["matches"]}
+
+
+def test_every_chart_has_one_version_wherever_it_is_named() -> None:
+    """Without one, Helm installs the newest: an upgrade of our values would be one of the chart."""
+    document = (ROOT / "docs/deploy.md").read_text()
+    named = re.findall(r"helm upgrade (?:--install )?[\w-]+ (\S+)(?: --version (\S+))?", document)
+    charts = dict(named)
+    assert len(charts) == 8
+    assert all(version and version == charts[chart] for chart, version in named)
+
+
 def test_ingress_and_gateway_api_publish_the_same_paths(tmp_path: Path) -> None:
     routes = of_kind(render(PRODUCTION), "HTTPRoute").values()
     by_route = {
