@@ -114,6 +114,14 @@ def test_a_marked_png_has_its_pixels_in_one_chunk(mark: Callable[[bytes, str], b
     assert [name for name, _ in after] == [b"IHDR", b"caBX", b"iTXt", b"pHYs", b"IDAT", b"IEND"]
 
 
+def test_pixels_with_a_wrong_checksum_get_no_right_one(mark: Callable[[bytes, str], bytes]) -> None:
+    damaged = bytearray(picture())
+    last = damaged.rindex(b"IDAT")
+    damaged[last + 5] ^= 1
+    with pytest.raises(Unmarkable, match="checksum"):
+        mark(bytes(damaged), "png")
+
+
 def test_one_changed_byte_makes_a_mark_invalid(mark: Callable[[bytes, str], bytes]) -> None:
     marked = bytearray(mark(clip(), "mp4"))
     marked[marked.index(b"mdat") + 100] ^= 1

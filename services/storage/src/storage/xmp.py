@@ -68,10 +68,13 @@ def _copy_pixels(source: BinaryIO, target: BinaryIO, head: bytes) -> bytes:
         written += length
         if written > _MAX_PNG_CHUNK_BYTES:
             raise Unmarkable("the pixels are more than fit into one chunk")
+        of_chunk = zlib.crc32(b"IDAT")
         for part in _parts(source, length):
             target.write(part)
-            checksum = zlib.crc32(part, checksum)
-        source.seek(4, os.SEEK_CUR)
+            checksum, of_chunk = zlib.crc32(part, checksum), zlib.crc32(part, of_chunk)
+        if source.read(4) != of_chunk.to_bytes(4):
+            # A new checksum would hide it, and browsers show no such picture.
+            raise Unmarkable("the pixels have a wrong checksum")
         head = source.read(8)
     target.write(checksum.to_bytes(4))
     target.seek(begin)
