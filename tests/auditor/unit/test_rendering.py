@@ -9,7 +9,7 @@ import pytest
 
 from auditor.domain import Invariant, Report, Result, Violation
 from auditor.reports import render_report
-from auditor.terminal import print_to, record, table
+from auditor.terminal import WIDEST_CELL, print_to, record, table
 from auditor.timeline import Hop, render_timeline
 from tests.auditor.pages import as_text
 
@@ -61,6 +61,15 @@ def test_a_report_shows_both_sides_whole_however_long_they_are() -> None:
 def test_control_characters_do_not_reach_a_terminal() -> None:
     shown = as_text(record([("error", "a\x1b[2Jb\x07")]))
     assert shown == "error  a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_long_value_is_folded_between_words_and_a_key_stays_whole() -> None:
+    key = f"{'user':-<36}/{'generation':-<36}/poster-44af42ad142d6f46.jpg"
+    assert len(key) > WIDEST_CELL
+    assert as_text(record([("file", key)])) == f"file  {key}"
+    first, second = as_text(record([("detail", " ".join(["word"] * 25))])).splitlines()
+    assert first.split() == ["detail"] + ["word"] * 20
+    assert second.split() == ["word"] * 5
 
 
 def test_times_are_utc_to_the_millisecond() -> None:

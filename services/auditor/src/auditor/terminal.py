@@ -4,6 +4,7 @@ A line is as long as its table needs: nothing is cut off at the width of a termi
 """
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, TextIO
@@ -38,14 +39,20 @@ def table(
 
 
 def record(values: Iterable[tuple[str, object]]) -> Table:
-    """One value a line, folded where it is long and never cut; null values are left out."""
+    """One value a line, folded between its words where it is long, and never cut; null values are left out."""
     grid = Table(box=None, pad_edge=False, padding=_PADDING, show_header=False)
     grid.add_column()
-    grid.add_column(max_width=WIDEST_CELL, overflow="fold")
+    grid.add_column(no_wrap=True)
     for name, value in values:
         if value is not None:
-            grid.add_row(name, _cell(value, None))
+            grid.add_row(name, _folded(_cell(value, None)))
     return grid
+
+
+def _folded(text: Text) -> Text:
+    """Keys of the library and links are words that are longer than a line: they stay whole, to be copied."""
+    lines = textwrap.wrap(text.plain, WIDEST_CELL, break_long_words=False, break_on_hyphens=False)
+    return Text("\n".join(lines))
 
 
 def heading(text: str) -> Text:

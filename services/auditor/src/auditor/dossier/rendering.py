@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from auditor.dossier.identities import uuid_of
@@ -41,15 +42,14 @@ def render_unread_files(reason: str) -> Group:
     return page(["", heading(_FILES), f"not read: {reason}"])
 
 
-def _file(checked: CheckedFile) -> Group:
+def _file(checked: CheckedFile) -> Table:
     difference = checked.difference
     verdict = "deleted by its user" if checked.recorded.is_deleted else "as recorded"
     if difference is not None:
         verdict = f"{difference.kind.upper()}: expected {difference.expected}, found {difference.found}"
     is_there = not checked.recorded.is_deleted if difference is None else difference.kind != "missing"
-    shown = record([("file", checked.recorded.object_key), ("verdict", verdict)])
-    # A record would fold the link, and it is to be copied.
-    return Group(shown, *([Text(f"link     {checked.link}")] if is_there else []))
+    link = checked.link if is_there else None
+    return record([("file", checked.recorded.object_key), ("verdict", verdict), ("link", link)])
 
 
 def _identified(argument: str, chapter: Chapter) -> str:
