@@ -1,8 +1,6 @@
 """The RunPod emulator as a process of its own, and its admin API."""
 
-import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import httpx
 
 from service_runtime.authorities import trusted_authorities
+from tests.support.fork_server import start_forked
 from tests.support.waiting import eventually
 
 API_KEY = "a key for tests"
@@ -43,9 +42,10 @@ class Emulator:
 async def emulating(directory: Path) -> AsyncIterator[Emulator]:
     """An emulator that runs inside the block."""
     ready_file = directory / "ready.json"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "local_platform.runpod_emulator", "--port", "0", "--api-key", API_KEY),
-        *("--ready-file", str(ready_file)),
+    process = await start_forked(
+        "local_platform.runpod_emulator.__main__",
+        *("--port", "0", "--api-key", API_KEY, "--ready-file", str(ready_file)),
+        environment={},
     )
     try:
         await eventually(ready_file.exists, 30.0, "the emulator started")

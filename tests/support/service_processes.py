@@ -1,8 +1,6 @@
 """Processes: a service as one of its own, for tests that kill it, and whether one has ended."""
 
-import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,23 +10,17 @@ from pydantic import SecretStr
 
 from messaging.failpoints import VARIABLE
 from service_runtime.settings import ServiceSettings
+from tests.support.fork_server import ForkedProcess, start_forked
 
 
 @asynccontextmanager
-async def service_process(
-    settings: ServiceSettings, failpoint: str | None = None
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def service_process(settings: ServiceSettings, failpoint: str | None = None) -> AsyncIterator[ForkedProcess]:
     """Run ``<service>.main serve`` for as long as the block runs; it is killed when it passes ``failpoint``."""
-    started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", f"{settings.service}.main", "serve"),
-        env=_environment(settings, failpoint),
-        stdout=asyncio.subprocess.DEVNULL,
-    )
+    started = await start_forked(f"{settings.service}.main", "serve", environment=_environment(settings, failpoint))
     try:
         yield started
     finally:
-        if started.returncode is None:
-            started.terminate()
+        started.terminate()
         await started.wait()
 
 

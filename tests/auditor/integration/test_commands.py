@@ -1,9 +1,6 @@
 """The operator's commands, as they are typed."""
 
-import asyncio
 import json
-import os
-import sys
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -14,24 +11,12 @@ from sqlalchemy import text
 from local_platform.servers import S3Server
 from tests.auditor.platform_harness import PlatformHarness
 from tests.support.databases import Database
+from tests.support.fork_server import Finished, run_forked
 
 
-async def auditor_command(*arguments: str, dsn: str | None = None, **settings: str) -> tuple[int, str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AUDITOR_")} | settings
-    if dsn is not None:
-        environment["AUDITOR_DATABASE_URL"] = dsn
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "auditor.main",
-        *arguments,
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+async def auditor_command(*arguments: str, dsn: str | None = None, **settings: str) -> Finished:
+    environment = settings if dsn is None else {**settings, "AUDITOR_DATABASE_URL": dsn}
+    return await run_forked("auditor.main", *arguments, environment=environment)
 
 
 async def test_a_healthy_platform_passes_with_exit_code_0(database: Database, platform: PlatformHarness) -> None:

@@ -1,34 +1,18 @@
 """The operator's commands, as an operator runs them."""
 
-import asyncio
 import re
-import sys
-from typing import NamedTuple
 from uuid import uuid4
 
 from messaging.ids import new_id
 from tests.billing.ledger_harness import LedgerHarness
 from tests.support.databases import Database
+from tests.support.fork_server import Finished, run_forked
 
 
-class CommandResult(NamedTuple):
-    code: int
-    output: str
-    errors: str
-
-
-async def _run(database: Database, *arguments: str) -> CommandResult:
+async def _run(database: Database, *arguments: str) -> Finished:
     if arguments[0] == "grant" and "--wait-seconds" not in arguments:
         arguments = (*arguments, "--wait-seconds", "0")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "billing.main", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={"BILLING_DATABASE_URL": database.dsn("billing")},
-    )
-    output, errors = await process.communicate()
-    assert process.returncode is not None
-    return CommandResult(process.returncode, output.decode(), errors.decode())
+    return await run_forked("billing.main", *arguments, environment={"BILLING_DATABASE_URL": database.dsn("billing")})
 
 
 async def test_an_operator_grants_once_however_often_the_command_is_run(
@@ -50,15 +34,10 @@ async def test_an_operator_grants_once_however_often_the_command_is_run(
 
 async def test_an_operator_learns_the_id_of_a_grant_even_if_the_database_goes_away(database: Database) -> None:
     command = ("grant", "--user", str(uuid4()), "--credits", "50", "--reason", "goodwill", "--actor", "Ada")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "billing.main", *command),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={"BILLING_DATABASE_URL": "postgresql://billing:x@127.0.0.1:1/none"},
-    )
-    output, _ = await process.communicate()
-    assert process.returncode != 0
-    assert re.search(r"granting under the id [0-9a-f-]{36}: .*--grant-id", output.decode())
+    nowhere = {"BILLING_DATABASE_URL": "postgresql://billing:x@127.0.0.1:1/none"}
+    outcome = await run_forked("billing.main", *command, environment=nowhere)
+    assert outcome.code != 0
+    assert re.search(r"granting under the id [0-9a-f-]{36}: .*--grant-id", outcome.output)
 
 
 async def test_a_grant_that_nothing_publishes_is_made_and_called_not_visible(

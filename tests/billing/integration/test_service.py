@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from service_runtime.settings import ServiceSettings
 from tests.billing.ledger_harness import LedgerHarness, cancelled, clawback, completed, failed, grant, order
 from tests.support import eventually
 from tests.support.databases import Database
+from tests.support.fork_server import ForkedProcess, start_forked
 
 BrokerSettingsOf = Callable[[str], ServiceSettings]
 
@@ -60,11 +60,12 @@ async def neighbours(broker_settings: BrokerSettingsOf) -> AsyncIterator[Neighbo
 
 
 @asynccontextmanager
-async def replica(database: Database, nats: NatsServer) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process of the service, started as an operator does; it must stop in order on SIGTERM."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "billing.main", "serve"),
-        env={
+async def replica(database: Database, nats: NatsServer) -> AsyncIterator[ForkedProcess]:
+    """A process of the service; it must stop in order on SIGTERM."""
+    process = await start_forked(
+        "billing.main",
+        "serve",
+        environment={
             "BILLING_DATABASE_URL": database.dsn("billing"),
             "BILLING_NATS_URL": nats.url,
             "BILLING_NATS_USER": "billing",
@@ -73,16 +74,14 @@ async def replica(database: Database, nats: NatsServer) -> AsyncIterator[asyncio
             "BILLING_OPS_PORT": "0",
             "BILLING_SWEEP_SECONDS": "0.2",
         },
-        stdout=asyncio.subprocess.DEVNULL,
     )
     try:
         yield process
         process.terminate()
         assert await process.wait() == 0
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        process.kill()
+        await process.wait()
 
 
 @pytest.mark.timeout(180)

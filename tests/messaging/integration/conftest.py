@@ -1,8 +1,5 @@
 """A schema with only the tables of messaging and one for effects, and whole services on it."""
 
-import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -25,6 +22,7 @@ from service_runtime.lifecycle import Component
 from service_runtime.settings import ServiceSettings
 from tests.support.components import running
 from tests.support.databases import Database, MakeDatabase
+from tests.support.fork_server import ForkedProcess, start_forked
 
 SERVICES: tuple[Service, ...] = ("gateway", "billing", "payments", "generation")
 
@@ -105,17 +103,14 @@ class MessagingHarness:
 
     async def process(
         self, service: Service, failpoints: str = "", messages: int = 0, max_deliveries: int = 5
-    ) -> asyncio.subprocess.Process:
+    ) -> ForkedProcess:
         """A process of ``service`` that commits ``messages`` and dies at ``failpoints``, or else when the test ends."""
         if service == "gateway":
             await self.change_consumer("gateway", "BILLING", ack_wait=2)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
+        process = await start_forked(
             "tests.messaging.integration.process",
             service,
-            env={
-                **os.environ,
+            environment={
                 "DATABASE_URL": self.database.dsn(service),
                 "NATS_URL": self.nats_server.url,
                 "NATS_USER": service,
@@ -147,9 +142,8 @@ class MessagingHarness:
         await self._stack.aclose()
 
 
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
+async def _kill(process: ForkedProcess) -> None:
+    process.kill()
     await process.wait()
 
 

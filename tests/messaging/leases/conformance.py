@@ -3,14 +3,13 @@
     class TestVerificationLeases(LeaseConformance):
         case = VerificationCase
 
-The case stands in a module of its own: the processes of workers import it, and start sooner the less it imports.
+The case stands in a module of its own: what the processes of workers are forked from imports it, and nothing of the
+tests besides.
 A second table of one service, whose work runs in the same way, needs ``LeaseRules`` only: no processes, one second.
 """
 
 import asyncio
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from tests.messaging.leases.case import (
 from tests.messaging.leases.process import POLL_SECONDS, leased_worker
 from tests.support import eventually
 from tests.support.databases import Database, MakeDatabase
+from tests.support.fork_server import ForkedProcess, start_forked
 
 ROWS = 3
 LONG = timedelta(minutes=10)
@@ -124,16 +124,17 @@ class LeaseHarness:
         """Key and worker of each completion that was refused."""
         return await effects(self.case, self.engine, done=False)
 
-    async def process(self, name: str, step: Step, action: str = "") -> asyncio.subprocess.Process:
+    async def process(self, name: str, step: Step, action: str = "") -> ForkedProcess:
         """Another worker; it dies or freezes at ``step``."""
         kind = type(self.case)
         log = self._stack.enter_context((self._logs / name).open("wb"))
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.messaging.leases.process", name, f"{kind.__module__}:{kind.__qualname__}"),
+        process = await start_forked(
+            "tests.messaging.leases.process",
+            *(name, f"{kind.__module__}:{kind.__qualname__}"),
             *(str(number) for number in (step.work_seconds, LEASE_SECONDS)),
             *(str(number) for number in (step.heartbeat_seconds, step.concurrency)),
-            env={
-                **os.environ,
+            imports=[kind.__module__],
+            environment={
                 "DATABASE_URL": self._database.dsn(self.case.service),
                 "NATS_URL": "nats://nowhere.invalid",
                 "NATS_USER": self.case.service,
@@ -143,7 +144,7 @@ class LeaseHarness:
                 VARIABLE: f"{step.failpoint}{action}",
             },
             stdout=log,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=log,
         )
         self._stack.push_async_callback(_kill, process)
         return process
@@ -158,7 +159,7 @@ class LeaseHarness:
         """What the process of that name has logged."""
         return (self._logs / name).read_text()
 
-    async def reach(self, process: asyncio.subprocess.Process, step: Step, name: str) -> None:
+    async def reach(self, process: ForkedProcess, step: Step, name: str) -> None:
         """Let the process come to ``step``."""
         if step.told_to_stop:
             await eventually(lambda: "service_started" in self.log_of(name), timeout=START_SECONDS)
@@ -184,13 +185,12 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
+async def _kill(process: ForkedProcess) -> None:
+    process.kill()
     await process.wait()
 
 
-def is_frozen(process: asyncio.subprocess.Process) -> bool:
+def is_frozen(process: ForkedProcess) -> bool:
     """Whether the process was stopped by SIGSTOP."""
     return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
 

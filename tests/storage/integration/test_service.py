@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from messaging.ids import new_id
 from service_runtime.settings import ServiceSettings
 from storage.workspace import create_workspace
 from tests.storage.integration.conftest import CREDENTIALS, StorageHarness, output_lookup, output_ready, verify_inputs
+from tests.support.fork_server import ForkedProcess, start_forked
 from tests.support.media import clip, endless_photograph, frames_of, picture
 from tests.support.service_processes import is_running
 from tests.support.waiting import eventually
@@ -59,12 +59,13 @@ async def publish(broker_settings: Callable[[str], ServiceSettings]) -> AsyncIte
 @asynccontextmanager
 async def process(
     storage: StorageHarness, nats: NatsServer, failpoint: str = "", **more_environment: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start storage as an operator does. It must stop in order when it gets SIGTERM."""
+) -> AsyncIterator[ForkedProcess]:
+    """A process of storage. It must stop in order when it gets SIGTERM."""
     access_key, secret_key = storage.s3.credentials["storage"]
-    started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "storage.main", "serve"),
-        env={
+    started = await start_forked(
+        "storage.main",
+        "serve",
+        environment={
             "PATH": os.environ["PATH"],
             "STORAGE_DATABASE_URL": storage.database.dsn("storage"),
             "STORAGE_NATS_URL": nats.url,
@@ -92,8 +93,7 @@ async def process(
             started.terminate()
             assert await asyncio.wait_for(started.wait(), 30) == 0
     finally:
-        if started.returncode is None:
-            started.kill()
+        started.kill()
         await started.wait()
 
 
