@@ -1,6 +1,6 @@
 """Folding a provider's state into ours: the same end from every order, and nothing twice."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import TypedDict, Unpack
 
@@ -20,7 +20,15 @@ from payments.domain.snapshots import (
 )
 from payments.domain.transitions import Transition, apply_snapshot
 
-NEW = PaymentState(
+
+@dataclass(frozen=True, slots=True)
+class Folded(PaymentState):
+    """A payment as it is after a snapshot."""
+
+    refunded_cents: int = 0
+
+
+NEW = Folded(
     status="pending",
     price_cents=1000,
     currency="usd",
@@ -44,7 +52,7 @@ def snapshot(state: CheckoutState = "paid", **seen: Unpack[Seen]) -> Snapshot:
     return replace(defaults, **seen)
 
 
-def after(before: PaymentState, transition: Transition) -> PaymentState:
+def after(before: Folded, transition: Transition) -> Folded:
     return replace(
         before,
         status=transition.status,
@@ -53,11 +61,12 @@ def after(before: PaymentState, transition: Transition) -> PaymentState:
     )
 
 
-def folded(before: PaymentState, seen: Snapshot) -> PaymentState:
+def folded(before: Folded, seen: Snapshot) -> Folded:
     refunds = {one.reference: one for one in (*before.shown_refunds, *seen.refunds)}
     disputes = {one.reference: one for one in (*before.shown_disputes, *seen.disputes)}
     known = replace(before, shown_refunds=tuple(refunds.values()), shown_disputes=tuple(disputes.values()))
-    return after(known, apply_snapshot(known, seen))
+    paid_cents = max(before.paid_cents, seen.paid_cents)
+    return replace(after(known, apply_snapshot(known, seen)), paid_cents=paid_cents)
 
 
 def balance(movements: tuple[Movement, ...]) -> int:
@@ -185,6 +194,15 @@ def test_a_provider_that_forgets_a_refund_does_not_give_the_credits_back() -> No
         assert (step.status, step.refunded_cents, step.movements) == ("refunded", 1000, ())
         assert step.review is not None
         assert step.review.code == ("missing_at_provider" if state == "paid" else "no_longer_paid")
+
+
+@pytest.mark.parametrize(("shown", "state"), [(400, "paid"), (0, "paid"), (400, "failed"), (0, "expired")])
+def test_a_refund_takes_its_share_of_all_the_money_that_has_arrived(shown: int, state: CheckoutState) -> None:
+    """Also where the provider shows less of it now."""
+    payment = folded(NEW, snapshot())
+    seen = snapshot(state, paid_cents=shown, refunds=(ProviderRefund("re_1", 300, "usd", "succeeded"),))
+    payment = folded(payment, seen)
+    assert (payment.status, balance(payment.movements)) == ("partially_refunded", 1050 - 1050 * 300 // 1000)
 
 
 def test_a_refund_after_a_forgotten_one_takes_its_own_share() -> None:
@@ -329,9 +347,11 @@ def test_the_credits_that_are_gone_are_worth_the_lost_money(
     bonus: int,
 ) -> None:
     state = replace(NEW, price_cents=price, credits=credits, bonus_credits=bonus)
-    for refunds, disputes, surplus in snapshots:
+    surplus = 0
+    for refunds, disputes, shown in snapshots:
+        surplus = max(surplus, shown)
         seen = snapshot(
-            paid_cents=price + surplus,
+            paid_cents=price + shown,
             refunds=tuple(ProviderRefund(f"re_{n}", one[0], "usd", one[1]) for n, one in enumerate(refunds)),
             disputes=tuple(ProviderDispute(f"dp_{n}", one[0], "usd", one[1]) for n, one in enumerate(disputes)),
         )
@@ -393,6 +413,34 @@ def test_a_refund_in_the_accepted_currency_takes_its_share_of_that_money() -> No
     assert step.movements == (Movement("refund", "re_1", 525),)
 
 
+def test_a_refund_of_accepted_money_that_is_worth_less_a_cent_takes_its_share_of_all_of_it() -> None:
+    granted = (Movement("purchase", "", 1000), Movement("bonus", "", 50))
+    accepted = replace(NEW, status="settled", resolution="credited", movements=granted)
+    tenth = (ProviderRefund("re_1", 15_000, "jpy", "succeeded"),)
+    step = apply_snapshot(accepted, snapshot(paid_cents=150_000, currency="jpy", refunds=tenth))
+    assert step.movements == (Movement("refund", "re_1", 105),)
+
+
+def test_each_refund_and_dispute_takes_and_returns_under_its_own_name() -> None:
+    refunds = tuple(ProviderRefund(f"re_{n}", 333, "usd", "succeeded") for n in (2, 1))
+    dispute = ProviderDispute("dp_1", 334, "usd", "open")
+    state = folded(NEW, snapshot())
+    taking = snapshot(refunds=refunds, disputes=(dispute,))
+    assert apply_snapshot(state, taking).movements == (
+        Movement("dispute", "dp_1", 350),
+        Movement("refund", "re_1", 349),
+        Movement("refund", "re_2", 351),
+    )
+    state = folded(state, taking)
+    failed = tuple(replace(one, state="failed") for one in refunds)
+    back = apply_snapshot(state, snapshot(refunds=failed, disputes=(replace(dispute, state="won"),)))
+    assert back.movements == (
+        Movement("refund_failed", "re_1", 349),
+        Movement("refund_failed", "re_2", 351),
+        Movement("dispute_won", "dp_1", 350),
+    )
+
+
 def test_a_payment_that_a_person_credited_does_not_count_as_credited_because_paid() -> None:
     settled = folded(NEW, snapshot())
     assert settled.credited_as_paid
@@ -407,6 +455,13 @@ def test_what_is_taken_in_another_currency_is_a_persons_decision() -> None:
     assert (step.status, step.movements, step.refunded_cents) == ("settled", (), 0)
     assert step.review is not None
     assert (step.review.code, step.review.found) == ("taken_in_another_currency", "re_1: 900 cents eur")
+    ours = ProviderRefund("re_2", 500, "usd", "succeeded")
+    disputed = apply_snapshot(
+        settled, snapshot(refunds=(ours,), disputes=(ProviderDispute("dp_1", 900, "eur", "open"),))
+    )
+    assert disputed.movements == (Movement("refund", "re_2", 525),)
+    assert disputed.review is not None
+    assert disputed.review.found == "dp_1: 900 cents eur"
 
 
 def test_a_checkout_that_a_coupon_paid_is_a_persons_decision() -> None:

@@ -54,15 +54,17 @@ def forgotten_takings(state: PaymentState, snapshot: Snapshot) -> list[str]:
 
 
 def with_forgotten(state: PaymentState, snapshot: Snapshot) -> Snapshot:
-    """``snapshot``, and the forgotten takings as they were shown last.
+    """``snapshot``, and what the provider has shown before: the money that had arrived, and the forgotten takings.
 
-    A provider that forgets a refund has not taken it back: its money counts as gone, beside that of later ones.
+    A provider that forgets a refund has not taken it back: its money counts as gone, beside that of later ones. Nor
+    has less arrived than was seen: the share that a refund takes is one of all of it.
     """
     forgotten = forgotten_takings(state, snapshot)
     refunds = {one.reference: one for one in state.shown_refunds}
     disputes = {one.reference: one for one in state.shown_disputes}
     return replace(
         snapshot,
+        paid_cents=max(snapshot.paid_cents, state.paid_cents),
         refunds=(*snapshot.refunds, *(refunds[one] for one in forgotten if one not in disputes)),
         disputes=(*snapshot.disputes, *(disputes[one] for one in forgotten if one in disputes)),
     )

@@ -42,7 +42,8 @@ class PaymentState:
     currency: str
     credits: int
     bonus_credits: int
-    refunded_cents: int = 0
+    paid_cents: int = 0
+    """The most that the provider has shown as arrived."""
     movements: tuple[Movement, ...] = ()
     shown_refunds: tuple[ProviderRefund, ...] = ()
     shown_disputes: tuple[ProviderDispute, ...] = ()
