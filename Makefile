@@ -51,7 +51,7 @@ run: install ## Run a command of a service in the platform NAME: make run SERVIC
 	@test -n "$(SERVICE)" || { echo 'Say which: make run SERVICE=auditor ARGS="show ID"' >&2; exit 2; }
 	@$(RUN)/python -m local_platform run --name $(NAME) $(SERVICE) $(ARGS)
 
-dead-letters: install ## List, show or replay dead letters in the platform NAME: make dead-letters SERVICE=billing ARGS=list
+dead-letters: install ## List, show, replay or discard dead letters in the platform NAME: make dead-letters SERVICE=billing ARGS=list
 	@test -n "$(SERVICE)" || { echo 'Say which: make dead-letters SERVICE=billing ARGS=list' >&2; exit 2; }
 	@$(RUN)/python -m local_platform dead-letters --name $(NAME) $(SERVICE) $(ARGS)
 

@@ -170,7 +170,7 @@ async def test_the_command_says_in_one_line_that_a_port_is_in_use(tmp_path: Path
     assert "Traceback" not in printed.decode()
 
 
-async def test_dead_letters_are_listed_without_naming_a_database(tmp_path: Path) -> None:
+async def test_dead_letters_are_listed_and_closed_without_naming_a_database(tmp_path: Path) -> None:
     async with platform(tmp_path, "two") as (_, description):
         await migrate_all(description.postgres.dsns, ["billing"])
         connection = await asyncpg.connect(description.postgres.dsns["billing"])
@@ -182,14 +182,22 @@ async def test_dead_letters_are_listed_without_naming_a_database(tmp_path: Path)
             message_id,
         )
         await connection.close()
-        command = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "local_platform", "dead-letters", "--name", "two", "billing", "list"),
-            cwd=tmp_path,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        printed, _ = await asyncio.wait_for(command.communicate(), 30)
-    assert command.returncode == 0
-    assert json.loads(printed)["message_id"] == str(message_id)
+        listed = await _dead_letters(tmp_path, "list")
+        closed = await _dead_letters(tmp_path, "discard", str(message_id), "--actor", "me", "--reason", "no use")
+        still_listed = await _dead_letters(tmp_path, "list")
+    assert json.loads(listed)["message_id"] == str(message_id)
+    assert json.loads(closed)["message_id"] == str(message_id)
+    assert still_listed == b""
+
+
+async def _dead_letters(directory: Path, *arguments: str) -> bytes:
+    command = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "local_platform", "dead-letters", "--name", "two", "billing", *arguments),
+        cwd=directory,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await asyncio.wait_for(command.communicate(), 30)
+    return printed
 
 
 def _failing(_: Wiring) -> list[str]:

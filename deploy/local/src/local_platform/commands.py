@@ -81,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "run a command of a service with the settings that it has in the platform")
     run.add_argument("service", choices=SERVICES)
     run.add_argument("arguments", nargs=argparse.REMAINDER, help="e.g. grant --user ... --credits 100")
-    letters = command("dead-letters", _dead_letters, "list, show or replay the dead letters of a service")
+    letters = command("dead-letters", _dead_letters, "list, show, replay or discard the dead letters of a service")
     letters.add_argument("service", choices=SERVICES)
-    letters.add_argument("verb", choices=("list", "show", "replay"))
+    letters.add_argument("verb", choices=("list", "show", "replay", "discard"))
     letters.add_argument("arguments", nargs=argparse.REMAINDER, help="e.g. MESSAGE_ID, or --all")
     return parser
 
