@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -11,7 +12,7 @@ import nats.js.errors
 import pytest
 from nats.aio.msg import Msg
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from contracts import headers
 from contracts.billing import CreditsRefused, GrantCredits
@@ -72,6 +73,8 @@ async def test_a_transaction_that_fails_publishes_nothing(harness: MessagingHarn
 
 NUMBER = Writes("one AS (SELECT CAST(:number AS integer) AS number)", "(SELECT number FROM one)")
 
+DIVIDED = Writes("one AS (SELECT 1 / CAST(:by AS integer) AS number)", "(SELECT number FROM one)")
+
 
 async def test_messages_that_leave_with_what_is_written_are_published_once(harness: MessagingHarness) -> None:
     billing = await harness.start("billing")
@@ -87,6 +90,38 @@ async def test_messages_that_leave_with_what_is_written_are_published_once(harne
     await expect_effects(harness.engine("gateway"), [before, after])
     await expect_published(harness.engine("billing"))
     assert await stored(harness) == 2
+
+
+async def test_what_is_written_last_is_sent_with_all_messages_and_tells_its_result(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
+    results: list[object] = []
+    async with billing.transactions.begin() as tx:
+        first = tx.publish(refused(1), correlation_id=new_id())
+        await tx.write_last(NUMBER, {"number": 7}, lambda result: results.append(*result))
+        second = tx.publish(refused(2), correlation_id=new_id())
+    assert results == [7]
+    async with billing.transactions.begin() as tx:
+        await tx.write_last(NUMBER, {"number": 8}, lambda result: results.append(*result))
+        await tx.write_last(NUMBER, {"number": 9}, lambda result: results.append(*result))
+        tx.after_commit(lambda: results.append("committed"))
+        assert results == [7]
+    assert results == [7, 8, 9, "committed"]
+    await expect_effects(harness.engine("gateway"), [first, second])
+    await expect_published(harness.engine("billing"))
+
+
+async def test_what_waits_for_a_failure_is_told_of_it_and_of_no_commit(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    told: list[str] = []
+    async with billing.transactions.begin() as tx:
+        tx.unless_committed(lambda: told.append("committed"))
+    with pytest.raises(RuntimeError, match="my mind"):
+        await write_and_fail(billing.transactions, lambda: told.append("failed"), NUMBER, {"number": 7}, "my mind")
+    with pytest.raises(DBAPIError, match="division by zero"):
+        await write_and_fail(billing.transactions, lambda: told.append("refused"), DIVIDED, {"by": 0}, None)
+    assert told == ["failed", "refused"]
+    assert await scalar(harness.engine("billing"), "SELECT 1") == 1
 
 
 async def test_messages_do_not_give_their_values_to_what_is_written_with_them(harness: MessagingHarness) -> None:
@@ -451,6 +486,17 @@ async def test_a_stopped_relay_leaves_its_rows_to_another(harness: MessagingHarn
     await harness.start("billing")
     await expect_published(harness.engine("billing"))
     assert await stored(harness) == len(ids)
+
+
+async def write_and_fail(
+    transactions: Transactions, told: Callable[[], None], writes: Writes, values: dict[str, object], reason: str | None
+) -> None:
+    """A unit of work that ends badly, for a ``reason`` of its own or because of what it writes last."""
+    async with transactions.begin() as tx:
+        tx.unless_committed(told)
+        await tx.write_last(writes, values)
+        if reason is not None:
+            raise RuntimeError(reason)
 
 
 async def publish_and_fail(transactions: Transactions) -> None:

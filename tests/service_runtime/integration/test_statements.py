@@ -57,6 +57,21 @@ async def test_it_is_part_of_the_transaction_around_it(engine: AsyncEngine) -> N
             assert await connection.scalar(KEPT) == 1
 
 
+async def test_one_that_is_first_and_last_commits_by_itself(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        async with connection.begin():
+            await connection.execute(text("CREATE TEMP TABLE kept (n int PRIMARY KEY)"))
+        transaction = await connection.begin()
+        await ADD.fetch_last(connection, {"n": 1})
+        await transaction.rollback()
+        transaction = await connection.begin()
+        await ADD.execute(connection, {"n": 2})
+        await ADD.fetch_last(connection, {"n": 3})
+        await transaction.rollback()
+        async with connection.begin():
+            assert await connection.scalar(KEPT) == 1
+
+
 async def test_statements_at_once_on_one_connection_take_turns(engine: AsyncEngine) -> None:
     async with engine.connect() as connection, connection.begin():
         found = await asyncio.gather(*(NUMBERS.execute(connection, {"factor": 1, "count": n}) for n in (1, 2, 3)))

@@ -169,15 +169,21 @@ class Outbox:
         position: Position | None,
         writes: Writes,
         values: Mapping[str, object],
+        *,
+        is_last: bool = False,
     ) -> tuple[list[Unpublished], Sequence[Any]]:
-        """:meth:`add` and ``writes``, with one statement; returns the rows, and the result of ``writes``."""
+        """:meth:`add` and ``writes``, with one statement; returns the rows, and the result of ``writes``.
+
+        ``is_last``: nothing follows in the transaction but its commit.
+        """
         sent = dict(values)
         if messages:
             sent |= message_values(messages)
         if position is not None:
             sent |= position_values(position)
         together = _together(self._schema, writes, added=bool(messages), positioned=position is not None)
-        [[now, *result]] = await together.fetch(connection, sent)
+        fetch = together.fetch_last if is_last else together.fetch
+        [[now, *result]] = await fetch(connection, sent)
         return [stored(message, now) for message in messages], result
 
     async def lock_unpublished(

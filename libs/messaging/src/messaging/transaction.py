@@ -3,7 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -45,6 +46,8 @@ class Transaction:
         self._stored: list[Unpublished] = []
         self._deferred: dict[UUID, str] = {}
         self._after_commit: list[Callable[[], None]] = []
+        self._unless_committed: list[Callable[[], None]] = []
+        self._last: tuple[Writes, Mapping[str, object], list[Any]] | None = None
         self.position: Position | None = None
         """A checkpoint that is written with what is published."""
 
@@ -77,13 +80,44 @@ class Transaction:
         self._outgoing, self.position = [], None
         return result
 
+    async def write_last(
+        self,
+        writes: Writes,
+        values: Mapping[str, object],
+        then: Callable[[Sequence[Any]], None] | None = None,
+    ) -> None:
+        """Send ``writes`` when everything else is sent, and call ``then`` with its result after the commit.
+
+        If nothing else is sent, it is a transaction of its own: one round trip instead of three.
+        """
+        if self._last is not None:
+            await self._send_last(is_last=False)
+        result: list[Any] = []
+        self._last = (writes, values, result)
+        if then is not None:
+            self._after_commit.append(partial(then, result))
+
     async def finish(self, positions: Positions) -> list[Unpublished]:
         """Write what is left of the messages and the checkpoint; returns all messages of this transaction."""
-        if self._outgoing:
+        if self._last is not None:
+            # This may be the commit.
+            failpoint("transaction.before_commit")
+            await self._send_last(is_last=True)
+        elif self._outgoing:
             self._stored += await self._outbox.add(self.connection, self._outgoing, self.position)
         elif self.position is not None:
             await positions.put(self.connection, self.position)
         return self._stored
+
+    async def _send_last(self, *, is_last: bool) -> None:
+        assert self._last is not None
+        (writes, values, result), self._last = self._last, None
+        rows, found = await self._outbox.add_with(
+            self.connection, self._outgoing, self.position, writes, values, is_last=is_last
+        )
+        self._stored += rows
+        self._outgoing, self.position = [], None
+        result.extend(found)
 
     def defer(self, received: Received[Any], reason: str) -> None:
         """Say that ``received`` is early: it is not marked as received, and is delivered again after growing pauses."""
@@ -92,6 +126,13 @@ class Transaction:
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once this transaction has committed. It must be quick and must not raise."""
         self._after_commit.append(callback)
+
+    def unless_committed(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` if this transaction fails, also if nobody knows whether it has committed.
+
+        It must be quick and must not raise.
+        """
+        self._unless_committed.append(callback)
 
     @property
     def outgoing(self) -> list[Outgoing]:
@@ -110,6 +151,11 @@ class Transaction:
                 callback()
             except Exception:  # noqa: BLE001 - whatever it is, the commit stands
                 _log.exception("after_commit_callback_failed")
+
+    def failed(self) -> None:
+        """Run what was to be undone here."""
+        for callback in self._unless_committed:
+            callback()
 
 
 def _outgoing(
@@ -166,12 +212,14 @@ class Transactions:
         Raises DatabaseUnavailableError if no connection is to be had. An error *during* COMMIT is passed on as it is:
         the outcome is then unknown and must be looked up by key.
         """
-        with step("transaction", attributes=self._span_attributes):
+        with step("transaction", attributes=self._span_attributes), ExitStack() as unless_committed:
             async with transaction(self.engine) as connection:
                 tx = Transaction(connection, self.producer, self._outbox)
+                unless_committed.callback(tx.failed)
                 yield tx
                 rows = await tx.finish(self._positions)
                 failpoint("transaction.before_commit")
+            unless_committed.pop_all()
         failpoint("transaction.after_commit")
         self._hand_over(rows)
         tx.committed()

@@ -31,6 +31,15 @@ class Statement:
         rows, _ = await self._run(connection, values)
         return rows
 
+    async def fetch_last(self, connection: AsyncConnection, values: Mapping[str, Any]) -> list[Record]:
+        """:meth:`fetch`, for the last statement of a transaction.
+
+        If it is also the first, it is sent without BEGIN and commits by itself: the COMMIT that follows sends nothing.
+        After an error its outcome is then unknown, as after one during COMMIT.
+        """
+        rows, _ = await self._run(connection, values, is_last=True)
+        return rows
+
     async def fetch_one(self, connection: AsyncConnection, values: Mapping[str, Any]) -> Record | None:
         """The first row, if there is one."""
         rows, _ = await self._run(connection, values)
@@ -41,7 +50,9 @@ class Statement:
         _, prepared = await self._run(connection, values)
         return int(prepared.get_statusmsg().rpartition(" ")[2])
 
-    async def _run(self, connection: AsyncConnection, values: Mapping[str, Any]) -> tuple[list[Record], Any]:
+    async def _run(
+        self, connection: AsyncConnection, values: Mapping[str, Any], *, is_last: bool = False
+    ) -> tuple[list[Record], Any]:
         """The rows, and the driver's statement that gave them."""
         bound = tuple([values[name] for name in self.names])
         sync: Any = connection.sync_connection
@@ -56,7 +67,7 @@ class Statement:
         try:
             # What the adapter's cursor does, without the cursor and without the change of stacks.
             async with adapter._execute_mutex:
-                if adapter._transaction is None:
+                if adapter._transaction is None and not is_last:
                     await adapter._start_transaction()
                 try:
                     prepared, _ = await adapter._prepare(self.sql, sync.dialect._invalidate_schema_cache_asof)

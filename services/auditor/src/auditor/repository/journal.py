@@ -55,7 +55,7 @@ _ADD_ENTRIES: Final = Writes(
 
 async def add_entries(tx: Transaction, entries: Sequence[JournalEntry]) -> None:
     """Add ``entries`` to the journal, with the checkpoint; entries that are in it already stay unchanged."""
-    await tx.write(_ADD_ENTRIES, {f"{name}s": [getattr(one, name) for one in entries] for name in _COLUMNS})
+    await tx.write_last(_ADD_ENTRIES, {f"{name}s": [getattr(one, name) for one in entries] for name in _COLUMNS})
 
 
 @dataclass(frozen=True, slots=True)
