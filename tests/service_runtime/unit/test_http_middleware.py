@@ -69,6 +69,7 @@ async def test_a_body_that_says_it_is_too_large_is_refused(client: httpx.AsyncCl
     response = await client.post("/echo/a", content=b"x" * 101)
     assert response.status_code == 413
     assert response.json()["code"] == "body_too_large"
+    assert response.headers["Cache-Control"] == "no-store"
     assert response.json()["max_bytes"] == 100
 
 

@@ -95,6 +95,11 @@ def document(response: httpx.Response) -> dict[str, Any]:
     return body
 
 
+async def test_no_cache_keeps_a_refusal(client: httpx.AsyncClient) -> None:
+    for path in ("/refused", "/nowhere", "/orders"):
+        assert (await client.get(path)).headers["Cache-Control"] == "no-store", path
+
+
 def test_the_members_of_a_problem_document() -> None:
     assert problem_body(NotEnoughCredits("10 are needed", required=10), "/v1/generations") == {
         "type": "urn:reelhouse:problem:insufficient-credits",

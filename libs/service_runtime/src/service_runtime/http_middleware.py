@@ -206,8 +206,9 @@ def _traceparent_header() -> list[tuple[bytes, bytes]]:
 
 async def _send_problem(send: Send, problem: Problem, path: str, *headers: tuple[bytes, bytes]) -> None:
     body = encode_problem(problem, path)
-    own = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": problem.status, "headers": [*own, *headers]})
+    own = {"content-type": CONTENT_TYPE, "content-length": str(len(body)), **problem.headers}
+    encoded = [(name.lower().encode(), value.encode()) for name, value in own.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": [*encoded, *headers]})
     await send({"type": "http.response.body", "body": body})
 
 

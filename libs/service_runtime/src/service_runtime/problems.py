@@ -32,7 +32,8 @@ class Problem(Exception):
     def __init__(self, detail: str | None = None, *, headers: Mapping[str, str] | None = None, **extra: Any) -> None:
         super().__init__(detail or self.title)
         self.detail = detail
-        self.headers: dict[str, str] = dict(headers or {})
+        # A cache may keep a 404 or 410 that says nothing about it, and a refusal can be about one user's things.
+        self.headers: dict[str, str] = {"Cache-Control": "no-store", **(headers or {})}
         self.extra = extra
 
 
