@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -121,34 +122,72 @@ _GET_ATTEMPTS: Final = Statement(f"""
 """)  # noqa: S608 - names of columns
 
 
-def _update(table: Table, names: Sequence[str]) -> str:
-    """An UPDATE of these columns of ``table`` from a JSON array. The first one is the key.
+class _Rows:
+    """Rows that a statement gets from us, as the relation ``r`` of columns with these types.
 
-    A JSON array counts as a hundred rows for the planner. It would rather read a table of some thousand rows whole, and
-    keep that plan while the table grows. So the keys are asked for first, as an array: that is a walk along the index.
+    Mostly it is one row, and then each value is a parameter. Several go as a JSON array, for which the server takes 50
+    to 100 microseconds more.
     """
-    types = [table.c[name].type.compile(dialect=_DIALECT) for name in names]
-    record = ", ".join(f"{name} {sql_type}" for name, sql_type in zip(names, types, strict=True))
-    assignments = ", ".join(f"{name} = r.{name}" for name in names[1:])
-    key, rows = names[0], f"jsonb_to_recordset(CAST(:{table.name} AS jsonb))"
-    keys = f"ARRAY(SELECT {key} FROM {rows} AS k({key} {types[0]}))"  # noqa: S608 - names of tables and columns
-    update = f"UPDATE {table.fullname} AS t SET {assignments}"  # noqa: S608 - as above
-    return f"{update} FROM {rows} AS r({record}) WHERE t.{key} = ANY ({keys}) AND t.{key} = r.{key}"
+
+    def __init__(self, name: str, types: Mapping[str, str], fields_: Sequence[str] = ()) -> None:
+        self._name = name
+        self._types = types
+        self._fields = fields_ or tuple(types)
+
+    def relation(self, *, one: bool) -> str:
+        """What stands in the FROM."""
+        if one:
+            return f"(SELECT {', '.join(self._parameters())}) AS r"
+        record = ", ".join(f"{column} {sql_type}" for column, sql_type in self._types.items())
+        return f"jsonb_to_recordset(CAST(:{self._name} AS jsonb)) AS r({record})"
+
+    def values(self, rows: Sequence[msgspec.Struct] | Sequence[Attempt]) -> dict[str, object]:
+        """The parameters of :meth:`relation`, and ``<name>_keys`` where there are several rows."""
+        if len(rows) != 1:
+            keys = [getattr(row, self._fields[0]) for row in rows]
+            return {self._name: _json(rows), f"{self._name}_keys": keys}
+        values: dict[str, object] = {}
+        for (column, sql_type), field in zip(self._types.items(), self._fields, strict=True):
+            value = getattr(rows[0], field)
+            is_json = sql_type == "JSONB" and value is not None
+            values[f"{self._name}_{column}"] = msgspec.json.encode(value).decode() if is_json else value
+        return values
+
+    def update(self, table: Table, *, one: bool) -> str:
+        """An UPDATE of these columns of ``table``. The first one is the key.
+
+        A JSON array counts as a hundred rows for the planner. It would rather read a table of some thousand rows whole,
+        and keep that plan while the table grows. So the keys come as an array, too: that is a walk along the index.
+        """
+        key, *others = self._types
+        assignments = ", ".join(f"{column} = r.{column}" for column in others)
+        keys = "" if one else f"t.{key} = ANY (CAST(:{self._name}_keys AS {self._types[key]}[])) AND "
+        update = f"UPDATE {table.fullname} AS t SET {assignments}"  # noqa: S608 - names of tables and columns
+        return f"{update} FROM {self.relation(one=one)} WHERE {keys}t.{key} = r.{key}"
+
+    def _parameters(self) -> Iterator[str]:
+        for column, sql_type in self._types.items():
+            yield f"CAST(:{self._name}_{column} AS {sql_type}) AS {column}"
 
 
-# The orders are locked already, and no transaction waits for an order while it has locked an attempt or a counter. So
-# the three may be written in any order, in one round trip.
-_SAVE: Final = Writes(
-    f"""
-    orders AS (
-        {_update(orders_table, OrderState.__struct_encode_fields__)}
-    ), attempts AS (
-        {_update(attempts_table, [name for name in _ATTEMPT_COLUMNS if name not in _ATTEMPT_CONSTANTS])}
-    ), locked AS MATERIALIZED (
-        SELECT endpoint, lane, user_id, c.ready, c.active
-        FROM jsonb_to_recordset(CAST(:user_queues AS jsonb))
-            AS c(endpoint text, lane text, user_id uuid, ready integer, active integer)
-        JOIN generation.user_queues AS q USING (endpoint, lane, user_id)
+def _types(table: Table, columns: Iterable[str]) -> dict[str, str]:
+    return {column: table.c[column].type.compile(dialect=_DIALECT) for column in columns}
+
+
+_ORDERS: Final = _Rows("order", _types(orders_table, OrderState.__struct_encode_fields__), OrderState.__struct_fields__)
+_ATTEMPTS: Final = _Rows(
+    "attempt", _types(attempts_table, (name for name in _ATTEMPT_COLUMNS if name not in _ATTEMPT_CONSTANTS))
+)
+_QUEUES: Final = _Rows(
+    "queue", {"endpoint": "text", "lane": "text", "user_id": "uuid", "ready": "integer", "active": "integer"}
+)
+_NEW_ORDERS: Final = _Rows("new", _types(orders_table, NewOrder.__struct_fields__))
+
+
+_COUNT: Final = f"""
+    locked AS MATERIALIZED (
+        SELECT endpoint, lane, user_id, r.ready, r.active
+        FROM {{queues}} JOIN generation.user_queues AS q USING (endpoint, lane, user_id)
         ORDER BY endpoint, lane, user_id
         FOR UPDATE OF q
     ), queues AS (
@@ -158,15 +197,32 @@ _SAVE: Final = Writes(
         WHERE q.endpoint = l.endpoint AND q.lane = l.lane AND q.user_id = l.user_id
         RETURNING q.endpoint, (l.ready > 0 OR l.active < 0) AND (q.eligible OR {has_work_sql("l.endpoint")})
             AS claimable
-    )""",  # noqa: S608 - the insertions are constants
-    "ARRAY(SELECT endpoint FROM queues WHERE claimable)",
-)
+    )"""  # noqa: S608 - the insertions are constants
 
-_SAVE_AND_ADD: Final = Writes(f"{_SAVE.parts}, {ADD_PROCESSED.parts}", f"{_SAVE.result}, {ADD_PROCESSED.result}")
+
+# The orders are locked already, and no transaction waits for an order while it has locked an attempt or a counter. So
+# all may be written in any order, in one round trip.
+@lru_cache(maxsize=64)
+def _save(orders: int, attempts: int, queues: int, *, bodies: bool) -> Writes:
+    """What writes none, one (1) or several (2) of each."""
+    parts, results = [], ["CAST('{}' AS text[])"]
+    if orders:
+        parts.append(f"orders AS ({_ORDERS.update(orders_table, one=orders == 1)})")
+    if attempts:
+        parts.append(f"attempts AS ({_ATTEMPTS.update(attempts_table, one=attempts == 1)})")
+    if queues:
+        parts.append(_COUNT.format(queues=_QUEUES.relation(one=queues == 1)))
+        results = ["ARRAY(SELECT endpoint FROM queues WHERE claimable)"]
+    if bodies:
+        parts.append(ADD_PROCESSED.parts)
+        results.append(ADD_PROCESSED.result)
+    return Writes(", ".join(parts), ", ".join(results))
+
 
 # A cancel that commits meanwhile is not seen: the timers apply it, as one that commits a moment later.
 # The counters of the users are locked last, as everywhere.
-_ADD_ORDERS: Final = Statement("""
+def _add(*, one: bool) -> Statement:
+    return Statement(f"""
     WITH added AS (
         INSERT INTO generation.video_generations AS g (
             generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, status, version,
@@ -180,13 +236,7 @@ _ADD_ORDERS: Final = Statement("""
             least(expires_at, start_before_at), NULL, NULL, NULL, expected_width_pixels, expected_height_pixels,
             expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent, tier,
             planned_gpu, planned_cost_micro_usd, start_before_at, planned_seconds
-        FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
-            generation_id uuid, user_id uuid, model_id text, kind text, endpoint text, lane text, price_credits bigint,
-            parameters jsonb, uploads jsonb, inputs_ready boolean, requested_at timestamptz, expires_at timestamptz,
-            expected_width_pixels integer, expected_height_pixels integer, expected_duration_ms integer,
-            max_size_bytes bigint, output_extension text, execution_timeout_seconds integer, traceparent text,
-            tier text, planned_gpu text, planned_cost_micro_usd bigint, start_before_at timestamptz,
-            planned_seconds double precision)
+        FROM {_NEW_ORDERS.relation(one=one)}
         ORDER BY generation_id
         ON CONFLICT (generation_id) DO NOTHING
         RETURNING generation_id, endpoint, lane, user_id, inputs_ready
@@ -204,7 +254,11 @@ _ADD_ORDERS: Final = Statement("""
         RETURNING c.generation_id, c.user_id
     )
     SELECT a.generation_id, e.user_id AS cancelled_by FROM added AS a LEFT JOIN early AS e USING (generation_id)
-""")
+    """)  # noqa: S608 - the insertions are constants
+
+
+_ADD_ORDER: Final = _add(one=True)
+_ADD_ORDERS: Final = _add(one=False)
 
 
 class _Before(NamedTuple):
@@ -338,17 +392,16 @@ async def save_orders(tx: Transaction, locked: LockedOrders, processed: Sequence
     changes = locked.changes()
     if not any(changes) and not processed:
         return Written([], set())
-    values: dict[str, object] = {
-        orders_table.name: _json(changes.orders),
-        attempts_table.name: _json(changes.attempts),
-        "user_queues": _json(changes.queues),
-    }
-    if not processed:
-        [claimable] = await tx.write(_SAVE, values)
-    else:
-        claimable, added = await tx.write(_SAVE_AND_ADD, values | body_values(processed))
-        if added < len(processed):
-            raise BodyNotAdded
+    values: dict[str, object] = {}
+    for source, rows in ((_ORDERS, changes.orders), (_ATTEMPTS, changes.attempts), (_QUEUES, changes.queues)):
+        if rows:
+            values |= source.values(rows)
+    if processed:
+        values |= body_values(processed)
+    writes = _save(*(min(len(rows), 2) for rows in changes), bodies=bool(processed))
+    claimable, *added = await tx.write(writes, values)
+    if processed and added[0] < len(processed):
+        raise BodyNotAdded
     return Written(changes.attempts, set(claimable))
 
 
@@ -359,8 +412,8 @@ async def add_orders(
 
     Returns those that were not there yet, each with the user whose early cancel waited for it. That is removed.
     """
-    values = {"rows": _json(new), "active_caps": msgspec.json.encode(active_caps).decode()}
-    return dict(await _ADD_ORDERS.fetch(connection, values))
+    values = _NEW_ORDERS.values(new) | {"active_caps": msgspec.json.encode(active_caps).decode()}
+    return dict(await (_ADD_ORDER if len(new) == 1 else _ADD_ORDERS).fetch(connection, values))
 
 
 def _order(row: Record) -> Order:
