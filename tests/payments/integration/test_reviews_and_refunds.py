@@ -3,10 +3,14 @@
 import pytest
 
 from contracts.billing import CreditsGranted
+from messaging.leases import LEASE
 from payments.domain.payment_state import Resolution, Review
+from payments.domain.snapshots import Snapshot
 from payments.errors import RefundNotPossible, ReviewAlreadyResolved
 from payments.handlers.credits import mark_granted
+from payments.handlers.polls import record_snapshot
 from payments.handlers.reviews import open_review
+from payments.repository import payments
 from payments.repository.reviews import heal_reviews
 from tests.payments.harness import OpenPayment, PaymentsHarness, received
 
@@ -222,3 +226,20 @@ async def test_a_crypto_refund_paid_by_hand_takes_the_credits_when_it_is_recorde
     await harness.poll_all()
     assert (await harness.payment(opened.payment_id)).status == "refunded"
     assert await harness.balance(opened.payment_id) == 0
+
+
+async def test_money_that_is_on_its_way_has_not_arrived(harness: PaymentsHarness) -> None:
+    """It is estimated a little higher than what arrives: a refund of all that arrived takes all credits."""
+    opened = await harness.open("btcpay")
+    await harness.make_all_due()
+    async with harness.transactions.begin() as tx:
+        (claimed,) = await payments.claim_due(tx.connection, "btcpay", 1, LEASE)
+        processing = Snapshot(opened.reference, "processing", paid_cents=2503, currency="usd")
+        await record_snapshot(tx, claimed, processing)
+    assert (await harness.payment(opened.payment_id)).paid_cents == 0
+    harness.emulators.running["btcpay"].pay_in_full(opened.reference)
+    await harness.hint(opened)
+    assert (await harness.payment(opened.payment_id)).paid_cents == 2500
+    await harness.request_refund(opened.payment_id, 2500, manual=True)
+    await harness.hint(opened)
+    assert await harness.outcome(opened.payment_id) == ("refunded", 0)

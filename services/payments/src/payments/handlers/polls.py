@@ -88,11 +88,13 @@ async def record_snapshot(tx: Transaction, claimed: Claimed[PaymentRecord], snap
     healed = HEALED_BY_A_POLL if transition.status == "review" else HEALED_BY_A_POLL | DECIDES_PAYMENT
     await reviews.heal_reviews(tx.connection, payment.payment_id, healed)
     settled = seen.state == "paid" and transition.status != "review"
+    # What is still on its way is an estimate, and may never arrive.
+    arrived_cents = 0 if seen.state == "processing" else seen.paid_cents
     changed = replace(
         payment,
         status=transition.status,
         refunded_cents=transition.refunded_cents,
-        paid_cents=max(seen.paid_cents, payment.paid_cents),
+        paid_cents=max(arrived_cents, payment.paid_cents),
         charge_reference=seen.charge_reference or payment.charge_reference,
         receipt_url=seen.receipt_url or payment.receipt_url,
         settled_at=payment.settled_at or (now if settled else None),
