@@ -179,3 +179,37 @@ async def test_a_stop_gives_back_what_is_not_done(harness: WorkerHarness) -> Non
 
 async def _leased(harness: WorkerHarness) -> list[Any]:
     return [row for row in await harness.rows() if row.leased_until]
+
+
+async def test_a_place_is_reserved_only_for_a_worker_that_has_claimed_all_that_is_due(harness: WorkerHarness) -> None:
+    wake = asyncio.Event()
+    worker = harness.worker(for_ever, wake=wake)
+    assert not worker.reserve(1), "it has not looked yet"
+    await worker.fill()
+    wake.set()
+    assert not worker.reserve(1), "it is about to look"
+    wake.clear()
+    assert worker.reserve(2)
+    assert not worker.reserve(1), "both places are reserved"
+    await harness.add(1)
+    assert await worker.fill() == 0, "the places are kept free"
+    worker.begin(2, [])
+    assert wake.is_set(), "a row has waited for a place"
+    assert not worker.reserve(1), "that row comes first"
+    assert await worker.fill() == 1
+    await worker.drain()
+    assert not worker.reserve(1), "it has stopped"
+
+
+async def test_a_stop_waits_for_a_row_that_is_being_written_and_gives_it_back(harness: WorkerHarness) -> None:
+    worker = harness.worker(for_ever)
+    async with running(worker) as task:
+        await eventually(lambda: worker.reserve(1))
+        task.cancel()
+        await harness.add(1)
+        [row] = await harness.claim()
+        assert not task.done()
+        worker.begin(1, [Probe(row.claim)])
+        await asyncio.wait({task})
+    [left] = await harness.rows()
+    assert (left.leased_until, left.tries) == (None, 0)

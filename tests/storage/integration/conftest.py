@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,12 +27,13 @@ from messaging.transaction import Transactions
 from storage.decoders import Decoders
 from storage.due_work import INPUT_SUBJECTS, OUTPUT_SUBJECTS
 from storage.handlers import Request, VerificationHandler, request_verification
+from storage.intake import Intake, Work
 from storage.object_store import ObjectStore
 from storage.settings import Settings
 from storage.signing import signer_of
 from storage.tables import assets
 from storage.verification import Verifier
-from storage.worker import Verifications, Work
+from storage.worker import Verifications
 from tests.support.databases import Database, MakeDatabase
 
 M = TypeVar("M", bound=Message)
@@ -52,6 +53,8 @@ class StorageHarness:
     decoders: Decoders
     verifier: Verifier
     worker: LeasedWorker[Work]
+    intake: Intake = field(default_factory=lambda: Intake(asyncio.Event()))
+    """Without a worker: what it records is due."""
 
     def upload_output(
         self, body: bytes, generation_id: UUID | None = None, attempt_number: int = 1, **reported: Any
@@ -87,7 +90,7 @@ class StorageHarness:
             deliveries=1,
         )
         async with self.transactions.begin() as tx:
-            await request_verification(lambda: None)(tx, [received])
+            await request_verification(self.intake)(tx, [received])
 
     async def process_all(self) -> None:
         """Work until nothing is due or in progress."""
@@ -157,7 +160,7 @@ def worker_for(transactions: Transactions, verifier: Verifier) -> LeasedWorker[W
     verifications = Verifications(
         transactions, VerificationHandler(transactions, verifier), (*OUTPUT_SUBJECTS, *INPUT_SUBJECTS)
     )
-    return verifications.worker("test", 4, 3600.0, asyncio.Event())
+    return verifications.worker("test", 4, 3600.0, Intake(asyncio.Event()))
 
 
 def settings_for(s3: S3Server, endpoint_url: str | None = None) -> Settings:

@@ -33,6 +33,7 @@ from storage.decoders import Decoders
 from storage.deletions import Deletions
 from storage.due_work import OUTPUT_SUBJECTS
 from storage.handlers import VerificationHandler
+from storage.intake import Intake
 from storage.object_store import ObjectStore
 from storage.previews import MAX_FAILURES, Previews, measure
 from storage.repository import ClaimedPreviews
@@ -65,7 +66,7 @@ class PreviewsHarness:
             self.storage.transactions, self.storage.verifier, wake_previews=asyncio.Event().set
         )
         outputs = Verifications(self.storage.transactions, handler, OUTPUT_SUBJECTS)
-        worker = outputs.worker("outputs", 1, 3600.0, asyncio.Event())
+        worker = outputs.worker("outputs", 1, 3600.0, Intake(asyncio.Event()))
         generation_id, reported = self.storage.upload_output(body)
         await self.storage.receive(output_ready(generation_id, reported, **changes))
         await worker.fill()

@@ -33,7 +33,9 @@ from tests.support.service_processes import is_running
 from tests.support.waiting import eventually
 
 Publish = Callable[[Message], Any]
-FAILPOINTS = ("storage.before_put", "storage.after_put", "storage.before_record", "storage.after_record")
+INTAKE = ("consumer.before_commit", "transaction.before_commit", "transaction.after_commit", "lease.after_claim")
+"""The first passages: a request is recorded and claimed by one statement."""
+FAILPOINTS = (*INTAKE, "storage.before_put", "storage.after_put", "storage.before_record", "storage.after_record")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Runs leased work: claims what is due, keeps the leases of what is under way, gives back the rest when it stops."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Final, Generic, TypeVar
@@ -26,6 +27,8 @@ Work = TypeVar("Work", bound=Leased)
 _CLAIM_SECONDS: Final = 10.0
 """How long a stop waits for a claim whose commit is under way: what was claimed is to be given back."""
 _RELEASE_SECONDS: Final = 5.0
+_RESERVED_SECONDS: Final = 3.0
+"""How long a stop waits for transactions that write rows for reserved places."""
 _EXTEND_AGAIN: Final = Backoff(first=timedelta(seconds=0.2), longest=timedelta(seconds=2))
 
 
@@ -77,6 +80,13 @@ class LeasedWorker(Generic[Work]):
         self._lease = lease
         self._heartbeat = heartbeat
         self._running: dict[asyncio.Task[None], Claim] = {}
+        self._reserved = 0
+        self._none_reserved = asyncio.Event()
+        self._is_caught_up = False
+        """The last look has claimed all that was due."""
+        self._had_no_room = False
+        """The last look ended because there was no place left."""
+        self._is_stopping = self._is_drained = False
         self._begun = asyncio.Event()
         """Work began since the heartbeat last found none."""
         self._replica = new_id()
@@ -96,19 +106,51 @@ class LeasedWorker(Generic[Work]):
             await self._claims.run()
         finally:
             try:
-                await to_the_end(self.drain(), self._finish_seconds + _RELEASE_SECONDS)
+                await to_the_end(self.drain(), self._finish_seconds + _RESERVED_SECONDS + _RELEASE_SECONDS)
             finally:
                 heartbeat.cancel()
 
     async def fill(self) -> int:
         """Claim as much as there is room for and due, and begin to work on it. Returns how many rows that are."""
         begun = 0
-        while (room := self._concurrency - len(self._running)) > 0:
-            claimed = await to_the_end(self._begin(room), _CLAIM_SECONDS)
+        self._is_caught_up = self._had_no_room = False
+        while (room := self._room) > 0:
+            claimed = await to_the_end(self._claim_and_begin(room), _CLAIM_SECONDS)
             begun += claimed
             if claimed < room:
-                break
+                self._is_caught_up = True
+                return begun
+        self._had_no_room = True
         return begun
+
+    def reserve(self, count: int) -> bool:
+        """Keep ``count`` places for rows that are about to be written as claimed, with fence 1 as their first try.
+
+        False if there are not so many, if other rows may wait for them, or at a stop: then write the rows as due. Every
+        reservation must be ended by ``begin``, in this process and within seconds.
+        """
+        if self._is_stopping or self._wake.is_set() or not self._is_caught_up or count > self._room:
+            return False
+        self._reserved += count
+        self._none_reserved.clear()
+        return True
+
+    def begin(self, count: int, rows: Sequence[Work]) -> None:
+        """End a reservation of ``count`` places, and work on those ``rows`` for which it was made that are claimed."""
+        self._reserved -= count
+        if self._is_drained:
+            for row in rows:
+                _log.warning("lease_left_to_run_out", worker=self.name, reason="it stopped", **_facts(row.claim))
+        else:
+            self._begin(rows)
+        if self._reserved == 0:
+            self._none_reserved.set()
+        if len(rows) < count and self._had_no_room:
+            self._wake.set()
+
+    @property
+    def _room(self) -> int:
+        return self._concurrency - len(self._running) - self._reserved
 
     async def extend(self) -> None:
         """Extend the leases of what is under way, and cancel the work on rows that another worker has."""
@@ -132,6 +174,12 @@ class LeasedWorker(Generic[Work]):
     async def drain(self) -> None:
         """Let what is under way end, for ``finish_seconds``, then cancel it and give it back."""
         failpoint("lease.before_drain")
+        self._is_stopping = True
+        if self._reserved:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RESERVED_SECONDS):
+                    await self._none_reserved.wait()
+        self._is_drained = True
         running = dict(self._running)
         if running and self._finish_seconds > 0:
             await asyncio.wait(running, timeout=self._finish_seconds)
@@ -145,9 +193,13 @@ class LeasedWorker(Generic[Work]):
             async with single_statements(self._transactions.engine) as connection:
                 await self._table.release(connection, left)
 
-    async def _begin(self, room: int) -> int:
+    async def _claim_and_begin(self, room: int) -> int:
         async with single_statements(self._transactions.engine) as connection:
             claimed = await self._claim(connection, room, self._lease)
+        self._begin(claimed)
+        return len(claimed)
+
+    def _begin(self, claimed: Sequence[Work]) -> None:
         failpoint("lease.after_claim")
         for row in claimed:
             task = asyncio.create_task(self._one(row), name=f"{self.name} {row.claim.key}")
@@ -155,7 +207,6 @@ class LeasedWorker(Generic[Work]):
             self._begun.set()
             task.add_done_callback(self._ended)
         metrics.LEASED_WORK.labels(self.name).set(len(self._running))
-        return len(claimed)
 
     async def _one(self, row: Work) -> None:
         with work_span(f"work {self.name}", self._origin(row)) as span:
@@ -187,8 +238,8 @@ class LeasedWorker(Generic[Work]):
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
         metrics.LEASED_WORK.labels(self.name).set(len(self._running))
-        if len(self._running) == self._concurrency - 1:
-            # There was no room for what else may be due.
+        if self._had_no_room:
+            # For what else may be due.
             self._wake.set()
 
     async def _extend_again_and_again(self) -> None:

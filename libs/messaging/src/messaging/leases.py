@@ -9,6 +9,8 @@ The contract, for who writes such work:
 - **Claim.** One UPDATE that sets ``claim_values``, a transaction of its own, on rows that are ``due``, with
   ``FOR UPDATE SKIP LOCKED``. Which of the due rows come first (users in turn, the oldest, one lane before another) is
   the service's own query. It names them by key: ``any_of``, or ``= ANY (ARRAY(SELECT …))`` in a text.
+  A row may be claimed as it is written, with fence 1 and as the first try, after ``LeasedWorker.reserve``: only where
+  nothing that is due waits for a place.
 - **Work** runs outside any transaction and may run more than once, and in two processes at once: after a kill, after a
   freeze, after a lost connection. So every call to another system repeats under the same idempotency key.
 - **Complete and postpone** run in the transaction of the effect, before anything else is written there. They answer

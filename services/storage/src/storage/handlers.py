@@ -24,6 +24,7 @@ from messaging.received import Received
 from messaging.transaction import Transaction, Transactions
 from storage import output_records, repository
 from storage.errors import DecoderFailed, Rejected
+from storage.intake import Intake
 from storage.output_records import NewPreviews
 from storage.repository import ClaimedVerification, NewVerification
 from storage.verification import Verifier
@@ -43,8 +44,8 @@ MAX_DECODER_FAILURES: Final = 3
 log = structlog.get_logger(__name__)
 
 
-def request_verification(wake: Callable[[], None]) -> Callable[[Transaction, Sequence[Received[R]]], Awaitable[None]]:
-    """Build the handler of the requests. It only records them. ``wake`` wakes the worker, which verifies the files."""
+def request_verification(intake: Intake) -> Callable[[Transaction, Sequence[Received[R]]], Awaitable[None]]:
+    """Build the handler of the requests. It only records them. The worker of ``intake`` verifies the files."""
 
     async def handle(tx: Transaction, messages: Sequence[Received[R]]) -> None:
         requested = [
@@ -58,8 +59,7 @@ def request_verification(wake: Callable[[], None]) -> Callable[[Transaction, Seq
             )
             for message in messages
         ]
-        await repository.add_verifications(tx, requested)
-        tx.after_commit(wake)
+        await intake.record(tx, requested)
 
     return handle
 

@@ -1,7 +1,6 @@
 """The only wiring of storage: ``python -m storage.main serve|migrate|archive``."""
 
 import argparse
-import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from storage.consumers import subscriptions
 from storage.decoders import Decoders
 from storage.due_work import INPUT_SUBJECTS, OUTPUT_SUBJECTS, DueWork, WakeUps
 from storage.handlers import VerificationHandler
+from storage.intake import Intake
 from storage.metrics import certificate_expires_at
 from storage.object_store import ObjectStore
 from storage.settings import Settings
@@ -52,11 +52,12 @@ def build(settings: Settings) -> Storage:
     store = ObjectStore(settings, clock.now)
     workspace = create_workspace()
     wake_ups = WakeUps()
+    outputs, inputs = Intake(wake_ups.outputs), Intake(wake_ups.inputs)
     messaging = Messaging(
         service="storage",
         engine=engine,
         settings=settings,
-        subscriptions=subscriptions(wake_ups.outputs.set, wake_ups.inputs.set, wake_ups.deletions.set),
+        subscriptions=subscriptions(outputs, inputs, wake_ups.deletions.set),
     )
     # Uploads have their own slots and decoders: users can make them slow, and paid outputs must not wait for them.
     signer = signer_of(settings, clock.now)
@@ -68,12 +69,12 @@ def build(settings: Settings) -> Storage:
     makes_previews = settings.previews == "on"
     poll = settings.poll_seconds
 
-    def worker(name: str, decoders: Decoders, subjects: Collection[str], wake: asyncio.Event) -> Component:
+    def worker(name: str, decoders: Decoders, subjects: Collection[str], intake: Intake) -> Component:
         verifier = Verifier(store, decoders, workspace, settings)
         wake_previews = wake_ups.previews.set if makes_previews else None
         handler = VerificationHandler(messaging.transactions, verifier, wake_ups.deletions.set, wake_previews)
         verifications = Verifications(messaging.transactions, handler, subjects)
-        return verifications.worker(name, settings.concurrency, poll, wake)
+        return verifications.worker(name, settings.concurrency, poll, intake)
 
     async def start() -> None:
         await store.open()
@@ -100,8 +101,8 @@ def build(settings: Settings) -> Storage:
         components=[
             database,
             *messaging.components(),
-            worker("outputs", output_decoders, OUTPUT_SUBJECTS, wake_ups.outputs),
-            worker("inputs", input_decoders, INPUT_SUBJECTS, wake_ups.inputs),
+            worker("outputs", output_decoders, OUTPUT_SUBJECTS, outputs),
+            worker("inputs", input_decoders, INPUT_SUBJECTS, inputs),
             deletions.Deletions(messaging.transactions, store, clock.now).worker(poll, wake_ups.deletions),
             previewer.worker(poll, wake_ups.previews),
             Every("due-work", poll, DueWork(messaging.transactions, wake_ups).wake_workers),

@@ -1,10 +1,10 @@
 """All SQL of storage. Statements that run for every file are built once."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.storage import AssetStored, PreviewsStored
 from contracts.values import MediaProperties
-from messaging.leases import Claim, LeasedTable, any_of
+from messaging.leases import LEASE, Claim, LeasedTable, any_of
 from messaging.outbox import Writes
 from messaging.transaction import Transaction
 from service_runtime.statements import Record, Statement
@@ -122,19 +122,27 @@ class Due:
     previews: bool
 
 
+# Not EXISTS, of which the planner could make a list of all outputs.
+_HAS_OUTPUT_SQL: Final = f"""(
+    SELECT true FROM storage.assets AS a WHERE a.generation_id = v.generation_id AND a.role = '{OUTPUT}' LIMIT 1
+) IS NOT NULL"""  # noqa: S608 - the insertion is a constant
 _ADD_VERIFICATIONS: Final = Writes(
-    """
+    f"""
     requested AS (
     INSERT INTO storage.verifications (
-        message_id, subject, generation_id, user_id, payload, traceparent, next_try_at)
-    SELECT message_id, subject, generation_id, user_id, payload, traceparent, now()
+        message_id, subject, generation_id, user_id, payload, traceparent, next_try_at, leased_until, fence, tries)
+    SELECT message_id, subject, generation_id, user_id, payload, traceparent, now(),
+           CASE WHEN is_claimed THEN now() + CAST(:lease AS interval) END, CAST(is_claimed AS integer),
+           CAST(is_claimed AS integer)
     FROM unnest(
         CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:generation_ids AS uuid[]),
         CAST(:user_ids AS uuid[]), CAST(:payloads AS bytea[]), CAST(:traceparents AS text[])
-    ) AS r (message_id, subject, generation_id, user_id, payload, traceparent)
+    ) AS v (message_id, subject, generation_id, user_id, payload, traceparent)
+    CROSS JOIN LATERAL (SELECT CAST(:lease AS interval) IS NOT NULL AND NOT {_HAS_OUTPUT_SQL}) AS c (is_claimed)
     ON CONFLICT DO NOTHING
-    )""",
-    "NULL",
+    RETURNING message_id, leased_until
+    )""",  # noqa: S608 - the insertion is a constant
+    "now(), ARRAY(SELECT message_id FROM requested WHERE leased_until IS NOT NULL)",
 )
 
 
@@ -178,10 +186,7 @@ def _claim_in_turns(work: LeasedTable, among: str = "", flag: str = "") -> State
     """)  # noqa: S608 - all parts are constants
 
 
-# Not EXISTS, of which the planner could make a list of all outputs.
-_HAS_OUTPUT: Final = f""", (
-    SELECT true FROM storage.assets AS a WHERE a.generation_id = v.generation_id AND a.role = '{OUTPUT}' LIMIT 1
-) IS NOT NULL AS has_output"""  # noqa: S608 - the insertion is a constant
+_HAS_OUTPUT: Final = f", {_HAS_OUTPUT_SQL} AS has_output"
 _CLAIM_DUE: Final = _claim_in_turns(VERIFICATIONS, "subject = ANY(CAST(:subjects AS text[])) AND", _HAS_OUTPUT)
 _CLAIM_PREVIEWS: Final = _claim_in_turns(PREVIEWS)
 
@@ -241,7 +246,28 @@ async def find_due(connection: AsyncConnection, outputs: Sequence[str], inputs: 
 
 async def add_verifications(tx: Transaction, requested: Sequence[NewVerification]) -> None:
     """Record what messages request, due at once, with the checkpoint. A message that was recorded changes nothing."""
-    values = {
+    await tx.write_last(_ADD_VERIFICATIONS, _new_values(requested, None))
+
+
+async def add_claimed_verifications(
+    tx: Transaction, requested: Sequence[NewVerification], begin: Callable[[Sequence[ClaimedVerification]], None]
+) -> None:
+    """:func:`add_verifications`, but claimed by the caller: ``begin`` is called with the claims after the commit.
+
+    Those whose generation has an output already are due, and not claimed.
+    """
+
+    def claimed(result: Sequence[Any]) -> None:
+        now, message_ids = result
+        new = {one.message_id: one for one in requested}
+        begin([_claimed_as_new(new[message_id], now) for message_id in message_ids])
+
+    await tx.write_last(_ADD_VERIFICATIONS, _new_values(requested, LEASE), claimed)
+
+
+def _new_values(requested: Sequence[NewVerification], lease: timedelta | None) -> dict[str, object]:
+    return {
+        "lease": lease,
         "message_ids": [one.message_id for one in requested],
         "subjects": [one.subject for one in requested],
         "generation_ids": [one.generation_id for one in requested],
@@ -249,7 +275,22 @@ async def add_verifications(tx: Transaction, requested: Sequence[NewVerification
         "payloads": [one.payload for one in requested],
         "traceparents": [one.traceparent for one in requested],
     }
-    await tx.write(_ADD_VERIFICATIONS, values)
+
+
+def _claimed_as_new(new: NewVerification, now: datetime) -> ClaimedVerification:
+    return ClaimedVerification(
+        claim=Claim((new.message_id,), fence=1, tries=1),
+        message_id=new.message_id,
+        subject=new.subject,
+        generation_id=new.generation_id,
+        user_id=new.user_id,
+        payload=new.payload,
+        traceparent=new.traceparent,
+        failed_files=(),
+        requested_at=now,
+        has_output=False,
+        claimed_at=now,
+    )
 
 
 async def claim_due(

@@ -18,13 +18,16 @@ PreviewStatus: TypeAlias = Literal["requested", "stored", "given_up", "deleted"]
 
 VERIFICATION_STATUS_MEANING: Final[Mapping[VerificationStatus, StatusMeaning]] = {
     "due": StatusMeaning(
-        set_by="a message that requests it (output-ready, output-sought, verify-inputs), or a worker that stops",
+        set_by=(
+            "a message that requests it (output-ready, output-sought, verify-inputs) while no place is free, or a "
+            "worker that stops"
+        ),
         ended_by="a worker that claims it; users take turns",
         deadline="none of its own: the order's deadline holds, and the auditor reports it after 30 minutes",
         user_sees="`storing` for an output, `queued` for an upload",
     ),
     "claimed": StatusMeaning(
-        set_by="a worker that claims it, with a lease and a new fence",
+        set_by="a message that requests it while a place is free, or a worker; with a lease and a new fence",
         ended_by="the result, a postponement, or the end of the lease, after which it is due again",
         deadline="10 minutes for the work; the lease of 20 s ends earlier if its worker dies",
         user_sees="no change",

@@ -1,20 +1,16 @@
 """The leased work of storage: which verifications are claimed, and what happens if one has no result yet."""
 
-import asyncio
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.storage import AssetStored
 from messaging.database import is_unavailable
 from messaging.failpoints import failpoint
 from messaging.leased_worker import LeasedWorker
-from messaging.leases import Claim
 from messaging.transaction import Transactions
 from service_runtime.backoff import Backoff
 from service_runtime.tracing import Origin
@@ -22,6 +18,7 @@ from storage import repository
 from storage.due_work import OUTPUT_SUBJECTS, SELDOM
 from storage.errors import DecoderFailed, SignerUnavailable, StoreUnavailable
 from storage.handlers import VerificationHandler
+from storage.intake import Intake, Work
 from storage.metrics import (
     failures_total,
     oldest_open_seconds,
@@ -46,19 +43,6 @@ second at least.
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A claimed verification, and the output that its generation has already."""
-
-    verification: ClaimedVerification
-    recorded: AssetStored | None
-
-    @property
-    def claim(self) -> Claim:
-        """The right to work on it."""
-        return self.verification.claim
-
-
 class Verifications:
     """The verifications of some ``subjects`` as leased work."""
 
@@ -67,9 +51,9 @@ class Verifications:
         self._handler = handler
         self._subjects = subjects
 
-    def worker(self, name: str, concurrency: int, poll_seconds: float, wake: asyncio.Event) -> LeasedWorker[Work]:
+    def worker(self, name: str, concurrency: int, poll_seconds: float, intake: Intake) -> LeasedWorker[Work]:
         """The component that works on them, ``concurrency`` at a time."""
-        return LeasedWorker(
+        worker = LeasedWorker(
             name,
             self._transactions,
             VERIFICATIONS,
@@ -80,9 +64,11 @@ class Verifications:
             retry_seconds=poll_seconds,
             timeout_seconds=MAX_VERIFICATION_SECONDS,
             backoff=BACKOFF,
-            wake=wake,
+            wake=intake.wake_up,
             origin=_origin,
         )
+        intake.attach(worker)
+        return worker
 
     async def claim(self, connection: AsyncConnection, room: int, lease: timedelta) -> Sequence[Work]:
         """Claim due verifications, each with the output that its generation has already."""
