@@ -1,5 +1,8 @@
 """Fixtures for every test; see ``tests/support``."""
 
+import gc
+from collections.abc import Generator
+
 import pytest
 from hypothesis import settings
 
@@ -13,6 +16,18 @@ from tests.support.servers import broker_settings, nats_server, own_postgres, po
 settings.register_profile("tests", deadline=None)
 settings.register_profile("campaign", settings.get_profile("tests"), max_examples=400, derandomize=False)
 settings.load_profile("tests")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect the tests without garbage collection, and leave what stays to the end out of every later one."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(10_000, 10, 10)
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
