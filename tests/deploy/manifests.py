@@ -44,7 +44,7 @@ def run(program: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
-class _KubernetesLoader(yaml.SafeLoader):
+class _KubernetesLoader(yaml.CSafeLoader):
     """What looks like a time is text: Kubernetes reads it as JSON, which has no times."""
 
 
@@ -102,15 +102,23 @@ def of_kind(manifests: Iterable[Manifest], kind: str) -> dict[str, Manifest]:
     return {one["metadata"]["name"]: one for one in manifests if one["kind"] == kind}
 
 
+_HELD: Final[set[str]] = set()
+
+
 def hold_against_schemas(manifests: Sequence[Manifest], work: Path) -> None:
-    """Kubernetes' own kinds by kubernetes-validate, strictly; custom resources by deploy/k8s/schemas."""
-    own = [one for one in manifests if not _is_custom(one)]
+    """Kubernetes' own kinds by kubernetes-validate, strictly; custom resources by deploy/k8s/schemas.
+
+    What another rendering has had held before, to the letter, is not held again: most of it is the same everywhere.
+    """
+    new = {text: one for one in manifests if (text := json.dumps(one)) not in _HELD}
+    own = [one for one in new.values() if not _is_custom(one)]
     (work / "own.yaml").write_text(yaml.safe_dump_all(own))
-    for version in KUBERNETES_VERSIONS:
+    for version in KUBERNETES_VERSIONS if own else ():
         run("kubernetes-validate", "--kubernetes-version", version, "--strict", work / "own.yaml")
-    for one in manifests:
+    for one in new.values():
         if _is_custom(one):
             _custom_schema(one["apiVersion"], one["kind"]).validate(one)
+    _HELD.update(new)
 
 
 def _is_custom(manifest: Manifest) -> bool:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import sys
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import TypeAlias
@@ -25,6 +23,7 @@ from service_runtime.schema_version import (
 )
 from tests.service_runtime.settings import settings
 from tests.support.databases import Database
+from tests.support.fork_server import run_forked
 
 MakeDatabase: TypeAlias = Callable[..., Awaitable[Database]]
 
@@ -95,21 +94,18 @@ async def test_who_waits_in_vain_is_told_why(make_database: MakeDatabase) -> Non
 
 async def run_billing(database: Database, *arguments: str) -> tuple[int, str]:
     """Exit code and output of ``python -m billing.main …`` against a database that may not be ready for it."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "billing.main", *arguments),
-        env={
-            "PATH": os.defpath,
+    ended = await run_forked(
+        "billing.main",
+        *arguments,
+        environment={
             "BILLING_DATABASE_URL": database.dsn("billing"),
             "BILLING_NATS_URL": "nats://127.0.0.1:1",
             "BILLING_NATS_USER": "billing",
             "BILLING_NATS_PASSWORD": "never asked for",
             "BILLING_OPS_PORT": "0",
         },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await process.communicate()
-    return process.returncode or 0, output.decode()
+    return ended.code, ended.output + ended.errors
 
 
 async def test_a_service_refuses_to_start_on_an_older_schema(make_database: MakeDatabase) -> None:
