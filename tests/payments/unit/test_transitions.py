@@ -413,7 +413,7 @@ def test_a_refund_in_the_accepted_currency_takes_its_share_of_that_money() -> No
     assert step.movements == (Movement("refund", "re_1", 525),)
 
 
-def test_a_refund_of_accepted_money_that_is_worth_less_a_cent_takes_its_share_of_all_of_it() -> None:
+def test_a_refund_of_accepted_money_takes_its_share_of_all_that_has_arrived() -> None:
     granted = (Movement("purchase", "", 1000), Movement("bonus", "", 50))
     accepted = replace(NEW, status="settled", resolution="credited", movements=granted)
     tenth = (ProviderRefund("re_1", 15_000, "jpy", "succeeded"),)
