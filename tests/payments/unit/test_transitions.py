@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.payments import PaymentMismatch, PaymentReviewCode, PaymentStatus
+from payments.domain.clawbacks import arrived_cents
 from payments.domain.payment_state import TAKING, Movement, PaymentState
 from payments.domain.snapshots import (
     CheckoutState,
@@ -65,7 +66,7 @@ def folded(before: Folded, seen: Snapshot) -> Folded:
     refunds = {one.reference: one for one in (*before.shown_refunds, *seen.refunds)}
     disputes = {one.reference: one for one in (*before.shown_disputes, *seen.disputes)}
     known = replace(before, shown_refunds=tuple(refunds.values()), shown_disputes=tuple(disputes.values()))
-    paid_cents = max(before.paid_cents, seen.paid_cents)
+    paid_cents = arrived_cents(before.paid_cents, seen)
     return replace(after(known, apply_snapshot(known, seen)), paid_cents=paid_cents)
 
 
@@ -263,6 +264,15 @@ def test_money_that_comes_again_after_a_refund_brings_the_credits_back() -> None
     assert balance(state.movements) == 0
     state = folded(state, snapshot(paid_cents=2000, refunds=refund))
     assert (state.status, balance(state.movements)) == ("settled", 1050)
+
+
+def test_money_that_is_on_its_way_brings_no_credits_back() -> None:
+    """An unconfirmed coin payment may never arrive."""
+    refund = (ProviderRefund("re_1", 1000, "usd", "succeeded"),)
+    state = folded(folded(NEW, snapshot()), snapshot(refunds=refund))
+    state = folded(state, snapshot("processing", paid_cents=2000, refunds=refund))
+    assert (state.status, balance(state.movements)) == ("refunded", 0)
+    assert folded(state, snapshot(paid_cents=2000, refunds=refund)).status == "settled"
 
 
 @pytest.mark.parametrize("state", ["paid", "expired"])

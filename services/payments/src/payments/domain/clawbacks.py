@@ -64,10 +64,18 @@ def with_forgotten(state: PaymentState, snapshot: Snapshot) -> Snapshot:
     disputes = {one.reference: one for one in state.shown_disputes}
     return replace(
         snapshot,
-        paid_cents=max(snapshot.paid_cents, state.paid_cents),
+        paid_cents=arrived_cents(state.paid_cents, snapshot),
         refunds=(*snapshot.refunds, *(refunds[one] for one in forgotten if one not in disputes)),
         disputes=(*snapshot.disputes, *(disputes[one] for one in forgotten if one in disputes)),
     )
+
+
+def arrived_cents(before: int, snapshot: Snapshot) -> int:
+    """The most that was shown as arrived; ``before`` is that of earlier snapshots.
+
+    What is still on its way is an estimate, and may never arrive.
+    """
+    return before if snapshot.state == "processing" else max(before, snapshot.paid_cents)
 
 
 def shown_takings(snapshot: Snapshot) -> list[str]:

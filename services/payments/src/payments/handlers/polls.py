@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Final
 
 from messaging.transaction import Transaction
+from payments.domain.clawbacks import arrived_cents
 from payments.domain.payment_state import Review
 from payments.domain.polling import (
     FIRST_POLLS_EVERY,
@@ -88,13 +89,11 @@ async def record_snapshot(tx: Transaction, claimed: Claimed[PaymentRecord], snap
     healed = HEALED_BY_A_POLL if transition.status == "review" else HEALED_BY_A_POLL | DECIDES_PAYMENT
     await reviews.heal_reviews(tx.connection, payment.payment_id, healed)
     settled = seen.state == "paid" and transition.status != "review"
-    # What is still on its way is an estimate, and may never arrive.
-    arrived_cents = 0 if seen.state == "processing" else seen.paid_cents
     changed = replace(
         payment,
         status=transition.status,
         refunded_cents=transition.refunded_cents,
-        paid_cents=max(arrived_cents, payment.paid_cents),
+        paid_cents=arrived_cents(payment.paid_cents, seen),
         charge_reference=seen.charge_reference or payment.charge_reference,
         receipt_url=seen.receipt_url or payment.receipt_url,
         settled_at=payment.settled_at or (now if settled else None),
