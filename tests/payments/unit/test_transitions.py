@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from contracts.payments import PaymentMismatch, PaymentReviewCode, PaymentStatus
 from payments.domain.clawbacks import arrived_cents
-from payments.domain.payment_state import TAKING, Movement, PaymentState
+from payments.domain.payment_state import TAKING, Movement, PaymentState, Resolution, Review
 from payments.domain.snapshots import (
     CheckoutState,
     DisputeState,
@@ -264,6 +264,21 @@ def test_money_that_comes_again_after_a_refund_brings_the_credits_back() -> None
     assert balance(state.movements) == 0
     state = folded(state, snapshot(paid_cents=2000, refunds=refund))
     assert (state.status, balance(state.movements)) == ("settled", 1050)
+
+
+@pytest.mark.parametrize("resolution", [None, "credited"])
+def test_credited_money_of_which_less_is_shown_is_put_before_a_person(resolution: Resolution | None) -> None:
+    state: CheckoutState = "paid" if resolution is None else "expired"
+    granted = (Movement("purchase", "", 1000), Movement("bonus", "", 50))
+    credited = replace(NEW, status="settled", resolution=resolution, movements=granted, paid_cents=1400)
+    for shown in (1400, 1000):
+        review = apply_snapshot(credited, snapshot(state, paid_cents=shown)).review
+        assert review is None or review.code == "overpaid"
+    step = apply_snapshot(credited, snapshot(state, paid_cents=999))
+    assert step.review == Review("no_longer_paid", "1000 cents usd", "999 cents usd")
+    assert (step.status, step.movements) == ("settled", ())
+    more_comes = apply_snapshot(replace(credited, resolution="credited"), snapshot("processing", paid_cents=0))
+    assert more_comes.review is None
 
 
 def test_money_that_is_on_its_way_brings_no_credits_back() -> None:

@@ -90,6 +90,9 @@ def _review_of_credited(state: PaymentState, snapshot: Snapshot) -> Review | Non
     """What a person must look at although the credits are there; at most one at a time, the worst first."""
     if state.credited_as_paid and snapshot.state != "paid":
         return Review("no_longer_paid", state.status, snapshot.state)
+    basis = basis_cents(state, with_forgotten(state, snapshot))
+    if state.credited and snapshot.state != "processing" and snapshot.paid_cents < min(basis, state.paid_cents):
+        return Review("no_longer_paid", f"{basis} cents {snapshot.currency}", _arrived(snapshot))
     if foreign := foreign_takings(snapshot):
         return Review("taken_in_another_currency", _price(state), "; ".join(foreign))
     if forgotten := forgotten_takings(state, snapshot):
