@@ -16,10 +16,19 @@ from uuid import UUID
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from contracts.message import Service
+from messaging.outbox import Outbox
+from messaging.transaction import Transaction
+
 _numbers = count()
 """Names are never used again: a pooled connection keeps the plans of the harness before."""
 
 Call = Callable[[AsyncConnection], Awaitable[Any]]
+
+
+def transaction_on(connection: AsyncConnection, service: Service) -> Transaction:
+    """For what is written with the outbox, on a connection whose transaction is the caller's."""
+    return Transaction(connection, service, Outbox(service))
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ class ProjectorHarness:
     async def begin(self, *orders: GenerationOrder) -> None:
         async with self.transactions.begin() as tx:
             for order in orders:
-                assert await repository.add_order(tx.connection, [order], str(order.generation_id), b"", MOST_OPEN)
+                assert await repository.add_order(tx, [order], str(order.generation_id), b"", MOST_OPEN)
 
     async def rows(self, user_id: UUID) -> dict[str, list[dict[str, Any]]]:
         """The rows of the read models, without the columns that depend on the order of messages."""
@@ -251,7 +251,7 @@ async def test_a_late_file_does_not_hide_that_the_order_failed(database: Databas
     assert (row["status"], row["failure_code"], row["failure_detail"]) == ("failed", "execution_failed", "d")
     assert [entry["name"] for entry in rows["activity"]] == ["failed", "late_output_ready"]
     async with projector.transactions.begin() as tx:
-        assert await repository.add_order(tx.connection, [story.order()], "next", b"", most_open=1)
+        assert await repository.add_order(tx, [story.order()], "next", b"", most_open=1)
 
 
 async def test_completed_is_not_shown_before_its_file_is_known(database: Database) -> None:

@@ -124,6 +124,19 @@ async def test_what_waits_for_a_failure_is_told_of_it_and_of_no_commit(harness: 
     assert await scalar(harness.engine("billing"), "SELECT 1") == 1
 
 
+async def test_messages_are_dropped_where_what_they_announce_was_not_written(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    if_even = Writes(NUMBER.parts, NUMBER.result, when="(SELECT number % 2 = 0 FROM one)")
+    for number in (7, 8):
+        async with billing.transactions.begin() as tx:
+            tx.publish(refused(number), correlation_id=new_id())
+            assert await tx.write(if_even, {"number": number}) == [number]
+            assert len(tx.outgoing) == (number == 8)
+            tx.publish(refused(10 * number), correlation_id=new_id())
+    await expect_published(harness.engine("billing"))
+    assert await stored(harness) == 3
+
+
 async def test_messages_do_not_give_their_values_to_what_is_written_with_them(harness: MessagingHarness) -> None:
     billing = await harness.start("billing")
     subjects = Writes("one AS (SELECT CAST(:subjects AS text[]) AS subjects)", "(SELECT subjects FROM one)")

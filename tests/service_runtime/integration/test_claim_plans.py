@@ -36,7 +36,7 @@ from storage.tables import VERIFICATIONS
 from tests.gateway.harness import order_of
 from tests.generation.orders import ENDPOINT, configure
 from tests.support.databases import MakeDatabase
-from tests.support.plans import Call, PlanHarness
+from tests.support.plans import Call, PlanHarness, transaction_on
 
 Analysed = Literal["empty", "quiet", "full"]
 """When the tables were analysed: before there was anything, when the queue was empty, or when it had filled."""
@@ -340,7 +340,7 @@ CASES: Final[Mapping[str, Case]] = {
         "gateway",
         (GENERATIONS_SQL.format(status="'completed'"),),
         (GENERATIONS_SQL.format(status="'queued'"),),
-        lambda at: gateway.repository.add_order(at, [BEYOND_THE_LIMIT], "key", b"", 0),
+        lambda at: gateway.repository.add_order(transaction_on(at, "gateway"), [BEYOND_THE_LIMIT], "key", b"", 0),
     ),
 }
 

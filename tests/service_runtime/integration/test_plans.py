@@ -17,12 +17,15 @@ import payments.repository.refunds
 import storage.repository
 from tests.gateway.harness import order_of
 from tests.support.databases import Database, MakeDatabase
-from tests.support.plans import generic_plan
+from tests.support.plans import generic_plan, transaction_on
 
 Call = Callable[[AsyncConnection], Awaitable[Any]]
 
 STATEMENTS: dict[str, tuple[str, Call]] = {
-    "generations_open": ("gateway", lambda at: gateway.repository.add_order(at, [order_of(uuid4())], "key", b"", 10)),
+    "generations_open": (
+        "gateway",
+        lambda at: gateway.repository.add_order(transaction_on(at, "gateway"), [order_of(uuid4())], "key", b"", 10),
+    ),
     "payments_open_by_user": ("payments", lambda at: payments.repository.payments.count_open(at, uuid4())),
     "payments_due_by_provider": (
         "payments",

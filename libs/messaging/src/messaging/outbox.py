@@ -54,12 +54,14 @@ class Writes:
     """What a service writes with the outbox in one statement.
 
     ``parts`` are those of a WITH, and none is called ``added`` or ``position``. ``result`` are columns of one row.
+    The messages are written if ``when`` holds: where it does not, what they announce did not happen.
     No parameter may be called like one of :data:`ADD_MESSAGES` if messages are published before, or like one of
     ``PUT_POSITION`` if a checkpoint is: then ValueError is raised.
     """
 
     parts: str
     result: str
+    when: str = "true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,8 @@ class Outbox:
             sent |= position_values(position)
         together = _together(self._schema, writes, added=bool(messages), positioned=position is not None)
         fetch = together.fetch_last if is_last else together.fetch
-        [[now, *result]] = await fetch(connection, sent)
-        return [stored(message, now) for message in messages], result
+        [[now, is_written, *result]] = await fetch(connection, sent)
+        return [stored(message, now) for message in messages if is_written], result
 
     async def lock_unpublished(
         self,
@@ -280,11 +282,13 @@ def _together(schema: str, writes: Writes, *, added: bool, positioned: bool) -> 
     if positioned:
         parts.append(f"position AS ({PUT_POSITION})")
     if added:
-        parts.append(_ADDED)
+        parts.append(f"added AS ({ADD_MESSAGES} WHERE {writes.when})")
     ours = Statement(", ".join(parts)).names
     if both := sorted({*Statement(writes.parts).names}.intersection(ours)):
         raise ValueError(f"the outbox or the checkpoint would give their values to {', '.join(both)}")
-    return hot_statement(schema, f"WITH {', '.join([writes.parts, *parts])} SELECT now(), {writes.result}")
+    return hot_statement(
+        schema, f"WITH {', '.join([writes.parts, *parts])} SELECT now(), {writes.when}, {writes.result}"
+    )
 
 
 def stored(message: Outgoing, now: datetime) -> Unpublished:

@@ -73,7 +73,8 @@ class Transaction:
     async def write(self, writes: Writes, values: Mapping[str, object]) -> Sequence[Any]:
         """Send ``writes``, and with it what is published so far; returns its result.
 
-        What a handler writes last should go this way: the statement for the outbox alone is spared.
+        What a handler writes last should go this way: the statement for the outbox alone is spared. What is published
+        so far is dropped where ``writes.when`` does not hold.
         """
         rows, result = await self._outbox.add_with(self.connection, self._outgoing, self.position, writes, values)
         self._stored += rows

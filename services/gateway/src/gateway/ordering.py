@@ -213,18 +213,19 @@ async def _write(
         for id_, parameters in zip(ids, priced.variants, strict=True)
     ]
     await _check_uploads(tx, user, priced.model, orders[0].uploads)
+    if len(orders) == 1:
+        tx.publish(GenerationRequested(order=orders[0]), correlation_id=generation_id)
+    else:
+        tx.publish(VariantsRequested(user_id=user.user_id, orders=tuple(orders)), correlation_id=generation_id)
     limit = settings.max_open_generations
-    if not await repository.add_order(tx.connection, orders, key, request.digest, limit):
+    if not await repository.add_order(tx, orders, key, request.digest, limit):
         # Another request with the key was a little faster; the lock of the user was waited for, and it is known now.
         earlier = await repository.find_generation_request(tx.connection, user.user_id, key)
         if earlier is None:
             raise TooManyOpenGenerations(f"at most {limit} at a time", headers={"Retry-After": "10"})
         return earlier
-    if len(orders) == 1:
-        tx.publish(GenerationRequested(order=orders[0]), correlation_id=generation_id)
-    else:
+    if len(orders) > 1:
         await repository.add_variant_requests(tx.connection, ids[1:], user.user_id, request.digest)
-        tx.publish(VariantsRequested(user_id=user.user_id, orders=tuple(orders)), correlation_id=generation_id)
     return first_of_order(orders)
 
 

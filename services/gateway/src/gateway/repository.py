@@ -36,6 +36,8 @@ from gateway.tables import (
     signups,
     uploads,
 )
+from messaging.outbox import Writes
+from messaging.transaction import Transaction
 from service_runtime.statements import Statement
 
 _REFILLED: Final = """least(CAST(:per_minute AS float8), b.tokens
@@ -64,8 +66,9 @@ _LOCK_ALLOWANCE: Final = Statement("SELECT 1 FROM gateway.write_allowances WHERE
 # In the text, so that the planner sees that the index of open generations matches.
 _TERMINAL_SQL: Final = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
 _terminal: Final[list[sa.ColumnElement[str]]] = [sa.literal_column(f"'{status}'") for status in sorted(TERMINAL)]
-_ADD_ORDER: Final = Statement(f"""
-    WITH added AS (
+_ADD_ORDER: Final = Writes(
+    f"""
+    requested AS (
         INSERT INTO gateway.generation_requests (generation_id, user_id, idempotency_key, request_hash)
         SELECT CAST(:generation_id AS uuid), CAST(:user AS uuid), CAST(:key AS text), CAST(:request_hash AS bytea)
         WHERE CAST(:most_open AS bigint) >= (
@@ -73,14 +76,18 @@ _ADD_ORDER: Final = Statement(f"""
             WHERE user_id = CAST(:user AS uuid) AND status NOT IN ({_TERMINAL_SQL}))
         ON CONFLICT (user_id, idempotency_key) DO NOTHING
         RETURNING generation_id
-    )
-    INSERT INTO gateway.generations
-        (generation_id, user_id, status, model_id, kind, parameters, price_credits, lane, requested_at, expires_at,
-         start_before_at, variant_of, variant_number, variant_count)
-    SELECT o.generation_id, user_id, 'requested', model_id, kind, parameters, price_credits, lane, requested_at,
-           expires_at, start_before_at, variant_of, variant_number, variant_count
-    FROM added CROSS JOIN jsonb_populate_recordset(CAST(NULL AS gateway.generations), CAST(:orders AS jsonb)) AS o
-""")  # noqa: S608 - the insertion is a constant
+    ), ordered AS (
+        INSERT INTO gateway.generations
+            (generation_id, user_id, status, model_id, kind, parameters, price_credits, lane, requested_at, expires_at,
+             start_before_at, variant_of, variant_number, variant_count)
+        SELECT o.generation_id, user_id, 'requested', model_id, kind, parameters, price_credits, lane, requested_at,
+               expires_at, start_before_at, variant_of, variant_number, variant_count
+        FROM requested
+        CROSS JOIN jsonb_populate_recordset(CAST(NULL AS gateway.generations), CAST(:orders AS jsonb)) AS o
+    )""",  # noqa: S608 - the insertion is a constant
+    "EXISTS (SELECT FROM requested)",
+    when="EXISTS (SELECT FROM requested)",
+)
 _ORDER: Final = tuple(name for name in GenerationOrder.__struct_fields__ if name != "uploads")
 # In the text, so that the planner sees that the index of unanswered orders matches.
 _is_requested: Final = generations.c.status == sa.literal_column("'requested'")
@@ -225,12 +232,13 @@ async def find_uploads(connection: AsyncConnection, user_id: UUID, upload_ids: l
 
 
 async def add_order(
-    connection: AsyncConnection, orders: Sequence[GenerationOrder], key: str, request_hash: bytes, most_open: int
+    tx: Transaction, orders: Sequence[GenerationOrder], key: str, request_hash: bytes, most_open: int
 ) -> bool:
     """Register an idempotency key of a user, and the rows of the read model: one for each variant of the order.
 
-    False, and nothing is written, if the key was used before, or if more than ``most_open`` generations of the user
-    would be open then. Call it under :func:`lock_allowance`: that keeps the count true until the commit.
+    What ``tx`` has published goes with it. False, and nothing of all that is written, if the key was used before, or if
+    more than ``most_open`` generations of the user would be open then. Call it under :func:`lock_allowance`: that keeps
+    the count true until the commit.
     """
     rows = [
         {
@@ -258,7 +266,8 @@ async def add_order(
         "most_open": most_open - len(orders),
         "orders": msgspec.json.encode(rows).decode(),
     }
-    return await _ADD_ORDER.execute(connection, values) > 0
+    [is_added] = await tx.write(_ADD_ORDER, values)
+    return bool(is_added)
 
 
 async def find_unanswered(connection: AsyncConnection, generation_id: UUID) -> GenerationOrder | None:
