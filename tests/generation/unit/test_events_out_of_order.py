@@ -3,6 +3,7 @@
 from dataclasses import replace
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from contracts.generation import FAILURE_SENTENCES, GenerationCompleted, GenerationFailed
@@ -173,6 +174,27 @@ class TestStorage:
             True,
             0,
         )
+
+    def test_a_file_that_is_found_after_the_retry_began_stops_the_retry(self) -> None:
+        """Storage answered only when its time was over."""
+        one = order("running", "lost", "running")
+        asset_stored(one, stored(one, one.attempts[0].attempt_id), LATER)
+        assert one.status == "completed"
+        found, stopped = one.attempts
+        assert (found.status, stopped.status, stopped.cancel_due_at) == ("succeeded", "cancelled", LATER)
+
+    def test_the_end_of_an_attempt_is_its_report_and_not_the_end_of_its_verification(self) -> None:
+        one = order("storing", "succeeded", verifying_number=1)
+        one.attempts[0].ended_at = NOW
+        asset_stored(one, stored(one), LATER)
+        assert one.attempts[0].ended_at == NOW
+
+    def test_a_file_of_an_attempt_that_is_not_known_is_delivered(self) -> None:
+        """The database was restored to a moment before the attempt."""
+        one = order("queued", "lost")
+        file = msgspec.structs.replace(stored(one), attempt_id=uuid4(), attempt_number=2)
+        asset_stored(one, file, LATER)
+        assert (one.status, one.asset_id) == ("completed", file.asset_id)
 
     def test_verified_inputs_make_the_order_ready_once(self) -> None:
         one = order("queued", inputs_ready=False)
