@@ -1,7 +1,7 @@
 """What the API gives, and how records become representations."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -390,7 +390,7 @@ def represent_timeline(history: Sequence[HistoryRecord], requested_at: datetime 
         entries.append(TimelineEntry(at=requested_at, name="requested", detail={}, since_previous_ms=None))
     for record in history:
         at = record.occurred_at.astimezone(UTC)
-        since = None if not entries else (at - entries[-1].at).total_seconds() * 1000
+        since = None if not entries else (at - entries[-1].at) / timedelta(milliseconds=1)
         detail = {key: value for key, value in record.data.items() if key != "name"}
         entries.append(TimelineEntry(at=at, name=record.name, detail=detail, since_previous_ms=since))
     return Timeline(items=entries)
