@@ -341,6 +341,7 @@ CASES: Final[Mapping[str, Case]] = {
         (GENERATIONS_SQL.format(status="'completed'"),),
         (GENERATIONS_SQL.format(status="'queued'"),),
         lambda at: gateway.repository.add_order(transaction_on(at, "gateway"), [BEYOND_THE_LIMIT], "key", b"", 0),
+        claims=1,
     ),
 }
 
