@@ -64,7 +64,7 @@ URL_FIELDS: Final = {
     "nowpayments_url": "internet",
 }
 """Where each address among the settings is called from the pod; None where it is not."""
-PLACEHOLDERS: Final = r"\.invalid|example\.com|PROJECT|ACCOUNT|ENDPOINT_ID"
+PLACEHOLDERS: Final = r"\.invalid|example\.com|PROJECT|ACCOUNT|REGION|ENDPOINT_ID"
 """What the production overlay holds until a team puts its own names there; docs/deploy.md searches for the same."""
 PORTS: Final = {"postgres": "5432", "nats": "4222", "internet": "443", "monitoring": "4318"}
 
@@ -93,7 +93,8 @@ def test_a_combination_of_components_renders_and_fits(components: list[str], tmp
 def test_no_placeholder_is_left_when_the_files_of_a_deployer_are_filled_in(tmp_path: Path) -> None:
     overlay = copy_of_tree(tmp_path) / "overlays/production"
     assert re.search(PLACEHOLDERS, yaml.safe_dump_all(render(PRODUCTION)))
-    for file in (overlay / "addresses.env", *(overlay / "settings").iterdir(), overlay / "release/kustomization.yaml"):
+    named = [overlay / name for name in ("addresses.env", "secret-store.yaml", "release/kustomization.yaml")]
+    for file in (*named, *(overlay / "settings").iterdir()):
         lines = file.read_text().splitlines(keepends=True)
         file.write_text("".join(line if ".invalid" in line else re.sub(PLACEHOLDERS, "mine", line) for line in lines))
     text = yaml.safe_dump_all(render(overlay))
