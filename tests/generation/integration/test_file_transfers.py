@@ -190,12 +190,48 @@ async def test_a_returned_file_is_stored_soon_after_the_bucket_is_back(
     await until_stored(harness, claimed)
 
 
+async def test_a_file_waits_for_its_bucket_and_uses_up_no_try(start: StartProcess, harness: GenerationHarness) -> None:
+    bucket = Bucket()
+    bucket.error = httpx.ConnectError("broken on purpose")
+    ingress = start(bucket)
+    [claimed] = await return_pictures(ingress, 1)
+    await ingress.transfers.idle()
+    for _ in range(10):
+        await make_due(harness)
+        await ingress.transfers.fill()
+        await ingress.transfers.idle()
+    [row] = await harness.query(
+        "SELECT due_at - now() AS pause FROM generation.provider_callbacks WHERE processed_at IS NULL"
+    )
+    assert row.pause < timedelta(seconds=6), "it goes on seconds after the bucket's return"
+    assert await harness.status(claimed.generation_id) != "failed"
+    bucket.error = None
+    await make_due(harness)
+    await ingress.transfers.fill()
+    await until_stored(harness, [claimed])
+
+
 async def test_a_bucket_that_stays_away_has_the_file_looked_up_in_the_end(
     start: StartProcess, harness: GenerationHarness
 ) -> None:
     bucket = Bucket()
     bucket.error = httpx.ConnectError("broken on purpose")
     ingress = start(bucket)
+    [claimed] = await return_pictures(ingress, 1)
+    await ingress.transfers.idle()
+    await harness.execute(
+        "UPDATE generation.provider_callbacks SET received_at = received_at - interval '25 hours', due_at = now()"
+    )
+    await ingress.transfers.fill()
+    await ingress.transfers.idle()
+    assert (await harness.row(claimed.generation_id)).sought_code == "output_missing"
+
+
+async def test_a_file_that_the_bucket_refuses_is_looked_up_after_some_tries(
+    start: StartProcess, harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingress = start(Bucket())
+    monkeypatch.setattr(ingress.files, "_bucket", "no-such-bucket")
     [claimed] = await return_pictures(ingress, 1)
     await ingress.transfers.idle()
     await harness.execute("UPDATE generation.provider_callbacks SET tries = 7, due_at = now()")

@@ -9,7 +9,7 @@ import pytest
 
 from generation.domain.provider_reports import OutputReturned, OutputUploaded
 from generation.public_addresses import PublicFetcher, resolve
-from generation.returned_files import BucketUnavailable, ReturnedFiles, UnusableFile
+from generation.returned_files import FileUnreachable, ReturnedFiles, UnusableFile
 from service_runtime.presigned_urls import PresignedUrls
 
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -36,7 +36,7 @@ async def store(url: str, answer: Answer, resolver: Callable[..., object] = a_pu
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
 async def test_an_address_that_is_down_is_tried_again_later(status: int) -> None:
-    with pytest.raises(BucketUnavailable):
+    with pytest.raises(FileUnreachable):
         await store("https://files.example.com/a.png", lambda _: httpx.Response(status))
     uploaded = await store("https://files.example.com/a.png", lambda _: httpx.Response(200, content=PICTURE))
     assert uploaded.sha256 == hashlib.sha256(PICTURE).hexdigest()
@@ -53,7 +53,7 @@ async def test_a_name_server_that_does_not_answer_is_tried_again_later(monkeypat
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(BucketUnavailable):
+    with pytest.raises(FileUnreachable):
         await store("https://files.example.com/a.png", lambda _: httpx.Response(200), resolve)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import tempfile
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from http import HTTPStatus
 from typing import IO, Final
 
 import httpx
@@ -28,8 +29,12 @@ class UnusableFile(Exception):
     """What was returned is no file that could be delivered; to try again would not change that."""
 
 
+class FileUnreachable(Exception):
+    """The file could not be fetched or transferred this time, and it may be the file's fault."""
+
+
 class BucketUnavailable(Exception):
-    """The file could not be fetched, or not be put into the bucket, this time."""
+    """The bucket is away or overloaded. It says nothing about the file, which can be put there when it is back."""
 
 
 class ReturnedFiles:
@@ -42,12 +47,12 @@ class ReturnedFiles:
         self._bucket = bucket
 
     async def store(self, returned: OutputReturned, object_key: str, max_size_bytes: int) -> OutputUploaded:
-        """Put the file under ``object_key``. Raises UnusableFile or BucketUnavailable."""
+        """Put the file under ``object_key``. Raises UnusableFile, FileUnreachable or BucketUnavailable."""
         try:
             async with asyncio.timeout(LONGEST_SECONDS):
                 return await self._store(returned, object_key, max_size_bytes)
         except TimeoutError as error:
-            raise BucketUnavailable(f"the file was not transferred within {LONGEST_SECONDS:g} s") from error
+            raise FileUnreachable(f"the file was not transferred within {LONGEST_SECONDS:g} s") from error
 
     async def _store(self, returned: OutputReturned, object_key: str, max_size_bytes: int) -> OutputUploaded:
         with tempfile.TemporaryFile() as spool:
@@ -78,7 +83,7 @@ class ReturnedFiles:
         except ForbiddenAddress as error:
             raise UnusableFile(str(error)) from error
         except httpx.HTTPError as error:
-            raise BucketUnavailable(f"the returned file cannot be fetched: {type(error).__name__}") from error
+            raise FileUnreachable(f"the returned file cannot be fetched: {type(error).__name__}") from error
 
     async def _put(self, spool: IO[bytes], object_key: str, size_bytes: int) -> None:
         url = self._urls.put(self._bucket, object_key, _PUT_VALIDITY)
@@ -86,7 +91,9 @@ class ReturnedFiles:
             answer = await self._http.put(url, content=_chunks(spool), headers={"content-length": str(size_bytes)})
             answer.raise_for_status()
         except httpx.HTTPStatusError as error:
-            raise BucketUnavailable(f"the bucket answered {error.response.status_code}") from error
+            status = error.response.status_code
+            is_away = error.response.is_server_error or status == HTTPStatus.TOO_MANY_REQUESTS
+            raise (BucketUnavailable if is_away else FileUnreachable)(f"the bucket answered {status}") from error
         except httpx.HTTPError as error:
             raise BucketUnavailable(f"the bucket does not answer: {type(error).__name__}") from error
 

@@ -19,7 +19,7 @@ from generation.domain.provider_events import reported
 from generation.domain.provider_reports import JobLost, OutputReturned, Report, UnreadableReport, read_report
 from generation.repository.callbacks import LEASES, Carrier, claim_carriers, complete_carrier, get_body
 from generation.repository.orders import lock_orders
-from generation.returned_files import LONGEST_SECONDS, BucketUnavailable, ReturnedFiles, UnusableFile
+from generation.returned_files import LONGEST_SECONDS, BucketUnavailable, FileUnreachable, ReturnedFiles, UnusableFile
 from generation.wake_ups import WakeUps
 from messaging.database import is_unavailable
 from messaging.leased_worker import LeasedWorker
@@ -31,6 +31,10 @@ _MAX_TRIES: Final = 8
 _AT_ONCE: Final = 2
 """Each may need some 40 MB for a moment."""
 _BACKOFF: Final = Backoff(first=timedelta(seconds=5), longest=timedelta(minutes=5))
+_BUCKET_AWAY: Final = Backoff(first=timedelta(seconds=5), longest=timedelta(seconds=5))
+"""A file that a worker has made waits for the bucket, and no try is used up: its order may be delivered late."""
+_LONGEST_WAIT: Final = timedelta(days=1)
+"""For the bucket, from the arrival of the body."""
 _TIMEOUT_SECONDS: Final = LONGEST_SECONDS + 60.0
 
 log = structlog.get_logger(__name__)
@@ -75,10 +79,15 @@ class FileTransfers:
             log.warning("unreadable_callback", attempt_id=str(carrier.attempt_id), reason=str(error))
             await self._close(carrier, "unreadable")
         except BucketUnavailable as error:
-            if last_try:
-                await self._act(carrier, JobLost(job_id=None, code="output_missing", detail=operator_words(str(error))))
+            if carrier.waited > _LONGEST_WAIT:
+                await self._lose(carrier, error)
             else:
-                await self._postpone(carrier, error)
+                await self._postpone(carrier, error, _BUCKET_AWAY, tries=0)
+        except FileUnreachable as error:
+            if last_try:
+                await self._lose(carrier, error)
+            else:
+                await self._postpone(carrier, error, _BACKOFF)
         except Exception as error:
             if not last_try or is_unavailable(error):
                 raise
@@ -114,12 +123,15 @@ class FileTransfers:
             )
             await save_changes(tx, locked, self._wake_ups)
 
+    async def _lose(self, carrier: Carrier, error: Exception) -> None:
+        await self._act(carrier, JobLost(job_id=None, code="output_missing", detail=operator_words(str(error))))
+
     async def _close(self, carrier: Carrier, outcome: str) -> None:
         async with self._transactions.begin() as tx:
             await complete_carrier(tx.connection, carrier, outcome)
 
-    async def _postpone(self, carrier: Carrier, error: BucketUnavailable) -> None:
-        delay = _BACKOFF.delay(carrier.claim.tries, carrier.callback_id)
+    async def _postpone(self, carrier: Carrier, error: Exception, backoff: Backoff, **values: int) -> None:
+        delay = backoff.delay(carrier.claim.tries, carrier.callback_id)
         log.warning(
             "returned_file_not_stored",
             attempt_id=str(carrier.attempt_id),
@@ -127,4 +139,4 @@ class FileTransfers:
             again_in_seconds=round(delay.total_seconds(), 1),
         )
         async with self._transactions.begin() as tx:
-            await LEASES.postpone(tx.connection, carrier.claim, delay)
+            await LEASES.postpone(tx.connection, carrier.claim, delay, **values)

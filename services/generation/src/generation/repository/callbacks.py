@@ -121,6 +121,7 @@ _CLAIM_CARRIERS: Final = text(f"""
         ORDER BY d.due_at LIMIT :room
         FOR UPDATE SKIP LOCKED))
     RETURNING c.callback_id, c.fence, c.tries, c.attempt_id, c.received_at,
+        clock_timestamp() - c.received_at AS waited,
         (SELECT a.generation_id FROM generation.attempts AS a WHERE a.attempt_id = c.attempt_id) AS generation_id,
         (SELECT g.traceparent FROM generation.attempts AS a JOIN generation.video_generations AS g USING (generation_id)
             WHERE a.attempt_id = c.attempt_id) AS traceparent
@@ -172,6 +173,7 @@ class Carrier:
     attempt_id: UUID
     generation_id: UUID
     received_at: datetime
+    waited: timedelta
     traceparent: str | None
 
     @property
@@ -242,7 +244,7 @@ async def claim_carriers(connection: AsyncConnection, room: int, lease: timedelt
     """Claim bodies that carry files, in order of arrival."""
     rows = await connection.execute(_CLAIM_CARRIERS, {"room": room, "lease": lease})
     return [
-        Carrier(LEASES.claim_of(row), row.attempt_id, row.generation_id, row.received_at, row.traceparent)
+        Carrier(LEASES.claim_of(row), row.attempt_id, row.generation_id, row.received_at, row.waited, row.traceparent)
         for row in rows
     ]
 
