@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -9,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from catalogue import load_catalogue
+from catalogue import Catalogue, load_catalogue
 from contracts.billing import CreditsReserved
 from contracts.message import Message
 from contracts.storage import AssetStored
@@ -43,7 +44,7 @@ class GenerationHarness:
         self.transactions = Transactions(self.engine, producer="generation")
         self.wake_ups = WakeUps()
         self.track_record = TrackRecord()
-        self.catalogue = load_catalogue()
+        self.catalogue = _catalogue()
         self.handlers = Handlers(self.catalogue, self.policy, CAPS, self.wake_ups, self.track_record)
 
     async def configure(self, **changes: Any) -> None:
@@ -132,9 +133,14 @@ class GenerationHarness:
             await connection.execute(text(statement), parameters)
 
 
+@cache
+def _catalogue() -> Catalogue:
+    return load_catalogue()
+
+
 def order(model_id: str = "wan-2.2-t2v", **changes: Any) -> GenerationOrder:
     """A valid order for the catalogue's model."""
-    model = load_catalogue().model(model_id)
+    model = _catalogue().model(model_id)
     parameters = changes.pop("parameters", {"prompt": "a lighthouse"})
     values: dict[str, Any] = {
         "generation_id": new_id(),
