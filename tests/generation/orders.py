@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.values import Lane
 from generation.repository.endpoints import EndpointLimits, configure_endpoints
-from generation.repository.orders import NewOrder, add_orders
+from generation.repository.orders import NewOrder, adding_orders
 from messaging.ids import new_id
+from service_runtime.statements import Statement
 
 ENDPOINT: Final = "wan"
 WEIGHTS: Final[Mapping[Lane, int]] = {"pro": 6, "standard": 3, "free": 1}
@@ -67,5 +68,6 @@ async def enqueue(
     connection: AsyncConnection, orders: Sequence[NewOrder], caps: Mapping[Lane, int] = CAPS
 ) -> list[UUID]:
     """Put the orders into the queue and return their ids in the same order."""
-    await add_orders(connection, orders, caps)
+    writes, values = adding_orders(orders, caps)
+    await Statement(f"WITH {writes.parts} SELECT {writes.result}").fetch(connection, values)
     return [order.generation_id for order in orders]

@@ -36,8 +36,23 @@ async def test_a_funded_order_is_queued_once_however_often_it_arrives(harness: G
 
 
 async def test_the_dispatcher_is_woken_when_the_order_is_committed(harness: GenerationHarness) -> None:
-    await harness.enqueue(order())
+    one = order()
+    await harness.enqueue(one)
     assert harness.wake_ups.dispatch.is_set()
+    harness.wake_ups.dispatch.clear()
+    await harness.enqueue(one)
+    assert not harness.wake_ups.dispatch.is_set()
+
+
+async def test_a_batch_announces_only_the_orders_that_are_new(harness: GenerationHarness) -> None:
+    old, new = order(), order()
+    await harness.enqueue(old)
+    published = len(harness.transactions.fresh)
+    await harness.enqueue(old, new)
+    fresh = list(harness.transactions.fresh)[published:]
+    assert [message.correlation_id for message in fresh] == [new.generation_id]
+    assert await harness.announced(old.generation_id) == ["generation-queued"]
+    assert await harness.announced(new.generation_id) == ["generation-queued"]
 
 
 async def test_an_order_that_the_catalogue_cannot_make_fails_and_its_credits_go_back(
@@ -102,6 +117,9 @@ async def test_a_cancel_that_comes_before_its_order_is_kept_and_applied(harness:
     one = order()
     await harness.deliver(harness.handlers.cancel, cancel_of(one), cancel_of(one))
     await harness.enqueue(one)
+    assert await harness.claim() == []
+    assert harness.wake_ups.timers.is_set()
+    await timers(harness).process_timers()
     assert await harness.status(one.generation_id) == "cancelled"
     assert await harness.announced(one.generation_id) == ["generation-queued", "generation-cancelled"]
     assert await harness.counters() == (0, 0)
@@ -123,7 +141,9 @@ async def test_another_users_cancel_does_nothing_before_or_after_the_order(harne
     await harness.deliver(harness.handlers.cancel, cancel_of(one, uuid4()))
     await harness.enqueue(one)
     await harness.deliver(harness.handlers.cancel, cancel_of(one, uuid4()))
+    await timers(harness).process_timers()
     assert await harness.status(one.generation_id) == "queued"
+    assert len(await harness.claim()) == 1
 
 
 async def test_a_message_about_an_order_that_is_not_known_yet_is_deferred(harness: GenerationHarness) -> None:

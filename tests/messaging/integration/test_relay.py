@@ -111,6 +111,29 @@ async def test_what_is_written_last_is_sent_with_all_messages_and_tells_its_resu
     await expect_published(harness.engine("billing"))
 
 
+async def test_a_statement_may_say_of_whom_messages_are_published(harness: MessagingHarness) -> None:
+    billing = await harness.start("billing")
+    await harness.start("gateway", [Subscription(CreditsRefused, record)])
+    wanted, other = new_id(), new_id()
+    announcing = Writes(
+        "one AS (SELECT CAST(:wanted AS uuid) AS wanted)",
+        "(SELECT wanted FROM one)",
+        when="message.correlation_id IN (SELECT wanted FROM one)",
+    )
+    results: list[object] = []
+    async with billing.transactions.begin() as tx:
+        tx.publish(refused(1), correlation_id=other)
+        kept = tx.publish(refused(2), correlation_id=wanted)
+        await tx.write_last(announcing, {"wanted": wanted}, results.extend)
+    assert results == [wanted]
+    assert [message.message_id for message in tx.outgoing] == [kept]
+    async with billing.transactions.begin() as tx:
+        assert await tx.write(announcing, {"wanted": wanted}) == [wanted]
+    await expect_effects(harness.engine("gateway"), [kept])
+    await expect_published(harness.engine("billing"))
+    assert await stored(harness) == 1
+
+
 async def test_what_waits_for_a_failure_is_told_of_it_and_of_no_commit(harness: MessagingHarness) -> None:
     billing = await harness.start("billing")
     told: list[str] = []

@@ -43,9 +43,11 @@ ADD_MESSAGES: Final = """
             CAST(:message_ids AS uuid[]), CAST(:subjects AS text[]), CAST(:streams AS text[]),
             CAST(:payloads AS bytea[]), CAST(:correlation_ids AS uuid[]), CAST(:causation_ids AS uuid[]),
             CAST(:traceparents AS text[]))
+            AS message (message_id, subject, stream, payload, correlation_id, causation_id, traceparent)
 """
 """Writes messages, with the parameters of :func:`message_values`; a condition may follow."""
 _ADDED: Final = f"added AS ({ADD_MESSAGES})"
+_ALWAYS: Final = "true"
 _IS_COMPARED: Final = "coalesce(pg_postmaster_start_time() = CAST(:server AS timestamptz), true)"
 
 
@@ -54,14 +56,15 @@ class Writes:
     """What a service writes with the outbox in one statement.
 
     ``parts`` are those of a WITH, and none is called ``added`` or ``position``. ``result`` are columns of one row.
-    The messages are written if ``when`` holds: where it does not, what they announce did not happen.
+    A message is written if ``when`` holds, a condition on the row ``message``: where it does not, what it announces did
+    not happen.
     No parameter may be called like one of :data:`ADD_MESSAGES` if messages are published before, or like one of
     ``PUT_POSITION`` if a checkpoint is: then ValueError is raised.
     """
 
     parts: str
     result: str
-    when: str = "true"
+    when: str = _ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +188,10 @@ class Outbox:
             sent |= position_values(position)
         together = _together(self._schema, writes, added=bool(messages), positioned=position is not None)
         fetch = together.fetch_last if is_last else together.fetch
-        [[now, is_written, *result]] = await fetch(connection, sent)
-        return [stored(message, now) for message in messages if is_written], result
+        [[now, written, *result]] = await fetch(connection, sent)
+        if written is not None:
+            messages = [message for message in messages if message.message_id in written]
+        return [stored(message, now) for message in messages], result
 
     async def lock_unpublished(
         self,
@@ -281,14 +286,16 @@ def _together(schema: str, writes: Writes, *, added: bool, positioned: bool) -> 
     parts = []
     if positioned:
         parts.append(f"position AS ({PUT_POSITION})")
-    if added:
-        parts.append(f"added AS ({ADD_MESSAGES} WHERE {writes.when})")
+    written = "NULL"
+    if added and writes.when == _ALWAYS:
+        parts.append(_ADDED)
+    elif added:
+        parts.append(f"added AS ({ADD_MESSAGES} WHERE {writes.when} RETURNING message_id)")
+        written = "ARRAY(SELECT message_id FROM added)"
     ours = Statement(", ".join(parts)).names
     if both := sorted({*Statement(writes.parts).names}.intersection(ours)):
         raise ValueError(f"the outbox or the checkpoint would give their values to {', '.join(both)}")
-    return hot_statement(
-        schema, f"WITH {', '.join([writes.parts, *parts])} SELECT now(), {writes.when}, {writes.result}"
-    )
+    return hot_statement(schema, f"WITH {', '.join([writes.parts, *parts])} SELECT now(), {written}, {writes.result}")
 
 
 def stored(message: Outgoing, now: datetime) -> Unpublished:

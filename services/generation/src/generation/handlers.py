@@ -7,7 +7,7 @@ again, and in any order.
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import structlog
@@ -31,7 +31,7 @@ from generation.domain.order import FIRST_VERSION, Order
 from generation.domain.policy import Policy
 from generation.domain.transitions import fail
 from generation.repository.early_cancels import EarlyCancel, add_early_cancels
-from generation.repository.orders import LockedOrders, NewOrder, add_orders, lock_orders
+from generation.repository.orders import Added, LockedOrders, NewOrder, adding_orders, lock_orders
 from generation.track_record import TrackRecord
 from generation.wake_ups import WakeUps
 from messaging.received import Received
@@ -79,38 +79,45 @@ class Handlers:
         self._track_record = track_record
 
     async def enqueue(self, tx: Transaction, batch: Sequence[Received[CreditsReserved]]) -> None:
-        """Queue funded orders, ask for their uploads to be verified, and apply cancels that came before them."""
+        """Queue funded orders, and ask for their uploads to be verified. The timers apply cancels that came before."""
         received = {message.payload.order.generation_id: message for message in batch}
         impossible: dict[UUID, str] = {}
         rows = [self._new_order(message, impossible) for message in received.values()]
-        added = await add_orders(tx.connection, rows, self._active_caps)
-        cancelled = {generation_id: user_id for generation_id, user_id in added.items() if user_id is not None}
-        new = [row for row in rows if row.generation_id in added]
-        for row in new:
-            queued = GenerationQueued(
-                generation_id=row.generation_id, user_id=row.user_id, version=FIRST_VERSION, lane=row.lane
-            )
-            tx.publish(queued, correlation_id=row.generation_id, cause=received[row.generation_id])
-        locked = await lock_orders(tx.connection, added.keys() & (impossible.keys() | cancelled.keys()))
+        for row in rows:
+            self._announce(tx, row, received[row.generation_id])
+        writes, values = adding_orders(rows, self._active_caps)
+        if not impossible:
+            await tx.write_last(writes, values, self._added)
+            return
+        added = Added(*await tx.write(writes, values))
+        locked = await lock_orders(tx.connection, impossible.keys() & set(added.generation_ids))
         for generation_id, order in locked.orders.items():
-            if cancelled.get(generation_id) == order.user_id:
-                lifecycle.cancel(order, self._policy, locked.now)
-            elif generation_id in impossible:
-                fail(order, locked.now, code="invalid_input", detail=impossible[generation_id])
-        for row in new:
-            if row.uploads and (row.generation_id not in locked.orders or not locked.orders[row.generation_id].events):
-                clips = self._catalogue.model(row.model_id).clip_parameters
-                verify = VerifyInputs(
-                    generation_id=row.generation_id,
-                    user_id=row.user_id,
-                    uploads=row.uploads,
-                    clips=clips,
-                    clip_duration_ms=row.expected_duration_ms if clips else None,
-                )
-                tx.publish(verify, correlation_id=row.generation_id, cause=received[row.generation_id])
+            fail(order, locked.now, code="invalid_input", detail=impossible[generation_id])
         await save_changes(tx, locked, self._wake_ups, received)
-        if new:
-            tx.after_commit(partial(self._wake_ups.dispatch_at, {row.endpoint for row in new}))
+        tx.after_commit(partial(self._added, added))
+
+    def _announce(self, tx: Transaction, row: NewOrder, cause: Received[CreditsReserved]) -> None:
+        queued = GenerationQueued(
+            generation_id=row.generation_id, user_id=row.user_id, version=FIRST_VERSION, lane=row.lane
+        )
+        tx.publish(queued, correlation_id=row.generation_id, cause=cause)
+        if row.uploads:
+            clips = self._catalogue.model(row.model_id).clip_parameters
+            verify = VerifyInputs(
+                generation_id=row.generation_id,
+                user_id=row.user_id,
+                uploads=row.uploads,
+                clips=clips,
+                clip_duration_ms=row.expected_duration_ms if clips else None,
+            )
+            tx.publish(verify, correlation_id=row.generation_id, cause=cause)
+
+    def _added(self, result: Sequence[Any]) -> None:
+        added = Added(*result)
+        if added.endpoints:
+            self._wake_ups.dispatch_at(added.endpoints)
+        if added.early_cancels:
+            self._wake_ups.timers.set()
 
     async def cancel(self, tx: Transaction, batch: Sequence[Received[CancelGeneration]]) -> None:
         """Cancel what can be cancelled, and remember the cancels whose orders have not come yet."""

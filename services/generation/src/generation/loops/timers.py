@@ -37,10 +37,11 @@ class Timers:
             due = await find_due(connection)
         if due.overdue:
             await self._end_overdue()
-        if due.retries:
-            await self._release_retries()
+        # Before the retries: an order with an early cancel waits like one of those.
         if due.early_cancels:
             await self._apply_early_cancels()
+        if due.retries:
+            await self._release_retries()
 
     async def purge(self) -> None:
         """Remove raw bodies and early cancels that are too old to be needed."""

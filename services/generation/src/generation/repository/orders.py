@@ -219,11 +219,13 @@ def _save(orders: int, attempts: int, queues: int, *, bodies: bool) -> Writes:
     return Writes(", ".join(parts), ", ".join(results))
 
 
-# A cancel that commits meanwhile is not seen: the timers apply it, as one that commits a moment later.
-# The counters of the users are locked last, as everywhere.
-def _add(*, one: bool) -> Statement:
-    return Statement(f"""
-    WITH added AS (
+# An order whose cancel came before it is not ready: the timers apply the cancel. One that commits meanwhile is not
+# seen, and is applied a moment later. The counters of the users are locked last, as everywhere.
+@lru_cache(maxsize=2)
+def _add(*, one: bool) -> Writes:
+    return Writes(
+        f"""
+    new_orders AS (
         INSERT INTO generation.video_generations AS g (
             generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, status, version,
             ready, inputs_ready, attempt_count, failures, requested_at, enqueued_at, next_attempt_at, expires_at,
@@ -232,33 +234,29 @@ def _add(*, one: bool) -> Statement:
             planned_gpu, planned_cost_micro_usd, start_before_at, planned_seconds)
         SELECT
             generation_id, user_id, model_id, kind, endpoint, lane, price_credits, parameters, uploads, 'queued', 1,
-            inputs_ready, inputs_ready, 0, 0, requested_at, clock_timestamp(), clock_timestamp(), expires_at,
+            inputs_ready AND NOT EXISTS (
+                SELECT FROM generation.cancellations AS c WHERE c.generation_id = r.generation_id),
+            inputs_ready, 0, 0, requested_at, clock_timestamp(), clock_timestamp(), expires_at,
             least(expires_at, start_before_at), NULL, NULL, NULL, expected_width_pixels, expected_height_pixels,
             expected_duration_ms, max_size_bytes, output_extension, execution_timeout_seconds, traceparent, tier,
             planned_gpu, planned_cost_micro_usd, start_before_at, planned_seconds
         FROM {_NEW_ORDERS.relation(one=one)}
         ORDER BY generation_id
         ON CONFLICT (generation_id) DO NOTHING
-        RETURNING generation_id, endpoint, lane, user_id, inputs_ready
+        RETURNING generation_id, endpoint, lane, user_id, ready
     ), queues AS (
         INSERT INTO generation.user_queues AS q (endpoint, lane, user_id, ready_count, active_count, active_cap)
-        SELECT endpoint, lane, user_id, count(*) FILTER (WHERE inputs_ready), 0,
+        SELECT endpoint, lane, user_id, count(*) FILTER (WHERE ready), 0,
                CAST(CAST(:active_caps AS jsonb) ->> lane AS integer)
-        FROM added GROUP BY endpoint, lane, user_id
+        FROM new_orders GROUP BY endpoint, lane, user_id
         ORDER BY endpoint, lane, user_id
         ON CONFLICT (endpoint, lane, user_id) DO UPDATE
         SET ready_count = q.ready_count + excluded.ready_count, active_cap = excluded.active_cap
-    ), early AS (
-        DELETE FROM generation.cancellations AS c USING added
-        WHERE c.generation_id = added.generation_id
-        RETURNING c.generation_id, c.user_id
+    )""",  # noqa: S608 - the insertions are constants
+        """ARRAY(SELECT generation_id FROM new_orders), ARRAY(SELECT DISTINCT endpoint FROM new_orders),
+        EXISTS (SELECT FROM new_orders JOIN generation.cancellations USING (generation_id))""",
+        when="message.correlation_id IN (SELECT generation_id FROM new_orders)",
     )
-    SELECT a.generation_id, e.user_id AS cancelled_by FROM added AS a LEFT JOIN early AS e USING (generation_id)
-    """)  # noqa: S608 - the insertions are constants
-
-
-_ADD_ORDER: Final = _add(one=True)
-_ADD_ORDERS: Final = _add(one=False)
 
 
 class _Before(NamedTuple):
@@ -282,6 +280,14 @@ class Written(NamedTuple):
 
     attempts: list[Attempt]
     claimable: set[str]
+
+
+class Added(NamedTuple):
+    """The orders that were not there yet, the endpoints of those, and whether a cancel came before one of them."""
+
+    generation_ids: list[UUID]
+    endpoints: list[str]
+    early_cancels: bool
 
 
 class Spent(NamedTuple):
@@ -405,15 +411,13 @@ async def save_orders(tx: Transaction, locked: LockedOrders, processed: Sequence
     return Written(changes.attempts, set(claimable))
 
 
-async def add_orders(
-    connection: AsyncConnection, new: Sequence[NewOrder], active_caps: Mapping[Lane, int]
-) -> dict[UUID, UUID | None]:
-    """Insert orders in state queued and count them in their users' queues.
+def adding_orders(new: Sequence[NewOrder], active_caps: Mapping[Lane, int]) -> tuple[Writes, dict[str, object]]:
+    """What inserts orders in state queued and counts them in their users' queues, and announces those that are new.
 
-    Returns those that were not there yet, each with the user whose early cancel waited for it. That is removed.
+    The result is an :class:`Added`.
     """
     values = _NEW_ORDERS.values(new) | {"active_caps": msgspec.json.encode(active_caps).decode()}
-    return dict(await (_ADD_ORDER if len(new) == 1 else _ADD_ORDERS).fetch(connection, values))
+    return _add(one=len(new) == 1), values
 
 
 def _order(row: Record) -> Order:
