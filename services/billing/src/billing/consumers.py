@@ -13,10 +13,10 @@ from contracts.gateway import GenerationRequested, VariantsRequested
 from contracts.generation import GenerationCancelled, GenerationCompleted, GenerationFailed
 from messaging.consumers import Subscription
 
-LINGER_SECONDS: Final = 0.2
+LINGER_SECONDS: Final = 0.5
 """No user waits for a reservation to be resolved: outcomes that arrive within this time share one transaction.
 
-The gateway tells of credits as seldom.
+What comes after a quiet time does not wait.
 """
 
 
