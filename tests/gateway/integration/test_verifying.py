@@ -125,4 +125,5 @@ async def test_slow_files_are_given_up_and_occupy_two_places_at_most(
     writer.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"body_too_slow"' in answer
+    assert b"\r\nretry-after: 1\r\n" in answer.lower(), "every refusal that may pass says when to try again"
     assert not under_way

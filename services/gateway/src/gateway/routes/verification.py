@@ -97,5 +97,5 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
             return
         except (TimeoutError, ClientDisconnect) as error:
             # The rest of the body is not read, so the connection cannot be used again.
-            raise BodyTooSlow(headers={"Connection": "close"}) from error
+            raise BodyTooSlow(headers={"Connection": "close", "Retry-After": "1"}) from error
         yield chunk
