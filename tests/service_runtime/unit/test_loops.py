@@ -116,13 +116,16 @@ async def test_a_loop_goes_on_seconds_after_the_return_of_its_server(
     assert failures("seldom") == before + 9
 
 
-async def test_a_round_that_fails_of_itself_is_not_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("of_itself", [asyncpg.QueryCanceledError("too long"), asyncpg.OutOfMemoryError("too much")])
+async def test_a_round_that_fails_of_itself_is_not_hurried(
+    of_itself: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("service_runtime.loops._LONGEST_OUTAGE_BACKOFF", timedelta(milliseconds=20))
     waits: list[float] = []
     monkeypatch.setattr("service_runtime.loops.asyncio.timeout", recorded_timeout(waits))
 
     async def work() -> None:
-        raise DBAPIError("SELECT", {}, asyncpg.QueryCanceledError("took too long"))
+        raise DBAPIError("SELECT", {}, of_itself)
 
     async with running(Every("too long", 3600, work, timeout_seconds=7)):
         await eventually(lambda: len(waits) == 2)

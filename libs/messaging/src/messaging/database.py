@@ -20,8 +20,8 @@ STATEMENT_TIMEOUT: Final = "57014"
 _CONTENDED_STATES: Final = (LOCK_TIMEOUT, STATEMENT_TIMEOUT)
 """Another transaction has the rows, or the server is too busy for this much work: a part of it may succeed now."""
 
-_TRANSIENT_STATES: Final = ("40001", "40P01", "25P03", "25P04", *_CONTENDED_STATES)
-"""Serialization failure, deadlock, timeouts of an idle and of a long transaction, and the two above."""
+_TRANSIENT_STATES: Final = ("40001", "40P01", "25P03", "25P04", "53", *_CONTENDED_STATES)
+"""Serialization failure, deadlock, timeouts of an idle and of a long transaction, resources, and the two above."""
 
 _BROKEN_CONNECTION: Final = asyncpg.InterfaceError | asyncpg.InternalClientError
 
@@ -133,4 +133,4 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def _is_transient_state(error: BaseException) -> bool:
-    return says_away(error) or sqlstate(error) in _TRANSIENT_STATES
+    return says_away(error) or sqlstate(error).startswith(_TRANSIENT_STATES)

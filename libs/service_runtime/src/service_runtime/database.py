@@ -43,8 +43,9 @@ _KEEPALIVE_IDLE_SECONDS: Final = 3
 _KEEPALIVE_PROBES: Final = 2
 READ_ONLY: Final = "25006"
 """A write met a standby, or a primary that takes none at the moment because its disk is full."""
-_AWAY_CLASSES: Final = ("08", "53", "57P", "58")
-"""SQLSTATE classes: connection, insufficient resources, shutdown, system error."""
+_AWAY_STATES: Final = ("08", "53100", "53300", "57P", "58")
+"""SQLSTATE: the connection, a full disk, too many connections, shutdown, the system. Not its memory and its temporary
+files (53200, 53400): one statement may want too much of them, and is not to be repeated at once."""
 _TLS_PARAMETERS: Final = frozenset({"sslmode", "sslrootcert"})
 
 
@@ -74,7 +75,7 @@ def sqlstate(error: BaseException) -> str:
 def says_away(error: BaseException) -> bool:
     """Whether the server says by ``error`` that it does no work for anybody: no connection, no disk, no writes."""
     state = sqlstate(error)
-    return state == READ_ONLY or state.startswith(_AWAY_CLASSES)
+    return state == READ_ONLY or state.startswith(_AWAY_STATES)
 
 
 def create_engine(settings: ServiceSettings) -> AsyncEngine:
