@@ -37,6 +37,7 @@ from payments.domain import snapshots
 from payments.handlers import provider_events
 from service_runtime.database import engine_for
 from storage import consumers as storage_consumers
+from storage.intake import Intake
 from tests.auditor.planted_violations import LEDGER, PLANTED_VIOLATIONS, PlantedViolation
 from tests.auditor.platform_harness import PlatformHarness, build_platform, name_of
 from tests.billing.ledger_harness import received
@@ -247,7 +248,8 @@ def test_the_inboxes_are_those_that_the_services_keep() -> None:
 
 async def test_storage_writes_down_what_it_is_asked_where_that_is_looked_for(platform: PlatformHarness) -> None:
     engine = platform.database.engine("storage")
-    for one in storage_consumers.subscriptions(Mock(), Mock(), Mock()):
+    intake = Intake(asyncio.Event())
+    for one in storage_consumers.subscriptions(intake, intake, Mock()):
         example = (ROOT / "libs/contracts/examples" / f"{one.message_type.subject}.json").read_bytes()
         asked: Received[Any] = received(msgspec.json.decode(example, type=one.message_type))
         about = replace(asked, correlation_id=asked.payload.generation_id)
