@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 from hypothesis import given, settings
@@ -41,9 +41,13 @@ MOST_ROUNDS: Final = 20
 class Course:
     """One order, its provider, and storage, which answers whenever it is asked to."""
 
-    def __init__(self, policy: Policy, chance: random.Random, start_before_seconds: int | None) -> None:
+    def __init__(
+        self, generation_id: UUID, policy: Policy, chance: random.Random, start_before_seconds: int | None
+    ) -> None:
         start_before_at = None if start_before_seconds is None else NOW + timedelta(seconds=start_before_seconds)
-        self.order = domain_orders.order("queued", version=1, ready=True, start_before_at=start_before_at)
+        self.order = domain_orders.order(
+            "queued", generation_id=generation_id, version=1, ready=True, start_before_at=start_before_at
+        )
         self.order.deadline_at = self.order.work_deadline_at
         self.policy, self.chance, self.now = policy, chance, NOW
         self.events: list[Message] = []
@@ -181,18 +185,20 @@ def charged_or_released(events: Sequence[Message]) -> list[bool]:
 
 @settings(max_examples=300)
 @given(
+    generation_id=st.uuids(),  # the pauses between attempts depend on it
     acts=st.lists(st.sampled_from(ACTS), max_size=60),
     chance=st.randoms(use_true_random=False),
     attempts=st.integers(1, 3),
     start_before_seconds=st.none() | st.integers(1, 1000),
 )
 def test_an_order_ends_once_and_is_shown_as_it_ended(
+    generation_id: UUID,
     acts: Sequence[Callable[[Course], None]],
     chance: random.Random,
     attempts: int,
     start_before_seconds: int | None,
 ) -> None:
-    course = Course(Policy(max_attempts=attempts), chance, start_before_seconds)
+    course = Course(generation_id, Policy(max_attempts=attempts), chance, start_before_seconds)
     for act in acts:
         course.step(act)
     for _ in range(MOST_ROUNDS):
