@@ -63,11 +63,13 @@ def change_everything(one: Order) -> None:
     one.failure_code, one.failure_detail = "output_rejected", "a file\nof ten bytes ☂"
     one.input_object_keys = {"image": "a/b"}
     [attempt] = one.attempts
-    strings = {"failure_code": "x", "failure_detail": "y", "sha256": "z", "content_type": "image/png"}
     changed = replace(
         attempt,
-        **strings,  # type: ignore[arg-type]
         status="failed",
+        failure_code="x",
+        failure_detail="y",
+        sha256="z",
+        content_type="image/png",
         fence_token=9,
         provider_job_id="job",
         worker_id="worker",

@@ -27,7 +27,6 @@ _LOCK: Final = text("""
 
 _REMOVE: Final = text("""
     DELETE FROM generation.cancellations WHERE generation_id = ANY(CAST(:ids AS uuid[]))
-    RETURNING generation_id, user_id
 """)
 
 _PURGE: Final = text("""
@@ -61,10 +60,9 @@ async def lock_early_cancels(connection: AsyncConnection, batch: int) -> dict[UU
     return {row.generation_id: row.user_id for row in await connection.execute(_LOCK, {"batch": batch})}
 
 
-async def remove_early_cancels(connection: AsyncConnection, generation_ids: Sequence[UUID]) -> dict[UUID, UUID]:
-    """Remove the cancels that waited for these orders: order to the user who asked."""
-    rows = await connection.execute(_REMOVE, {"ids": list(generation_ids)})
-    return {row.generation_id: row.user_id for row in rows}
+async def remove_early_cancels(connection: AsyncConnection, generation_ids: Sequence[UUID]) -> None:
+    """Remove the cancels that waited for these orders."""
+    await connection.execute(_REMOVE, {"ids": list(generation_ids)})
 
 
 async def purge_early_cancels(connection: AsyncConnection) -> None:
